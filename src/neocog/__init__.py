@@ -1,0 +1,73 @@
+"""neocog: train a convolutional network on your own pictures, and understand what you trained.
+
+    import neocog
+
+    run = neocog.train("photos/", epochs=10)
+    print(run.metrics)
+    for prediction in run.predict(["new.jpg"]):
+        print(prediction.label, prediction.probability)
+
+The names below are loaded when they are first used, so that ``import neocog`` is instant and loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from neocog import data, fit, nets, tasks
+    from neocog.data import open_source
+    from neocog.data.check import check
+    from neocog.fit import Run, evaluate, predict, resume, train
+    from neocog.fit import Run as load
+
+# public name -> (module, attribute; None is the module itself)
+_LAZY: dict[str, tuple[str, str | None]] = {
+    "Run": ("neocog.fit", "Run"),
+    "check": ("neocog.data.check", "check"),
+    "data": ("neocog.data", None),
+    "evaluate": ("neocog.fit", "evaluate"),
+    "fit": ("neocog.fit", None),
+    "load": ("neocog.fit", "Run"),  # reads better than a class: run = neocog.load("runs/photos")
+    "nets": ("neocog.nets", None),
+    "open_source": ("neocog.data", "open_source"),
+    "predict": ("neocog.fit", "predict"),
+    "resume": ("neocog.fit", "resume"),
+    "tasks": ("neocog.tasks", None),
+    "train": ("neocog.fit", "train"),
+}
+
+__all__ = [
+    "Run",
+    "__version__",
+    "check",
+    "data",
+    "evaluate",
+    "fit",
+    "load",
+    "nets",
+    "open_source",
+    "predict",
+    "resume",
+    "tasks",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        from neocog.errors import closest
+
+        raise AttributeError(f"module 'neocog' has no attribute {name!r}{closest(name, _LAZY)}")
+    module, attribute = _LAZY[name]
+    found = importlib.import_module(module)
+    value = found if attribute is None else getattr(found, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,248 @@
+"""What the commands answer: JSON documents, tables, and predictions line by line, all on stdout."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+import typer
+
+from neocog.terminal import say
+
+_CLASSES_SHOWN = 50
+_EXAMPLES_SHOWN = 5
+
+if TYPE_CHECKING:
+    from neocog.data.check import Check
+    from neocog.fit import Prediction, Run
+    from neocog.fit.recipes import Recipe
+    from neocog.records import Facts
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as JSON can hold it: records as objects, numpy as numbers and lists, not-a-number as null."""
+    if hasattr(value, "to_json"):
+        return plain(value.to_json())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # the fields alone: asdict() would deep-copy arrays
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (str, bool, int)) or value is None:
+        return value
+    if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    return str(value)
+
+
+def json_text(document: Any) -> str:
+    """Return the text of one JSON document."""
+    return json.dumps(plain(document), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def show_json(document: Any) -> None:
+    """Print one JSON document on stdout."""
+    typer.echo(json_text(document))
+
+
+def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Print rows, all with the keys of the first, as a table on stdout; in a pipe it is never cut to a width."""
+    rows = list(rows)
+    if not rows:
+        typer.echo("(none)")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in rows[0]:
+        numeric = all(isinstance(row.get(name), (int, float)) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(number(row.get(name))) for name in rows[0]))
+    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 100_000)
+    with console.capture() as text:
+        console.print(table)
+    for line in text.get().splitlines():
+        typer.echo(line.rstrip())
+
+
+def show_run(run: Run, *, json: bool) -> None:
+    """Print what a training came to, and where it is."""
+    if json:
+        show_json({"run": run.folder, "report": run.report, "classes": run.classes, "metrics": run.metrics})
+        return
+    typer.echo(f"run: {run.folder}")
+    for line in run.summary():
+        typer.echo(line)
+
+
+def show_scan(scan: Mapping[str, Any]) -> None:
+    """Print a learning-rate scan: the curve, then what it suggests."""
+    for value in scan.values():
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            show_table(value)
+    for name, value in scan.items():
+        if _short(value):
+            typer.echo(f"{name}: {number(value)}")
+
+
+def show_evaluation(result: Mapping[str, Any]) -> None:
+    """Print the measures of each run, and of the mean of their probabilities, one row each."""
+    typer.echo(f"{result['data']}, split {result['split']}: {number(result['n'])} pictures")
+    measured = list(result["runs"])
+    if result["ensemble"]:
+        measured.append({"run": "all together", **result["ensemble"]})
+    names = [name for name, value in measured[0].items() if name not in ("run", "n") and _short(value)]
+    show_table({"run": one["run"], **{name: one.get(name) for name in names}} for one in measured)
+
+
+def show_check(found: Check) -> None:
+    """Print what a look over pictures found: counts, then the findings, the worst first, each with advice."""
+    document = found.to_json()
+    typer.echo(f"{found.source}: {found.summary}")
+    for note in found.notes:
+        typer.echo(f"note: {note}")
+    splits = [name for name, count in document["splits"].items() if count]
+    rows = [{"class": row["name"], **{name: row[name] for name in splits}} for row in document["classes"]]
+    if document["unlabelled"]:
+        rows.append({"class": "(no label)", splits[0]: document["unlabelled"]})
+    typer.echo("")
+    show_table(rows[:_CLASSES_SHOWN])
+    if len(rows) > _CLASSES_SHOWN:
+        typer.echo(f"... and {len(rows) - _CLASSES_SHOWN:,} more classes; --json has them all")
+    for side, span in document["sizes"].items():
+        typer.echo(f"{side}: {span['min']} to {span['max']} pixels, median {span['median']}")
+    for finding in found.findings:
+        typer.echo(f"\n{finding.severity}: {finding.title}")
+        for group in finding.groups[:_EXAMPLES_SHOWN]:
+            typer.echo("    " + " = ".join(one.key for one in group) + f"  {group[0].note}".rstrip())
+        hidden = len(finding.groups) - _EXAMPLES_SHOWN + finding.more
+        if hidden > 0:
+            typer.echo(f"    ... and {hidden:,} more; --html and --json show them")
+        typer.echo(f"  {finding.advice}")
+
+
+def show_nets(facts: Iterable[Facts]) -> None:
+    """Print the zoo, one net a row, and how many there are."""
+    rows = [
+        {
+            "name": f.name,
+            "family": f.family,
+            "year": str(f.year),
+            "parameters": f.params,
+            "MACs": f.macs,
+            "input": "x".join(map(str, f.input)),
+            "smallest": f.smallest,
+            "published": f.accuracy,
+        }
+        for f in facts
+    ]
+    show_table(rows)
+    say(f"{len(rows)} nets")
+
+
+def show_recipes(recipes: Iterable[Recipe]) -> None:
+    """Print the recipes: what each is for, and the fields that people change most."""
+    fields = ("epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule")
+    show_table({"name": r.name, **{field: getattr(r, field) for field in fields}, "about": r.about} for r in recipes)
+    say("'neocog recipes --json' shows every field; 'neocog train DATA --set FIELD=VALUE' changes one")
+
+
+def _short(value: Any) -> bool:
+    """Whether a value fits in a table cell."""
+    return value is None or isinstance(value, (str, int, float))
+
+
+def number(value: Any) -> str:
+    """A value as people read it: thousands apart, four significant digits, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else "not a number"
+    return str(value)
+
+
+def write_predictions(
+    predictions: Iterable[Prediction], stream: IO[str], form: str, classes: Sequence[str], top: int
+) -> int:
+    """Write one line for each prediction as it comes, as ``table``, ``csv`` or ``jsonl``, with `top` guesses at most.
+
+    Returns: how many pictures could not be read.
+    """
+    unread = 0
+
+    def counted() -> Iterator[Prediction]:
+        nonlocal unread
+        for prediction in predictions:
+            unread += prediction.problem is not None
+            yield prediction
+
+    lines = {"table": _table_lines, "csv": _csv_lines, "jsonl": _json_lines}[form]
+    for line in lines(counted(), classes, top):
+        stream.write(line + "\n")
+        stream.flush()  # whoever reads the pipe sees each picture when it is done
+    return unread
+
+
+def _table_lines(predictions: Iterable[Prediction], classes: Sequence[str], top: int) -> Iterator[str]:
+    width = max(len(name) for name in ("unreadable", *classes))
+    for p in predictions:
+        if p.problem is not None:
+            yield f"{'unreadable':<{width}}           {p.key}  ({p.problem})"
+            continue
+        first, chance = ("unknown", "       ") if p.unknown else (p.label, f"{p.probability:7.1%}")
+        others = ", ".join(f"{name} {share:.1%}" for name, share in p.top[0 if p.unknown else 1 : top])
+        yield f"{first:<{width}}  {chance}  {p.key}" + (f"  ({others})" if others else "")
+
+
+def _csv_lines(predictions: Iterable[Prediction], classes: Sequence[str], top: int) -> Iterator[str]:
+    """The first guess is ``label`` even for an unknown picture, which the column ``unknown`` marks with 1."""
+    further = range(2, min(top, len(classes)) + 1)
+    columns = ["picture", "label", "probability", "unknown", "strangeness", "problem"]
+    columns += [name for k in further for name in (f"label_{k}", f"probability_{k}")]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="")
+
+    def line(row: dict[str, Any]) -> str:
+        buffer.seek(0)
+        buffer.truncate()
+        writer.writerow(row)
+        return buffer.getvalue()
+
+    yield line({name: name for name in columns})
+    for p in predictions:
+        row: dict[str, Any] = {"picture": p.key, "problem": p.problem or ""}
+        if p.problem is None:
+            row |= {"label": p.label, "probability": f"{p.probability:.6f}"}
+            row |= {"unknown": int(p.unknown), "strangeness": f"{p.strangeness:.6g}"}
+            for k, (name, share) in zip(further, p.top[1:], strict=False):
+                row |= {f"label_{k}": name, f"probability_{k}": f"{share:.6f}"}
+        yield line(row)
+
+
+def _json_lines(predictions: Iterable[Prediction], classes: Sequence[str], top: int) -> Iterator[str]:
+    for p in predictions:
+        record: dict[str, Any] = {"picture": p.key}
+        if p.problem is not None:
+            record["problem"] = p.problem
+        else:
+            guesses = [{"label": name, "probability": share} for name, share in p.top[:top]]
+            record |= {"label": p.label, "probability": p.probability}
+            record |= {"unknown": p.unknown, "strangeness": p.strangeness, "top": guesses}
+        yield json.dumps(plain(record), ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,273 @@
+"""The commands. Each imports what it needs inside itself and calls a function that Python users call too.
+
+Exit status: 0 fine; 1 it ran, but found or met a failure; 2 wrong usage. Answers go to stdout, all else to stderr.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neocog import __version__, answers, terminal
+from neocog.errors import UsageError
+
+app = typer.Typer(
+    name="neocog",
+    cls=terminal.Group,
+    help="Train a convolutional network on your own pictures, and understand what you trained.",
+    epilog="'neocog COMMAND --help' explains a command. A first try: neocog demo",
+    no_args_is_help=True,
+    add_completion=False,
+    # rich takes longer to load than all the rest of the help together
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Form(StrEnum):
+    """How predictions are written."""
+
+    table = "table"
+    csv = "csv"
+    jsonl = "jsonl"
+
+
+class SplitName(StrEnum):
+    """The parts of a data set."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+_DATA_HELP = (
+    "A folder with a folder for each class, a manifest (.csv .tsv .jsonl .parquet), tar shards, "
+    "or cifar10, cifar100, mnist, fashion_mnist, digits, drawn."
+)
+_RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as 'neocog train' writes it.")]
+_DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=_DATA_HELP)]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result.")]
+_Offline = Annotated[bool, typer.Option("--offline", help="Never fetch anything from the network.")]
+_Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the fastest.")]
+
+
+def main() -> None:
+    """Run the command line and leave with its exit status."""
+    terminal.prepare()
+    app(prog_name="neocog")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"neocog {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    data: _DataArgument,
+    test: Annotated[str | None, typer.Option(metavar="DATA", help="Test pictures that live somewhere else.")] = None,
+    net: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog nets' lists them; default: fits.")] = None,
+    recipe: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog recipes' lists them.")] = None,
+    epochs: Annotated[float | None, typer.Option(metavar="N", help="How often each picture is seen.")] = None,
+    minutes: Annotated[float | None, typer.Option(metavar="M", help="Train for a time, instead of epochs.")] = None,
+    seed: Annotated[int, typer.Option(metavar="S", help="The same seed gives the same training.")] = 0,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder to write.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change one field of the recipe.")
+    ] = None,
+    device: _Device = None,
+    find_lr: Annotated[bool, typer.Option("--find-lr", help="Scan learning rates instead of training.")] = False,
+    offline: _Offline = False,
+    json: _Json = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Train a network on pictures.
+
+    Writes a run folder with weights, log and report.
+    Ctrl-C or even kill -9 loses nothing: 'neocog resume RUN' continues.
+    """
+    if epochs is not None and minutes is not None:
+        raise UsageError("--epochs and --minutes exclude each other; give one of them")
+    fields = terminal.settings(changes or [])
+    if find_lr:
+        with terminal.work():
+            from neocog import fit
+
+            scan = fit.find_lr(data, net=net, recipe=recipe, seed=seed, set=fields, device=device, offline=offline)
+        answers.show_json(scan) if json else answers.show_scan(scan)
+        return
+    with terminal.resumable(lambda: out), terminal.work():
+        from neocog import fit
+
+        run = fit.train(
+            data,
+            test=test,
+            net=net,
+            recipe=recipe,
+            epochs=epochs,
+            minutes=minutes,
+            seed=seed,
+            out=out,
+            set=fields,
+            device=device,
+            offline=offline,
+            progress=not quiet,
+        )
+    answers.show_run(run, json=json)
+
+
+@app.command()
+def resume(
+    run: _RunArgument,
+    epochs: Annotated[float | None, typer.Option(metavar="N", help="Train to this many epochs in all.")] = None,
+    json: _Json = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Continue a training that was stopped.
+
+    With --epochs, a finished one is trained for longer.
+    """
+    with terminal.resumable(lambda: run), terminal.work():
+        from neocog import fit
+
+        result = fit.resume(run, epochs=epochs, progress=not quiet)
+    answers.show_run(result, json=json)
+
+
+@app.command()
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; several make an ensemble.")],
+    data: _DataArgument,
+    split: Annotated[SplitName | None, typer.Option(help="The part of DATA; default: test if there is one.")] = None,
+    json: _Json = False,
+) -> None:
+    """Measure runs on pictures with labels.
+
+    Each alone, and the average of their predicted probabilities.
+    """
+    with terminal.work():
+        from neocog import fit
+
+        result = fit.evaluate(list(runs), data, split=split.value if split else None)
+    answers.show_json(result) if json else answers.show_evaluation(result)
+
+
+@app.command()
+def predict(
+    run: _RunArgument,
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="PICTURES...", help="Files, folders, or - for one path a line on stdin.")
+    ],
+    form: Annotated[Form, typer.Option("--format", help="A table for people, csv or jsonl for programs.")] = Form.table,
+    top: Annotated[int, typer.Option(metavar="K", min=1, help="How many guesses to show.")] = 5,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write there instead of to stdout.")] = None,
+) -> None:
+    """Say what is in pictures.
+
+    With calibrated probabilities, and 'unknown' for pictures unlike the training data.
+    Exit status 1 means that some picture could not be read; all others are in the output.
+    """
+    with terminal.output(out) as stream, terminal.work():
+        from neocog import fit
+
+        trained = fit.Run(run)
+        predictions = fit.predict(trained, terminal.picture_paths(inputs), top=top)
+        unread = answers.write_predictions(predictions, stream, form.value, trained.classes, top)
+    if unread:
+        terminal.say(f"{unread} picture{'s' if unread > 1 else ''} could not be read; the reasons are in the output")
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    data: _DataArgument,
+    run: Annotated[Path | None, typer.Option(metavar="RUN", help="A run: also finds suspicious labels.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with thumbnails.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON document to a file.")] = None,
+    offline: _Offline = False,
+    json: _Json = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Look pictures over before any training.
+
+    Counts, unreadable files, duplicates, leaks between splits, imbalance, suspicious labels.
+    Exit status 1 means that something was found that should be put right.
+    """
+    with terminal.work():
+        from neocog.data import open_source
+        from neocog.data.check import check as look_over
+        from neocog.data.check import check_page
+
+        source = open_source(data, offline=offline)
+        doubts = None
+        if run:
+            from neocog.fit.suspects import suspicious_labels
+
+            doubts = suspicious_labels(run, source)
+        with terminal.bar("looking the pictures over", quiet=quiet) as progress:
+            found = look_over(source, progress=progress, suspicious=doubts)
+        if html:
+            with terminal.output(html) as page:
+                page.write(check_page(found, source))
+        if out:
+            with terminal.output(out) as file:
+                file.write(answers.json_text(found) + "\n")
+    answers.show_json(found) if json else answers.show_check(found)
+    raise typer.Exit(found.exit_status)
+
+
+@app.command()
+def nets(
+    family: Annotated[str | None, typer.Option(metavar="NAME", help="Only the nets of one family.")] = None,
+    json: _Json = False,
+) -> None:
+    """List the networks, with their published figures."""
+    with terminal.work():
+        from neocog import nets
+
+        facts = [nets.facts(name) for name in nets.names(family)]
+    answers.show_json(facts) if json else answers.show_nets(facts)
+
+
+@app.command()
+def recipes(json: _Json = False) -> None:
+    """List the recipes: how a training goes.
+
+    'neocog train --set FIELD=VALUE' changes one field of a recipe.
+    """
+    with terminal.work():
+        from neocog.fit.recipes import RECIPES
+    answers.show_json(list(RECIPES.values())) if json else answers.show_recipes(RECIPES.values())
+
+
+@app.command()
+def demo(
+    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help=_DATA_HELP)] = None,
+    minutes: Annotated[float | None, typer.Option(metavar="M", help="How long to train on each data set.")] = None,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the run folders go.")] = Path("runs"),
+    offline: _Offline = False,
+    quiet: _Quiet = False,
+) -> None:
+    """The whole way once, on built-in pictures or on yours.
+
+    Looks the pictures over, trains, measures, predicts.
+    """
+    with terminal.resumable(lambda: None):
+        from neocog.demo import demo as show
+
+        show(data, minutes=minutes, out=out, offline=offline, progress=not quiet)

@@ -1,0 +1,184 @@
+"""Augmentation of whole batches, on the device where they are.
+
+Every random number of an epoch is drawn at its start, on the CPU, from a generator seeded by (seed, epoch): an
+epoch can be entered at any step, on any device and by any number of processes, and shows the same pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Augment:
+    """What is done to training pictures. The fields are those of the recipe with the same names."""
+
+    flip: str = "none"  # none | random | alternating
+    translate: int = 0
+    crop: int = 0
+    resized_crop: float = 0.0
+    cutout: int = 0
+    colour: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass(slots=True)
+class Draws:
+    """The random numbers of one epoch, one row for each of N pictures (all on the CPU)."""
+
+    flip: Tensor  # bool (N,)
+    shift: Tensor  # int64 (N, 2), rows and columns, within +-max(translate, crop)
+    square: Tensor  # float32 (N, 2), centre of the cutout in [0, 1)
+    colour: Tensor  # float32 (N, 3), brightness, contrast, saturation factors
+    box: Tensor  # float32 (N, 4), uniform numbers for the random resized crop
+
+    def at(self, rows: Tensor) -> Draws:
+        """The numbers of some pictures."""
+        return Draws(self.flip[rows], self.shift[rows], self.square[rows], self.colour[rows], self.box[rows])
+
+
+def generator(*key: int) -> torch.Generator:
+    """A CPU generator whose state is a function of the whole numbers in `key` (splitmix64 over them)."""
+    state = 0x9E3779B97F4A7C15
+    for part in key:
+        state = (state ^ (part & 0xFFFFFFFFFFFFFFFF)) & 0xFFFFFFFFFFFFFFFF
+        state = (state + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return torch.Generator().manual_seed(state >> 1)
+
+
+def draw(how: Augment, pictures: int, seed: int, epoch: int) -> Draws:
+    """Draw an epoch's random numbers for `pictures` pictures.
+
+    With ``flip="alternating"`` a picture is mirrored in every other epoch, half of them beginning mirrored, so that
+    two epochs show both sides of each (Jordan 2024, section 3.6).
+    """
+    if how.flip == "alternating":
+        first = torch.rand(pictures, generator=generator(seed, -1)) < 0.5
+        flip = first ^ (epoch % 2 == 1)
+    else:
+        flip = torch.rand(pictures, generator=generator(seed, epoch, 1)) < (0.5 if how.flip == "random" else 0.0)
+    g = generator(seed, epoch, 2)
+    reach = max(how.translate, how.crop)
+    shift = torch.randint(-reach, reach + 1, (pictures, 2), generator=g)
+    square = torch.rand(pictures, 2, generator=g)
+    colour = 1.0 + how.colour * (2.0 * torch.rand(pictures, 3, generator=g) - 1.0)
+    return Draws(flip, shift, square, colour, torch.rand(pictures, 4, generator=g))
+
+
+def shift_and_flip(pictures: Tensor, draws: Draws, *, black: bool) -> Tensor:
+    """Move pictures (B, H, W, C) by ``draws.shift`` pixels and mirror them, as one gather.
+
+    What comes in from outside is the reflection (as ``F.pad(mode="reflect")``), or black.
+    """
+    if not (draws.shift.any() or draws.flip.any()):
+        return pictures
+    _, h, w, _ = pictures.shape
+    device = pictures.device
+    rows = torch.arange(h) + draws.shift[:, :1]  # (B, H)
+    columns = torch.arange(w).expand(len(draws.flip), w)
+    columns = torch.where(draws.flip[:, None], w - 1 - columns, columns) + draws.shift[:, 1:]  # (B, W)
+    inside = ((rows >= 0) & (rows < h))[:, :, None] & ((columns >= 0) & (columns < w))[:, None, :]
+    rows, columns = _reflected(rows, h).to(device), _reflected(columns, w).to(device)
+    which = torch.arange(len(pictures), device=device)[:, None, None]
+    moved = pictures[which, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
+    return moved * inside.to(device)[..., None] if black else moved
+
+
+def _reflected(index: Tensor, size: int) -> Tensor:
+    if size == 1:
+        return torch.zeros_like(index)
+    period = 2 * size - 2
+    index = index.remainder(period)
+    return torch.minimum(index, period - index)
+
+
+def cut_out(pictures: Tensor, draws: Draws, side: int) -> Tensor:
+    """Set a square of `side` pixels in each picture (B, C, H, W, normalised) to 0, the mean (DeVries, Taylor 2017)."""
+    _, _, h, w = pictures.shape
+    centre = (draws.square * torch.tensor([h, w])).long().to(pictures.device)
+    row = (torch.arange(h, device=pictures.device) - centre[:, :1] + side // 2) // side == 0  # (B, H)
+    column = (torch.arange(w, device=pictures.device) - centre[:, 1:] + side // 2) // side == 0
+    return pictures.masked_fill((row[:, :, None] & column[:, None, :])[:, None], 0.0)
+
+
+def jitter_colour(pictures: Tensor, draws: Draws) -> Tensor:
+    """Change brightness, contrast and saturation of pictures (B, C, H, W) in [0, 1] by ``draws.colour``."""
+    brightness, contrast, saturation = (draws.colour[:, i].to(pictures)[:, None, None, None] for i in range(3))
+    x = pictures * brightness
+    x = (x - x.mean(dim=(1, 2, 3), keepdim=True)) * contrast + x.mean(dim=(1, 2, 3), keepdim=True)
+    if x.size(1) == 3:
+        weights = torch.tensor([0.299, 0.587, 0.114], device=x.device, dtype=x.dtype)[None, :, None, None]
+        grey = (x * weights).sum(1, keepdim=True)
+        x = (x - grey) * saturation + grey
+    return x.clamp(0.0, 1.0)
+
+
+def crop_box(uniform: Tensor, height: int, width: int, smallest: float) -> tuple[float, float, float, float]:
+    """Inception's random resized crop: (left, top, right, bottom) in pixels, from 4 uniform numbers.
+
+    The area is `smallest` to 1 of the picture, the ratio of the sides 3/4 to 4/3 (Szegedy et al. 2014, section 6).
+    """
+    area, ratio, across, down = (float(u) for u in uniform)
+    share = smallest + (1.0 - smallest) * area
+    shape = (3 / 4) * (16 / 9) ** ratio
+    w = min(width, (share * height * width * shape) ** 0.5)
+    h = min(height, (share * height * width / shape) ** 0.5)
+    left, top = across * (width - w), down * (height - h)
+    return left, top, left + w, top + h
+
+
+def resized_crops(pictures: Tensor, draws: Draws, smallest: float) -> Tensor:
+    """Random resized crops of pictures (B, C, H, W), back to the same size by bilinear sampling."""
+    _, _, h, w = pictures.shape
+    boxes = torch.tensor([crop_box(u, h, w, smallest) for u in draws.box])
+    left, top, right, bottom = boxes.T
+    theta = torch.zeros(len(pictures), 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = (right - left) / w, (bottom - top) / h
+    theta[:, 0, 2], theta[:, 1, 2] = (left + right) / w - 1.0, (top + bottom) / h - 1.0
+    grid = torch.nn.functional.affine_grid(theta.to(pictures.device), list(pictures.shape), align_corners=False)
+    return torch.nn.functional.grid_sample(
+        pictures, grid.to(pictures.dtype), padding_mode="reflection", align_corners=False
+    )
+
+
+def mix(pictures: Tensor, how: Augment, g: torch.Generator) -> tuple[Tensor, Tensor | None, float]:
+    """Mixup or CutMix of a batch (B, C, H, W) with a shuffled copy of itself.
+
+    Returns:
+        The pictures, the partner of each (B,) or None if nothing was mixed, and the share of the first picture.
+
+    Source: Zhang et al. 2018 (mixup), Yun et al. 2019 (CutMix); with both set, one of them by a coin.
+    """
+    alphas = [(kind, a) for kind, a in (("mixup", how.mixup), ("cutmix", how.cutmix)) if a > 0]
+    if not alphas:
+        return pictures, None, 1.0
+    kind, alpha = alphas[int(torch.randint(len(alphas), (1,), generator=g))]
+    share = _beta(alpha, g)
+    partner = torch.randperm(len(pictures), generator=g).to(pictures.device)
+    if kind == "mixup":
+        return pictures.lerp(pictures[partner], 1.0 - share), partner, share
+    _, _, h, w = pictures.shape
+    cut = (1.0 - share) ** 0.5
+    y, x = (float(u) for u in torch.rand(2, generator=g))
+    top, bottom = max(0, round(y * h - cut * h / 2)), min(h, round(y * h + cut * h / 2))
+    left, right = max(0, round(x * w - cut * w / 2)), min(w, round(x * w + cut * w / 2))
+    mixed = pictures.clone()
+    mixed[:, :, top:bottom, left:right] = pictures[partner][:, :, top:bottom, left:right]
+    return mixed, partner, 1.0 - (bottom - top) * (right - left) / (h * w)
+
+
+def _beta(alpha: float, g: torch.Generator) -> float:
+    """Beta(alpha, alpha) by Johnk's method: u^(1/a) / (u^(1/a) + v^(1/a)), given that the sum is at most 1."""
+    for _ in range(1000):
+        u, v = (float(x) for x in torch.rand(2, generator=g, dtype=torch.float64))
+        a, b = u ** (1 / alpha), v ** (1 / alpha)
+        if 0 < a + b <= 1:
+            return a / (a + b)
+    return 0.5

@@ -1,0 +1,222 @@
+"""Look a collection over before any training: what is broken, doubled, leaking, out of balance, or suspicious."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from neocog.data import file_rules, label_rules
+from neocog.data.duplicates import connected, near_pairs, split_groups
+from neocog.data.findings import SEVERITIES, Facts, Finding, Suspicion
+from neocog.data.source import Source
+from neocog.data.survey import Progress, Survey, survey
+from neocog.records import SPLITS, Problem
+
+SPLIT_COLUMNS = (*SPLITS, "undeclared")
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """What `check` found.
+
+    `counts` int64 (classes + 1, 4): pictures for each class (last row: without a label) and split (train, val, test,
+    undeclared). `groups` int64 (N,): near duplicates share a number; hand it to `make_split(..., groups=)`.
+    `split_counts` int64 (4,) counts a picture with several labels once. `sizes` int32 (N, 2): width and height, 0 if
+    unreadable.
+    """
+
+    source: str
+    pictures: int
+    classes: tuple[str, ...]
+    counts: np.ndarray
+    split_counts: np.ndarray
+    findings: tuple[Finding, ...]
+    unreadable: tuple[Problem, ...]
+    groups: np.ndarray
+    sizes: np.ndarray
+    formats: dict[str, int]
+    modes: dict[str, int]
+    duplicates: dict[str, int]
+    near: bool
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def readable(self) -> int:
+        """Number of pictures that could be decoded."""
+        return self.pictures - len(self.unreadable)
+
+    @property
+    def ok(self) -> bool:
+        """True if no finding is an error: training gives results that can be believed."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+    @property
+    def exit_status(self) -> int:
+        """0 if `ok`, else 1."""
+        return 0 if self.ok else 1
+
+    @property
+    def summary(self) -> str:
+        """One sentence with the numbers that matter."""
+        found = [
+            f"{n} {severity}{'s' if n > 1 else ''}"
+            for severity in SEVERITIES
+            if (n := sum(finding.severity == severity for finding in self.findings))
+        ]
+        said = ", ".join(found) if found else "nothing to put right"
+        missing = f" ({len(self.unreadable):,} unreadable)" if self.unreadable else ""
+        used = int((self.counts[:-1].sum(axis=1) > 0).sum())
+        return f"{self.pictures:,} pictures{missing} in {used:,} class{'es' if used != 1 else ''}: {said}"
+
+    def find(self, name: str) -> Finding | None:
+        """Return the finding called `name`, or None."""
+        return next((finding for finding in self.findings if finding.name == name), None)
+
+    def size_summary(self) -> dict[str, dict[str, int]]:
+        """Return {"width" | "height": {"min", "median", "max"}} in pixels over the readable pictures."""
+        known = self.sizes[self.sizes[:, 0] > 0]
+        if not len(known):
+            return {}
+        return {
+            name: {"min": int(column.min()), "median": int(np.median(column)), "max": int(column.max())}
+            for name, column in (("width", known[:, 0]), ("height", known[:, 1]))
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain numbers, texts, lists and dictionaries; "schema" grows when a field changes its meaning."""
+        names = (*self.classes, None)
+        rows = [
+            {"name": name, "pictures": int(row.sum()), **dict(zip(SPLIT_COLUMNS, row.tolist(), strict=True))}
+            for name, row in zip(names, self.counts, strict=True)
+        ]
+        return {
+            "schema": 1,
+            "source": self.source,
+            "ok": self.ok,
+            "summary": self.summary,
+            "pictures": self.pictures,
+            "readable": self.readable,
+            "classes": rows[:-1],
+            "unlabelled": rows[-1]["pictures"],
+            "splits": dict(zip(SPLIT_COLUMNS, self.split_counts.tolist(), strict=True)),
+            "sizes": self.size_summary(),
+            "formats": dict(self.formats),
+            "modes": dict(self.modes),
+            "near_duplicates_looked_for": self.near,
+            "duplicates": dict(self.duplicates),
+            "findings": [finding.to_json() for finding in self.findings],
+            "unreadable": [{"key": problem.key, "reason": problem.reason} for problem in self.unreadable],
+            "notes": list(self.notes),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def check(
+    source: Any,
+    *,
+    workers: int | None = None,
+    near: bool = True,
+    progress: Progress | None = None,
+    suspicious: Callable[[Source], Iterable[Suspicion]] | Iterable[Suspicion] | None = None,
+) -> Check:
+    """Read every picture of a collection once and say what is wrong with it.
+
+    Args:
+        source: a Source, or anything that `open_source` takes: a folder, a table, tar shards, a named set.
+        workers: threads; None uses every core.
+        near: also look for near duplicates (rescaled, recompressed, slightly cropped), not only for equal files.
+        progress: called with (pictures done, pictures in all).
+        suspicious: (index, given label, predicted label, probability) of pictures whose label a trained net doubts,
+            or a function that makes them from the source; labels by name or by index into the classes.
+
+    Raises:
+        DataError: the source cannot be opened. Pictures that cannot be read are a finding, not an error.
+    """
+    started = time.monotonic()
+    if not isinstance(source, Source):
+        from neocog.data.open import open_source
+
+        source = open_source(source)
+    seen = survey(source, workers=workers, progress=progress)
+    exact = seen.exact_pairs()
+    pairs = _near_pairs(seen) if near else np.empty((0, 2), np.int64)
+    # equal files are near duplicates too, but are told once, as what they are
+    same = connected(len(source), exact)
+    pairs = pairs[same[pairs[:, 0]] != same[pairs[:, 1]]]
+    doubts = list(suspicious(source) if callable(suspicious) else suspicious or ())
+    counts = _counts(source)
+    facts = Facts(source, seen, counts, exact, pairs, doubts)
+    rules = (*file_rules.RULES, *label_rules.RULES)
+    found = [finding for rule in rules if (finding := rule(facts)) is not None]
+    kinds = {name: seen.kinds[seen.readable] == k for k, name in enumerate(seen.kind_names)}
+    return Check(
+        source=source.name,
+        pictures=len(source),
+        classes=source.classes,
+        counts=counts,
+        split_counts=np.bincount(np.where(source.splits < 0, len(SPLITS), source.splits), minlength=len(SPLIT_COLUMNS)),
+        findings=tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))),
+        unreadable=tuple(seen.problems(source)),
+        groups=split_groups(seen.look, np.concatenate([exact, pairs])),
+        sizes=seen.sizes,
+        formats=_tally((name[0], int(rows.sum())) for name, rows in kinds.items()),
+        modes=_tally((name[1], int(rows.sum())) for name, rows in kinds.items()),
+        duplicates={
+            "exact_groups": len(np.unique(exact[:, 0])),
+            "exact_copies": len(exact),
+            "near_pairs": len(pairs),
+            "near_pictures": len(np.unique(pairs)),
+        },
+        near=near,
+        notes=tuple(source.notes),
+        seconds=time.monotonic() - started,
+    )
+
+
+def fast_groups(source: Source, indices: np.ndarray, progress: Progress | None = None) -> np.ndarray:
+    """Return int64 (len(indices),): near duplicates among these pictures share a number, for a leak-free split.
+
+    Only decodes and hashes. A picture that cannot be read is alone in its group.
+    """
+    seen = survey(source, indices, details=False, progress=progress)
+    return split_groups(seen.look, _near_pairs(seen))
+
+
+def check_page(check: Check, source: Source) -> str:
+    """Return the self-contained HTML page about `check`, with thumbnails read from `source`."""
+    from neocog.data.check_page import check_page as make
+
+    return make(check, source)
+
+
+def _near_pairs(seen: Survey) -> np.ndarray:
+    """`near_pairs` over the readable pictures, as rows of the whole survey."""
+    rows = np.flatnonzero(seen.readable)
+    pairs = near_pairs(type(seen.look)(*(column[rows] for column in seen.look)))
+    return rows[pairs].reshape(-1, 2)
+
+
+def _counts(source: Source) -> np.ndarray:
+    """int64 (classes + 1, 4): a picture with several labels counts for each of them."""
+    columns = np.where(source.splits < 0, len(SPLITS), source.splits).astype(np.int64)
+    k = len(source.classes)
+    counts = np.zeros((k + 1, len(SPLIT_COLUMNS)), np.int64)
+    if source.label_sets is None:
+        np.add.at(counts, (np.where(source.labels < 0, k, source.labels), columns), 1)
+        return counts
+    several = np.diff(source.label_sets.ends)
+    np.add.at(counts, (source.label_sets.values, np.repeat(columns, several)), 1)
+    np.add.at(counts, (np.full(int((several == 0).sum()), k), columns[several == 0]), 1)
+    return counts
+
+
+def _tally(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for name, n in pairs:
+        total[name] = total.get(name, 0) + n
+    return dict(sorted(total.items(), key=lambda item: -item[1]))

@@ -1,0 +1,211 @@
+"""Show what `check` found: a table for the terminal, and a page with thumbnails."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neocog import page
+from neocog.data.check import SPLIT_COLUMNS, Check
+from neocog.data.decode import decode
+from neocog.data.findings import Example, Finding
+from neocog.data.source import Source
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_SHOWN = 24  # thumbnails for each finding
+_CHARTED = 40  # classes that a bar chart shows one by one
+_HEADINGS = {
+    "leak_exact": "Exact copies across splits", "leak_near": "Near copies across splits",
+    "conflict_exact": "Equal files, different labels", "conflict_near": "Near copies, different labels",
+    "copies_exact": "Exact copies", "copies_near": "Near copies", "unreadable": "Unreadable files",
+    "unlisted": "Left out", "blank": "Blank pictures", "small": "Small pictures", "large": "Large pictures",
+    "long_shape": "Long shapes", "format_tells": "Format tells the class", "rotated": "Stored lying",
+    "misnamed": "Wrong endings", "animated": "Several frames", "suspicious_label": "Suspicious labels",
+    "not_in_train": "Classes without training", "not_measured": "Classes not measured", "one_class": "One class",
+    "empty_class": "Empty classes", "single_picture": "Single pictures", "few_pictures": "Small classes",
+    "similar_names": "Similar names", "imbalance": "Balance", "unlabelled": "Without a label",
+}  # fmt: skip
+_COLOURS = {"error": "bold red", "warning": "yellow", "hint": "blue"}
+
+
+def render(check: Check, console: Console | None = None, *, classes: int = 20, examples: int = 3) -> None:
+    """Print `check` as tables on a rich console (stdout if None): counts of up to `classes` classes, and findings."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = console or Console(highlight=False)
+    used = [k for k in range(4) if check.split_counts[k]]
+    totals = check.counts[:-1].sum(axis=1)
+    order = np.argsort(-totals, kind="stable")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("class", overflow="fold")
+    for name in ("pictures", *([SPLIT_COLUMNS[k] for k in used] if len(used) > 1 else [])):
+        table.add_column(name, justify="right")
+
+    def row(name: str, counts: np.ndarray) -> None:
+        cells = [int(counts.sum()), *((int(counts[k]) for k in used) if len(used) > 1 else ())]
+        table.add_row(escape(name), *(f"{cell:,}" for cell in cells))
+
+    shown = order if len(order) <= classes else [*order[: classes - 3], *order[-3:]]
+    for place, k in enumerate(shown):
+        if len(order) > classes and place == classes - 3:
+            table.add_row(f"... {len(order) - classes:,} more ...")
+        row(check.classes[k], check.counts[k])
+    if check.counts[-1].sum():
+        row("(no label)", check.counts[-1])
+    if len(used) > 1 or len(order) > 1:
+        row("all", check.split_counts)
+    console.print(table)
+    sizes = check.size_summary()
+    if sizes:
+        spans = [f"{name} {s['min']:,} to {s['max']:,}, median {s['median']:,}" for name, s in sizes.items()]
+        console.print(f"\nsizes in pixels: {'; '.join(spans)}")
+        console.print("formats: " + ", ".join(f"{escape(name)} {n:,}" for name, n in check.formats.items()))
+    for note in check.notes:
+        console.print(f"note: {escape(note)}")
+    for finding in check.findings:
+        console.print(f"\n[{_COLOURS[finding.severity]}]{finding.severity}[/]: {escape(finding.title)}")
+        for group in finding.groups[:examples]:
+            console.print("    " + escape(" = ".join(_line(one) for one in group[:4])), soft_wrap=True)
+        left = len(finding.groups) + finding.more - examples
+        if left > 0:
+            console.print(f"    and {left:,} more")
+        console.print(f"  {escape(finding.advice)}")
+    console.print(f"\n{escape(check.summary)}")
+
+
+def _line(example: Example) -> str:
+    return f"{example.key} ({example.note})" if example.note else example.key
+
+
+def check_page(check: Check, source: Source) -> str:
+    """Return a self-contained HTML page about `check`, with thumbnails read from `source`."""
+    sections: list[tuple[str, str]] = [("Findings", _overview(check))]
+    sections += [(_heading(finding), _finding(finding, source)) for finding in check.findings]
+    sections += [("Classes", _classes(check)), ("Sizes and formats", _sizes(check))]
+    if check.notes:
+        sections.append(("How the data was read", "".join(page.paragraph(note) for note in check.notes)))
+    return page.page(f"{check.source}: before training", sections, subtitle=check.summary)
+
+
+def _heading(finding: Finding) -> str:
+    return _HEADINGS.get(finding.name, finding.name.replace("_", " ").capitalize())
+
+
+def _overview(check: Check) -> str:
+    if not check.findings:
+        return page.paragraph("Nothing was found that should be put right.", kind="good")
+    rows = [
+        {
+            "severity": page.Html(f'<span class="{finding.severity}">{finding.severity}</span>'),
+            "what": page.Html(f'<a href="#{page.anchor(_heading(finding))}">{page.text(finding.title)}</a>'),
+        }
+        for finding in check.findings
+    ]
+    return page.table(rows)
+
+
+def _finding(finding: Finding, source: Source) -> str:
+    text = page.Html(f'<span class="{finding.severity}">{finding.severity}</span>: {page.text(finding.title)}')
+    out = [page.paragraph(text), page.paragraph(finding.advice)]
+    figures: list[str] = []
+    shown = 0
+    unseen: list[dict[str, Any]] = []
+    for group in finding.groups:
+        if shown >= _SHOWN:
+            break
+        part = group[: max(1, min(6, _SHOWN - shown))]
+        shown += len(part)
+        thumbs = [figure for one in part if (figure := _thumbnail(one, source))]
+        if not thumbs:
+            unseen += [{"picture": one.key, "why": one.note} for one in part]
+        elif len(group) > 1:
+            if len(group) > len(part):
+                thumbs.append(page.paragraph(f"and {len(group) - len(part):,} more"))
+            figures.append(page.gallery(thumbs, framed=True))
+        else:
+            figures += thumbs
+    if figures:
+        out.append(page.gallery(figures))
+    if unseen:
+        out.append(page.table(unseen))
+    every = sum(map(len, finding.groups))
+    if every > shown or finding.more:
+        out.append(page.paragraph(f"Shown are {shown} of {max(every, finding.count):,}; --json lists more."))
+    return "".join(out)
+
+
+def _thumbnail(example: Example, source: Source) -> str:
+    """The picture with what is known of it, or "" if it cannot be read."""
+    if example.index < 0:
+        return ""
+    try:
+        data = source.read(example.index)
+        picture = data if isinstance(data, np.ndarray) else decode(data, short_side=256)
+    except Exception:  # unreadable pictures are listed with their reason; files may also vanish meanwhile
+        return ""
+    place = ", ".join(part for part in (example.label, example.split) if part)
+    caption = "\n".join(part for part in (place, example.note, example.key) if part)
+    return page.thumbnail(picture, size=116, caption=caption, alt=f"{example.key} {place}".strip())
+
+
+def _classes(check: Check) -> str:
+    totals = check.counts[:-1].sum(axis=1)
+    used = [k for k in range(4) if check.split_counts[k]]
+    order = np.argsort(-totals, kind="stable")
+    out = []
+    if len(order) <= _CHARTED:
+        bars = {check.classes[k]: float(totals[k]) for k in order}
+        out.append(page.bar_chart(bars, x="class", y="pictures"))
+    else:
+        out.append(page.bar_chart(_histogram(totals), x="pictures in the class", y="classes", upright=True))
+    rows: list[dict[str, Any]] = []
+    part = order if len(order) <= 200 else [*order[:100], *order[-100:]]
+    for name, counts in (
+        *((check.classes[k], check.counts[k]) for k in part),
+        *([("(no label)", check.counts[-1])] if check.counts[-1].sum() else []),
+        ("all", check.split_counts),
+    ):
+        splits = {SPLIT_COLUMNS[k]: f"{int(counts[k]):,}" for k in used} if len(used) > 1 else {}
+        rows.append({"class": name, "pictures": f"{int(counts.sum()):,}", **splits})
+    if len(order) > 200:
+        out.append(page.paragraph("The 100 largest and the 100 smallest classes:"))
+    out.append(page.table(rows, numeric=("pictures", *SPLIT_COLUMNS)))
+    return "".join(out)
+
+
+def _sizes(check: Check) -> str:
+    known = check.sizes[check.sizes[:, 0] > 0]
+    if not len(known):
+        return page.paragraph("No picture could be read.")
+    out = []
+    if (known == known[0]).all():
+        out.append(page.paragraph(f"Every picture is {known[0, 0]} x {known[0, 1]} pixels."))
+    else:
+        short = _histogram(known.min(axis=1))
+        out.append(page.bar_chart(short, x="short side in pixels (from)", y="pictures", upright=True))
+        rows = [{"": name, **spans} for name, spans in check.size_summary().items()]
+        out.append(page.table(rows, numeric=("min", "median", "max")))
+    kinds = [{"format": name, "pictures": f"{n:,}"} for name, n in check.formats.items()]
+    modes = [{"pixels": name, "pictures": f"{n:,}"} for name, n in check.modes.items()]
+    out += [page.table(kinds, numeric=("pictures",)), page.table(modes, numeric=("pictures",))]
+    return "".join(out)
+
+
+def _histogram(values: np.ndarray) -> dict[str, float]:
+    """Count integers in up to 24 bins, even ones, or by ratio if the largest is over ten times the smallest."""
+    low, high = int(values.min()), int(values.max())
+    if low == high:
+        return {f"{low:,}": float(len(values))}
+    if low > 0 and high > 10 * low:
+        edges = np.geomspace(low, high + 1, min(24, max(2, math.ceil(8 * math.log2(high / low) / 3))) + 1)
+    else:
+        edges = np.linspace(low, high + 1, min(24, high - low + 1) + 1)
+    edges = np.unique(np.floor(edges))
+    counts, _ = np.histogram(values, bins=[*edges[:-1], high + 1])
+    return {f"{int(edge):,}": float(n) for edge, n in zip(edges[:-1], counts, strict=True)}

@@ -1,0 +1,350 @@
+"""Bytes of a picture file -> uint8 RGB pixels, upright: the one decoder and the one evaluation transform.
+
+Pillow does the decoding, but `PIL.Image.open` is not used: it warns about large pictures through the process-wide
+warning filters, and tries every plugin it knows. Here the first bytes choose the plugin, the header is checked
+against `MAX_PIXELS`, and only then pixels are decoded. No global state of Pillow is read or changed.
+
+How each kind of pixel becomes RGB:
+
+- grey, 1-bit, palette, YCbCr, Lab: Pillow's own conversion; ICC profiles are not applied.
+- alpha or a transparent colour (LA, RGBA, PA, PNG tRNS, GIF): laid over white.
+- CMYK and YCCK JPEG: as Adobe writes them (inverted) if the Adobe marker is there, else as the numbers say.
+- 16-bit grey: divided by 257, so 65535 is white. 16-bit colour: the high byte.
+- 32-bit integer: 0..255 as it is, 0..65535 divided by 257, anything else stretched from its range to 0..255.
+- float: 0..1 times 255, 0..255 as it is, anything else stretched; NaN and infinities become 0.
+- several frames or pages: the first.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+    features,
+)
+
+from neocog.data.sniff import sniff
+from neocog.errors import DecodeError, UsageError
+from neocog.records import Preprocess
+
+MAX_PIXELS = 200_000_000  # 200 Mpixel decode to 0.6 GB; the largest phone sensors make 200 Mpixel pictures
+
+
+@dataclass(frozen=True, slots=True)
+class PictureInfo:
+    """What the header of a picture file says. `width` and `height` are those of the upright picture, in pixels."""
+
+    format: str  # "JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF"
+    mode: str  # Pillow's name of the stored pixels: "RGB", "L", "P", "CMYK", "I;16", ...
+    width: int
+    height: int
+    rotated: bool  # EXIF (or XMP, or the TIFF tag) says that the stored pixels are not upright
+    frames: int
+
+
+class _Jpeg(JpegImagePlugin.JpegImageFile):
+    def _read_dpi_from_exif(self) -> None:
+        """Skip what Pillow does here: parsing all of EXIF for a resolution, with warnings when it is damaged."""
+
+
+_READERS: dict[str, Any] = {
+    "JPEG": _Jpeg,
+    "PNG": PngImagePlugin.PngImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "PPM": PpmImagePlugin.PpmImageFile,
+}
+if features.check("webp"):
+    _READERS["WEBP"] = WebPImagePlugin.WebPImageFile
+if features.check("jpg_2000"):
+    _READERS["JPEG2000"] = Jpeg2KImagePlugin.Jpeg2KImageFile
+if "avif" in features.modules and features.check("avif"):  # Pillow 11.3 and later
+    from PIL import AvifImagePlugin
+
+    _READERS["AVIF"] = AvifImagePlugin.AvifImageFile
+
+_quiet_lock = threading.Lock()
+_quiet_depth = 0
+_quiet_filters: warnings.catch_warnings | None = None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence warnings that come from Pillow's modules; safe when several threads are inside at once.
+
+    `warnings.catch_warnings` alone is not: two overlapping uses restore each other's filters. The first thread in
+    sets the filter, the last one out restores it. Used only for the formats whose plugins warn.
+    """
+    global _quiet_depth, _quiet_filters
+    with _quiet_lock:
+        if _quiet_depth == 0:
+            _quiet_filters = warnings.catch_warnings()
+            _quiet_filters.__enter__()
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+        _quiet_depth += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_depth -= 1
+            if _quiet_depth == 0 and _quiet_filters is not None:
+                _quiet_filters.__exit__(None, None, None)
+
+
+@contextmanager
+def _readable(data: bytes) -> Iterator[tuple[str, Any]]:
+    """Yield (format, opened Pillow picture, header read only); whatever goes wrong inside becomes DecodeError."""
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise UsageError(f"expected the bytes of a picture file, got {type(data).__name__}; open_source reads paths")
+    data = bytes(data)  # no copy if it is bytes already
+    kind = sniff(data)
+    if kind not in _READERS:
+        raise DecodeError(f"not supported: {kind}")
+    warns = kind in ("TIFF", "GIF", "AVIF") or (kind == "PNG" and data.find(b"acTL", 0, 4096) >= 0)
+    try:
+        with _quiet() if warns else nullcontext():
+            picture = _READERS[kind](io.BytesIO(data), "")
+            if min(picture.size) < 1:
+                raise DecodeError(f"damaged {kind}: {picture.size[0]}x{picture.size[1]} pixels")
+            yield kind, picture
+    except DecodeError:
+        raise
+    except Image.DecompressionBombError:
+        raise DecodeError(f"too large: {kind} announces more pixels than are accepted") from None
+    except MemoryError:
+        raise DecodeError(f"too large: {kind} does not fit into memory") from None
+    except Exception as error:  # plugins raise OSError, SyntaxError, ValueError, struct.error, IndexError, ...
+        raise DecodeError(_reason(kind, data, error)) from error
+
+
+def _reason(kind: str, data: bytes, error: Exception) -> str:
+    """A few words for what a Pillow plugin raised."""
+    said = str(error).split("\n")[0][:80] or type(error).__name__
+    cut = {
+        "JPEG": b"\xff\xd9" not in data[-64:],
+        "PNG": b"IEND" not in data[-64:],
+        "GIF": not data.endswith(b";"),
+        "WEBP": int.from_bytes(data[4:8], "little") + 8 > len(data),
+        "BMP": max(26, int.from_bytes(data[2:6], "little")) > len(data),
+    }
+    if cut.get(kind) or isinstance(error, EOFError) or "truncated" in said.lower() or "not enough image" in said:
+        return f"truncated {kind} ({len(data):,} bytes)"
+    return f"damaged {kind}: {said}"
+
+
+def _orientation(info: Mapping[Any, Any]) -> int:
+    """EXIF orientation 1..8 from a Pillow info dictionary (EXIF bytes, else XMP); 1 if absent or damaged.
+
+    Reads the one entry of IFD0 that matters, because Pillow's full EXIF parser warns about damaged entries.
+    """
+    exif = info.get("exif")
+    raw = info.get("Raw profile type exif")  # how ImageMagick writes EXIF into PNG: hexadecimal text
+    if not exif and isinstance(raw, str):
+        try:
+            exif = bytes.fromhex("".join(raw.split("\n")[3:]))
+        except ValueError:
+            exif = None
+    if isinstance(exif, bytes):
+        exif = exif[6:] if exif.startswith(b"Exif\0\0") else exif
+        end = {b"II": "<", b"MM": ">"}.get(exif[:2])
+        try:
+            if end:
+                (ifd,) = struct.unpack_from(end + "I", exif, 4)
+                (count,) = struct.unpack_from(end + "H", exif, ifd)
+                for at in range(ifd + 2, ifd + 2 + 12 * count, 12):
+                    tag, _, _, value = struct.unpack_from(end + "HHIH", exif, at)
+                    if tag == 0x0112:
+                        return value if 1 <= value <= 8 else 1
+        except struct.error:
+            pass
+    xmp = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
+    xmp = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp
+    found = re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp) if isinstance(xmp, bytes) else None
+    return int(found[1]) if found else 1
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo EXIF orientation on (H, W) or (H, W, 3); a view where possible."""
+    swapped = (1, 0, *range(2, pixels.ndim))
+    if orientation == 2:
+        return pixels[:, ::-1]
+    if orientation == 3:
+        return pixels[::-1, ::-1]
+    if orientation == 4:
+        return pixels[::-1]
+    if orientation == 5:
+        return pixels.transpose(swapped)
+    if orientation == 6:  # stored turned to the left: turn to the right
+        return pixels[::-1].transpose(swapped)
+    if orientation == 7:
+        return pixels[::-1, ::-1].transpose(swapped)
+    if orientation == 8:
+        return pixels[:, ::-1].transpose(swapped)
+    return pixels
+
+
+def _eight_bit(values: np.ndarray) -> np.ndarray:
+    """Grey values of any integer or float type, (H, W) -> uint8 (H, W), by the rules in the module's docstring."""
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    floating = values.dtype.kind == "f"
+    wide = values.astype(np.float64)
+    if floating:
+        wide[~np.isfinite(wide)] = 0
+    low, high = float(wide.min()), float(wide.max())
+    if low < 0 or high > (255 if floating else 65535):
+        wide = (wide - low) * 255 / (high - low) if high > low else wide * 0
+    elif high > 255:
+        wide /= 257
+    elif floating and high <= 1:
+        wide *= 255
+    return np.floor(wide + 0.5).astype(np.uint8)
+
+
+def _pixels(kind: str, picture: Any) -> np.ndarray:
+    """Loaded Pillow picture -> uint8 (H, W) or (H, W, 3)."""
+    mode = picture.mode
+    if mode in ("I", "F") or mode.startswith("I;16"):
+        values = np.asarray(picture)
+        grey = _eight_bit(values)
+        clear = picture.info.get("transparency")
+        if isinstance(clear, int):
+            grey[values == clear] = 255
+        return grey
+    if mode == "CMYK" and kind == "JPEG" and "adobe" not in picture.info:
+        picture = Image.merge("CMYK", [band.point(range(255, -1, -1)) for band in picture.split()])
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or picture.has_transparency_data:
+        if mode == "La":
+            picture = picture.convert("LA")
+        try:
+            picture = picture.convert("RGBA")
+        except (ValueError, TypeError, OverflowError):  # a tRNS colour that this bit depth cannot hold: none has it
+            picture.info.pop("transparency", None)
+            picture = picture.convert("RGBA")
+        white = Image.new("RGB", picture.size, (255, 255, 255))
+        white.paste(picture, mask=picture.getchannel("A"))
+        return np.array(white)
+    if mode in ("1", "L"):
+        return np.array(picture.convert("L"))
+    return np.array(picture if mode == "RGB" else picture.convert("RGB"))
+
+
+def decode(data: bytes, *, short_side: int | None = None, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode the bytes of a picture file to uint8 (H, W, 3): RGB, upright, first frame. Thread-safe.
+
+    `short_side`: the JPEG decoder may scale down by 2, 4 or 8 (several times faster) as long as the short side
+    stays at least this many pixels. `max_pixels` is checked on the header, before any pixel is decoded.
+    Raises DecodeError with the reason in a few words: truncated, damaged, too large, not a picture, not supported.
+    """
+    with _readable(data) as (kind, picture):
+        width, height = picture.size
+        if width * height > max_pixels:
+            raise DecodeError(
+                f"too large: {kind} of {width}x{height} = {width * height / 1e6:,.0f} million pixels, "
+                f"{max_pixels / 1e6:,.0f} million are accepted (a decompression bomb?)"
+            )
+        if short_side and kind == "JPEG":
+            picture.draft(None, (short_side, short_side))
+        picture.load()
+        pixels = _pixels(kind, picture)
+        if kind != "TIFF":  # Pillow turns TIFF itself
+            pixels = _upright(pixels, _orientation(picture.info))
+    if pixels.ndim == 2:
+        return np.repeat(pixels[:, :, None], 3, axis=2)
+    return np.ascontiguousarray(pixels)
+
+
+def inspect(data: bytes) -> PictureInfo:
+    """Read the header of a picture file; pixels are not decoded, so a damaged body is not noticed.
+
+    Raises DecodeError like `decode`, except that a large picture is reported, not refused.
+    """
+    with _readable(data) as (kind, picture):
+        width, height = picture.size
+        if kind == "TIFF":  # newer Pillow has swapped `size` already; the tags are what is stored
+            tags = picture.tag_v2
+            width, height, turn = int(tags[256]), int(tags[257]), tags.get(274, 1)
+        else:
+            turn = _orientation(picture.info)
+        if turn in (5, 6, 7, 8):
+            width, height = height, width
+        mode, frames = picture.mode, int(getattr(picture, "n_frames", 1))
+    return PictureInfo(kind, mode, width, height, turn in range(2, 9), frames)
+
+
+def prepare(picture: np.ndarray | bytes, pre: Preprocess) -> np.ndarray:
+    """The evaluation transform: file bytes or uint8 (H, W), (H, W, 1), (H, W, 3) -> uint8 (C, size, size).
+
+    The short side is resized to `pre.resize` (antialiased bilinear; a smaller picture is scaled up), the centre is
+    cut out, and 1 channel means luma (ITU-R 601). Where the short side is `pre.resize` already, pixels are cut out
+    unchanged. Used by validation, prediction and indexing, so that they can never disagree.
+    Raises DecodeError for bytes that cannot be read, UsageError for any other input.
+    """
+    if pre.size > pre.resize or pre.size < 1 or pre.channels not in (1, 3):
+        raise UsageError(
+            f"expected 1 <= size <= resize and 1 or 3 channels, got size={pre.size}, resize={pre.resize}, "
+            f"channels={pre.channels}"
+        )
+    if not isinstance(picture, np.ndarray):
+        picture = decode(picture, short_side=pre.resize)
+    if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (1,), (3,)):
+        raise UsageError(
+            f"expected a uint8 picture of shape (H, W), (H, W, 1) or (H, W, 3), got {picture.dtype} {picture.shape}"
+        )
+    if min(picture.shape[:2]) < 1:
+        raise UsageError(f"expected a picture of at least 1x1 pixel, got shape {picture.shape}")
+    if picture.ndim == 3 and picture.shape[2] == 1:
+        picture = picture[:, :, 0]
+    height, width = picture.shape[:2]
+    short = min(height, width)
+    if short != pre.resize:
+        picture = _resized_centre(picture, pre)
+    else:
+        top, left = (height - pre.size) // 2, (width - pre.size) // 2
+        picture = picture[top : top + pre.size, left : left + pre.size]
+    if pre.channels == 1:
+        grey = picture if picture.ndim == 2 else np.asarray(Image.fromarray(np.ascontiguousarray(picture)).convert("L"))
+        return np.array(grey[None])
+    if picture.ndim == 2:
+        return np.repeat(picture[None], 3, axis=0)
+    return np.ascontiguousarray(picture.transpose(2, 0, 1))
+
+
+def _resized_centre(picture: np.ndarray, pre: Preprocess) -> np.ndarray:
+    """Resize the short side to `pre.resize` and cut the centre, computing only the centre and a margin for the filter.
+
+    A panorama of 20,000 x 20 pixels would otherwise become one of 256,000 x 256.
+    """
+    spans: list[tuple[float, float, int, int]] = []  # per axis: source from, source to, pixels made, pixels to skip
+    short = min(picture.shape[:2])
+    for length in picture.shape[:2]:
+        grid = max(pre.resize, (2 * length * pre.resize + short) // (2 * short))  # rounded half up
+        scale = length / grid  # source pixels per result pixel
+        margin = int(np.ceil((max(scale, 1.0) + 1) / scale))  # the triangle filter reaches max(scale, 1) source pixels
+        start = (grid - pre.size) // 2
+        first, last = max(0, start - margin), min(grid, start + pre.size + margin)
+        spans.append((first * scale, min(last * scale, length), last - first, start - first))
+    (y0, y1, rows, top), (x0, x1, columns, left) = spans
+    resized = Image.fromarray(np.ascontiguousarray(picture)).resize(
+        (columns, rows), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1), reducing_gap=2.0
+    )
+    return np.asarray(resized)[top : top + pre.size, left : left + pre.size]

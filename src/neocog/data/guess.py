@@ -1,0 +1,207 @@
+"""Which column of a table is the picture, the label, the caption, the split: guessed from its name, and told."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from neocog.errors import DataError, UsageError, closest
+
+_NAMES: dict[str, tuple[str, ...]] = {
+    "path": (
+        "path", "filepath", "file_path", "image_path", "img_path", "imagepath", "picture_path", "photo_path", "file",
+        "filename", "file_name", "fname", "image_file", "image_filename", "imagefile", "image_name", "img_name",
+        "image", "img", "picture", "photo", "image_id", "uri", "key", "jpg", "png",
+    ),
+    "label": (
+        "label", "class", "category", "target", "class_name", "label_name", "classname", "class_label", "fine_label",
+        "y", "species", "breed",
+    ),
+    "labels": ("labels", "tags", "classes", "categories", "targets", "keywords", "attributes"),
+    "caption": (
+        "caption", "captions", "text", "texts", "sentence", "sentences", "description", "title", "alt", "raw",
+    ),
+    "split": ("split", "set", "subset", "partition", "phase", "usage", "fold", "dataset"),
+}  # fmt: skip
+_NAME_COLUMNS = ("name", "class_name", "label_name", "classname", "label_text", "category_name", "species")
+ROLES = tuple(_NAMES)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """The columns of a table by role. `label_name` names the classes of an integer label column."""
+
+    path: str
+    label: str | None
+    several: bool
+    captions: tuple[str, ...]
+    split: str | None
+    label_name: str | None
+    notes: tuple[str, ...]
+
+    def split_labels(self, value: object) -> object:
+        """Return the cell of a label column as a label, or as a list of labels where there can be several."""
+        if not self.several or not isinstance(value, str):
+            return value
+        text = value.strip()
+        if text[:1] == "[" and text[-1:] == "]":
+            try:
+                return list(ast.literal_eval(text))
+            except (ValueError, SyntaxError):
+                text = text[1:-1]
+        mark = ";" if ";" in text else "|"
+        return [one for part in text.split(mark) if (one := part.strip())]
+
+    def caption_list(self, cells: Sequence[object]) -> list[str]:
+        """Return the captions in one row's caption cells: texts, or lists of texts."""
+        out: list[str] = []
+        for cell in cells:
+            if isinstance(cell, (list, tuple)):
+                out += [str(one.get("raw", one) if isinstance(one, dict) else one) for one in cell if one]
+            elif cell is not None and str(cell).strip():
+                out.append(str(cell).strip())
+        return out
+
+
+def guess_columns(
+    names: Sequence[str],
+    given: Mapping[str, str] | None = None,
+    *,
+    where: str,
+    pictures: Sequence[str] = (),
+    lists: Collection[str] = (),
+    integers: Collection[str] = (),
+    looks_like_path: Collection[str] = (),
+) -> Guess:
+    """Find the role of each column.
+
+    Args:
+        names: all column names.
+        given: roles that the user declared, such as ``{"path": "photo", "label": "kind"}``; they win.
+        where: the table's name for messages.
+        pictures: columns with embedded pictures, if the table has any; then one of them is the path column.
+        lists, integers: columns that hold lists, integers.
+        looks_like_path: columns whose cells lead to files, or end like pictures.
+
+    Raises:
+        DataError: no column, or several as likely as each other, for a role; the message names them.
+        UsageError: a declared role or column does not exist.
+    """
+    given = dict(given or {})
+    for role, name in given.items():
+        if role not in ROLES:
+            raise UsageError(f"unknown column role {role!r}{closest(role, ROLES)}; the roles are {', '.join(ROLES)}")
+        if name not in names:
+            raise UsageError(f"{where} has no column {name!r}{closest(name, names)}; it has {', '.join(names)}")
+    if "label" in given and "labels" in given:
+        raise UsageError("give either the column of one label or the column of several labels, not both")
+    taken = set(given.values())
+
+    path = given.get("path") or _path(names, pictures, looks_like_path, taken, where)
+    taken.add(path)
+    split = given.get("split") or _only("split", [n for n in names if _is("split", n) and n not in taken], where)
+    taken.update([split] if split else [])
+
+    label, label_name, several = given.get("label") or given.get("labels"), None, "labels" in given
+    if label is None:
+        label, several = _label(names, integers, lists, taken, where)
+        taken.update([label] if label else [])
+    if label in integers and not several and not given:
+        found = [n for n in names if n.lower() in _NAME_COLUMNS and n not in taken and n not in integers]
+        label_name = found[0] if len(found) == 1 else None
+        taken.update(found if label_name else [])
+    if "caption" in given:
+        captions: tuple[str, ...] = (given["caption"],)
+    else:
+        # caption_0, caption_1, ... are one role
+        captions = tuple(n for n in names if _is("caption", n.rstrip("0123456789").rstrip("_-")) and n not in taken)
+        if len({n.rstrip("0123456789").rstrip("_-") for n in captions}) > 1:
+            captions = (_only("caption", list(captions), where) or "",)
+    taken.update(captions)
+    rest = [n for n in names if n not in taken]
+    if label is None and not captions and len(rest) == 1 and not pictures and len(names) <= 3:
+        label = rest.pop()  # a table of files and one thing more: that thing is the label
+
+    role = "labels" if several else "label"
+    kind = "picture" if pictures else "path"
+    roles = {kind: path, role: label, "name of the label": label_name, "split": split}
+    told = [f"{name!r} as {role}" for role, name in roles.items() if name and name not in given.values()]
+    told += [f"{name!r} as caption" for name in captions if name not in given.values()]
+    notes = [f"columns guessed: {', '.join(told)}" + (f"; not used: {_some(rest)}" if rest else "")]
+    return Guess(path, label, several or label in lists, captions, split, label_name, tuple(notes if told else ()))
+
+
+def named_classes(
+    numbers: Sequence[str], names: Mapping[object, Collection[str]], column: str, notes: list[str]
+) -> tuple[str, ...]:
+    """Return class names for numbered classes from the names that a second column gives to each number.
+
+    Where that column gives one number several names it does not name classes: the numbers stay, and a note is added.
+    Two classes of one name (ImageNet has two cranes) keep their numbers behind it.
+    """
+    if any(len(names.get(one, ())) != 1 for one in numbers):
+        notes.append(f"column {column!r} does not give each label one name: the classes are called by their numbers")
+        return tuple(numbers)
+    named = [next(iter(names[one])) for one in numbers]
+    return tuple(
+        f"{name} ({number})" if named.count(name) > 1 else name for name, number in zip(named, numbers, strict=True)
+    )
+
+
+def may_name_files(name: str) -> bool:
+    """Tell whether a column so called may hold file names without their ending (``id`` in many contest tables)."""
+    return _is("path", name) or name.strip().lower() in ("id", "name")
+
+
+def _is(role: str, name: str) -> bool:
+    return name.strip().lower().replace(" ", "_").replace("-", "_") in _NAMES[role]
+
+
+def _path(names: Sequence[str], pictures: Sequence[str], likely: Collection[str], taken: set[str], where: str) -> str:
+    named = [n for n in names if _is("path", n) and n not in taken]
+    if pictures:
+        named = [n for n in pictures if n not in taken and (_is("path", n) or n.lower() in ("bytes", "data"))]
+        candidates = named or [n for n in pictures if n not in taken]
+    else:
+        # a cell that leads to a file says more than a column's name
+        candidates = [n for n in named if n in likely] or [n for n in likely if n not in taken] or named
+    if not candidates:
+        raise DataError(
+            f"{where}: no column with the pictures' paths among {', '.join(names)}; "
+            "name it: columns={'path': '...'} (on the command line: --column path=...)"
+        )
+    return _only("path", candidates, where) or ""
+
+
+def _label(
+    names: Sequence[str], integers: Collection[str], lists: Collection[str], taken: set[str], where: str
+) -> tuple[str | None, bool]:
+    one = [n for n in names if _is("label", n) and n not in taken]
+    many = [n for n in names if _is("labels", n) and n not in taken]
+    if len(one) > 1 and len(numbers := [n for n in one if n in integers]) == 1:
+        others = [n for n in one if n not in numbers]
+        if all(n.lower() in _NAME_COLUMNS for n in others):
+            one = numbers  # `label` and `class_name`: numbers and their names
+    if one and many:
+        raise _ambiguous("label", one + many, where)
+    if many:
+        return _only("labels", many, where), True
+    return _only("label", one, where), bool(one) and one[0] in lists
+
+
+def _only(role: str, candidates: Sequence[str], where: str) -> str | None:
+    if len(candidates) > 1:
+        raise _ambiguous(role, candidates, where)
+    return candidates[0] if candidates else None
+
+
+def _ambiguous(role: str, candidates: Sequence[str], where: str) -> DataError:
+    return DataError(
+        f"{where}: columns {' and '.join(map(repr, candidates))} could each be the {role}; "
+        f"name one: columns={{{role!r}: {candidates[0]!r}}} (on the command line: --column {role}={candidates[0]})"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

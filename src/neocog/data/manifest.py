@@ -1,0 +1,352 @@
+"""A table that lists pictures: CSV, TSV, JSONL or Parquet with a path and labels, captions, a split."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import json
+import os
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neocog.data.columns import (
+    LabelColumn,
+    TextLists,
+    Texts,
+    count_splits,
+    is_picture,
+    split_code,
+    split_code_in,
+)  # fmt: skip
+from neocog.data.folder import Folder
+from neocog.data.guess import Guess, guess_columns, may_name_files, named_classes
+from neocog.errors import DataError
+from neocog.records import Problem
+
+ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_PEEK = 64  # rows looked at before deciding what the columns are
+_USUAL = ("manifest", "labels", "label", "metadata", "annotations", "index", "data", "captions", "dataset")
+
+csv.field_size_limit(1 << 24)
+
+
+def find_manifests(folder: Path, *, forced: bool = False) -> tuple[list[Path], str]:
+    """Return (the tables in a folder that list its pictures, a note about those not used).
+
+    A folder with two or more class folders is a tree and needs no table, unless `forced`. Several tables are used
+    together if each is named after a split.
+
+    Raises:
+        DataError: several tables, and none has a usual name.
+    """
+    tables = _tables(folder)
+    inside = _folders(folder)
+    if not tables:
+        # train/metadata.jsonl, test/metadata.jsonl
+        tables = [one for sub in sorted(inside) if split_code(sub.name) >= 0 for one in _tables(sub)]
+        if any(_folders(sub) for sub in inside if split_code(sub.name) >= 0):
+            tables = []
+        return tables, ""
+    bearing = [one for one in inside if split_code(one.name) < 0]
+    for one in inside:
+        if split_code(one.name) >= 0:
+            bearing += _folders(one)
+    if len(bearing) >= 2 and not forced:
+        names = ", ".join(one.name for one in tables[:3])
+        return [], f"class folders were used, not {names}; to use the table, open it by its own path"
+    if len(tables) == 1:
+        return tables, ""
+    usual = [one for one in tables if one.stem.lower() in _USUAL]
+    by_split = [one for one in tables if split_code_in(one.stem) >= 0]
+    if len(usual) == 1:
+        return usual, ""
+    if by_split and not usual:
+        return by_split, ""
+    raise DataError(
+        f"{folder}: {len(tables)} tables could list the pictures ({', '.join(one.name for one in tables[:5])}); "
+        f"open one by its path, for example {tables[0]}"
+    )
+
+
+def _tables(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return sorted(
+            folder / one.name
+            for one in entries
+            if one.name.lower().endswith(ENDINGS) and not one.name.startswith(".") and one.is_file()
+        )
+
+
+def _folders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return sorted(folder / one.name for one in entries if not one.name.startswith(".") and one.is_dir())
+
+
+def open_manifest(
+    files: Sequence[Path],
+    *,
+    root: Path,
+    name: str,
+    columns: Mapping[str, str] | None = None,
+    classes: Sequence[str] | None = None,
+) -> Folder:
+    """Open the pictures that tables list, as one source.
+
+    Columns are guessed from their names and contents (see `guess.guess_columns`), and told in the notes. Paths are
+    relative to the table's folder, or to the one of its folders where the first rows are found. Files that do not
+    exist become problems. The split comes from a column, else from the table's name or folder.
+
+    Raises:
+        DataError: unreadable table, columns that cannot be told apart, or no listed file exists.
+    """
+    root = Path(os.path.abspath(root))
+    table = _Table()
+    problems: list[Problem] = []
+    notes: list[str] = []
+    label_names: dict[object, set[str]] = {}
+    name_column: str | None = None
+    has_captions = several = False
+    for path in (Path(os.path.abspath(one)) for one in files):
+        rows = _rows(path, problems)
+        head = [row for _, row in zip(range(_PEEK), rows, strict=False)]
+        if not head:
+            notes.append(f"{path.name} has no rows")
+            continue
+        finder = _Finder(path.parent, root, _split_of(path, root))
+        guess = _guess(head, columns, path, finder)
+        finder.choose([_text(row, guess.path) for row in head])
+        notes += [one for one in (*guess.notes, *finder.notes) if one not in notes]
+        has_captions |= bool(guess.captions)
+        several |= guess.several
+        name_column = name_column or guess.label_name
+        split, before, missing = _split_of(path, root), len(table.keys), len(problems)
+        for number, row in enumerate(itertools.chain(head, rows), start=1):
+            text = _text(row, guess.path)
+            key = finder.find(text)
+            if key is None:
+                reason = "listed in the table, but there is no such file" if text else "row without a path"
+                problems.append(Problem(text or f"{path.name}, row {number}", reason))
+                continue
+            label = row.get(guess.label) if guess.label else None
+            if guess.label_name and label is not None and row.get(guess.label_name) is not None:
+                label_names.setdefault(str(label).strip(), set()).add(str(row[guess.label_name]).strip())
+            table.append(
+                key,
+                guess.split_labels(label),
+                guess.caption_list([row.get(one) for one in guess.captions]),
+                split_code(row.get(guess.split)) if guess.split else split,
+            )
+        if len(table.keys) == before and len(problems) > missing:
+            raise DataError(
+                f"{path}: none of the files in column {guess.path!r} exists, for example {problems[missing].key!r} "
+                f"below {path.parent}; paths are relative to the table's folder; to use another column: "
+                "columns={'path': '...'}"
+            )
+    if not len(table.keys):
+        raise DataError(f"{root}: no rows with pictures in {', '.join(one.name for one in files)}")
+    if problems:
+        notes.append(f"{len(problems)} rows of the table were left out: no such file, or not readable")
+    table, repeated = table.merged()
+    if repeated:
+        notes.append(f"{repeated} rows name a picture again: their labels and captions were joined")
+    names, codes, sets = table.labels.finish(classes, several=several)
+    if name_column and classes is None:
+        names = named_classes(names, label_names, name_column, notes)
+    splits = np.frombuffer(table.splits, dtype=np.int8).copy()
+    if (splits >= 0).any():
+        notes.append(f"declared splits: {count_splits(splits)}")
+    return Folder(
+        root,
+        table.keys,
+        name,
+        names,
+        codes,
+        splits,
+        notes=notes,
+        problems=problems,
+        label_sets=sets,
+        captions=table.captions if has_captions else None,
+    )
+
+
+class _Table:
+    """The columns of the pictures found so far, and a hash of each key to see repeated ones."""
+
+    def __init__(self) -> None:
+        self.keys, self.labels, self.captions = Texts(), LabelColumn(), TextLists()
+        self.splits, self._hashes = array("b"), array("q")
+
+    def append(self, key: bytes, label: object, captions: Sequence[str], split: int) -> None:
+        """Add one row."""
+        self.keys.append(key)
+        self.labels.append(label)
+        self.captions.append(captions)
+        self.splits.append(split)
+        self._hashes.append(hash(key))
+
+    def merged(self) -> tuple[_Table, int]:
+        """Return (the table with one row for each picture, number of rows that went into an earlier one).
+
+        Caption tables have a row for each caption; tables of tags one for each tag.
+        """
+        hashes = np.frombuffer(self._hashes, dtype=np.int64)
+        _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+        if len(first) == len(hashes):
+            return self, 0
+        out = _Table()
+        order = np.lexsort((np.arange(len(hashes)), first[inverse]))  # by first appearance
+        for rows in np.split(order, np.flatnonzero(np.diff(first[inverse][order])) + 1):
+            i = int(rows[0])
+            labels = dict.fromkeys(one for row in rows for one in self.labels.row(int(row)))
+            captions = dict.fromkeys(one for row in rows for one in self.captions[int(row)])
+            out.append(self.keys.raw(i), list(labels), list(captions), self.splits[i])
+        return out, len(hashes) - len(first)
+
+
+class _Finder:
+    """Turns a cell into the path of a file, relative to `root`: tries the table's folder, then its folders."""
+
+    _ENDINGS = ("", ".jpg", ".png", ".jpeg", ".webp", ".JPG", ".tif", ".bmp")
+
+    def __init__(self, folder: Path, root: Path, split: int) -> None:
+        inside = sorted(one.name for one in os.scandir(folder) if one.is_dir() and not one.name.startswith("."))
+        # train.csv beside train/ and test/ means the pictures in train/
+        inside.sort(key=lambda name: split < 0 or split_code(name) != split)
+        self._bases = ["", *inside]
+        self._folder, self._root = folder, root
+        self._base, self.ending, self._slashes = "", "", False  # as `choose` decided last
+        self.notes: list[str] = []
+
+    def choose(self, texts: Sequence[str]) -> int:
+        """Decide which folder and ending lead to files for most `texts`; return for how many."""
+        best = 0
+        self._base, self.ending, self._slashes = "", "", False
+        for base in self._bases:
+            for ending in self._ENDINGS:
+                for slashes in (False, True) if any("\\" in text for text in texts) else (False,):
+                    if slashes and ending:
+                        continue
+                    hits = sum(self._exists(base, ending, slashes, text) for text in texts if text)
+                    if hits > best:
+                        best = hits
+                        self._base, self.ending, self._slashes = base, ending, slashes
+            if best == len(texts):
+                break
+        self.notes = []
+        if self._base:
+            self.notes.append(f"paths in the table are relative to the folder {self._base!r}")
+        if self.ending:
+            self.notes.append(f"the table's names have no ending: {self.ending!r} was added")
+        return best
+
+    def find(self, text: str) -> bytes | None:
+        """Return the path of the file relative to `root`, or None if there is no such file."""
+        if not text or not self._exists(self._base, self.ending, self._slashes, text):
+            return None
+        full = self._full(self._base, self.ending, self._slashes, text)
+        top = os.path.join(str(self._root), "")
+        full = os.path.normpath(full)
+        return os.fsencode(full[len(top) :] if full.startswith(top) else full)
+
+    def _full(self, base: str, ending: str, slashes: bool, text: str) -> str:
+        text = text.replace("\\", "/") if slashes else text
+        return os.path.join(self._folder, base, text + ending)
+
+    def _exists(self, base: str, ending: str, slashes: bool, text: str) -> bool:
+        try:
+            return os.path.isfile(self._full(base, ending, slashes, text))
+        except ValueError:  # a NUL character
+            return False
+
+
+def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: Path, finder: _Finder) -> Guess:
+    names = list(dict.fromkeys(name for row in head for name in row))
+    cells = {name: [row[name] for row in head if row.get(name) not in (None, "")] for name in names}
+    likely = []
+    for name in names:
+        texts = [one for one in cells[name] if isinstance(one, str)][:16]
+        hits = finder.choose(texts) if texts else 0
+        # 3 in a column of prices is no picture because there is a 3.jpg
+        if (hits and (not finder.ending or may_name_files(name))) or (texts and all(map(is_picture, texts))):
+            likely.append(name)
+    guess = guess_columns(
+        names,
+        columns,
+        where=str(path),
+        lists=[name for name in names if any(isinstance(one, list) for one in cells[name])],
+        integers=[name for name in names if cells[name] and all(_integer(one) for one in cells[name])],
+        looks_like_path=likely,
+    )
+    if guess.label and not guess.several:
+        marked = any(isinstance(one, str) and (";" in one or "|" in one) for one in cells[guess.label])
+        guess = dataclasses.replace(guess, several=marked)
+    return guess
+
+
+def _rows(path: Path, problems: list[Problem]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table as {column: cell}, without holding the table."""
+    try:
+        if path.suffix.lower() == ".parquet":
+            import pyarrow.parquet as pq
+
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=4096, use_threads=False):
+                    yield from batch.to_pylist()
+        elif path.suffix.lower() in (".jsonl", ".ndjson"):
+            with open(path, encoding="utf-8-sig", errors="surrogateescape") as lines:
+                for number, line in enumerate(lines, start=1):
+                    if not line.strip():
+                        continue
+                    try:
+                        row = json.loads(line)
+                    except ValueError:
+                        row = None
+                    if isinstance(row, dict):
+                        yield row
+                    else:
+                        problems.append(Problem(f"{path.name}, line {number}", "not a JSON object"))
+        else:
+            yield from _csv_rows(path)
+    except (OSError, csv.Error, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise DataError(f"{path}: expected a table ({', '.join(ENDINGS)}), but it cannot be read: {error}") from error
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        start = file.readline()
+        marks = "\t" if path.suffix.lower() == ".tsv" else ",;\t"
+        mark = max(marks, key=start.count)
+        file.seek(0)
+        reader = csv.reader(file, delimiter=mark)
+        names: list[str] | None = None
+        for cells in reader:
+            if not any(cells):
+                continue
+            if names is None:
+                if any(is_picture(cell) for cell in cells):  # no line of names: the first row is data
+                    names = [f"column {i + 1}" for i in range(len(cells))]
+                else:
+                    names = [cell.strip() or f"column {i + 1}" for i, cell in enumerate(cells)]
+                    continue
+            yield dict(zip(names, cells, strict=False))
+
+
+def _integer(cell: object) -> bool:
+    return (isinstance(cell, int) and not isinstance(cell, bool)) or (
+        isinstance(cell, str) and cell.strip().lstrip("-").isdigit()
+    )
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    cell = row.get(column)
+    return "" if cell is None else str(cell)
+
+
+def _split_of(path: Path, root: Path) -> int:
+    code = split_code_in(path.stem)
+    return split_code(path.parent.name) if code < 0 and path.parent != root else code

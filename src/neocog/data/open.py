@@ -1,0 +1,182 @@
+"""One door: whatever names a set of pictures becomes a Source."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from neocog.data.fetch import tell
+from neocog.data.source import Arrays, Source
+from neocog.errors import DataError, UsageError, closest
+
+_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+
+
+def open_source(
+    spec: Any,
+    *,
+    offline: bool = False,
+    columns: Mapping[str, str] | None = None,
+    classes: Sequence[str] | None = None,
+    say: Callable[[str], object] = tell,
+) -> Source:
+    """Open pictures.
+
+    Args:
+        spec: a Source (returned as it is); a folder; a manifest (.csv, .tsv, .jsonl, .parquet); Parquet with embedded
+            pictures, a file or a folder of files; tar shards, as a file, a folder, or a pattern with ``*`` or
+            ``{000..099}``; a named set (``cifar10``, ``cifar100``, ``mnist``, ``fashion_mnist``, ``digits``, ``drawn``
+            or ``drawn:n=2000,size=64,seed=1``); or a tuple (pictures, labels) of arrays.
+        offline: never fetch anything.
+        columns: which column of a table is what, for example ``{"path": "photo", "label": "kind"}``; roles are path,
+            label, labels, caption, split.
+        classes: class names, where a table or shards hold numbers.
+        say: is called with one line before anything is fetched.
+
+    Raises:
+        DataError: nothing usable there; the message says what to type.
+        UsageError: the spec is not something that can be opened.
+    """
+    from neocog.data.named import NAMED, open_named
+
+    if isinstance(spec, Source):
+        return spec
+    if isinstance(spec, tuple) and len(spec) == 2:
+        return Arrays(spec[0], spec[1], classes)
+    if not isinstance(spec, (str, os.PathLike)):
+        raise UsageError(f"expected a path, a named set, a Source or (pictures, labels), got {type(spec).__name__}")
+    text = os.fspath(spec)
+    if isinstance(spec, str) and text.split(":", 1)[0] in NAMED:
+        return open_named(text, offline=offline, say=say)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return _open_folder(path, columns, classes)
+    suffix = path.suffix.lower()
+    if path.is_file():
+        name = path.stem
+        if suffix in _TABLES or suffix == ".parquet":
+            return _open_tables([path], path.parent, name, columns, classes)
+        if suffix == ".tar":
+            from neocog.data.shards import open_shards
+
+            return open_shards([path], root=path.parent, name=name, classes=classes)
+        raise DataError(
+            f"{text!r} is a file, but none that holds a set of pictures; expected a folder, {', '.join(_TABLES)}, "
+            ".parquet or .tar"
+        )
+    if files := expand(text):
+        if all(one.suffix.lower() == ".parquet" for one in files):
+            return _open_tables(files, _common(files), _common(files).name, columns, classes)
+        from neocog.data.shards import open_shards
+
+        return open_shards(files, root=_common(files), name=_common(files).name or "shards", classes=classes)
+    raise DataError(
+        f"there is no file or folder {text!r}, and it is no named set{closest(text, NAMED).rstrip('?')}; "
+        f"named sets are {', '.join(NAMED)}"
+    )
+
+
+def expand(pattern: str) -> list[Path]:
+    """Return the existing files of a pattern with ``*``, ``?`` and braces (``{000..012}``, ``{train,val}``), sorted.
+
+    Raises:
+        DataError: a brace range names files that do not exist.
+    """
+    patterns = [pattern]
+    while match := re.search(r"\{([^{}]*)\}", patterns[0]):
+        inner = match.group(1)
+        if numbers := re.fullmatch(r"(\d+)\.\.(\d+)", inner):
+            low, high = numbers.groups()
+            parts = [str(i).zfill(len(low)) for i in range(int(low), int(high) + 1)]
+        else:
+            parts = inner.split(",")
+        patterns = [re.sub(r"\{[^{}]*\}", lambda _, part=part: part, p, count=1) for p in patterns for part in parts]  # type: ignore[misc]
+    files: set[Path] = set()
+    missing = []
+    for one in patterns:
+        found = [Path(name) for name in glob.glob(os.path.expanduser(one))] if glob.has_magic(one) else []
+        if not glob.has_magic(one) and os.path.isfile(os.path.expanduser(one)):
+            found = [Path(one).expanduser()]
+        if not found and len(patterns) > 1:
+            missing.append(one)
+        files.update(found)
+    if files and missing:
+        raise DataError(f"{pattern!r}: {len(missing)} of the files do not exist, the first is {missing[0]!r}")
+    return sorted(files)
+
+
+def _open_folder(path: Path, columns: Mapping[str, str] | None, classes: Sequence[str] | None) -> Source:
+    from neocog.data.folder import open_folder
+    from neocog.data.parquet import binary_columns
+
+    path = Path(os.path.abspath(path))
+    name = path.name or str(path)
+    parquets, tars = _packed(path)
+    if parquets and binary_columns(parquets[0]):
+        return _open_tables(parquets, path, name, columns, classes)
+    if tars:
+        from neocog.data.shards import open_shards
+
+        return open_shards(tars, root=path, name=name, classes=classes)
+    from neocog.data.manifest import find_manifests
+
+    manifests, note = find_manifests(path, forced=columns is not None)
+    if manifests:
+        try:
+            source = _open_tables(manifests, path, name, columns, classes)
+        except DataError as error:
+            if columns is not None:
+                raise
+            try:
+                source = open_folder(path)
+            except DataError:
+                raise error from None
+            source.notes.append(f"a table beside the pictures was not used: {error}")
+        return source
+    source = open_folder(path)
+    if note:
+        source.notes.append(note)
+    return source
+
+
+def _open_tables(
+    files: Sequence[Path],
+    root: Path,
+    name: str,
+    columns: Mapping[str, str] | None,
+    classes: Sequence[str] | None,
+) -> Source:
+    if files[0].suffix.lower() == ".parquet":
+        from neocog.data.parquet import binary_columns, open_parquet
+
+        if binary_columns(files[0]):
+            return open_parquet(files, root=root, name=name, columns=columns, classes=classes)
+    from neocog.data.manifest import open_manifest
+
+    return open_manifest(files, root=root, name=name, columns=columns, classes=classes)
+
+
+def _packed(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the Parquet and tar files in `folder` and one step below it, in one pass over the names."""
+    found: dict[str, list[Path]] = {".parquet": [], ".tar": []}
+    folders = [""]
+    for inner in folders:
+        try:
+            with os.scandir(folder / inner) as entries:
+                for entry in entries:
+                    ending = os.path.splitext(entry.name)[1].lower()
+                    if ending in found and not entry.name.startswith("."):
+                        found[ending].append(folder / inner / entry.name)
+                    elif not inner and not entry.name.startswith(".") and entry.is_dir():
+                        folders.append(entry.name)  # the loop goes on with what is added here
+        except OSError:
+            continue  # a folder that cannot be listed becomes a problem later
+    return sorted(found[".parquet"]), sorted(found[".tar"])
+
+
+def _common(files: Sequence[Path]) -> Path:
+    return Path(os.path.commonpath([one.parent for one in files]))

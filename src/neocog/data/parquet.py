@@ -1,0 +1,295 @@
+"""Parquet files with the pictures inside: one binary column, or the struct {bytes, path} that data hubs write.
+
+Row groups are read when a picture in them is asked for and kept in a small cache, so memory stays flat however
+large the files are; a set of less than 512 MB ends up in memory whole.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neocog.data.columns import LabelColumn, TextLists, count_splits, split_code, split_code_in
+from neocog.data.guess import Guess, guess_columns, named_classes
+from neocog.data.source import Source
+from neocog.errors import DataError
+from neocog.records import SPLITS
+
+_WHOLE = 512 << 20  # up to this many encoded bytes everything may stay in memory
+_CACHE = 128 << 20  # beyond, this much is kept
+
+
+@dataclass(frozen=True)
+class _Group:
+    """One row group of one file, with the rows of the source that it holds: first .. first + rows."""
+
+    file: int
+    number: int
+    first: int
+    rows: int
+    size: int
+
+
+class ParquetPictures(Source):
+    """Pictures inside Parquet files; keys are ``train.parquet#17``."""
+
+    def __init__(
+        self, files: Sequence[Path], names: Sequence[str], column: str, groups: Sequence[_Group], *args, **options
+    ) -> None:
+        super().__init__(*args, **options)
+        self.files, self.column = list(files), column
+        self._names = list(names)
+        self._groups = list(groups)
+        self._firsts = [group.first for group in groups]
+        starts: dict[int, int] = {}
+        for group in groups:
+            starts.setdefault(group.file, group.first)
+        self._starts = starts
+        total = sum(group.size for group in groups)
+        self._budget = total + 1 if total <= _WHOLE else _CACHE
+        self._reset()
+
+    def _reset(self) -> None:
+        self._cache: OrderedDict[int, tuple[np.ndarray, memoryview, int]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}
+        self._metadata: dict[int, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        for name in ("_cache", "_lock", "_locks", "_metadata"):
+            del state[name]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
+
+    def _group_of(self, i: int) -> int:
+        if not 0 <= i < len(self):
+            raise IndexError(f"picture {i} of {len(self)}")
+        return bisect_right(self._firsts, i) - 1
+
+    def key(self, i: int) -> str:
+        file = self._groups[self._group_of(i)].file
+        return f"{self._names[file]}#{i - self._starts[file]}"
+
+    def read(self, i: int) -> bytes:
+        number = self._group_of(i)
+        offsets, data, _ = self._load(number)
+        row = i - self._firsts[number]
+        return bytes(data[offsets[row] : offsets[row + 1]])
+
+    def _signature(self, i: int) -> bytes:
+        group = self._groups[self._group_of(i)]
+        return f"{group.rows} {group.size}".encode()  # sizes of single pictures would mean reading everything
+
+    def _load(self, number: int) -> tuple[np.ndarray, memoryview, int]:
+        with self._lock:
+            if number in self._cache:
+                self._cache.move_to_end(number)
+                return self._cache[number]
+            lock = self._locks.setdefault(number, threading.Lock())
+        with lock:  # two threads that want one row group read it once
+            with self._lock:
+                if number in self._cache:
+                    return self._cache[number]
+            loaded = self._read_group(self._groups[number])
+            with self._lock:
+                self._cache[number] = loaded
+                while len(self._cache) > 2 and sum(size for *_, size in self._cache.values()) > self._budget:
+                    self._cache.popitem(last=False)
+                self._locks.pop(number, None)
+            return loaded
+
+    def _read_group(self, group: _Group) -> tuple[np.ndarray, memoryview, int]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.files[group.file]
+        try:
+            # opened anew each time: nothing is shared between threads or with forked processes, and the metadata,
+            # which is the slow part, is kept
+            with pq.ParquetFile(path, metadata=self._metadata.get(group.file), pre_buffer=False) as file:
+                self._metadata.setdefault(group.file, file.metadata)
+                table = file.read_row_group(group.number, columns=[self.column], use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path}: row group {group.number} cannot be read: {error}") from error
+        chunks = table.column(0)
+        if pa.types.is_struct(chunks.type):
+            chunks = pa.chunked_array([chunk.field("bytes") for chunk in chunks.chunks])
+        array = chunks.cast(pa.large_binary()).combine_chunks()
+        if isinstance(array, pa.ChunkedArray):
+            array = array.chunk(0) if array.num_chunks else pa.array([], pa.large_binary())
+        if array.null_count:
+            array = array.fill_null(b"")
+        _, offsets, data = array.buffers()
+        ends = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
+        return ends, memoryview(data) if data is not None else memoryview(b""), int(ends[-1] - ends[0])
+
+
+def binary_columns(path: Path) -> list[str]:
+    """Return the names of the columns that hold pictures: binary, or a struct with a binary field `bytes`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def binary(kind: Any) -> bool:
+        if pa.types.is_struct(kind):
+            return any(field.name == "bytes" and binary(field.type) for field in kind)
+        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+    try:
+        return [field.name for field in pq.read_schema(path) if binary(field.type)]
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: expected a Parquet file, but it cannot be read: {error}") from error
+
+
+def open_parquet(
+    files: Sequence[Path],
+    *,
+    root: Path,
+    name: str,
+    columns: Mapping[str, str] | None = None,
+    classes: Sequence[str] | None = None,
+) -> ParquetPictures:
+    """Open Parquet files with embedded pictures as one source.
+
+    The split comes from a split column, else from the file's name or its folder's (``train-00000.parquet``,
+    ``test/0.parquet``). Class names come from `classes`, from the file's metadata (`classes` as a JSON list, or the
+    features that data hubs write), or from a column with the name of each numbered class.
+
+    Raises:
+        DataError: unreadable file, or columns that cannot be told apart.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = sorted(files, key=lambda path: (_file_split(path, root) % (len(SPLITS) + 1), path))  # training first
+    guess: Guess | None = None
+    labels, captions = LabelColumn(), TextLists()
+    splits: list[np.ndarray] = []
+    groups: list[_Group] = []
+    label_names: dict[object, set[str]] = {}
+    first = 0
+    for number, path in enumerate(files):
+        try:
+            with pq.ParquetFile(path) as file:
+                schema = file.schema_arrow
+                if guess is None:
+                    guess = _guess(schema, binary_columns(path), columns, str(path))
+                    classes = classes or _classes_in(schema, guess.label)
+                wanted = [one for one in (guess.label, guess.split, guess.label_name, *guess.captions) if one]
+                if missing := [one for one in [guess.path, *wanted] if one not in schema.names]:
+                    raise DataError(
+                        f"{path}: column {missing[0]!r} of the first file is missing here; it has "
+                        f"{', '.join(schema.names)}; files of one source must have the same columns"
+                    )
+                sizes = _sizes(file.metadata, guess.path)
+                for i in range(file.metadata.num_row_groups):
+                    rows = file.metadata.row_group(i).num_rows
+                    if rows:
+                        groups.append(_Group(number, i, first, rows, sizes[i]))
+                    first += rows
+                rows = file.metadata.num_rows
+                table = file.read(columns=wanted, use_threads=False) if wanted else None
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path}: expected a Parquet file, but it cannot be read: {error}") from error
+        _append_rows(table, rows, guess, labels, captions, label_names)
+        splits.append(_splits_of(path, root, table, rows, guess))
+    if guess is None or not first:
+        raise DataError(f"{root}: no pictures in {len(files)} Parquet files")
+    notes = list(guess.notes)
+    names, codes, sets = labels.finish(classes, several=guess.several)
+    if guess.label_name and classes is None:
+        names = named_classes(names, label_names, guess.label_name, notes)
+    split_codes = np.concatenate(splits)
+    if (split_codes >= 0).any() and not guess.split:
+        notes.append(f"split taken from the file names: {count_splits(split_codes)}")
+    column = guess.path
+    kind = schema.field(column).type
+    return ParquetPictures(
+        files,
+        [path.relative_to(root).as_posix() for path in files],
+        f"{column}.bytes" if pa.types.is_struct(kind) else column,
+        groups,
+        name,
+        names,
+        codes,
+        split_codes,
+        notes=notes,
+        label_sets=sets,
+        captions=captions if guess.captions else None,
+    )
+
+
+def _guess(schema: Any, pictures: list[str], columns: Mapping[str, str] | None, where: str) -> Guess:
+    import pyarrow as pa
+
+    def texts(kind: Any) -> bool:
+        return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+    return guess_columns(
+        schema.names,
+        columns,
+        where=where,
+        pictures=pictures,
+        lists=[field.name for field in schema if texts(field.type)],
+        integers=[field.name for field in schema if pa.types.is_integer(field.type)],
+    )
+
+
+def _append_rows(
+    table: Any, rows: int, guess: Guess, labels: LabelColumn, captions: TextLists, names: dict[object, set[str]]
+) -> None:
+    values = table.column(guess.label).to_pylist() if guess.label else [None] * rows
+    for value in values:
+        labels.append(guess.split_labels(value))
+    if guess.label_name:
+        for value, text in zip(values, table.column(guess.label_name).to_pylist(), strict=True):
+            names.setdefault(str(value), set()).add(str(text))
+    if guess.captions:
+        texts = [table.column(one).to_pylist() for one in guess.captions]
+        for cells in zip(*texts, strict=True):
+            captions.append(guess.caption_list(cells))
+
+
+def _splits_of(path: Path, root: Path, table: Any, rows: int, guess: Guess) -> np.ndarray:
+    if guess.split:
+        return np.array([split_code(one) for one in table.column(guess.split).to_pylist()], dtype=np.int8)
+    return np.full(rows, _file_split(path, root), dtype=np.int8)
+
+
+def _file_split(path: Path, root: Path) -> int:
+    code = split_code_in(path.stem)
+    for folder in path.relative_to(root).parts[:-1] if code < 0 else ():
+        code = max(code, split_code(folder))
+    return code
+
+
+def _sizes(metadata: Any, column: str) -> list[int]:
+    """Return the uncompressed bytes of a column in each row group."""
+    sizes = []
+    for i in range(metadata.num_row_groups):
+        group = metadata.row_group(i)
+        chunks = [group.column(j) for j in range(group.num_columns)]
+        sizes.append(sum(c.total_uncompressed_size for c in chunks if c.path_in_schema in (column, f"{column}.bytes")))
+    return sizes
+
+
+def _classes_in(schema: Any, label: str | None) -> list[str] | None:
+    metadata = {key.decode(): value for key, value in (schema.metadata or {}).items()}
+    try:
+        if "classes" in metadata:
+            return [str(one) for one in json.loads(metadata["classes"])]
+        feature = json.loads(metadata["huggingface"])["info"]["features"][label]
+        return list(feature.get("names") or feature["feature"]["names"])
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,228 @@
+"""What a Source is: pictures by index, with what is known of them in columns.
+
+A million pictures cost tens of MB: labels and splits are arrays, keys are one buffer, and a `Sample` is made only
+when somebody asks for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from neocog.data.columns import LabelColumn, LabelSets, TextLists, count_splits, split_code
+from neocog.errors import DataError
+from neocog.records import SPLITS, Problem, Sample
+
+
+class Source:
+    """Pictures from one place. Subclasses say where bytes come from: `key`, `read`, and where it applies `path`.
+
+    Attributes:
+        name: short name, for reports.
+        classes: class names; sorted, or in a named set's official order.
+        labels: int32 (N,), index into `classes`, -1 = unlabelled (or several labels, see `label_sets`).
+        splits: int8 (N,), index into `records.SPLITS`, -1 = not declared.
+        notes: what was guessed and the user should know, one sentence each.
+        problems: pictures that could not be listed; decoding errors come later.
+        label_sets: the labels of each picture where there can be several, else None.
+        captions: the captions of each picture, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        classes: Sequence[str],
+        labels: np.ndarray,
+        splits: np.ndarray,
+        *,
+        notes: Sequence[str] = (),
+        problems: Sequence[Problem] = (),
+        label_sets: LabelSets | None = None,
+        captions: TextLists | None = None,
+    ) -> None:
+        self.name = name
+        self.classes = tuple(classes)
+        self.labels = np.ascontiguousarray(labels, dtype=np.int32)
+        self.splits = np.ascontiguousarray(splits, dtype=np.int8)
+        self.notes = list(notes)
+        self.problems = list(problems)
+        self.label_sets = label_sets
+        self.captions = captions
+        if len(self.labels) != len(self.splits):
+            raise DataError(f"{name}: {len(self.labels)} labels but {len(self.splits)} splits; they must be as many")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        splits = count_splits(self.splits)
+        return f"<{type(self).__name__} {self.name!r}: {len(self)} pictures, {len(self.classes)} classes, {splits}>"
+
+    def key(self, i: int) -> str:
+        """Return the unique, readable name of picture `i`, such as ``train/cat/1.jpg`` or ``train.parquet#17``."""
+        raise NotImplementedError
+
+    def path(self, i: int) -> Path | None:
+        """Return the absolute path if picture `i` is a file of its own."""
+        return None
+
+    def read(self, i: int) -> bytes | np.ndarray:
+        """Return the encoded bytes of picture `i`, or its pixels, uint8 (H, W) or (H, W, 3). Thread-safe.
+
+        Raises:
+            DataError: the bytes cannot be read any more (file removed, disk gone).
+        """
+        raise NotImplementedError
+
+    def sample(self, i: int) -> Sample:
+        """Return what is known of picture `i`."""
+        label = self.classes[self.labels[i]] if self.labels[i] >= 0 else None
+        if self.label_sets is not None:
+            several = tuple(self.classes[j] for j in self.label_sets[i])
+        else:
+            several = (label,) if label is not None else ()
+        return Sample(
+            key=self.key(i),
+            label=label,
+            labels=several,
+            captions=self.captions[i] if self.captions is not None else (),
+            split=SPLITS[self.splits[i]] if self.splits[i] >= 0 else None,
+        )
+
+    def select(self, indices: np.ndarray | Sequence[int]) -> Source:
+        """Return a view of the pictures `indices` (or of those where a boolean mask is true), in that order."""
+        return Selected(self, as_indices(indices, len(self)))
+
+    def fingerprint(self) -> str:
+        """Return sha256 hex over class names, keys, labels, splits and sizes: same data, same text."""
+        digest = hashlib.sha256()
+        for name in self.classes:
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+        digest.update(self.labels.astype("<i4").tobytes())
+        digest.update(self.splits.tobytes())
+        if self.label_sets is not None:
+            digest.update(self.label_sets.ends.astype("<i8").tobytes())
+            digest.update(self.label_sets.values.astype("<i4").tobytes())
+        for i in range(len(self)):
+            digest.update(self.key(i).encode("utf-8", "surrogateescape") + b"\0")
+            digest.update(self._signature(i) + b"\0")
+        return digest.hexdigest()
+
+    def _signature(self, i: int) -> bytes:
+        """Return what stands for the content of picture `i` in the fingerprint: its size in bytes, cheap to know."""
+        return b""
+
+
+class Selected(Source):
+    """Some pictures of another source; holds indices only."""
+
+    def __init__(self, base: Source, indices: np.ndarray) -> None:
+        if isinstance(base, Selected):  # a view of a view stays one step deep
+            indices = base.indices[indices]
+            base = base.base
+        self.base: Source = base
+        self.indices: np.ndarray = indices
+        super().__init__(
+            base.name,
+            base.classes,
+            base.labels[indices],
+            base.splits[indices],
+            notes=base.notes,
+            problems=base.problems,
+            label_sets=base.label_sets.select(indices) if base.label_sets is not None else None,
+        )
+
+    def key(self, i: int) -> str:
+        return self.base.key(int(self.indices[i]))
+
+    def path(self, i: int) -> Path | None:
+        return self.base.path(int(self.indices[i]))
+
+    def read(self, i: int) -> bytes | np.ndarray:
+        return self.base.read(int(self.indices[i]))
+
+    def sample(self, i: int) -> Sample:
+        return self.base.sample(int(self.indices[i]))
+
+    def _signature(self, i: int) -> bytes:
+        return self.base._signature(int(self.indices[i]))
+
+
+class Arrays(Source):
+    """Pictures in memory.
+
+    Args:
+        pictures: uint8 (N, H, W) or (N, H, W, 3), or a list of uint8 (H, W) or (H, W, 3) of any sizes.
+        labels: N integers (index into `classes`, -1 = unlabelled), N names, N lists of names, or None.
+        classes: class names; guessed from the labels if not given.
+        splits: N codes (index into `records.SPLITS`, -1 = not declared), N names, or None.
+
+    Raises:
+        DataError: the shapes, types or lengths do not fit.
+    """
+
+    def __init__(
+        self,
+        pictures: np.ndarray | Sequence[np.ndarray],
+        labels: Sequence | np.ndarray | None = None,
+        classes: Sequence[str] | None = None,
+        splits: Sequence | np.ndarray | None = None,
+        name: str = "arrays",
+    ) -> None:
+        many = pictures if isinstance(pictures, np.ndarray) else [np.asarray(one) for one in pictures]
+        n = len(many)
+        for shape, dtype in (
+            {(one.shape, one.dtype) for one in many} if isinstance(many, list) else {(many.shape[1:], many.dtype)}
+        ):
+            if dtype != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)):
+                raise DataError(
+                    f"pictures must be uint8 of shape (H, W) or (H, W, 3), got {dtype} {tuple(shape)}; "
+                    "scale to 0..255 and call .astype('uint8'), channels last"
+                )
+        column = LabelColumn()
+        rows: Sequence | np.ndarray = [None] * n if labels is None else labels
+        if len(rows) != n:
+            raise DataError(f"{n} pictures but {len(rows)} labels; give one label for each picture")
+        if classes is None and isinstance(rows, np.ndarray) and rows.dtype.kind in "iu" and rows.ndim == 1 and n:
+            # integers mean themselves here: label 3 stays 3 even if no picture has label 2
+            classes = [str(i) for i in range(int(rows.max()) + 1)] if rows.max() >= 0 else []
+        for row in rows:
+            column.append(row)
+        names, codes, several = column.finish(classes)
+        if splits is None:
+            split_codes = np.full(n, -1, dtype=np.int8)
+        elif len(splits) != n:
+            raise DataError(f"{n} pictures but {len(splits)} splits; give one split for each picture")
+        else:
+            split_codes = np.array([split_code(s) if isinstance(s, str) else int(s) for s in splits], dtype=np.int8)
+            if n and not (split_codes.min() >= -1 and split_codes.max() < len(SPLITS)):
+                raise DataError(f"splits must be names or codes 0..2 of {SPLITS} (-1 = not declared)")
+        super().__init__(name, names, codes, split_codes, label_sets=several)
+        self.pictures = many
+
+    def key(self, i: int) -> str:
+        return f"{self.name}#{i}"
+
+    def read(self, i: int) -> np.ndarray:
+        return self.pictures[i]
+
+    def _signature(self, i: int) -> bytes:
+        # pixels in memory are quick to hash, and nothing else would tell two sets of one shape apart
+        picture = self.pictures[i]
+        return str(picture.shape).encode() + hashlib.sha256(np.ascontiguousarray(picture).data).digest()
+
+
+def as_indices(indices: np.ndarray | Sequence[int], n: int) -> np.ndarray:
+    """Return int64 indices for integers or a boolean mask over `n` rows; negative ones count from the end."""
+    chosen = np.asarray(indices)
+    if chosen.dtype == bool:
+        if chosen.shape != (n,):
+            raise IndexError(f"a mask over {n} pictures must have shape ({n},), got {chosen.shape}")
+        return np.flatnonzero(chosen)
+    chosen = chosen.astype(np.int64).reshape(-1)
+    if len(chosen) and (chosen.min() < -n or chosen.max() >= n):
+        raise IndexError(f"picture index out of range 0..{n - 1}")
+    return np.where(chosen < 0, chosen + n, chosen)

@@ -1,0 +1,270 @@
+"""Judging the numbers of a training: each answer is a `Finding` with its evidence and with what to do.
+
+No torch here, so that a report can be written without loading it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from neocog.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One answer: `verdict` is "good", "warn" or "bad", `evidence` has the numbers, `advice` may be empty."""
+
+    name: str
+    verdict: str
+    evidence: str
+    advice: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """Return the fields, ready for a line of log.jsonl beside ``"kind": "diagnosis"``."""
+        return asdict(self)
+
+
+def initial_loss(loss: float, classes: int) -> Finding:
+    """Compare the loss before the first step with ln(classes), the loss of a net that has no opinion.
+
+    Label smoothing does not move that value. A random net is a little above it, as its logits are not quite equal.
+    """
+    if classes < 2:
+        raise UsageError(f"initial loss: expected at least 2 classes, got {classes}")
+    expected = math.log(classes)
+    evidence = f"loss {loss:.3f} before the first step; no opinion among {classes} classes gives ln({classes}) = "
+    evidence += f"{expected:.3f}"
+    if not math.isfinite(loss):
+        advice = "The net overflows before any training: check its initialisation, and that pixels are normalised."
+        return Finding("initial loss", "bad", evidence, advice)
+    ratio = loss / expected
+    if ratio > 3:
+        advice = "The net starts certain and wrong. Check the scale of the last layer's weights and of the input."
+        return Finding("initial loss", "bad", evidence, advice)
+    if ratio > 1.5:
+        advice = "The logits start too large, and the first steps go into shrinking them: start the last layer smaller."
+        return Finding("initial loss", "warn", evidence, advice)
+    if ratio < 0.7:
+        advice = "Better than chance before training: right for a pretrained head; otherwise the labels may leak in."
+        return Finding("initial loss", "warn", evidence, advice)
+    return Finding("initial loss", "good", evidence)
+
+
+def read_update_ratios(ratios: Mapping[str, float]) -> Finding:
+    """Judge the ratios of one step (see `update_ratios`); one-dimensional parameters may be left in."""
+    values = {name: ratio for name, ratio in ratios.items() if name.rpartition(".")[2] != "bias"} or dict(ratios)
+    name = "update ratio"
+    if not values:
+        return Finding(name, "warn", "no parameter was measured", "Measure parameters that are trained.")
+    lowest, highest = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+    if not all(math.isfinite(v) for v in values.values()):
+        broken = [n for n, v in values.items() if not math.isfinite(v)]
+        return Finding(
+            name, "bad", f"not finite in {', '.join(broken[:5])}", "Lower the learning rate, clip gradients."
+        )
+    middle = float(np.median(list(values.values())))
+    evidence = f"median {middle:.1e} of the weight per step over {len(values)} parameters; least {values[lowest]:.1e} "
+    evidence += f"({lowest}), most {values[highest]:.1e} ({highest}); about 1e-3 is healthy"
+    if middle > 3e-2:
+        return Finding(name, "bad", evidence, "Steps are far too large: lower the learning rate about ten times.")
+    if middle > 1e-2:
+        return Finding(
+            name, "warn", evidence, "Steps are large: fine in the first steps, later halve the learning rate."
+        )
+    if middle < 1e-5:
+        return Finding(name, "warn", evidence, "Hardly anything moves: raise the learning rate about ten times.")
+    still = [n for n, v in values.items() if v < middle / 1000]
+    if still:
+        advice = "These layers hardly train next to the others; is the gradient cut off from them? " + ", ".join(
+            still[:5]
+        )
+        return Finding(name, "warn", evidence, advice)
+    return Finding(name, "good", evidence)
+
+
+def read_dead(dead: Mapping[str, float]) -> Finding:
+    """Judge the shares that `dead_units` returned."""
+    if not dead:
+        return Finding("dead units", "good", "no activation with a dead side in this net")
+    worst = sorted(dead, key=dead.__getitem__, reverse=True)[:3]
+    named = ", ".join(f"{name} {dead[name]:.0%}" for name in worst if dead[name] > 0)
+    evidence = f"mean {np.mean(list(dead.values())):.1%} of channels never fire in {len(dead)} activations"
+    evidence += f"; most: {named}" if named else ""
+    advice = "Channels that never fire learn nothing: lower the learning rate or warm it up, or normalise before the "
+    advice += "activation."
+    if dead[worst[0]] > 0.9:
+        return Finding("dead units", "bad", evidence, advice)
+    if dead[worst[0]] > 0.4:
+        return Finding("dead units", "warn", evidence, advice)
+    return Finding("dead units", "good", evidence)
+
+
+# Name, fields of a recipe that turn it on (one is enough), and what to type when the net overfits ("": not proposed).
+_REGULARISERS = (
+    ("flips", ("flip",), "--set flip=random (if a mirrored picture keeps its class)"),
+    ("translation or crops", ("translate", "crop", "resized_crop"), "--set translate=2"),
+    ("weight decay", ("weight_decay", "l2"), "--set weight_decay=5e-4"),
+    ("cutout", ("cutout",), "--set cutout=8"),
+    ("mixup", ("mixup",), "--set mixup=0.2"),
+    ("label smoothing", ("label_smoothing",), "--set label_smoothing=0.1"),
+    ("cutmix", ("cutmix",), "--set cutmix=1"),
+    ("colour", ("colour",), "--set colour=0.3"),
+    ("dropout", ("dropout",), "--set dropout=0.2"),
+    ("stochastic depth", ("stochastic_depth",), ""),
+    ("L1", ("l1",), ""),
+    ("EMA", ("ema",), ""),
+)
+
+
+def read_curves(epochs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any] | None = None) -> list[Finding]:
+    """Read the epoch records of log.jsonl as a practised eye would, and return what there is to see.
+
+    `settings` (nested dicts are searched) tells which regularisers are on. Names of the findings: "divergence",
+    "overfitting", "over-confidence", "capacity", "length"; those that the records cannot answer are left out.
+    """
+    settings = settings or {}
+    train_loss, val_loss = _series(epochs, "train_loss"), _series(epochs, "val_loss")
+    findings = [_divergence(epochs, train_loss)] if epochs else []
+    if not findings or findings[0].verdict == "bad":
+        return findings
+    train, val = _series(epochs, "train_accuracy"), _series(epochs, "val_accuracy")
+    falling = _length(val_loss or train_loss, [lr for _, lr in _series(epochs, "lr")])
+    if train and val:
+        findings.append(_overfitting(train[-1][1], val, settings))
+        capacity = _capacity(train[-1][1], val[-1][1], falling is not None and falling.verdict == "warn", settings)
+        findings += [capacity] if capacity else []
+    if len(val_loss) > 2 and val:
+        findings.append(_over_confidence(val_loss, dict(val)))
+    return findings + ([falling] if falling else [])
+
+
+def _series(epochs: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    """Return the finite (epoch, value) pairs."""
+    pairs = []
+    for number, record in enumerate(epochs):
+        at: Any = record.get("epoch")
+        value = record.get(key)
+        if isinstance(value, int | float) and math.isfinite(value):
+            usable = isinstance(at, int | float) and math.isfinite(at)
+            pairs.append((float(at) if usable else number + 1.0, float(value)))
+    return pairs
+
+
+def _divergence(epochs: Sequence[Mapping[str, Any]], losses: list[tuple[float, float]]) -> Finding:
+    last = epochs[-1].get("train_loss")
+    advice = "Lower the learning rate (neocog train --find-lr proposes one), warm it up, or clip gradients."
+    if isinstance(last, int | float) and not math.isfinite(last):
+        return Finding(
+            "divergence", "bad", f"training loss became {last} at epoch {epochs[-1].get('epoch', '?')}", advice
+        )
+    if not losses:
+        return Finding("divergence", "warn", "no training loss was recorded", "")
+    values = [value for _, value in losses]
+    lowest = min(values)
+    evidence = f"training loss {values[0]:.3f} to {values[-1]:.3f} in {len(values)} epochs, lowest {lowest:.3f}"
+    # 0.2: at losses near zero a rise of half is only noise.
+    if values[-1] > 1.5 * lowest and values[-1] - lowest > 0.2:
+        return Finding("divergence", "bad", evidence, advice)
+    if len(values) > 2 and values[0] - values[-1] < 0.02 * values[0]:
+        advice = "Nothing was learned. Is the learning rate far too small or too large? See 'overfit one batch'."
+        return Finding("divergence", "bad", evidence, advice)
+    return Finding("divergence", "good", evidence)
+
+
+def _overfitting(train: float, val: list[tuple[float, float]], settings: Mapping[str, Any]) -> Finding:
+    on, off = _regularisers(settings)
+    gap = train - val[-1][1]
+    best_at, best = max(val, key=lambda pair: pair[1])
+    evidence = f"training accuracy {train:.1%}, validation {val[-1][1]:.1%}: a gap of {100 * gap:.1f} points"
+    if best - val[-1][1] > 0.01:
+        evidence += f"; validation was best at epoch {best_at:g} ({best:.1%})"
+    evidence += f"; regularisers on: {', '.join(on) if on else 'none recorded'}"
+    if {"mixup", "cutmix"} & set(on):
+        evidence += " (mixed pictures lower the training accuracy, so the real gap is larger)"
+    if gap <= 0.05:
+        return Finding("overfitting", "good", evidence)
+    proposals = ", ".join(off[:3])
+    advice = f"Turn on more: {proposals}; or " if proposals else "Strengthen the regularisers, use a smaller net, "
+    advice += "collect more pictures."
+    if best - val[-1][1] > 0.01:
+        advice += " Early stopping (--set early_stop=5) would have kept the best epoch."
+    return Finding("overfitting", "bad" if gap > 0.15 else "warn", evidence, advice)
+
+
+def _capacity(train: float, val: float, still_falling: bool, settings: Mapping[str, Any]) -> Finding | None:
+    if train - val > 0.05:
+        return None  # overfitting: capacity is not what is missing
+    evidence = f"training accuracy {train:.1%}, validation {val:.1%}"
+    if train >= 0.9 or val >= 0.9:
+        return Finding("capacity", "good", evidence)
+    on, _ = _regularisers(settings)
+    evidence += ": no gap, and both low"
+    advice = "Train longer first. " if still_falling else ""
+    advice += "A wider or deeper net, larger pictures, or better labels"
+    advice += f"; or weaken what is on: {', '.join(on)}." if on else "."
+    return Finding("capacity", "warn", evidence, advice)
+
+
+def _over_confidence(losses: list[tuple[float, float]], accuracy: Mapping[float, float]) -> Finding:
+    lowest_at, lowest = min(losses, key=lambda pair: pair[1])
+    last_at, last = losses[-1]
+    evidence = f"validation loss {last:.3f} at the end, lowest {lowest:.3f} at epoch {lowest_at:g}"
+    then, now = accuracy.get(lowest_at), accuracy.get(last_at)
+    if last > 1.05 * lowest and then is not None and now is not None:
+        evidence += f", while accuracy went from {then:.1%} to {now:.1%}"
+        if now >= then:
+            advice = "The net grows surer of its errors. The temperature corrects the probabilities; to prevent it: "
+            advice += "--set label_smoothing=0.1 or --set mixup=0.2."
+            return Finding("over-confidence", "warn", evidence, advice)
+    return Finding("over-confidence", "good", evidence)
+
+
+def _length(losses: list[tuple[float, float]], lrs: list[float]) -> Finding | None:
+    """Judge whether the loss was still falling in the last fifth of the epochs."""
+    if len(losses) < 5:
+        return None
+    at, before = losses[-1 - max(1, len(losses) // 5)]
+    fall = (before - losses[-1][1]) / before if before > 0 else 0.0
+    annealed = bool(lrs) and lrs[-1] < 0.2 * max(lrs)
+    evidence = (
+        f"loss fell by {fall:.1%} from epoch {at:g} to the last"
+        if fall > 0
+        else f"loss stopped falling at epoch {at:g}"
+    )
+    # As the rate goes to zero a last fall comes with it, even in a training that is long enough.
+    if fall <= (0.1 if annealed else 0.05):
+        return Finding("length", "good", evidence)
+    if annealed:
+        return Finding("length", "warn", evidence, "A longer schedule should gain: train with more epochs.")
+    return Finding("length", "warn", evidence, "Still falling: train longer (neocog resume RUN --epochs more).")
+
+
+def _regularisers(settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the names of the regularisers that are on, and proposals for the others."""
+    values = list(_leaves(settings))
+    on, off = [], []
+    for name, fields, proposal in _REGULARISERS:
+        if any(key in fields and _is_on(value) for key, value in values):
+            on.append(name)
+        elif proposal:
+            off.append(proposal)
+    return on, off
+
+
+def _leaves(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value)
+        else:
+            yield str(key).lower(), value
+
+
+def _is_on(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.lower() not in ("", "none", "off", "no", "false", "0")
+    return value > 0 if isinstance(value, int | float) else bool(value)  # dropout is -1 when the recipe leaves it be

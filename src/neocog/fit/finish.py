@@ -1,0 +1,141 @@
+"""After the last step: the figures of every split, calibration, strangers, and the files of the run folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import neocog
+from neocog.data import open_source
+from neocog.data.batches import Held, Streamed
+from neocog.fit import diagnose
+from neocog.fit.device import Device
+from neocog.fit.inputs import Data, Inputs
+from neocog.fit.outputs import outputs_of
+from neocog.fit.parallel import World
+from neocog.fit.plan import Plan, fits_in_memory
+from neocog.fit.run import Log, records, write_json, write_tensors
+from neocog.fit.show import Show
+from neocog.fit.state import State
+from neocog.records import Problem
+from neocog.tasks.measures import auroc, fit_temperature
+from neocog.tasks.unknown import Unknown, fit_unknown
+
+_BANK = 5000  # training pictures whose features describe what is known
+_STRANGERS = 1000  # pictures of each foreign collection
+
+
+def finish(
+    made: Inputs, parts: Data, folder: Path, state: State, device: Device, world: World, show: Show, log: Log
+) -> None:
+    """Evaluate the trained net on validation and test pictures, and write weights, net.json and the rest."""
+    plan, task, net = made.plan, made.task, state.final_net
+    training, validation = made.training, made.validation
+    views: dict[str, Any] = {"tta": plan.recipe.tta, "mirror": plan.mirror}
+
+    def look(pictures: Held | Streamed, what: str, chosen: np.ndarray | None = None, **how: Any) -> Any:
+        with show.bar(f"evaluating on {what}") as bar:
+            return outputs_of(
+                net, pictures, device, features=True, chosen=chosen, world=world, show=bar, **(how or views)
+            )
+
+    rows, val_logits, val_features = look(validation, "validation pictures")
+    val_index = made.val_rows[rows]
+    val_labels = parts.source.labels[val_index].astype(np.int64)
+    temperature = fit_temperature(val_logits, val_labels) if len(val_labels) else 1.0
+
+    test_source, test_rows, test_labels = parts.labelled_test()
+    unseen: Held | Streamed
+    if fits_in_memory(len(test_rows), training.pre):
+        unseen = Held(test_source, test_rows, training.pre, device.torch)
+        test_rows, test_labels = test_rows[unseen.kept], test_labels[unseen.kept]
+    else:
+        unseen = Streamed(test_source, test_rows, training.pre)
+    rows, test_logits, test_features = look(unseen, "test pictures")
+    test_index, test_labels = test_rows[rows], test_labels[rows]
+
+    metrics: dict[str, Any] = {}
+    for split, logits, labels in (("test", test_logits, test_labels), ("val", val_logits, val_labels)):
+        if len(labels):
+            full = task.report(logits, labels, temperature)
+            keep = ("n", "accuracy", "accuracy_interval", "top5_accuracy", "macro_f1", "loss", "ece")
+            metrics |= {f"{split}_{k}": full[k] for k in keep if k in full}
+    known = test_features if len(test_features) else val_features
+    unknown, facts = _strangers(plan, training, made.train_labels.numpy(), val_features, known, look)
+
+    if not world.first:
+        return
+    for split, index, logits, labels in (
+        ("val", val_index, val_logits, val_labels),
+        ("test", test_index, test_logits, test_labels),
+    ):
+        if len(labels):
+            arrays = {"logits": logits.astype(np.float32), "labels": labels.astype(np.int64), "index": index}
+            write_tensors(folder / f"{split}.safetensors", {k: torch.from_numpy(v) for k, v in arrays.items()})
+    if unknown is not None:
+        arrays = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in unknown.save().items()}
+        write_tensors(folder / "unknown.safetensors", arrays)
+    write_tensors(folder / "weights.safetensors", dict(net.state_dict()))
+    write_json(
+        folder / "net.json",
+        {
+            "neocog": neocog.__version__,
+            "net": plan.net,
+            "classes": list(plan.classes),
+            "preprocess": asdict(training.pre),
+            **views,
+            "metrics": metrics,
+            "temperature": temperature,
+            "unknown": facts,
+        },
+    )
+    problems: list[Problem] = [*training.problems, *validation.problems, *unseen.problems, *parts.source.problems]
+    write_json(folder / "problems.json", [asdict(p) for p in problems])
+    if problems:
+        show.say(f"{len(problems)} pictures could not be read; they are listed in {folder / 'problems.json'}")
+    epochs = records(folder, "epoch")
+    if epochs:
+        last = epochs[-1]
+        findings = diagnose.read_curves(epochs, plan.as_dict())
+        if last.get("update_ratio") and plan.recipe.optimizer != "muon":  # Muon's steps are angles, all of one size
+            findings.append(diagnose.read_update_ratios(last["update_ratio"]))
+        if last.get("dead"):
+            findings.append(diagnose.read_dead(last["dead"]))
+        for finding in findings:
+            log.write("diagnosis", **finding.to_json())
+    log.write("metrics", metrics=metrics)
+
+
+def _strangers(
+    plan: Plan, training: Held | Streamed, train_labels: np.ndarray, held_out: np.ndarray, known: np.ndarray, look: Any
+) -> tuple[Unknown | None, dict[str, Any] | None]:
+    """Fit the detector of unknown pictures, and measure it on drawn pictures and handwritten digits."""
+    if len(held_out) < 20:
+        return None, None  # a threshold for 5 % false alarms cannot be told from fewer
+    chosen = np.linspace(0, len(training) - 1, min(_BANK, len(training))).astype(np.int64)
+    rows, _, features = look(training, "known pictures", chosen, tta="none")
+    unknown = fit_unknown(features, train_labels[rows], len(plan.classes), held_out=held_out, seed=plan.seed)
+    facts: dict[str, Any] = {
+        "method": unknown.method,
+        "threshold": unknown.threshold,
+        "false_alarm": unknown.false_alarm,
+        "auroc": {},
+        "caught": {},
+        "n": {"known": len(known)},
+    }
+    ordinary = unknown.score(known)
+    for name in ("drawn", "digits"):
+        if plan.data is not None and plan.data.startswith(name):
+            continue
+        source = open_source(f"drawn:n={_STRANGERS},size=64,seed=1" if name == "drawn" else name)
+        strange = Streamed(source, np.arange(min(_STRANGERS, len(source))), training.pre)
+        scores = unknown.score(look(strange, f"strangers ({name})", None, tta="none")[2])
+        both = np.concatenate((ordinary, scores))
+        facts["auroc"][name] = auroc(both, np.arange(len(both)) >= len(ordinary))
+        facts["caught"][name] = float((scores > unknown.threshold).mean())
+        facts["n"][name] = len(scores)
+    return unknown, facts

@@ -1,0 +1,183 @@
+"""What goes into a training: the pictures of each split, the net, the task and the batches, made from a plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neocog import nets
+from neocog.data import open_source
+from neocog.data.batches import Batches, Held, Streamed
+from neocog.data.source import Source
+from neocog.errors import DataError, UsageError
+from neocog.fit.device import Device
+from neocog.fit.parallel import World, with_global_norms
+from neocog.fit.plan import Plan, fits_in_memory
+from neocog.fit.show import Show
+from neocog.records import SPLITS, Preprocess
+from neocog.tasks import Label, balance
+
+_UNBALANCED = 2.0  # the largest class over the smallest from which on classes are weighted
+
+
+class Data:
+    """The pictures of a run: a source with a split code for each, and perhaps another source to test on."""
+
+    def __init__(self, source: Source, test: Source | None, spec: str | None, test_spec: str | None) -> None:
+        self.source, self.test, self.spec, self.test_spec = source, test, spec, test_spec
+        self.codes = source.splits
+        self.notes: list[str] = []
+
+    @staticmethod
+    def open(data: Any, test: Any, offline: bool) -> Data:
+        source = open_source(data, offline=offline)
+        other = None if test is None else open_source(test, offline=offline)
+        if other is not None:
+            unknown = sorted({c for c in other.classes if c not in source.classes})
+            if unknown:
+                raise DataError(
+                    f"the test data have classes that the training data lack: {', '.join(unknown[:5])}; "
+                    f"training has {', '.join(source.classes[:5])}{' ...' if len(source.classes) > 5 else ''}"
+                )
+        return Data(source, other, _spec(data), None if test is None else _spec(test))
+
+    def fingerprint(self) -> str:
+        both = self.source.fingerprint()
+        return both if self.test is None else f"{both}+{self.test.fingerprint()}"
+
+    def rows(self, split: str) -> np.ndarray:
+        """Indices into the source."""
+        return np.flatnonzero(self.codes == SPLITS.index(split))
+
+    def labelled_test(self) -> tuple[Source, np.ndarray, np.ndarray]:
+        """The source to test on, indices into it, and labels in the numbers of the training classes."""
+        if self.test is None:
+            rows = self.rows("test")
+            return self.source, rows, self.source.labels[rows].astype(np.int64)
+        rows = np.flatnonzero(self.test.labels >= 0)
+        number = np.array([self.source.classes.index(c) for c in self.test.classes] or [0])
+        return self.test, rows, number[self.test.labels[rows]].astype(np.int64)
+
+
+def _spec(data: Any) -> str | None:
+    if isinstance(data, Path):
+        return str(data.resolve())
+    if isinstance(data, str):
+        return str(Path(data).resolve()) if Path(data).exists() else data
+    return None
+
+
+@dataclass
+class Inputs:
+    """Everything that the loop needs, and what is needed afterwards."""
+
+    plan: Plan  # with the measured mean and standard deviation
+    net: nn.Module
+    task: Label
+    batches: Batches
+    training: Held | Streamed
+    train_labels: Tensor  # int64, one for each picture of `training`
+    validation: Held | Streamed
+    val_rows: np.ndarray  # indices into the source
+    note: str  # what is done about unequal classes
+
+
+def make_inputs(plan: Plan, parts: Data, device: Device, world: World, show: Show) -> Inputs:
+    """Read the pictures, measure their mean and deviation, and build the net on the device.
+
+    Raises:
+        DataError: no training picture can be read.
+    """
+    torch.manual_seed(plan.seed)
+    training, train_rows = _pictures(parts.source, parts.rows("train"), plan, device, show, "training pictures")
+    validation, val_rows = _pictures(parts.source, parts.rows("val"), plan, device, show, "validation pictures")
+    pre = _measured(plan.preprocess, training)
+    training.pre = validation.pre = pre
+    plan = dataclasses.replace(plan, preprocess=pre)
+    labels = torch.from_numpy(parts.source.labels[train_rows].astype(np.int64))
+    task, weights, note = _task(plan, np.bincount(labels, minlength=len(plan.classes)), labels)
+    net = nets.build(**plan.net)
+    if hasattr(net, "prepare"):
+        net.prepare(_some(training, 5000))  # type: ignore[operator]
+    net = with_global_norms(net.to(device.torch).to(memory_format=device.layout), world)  # type: ignore[call-overload]
+    batches = Batches(
+        training,
+        labels,
+        plan.augment,
+        plan.batch,
+        seed=plan.seed,
+        device=device.torch,
+        dtype=torch.bfloat16 if device.bf16 else torch.float32,
+        channels_last=device.channels_last,
+        weights=weights,
+        rank=world.rank,
+        world=world.size,
+    )
+    return Inputs(plan, net, task, batches, training, labels, validation, val_rows, note)
+
+
+def _pictures(
+    source: Source, rows: np.ndarray, plan: Plan, device: Device, show: Show, what: str
+) -> tuple[Held | Streamed, np.ndarray]:
+    """The pictures of some rows, held if they fit, and the rows that are there."""
+    if not fits_in_memory(len(rows), plan.preprocess):
+        return Streamed(source, rows, plan.preprocess), rows
+    with show.bar(f"reading {what}") as bar:
+        held = Held(
+            source, rows, plan.preprocess, device.torch, lambda done, of: bar(done / of, f"{done:,} of {of:,}")
+        )
+    return held, rows[held.kept]
+
+
+def _measured(pre: Preprocess, pictures: Held | Streamed, most: int = 2000) -> Preprocess:
+    """`pre` with the mean and standard deviation of the training pictures' channels."""
+    rows = np.linspace(0, len(pictures) - 1, min(most, len(pictures))).astype(int)
+    if isinstance(pictures, Held):
+        pixels = pictures.pixels[torch.from_numpy(rows).to(pictures.pixels.device)].cpu().numpy()
+    else:
+        found = [p for row in rows[:: max(1, len(rows) // 256)] if (p := pictures.picture(int(row), None, 0)) is not None]
+        if not found:
+            raise DataError("none of the training pictures can be read; 'neocog check' says why")
+        pixels = np.stack(found)
+    x = pixels.reshape(-1, pre.channels).astype(np.float64) / 255
+    mean, std = x.mean(0), np.maximum(x.std(0), 0.02)
+    return dataclasses.replace(
+        pre, mean=tuple(round(float(m), 4) for m in mean), std=tuple(round(float(s), 4) for s in std)
+    )
+
+
+def _some(pictures: Held | Streamed, most: int) -> torch.Tensor:
+    """Some normalised training pictures (N, C, H, W), float32, on the CPU."""
+    rows = torch.linspace(0, len(pictures) - 1, min(most, len(pictures))).long()
+    if isinstance(pictures, Held):
+        pixels = pictures.pixels[rows.to(pictures.pixels.device)].cpu()
+    else:
+        found = [pictures.picture(int(row), None, 0.0) for row in rows[:512]]
+        pixels = torch.from_numpy(np.stack([p for p in found if p is not None]))
+    mean, std = (torch.tensor(v[: pictures.pre.channels]) for v in (pictures.pre.mean, pictures.pre.std))
+    return ((pixels / 255.0 - mean) / std).permute(0, 3, 1, 2)
+
+
+def _task(plan: Plan, counts: np.ndarray, labels: torch.Tensor) -> tuple[Label, torch.Tensor | None, str]:
+    """The task, the weights by which pictures are drawn (or None), and what is done about unequal classes."""
+    there = counts[counts > 0]
+    uneven = len(there) > 1 and there.max() / there.min() >= _UNBALANCED
+    how = plan.recipe.balance
+    if how not in ("auto", "weights", "sampling", "none"):
+        raise UsageError(f"unknown balance {how!r}; there are 'auto', 'weights', 'sampling' and 'none'")
+    if how == "sampling":
+        drawn = balance(counts)[labels]
+        return Label(plan.classes, plan.recipe.label_smoothing), drawn, "rare classes are drawn more often"
+    if how == "weights" or (how == "auto" and uneven):
+        note = (
+            f"the classes are unbalanced ({there.max():,} pictures against {there.min():,}), so rare ones weigh more in "
+            "the loss (--set balance=none leaves them as they are, balance=sampling draws them more often)"
+        )
+        return Label(plan.classes, plan.recipe.label_smoothing, balance(counts)), None, note if uneven else ""
+    return Label(plan.classes, plan.recipe.label_smoothing), None, ""

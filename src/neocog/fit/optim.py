@@ -1,0 +1,138 @@
+"""Optimizers: parameter groups from a recipe, and Muon for the filters of convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neocog.errors import UsageError
+from neocog.fit.recipes import Recipe
+from neocog.fit.schedules import schedule, warmed
+
+
+def orthogonalise(gradient: Tensor, steps: int = 3) -> Tensor:
+    """Replace the singular values of a matrix by values near 1, with Newton-Schulz steps.
+
+    Args:
+        gradient: (M, N). The work is done in bfloat16 on a GPU, in float32 on a CPU.
+        steps: three are enough for convolution filters (airbench); the result's singular values lie near 0.7 to 1.2
+            where the matrix has rank.
+
+    Source: Jordan et al. 2024, Muon; coefficients of the quintic from there.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = gradient.bfloat16() if gradient.is_cuda else gradient.float()
+    x = x / (x.norm() + 1e-7)
+    wide = x.size(0) <= x.size(1)
+    x = x if wide else x.T  # the smaller Gram matrix is cheaper
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x if wide else x.T).to(gradient.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised per layer; every weight tensor is held at norm sqrt(out_channels).
+
+    For convolution filters and matrices that a normalisation follows: there the length of a filter does not
+    change the function, so it is kept fixed and the learning rate is an angle.
+
+    Args:
+        params: parameters of two or more dimensions; the first is the output.
+        lr: step, in units of a spectral norm of about 1.
+        momentum: of the gradient, Nesterov's form.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float = 0.24, momentum: float = 0.6) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take one step from the gradients that are there."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(weight)
+                buffer = state["momentum_buffer"]
+                buffer.mul_(group["momentum"]).add_(weight.grad)
+                direction = weight.grad.add(buffer, alpha=group["momentum"])
+                weight.mul_(len(weight) ** 0.5 / weight.norm())
+                update = orthogonalise(direction.reshape(len(weight), -1)).view_as(weight)
+                weight.sub_(group["lr"] * update)
+
+
+def optimizers(net: nn.Module, head: nn.Module, recipe: Recipe, batch: int) -> list[torch.optim.Optimizer]:
+    """Return the optimizers of a recipe, one or two, with every trainable parameter in exactly one group.
+
+    A parameter with the attribute ``train_until`` (share of the training) gets a group of its own, whose rate
+    falls to zero there. `batch` scales the rates of SGD when it is smaller than the recipe's (Goyal et al. 2017).
+
+    Raises:
+        UsageError: the recipe names no known optimizer.
+    """
+    scale = min(1.0, batch / recipe.batch_size)
+    head_ids = {id(p) for p in head.parameters()}
+    muon = recipe.optimizer == "muon"
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+    for p in net.parameters():
+        if not p.requires_grad:
+            continue
+        if id(p) in head_ids and recipe.lr_head:
+            kind = "head"
+        elif p.ndim < 2:
+            kind = "vector"
+        else:
+            kind = "filter"
+        groups.setdefault((kind, getattr(p, "train_until", 1.0)), []).append(p)
+
+    made: list[dict[str, Any]] = []
+    filters: list[dict[str, Any]] = []
+    for (kind, until), params in groups.items():
+        if kind == "filter" and muon:
+            filters.append({"params": params, "lr": recipe.lr_filters, "peak": recipe.lr_filters, "until": until})
+            continue
+        lr = (recipe.lr_head if kind == "head" else recipe.lr) * (scale if recipe.optimizer != "adamw" else 1.0)
+        decay = recipe.weight_decay if kind != "vector" or recipe.decay_all else 0.0
+        made.append(
+            {"params": params, "lr": lr, "peak": lr, "until": until, "weight_decay": decay / lr if muon else decay}
+        )
+
+    if recipe.optimizer in ("sgd", "muon"):
+        found: list[torch.optim.Optimizer] = []
+        if made:
+            nesterov = recipe.nesterov and recipe.momentum > 0
+            found.append(torch.optim.SGD(made, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov))
+        if filters:
+            found.append(Muon(filters, momentum=recipe.momentum_filters))
+        return found
+    if recipe.optimizer == "adamw":
+        return [torch.optim.AdamW(made, lr=recipe.lr, betas=(recipe.momentum, 0.999))]
+    raise UsageError(f"unknown optimizer {recipe.optimizer!r}; there are 'sgd', 'adamw' and 'muon'")
+
+
+def set_rates(opts: list[torch.optim.Optimizer], recipe: Recipe, progress: float, scale: float = 1.0) -> float:
+    """Set every group's learning rate for `progress` in [0, 1]; parameters past their ``train_until`` are frozen.
+
+    Returns the factor on the peak rates that the schedule gave, times `scale`.
+    """
+    shape = schedule(recipe.schedule)
+    factor = scale * warmed(shape(progress), progress, recipe.warmup)
+    for opt in opts:
+        for group in opt.param_groups:
+            until = group["until"]
+            if until >= 1.0:
+                group["lr"] = group["peak"] * factor
+            else:
+                left = max(0.0, 1.0 - progress / until)
+                group["lr"] = group["peak"] * left
+                for p in group["params"]:
+                    p.requires_grad_(left > 0)
+                    if left == 0:
+                        p.grad = None
+    return factor

@@ -1,0 +1,101 @@
+"""Logits and features of many pictures, from several views of each if wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neocog.data.batches import Held, Streamed, in_order
+from neocog.errors import UsageError
+from neocog.fit.device import Device
+from neocog.fit.parallel import World, gathered
+
+VIEWS = ("none", "flip", "shift")
+
+
+def views(x: Tensor, kind: str, mirror: bool = True) -> Iterator[tuple[float, Tensor]]:
+    """Views of pictures (B, C, H, W), each with its weight in the average; the weights add up to 1.
+
+    ``none``: the picture. ``flip``: also its mirror image (if `mirror`: for letters and digits it is another
+    picture). ``shift``: half of the weight on that, half on the same moved by a pixel up left and down right
+    (Jordan 2024, section 3.5).
+
+    Raises:
+        UsageError: no such kind.
+    """
+    if kind not in VIEWS:
+        raise UsageError(f"unknown test-time views {kind!r}; there are {', '.join(VIEWS)}")
+    moved = [(1.0, x)]
+    if kind == "shift":
+        h, w = x.shape[2:]
+        padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        moved = [(0.5, x), (0.25, padded[:, :, :h, :w]), (0.25, padded[:, :, 2:, 2:])]
+    for weight, view in moved:
+        if kind == "none" or not mirror:
+            yield weight, view
+        else:
+            yield weight / 2, view
+            yield weight / 2, view.flip(3)
+
+
+@torch.inference_mode()
+def outputs_of(
+    net: nn.Module,
+    pictures: Held | Streamed,
+    device: Device,
+    *,
+    tta: str = "none",
+    mirror: bool = True,
+    features: bool = False,
+    batch_size: int = 500,
+    chosen: np.ndarray | None = None,
+    world: World | None = None,
+    show: Callable[[float, str], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Run a net in eval mode over pictures; its mode is restored.
+
+    Args:
+        chosen: rows of `pictures` (default all). Several processes share them and all get everything.
+
+    Returns:
+        Rows int64 (N,) of the pictures that could be read, logits float32 (N, K), and the features float32 (N, D)
+        of the plain view ((N, 0) unless `features`).
+    """
+    world = world or World()
+    wanted = torch.arange(len(pictures)) if chosen is None else torch.from_numpy(np.asarray(chosen, dtype=np.int64))
+    wanted = wanted[world.rank :: world.size]
+    mode = net.training
+    net.eval()
+    rows: list[Tensor] = []
+    logits: list[Tensor] = []
+    traits: list[Tensor] = []
+    try:
+        done = 0
+        for row, x in in_order(
+            pictures, batch_size, device.torch, channels_last=device.channels_last, chosen=wanted
+        ):
+            total: Tensor | None = None
+            with device.autocast():
+                for weight, view in views(x, tta, mirror):
+                    out = net(view.contiguous(memory_format=device.layout)).float() * weight
+                    total = out if total is None else total + out
+                if features:
+                    traits.append(net.forward_features(x).float().cpu())  # type: ignore[operator]
+            assert total is not None
+            rows.append(row)
+            logits.append(total.cpu())
+            done += len(row)
+            if show:
+                show(done / max(1, len(wanted)), "")
+    finally:
+        net.train(mode)
+    empty = torch.zeros(0, 0)
+    found = gathered(torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64), world)
+    answers = gathered(torch.cat(logits) if logits else empty, world)
+    vectors = gathered(torch.cat(traits), world) if traits else torch.zeros(len(found), 0)
+    order = torch.argsort(found)
+    return found[order].numpy(), answers[order].numpy(), vectors[order].numpy()

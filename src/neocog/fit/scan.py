@@ -1,0 +1,97 @@
+"""The learning-rate scan: ``neocog train DATA --find-lr``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from neocog.fit import diagnose
+from neocog.fit.device import choose
+from neocog.fit.inputs import Data, make_inputs
+from neocog.fit.loop import Tally, gradients
+from neocog.fit.parallel import World
+from neocog.fit.show import Show
+from neocog.fit.state import State
+from neocog.fit.train import make_plan
+
+
+def find_lr(
+    data: Any,
+    *,
+    net: str | None = None,
+    recipe: str | None = None,
+    seed: int = 0,
+    set: Mapping[str, Any] | None = None,
+    size: int | None = None,
+    device: str | None = None,
+    offline: bool = False,
+    steps: int = 60,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train `steps` steps at rising learning rates, and say which to use. Nothing is kept.
+
+    All the rates of the recipe are multiplied by the same rising factor, from 1/1000 to 30.
+
+    Returns:
+        ``{"points": [{"factor", "lr", "loss", "smoothed"}], "suggested_lr", "suggested_factor", "recipe_lr",
+        "diverged_lr", "reason", "set"}``; `set` is what to type.
+    """
+    world, show, chosen = World(), Show(progress), choose(device)
+    show.say(f"device: {chosen}")
+    parts = Data.open(data, None, offline)
+    plan = make_plan(
+        parts,
+        net=net,
+        recipe=recipe,
+        fields=set,
+        size=size,
+        net_options=None,
+        epochs=None,
+        minutes=None,
+        seed=seed,
+        device=chosen,
+        world=world,
+        show=show,
+    )
+    made = make_inputs(plan, parts, chosen, world, show)
+    state = State(made.net, plan.recipe, plan.batch)
+    stream = made.batches.stream(0)
+    made.net.train()
+    factors = diagnose.sweep(1e-3, 30.0, steps)
+    taken = 0
+
+    with show.bar("scanning learning rates") as bar:
+
+        def step(factor: float) -> float:
+            nonlocal taken
+            for opt in state.opts:
+                for group in opt.param_groups:
+                    group["lr"] = group["peak"] * factor
+            loss = gradients(made.net, next(stream), made.task, chosen, plan.recipe.chunk, Tally(chosen.torch))
+            for opt in state.opts:
+                opt.step()
+                opt.zero_grad(set_to_none=True)
+            taken += 1
+            bar(taken / steps, "")
+            return float(loss)
+
+        points, suggestion = diagnose.lr_scan(step, factors)
+    stream.close()  # type: ignore[attr-defined]
+    # the rate that the recipe names: Muon's for the filters, else SGD's or AdamW's
+    name = "lr_filters" if plan.recipe.optimizer == "muon" else "lr"
+    peak = getattr(plan.recipe, name)
+
+    def rate(factor: float | None) -> float | None:
+        return None if factor is None else peak * factor
+
+    return {
+        "points": [
+            {"factor": p["lr"], name: peak * p["lr"], "loss": p["loss"], "smoothed": p["smoothed"]} for p in points
+        ],
+        "recipe_lr": peak,
+        "suggested_factor": suggestion.lr,
+        "suggested_lr": rate(suggestion.lr),
+        "diverged_lr": rate(suggestion.diverged),
+        "reason": suggestion.reason,
+        "set": f"--set {name}={rate(suggestion.lr):.3g}" if suggestion.lr else "",
+    }

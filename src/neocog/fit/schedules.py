@@ -1,0 +1,62 @@
+"""Schedules: pure functions of progress in [0, 1] that return the factor on the peak learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from neocog.errors import UsageError, closest
+
+Schedule = Callable[[float], float]
+
+
+def constant(progress: float) -> float:
+    """Always 1: the learning rate is changed by something else (``stall``), or not at all."""
+    return 1.0
+
+
+def linear(progress: float) -> float:
+    """From 1 straight down to 0."""
+    return 1.0 - progress
+
+
+def cosine(progress: float) -> float:
+    """Half a cosine from 1 to 0 (Loshchilov and Hutter 2017, without restarts)."""
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def triangle(progress: float, peak: float = 0.2, start: float = 0.1) -> float:
+    """From `start` up to 1 at progress `peak`, then straight down to 0 (one cycle, Smith 2018)."""
+    if progress < peak:
+        return start + (1.0 - start) * progress / peak
+    return (1.0 - progress) / (1.0 - peak)
+
+
+def steps(progress: float) -> float:
+    """Divided by 10 at 1/2 and at 3/4 of the training (He et al. 2015, section 4.2: 32k and 48k of 64k steps)."""
+    return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": constant,
+    "linear": linear,
+    "cosine": cosine,
+    "triangle": triangle,
+    "steps": steps,
+}
+
+
+def schedule(name: str) -> Schedule:
+    """Return the schedule called `name`.
+
+    Raises:
+        UsageError: no schedule has that name.
+    """
+    if name not in SCHEDULES:
+        raise UsageError(f"unknown schedule {name!r}{closest(name, SCHEDULES)}; there are {', '.join(SCHEDULES)}")
+    return SCHEDULES[name]
+
+
+def warmed(factor: float, progress: float, warmup: float) -> float:
+    """Apply a linear warm-up over the first `warmup` share of the training to a schedule's factor."""
+    return factor * min(1.0, (progress + 1e-3) / warmup) if warmup > 0 else factor

@@ -1,0 +1,58 @@
+"""What a person sees while something long is done: lines and a bar with the time left, on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class Show:
+    """Speaks on stderr, or not at all.
+
+    On a terminal a bar moves; elsewhere (a log file, CI) a line appears every `every` seconds.
+    """
+
+    def __init__(self, on: bool = True, every: float = 15.0) -> None:
+        self.on, self.every = on, every
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        if self.on:
+            print(text, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def bar(self, what: str) -> Iterator[Callable[[float, str], None]]:
+        """A bar; the function that it gives takes the share that is done, in [0, 1], and a text."""
+        if not self.on:
+            yield lambda share, text="": None
+            return
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}"),
+            )
+            with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+                task = progress.add_task(what, total=1.0, text="")
+                yield lambda share, text="": progress.update(task, completed=share, text=text)
+            return
+        begin = last = time.monotonic()
+
+        def line(share: float, text: str = "") -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= self.every:
+                last = now
+                left = (now - begin) * (1 - share) / share if share > 0 else float("nan")
+                self.say(f"{what} {100 * share:3.0f} %  {now - begin:.0f} s, about {left:.0f} s left  {text}")
+
+        yield line

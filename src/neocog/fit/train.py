@@ -1,0 +1,381 @@
+"""From pictures to a trained net and an honest report: `train`, `resume` and `find_lr`."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import neocog
+from neocog import nets
+from neocog.data.batches import Batch
+from neocog.errors import RunError, UsageError
+from neocog.fit import diagnose
+from neocog.fit import plan as planning
+from neocog.fit.clock import Clock
+from neocog.fit.device import Device, choose, hardware
+from neocog.fit.finish import finish
+from neocog.fit.inputs import Data, Inputs, make_inputs
+from neocog.fit.loop import fit
+from neocog.fit.outputs import outputs_of
+from neocog.fit.parallel import World, join, leave, same_everywhere
+from neocog.fit.plan import Plan
+from neocog.fit.predict import Run
+from neocog.fit.report import write_report
+from neocog.fit.run import Log, free_folder, read_json, read_tensors, write_json, write_tensors
+from neocog.fit.show import Show
+from neocog.fit.state import CHECKPOINT, State
+from neocog.records import SPLITS, Preprocess
+
+
+def train(
+    data: Any,
+    *,
+    test: Any = None,
+    net: str | None = None,
+    recipe: str | None = None,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    set: Mapping[str, Any] | None = None,
+    size: int | None = None,
+    net_options: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    offline: bool = False,
+    diagnosis: bool = True,
+    progress: bool = True,
+) -> Run:
+    """Train a net on pictures, and write a run folder.
+
+    Args:
+        data: a folder, a table, tar shards, the name of a data set, a Source, or (pictures, labels) in memory.
+        test: pictures that are only used at the end (default: the test split of `data`, declared or made).
+        net: a name of ``neocog.nets.names()``; None chooses by the size of the pictures.
+        recipe: a name of ``neocog.fit.recipes.RECIPES``; None chooses by the net.
+        epochs: how often every picture is shown; `minutes`: train for a time instead.
+        seed: of everything random; the same seed gives the same weights on the same machine.
+        out: the run folder; None makes a new one under ``runs/``.
+        set: recipe fields to change.
+        size: height and width in pixels that pictures are brought to; None chooses.
+        net_options: further options for ``neocog.nets.build``.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None chooses.
+        diagnosis: check the net on one batch before training starts (a few seconds).
+
+    Returns:
+        The run; ``run.metrics``, ``run.predict(pictures)``, ``run.report``.
+
+    Raises:
+        DataError, NetError, UsageError: something cannot be used; says what to type.
+        RunError: the training had to stop, because the loss was no number any more.
+    """
+    begin = time.monotonic()
+    if epochs is not None and minutes is not None:
+        raise UsageError("give --epochs or --minutes, not both: a training ends after so many epochs or after a time")
+    for name, value in (("epochs", epochs), ("minutes", minutes), ("size", size)):
+        if value is not None and not value > 0:
+            raise UsageError(f"{name} must be more than 0, got {value}")
+    world = join()
+    show = Show(progress and world.first)
+    chosen = same_everywhere(choose(device, local_rank=world.local_rank) if world.first or device else None, world)
+    if not world.first:
+        chosen = dataclasses.replace(chosen, index=choose(device, local_rank=world.local_rank).index)
+    show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))
+    parts = Data.open(data, test, offline)
+    for note in parts.source.notes:
+        show.say(f"note: {note}")
+
+    plan = make_plan(
+        parts,
+        net=net,
+        recipe=recipe,
+        fields=set,
+        size=size,
+        net_options=net_options,
+        epochs=epochs,
+        minutes=minutes,
+        seed=seed,
+        device=chosen,
+        world=world,
+        show=show,
+    )
+    stem = f"{parts.source.name or 'pictures'}-{plan.net['name']}".replace("/", "-").replace(" ", "-")
+    folder = Path(same_everywhere(str(out or free_folder(stem)), world))
+    if world.first:
+        _make_folder(folder, plan, parts)
+    try:
+        return _carry_out(plan, parts, folder, chosen, world, show, diagnosis=diagnosis, begin=begin)
+    except KeyboardInterrupt as stop:
+        stop.run = folder  # type: ignore[attr-defined]  # the command line says how to continue
+        raise
+    finally:
+        leave()
+
+
+def make_plan(
+    parts: Data,
+    *,
+    net: str | None,
+    recipe: str | None,
+    fields: Mapping[str, Any] | None,
+    size: int | None,
+    net_options: Mapping[str, Any] | None,
+    epochs: float | None,
+    minutes: float | None,
+    seed: int,
+    device: Device,
+    world: World,
+    show: Show,
+) -> Plan:
+    """Decide what was left open: the size, the net, the recipe, the splits and the batch; and say so."""
+    source = parts.source
+    side, channels = planning.usual_size(source, np.flatnonzero(source.labels >= 0))
+    usual = planning.choose_size(side, device.kind == "cpu")
+    name = net or planning.choose_net(size or usual)
+    facts = nets.facts(name)
+    if size is None:
+        size = max(facts.smallest, min(facts.input[1], usual)) if net else usual
+    r = planning.make_recipe(recipe, name, dict(fields or {}))
+    with show.bar("looking for near-duplicates") as bar:
+        parts.codes, parts.notes = planning.splits_of(
+            source, r, seed, lambda done, of: bar(done / max(1, of), f"{done:,} of {of:,}")
+        )
+    options = dict(net_options or {})
+    if r.dropout >= 0 and "dropout" in nets.options(name):
+        options.setdefault("dropout", r.dropout)
+    spec = {"name": name, "classes": len(source.classes), "in_channels": channels, "input_size": size, **options}
+    mirror = not planning.letters(source.classes)
+    if not mirror and r.flip != "none":
+        parts.notes.append("the classes are single letters or digits, so pictures are not mirrored")
+    for note in parts.notes:
+        show.say(f"note: {note}")
+    return Plan(
+        data=parts.spec,
+        test=parts.test_spec,
+        net=spec,
+        recipe=r,
+        classes=source.classes,
+        preprocess=Preprocess(size=size, resize=size if size <= 96 else round(size * 256 / 224), channels=channels),
+        batch=planning.make_batch(r, int((parts.codes == 0).sum()), world.size),
+        seed=seed,
+        epochs=epochs,
+        minutes=minutes,
+        mirror=mirror,
+        device=device.as_dict(),
+    )
+
+
+def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None, progress: bool = True) -> Run:
+    """Continue a run that was stopped or killed, as if nothing had happened; or train a finished one for longer.
+
+    Args:
+        epochs: the new total; the learning rate then follows the schedule of the longer training.
+        data: the pictures, if they were given as arrays.
+
+    Raises:
+        RunError: no run, or the pictures are not those that the run began with.
+    """
+    begin = time.monotonic()
+    folder = Path(folder)
+    saved = read_json(folder / "run.json")
+    plan = Plan.from_dict(saved["settings"])
+    if epochs is not None:
+        plan = dataclasses.replace(plan, epochs=float(epochs), minutes=None)
+    world = join()
+    show = Show(progress and world.first)
+    chosen = Device.from_dict(plan.device)
+    now = choose(chosen.kind, local_rank=world.local_rank)
+    chosen = dataclasses.replace(chosen, index=now.index)
+    show.say(f"device: {chosen}")
+    if plan.data is None and data is None:
+        raise RunError(f"{folder} was trained on arrays in memory; give them again: neocog.resume(run, data=...)")
+    parts = Data.open(plan.data if data is None else data, plan.test, offline=False)
+    if parts.fingerprint() != saved["data"]["fingerprint"]:
+        raise RunError(
+            f"the pictures of {plan.data} have changed since {folder} began (files, labels or splits), so it cannot "
+            "be continued exactly; train a new run with 'neocog train'"
+        )
+    tensors, _ = read_tensors(folder / "split.safetensors")
+    parts.codes = tensors["codes"].numpy()
+    if world.first and epochs is not None:
+        write_json(folder / "run.json", {**saved, "settings": plan.as_dict()})
+    try:
+        return _carry_out(plan, parts, folder, chosen, world, show, diagnosis=False, begin=begin)
+    except KeyboardInterrupt as stop:
+        stop.run = folder  # type: ignore[attr-defined]
+        raise
+    finally:
+        leave()
+
+
+def _make_folder(folder: Path, plan: Plan, parts: Data) -> None:
+    if (folder / "run.json").exists():
+        raise RunError(
+            f"{folder} already holds a run; continue it with 'neocog resume {folder}', or choose another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = {split: len(parts.rows(split)) for split in SPLITS}
+    if parts.test is not None:
+        counts["test"] = len(parts.labelled_test()[1])
+    write_tensors(folder / "split.safetensors", {"codes": torch.from_numpy(parts.codes)})
+    write_json(
+        folder / "run.json",
+        {
+            "neocog": neocog.__version__,
+            "command": sys.argv,
+            "settings": plan.as_dict(),
+            "data": {
+                "name": parts.source.name,
+                "spec": plan.data,
+                "fingerprint": parts.fingerprint(),
+                **counts,
+                "classes": list(plan.classes),
+                "notes": [*parts.source.notes, *parts.notes],
+            },
+            "versions": _versions(),
+            "hardware": hardware(),
+            "device": str(Device.from_dict(plan.device)),
+            "git": _git_commit(),
+            "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        },
+    )
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "numpy", "pillow", "pyarrow", "safetensors")
+    return {"neocog": neocog.__version__, "python": platform.python_version()} | {p: version(p) for p in packages}
+
+
+def _git_commit() -> str | None:
+    """The commit of the caller's working folder, with a + if something in it is not committed."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5)
+        return done.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _carry_out(
+    plan: Plan,
+    parts: Data,
+    folder: Path,
+    device: Device,
+    world: World,
+    show: Show,
+    *,
+    diagnosis: bool,
+    begin: float,
+) -> Run:
+    again = (folder / CHECKPOINT).exists()
+    made = make_inputs(plan, parts, device, world, show)
+    plan, net, batches, task = made.plan, made.net, made.batches, made.task
+    if made.note:
+        show.say(f"note: {made.note}")
+    state = State(net, plan.recipe, plan.batch)
+    if again:
+        state.load(folder)
+        show.say(f"continuing {folder} at epoch {state.step / batches.steps_per_epoch:.2f}")
+    epochs = plan.epochs if plan.epochs is not None else plan.recipe.epochs
+    clock = Clock.for_epochs(epochs, batches.steps_per_epoch, plan.recipe.min_steps if plan.epochs is None else 0)
+    clock.minutes, clock.world = plan.minutes, world
+    log = Log(folder if world.first else _nowhere(), keep=state.log_size)
+    length = f"{plan.minutes:g} minutes" if plan.minutes else f"{clock.steps / batches.steps_per_epoch:.4g} epochs"
+    show.say(
+        f"{plan.net['name']} ({sum(p.numel() for p in net.parameters() if p.requires_grad):,} parameters), recipe "
+        f"{plan.recipe.name}: {length}, batches of {plan.batch}; {len(made.training):,} pictures to train, "
+        f"{len(made.validation):,} to validate, {len(plan.classes)} classes; {folder}"
+    )
+    val_labels = parts.source.labels[made.val_rows].astype(np.int64)
+
+    def validate(tried: nn.Module) -> dict[str, Any]:
+        if len(made.validation) == 0:
+            return {}
+        rows, logits, _ = outputs_of(tried, made.validation, device, world=world)
+        return {f"val_{k}": v for k, v in task.measure(logits, val_labels[rows]).items() if k != "n"}
+
+    def inspect(tried: nn.Module, batch: Batch) -> dict[str, Any]:
+        with device.autocast():
+            return {"dead": diagnose.dead_units(tried, batch.x[:128])}
+
+    try:
+        if not again:
+            _first_words(made, parts, log, device)
+            if diagnosis and world.first:
+                for finding in _first_look(made, device):
+                    log.write("diagnosis", **finding.to_json())
+                    if finding.verdict != "good":
+                        show.say(f"{finding.name}: {finding.evidence}. {finding.advice}")
+        with show.bar("training") as bar:
+            how: dict[str, Any] = {"validate": validate, "inspect": inspect, "show": bar, "world": world}
+            fit(state, batches, task, device, clock, folder, log, **how)
+        finish(made, parts, folder, state, device, world, show, log)
+        log.write("end", seconds=time.monotonic() - begin)
+    except RunError:
+        if world.first and (folder / CHECKPOINT).exists():
+            state.load(folder)
+            write_tensors(folder / "weights.safetensors", state.final_net.state_dict())
+        raise
+    finally:
+        log.close()
+    if not world.first:
+        return Run(folder)
+    test_source, test_rows, _ = parts.labelled_test()
+    write_report(folder, pictures=test_source.read if len(test_rows) else parts.source.read)
+    run = Run(folder)
+    for line in run.summary():
+        show.say(line)
+    return run
+
+
+def _nowhere() -> Path:
+    return Path(tempfile.mkdtemp(prefix="neocog-"))
+
+
+def _first_words(made: Inputs, parts: Data, log: Log, device: Device) -> None:
+    log.write(
+        "start",
+        device=str(device),
+        recipe=made.plan.recipe.as_dict(),
+        net=made.plan.net,
+        params=sum(p.numel() for p in made.net.parameters() if p.requires_grad),
+        train=len(made.training),
+        val=len(made.validation),
+        test=len(parts.labelled_test()[1]),
+        classes=len(made.plan.classes),
+        notes=[*parts.source.notes, *parts.notes, *([made.note] if made.note else [])],
+    )
+
+
+def _first_look(made: Inputs, device: Device) -> list[diagnose.Finding]:
+    """Loss before the first step, and whether the net can learn one small batch by heart."""
+    net, task = made.net, made.task
+    stream = made.batches.stream(0)
+    batch = next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    x, y = batch.x[:256], batch.y[:256]
+    net.train()
+    kept = {k: v.clone() for k, v in net.named_buffers()}
+    with torch.no_grad(), device.autocast():
+        loss = float(task.loss(net(x).float(), y))
+    for k, v in net.named_buffers():
+        v.copy_(kept[k])
+
+    def loss_of(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return task.loss(outputs.float(), labels)
+
+    few = min(32, len(x))
+    with device.autocast():
+        learned = diagnose.overfit_one_batch(net, loss_of, x[:few], y[:few])
+    return [diagnose.initial_loss(loss, len(made.plan.classes)), learned]

@@ -1,0 +1,12 @@
+"""The zoo: one file per family of networks, variants as data.
+
+    net = build("resnet18", classes=10, input_size=32, stem="small")
+
+Every net is an ordinary `torch.nn.Module` with a class attribute `head` (the dotted name of its last layer), a
+method ``forward_features(x) -> (B, D)``, and, when it was built here, `spec`: a JSON-able dict with which
+``build(**net.spec)`` makes the same net again.
+"""
+
+from .registry import build, change_head, facts, head_of, names, options, register
+
+__all__ = ["build", "change_head", "facts", "head_of", "names", "options", "register"]

@@ -1,0 +1,172 @@
+"""Layers that several families share and that PyTorch lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import NetError
+
+
+def check_input(x: Tensor, channels: int, smallest: int = 1) -> None:
+    """Raise NetError unless `x` is (B, channels, H, W) with H and W of at least `smallest`."""
+    if x.dim() != 4 or x.shape[1] != channels:
+        raise NetError(
+            f"expected pictures of shape (B, {channels}, H, W), got {tuple(x.shape)}; "
+            "build the net with in_channels=... to match the pictures"
+        )
+    if x.shape[2] < smallest or x.shape[3] < smallest:
+        raise NetError(
+            f"expected pictures of at least {smallest}x{smallest}, got {x.shape[2]}x{x.shape[3]}; "
+            "resize them, or build the net with input_size=..."
+        )
+
+
+def he_init(net: nn.Module) -> None:
+    """Draw all convolution weights from N(0, 2 / (k k C_out)), and set biases to 0, BN to scale 1 and shift 0.
+
+    He et al. 2015 (arXiv:1502.01852), the fan-out form, which keeps the size of the gradients from layer to layer.
+    Linear layers keep PyTorch's initial values.
+    """
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+class PadShortcut(nn.Module):
+    """Shortcut without parameters ("option A"): subsample by `stride` and append channels of zeros.
+
+    (B, C, H, W) -> (B, channels, ceil(H / stride), ceil(W / stride)). With ``average=True`` each value is the mean of
+    its stride x stride window instead of the window's corner (Huang et al. 2016).
+    """
+
+    def __init__(self, channels: int, stride: int = 1, average: bool = False) -> None:
+        super().__init__()
+        self.channels, self.stride, self.average = channels, stride, average
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride > 1:
+            corners = x[:, :, :: self.stride, :: self.stride]
+            # ceil_mode gives the size that a padded 3x3 convolution gives
+            x = F.avg_pool2d(x, self.stride, ceil_mode=True) if self.average else corners
+        return F.pad(x, (0, 0, 0, 0, 0, self.channels - x.shape[1]))
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, stride={self.stride}, average={self.average}"
+
+
+class StochasticDepth(nn.Module):
+    """Residual addition whose branch is dropped at random in training, with survival probability `survival`.
+
+    form="paper" (Huang et al. 2016, arXiv:1603.09382): one draw for the whole batch; a dropped branch is not even
+    computed, which saves its time; nothing is scaled in training, and in evaluation the branch is multiplied by
+    `survival`. form="scaled": one draw for each picture, survivors are divided by `survival`, and evaluation leaves
+    the branch alone (as torchvision's "row" mode).
+
+    The paper's form leaves the parameters of a dropped branch without a gradient; a data-parallel wrapper has to be
+    told so (``find_unused_parameters=True``).
+    """
+
+    def __init__(self, survival: float, form: str = "paper") -> None:
+        super().__init__()
+        if not 0 < survival <= 1:
+            raise NetError(f"stochastic_depth is a survival probability above 0 and up to 1, got {survival!r}")
+        if form not in ("paper", "scaled"):
+            raise NetError(f"stochastic_depth_form must be 'paper' or 'scaled', got {form!r}")
+        self.survival, self.form = survival, form
+
+    def forward(self, shortcut: Tensor, branch: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Return ``shortcut + branch(x)`` with the branch dropped or scaled; all (B, C, H, W)."""
+        if self.survival == 1:
+            return shortcut + branch(x)
+        if self.form == "paper":
+            if not self.training:
+                return shortcut + self.survival * branch(x)
+            # the draw is made on the CPU, so that a GPU is never waited for
+            return shortcut + branch(x) if torch.rand((), device="cpu").item() < self.survival else shortcut
+        if not self.training:
+            return shortcut + branch(x)
+        keep = torch.empty(len(x), 1, 1, 1, dtype=shortcut.dtype, device=x.device).bernoulli_(self.survival)
+        return shortcut + branch(x) * (keep / self.survival)
+
+    def extra_repr(self) -> str:
+        return f"survival={self.survival:g}, form={self.form!r}"
+
+
+def survival_rule(blocks: int, last: float) -> list[float]:
+    """Return p_l = 1 - l / L (1 - p_L) for l = 1 .. L: the linear decay rule of Huang et al. 2016."""
+    return [1 - block / blocks * (1 - last) for block in range(1, blocks + 1)]
+
+
+class PartialConv2d(nn.Module):
+    """Convolution in which every output map reads only the input maps that a connection table names.
+
+    Args:
+        in_channels: number of input maps.
+        table: for each output map the indices of the input maps that it reads; its length is the number of outputs.
+        kernel_size: side of the square filters; stride 1, no padding.
+
+    The parameters are exactly the table's: for each output map ``len(row)`` filters and one bias. Output maps that
+    read equally many inputs are computed together, as one grouped convolution over gathered inputs, so no
+    multiplication with a masked zero takes place. The gathering order is part of the state dict, so that a net built on
+    the meta device is whole after ``load_state_dict(..., assign=True)``.
+    """
+
+    inputs: Tensor
+    outputs: Tensor | None
+
+    def __init__(self, in_channels: int, table: Sequence[Sequence[int]], kernel_size: int) -> None:
+        super().__init__()
+        if any(not row or not set(row) <= set(range(in_channels)) for row in table):
+            raise NetError(f"every row of a connection table names inputs from 0 to {in_channels - 1}, got {table!r}")
+        self.in_channels, self.out_channels = in_channels, len(table)
+        order = sorted(range(len(table)), key=lambda row: len(table[row]))  # stable, so equal rows keep their order
+        self.convs = nn.ModuleList()
+        for fan, same in groupby(order, key=lambda row: len(table[row])):
+            maps = len(list(same))
+            self.convs.append(nn.Conv2d(fan * maps, maps, kernel_size, groups=maps))
+        inputs = [index for row in order for index in table[row]]
+        self.register_buffer("inputs", torch.tensor(inputs))
+        outputs = sorted(range(len(table)), key=order.__getitem__)
+        back = None if outputs == sorted(outputs) else torch.tensor(outputs)
+        self.register_buffer("outputs", back)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, len(table), H - k + 1, W - k + 1)."""
+        gathered = x.index_select(1, self.inputs).split([conv.in_channels for conv in self.convs], dim=1)
+        maps = torch.cat([conv(part) for conv, part in zip(self.convs, gathered, strict=True)], dim=1)
+        return maps if self.outputs is None else maps.index_select(1, self.outputs)
+
+
+class Subsampling(nn.Module):
+    """Trainable subsampling: the sum of each size x size window, times a coefficient, plus a bias, one pair per map.
+
+    (B, C, H, W) -> (B, C, H // size, W // size). LeCun et al. 1998, section II.B.
+    """
+
+    def __init__(self, channels: int, size: int = 2) -> None:
+        super().__init__()
+        self.size = size
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.weight, 1 / self.size**2)  # starts as the mean
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = F.avg_pool2d(x, self.size, divisor_override=1)
+        return total * self.weight[:, None, None] + self.bias[:, None, None]
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, size={self.size}"

@@ -1,0 +1,77 @@
+"""Frozen records that cross between rooms. No arithmetic lives here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle in pixels, corners (x0, y0) inclusive and (x1, y1) exclusive, with what is in it."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What is known of one picture; the pixels are read from the Source when they are needed."""
+
+    key: str
+    label: str | None = None
+    labels: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    mask: Any = None  # uint8 (H, W): index of the region that a pixel belongs to, 0 = background
+    split: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One picture that could not be used, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Published figures of a net, beside the code that must reproduce them.
+
+    `params` counts trainable numbers (biases and BN scale and shift, not running statistics); `macs` counts
+    multiply-accumulates of convolutions and fully connected layers for one picture of shape `input` (C, H, W).
+    `smallest` is the smallest H = W that `build(..., input_size=...)` accepts.
+    """
+
+    name: str
+    family: str
+    year: int
+    paper: str
+    params: int
+    macs: int
+    input: tuple[int, int, int]
+    classes: int
+    smallest: int
+    accuracy: str = ""
+    task: str = "label"
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How a decoded picture becomes a net's input; saved beside the weights, used everywhere.
+
+    The short side is resized to `resize` (antialiased bilinear), the centre `size` x `size` is cut out, and the
+    bytes become ``(x / 255 - mean) / std`` for each of `channels` channels (1 = grey, 3 = RGB).
+    """
+
+    size: int
+    resize: int
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    channels: int = field(default=3)

@@ -1,0 +1,198 @@
+"""How the command line speaks: answers on stdout, everything else on stderr, errors in one readable message.
+
+Nothing heavy is imported here: `neocog --help` passes through this file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import typer.core
+
+from neocog.errors import NeocogError, UsageError
+
+
+class Group(typer.core.TyperGroup):
+    """The command group that turns errors into a message and an exit status (0 fine, 1 failed, 2 wrong usage).
+
+    ``NEOCOG_DEBUG=1`` shows the traceback as well.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # a closed pipe is met here, and not while the interpreter shuts down
+            return result
+        except NeocogError as error:
+            _debug()
+            complain(str(error), usage=isinstance(error, UsageError))
+            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
+        except BrokenPipeError:
+            # `| head` has read what it wanted. What is still in the buffer goes nowhere, without a message.
+            _close_stdout()
+            raise typer.Exit(0) from None
+        except OSError as error:
+            _debug()
+            where = f": {error.filename}" if error.filename else ""
+            complain(f"{error.strerror or error}{where}")
+            raise typer.Exit(1) from None
+
+
+def rank() -> int:
+    """The number of this process under torchrun; 0 when it is the only one."""
+    return int(os.environ.get("RANK") or 0)
+
+
+def prepare() -> None:
+    """Make the standard streams fit for work: every file name can be printed, and only the first process speaks."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if rank() != 0:
+        _close_stdout()
+
+
+def complain(message: str, *, usage: bool = False) -> None:
+    """Print an error on stderr.
+
+    A usage error is the same in every process of a torchrun, so only the first says it; any other failure may be
+    known to one process alone, so that process says it, with its number.
+    """
+    if rank() == 0:
+        typer.echo(f"neocog: {message}", err=True)
+    elif not usage:
+        typer.echo(f"neocog, process {rank()}: {message}", err=True)
+
+
+def say(message: str) -> None:
+    """Print a remark on stderr, from the first process only."""
+    if rank() == 0:
+        typer.echo(message, err=True)
+
+
+@contextlib.contextmanager
+def work() -> Iterator[None]:
+    """While work is done, whatever it prints goes to stderr: stdout carries the answer and nothing else."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+@contextlib.contextmanager
+def bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on stderr; give its function (done, of) to what is long. None where nobody would see a bar."""
+    if quiet or rank() != 0 or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, of: progress.update(task, completed=done, total=of)
+
+
+@contextlib.contextmanager
+def resumable(folder: Callable[[], Path | str | None]) -> Iterator[None]:
+    """Turn Ctrl-C into the sentence that says how to go on, and exit status 130."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        _debug()
+        known = getattr(error, "run", None) or folder()
+        say("")
+        if known and Path(known).is_dir():
+            say(f"Stopped. To continue where it stopped: neocog resume {known}")
+        else:
+            say("Stopped. To continue where it stopped: neocog resume RUN, with the run folder that was named above")
+        raise typer.Exit(130) from None
+
+
+def settings(pairs: Sequence[str]) -> dict[str, str]:
+    """Split ``field=value`` texts. Raises: UsageError for one without ``=``, or a field given twice."""
+    result: dict[str, str] = {}
+    for pair in pairs:
+        field, equals, value = pair.partition("=")
+        field = field.strip()
+        if not equals or not field:
+            raise UsageError(f"--set expects field=value, such as lr=0.05; got {pair!r}")
+        if field in result:
+            raise UsageError(f"--set {field}= is given twice: {result[field]!r} and {value.strip()!r}")
+        result[field] = value.strip()
+    return result
+
+
+def picture_paths(inputs: Iterable[str]) -> Iterator[Path]:
+    """Yield the pictures that the user named, one at a time: files, those inside folders, and ``-`` for stdin.
+
+    A file that was named is yielded whatever its ending; inside a folder only the usual endings of pictures count,
+    and hidden files and folders are left out.
+
+    Raises: UsageError for a path that does not exist, or a folder without a picture.
+    """
+    for name in inputs:
+        if name == "-":
+            for line in sys.stdin:
+                if path := line.rstrip("\r\n"):
+                    yield Path(path)  # one that does not exist is reported with the others that cannot be read
+            continue
+        path = Path(name)
+        if path.is_dir():
+            empty = True
+            for picture in _pictures_below(path):
+                empty = False
+                yield picture
+            if empty:
+                raise UsageError(f"expected pictures in {name}; found none")
+        elif path.exists():
+            yield path
+        else:
+            raise UsageError(f"expected a picture, a folder or -; {name} does not exist")
+
+
+def _pictures_below(folder: Path) -> Iterator[Path]:
+    from neocog.data.columns import is_picture
+
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and is_picture(name):
+                yield Path(parent, name)
+
+
+@contextlib.contextmanager
+def output(path: Path | None) -> Iterator[IO[str]]:
+    """Stdout, or a file that appears under its name only when it is complete."""
+    if path is None:
+        yield sys.stdout
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _debug() -> None:
+    if os.environ.get("NEOCOG_DEBUG"):
+        import traceback
+
+        traceback.print_exc()
+
+
+def _close_stdout() -> None:
+    """Let stdout lead nowhere from now on, also for libraries that write to it by themselves."""
+    with contextlib.suppress(OSError, ValueError):  # stdout may be no real file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

@@ -1,0 +1,78 @@
+"""What all tests share: no network, one hypothesis profile, and the way to run neocog in another process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).parents[1]
+
+# A time limit per example says more about the machine than about the code.
+settings.register_profile("neocog", deadline=None, print_blob=True)
+settings.load_profile("neocog")
+
+_connect = socket.socket.connect
+
+
+def _connect_here(self: socket.socket, address: object) -> None:
+    host = address[0] if isinstance(address, tuple) else "localhost"  # anything else is a socket in the file system
+    if host not in ("127.0.0.1", "::1", "localhost", "", b"127.0.0.1", b"localhost"):
+        raise OSError(f"a test tried to reach {address!r}; tests use no network beyond this machine")
+    _connect(self, address)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket.socket, "connect", _connect_here)
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``python ARGUMENTS`` in `tmp_path`, with this source tree importable and warnings as errors."""
+
+    def run(
+        *arguments: str, timeout: float = 120, stdin: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-W", "error", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", **environment},
+            input=stdin,
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of reference data; the test is skipped where there is none."""
+    return _resource("NEOCOG_DATA")
+
+
+@pytest.fixture(scope="session")
+def facts_folder() -> Path:
+    """The folder of published figures and reference outputs; the test is skipped where there is none."""
+    return _resource("NEOCOG_FACTS")
+
+
+@pytest.fixture(scope="session")
+def weights_folder() -> Path:
+    """The folder of reference weights; the test is skipped where there is none."""
+    return _resource("NEOCOG_WEIGHTS")
+
+
+def _resource(variable: str) -> Path:
+    folder = os.environ.get(variable)
+    if not folder or not Path(folder).is_dir():
+        pytest.skip(f"{variable} is not set to a folder")
+    return Path(folder)

@@ -1,0 +1,413 @@
+"""The commands as a user types them: answers on stdout, the rest on stderr, exit status 0, 1 or 2."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import neocog
+from neocog import answers, terminal
+from neocog.cli import app
+from neocog.errors import DataError, UsageError
+
+COMMANDS = ("train", "resume", "evaluate", "predict", "check", "nets", "recipes", "demo")
+
+
+SHORT = ("--epochs", 4, "--set", "min_steps=20")
+
+
+def call(*arguments, stdin=None):
+    """Run a command in this process; the result has exit_code, stdout and stderr."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments], input=stdin)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+# -- the outside --
+
+
+def test_version():
+    result = call("--version")
+    assert (result.exit_code, result.stdout) == (0, f"neocog {neocog.__version__}\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command):
+    assert command in call("--help").stdout
+    result = call(command, "--help")
+    assert result.exit_code == 0
+    assert f"{command} [OPTIONS]" in result.stdout
+
+
+def test_without_a_command_there_is_help():
+    result = call()
+    assert "Commands:" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "train"),
+        (["train"], "DATA"),
+        (["train", "digits", "--epochs", "many"], "--epochs"),
+        (["train", "digits", "--epochs", "1", "--minutes", "1"], "exclude each other"),
+        (["train", "digits", "--set", "lr"], "field=value"),
+        (["train", "digits", "--set", "lr=1", "--set", "lr=2"], "given twice"),
+        (["predict", "run"], "PICTURES"),
+        (["predict", "run", "a.png", "--format", "xml"], "jsonl"),
+        (["evaluate", "digits"], "DATA"),
+    ],
+)
+def test_wrong_usage_is_told_and_gives_2(arguments, message):
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_wrong_recipe_or_field_names_the_near_one(tmp_path):
+    result = call("train", "digits", "--recipe", "fats", "--out", tmp_path / "run")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "did you mean 'fast'" in result.stderr
+    result = call("train", "digits", "--set", "mixpu=1", "--out", tmp_path / "run")
+    assert result.exit_code == 2 and "did you mean 'mixup'" in result.stderr
+
+
+def test_an_error_is_one_message_without_traceback(python, tmp_path):
+    result = python("-m", "neocog", "check", str(tmp_path / "nowhere"))
+    assert result.returncode == 1
+    assert "nowhere" in result.stderr and result.stderr.startswith("neocog: ")
+    assert "Traceback" not in result.stderr and result.stdout == ""
+    shown = python("-m", "neocog", "check", str(tmp_path / "nowhere"), NEOCOG_DEBUG="1")
+    assert "Traceback" in shown.stderr
+
+
+def test_a_run_that_is_none_is_told(tmp_path):
+    for arguments in (["resume", tmp_path], ["predict", tmp_path, "-"], ["evaluate", tmp_path, "digits"]):
+        result = call(*arguments, stdin="")
+        assert result.exit_code == 1, arguments
+        assert "run" in result.stderr and result.stdout == ""
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path):
+    """`neocog nets --json | head -1`, with an output that is larger than the pipe."""
+    script = (
+        "import typer\nfrom neocog import cli, terminal\n"
+        "@cli.app.command()\ndef much() -> None:\n    for i in range(200_000):\n        typer.echo(f'line {i}')\n"
+        "terminal.prepare()\ncli.app(['much'])\n"
+    )
+    source = str(Path(neocog.__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": source},
+        text=True,
+    )
+    assert process.stdout and process.stderr
+    assert process.stdout.readline() == "line 0\n"
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(60), errors) == (0, "")
+
+
+def test_only_the_first_process_of_a_torchrun_speaks(python):
+    first = python("-m", "neocog", "nets", RANK="0", WORLD_SIZE="2")
+    second = python("-m", "neocog", "nets", RANK="1", WORLD_SIZE="2")
+    assert "resnet18" in first.stdout
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+    # a failure that only one process may know of is told with its number
+    lost = python("-m", "neocog", "check", "./nowhere", RANK="1", WORLD_SIZE="2")
+    assert lost.returncode == 1 and lost.stderr.startswith("neocog, process 1: ")
+
+
+# -- lists --
+
+
+def test_nets_lists_the_zoo():
+    table, document = call("nets"), call("nets", "--json")
+    assert table.exit_code == document.exit_code == 0
+    rows = json.loads(document.stdout)
+    assert {row["name"] for row in rows} == set(neocog.nets.names())
+    assert all(row["params"] > 0 and row["paper"] for row in rows)
+    for row in rows:
+        assert row["name"] in table.stdout
+    family = rows[0]["family"]
+    some = json.loads(call("nets", "--family", family, "--json").stdout)
+    assert {row["name"] for row in some} == set(neocog.nets.names(family))
+    unknown = call("nets", "--family", "nosuchfamily")
+    assert unknown.exit_code == 1 and "nosuchfamily" in unknown.stderr and unknown.stdout == ""
+
+
+def test_recipes_lists_every_field():
+    from neocog.fit.recipes import RECIPES
+
+    rows = json.loads(call("recipes", "--json").stdout)
+    assert {row["name"]: row for row in rows} == {name: r.as_dict() for name, r in RECIPES.items()}
+    table = call("recipes").stdout
+    assert all(name in table for name in RECIPES)
+
+
+# -- answers --
+
+
+def test_plain_makes_strict_json_of_anything_a_result_holds():
+    @dataclass(frozen=True)
+    class Inner:
+        path: Path
+        values: np.ndarray
+
+    thing = {
+        "a": Inner(Path("x/y"), np.array([1.5, float("nan")])),
+        3: (np.float32(0.5), np.int64(7), {"b", "a"}, True),
+    }
+    text = json.dumps(answers.plain(thing), allow_nan=False)
+    assert json.loads(text) == {"a": {"path": "x/y", "values": [1.5, None]}, "3": [0.5, 7, ["a", "b"], True]}
+
+
+def test_a_table_in_a_pipe_is_never_cut(capsys):
+    long = "x" * 500
+    answers.show_table([{"name": "[bold]a[/bold]", "n": 12345}, {"name": long, "n": 1}])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[1].startswith("[bold]a[/bold] ") and lines[1].endswith("12,345")
+    assert lines[2].startswith(long)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What `neocog.predict` yields, as far as the writers see it."""
+
+    key: str
+    label: str = ""
+    probability: float = 0.0
+    top: tuple[tuple[str, float], ...] = ()
+    unknown: bool = False
+    strangeness: float = 0.0
+    problem: str | None = None
+
+
+CLASSES = ("bee", "ant, red", "wasp")
+GUESSES = [
+    Guess("broken.jpg", problem="file ends early"),
+    Guess("a.jpg", "ant, red", 0.75, (("ant, red", 0.75), ("bee", 0.2), ("wasp", 0.05)), False, 1.25),
+    Guess('odd "name", 1.png', "bee", 0.5, (("bee", 0.5), ("wasp", 0.3), ("ant, red", 0.2)), True, 9.0),
+]
+
+
+def write(form, top=2):
+    stream = io.StringIO()
+    unread = answers.write_predictions(iter(GUESSES), stream, form, CLASSES, top)
+    assert unread == 1
+    return stream.getvalue()
+
+
+def test_predictions_as_csv():
+    rows = list(csv.DictReader(io.StringIO(write("csv"))))
+    assert [row["picture"] for row in rows] == [g.key for g in GUESSES]
+    assert rows[0]["problem"] == "file ends early" and rows[0]["label"] == "" and rows[0]["label_2"] == ""
+    assert (rows[1]["label"], float(rows[1]["probability"]), rows[1]["label_2"]) == ("ant, red", 0.75, "bee")
+    assert rows[2]["unknown"] == "1" and "label_3" not in rows[2]
+
+
+def test_predictions_as_jsonl():
+    records = [json.loads(line) for line in write("jsonl", top=3).splitlines()]
+    assert records[0] == {"picture": "broken.jpg", "problem": "file ends early"}
+    assert records[1]["top"][1] == {"label": "bee", "probability": 0.2}
+    assert [r.get("unknown") for r in records] == [None, False, True]
+
+
+def test_predictions_as_table():
+    lines = write("table").splitlines()
+    assert lines[0].startswith("unreadable") and "file ends early" in lines[0]
+    assert lines[1].startswith("ant, red") and "75.0%" in lines[1] and "bee 20.0%" in lines[1]
+    assert lines[2].startswith("unknown") and "bee 50.0%" in lines[2]
+    assert len({line.index(g.key) for line, g in zip(lines, GUESSES, strict=True)}) == 1, "the columns line up"
+
+
+def test_an_output_file_appears_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "deep" / "out.csv"
+    with pytest.raises(DataError), terminal.output(path) as stream:
+        stream.write("half")
+        raise DataError("stopped")
+    assert list(path.parent.iterdir()) == []
+    with terminal.output(path) as stream:
+        stream.write("whole")
+    assert path.read_text() == "whole" and len(list(path.parent.iterdir())) == 1
+
+
+# -- which pictures --
+
+
+def test_picture_paths(tmp_path, monkeypatch):
+    for name in ("b/2.PNG", "b/1.jpg", "a.webp", "note.txt", ".hidden/x.png", "b/.x.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    found = [p.relative_to(tmp_path).as_posix() for p in terminal.picture_paths([str(tmp_path)])]
+    assert found == ["a.webp", "b/1.jpg", "b/2.PNG"]
+    assert list(terminal.picture_paths([str(tmp_path / "note.txt")])) == [tmp_path / "note.txt"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("x y.png\n\nz.png\r\n"))
+    assert list(terminal.picture_paths(["-"])) == [Path("x y.png"), Path("z.png")]
+    with pytest.raises(UsageError, match=r"nothere\.png does not exist"):
+        list(terminal.picture_paths(["nothere.png"]))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="found none"):
+        list(terminal.picture_paths([str(tmp_path / "empty")]))
+
+
+# -- the main job, for real --
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder with a folder for each of three classes: the digits 0, 1 and 7, 30 of each."""
+    from sklearn.datasets import load_digits
+
+    folder = tmp_path_factory.mktemp("photos")
+    digits = load_digits()
+    for name in (0, 1, 7):
+        (folder / str(name)).mkdir()
+        for i in np.flatnonzero(digits.target == name)[:30]:
+            picture = (digits.images[i] * 15.9).astype(np.uint8)
+            Image.fromarray(picture).resize((32, 32)).save(folder / str(name) / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(photos, tmp_path_factory):
+    """A run folder, made by `neocog train` on those pictures."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    result = call("train", photos, "--net", "lenet5", *SHORT, "--out", folder, "--json", "--quiet")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert Path(document["run"]) == folder
+    assert Path(document["report"]).is_file()
+    assert document["classes"] == ["0", "1", "7"]
+    assert 0 <= document["metrics"]["test_accuracy"] <= 1
+    return folder
+
+
+def test_train_says_where_the_run_is(photos, tmp_path):
+    folder = tmp_path / "run"
+    result = call("train", photos, "--net", "lenet5", *SHORT, "--set", "batch_size=16", "--out", folder)
+    assert result.exit_code == 0, result.stderr
+    assert str(folder) in result.stdout and "accuracy" in result.stdout
+    assert json.loads((folder / "run.json").read_text())
+
+
+def test_resume_for_more_epochs(photos, run, tmp_path):
+    import shutil
+
+    folder = tmp_path / "more"
+    shutil.copytree(run, folder)
+    result = call("resume", folder, "--epochs", 5, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert Path(json.loads(result.stdout)["run"]) == folder
+
+
+def test_evaluate_one_and_several(photos, run):
+    result = call("evaluate", run, photos, "--json")
+    assert result.exit_code == 0, result.stderr
+    alone = json.loads(result.stdout)
+    assert [one["run"] for one in alone["runs"]] == [str(run)] and alone["ensemble"] is None
+    table = call("evaluate", run, run, photos)
+    assert table.exit_code == 0, table.stderr
+    head, names, first, second, together = table.stdout.splitlines()
+    assert "90 pictures" in head and "accuracy" in names
+    assert first.split() == second.split() and first.startswith(str(run))
+    assert together.startswith("all together")
+
+
+def test_predict_files_folders_and_stdin(photos, run, tmp_path):
+    picture = sorted((photos / "1").iterdir())[0]
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"this is text")
+    result = call("predict", run, picture, photos / "7", "--format", "jsonl", "--top", 2)
+    assert result.exit_code == 0, result.stderr
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [Path(r["picture"]).name for r in records] == [
+        picture.name,
+        *sorted(p.name for p in (photos / "7").iterdir()),
+    ]
+    assert all(len(r["top"]) == 2 and r["top"][0]["probability"] >= r["top"][1]["probability"] for r in records)
+
+    out = tmp_path / "out.csv"
+    result = call("predict", run, "-", "--format", "csv", "--out", out, stdin=f"{bad}\n{picture}\n")
+    assert result.exit_code == 1 and result.stdout == "" and "1 picture could not be read" in result.stderr
+    first, second = csv.DictReader(out.open())
+    assert first["problem"] and second["label"] in {"0", "1", "7"}
+
+
+def test_check_prints_a_table_a_document_and_a_page(photos, tmp_path):
+    import shutil
+
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "0" / "broken.png").write_bytes(b"\x89PNG\r\n")
+    page = tmp_path / "check.html"
+    result = call("check", folder, "--json", "--html", page)
+    assert result.exit_code == 1, result.stderr
+    assert "broken.png" in json.dumps(json.loads(result.stdout))
+    assert "broken.png" in page.read_text()
+    table = call("check", folder)
+    assert table.exit_code == 1 and "broken.png" in table.stdout
+    clean = call("check", "digits")
+    assert clean.exit_code == 0, clean.stdout
+
+
+def test_check_with_a_run(photos, run):
+    result = call("check", photos, "--run", run, "--json")
+    assert result.exit_code in (0, 1), result.stderr
+    assert json.loads(result.stdout)
+
+
+def test_find_lr(photos):
+    result = call("train", photos, "--net", "lenet5", "--find-lr", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_ctrl_c_says_how_to_go_on(photos, tmp_path):
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "neocog", "train", photos, "--net", "lenet5", "--epochs", "100000", "--out", folder],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(neocog.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        text=True,
+    )
+    try:
+        limit = time.monotonic() + 60
+        while not (folder / "checkpoint.safetensors").exists() and process.poll() is None:
+            assert time.monotonic() < limit, "no checkpoint within a minute"
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert f"neocog resume {folder}" in err and "Traceback" not in err and out == ""
+
+
+def test_demo_shows_the_whole_way(photos, tmp_path):
+    result = call("demo", photos, "--minutes", 0.02, "--out", tmp_path, "--quiet")
+    assert result.exit_code == 0, result.stderr
+    (folder,) = tmp_path.iterdir()
+    assert (folder / "report.html").is_file() and str(folder) in result.stdout

@@ -1,0 +1,138 @@
+"""The import floors: a file imports only from its own folder or from a lower floor."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "neocog"
+
+FLOORS = {
+    "errors": 0,
+    "records": 0,
+    "page": 0,
+    "nets": 1,
+    "anatomy": 1,
+    "data": 1,
+    "tasks": 2,
+    "fit": 3,
+    "look": 4,
+    "library": 4,
+    "web": 5,
+    "cli": 5,
+    "terminal": 5,
+    "answers": 5,
+    "demo": 5,
+    "__main__": 6,
+    "__init__": 6,
+}
+# Files that stand in src/neocog itself and are one room together.
+TOP_ROOMS = {"errors": "ground", "records": "ground", "page": "ground"} | dict.fromkeys(
+    ("cli", "terminal", "answers", "demo"), "command line"
+)
+# Which files may import a module that is slow to load, or that is kept in one place.
+ONLY_IN = {
+    "torch": ("nets/", "anatomy/", "tasks/", "fit/", "look/", "library/", "data/batches.py", "data/augment.py"),
+    "lancedb": ("library/store.py",),
+    "typer": ("cli.py", "terminal.py", "answers.py", "demo.py"),
+    "fastapi": ("web/",),
+}
+
+
+def imported(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    """Yield (line, absolute dotted name) of everything that a module imports, anywhere in it.
+
+    `package` is the package that the module is in, such as ("neocog", "data").
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            stem = ".".join((*base, *([node.module] if node.module else [])))
+            for alias in node.names:
+                yield node.lineno, f"{stem}.{alias.name}"
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                yield node.lineno, node.args[0].value
+
+
+def violations(root: Path) -> list[str]:
+    """Return one sentence for each import in the package at `root` that breaks a rule."""
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        place = relative.parts[0] if len(relative.parts) > 1 else relative.stem
+        if place not in FLOORS:
+            found.append(f"{relative}: {place!r} has no floor; add it to FLOORS, after reading docs on the rooms")
+            continue
+        room = TOP_ROOMS.get(place, place)
+        package = ("neocog", *relative.parts[:-1])
+        for line, name in imported(ast.parse(path.read_text(encoding="utf-8")), package):
+            where = f"{relative}:{line}"
+            top, _, rest = name.partition(".")
+            allowed = ONLY_IN.get(top)
+            if allowed and not str(relative.as_posix()).startswith(allowed):
+                found.append(f"{where}: imports {name}, which belongs in {', '.join(allowed)}")
+            if top != "neocog":
+                continue
+            target = rest.partition(".")[0]
+            if target in ("", "__version__"):
+                continue
+            if target not in FLOORS:
+                found.append(f"{where}: imports {name} through the public package; import it from its own room")
+            elif TOP_ROOMS.get(target, target) != room and FLOORS[target] >= FLOORS[place]:
+                found.append(f"{where}: floor {FLOORS[place]} ({place}) imports floor {FLOORS[target]} ({target})")
+    return found
+
+
+def test_every_import_respects_the_floors():
+    assert violations(SOURCE) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "message"),
+    [
+        ("data/x.py", "from neocog.fit import train", "floor 1 (data) imports floor 3 (fit)"),
+        ("data/x.py", "from ..nets import build", "floor 1 (data) imports floor 1 (nets)"),
+        ("nets/deep/x.py", "from ...data import decode", "floor 1 (nets) imports floor 1 (data)"),
+        ("tasks/x.py", "def f():\n    import neocog.fit.loop", "floor 2 (tasks) imports floor 3 (fit)"),
+        ("fit/x.py", "import importlib\nimportlib.import_module('neocog.cli')", "floor 3 (fit) imports floor 5 (cli)"),
+        ("fit/x.py", "from neocog import train", "through the public package"),
+        ("errors.py", "from .cli import app", "floor 0 (errors) imports floor 5 (cli)"),
+        ("data/x.py", "import torch.nn as nn", "imports torch"),
+        ("library/x.py", "def f():\n    import lancedb", "imports lancedb"),
+        ("stray.py", "", "has no floor"),
+    ],
+)
+def test_a_forbidden_import_is_found(tmp_path, file, code, message):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(code)
+    (found,) = violations(tmp_path)
+    assert message in found
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [
+        (
+            "data/batches.py",
+            "import torch\nfrom ..errors import DataError\nfrom . import decode\nfrom .decode import x",
+        ),
+        ("fit/x.py", "from neocog import __version__, data, nets\nfrom neocog.tasks.label import LabelTask"),
+        ("page.py", "from neocog.records import Facts"),
+        ("cli.py", "from neocog import __version__, terminal\nfrom neocog.fit import train"),
+        ("library/store.py", "import lancedb"),
+    ],
+)
+def test_an_allowed_import_is_left_alone(tmp_path, file, code):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(code)
+    assert violations(tmp_path) == []
