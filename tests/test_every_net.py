@@ -20,7 +20,35 @@ CLASSES = 7
 SCALED = {"speednet": "divides its logits by the number of features"}
 
 
-@pytest.fixture(scope="module", params=nets.names())
+# Nets that are computed in the slow tests only: more than 40 million parameters, or 1000 layers. The others of their
+# families have the same code; figures and shapes of all are always tested.
+GIANTS = {name for name in nets.names() if nets.facts(name).params > 40e6 or name.endswith(("1001", "1202"))}
+
+
+@pytest.mark.parametrize("name", nets.names())
+def test_figures_are_the_published_ones(name: str) -> None:
+    facts = nets.facts(name)
+    with torch.device("meta"):
+        net = nets.build(name)
+    assert (trainable(net), multiply_adds(net, facts.input)) == (facts.params, facts.macs)
+
+    nets.change_head(net, CLASSES)
+    x = torch.empty(2, facts.input[0], facts.input[1], facts.input[2], device="meta")
+    assert net(x).shape == (2, CLASSES)
+    assert net.forward_features(x).dim() == 2
+
+
+@pytest.mark.parametrize("name", nets.names())
+def test_smaller_pictures_are_refused_with_the_smallest_size(name: str) -> None:
+    smallest = nets.facts(name).smallest
+    with pytest.raises(NetError, match=f"at least {smallest}x{smallest}"):
+        nets.build(name, input_size=smallest - 1)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in GIANTS else ()) for name in nets.names()],
+)
 def net(request: pytest.FixtureRequest) -> Iterator[nn.Module]:
     """One net at the smallest input; the running statistics of its BN layers fit the pictures of `pictures`."""
     torch.manual_seed(0)
@@ -43,13 +71,6 @@ def pictures(net: nn.Module, number: int) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     size = net.spec["input_size"]
     return torch.randn(number, net.spec["in_channels"], size, size, generator=generator)
-
-
-def test_figures_are_the_published_ones(net: nn.Module) -> None:
-    facts = nets.facts(net.spec["name"])
-    with torch.device("meta"):
-        whole = nets.build(facts.name)
-    assert (trainable(whole), multiply_adds(whole, facts.input)) == (facts.params, facts.macs)
 
 
 def test_evaluation_is_deterministic_and_sees_pictures_one_by_one(net: nn.Module) -> None:
@@ -115,9 +136,8 @@ def test_bf16_channels_last_is_near(net: nn.Module) -> None:
         rounded = net(x)
         for parameter, value in zip(net.parameters(), weights, strict=True):
             parameter.copy_(value)
-    print(net.spec["name"], ((near - exact).norm() / (rounded - exact).norm()).item())
     assert near.isfinite().all()
-    assert (near - exact).norm() < 8 * (rounded - exact).norm()
+    assert (near - exact).norm() < 5 * (rounded - exact).norm()
 
 
 def test_changes_its_head_and_nothing_else(net: nn.Module) -> None:
@@ -141,9 +161,3 @@ def test_changes_its_head_and_nothing_else(net: nn.Module) -> None:
         if not name.startswith(net.head + "."):
             assert value is before[name]
             assert value._version == versions[name]  # nothing was written into it
-
-
-def test_a_smaller_picture_is_refused_with_the_smallest_size(net: nn.Module) -> None:
-    facts = nets.facts(net.spec["name"])
-    with pytest.raises(NetError, match=f"at least {facts.smallest}x{facts.smallest}"):
-        nets.build(facts.name, input_size=facts.smallest - 1)

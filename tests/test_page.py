@@ -13,7 +13,7 @@ from PIL import Image
 
 from neocog import page
 
-VOID = {"meta", "img", "br", "hr", "link", "input", "line", "rect", "path", "circle"}
+VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
 class Outline(HTMLParser):
@@ -29,8 +29,6 @@ class Outline(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
-            self.open.append(tag)
-        elif self.get_starttag_text().endswith("/>") is False and tag in ("path", "circle", "rect", "line"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):

@@ -21,23 +21,24 @@ if TYPE_CHECKING:
     from neocog import data, fit, nets, tasks
     from neocog.data import open_source
     from neocog.data.check import check
-    from neocog.fit import Run, evaluate, predict, resume, train
-    from neocog.fit import Run as load
+    from neocog.fit.predict import Run, evaluate, predict
+    from neocog.fit.predict import Run as load
+    from neocog.fit.train import resume, train
 
 # public name -> (module, attribute; None is the module itself)
 _LAZY: dict[str, tuple[str, str | None]] = {
-    "Run": ("neocog.fit", "Run"),
+    "Run": ("neocog.fit.predict", "Run"),
     "check": ("neocog.data.check", "check"),
     "data": ("neocog.data", None),
-    "evaluate": ("neocog.fit", "evaluate"),
+    "evaluate": ("neocog.fit.predict", "evaluate"),
     "fit": ("neocog.fit", None),
-    "load": ("neocog.fit", "Run"),  # reads better than a class: run = neocog.load("runs/photos")
+    "load": ("neocog.fit.predict", "Run"),  # reads better than a class: run = neocog.load("runs/photos")
     "nets": ("neocog.nets", None),
     "open_source": ("neocog.data", "open_source"),
-    "predict": ("neocog.fit", "predict"),
-    "resume": ("neocog.fit", "resume"),
+    "predict": ("neocog.fit.predict", "predict"),
+    "resume": ("neocog.fit.train", "resume"),
     "tasks": ("neocog.tasks", None),
-    "train": ("neocog.fit", "train"),
+    "train": ("neocog.fit.train", "train"),
 }
 
 __all__ = [

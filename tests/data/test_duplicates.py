@@ -1,4 +1,4 @@
-"""Duplicates: the index misses nothing, groups do not chain, and the same picture is found again when it was changed."""
+"""Duplicates: the index misses nothing, groups do not chain, a changed copy is found again."""
 
 import io
 import os
@@ -35,8 +35,10 @@ def scene(seed: int, width: int = 160, height: int = 120) -> np.ndarray:
     out = colour + 50 * (x * rng.normal() + y * rng.normal())[..., None]
     for _ in range(9):
         cx, cy, r = rng.uniform(0, 1), rng.uniform(0, height / width), rng.uniform(0.05, 0.22)
-        shape = (x - cx) ** 2 + (y - cy) ** 2 < r * r if rng.random() < 0.6 else (abs(x - cx) < r) & (abs(y - cy) < r / 3)
-        out[shape] = rng.uniform(0, 255, 3)
+        disc = rng.random() < 0.6
+        out[(x - cx) ** 2 + (y - cy) ** 2 < r * r if disc else (abs(x - cx) < r) & (abs(y - cy) < r / 3)] = rng.uniform(
+            0, 255, 3
+        )
     return (out + rng.normal(0, 4, out.shape)).clip(0, 255).astype(np.uint8)
 
 
@@ -187,7 +189,7 @@ def test_sixty_thousand_hashes_take_seconds_and_equal_ones_cost_nothing():
     start = time.perf_counter()
     groups = near_groups(hashes)
     assert time.perf_counter() - start < 20  # 0.5 s on an idle core
-    assert max(map(len, groups)) == 20_001
+    assert max(map(len, groups)) == 20_002
     paired = {tuple(group.tolist()) for group in groups}
     assert all((i, 50_000 + i) in paired for i in range(500) if i != 7)
 
@@ -252,5 +254,5 @@ def test_photographs_are_found_again_and_not_confused():
 def test_cifar_has_the_few_near_duplicates_that_people_see():
     pictures = _pictures("cifar10/test.parquet")
     pairs = near_pairs(look_at(pictures))
-    assert 30 <= len(pairs) <= 50  # 38 when all of them were looked at: each shows one scene twice
+    assert 30 <= len(pairs) <= 50  # 37, looked at one by one: each shows one scene twice
     assert [2409, 8458] in pairs.tolist() and [234, 2795] in pairs.tolist()

@@ -129,6 +129,11 @@ def test_reading_update_ratios(ratios: dict[str, float], verdict: str) -> None:
     assert finding.verdict == verdict and bool(finding.advice) == (verdict != "good")
 
 
+def test_muon_takes_longer_steps() -> None:
+    ratios = {"conv.weight": 0.06, "conv2.weight": 0.05}
+    assert [d.read_update_ratios(ratios, optimizer).verdict for optimizer in ("sgd", "muon")] == ["bad", "good"]
+
+
 def dead_bias(layer: nn.Module, share: float) -> None:
     """Make the first `share` of a layer's outputs negative for every input."""
     with torch.no_grad():
@@ -313,6 +318,12 @@ def test_still_falling_means_longer() -> None:
     steady = [0.1 * i for i in range(1, 10)]
     found = verdicts(epochs(steady, steady))
     assert found["length"].verdict == "warn" and "longer" in found["length"].advice
+
+
+def test_a_loss_that_falls_without_gain_is_long_enough() -> None:
+    perfect = [0.9] + [1.0] * 9
+    found = verdicts(epochs(perfect, perfect, [1.0 * 0.8**i for i in range(10)]))
+    assert found["length"].verdict == "good" and "+0.0 points" in found["length"].evidence
 
 
 def test_surer_of_its_errors() -> None:

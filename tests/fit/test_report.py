@@ -65,7 +65,7 @@ def epoch(number: int, **more: Any) -> dict[str, Any]:
 def whole(tmp_path: Path) -> Path:
     """A run folder with everything that a run may leave."""
     run = {
-        "command": ["neocog", "train", "my photos", "--seed", "7"],
+        "command": ["/somewhere/bin/neocog", "train", "my photos", "--seed", "7"],
         "settings": {"net": "resnet20", "recipe": {"name": "fast", "cutout": 8, "mixup": 0.0}, "epochs": 6, "seed": 7},
         "data": {"name": "pets & co", "spec": "photos/", "fingerprint": "f00d" * 16, "train": 900, "val": 120,
                  "test": 200, "classes": CLASSES},

@@ -59,7 +59,7 @@ class Device:
         return f"{self.kind} ({name}), {how}" + (f"; measured TFLOP/s: {rates}" if rates else "")
 
 
-def choose(wanted: str | None = None, *, local_rank: int = 0) -> Device:
+def choose(wanted: str | None = None, *, precision: str | None = None, local_rank: int = 0) -> Device:
     """Choose the device, and measure which precision and layout are the fastest there.
 
     A plain 3x3 convolution, forward and backward, is timed for about half a second; bfloat16 and channels-last are
@@ -67,11 +67,14 @@ def choose(wanted: str | None = None, *, local_rank: int = 0) -> Device:
 
     Args:
         wanted: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``; None takes the best that is there.
+        precision: ``"float32"`` or ``"bfloat16"``; None takes what is faster.
         local_rank: number of this process on its machine; picks the GPU.
 
     Raises:
-        UsageError: the wanted device is not there.
+        UsageError: the wanted device is not there, or no such precision.
     """
+    if precision not in (None, "float32", "bfloat16"):
+        raise UsageError(f"unknown precision {precision!r}; there are 'float32' and 'bfloat16'")
     name, _, number = (wanted or "").partition(":")
     if not name:
         mps = getattr(torch.backends, "mps", None)
@@ -98,6 +101,8 @@ def choose(wanted: str | None = None, *, local_rank: int = 0) -> Device:
     last = rates["float32 channels-last"] > 1.15 * rates["float32"]
     best_float = max(rates["float32"], rates["float32 channels-last"])
     bf16 = rates.get("bfloat16 channels-last", 0.0) > 1.15 * best_float
+    if precision is not None:
+        bf16 = precision == "bfloat16"
     return Device(name, index, bf16, last or bf16, name == "cuda", tuple(rates.items()))
 
 

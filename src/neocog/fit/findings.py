@@ -55,8 +55,12 @@ def initial_loss(loss: float, classes: int) -> Finding:
     return Finding("initial loss", "good", evidence)
 
 
-def read_update_ratios(ratios: Mapping[str, float]) -> Finding:
-    """Judge the ratios of one step (see `update_ratios`); one-dimensional parameters may be left in."""
+def read_update_ratios(ratios: Mapping[str, float], optimizer: str = "sgd") -> Finding:
+    """Judge the ratios of one step in the middle of training (see `diagnose.update_ratios`); biases are passed over.
+
+    With optimizer "muon", which gives each filter bank a step of a set length, ratios up to 0.3 are healthy.
+    """
+    usual, scale = ("0.01 to 0.1 is healthy with Muon", 30.0) if optimizer == "muon" else ("about 1e-3 is healthy", 1.0)
     values = {name: ratio for name, ratio in ratios.items() if name.rpartition(".")[2] != "bias"} or dict(ratios)
     name = "update ratio"
     if not values:
@@ -69,14 +73,14 @@ def read_update_ratios(ratios: Mapping[str, float]) -> Finding:
         )
     middle = float(np.median(list(values.values())))
     evidence = f"median {middle:.1e} of the weight per step over {len(values)} parameters; least {values[lowest]:.1e} "
-    evidence += f"({lowest}), most {values[highest]:.1e} ({highest}); about 1e-3 is healthy"
-    if middle > 3e-2:
+    evidence += f"({lowest}), most {values[highest]:.1e} ({highest}); {usual}"
+    if middle > 3e-2 * scale:
         return Finding(name, "bad", evidence, "Steps are far too large: lower the learning rate about ten times.")
-    if middle > 1e-2:
+    if middle > 1e-2 * scale:
         return Finding(
             name, "warn", evidence, "Steps are large: fine in the first steps, later halve the learning rate."
         )
-    if middle < 1e-5:
+    if middle < 1e-5 * scale:
         return Finding(name, "warn", evidence, "Hardly anything moves: raise the learning rate about ten times.")
     still = [n for n, v in values.items() if v < middle / 1000]
     if still:
@@ -133,7 +137,7 @@ def read_curves(epochs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
     if not findings or findings[0].verdict == "bad":
         return findings
     train, val = _series(epochs, "train_accuracy"), _series(epochs, "val_accuracy")
-    falling = _length(val_loss or train_loss, [lr for _, lr in _series(epochs, "lr")])
+    falling = _length(val_loss or train_loss, val, [lr for _, lr in _series(epochs, "lr")])
     if train and val:
         findings.append(_overfitting(train[-1][1], val, settings))
         capacity = _capacity(train[-1][1], val[-1][1], falling is not None and falling.verdict == "warn", settings)
@@ -224,7 +228,7 @@ def _over_confidence(losses: list[tuple[float, float]], accuracy: Mapping[float,
     return Finding("over-confidence", "good", evidence)
 
 
-def _length(losses: list[tuple[float, float]], lrs: list[float]) -> Finding | None:
+def _length(losses: list[tuple[float, float]], accuracy: list[tuple[float, float]], lrs: list[float]) -> Finding | None:
     """Judge whether the loss was still falling in the last fifth of the epochs."""
     if len(losses) < 5:
         return None
@@ -236,8 +240,11 @@ def _length(losses: list[tuple[float, float]], lrs: list[float]) -> Finding | No
         if fall > 0
         else f"loss stopped falling at epoch {at:g}"
     )
+    gain = accuracy[-1][1] - dict(accuracy).get(at, 0.0) if accuracy else 1.0
+    if accuracy and fall > 0:
+        evidence += f", and accuracy changed by {100 * gain:+.1f} points"
     # As the rate goes to zero a last fall comes with it, even in a training that is long enough.
-    if fall <= (0.1 if annealed else 0.05):
+    if fall <= (0.1 if annealed else 0.05) or gain < 0.005:
         return Finding("length", "good", evidence)
     if annealed:
         return Finding("length", "warn", evidence, "A longer schedule should gain: train with more epochs.")

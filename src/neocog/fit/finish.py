@@ -99,12 +99,12 @@ def finish(
         show.say(f"{len(problems)} pictures could not be read; they are listed in {folder / 'problems.json'}")
     epochs = records(folder, "epoch")
     if epochs:
-        last = epochs[-1]
         findings = diagnose.read_curves(epochs, plan.as_dict())
-        if last.get("update_ratio") and plan.recipe.optimizer != "muon":  # Muon's steps are angles, all of one size
-            findings.append(diagnose.read_update_ratios(last["update_ratio"]))
-        if last.get("dead"):
-            findings.append(diagnose.read_dead(last["dead"]))
+        middle = epochs[len(epochs) // 2]  # at the end the learning rate is zero
+        if middle.get("update_ratio"):
+            findings.append(diagnose.read_update_ratios(middle["update_ratio"], optimizer=plan.recipe.optimizer))
+        if epochs[-1].get("dead"):
+            findings.append(diagnose.read_dead(epochs[-1]["dead"]))
         for finding in findings:
             log.write("diagnosis", **finding.to_json())
     log.write("metrics", metrics=metrics)
@@ -119,14 +119,7 @@ def _strangers(
     chosen = np.linspace(0, len(training) - 1, min(_BANK, len(training))).astype(np.int64)
     rows, _, features = look(training, "known pictures", chosen, tta="none")
     unknown = fit_unknown(features, train_labels[rows], len(plan.classes), held_out=held_out, seed=plan.seed)
-    facts: dict[str, Any] = {
-        "method": unknown.method,
-        "threshold": unknown.threshold,
-        "false_alarm": unknown.false_alarm,
-        "auroc": {},
-        "caught": {},
-        "n": {"known": len(known)},
-    }
+    facts = {**unknown.facts(), "auroc": {}, "caught": {}, "n": {"known": len(known)}}
     ordinary = unknown.score(known)
     for name in ("drawn", "digits"):
         if plan.data is not None and plan.data.startswith(name):

@@ -22,8 +22,6 @@ from neocog.fit.run import Log
 from neocog.fit.state import State
 from neocog.tasks import Task
 
-SAVE_EVERY = 60.0  # seconds between checkpoints; more often costs time, less often loses more when killed
-
 
 def fit(
     state: State,
@@ -38,6 +36,7 @@ def fit(
     inspect: Callable[[nn.Module, Batch], dict[str, Any]] | None = None,
     show: Callable[[float, str], None] | None = None,
     world: World | None = None,
+    save_every: float = 60.0,
 ) -> None:
     """Train ``state.net`` until the clock says that it is over, or validation says that it is enough.
 
@@ -45,6 +44,7 @@ def fit(
         validate: the figures of a net on the validation split (an empty dict if there is none).
         inspect: further figures for the log, from a net and a batch, once an epoch.
         show: is told the progress in [0, 1] and a line of text after every step.
+        save_every: seconds between checkpoints within an epoch; one is written at the end of each epoch, too.
 
     Raises:
         RunError: the loss became NaN or infinite. The last good weights are in the checkpoint.
@@ -97,7 +97,7 @@ def fit(
             batches.waited = 0.0
             if stop:
                 break
-        if world.first and (epoch_ends or over or time.monotonic() - saved > SAVE_EVERY):
+        if world.first and (epoch_ends or over or time.monotonic() - saved > save_every):
             stop_if_lost(loss, state, World())
             state.elapsed, state.log_size = clock.elapsed, log.size
             state.save(folder)

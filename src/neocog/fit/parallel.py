@@ -50,7 +50,7 @@ def share_gradients(net: nn.Module, world: World) -> None:
     if world.size == 1:
         return
     gradients = [p.grad for p in net.parameters() if p.grad is not None]
-    flat = torch.cat([g.reshape(-1).float() for g in gradients])
+    flat = torch.cat([g.reshape(-1) for g in gradients])
     dist.all_reduce(flat)
     flat /= world.size
     first = 0
@@ -107,8 +107,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         """(B, C, H, W) to the same shape."""
         if not self.training:
             return super().forward(x)
-        y = x.float()
-        count = torch.tensor([float(y.numel() // y.size(1))])
+        y = x if x.dtype == torch.float64 else x.float()  # sums in at least float32
+        count = y.new_tensor([y.numel() // y.size(1)])
         sums = _Sum.apply(torch.cat((y.sum((0, 2, 3)), (y * y).sum((0, 2, 3)), count)))
         c = y.size(1)
         n = sums[-1].detach()

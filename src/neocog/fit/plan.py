@@ -136,7 +136,8 @@ def splits_of(
             notes.append(f"near-duplicates were not looked for among {len(source):,} pictures ('neocog check' does)")
     trained = int((labelled & (source.splits == 0)).sum())
     if SPLITS.index("test") in declared and trained:
-        share = min(r.val_share, r.val_most / trained)
+        # a small share of few pictures would tell nothing: at least 1,000, or a tenth
+        share = min(max(r.val_share, min(0.1, 1000 / trained)), r.val_most / trained)
         fractions = (1.0 - share, share, 0.0)
     else:
         fractions = (0.8, 0.1, 0.1)

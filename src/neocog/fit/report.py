@@ -219,7 +219,8 @@ def _diagnosis(log: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, A
     read = read_curves(epochs, _dig(run, "settings") or {})
     ratios = [record["update_ratio"] for record in epochs if record.get("update_ratio")]
     dead = [record["dead"] for record in epochs if record.get("dead")]
-    read += [read_update_ratios(ratios[len(ratios) // 2])] if ratios else []  # mid-training: at the end the rate is 0
+    optimizer = str(_dig(run, "settings", "recipe", "optimizer") or "sgd")
+    read += [read_update_ratios(ratios[len(ratios) // 2], optimizer)] if ratios else []  # at the end the rate is 0
     read += [read_dead(dead[-1])] if dead else []
     findings += [finding for finding in read if finding.name not in logged]
     if not findings:
@@ -310,6 +311,7 @@ def _duration(seconds: float) -> str:
 
 def _settings(run: Any, start: Mapping[str, Any]) -> Html:
     settings = dict(_dig(run, "settings") or {})
+    settings.pop("classes", None)  # they have their own table
     recipe = settings.pop("recipe", start.get("recipe"))
     rows = {key: value for key, value in settings.items() if value is not None}
     for key, value in (("device", _dig(run, "device") or start.get("device")), ("recipe", _dig(recipe, "name"))):
@@ -352,7 +354,10 @@ def _reproduce(run: Any, net: Any) -> Html:
     parts = []
     command = run.get("command")
     if command:
-        line = command if isinstance(command, str) else shlex.join(str(part) for part in command)
+        words = [command] if isinstance(command, str) else [str(part) for part in command]
+        if Path(words[0]).name in ("__main__.py", "neocog"):  # where it is installed is of no interest
+            words[0] = "neocog"
+        line = command if isinstance(command, str) else shlex.join(words)
         parts.append(f"<pre>{text(line)}</pre>")
     rows: dict[str, object] = {
         "seed": _dig(run, "settings", "seed"),

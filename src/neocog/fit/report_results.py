@@ -166,5 +166,6 @@ def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items() if inner is not None)
     if isinstance(value, list | tuple):
-        return ", ".join(str(_plain(inner)) for inner in value)
+        more = f" and {len(value) - 20} more" if len(value) > 20 else ""
+        return ", ".join(str(_plain(inner)) for inner in value[:20]) + more
     return value

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -85,19 +86,22 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 class Log:
     """The log of a run: JSON records, one a line, flushed as they come; optionally also TensorBoard events."""
 
-    def __init__(self, folder: Path, *, keep: int = 0) -> None:
-        """Open the log; what stands behind the first `keep` bytes (written after the last checkpoint) is cut off."""
-        self.path = folder / "log.jsonl"
-        self._file = open(self.path, "ab")  # noqa: SIM115 - kept open for the length of the training
+    def __init__(self, folder: Path | None, *, keep: int = 0) -> None:
+        """Open the log; what stands behind the first `keep` bytes (written after the last checkpoint) is cut off.
+
+        Without a folder nothing is written: only the first of several processes keeps a log.
+        """
+        self._file = open(os.devnull if folder is None else folder / "log.jsonl", "ab")  # noqa: SIM115
+        self._board: Any = None
+        if folder is None:
+            return
         if self._file.tell() > keep:
             self._file.truncate(keep)
             self._file.seek(keep)
-        try:
+        with contextlib.suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board: Any = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
-        except ImportError:
-            self._board = None
+            self._board = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
 
     def write(self, kind: str, **values: Any) -> None:
         """Append one record."""
@@ -116,7 +120,8 @@ class Log:
 
     def close(self) -> None:
         """Flush to the disk and close."""
-        os.fsync(self._file.fileno())
+        with contextlib.suppress(OSError):  # the null device cannot be synchronised
+            os.fsync(self._file.fileno())
         self._file.close()
         if self._board is not None:
             self._board.close()

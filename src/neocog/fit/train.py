@@ -6,7 +6,6 @@ import dataclasses
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -53,8 +52,10 @@ def train(
     size: int | None = None,
     net_options: Mapping[str, Any] | None = None,
     device: str | None = None,
+    precision: str | None = None,
     offline: bool = False,
     diagnosis: bool = True,
+    save_every: float = 60.0,
     progress: bool = True,
 ) -> Run:
     """Train a net on pictures, and write a run folder.
@@ -71,7 +72,9 @@ def train(
         size: height and width in pixels that pictures are brought to; None chooses.
         net_options: further options for ``neocog.nets.build``.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None chooses.
+        precision: ``"float32"`` or ``"bfloat16"``; None takes what a short measurement shows to be faster.
         diagnosis: check the net on one batch before training starts (a few seconds).
+        save_every: seconds between checkpoints within an epoch.
 
     Returns:
         The run; ``run.metrics``, ``run.predict(pictures)``, ``run.report``.
@@ -88,9 +91,8 @@ def train(
             raise UsageError(f"{name} must be more than 0, got {value}")
     world = join()
     show = Show(progress and world.first)
-    chosen = same_everywhere(choose(device, local_rank=world.local_rank) if world.first or device else None, world)
-    if not world.first:
-        chosen = dataclasses.replace(chosen, index=choose(device, local_rank=world.local_rank).index)
+    here = choose(device, precision=precision, local_rank=world.local_rank)
+    chosen = dataclasses.replace(same_everywhere(here, world), index=here.index)  # one choice for all processes
     show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))
     parts = Data.open(data, test, offline)
     for note in parts.source.notes:
@@ -115,7 +117,7 @@ def train(
     if world.first:
         _make_folder(folder, plan, parts)
     try:
-        return _carry_out(plan, parts, folder, chosen, world, show, diagnosis=diagnosis, begin=begin)
+        return _carry_out(plan, parts, folder, chosen, world, show, diagnosis=diagnosis, save_every=save_every, begin=begin)
     except KeyboardInterrupt as stop:
         stop.run = folder  # type: ignore[attr-defined]  # the command line says how to continue
         raise
@@ -211,7 +213,7 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     if world.first and epochs is not None:
         write_json(folder / "run.json", {**saved, "settings": plan.as_dict()})
     try:
-        return _carry_out(plan, parts, folder, chosen, world, show, diagnosis=False, begin=begin)
+        return _carry_out(plan, parts, folder, chosen, world, show, diagnosis=False, save_every=60.0, begin=begin)
     except KeyboardInterrupt as stop:
         stop.run = folder  # type: ignore[attr-defined]
         raise
@@ -276,6 +278,7 @@ def _carry_out(
     show: Show,
     *,
     diagnosis: bool,
+    save_every: float,
     begin: float,
 ) -> Run:
     again = (folder / CHECKPOINT).exists()
@@ -290,7 +293,7 @@ def _carry_out(
     epochs = plan.epochs if plan.epochs is not None else plan.recipe.epochs
     clock = Clock.for_epochs(epochs, batches.steps_per_epoch, plan.recipe.min_steps if plan.epochs is None else 0)
     clock.minutes, clock.world = plan.minutes, world
-    log = Log(folder if world.first else _nowhere(), keep=state.log_size)
+    log = Log(folder if world.first else None, keep=state.log_size)
     length = f"{plan.minutes:g} minutes" if plan.minutes else f"{clock.steps / batches.steps_per_epoch:.4g} epochs"
     show.say(
         f"{plan.net['name']} ({sum(p.numel() for p in net.parameters() if p.requires_grad):,} parameters), recipe "
@@ -319,6 +322,7 @@ def _carry_out(
                         show.say(f"{finding.name}: {finding.evidence}. {finding.advice}")
         with show.bar("training") as bar:
             how: dict[str, Any] = {"validate": validate, "inspect": inspect, "show": bar, "world": world}
+            how["save_every"] = save_every
             fit(state, batches, task, device, clock, folder, log, **how)
         finish(made, parts, folder, state, device, world, show, log)
         log.write("end", seconds=time.monotonic() - begin)
@@ -330,17 +334,15 @@ def _carry_out(
     finally:
         log.close()
     if not world.first:
+        same_everywhere(None, world)  # until the first process has written everything
         return Run(folder)
     test_source, test_rows, _ = parts.labelled_test()
     write_report(folder, pictures=test_source.read if len(test_rows) else parts.source.read)
+    same_everywhere(None, world)
     run = Run(folder)
     for line in run.summary():
         show.say(line)
     return run
-
-
-def _nowhere() -> Path:
-    return Path(tempfile.mkdtemp(prefix="neocog-"))
 
 
 def _first_words(made: Inputs, parts: Data, log: Log, device: Device) -> None:

@@ -1,0 +1,87 @@
+"""Two processes compute what one computes: the same weights for the same global batch (gloo, on the CPU)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from neocog.fit.run import read_json, read_tensors, records
+
+# float64, so that the order of additions is no excuse: a net with BN, whose statistics are those of the whole batch
+EXACT = """
+import copy, sys, torch
+from torch import nn
+from neocog import nets
+from neocog.fit.parallel import World, join, leave, share_gradients, with_global_norms
+from neocog.fit.run import write_tensors
+from pathlib import Path
+torch.set_num_threads(1)
+world = join()
+torch.manual_seed(0)
+net = nets.build("cifar_resnet20").double()
+single = copy.deepcopy(net)
+x, y = torch.randn(16, 3, 32, 32).double(), torch.arange(16) % 10
+
+def train(net, x, y, world):
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, nesterov=True)
+    for _ in range(3):
+        nn.functional.cross_entropy(net(x), y).backward()
+        share_gradients(net, world)
+        optimizer.step()
+        optimizer.zero_grad()
+    return net.state_dict()
+
+part = slice(world.rank * 8, world.rank * 8 + 8)
+shared = train(with_global_norms(net, world), x[part], y[part], world)
+if world.first:
+    write_tensors(Path(sys.argv[1]), shared)
+    write_tensors(Path(sys.argv[2]), train(single, x, y, World()))
+leave()
+"""
+
+TRAINING = """
+import sys, torch; torch.set_num_threads(1)
+from neocog import fit
+fit.train("drawn:n=240,size=32", out=sys.argv[1], net="lenet5", recipe="standard", epochs=2, device="cpu", seed=1,
+          precision="float32", diagnosis=False, progress=False, set=dict(batch_size=48, resized_crop=0, mixup=0))
+"""
+
+
+def run(script: Path, code: str, processes: int, *arguments: Path) -> None:
+    script.write_text(code)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    command += [str(script), *map(str, arguments)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_gradients_and_batch_statistics_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+    shared, single = tmp_path / "shared", tmp_path / "single"
+    run(tmp_path / "exact.py", EXACT, 2, shared, single)
+    a, b = read_tensors(shared)[0], read_tensors(single)[0]
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-9, atol=1e-12)
+
+
+def test_a_training_by_two_processes_is_that_of_one(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    run(tmp_path / "training.py", TRAINING, 1, one)
+    run(tmp_path / "training.py", TRAINING, 2, two)
+    a, b = read_tensors(one / "weights.safetensors")[0], read_tensors(two / "weights.safetensors")[0]
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        torch.testing.assert_close(b[name], tensor, rtol=1e-3, atol=1e-4)
+    mine, theirs = records(one, "epoch")[-1], records(two, "epoch")[-1]
+    assert theirs["train_loss"] == pytest.approx(mine["train_loss"], rel=1e-3)
+    assert theirs["val_accuracy"] == mine["val_accuracy"]
+    assert read_json(two / "net.json")["metrics"]["test_n"] == read_json(one / "net.json")["metrics"]["test_n"]
