@@ -345,7 +345,7 @@ def test_predict_files_folders_and_stdin(photos, run, tmp_path):
     out = tmp_path / "out.csv"
     result = call("predict", run, "-", "--format", "csv", "--out", out, stdin=f"{bad}\n{picture}\n")
     assert result.exit_code == 1 and result.stdout == "" and "1 picture could not be read" in result.stderr
-    first, second = csv.DictReader(out.open())
+    first, second = csv.DictReader(io.StringIO(out.read_text()))
     assert first["problem"] and second["label"] in {"0", "1", "7"}
 
 

@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from neocog import data, fit, nets, tasks
     from neocog.data import open_source
     from neocog.data.check import check
-    from neocog.fit.predict import Run, evaluate, predict
-    from neocog.fit.predict import Run as load
-    from neocog.fit.train import resume, train
+    from neocog.fit.predicting import Run, evaluate, predict
+    from neocog.fit.predicting import Run as load
+    from neocog.fit.training import resume, train
 
 # public name -> (module, attribute; None is the module itself)
 _LAZY: dict[str, tuple[str, str | None]] = {
-    "Run": ("neocog.fit.predict", "Run"),
+    "Run": ("neocog.fit.predicting", "Run"),
     "check": ("neocog.data.check", "check"),
     "data": ("neocog.data", None),
-    "evaluate": ("neocog.fit.predict", "evaluate"),
+    "evaluate": ("neocog.fit.predicting", "evaluate"),
     "fit": ("neocog.fit", None),
-    "load": ("neocog.fit.predict", "Run"),  # reads better than a class: run = neocog.load("runs/photos")
+    "load": ("neocog.fit.predicting", "Run"),  # reads better than a class: run = neocog.load("runs/photos")
     "nets": ("neocog.nets", None),
     "open_source": ("neocog.data", "open_source"),
-    "predict": ("neocog.fit.predict", "predict"),
-    "resume": ("neocog.fit.train", "resume"),
+    "predict": ("neocog.fit.predicting", "predict"),
+    "resume": ("neocog.fit.training", "resume"),
     "tasks": ("neocog.tasks", None),
-    "train": ("neocog.fit.train", "train"),
+    "train": ("neocog.fit.training", "train"),
 }
 
 __all__ = [

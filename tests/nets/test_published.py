@@ -71,10 +71,6 @@ def test_row_of_the_zoo(row: dict[str, str]) -> None:
     assert nets.facts(name).input == shape
 
 
-def _references() -> list[str]:
-    return ["resnet18", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2"]
-
-
 def filled(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Values by the rule that stands in reference_outputs.json, float64."""
     values = {}
@@ -97,15 +93,15 @@ def filled(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return values
 
 
-@pytest.mark.parametrize("name", _references())
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2"])
 def test_reference_outputs(name: str, facts_folder: Path) -> None:
     reference = json.loads((facts_folder / "reference_outputs.json").read_text())[name]
     with torch.device("meta"):
         net = nets.build(name)
     state = net.state_dict()
-    assert {
-        key: list(value.shape) for key, value in state.items() if not key.endswith("num_batches_tracked")
-    } == {key: shape for key, shape in reference["state"].items() if not key.endswith("num_batches_tracked")}
+    assert {key: list(value.shape) for key, value in state.items() if not key.endswith("num_batches_tracked")} == {
+        key: shape for key, shape in reference["state"].items() if not key.endswith("num_batches_tracked")
+    }
     net.load_state_dict(filled(state), strict=True, assign=True)
     size = torch.Size(reference["input"])
     x = torch.sin(0.013 * torch.arange(size.numel(), dtype=torch.float64)).reshape(1, *size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,15 @@ _STRANGERS = 1000  # pictures of each foreign collection
 
 
 def finish(
-    made: Inputs, parts: Data, folder: Path, state: State, device: Device, world: World, show: Show, log: Log
+    made: Inputs,
+    parts: Data,
+    folder: Path,
+    state: State,
+    device: Device,
+    world: World,
+    show: Show,
+    log: Log,
+    begin: float,
 ) -> None:
     """Evaluate the trained net on validation and test pictures, and write weights, net.json and the rest."""
     plan, task, net = made.plan, made.task, state.final_net
@@ -64,6 +73,7 @@ def finish(
             full = task.report(logits, labels, temperature)
             keep = ("n", "accuracy", "accuracy_interval", "top5_accuracy", "macro_f1", "loss", "ece")
             metrics |= {f"{split}_{k}": full[k] for k in keep if k in full}
+    log.write("metrics", metrics=metrics, seconds=time.monotonic() - begin)  # pictures to figures, all told
     known = test_features if len(test_features) else val_features
     unknown, facts = _strangers(plan, training, made.train_labels.numpy(), val_features, known, look)
 
@@ -107,7 +117,6 @@ def finish(
             findings.append(diagnose.read_dead(epochs[-1]["dead"]))
         for finding in findings:
             log.write("diagnosis", **finding.to_json())
-    log.write("metrics", metrics=metrics)
 
 
 def _strangers(

@@ -129,9 +129,7 @@ def _pictures(
     if not fits_in_memory(len(rows), plan.preprocess):
         return Streamed(source, rows, plan.preprocess), rows
     with show.bar(f"reading {what}") as bar:
-        held = Held(
-            source, rows, plan.preprocess, device.torch, lambda done, of: bar(done / of, f"{done:,} of {of:,}")
-        )
+        held = Held(source, rows, plan.preprocess, device.torch, lambda done, of: bar(done / of, f"{done:,} of {of:,}"))
     return held, rows[held.kept]
 
 
@@ -141,7 +139,9 @@ def _measured(pre: Preprocess, pictures: Held | Streamed, most: int = 2000) -> P
     if isinstance(pictures, Held):
         pixels = pictures.pixels[torch.from_numpy(rows).to(pictures.pixels.device)].cpu().numpy()
     else:
-        found = [p for row in rows[:: max(1, len(rows) // 256)] if (p := pictures.picture(int(row), None, 0)) is not None]
+        found = [
+            p for row in rows[:: max(1, len(rows) // 256)] if (p := pictures.picture(int(row), None, 0)) is not None
+        ]
         if not found:
             raise DataError("none of the training pictures can be read; 'neocog check' says why")
         pixels = np.stack(found)
@@ -176,8 +176,8 @@ def _task(plan: Plan, counts: np.ndarray, labels: torch.Tensor) -> tuple[Label, 
         return Label(plan.classes, plan.recipe.label_smoothing), drawn, "rare classes are drawn more often"
     if how == "weights" or (how == "auto" and uneven):
         note = (
-            f"the classes are unbalanced ({there.max():,} pictures against {there.min():,}), so rare ones weigh more in "
-            "the loss (--set balance=none leaves them as they are, balance=sampling draws them more often)"
+            f"the classes are unbalanced ({there.max():,} pictures against {there.min():,}), so rare ones weigh more "
+            "in the loss (--set balance=none leaves them as they are, balance=sampling draws them more often)"
         )
         return Label(plan.classes, plan.recipe.label_smoothing, balance(counts)), None, note if uneven else ""
     return Label(plan.classes, plan.recipe.label_smoothing), None, ""

@@ -174,9 +174,7 @@ def ratios(before: dict[str, Tensor] | None, net: nn.Module) -> dict[str, float]
     if before is None:
         return {}
     now = dict(net.named_parameters())
-    return {
-        k: float((now[k].detach() - w).norm() / w.norm().clamp(min=1e-12)) for k, w in before.items() if k in now
-    }
+    return {k: float((now[k].detach() - w).norm() / w.norm().clamp(min=1e-12)) for k, w in before.items() if k in now}
 
 
 class Tally:

@@ -75,9 +75,7 @@ def outputs_of(
     traits: list[Tensor] = []
     try:
         done = 0
-        for row, x in in_order(
-            pictures, batch_size, device.torch, channels_last=device.channels_last, chosen=wanted
-        ):
+        for row, x in in_order(pictures, batch_size, device.torch, channels_last=device.channels_last, chosen=wanted):
             total: Tensor | None = None
             with device.autocast():
                 for weight, view in views(x, tta, mirror):

@@ -12,7 +12,7 @@ from neocog.fit.loop import Tally, gradients
 from neocog.fit.parallel import World
 from neocog.fit.show import Show
 from neocog.fit.state import State
-from neocog.fit.train import make_plan
+from neocog.fit.training import make_plan
 
 
 def find_lr(

@@ -16,7 +16,7 @@ from neocog.data.source import Source
 from neocog.errors import DataError
 from neocog.fit.device import choose
 from neocog.fit.outputs import outputs_of
-from neocog.fit.predict import Run
+from neocog.fit.predicting import Run
 from neocog.tasks.measures import softmax
 
 

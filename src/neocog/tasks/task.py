@@ -1,4 +1,4 @@
-"""What a task is: the loss and the figures that turn a trunk into something useful. The loop knows no more than this."""
+"""What a task is: the loss and the figures that turn a trunk into something useful. The loop knows no more."""
 
 from __future__ import annotations
 

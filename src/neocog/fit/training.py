@@ -30,7 +30,7 @@ from neocog.fit.loop import fit
 from neocog.fit.outputs import outputs_of
 from neocog.fit.parallel import World, join, leave, same_everywhere
 from neocog.fit.plan import Plan
-from neocog.fit.predict import Run
+from neocog.fit.predicting import Run
 from neocog.fit.report import write_report
 from neocog.fit.run import Log, free_folder, read_json, read_tensors, write_json, write_tensors
 from neocog.fit.show import Show
@@ -117,7 +117,9 @@ def train(
     if world.first:
         _make_folder(folder, plan, parts)
     try:
-        return _carry_out(plan, parts, folder, chosen, world, show, diagnosis=diagnosis, save_every=save_every, begin=begin)
+        return _carry_out(
+            plan, parts, folder, chosen, world, show, diagnosis=diagnosis, save_every=save_every, begin=begin
+        )
     except KeyboardInterrupt as stop:
         stop.run = folder  # type: ignore[attr-defined]  # the command line says how to continue
         raise
@@ -324,7 +326,7 @@ def _carry_out(
             how: dict[str, Any] = {"validate": validate, "inspect": inspect, "show": bar, "world": world}
             how["save_every"] = save_every
             fit(state, batches, task, device, clock, folder, log, **how)
-        finish(made, parts, folder, state, device, world, show, log)
+        finish(made, parts, folder, state, device, world, show, log, begin)
         log.write("end", seconds=time.monotonic() - begin)
     except RunError:
         if world.first and (folder / CHECKPOINT).exists():
