@@ -67,7 +67,7 @@ def test_other_sizes_and_channels() -> None:
         for size in (16, 28, 33):
             net = nets.build(name, classes=4, in_channels=3, input_size=size)
             assert net(torch.zeros(2, 3, size, size)).shape == (2, 4)
-    with pytest.raises(NetError, match="built for pictures of 33x33, got 40x40.*input_size=40"):
+    with pytest.raises(NetError, match=r"built for pictures of 33x33, got 40x40.*input_size=40"):
         net(torch.zeros(1, 3, 40, 40))
     with pytest.raises(NetError, match=r"\(B, 3, H, W\)"):
         net(torch.zeros(1, 1, 33, 33))

@@ -1,0 +1,133 @@
+"""Batches: nothing lost, the same whatever the number of processes, entered at any step, flat in memory."""
+
+from __future__ import annotations
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from neocog.data import Arrays
+from neocog.data.augment import Augment
+from neocog.data.batches import IGNORED, Batches, Held, Streamed, in_order
+from neocog.data.source import Source
+from neocog.errors import DataError
+from neocog.records import Preprocess
+
+PRE = Preprocess(size=16, resize=16, mean=(0.0,) * 3, std=(1.0,) * 3)
+CPU = torch.device("cpu")
+
+
+def numbered(n: int = 40, size: int = 16) -> Arrays:
+    """Pictures that are all of one brightness: picture i is i."""
+    return Arrays(
+        np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, size, size, 3)).copy(),
+        labels=[f"{i % 4}" for i in range(n)],
+    )
+
+
+class Files(Source):
+    """Encoded pictures, some of them broken."""
+
+    def __init__(self, blobs: list[bytes]) -> None:
+        n = len(blobs)
+        super().__init__("files", ("a",), np.zeros(n, np.int32), np.full(n, -1, np.int8))
+        self.blobs = blobs
+
+    def key(self, i: int) -> str:
+        return f"{i}.png"
+
+    def read(self, i: int) -> bytes:
+        return self.blobs[i]
+
+
+def png(value: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (20, 20), (value, value, value)).save(out, "PNG")
+    return out.getvalue()
+
+
+def shown(batches: Batches, steps: int, first: int = 0) -> list[list[int]]:
+    """The numbers of the pictures of each batch."""
+    found = itertools.islice(batches.stream(first), steps)
+    return [(b.x[:, 0, 0, 0].float() * 255).round().int().tolist() for b in found]
+
+
+def make(source: Source, kind: type, how: Augment | None = None, **options: object) -> Batches:
+    rows = np.arange(len(source))
+    pictures = Held(source, rows, PRE, CPU) if kind is Held else Streamed(source, rows, PRE)
+    labels = torch.from_numpy(source.labels.astype(np.int64))
+    options = {"batch_size": 8, "seed": 3, "device": CPU, **options}
+    return Batches(pictures, labels, how or Augment(), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [Held, Streamed])
+def test_an_epoch_shows_every_picture_once(kind: type) -> None:
+    batches = make(numbered(), kind)
+    assert batches.steps_per_epoch == 5
+    first, second = shown(batches, 5), shown(batches, 5, first=5)
+    assert sorted(itertools.chain(*first)) == list(range(40)) == sorted(itertools.chain(*second))
+    assert first != second
+
+
+@pytest.mark.parametrize("kind", [Held, Streamed])
+def test_a_stream_can_be_entered_at_any_step(kind: type) -> None:
+    how = Augment(flip="random", translate=3, cutout=4, colour=0.3, mixup=0.3)
+    whole = list(itertools.islice(make(numbered(), kind, how).stream(0), 9))
+    late = list(itertools.islice(make(numbered(), kind, how).stream(6), 3))
+    for a, b in zip(whole[6:], late, strict=True):
+        assert torch.equal(a.x, b.x) and torch.equal(a.y, b.y) and a.share == b.share
+
+
+def test_held_and_streamed_pictures_are_the_same() -> None:
+    how = Augment(flip="random", translate=2)
+    for a, b in zip(make(numbered(), Held, how).stream(0), make(numbered(), Streamed, how).stream(0), strict=False):
+        assert torch.equal(a.x, b.x) and torch.equal(a.y, b.y)
+        if int(a.y.sum()) >= 0:
+            break
+
+
+def test_processes_share_each_batch() -> None:
+    alone = shown(make(numbered(), Held), 5)
+    parts = [shown(make(numbered(), Held, rank=r, world=2), 5) for r in range(2)]
+    assert [a + b for a, b in zip(*parts, strict=True)] == alone
+    with pytest.raises(DataError, match="cannot be shared by 3 processes"):
+        make(numbered(), Held, world=3)
+
+
+def test_labels_belong_to_their_pictures_and_layout_is_channels_last() -> None:
+    for batch in itertools.islice(make(numbered(), Held).stream(0), 5):
+        assert torch.equal((batch.x[:, 0, 0, 0] * 255).round().long() % 4, batch.y)
+        assert batch.x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_weights_change_how_often_pictures_are_drawn() -> None:
+    weights = torch.zeros(40)
+    weights[[1, 2]] = 1.0
+    assert {i for part in shown(make(numbered(), Held, weights=weights), 5) for i in part} == {1, 2}
+
+
+def test_bad_pictures_are_listed_and_do_not_count() -> None:
+    source = Files([png(1), b"not a picture", png(3), b"", png(5)])
+    held = Held(source, np.arange(5), PRE, CPU)
+    assert held.kept.tolist() == [0, 2, 4] and len(held) == 3
+    assert [p.key for p in held.problems] == ["1.png", "3.png"]
+    streamed = Streamed(source, np.arange(5), PRE)
+    batches = Batches(streamed, torch.zeros(5, dtype=torch.int64), Augment(), 5, seed=0, device=CPU)
+    batch = next(batches.stream(0))
+    assert sorted(batch.y.tolist()) == [IGNORED, IGNORED, 0, 0, 0]
+    assert sorted(p.key for p in streamed.problems) == ["1.png", "3.png"]
+    rows = torch.cat([r for r, _ in in_order(Streamed(source, np.arange(5), PRE), 2, CPU)])
+    assert rows.tolist() == [0, 2, 4]
+    with pytest.raises(DataError, match="no training picture is left"):
+        Batches(Held(Files([b""]), np.arange(1), PRE, CPU), torch.zeros(0), Augment(), 5, seed=0, device=CPU)
+
+
+def test_pixels_are_normalised() -> None:
+    pre = Preprocess(size=16, resize=16, mean=(0.25,) * 3, std=(0.5,) * 3)
+    held = Held(Arrays(np.full((1, 16, 16, 3), 255, np.uint8)), np.arange(1), pre, CPU)
+    _, x = next(iter(in_order(held, 4, CPU)))
+    torch.testing.assert_close(x, torch.full((1, 3, 16, 16), 1.5))
