@@ -54,6 +54,14 @@ _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on 
 _Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result.")]
 _Offline = Annotated[bool, typer.Option("--offline", help="Never fetch anything from the network.")]
 _Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the fastest.")]
+_Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="ROLE=NAME", help="Which column of a table is path, label, caption or split."),
+]
+
+
+def _columns(pairs: list[str] | None) -> dict[str, str] | None:
+    return terminal.settings(pairs, "--column", "label=kind") if pairs else None
 
 
 def main() -> None:
@@ -90,7 +98,10 @@ def train(
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change one field of the recipe.")
     ] = None,
+    size: Annotated[int | None, typer.Option(metavar="PIXELS", min=1, help="Height and width of the input.")] = None,
+    columns: _Columns = None,
     device: _Device = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: what is faster.")] = None,
     find_lr: Annotated[bool, typer.Option("--find-lr", help="Scan learning rates instead of training.")] = False,
     offline: _Offline = False,
     json: _Json = False,
@@ -124,7 +135,10 @@ def train(
             seed=seed,
             out=out,
             set=fields,
+            size=size,
+            columns=_columns(columns),
             device=device,
+            precision=precision,
             offline=offline,
             progress=not quiet,
         )
@@ -199,6 +213,7 @@ def check(
     run: Annotated[Path | None, typer.Option(metavar="RUN", help="A run: also finds suspicious labels.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with thumbnails.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON document to a file.")] = None,
+    columns: _Columns = None,
     offline: _Offline = False,
     json: _Json = False,
     quiet: _Quiet = False,
@@ -213,7 +228,7 @@ def check(
         from neocog.data.check import check as look_over
         from neocog.data.check import check_page
 
-        source = open_source(data, offline=offline)
+        source = open_source(data, offline=offline, columns=_columns(columns))
         doubts = None
         if run:
             from neocog.fit.suspects import suspicious_labels

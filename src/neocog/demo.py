@@ -56,11 +56,10 @@ def _one(spec: str, minutes: float, parent: Path, offline: bool, progress: bool,
     found = check(source)
     say(found.summary)
     run = train(
-        source, minutes=minutes, out=free_folder(f"demo-{source.name}", parent), offline=offline, progress=progress
+        spec, minutes=minutes, out=free_folder(f"demo-{source.name}", parent), offline=offline, progress=progress
     )
-    if not progress:  # else the training has said it
-        for line in run.summary():
-            say(line)
+    for line in run.summary():
+        say(line)
     tested = read_tensors(run.folder / "test.safetensors")[0]["index"].tolist()
     some = tested[:: max(1, len(tested) // 5)][:5]
     say("some of the test pictures:")

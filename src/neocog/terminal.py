@@ -113,16 +113,16 @@ def resumable(folder: Callable[[], Path | str | None]) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def settings(pairs: Sequence[str]) -> dict[str, str]:
+def settings(pairs: Sequence[str], option: str = "--set", example: str = "lr=0.05") -> dict[str, str]:
     """Split ``field=value`` texts. Raises: UsageError for one without ``=``, or a field given twice."""
     result: dict[str, str] = {}
     for pair in pairs:
         field, equals, value = pair.partition("=")
         field = field.strip()
         if not equals or not field:
-            raise UsageError(f"--set expects field=value, such as lr=0.05; got {pair!r}")
+            raise UsageError(f"{option} expects field=value, such as {example}; got {pair!r}")
         if field in result:
-            raise UsageError(f"--set {field}= is given twice: {result[field]!r} and {value.strip()!r}")
+            raise UsageError(f"{option} {field}= is given twice: {result[field]!r} and {value.strip()!r}")
         result[field] = value.strip()
     return result
 

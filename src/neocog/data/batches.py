@@ -20,7 +20,7 @@ from torch import Tensor
 from neocog.data import augment as aug
 from neocog.data.decode import decode, prepare
 from neocog.data.source import Source
-from neocog.errors import DataError, DecodeError
+from neocog.errors import DataError
 from neocog.records import Preprocess, Problem
 
 IGNORED = -100  # label of a picture that could not be read: no loss, no metric
@@ -65,7 +65,7 @@ class Held:
                 index = int(indices[row])
                 try:
                     pixels[row] = prepare(source.read(index), pre).transpose(1, 2, 0)
-                except (DecodeError, OSError) as error:
+                except (DataError, OSError) as error:
                     good[row] = False
                     self.problems.append(Problem(source.key(index), str(error)))
 
@@ -113,7 +113,7 @@ class Streamed:
             # a crop of share s is read at a scale where its own short side is about the net's input
             raw = decode(data, short_side=int(self.pre.size / smallest**0.5)) if isinstance(data, bytes) else data
             return _cropped(raw, box, self.pre, smallest)
-        except (DecodeError, OSError) as error:
+        except (DataError, OSError) as error:
             with self._lock:
                 if index not in self._seen:
                     self._seen.add(index)

@@ -33,7 +33,7 @@ class Device:
         return torch.device(self.kind, self.index) if self.kind == "cuda" else torch.device(self.kind)
 
     @property
-    def layout(self) -> torch.memory_format:
+    def layout(self) -> Any:
         """The memory format of pictures and filters."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 

@@ -33,11 +33,13 @@ class Data:
         self.source, self.test, self.spec, self.test_spec = source, test, spec, test_spec
         self.codes = source.splits
         self.notes: list[str] = []
+        self.columns: dict[str, str] | None = None
 
     @staticmethod
-    def open(data: Any, test: Any, offline: bool) -> Data:
-        source = open_source(data, offline=offline)
-        other = None if test is None else open_source(test, offline=offline)
+    def open(data: Any, test: Any, offline: bool, columns: dict[str, str] | None = None) -> Data:
+        """Open what the user named. Raises: DataError if it cannot be used."""
+        source = open_source(data, offline=offline, columns=columns)
+        other = None if test is None else open_source(test, offline=offline, columns=columns)
         if other is not None:
             unknown = sorted({c for c in other.classes if c not in source.classes})
             if unknown:
@@ -45,7 +47,9 @@ class Data:
                     f"the test data have classes that the training data lack: {', '.join(unknown[:5])}; "
                     f"training has {', '.join(source.classes[:5])}{' ...' if len(source.classes) > 5 else ''}"
                 )
-        return Data(source, other, _spec(data), None if test is None else _spec(test))
+        found = Data(source, other, _spec(data), None if test is None else _spec(test))
+        found.columns = columns
+        return found
 
     def fingerprint(self) -> str:
         both = self.source.fingerprint()

@@ -50,7 +50,8 @@ def fit(
         RunError: the loss became NaN or infinite. The last good weights are in the checkpoint.
     """
     world, recipe, seed = world or World(), state.recipe, batches.seed
-    net = torch.compile(state.net) if device.compile else state.net
+    net: Any = torch.compile(state.net) if device.compile else state.net
+    chunk = recipe.chunk if device.kind == "cpu" else 0  # a GPU is kept busy by whole batches
     stream = batches.stream(state.step)
     tally = Tally(device.torch)
     saved = time.monotonic()
@@ -60,7 +61,7 @@ def fit(
         factor = set_rates(state.opts, recipe, progress, state.scale)
         torch.manual_seed(int(generator(seed, state.step, world.rank).initial_seed()))  # dropout, stochastic depth
         batch = next(stream)
-        loss = gradients(net, batch, task, device, recipe.chunk, tally)
+        loss = gradients(net, batch, task, device, chunk, tally)
         penalise(state.net, recipe, state.step / batches.steps_per_epoch)
         share_gradients(state.net, world)
         if recipe.clip:

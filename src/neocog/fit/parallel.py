@@ -49,7 +49,12 @@ def share_gradients(net: nn.Module, world: World) -> None:
     """Replace every gradient by its mean over the processes: one message for all of them."""
     if world.size == 1:
         return
-    gradients = [p.grad for p in net.parameters() if p.grad is not None]
+    gradients = []
+    for p in net.parameters():
+        if p.requires_grad:
+            if p.grad is None:  # a block that stochastic depth left out here may have been used elsewhere
+                p.grad = torch.zeros_like(p)
+            gradients.append(p.grad)
     flat = torch.cat([g.reshape(-1) for g in gradients])
     dist.all_reduce(flat)
     flat /= world.size

@@ -13,12 +13,13 @@ from neocog.data.augment import Augment
 from neocog.data.decode import inspect
 from neocog.data.source import Source
 from neocog.data.split import complete_split
-from neocog.errors import DataError, DecodeError, NeocogError
+from neocog.errors import DataError, NeocogError
 from neocog.fit.recipes import Recipe, choose_batch, recipe
 from neocog.records import SPLITS, Preprocess
 
 _LOOK_AT = 256  # pictures whose headers are read to find the usual size
 _GROUPS_UP_TO = 200_000  # pictures; beyond that near-duplicates are not looked for without being asked
+_GROUPS_FOR_VALIDATION_UP_TO = 20_000
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Plan:
     epochs: float | None = None
     minutes: float | None = None
     mirror: bool = True
+    columns: dict[str, str] | None = None
     device: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def usual_size(source: Source, rows: np.ndarray) -> tuple[int, int]:
             else:
                 sides.append(min(data.shape[:2]))
                 grey &= data.ndim == 2
-        except (DecodeError, OSError):
+        except (DataError, OSError):
             continue
     if not sides:
         raise DataError(f"no picture of {source.name} can be read; 'neocog check' says why")
@@ -121,14 +123,12 @@ def splits_of(
     """
     notes: list[str] = []
     labelled = source.labels >= 0
-    if not labelled.any():
-        raise DataError(
-            f"{source.name} has no labels; expected a folder for each class, or a table with a label column"
-        )
     groups = None
     declared = set(np.unique(source.splits[labelled]).tolist()) - {-1}
-    if not {1, 2} <= declared and (SPLITS.index("test") not in declared):
-        if len(source) <= _GROUPS_UP_TO:
+    if not {1, 2} <= declared:
+        # a validation split that is cut beside a declared test split only steers: there speed counts for more
+        most = _GROUPS_UP_TO if 2 not in declared else _GROUPS_FOR_VALIDATION_UP_TO
+        if len(source) <= most:
             from neocog.data.check import fast_groups
 
             groups = fast_groups(source, np.arange(len(source)), progress)

@@ -168,7 +168,7 @@ def predict(
         if pixels:
             x = ((torch.from_numpy(np.stack(pixels)) / 255.0 - mean) / std).to(chosen.torch)
             with torch.inference_mode():
-                logits = sum(w * net(v).float() for w, v in views(x, **run.views))  # type: ignore[arg-type]
+                logits = sum(w * net(v).float() for w, v in views(x, run.views["tta"], run.views["mirror"]))  # type: ignore[arg-type]
                 features = net.forward_features(x).float().cpu().numpy()  # type: ignore[operator]
             probabilities = softmax(logits.cpu().numpy(), run.temperature)  # type: ignore[union-attr]
             strange = detector.score(features) if detector else np.zeros(len(pixels))

@@ -24,7 +24,7 @@ class Recipe:
     epochs: float = 30.0
     min_steps: int = 400  # few pictures are shown more often, until there were this many steps
     batch_size: int = 128
-    chunk: int = 0  # pictures in one forward and backward pass (0: the batch); BN statistics are those of a chunk
+    chunk: int = 0  # on a CPU: pictures in one pass (0: the batch); BN statistics are those of a chunk
     early_stop: int = 0  # stop after this many epochs without a better validation loss (0: never)
     # optimizer
     optimizer: str = "sgd"  # sgd | adamw | muon (muon: filters by Muon, all else by SGD)

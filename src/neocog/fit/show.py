@@ -8,6 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
+def _silent(share: float, text: str = "") -> None:
+    pass
+
+
 class Show:
     """Speaks on stderr, or not at all.
 
@@ -23,10 +27,10 @@ class Show:
             print(text, file=sys.stderr, flush=True)
 
     @contextmanager
-    def bar(self, what: str) -> Iterator[Callable[[float, str], None]]:
+    def bar(self, what: str) -> Iterator[Callable[..., None]]:
         """A bar; the function that it gives takes the share that is done, in [0, 1], and a text."""
         if not self.on:
-            yield lambda share, text="": None
+            yield _silent
             return
         if sys.stderr.isatty():
             from rich.console import Console
@@ -43,7 +47,11 @@ class Show:
             )
             with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
                 task = progress.add_task(what, total=1.0, text="")
-                yield lambda share, text="": progress.update(task, completed=share, text=text)
+
+                def move(share: float, text: str = "") -> None:
+                    progress.update(task, completed=share, text=text)
+
+                yield move
             return
         begin = last = time.monotonic()
 

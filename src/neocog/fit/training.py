@@ -19,7 +19,7 @@ from torch import nn
 import neocog
 from neocog import nets
 from neocog.data.batches import Batch
-from neocog.errors import RunError, UsageError
+from neocog.errors import DataError, RunError, UsageError
 from neocog.fit import diagnose
 from neocog.fit import plan as planning
 from neocog.fit.clock import Clock
@@ -50,6 +50,7 @@ def train(
     out: str | Path | None = None,
     set: Mapping[str, Any] | None = None,
     size: int | None = None,
+    columns: Mapping[str, str] | None = None,
     net_options: Mapping[str, Any] | None = None,
     device: str | None = None,
     precision: str | None = None,
@@ -70,6 +71,7 @@ def train(
         out: the run folder; None makes a new one under ``runs/``.
         set: recipe fields to change.
         size: height and width in pixels that pictures are brought to; None chooses.
+        columns: which column of a table is what, as for ``neocog.open_source``.
         net_options: further options for ``neocog.nets.build``.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None chooses.
         precision: ``"float32"`` or ``"bfloat16"``; None takes what a short measurement shows to be faster.
@@ -89,12 +91,15 @@ def train(
     for name, value in (("epochs", epochs), ("minutes", minutes), ("size", size)):
         if value is not None and not value > 0:
             raise UsageError(f"{name} must be more than 0, got {value}")
+    if net is not None:
+        nets.facts(net)
+    planning.make_recipe(recipe, net or "speednet", dict(set or {}))  # a wrong name is told before anything is read
     world = join()
     show = Show(progress and world.first)
     here = choose(device, precision=precision, local_rank=world.local_rank)
     chosen = dataclasses.replace(same_everywhere(here, world), index=here.index)  # one choice for all processes
     show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))
-    parts = Data.open(data, test, offline)
+    parts = Data.open(data, test, offline, dict(columns) if columns else None)
     for note in parts.source.notes:
         show.say(f"note: {note}")
 
@@ -144,6 +149,10 @@ def make_plan(
 ) -> Plan:
     """Decide what was left open: the size, the net, the recipe, the splits and the batch; and say so."""
     source = parts.source
+    if not (source.labels >= 0).any():
+        raise DataError(
+            f"{source.name} has no labels; expected a folder for each class, or a table with a label column"
+        )
     side, channels = planning.usual_size(source, np.flatnonzero(source.labels >= 0))
     usual = planning.choose_size(side, device.kind == "cpu")
     name = net or planning.choose_net(size or usual)
@@ -156,8 +165,13 @@ def make_plan(
             source, r, seed, lambda done, of: bar(done / max(1, of), f"{done:,} of {of:,}")
         )
     options = dict(net_options or {})
-    if r.dropout >= 0 and "dropout" in nets.options(name):
-        options.setdefault("dropout", r.dropout)
+    if r.dropout >= 0:
+        if "dropout" in nets.options(name):
+            options.setdefault("dropout", r.dropout)
+        else:
+            parts.notes.append(f"{name} has no dropout, so the recipe's dropout of {r.dropout:g} is left out")
+    if size <= 64 and nets.options(name).get("stem") == "imagenet":
+        options.setdefault("stem", "small")  # the ImageNet stem would leave 2x2 of a 64x64 picture at the end
     spec = {"name": name, "classes": len(source.classes), "in_channels": channels, "input_size": size, **options}
     mirror = not planning.letters(source.classes)
     if not mirror and r.flip != "none":
@@ -167,6 +181,7 @@ def make_plan(
     return Plan(
         data=parts.spec,
         test=parts.test_spec,
+        columns=parts.columns,
         net=spec,
         recipe=r,
         classes=source.classes,
@@ -204,7 +219,7 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     show.say(f"device: {chosen}")
     if plan.data is None and data is None:
         raise RunError(f"{folder} was trained on arrays in memory; give them again: neocog.resume(run, data=...)")
-    parts = Data.open(plan.data if data is None else data, plan.test, offline=False)
+    parts = Data.open(plan.data if data is None else data, plan.test, offline=False, columns=plan.columns)
     if parts.fingerprint() != saved["data"]["fingerprint"]:
         raise RunError(
             f"the pictures of {plan.data} have changed since {folder} began (files, labels or splits), so it cannot "
@@ -341,10 +356,7 @@ def _carry_out(
     test_source, test_rows, _ = parts.labelled_test()
     write_report(folder, pictures=test_source.read if len(test_rows) else parts.source.read)
     same_everywhere(None, world)
-    run = Run(folder)
-    for line in run.summary():
-        show.say(line)
-    return run
+    return Run(folder)
 
 
 def _first_words(made: Inputs, parts: Data, log: Log, device: Device) -> None:

@@ -93,7 +93,12 @@ class SpeedNet(nn.Module):
         ins = (filters, *widths[:-1])
         self.groups = nn.Sequential(*(_Group(i, o, depth) for i, o in zip(ins, widths, strict=True)))
         self.linear = nn.Linear(widths[-1], classes, bias=False)
-        self.linear.weight.data.div_(self.linear.weight.data.std())
+        self.init_head(self.linear)
+
+    @staticmethod
+    def init_head(layer: nn.Linear) -> None:
+        """Unit variance: the logits are divided by the number of features instead."""
+        layer.weight.data.div_(layer.weight.data.std())
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Pictures (B, C, H, W) to features (B, widths[-1])."""

@@ -1,0 +1,82 @@
+"""Memory does not grow with the collection: listing and streaming folders of 10,000 to 1,000,000 file names.
+
+The file names are generated (every read gives the same JPEG), so that the million is real for the list, the labels, the
+split and the order of an epoch, which are what could grow.
+
+    python bench/memory.py
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SIZES = (10_000, 100_000, 1_000_000)
+
+
+def one(n: int) -> None:
+    """List, split and stream `n` pictures, and print the peak memory over what the imports took."""
+    import resource
+
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from neocog.data.augment import Augment
+    from neocog.data.batches import Batches, Streamed
+    from neocog.data.columns import Texts
+    from neocog.data.folder import Folder
+    from neocog.data.split import complete_split
+    from neocog.records import Preprocess
+
+    out = io.BytesIO()
+    Image.new("RGB", (320, 240), (90, 120, 60)).save(out, "JPEG")
+    jpeg = out.getvalue()
+
+    class Generated(Folder):
+        def read(self, i: int) -> bytes:
+            return jpeg
+
+    torch.set_num_threads(1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin = time.perf_counter()
+    labels = np.arange(n, dtype=np.int32) % 1000
+    keys = Texts(f"train/class{i % 1000:04d}/picture{i:08d}.jpg".encode() for i in range(n))
+    names = tuple(f"class{k:04d}" for k in range(1000))
+    source = Generated(Path("."), keys, "generated", names, labels, np.full(n, -1, np.int8))
+    codes, _ = complete_split(source)
+    listed = time.perf_counter() - begin
+    rows = np.flatnonzero(codes == 0)
+    pictures = Streamed(source, rows, Preprocess(size=64, resize=64))
+    targets = torch.from_numpy(labels[rows].astype(np.int64))
+    batches = Batches(pictures, targets, Augment(flip="random"), 64, seed=0, device=torch.device("cpu"))
+    for _ in itertools.islice(batches.stream(0), 20):
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"pictures": n, "mib_above_imports": (peak - before) / 1024, "seconds_to_list": listed}))
+
+
+def main() -> None:
+    """Measure each size in a process of its own."""
+    if len(sys.argv) > 1:
+        one(int(sys.argv[1]))
+        return
+    rows = []
+    for n in SIZES:
+        done = subprocess.run([sys.executable, __file__, str(n)], capture_output=True, text=True, check=True)
+        rows.append(json.loads(done.stdout))
+        print(rows[-1], flush=True)
+    first, last = rows[0], rows[-1]
+    each = (last["mib_above_imports"] - first["mib_above_imports"]) * 2**20 / (last["pictures"] - first["pictures"])
+    print(f"{each:.0f} bytes for each further picture")
+    Path("bench/results").mkdir(parents=True, exist_ok=True)
+    Path("bench/results/memory.json").write_text(json.dumps({"rows": rows, "bytes_each": each}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

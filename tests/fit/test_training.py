@@ -1,0 +1,194 @@
+"""The main job on small real data: pictures in, a run folder out, predictions from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import neocog
+from neocog import fit
+from neocog.data import open_source
+from neocog.errors import DataError, RunError, UsageError
+from neocog.fit.clock import Clock
+from neocog.fit.device import Device, choose, convolution_rate
+from neocog.fit.loop import judge
+from neocog.fit.outputs import views
+from neocog.fit.plan import Plan, choose_size, letters
+from neocog.fit.recipes import recipe
+from neocog.fit.run import read_json, records
+from neocog.fit.state import State
+from neocog.nets import build
+
+QUIET = {"progress": False, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree of two classes, three times as many circles as squares, with bad files thrown in."""
+    root = tmp_path_factory.mktemp("pictures")
+    source = open_source("drawn:n=600,size=40,seed=5")
+    counts = {"circle": 60, "square": 20}
+    for i in range(len(source)):
+        name = source.classes[source.labels[i]]
+        if counts.get(name, 0) > 0:
+            counts[name] -= 1
+            (root / name).mkdir(exist_ok=True)
+            Image.fromarray(source.read(i)).save(root / name / f"{i}.png")
+    (root / "circle" / "empty.jpg").write_bytes(b"")
+    (root / "circle" / "text.jpg").write_text("this is no picture")
+    (root / "square" / "short.png").write_bytes(next((root / "square").glob("*.png")).read_bytes()[:100])
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> fit.Run:
+    out = tmp_path_factory.mktemp("runs") / "shapes"
+    return fit.train(folder, net="lenet5", recipe="standard", epochs=3, seed=1, out=out, **QUIET)
+
+
+def test_bad_files_are_listed_and_never_stop_a_run(run: fit.Run) -> None:
+    problems = {Path(p["key"]).name for p in read_json(run.folder / "problems.json")}
+    assert problems == {"empty.jpg", "text.jpg", "short.png"}
+    start = records(run.folder, "start")[0]
+    assert start["train"] + start["val"] + run.metrics["test_n"] == 80
+
+
+def test_the_run_folder_holds_what_it_promises(run: fit.Run, folder: Path) -> None:
+    for name in ("run.json", "net.json", "weights.safetensors", "log.jsonl", "report.html", "test.safetensors"):
+        assert (run.folder / name).stat().st_size > 0
+    settings = read_json(run.folder / "run.json")
+    assert Plan.from_dict(settings["settings"]).data == str(folder.resolve())
+    assert settings["data"]["fingerprint"] and settings["versions"]["torch"] == torch.__version__
+    assert run.classes == ("circle", "square")
+    kinds = [r["kind"] for r in records(run.folder)]
+    assert kinds[0] == "start" and kinds[-1] == "end" and kinds.count("epoch") == 3 and "diagnosis" in kinds
+    names = {r["name"] for r in records(run.folder, "diagnosis")}
+    assert {"initial loss", "overfit one batch", "update ratio", "dead units"} <= names
+    text = run.report.read_text()
+    assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text
+    assert not list(run.folder.glob(".*part"))
+
+
+def test_imbalance_is_told_and_weighed(run: fit.Run) -> None:
+    notes = " ".join(records(run.folder, "start")[0]["notes"])
+    assert "unbalanced" in notes and "--set balance=none" in notes
+
+
+def test_predictions(run: fit.Run, folder: Path) -> None:
+    files = sorted((folder / "square").glob("*.png"))[:3]
+    answers = list(fit.predict(run, [*files, folder / "circle" / "text.jpg", folder / "gone.jpg"], top=2))
+    assert [a.key for a in answers[:3]] == [str(f) for f in files]
+    for a in answers[:3]:
+        if a.problem is None:
+            assert a.label == a.top[0][0] and a.probability == a.top[0][1] and len(a.top) == 2
+            assert sum(p for _, p in a.top) == pytest.approx(1.0, abs=1e-5)
+    assert answers[3].problem and not answers[3].label
+    assert "No such file" in (answers[4].problem or "")
+    one = run.predict(files[0].read_bytes())
+    assert len(one) == 1 and one[0].top[0][1] == pytest.approx(answers[0].probability, abs=1e-5)
+    assert len(run.predict(folder)) == 83
+    with pytest.raises(UsageError, match="--top needs at least 1"):
+        list(fit.predict(run, files, top=0))
+
+
+def test_a_net_is_the_same_after_loading(run: fit.Run) -> None:
+    again = neocog.load(run.folder)
+    pairs = zip(run.net().state_dict().values(), again.net().state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    with pytest.raises(RunError, match=r"has no run\.json"):
+        neocog.load(run.folder / "nothing")
+
+
+def test_ensembles_average_probabilities(run: fit.Run, folder: Path, tmp_path: Path) -> None:
+    other = fit.train(folder, net="lenet5", recipe="standard", epochs=1, seed=2, out=tmp_path / "b", **QUIET)
+    both = fit.evaluate([run, other], folder, device="cpu")
+    assert both["n"] == 80 and len(both["runs"]) == 2
+    single = fit.evaluate([run], folder, device="cpu")
+    assert single["ensemble"] is None and single["runs"][0]["accuracy"] == both["runs"][0]["accuracy"]
+    same = fit.evaluate([run, run], folder, device="cpu")
+    assert same["ensemble"]["accuracy"] == single["runs"][0]["accuracy"]
+    assert same["ensemble"]["loss"] == pytest.approx(single["runs"][0]["loss"], rel=1e-4)
+    with pytest.raises(DataError, match="do not know the class"):
+        fit.evaluate([run], "digits", device="cpu")
+
+
+def test_training_for_a_time(folder: Path, tmp_path: Path) -> None:
+    run = fit.train(folder, net="lenet5", minutes=0.03, out=tmp_path / "t", diagnosis=False, **QUIET)
+    last = records(run.folder, "epoch")[-1]
+    assert 1.8 <= last["elapsed"] < 20
+    assert last["lr"] < 0.5  # the schedule ended with the time
+
+
+def test_another_test_set(folder: Path, tmp_path: Path) -> None:
+    run = fit.train(folder, test=folder, net="lenet5", epochs=1, out=tmp_path / "a", diagnosis=False, **QUIET)
+    assert run.metrics["test_n"] == 80
+    with pytest.raises(DataError, match="classes that the training data lack"):
+        fit.train(folder, test="digits", net="lenet5", epochs=1, out=tmp_path / "b", **QUIET)
+
+
+def test_wrong_calls_say_what_to_type(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--epochs or --minutes, not both"):
+        fit.train("digits", epochs=1, minutes=1, **QUIET)
+    with pytest.raises(UsageError, match="epochs must be more than 0"):
+        fit.train("digits", epochs=0, **QUIET)
+    with pytest.raises(UsageError, match="no device 'tpu'"):
+        fit.train("digits", progress=False, device="tpu")
+    with pytest.raises(DataError, match="no labels; expected a folder for each class"):
+        fit.train((np.zeros((5, 40, 40, 3), np.uint8), None), out=tmp_path / "x", **QUIET)
+
+
+def test_find_lr_suggests_a_rate_that_trains() -> None:
+    scan = fit.find_lr("digits", net="lenet5", recipe="standard", device="cpu", progress=False, set={"clip": 0})
+    assert 1e-3 < scan["suggested_lr"] < scan["recipe_lr"] * 30
+    assert scan["set"].startswith("--set lr=")
+    losses = [p["smoothed"] for p in scan["points"]]
+    assert min(losses) < losses[0]
+    json.dumps(scan)
+
+
+def test_views_add_up_and_mirror_only_when_allowed() -> None:
+    x = torch.rand(2, 3, 8, 8)
+    for kind, mirror, count in (("none", True, 1), ("flip", True, 2), ("flip", False, 1), ("shift", True, 6)):
+        found = list(views(x, kind, mirror))
+        assert len(found) == count and sum(w for w, _ in found) == pytest.approx(1.0)
+        assert all(v.shape == x.shape for _, v in found)
+    assert torch.equal(list(views(x, "flip"))[1][1], x.flip(3))
+    with pytest.raises(UsageError, match="unknown test-time views"):
+        list(views(x, "many"))
+
+
+def test_sizes_and_letters() -> None:
+    assert [choose_size(s, True) for s in (8, 32, 64, 375)] == [32, 32, 64, 128]
+    assert choose_size(375, False) == 224
+    assert letters(("0", "1")) and letters(("a", "B")) and not letters(("cat", "dog")) and not letters(("0",))
+
+
+def test_devices_round_trip_and_rates_are_positive() -> None:
+    device = choose("cpu", precision="float32")
+    assert Device.from_dict(json.loads(json.dumps(device.as_dict()))) == device
+    assert not device.bf16 and str(device).startswith("cpu (")
+    assert choose("cpu", precision="bfloat16").bf16
+    assert convolution_rate(torch.device("cpu"), torch.float32, True, batch=2, channels=(4, 4), repeats=1) > 0
+    with pytest.raises(UsageError, match="unknown precision 'int8'"):
+        choose("cpu", precision="int8")
+
+
+def test_clock_counts_steps_and_at_least_some() -> None:
+    clock = Clock.for_epochs(2.5, 10)
+    assert clock.steps == 25 and clock.progress(5) == pytest.approx(0.2) and clock.progress(99) == 1.0
+    assert Clock.for_epochs(1, 3, at_least=40).steps == 40
+
+
+def test_stalling_lowers_the_rate_and_early_stop_ends() -> None:
+    state = State(build("lenet5"), recipe("paper-alexnet", stall=2), 32)
+    answers = [judge(state, a, 1.0) for a in (0.5, 0.5, 0.5)]
+    assert state.scale == pytest.approx(0.1) and not any(answers)
+    ends = [judge(state, 0.5, 1.0) for _ in range(6)]
+    assert ends[-1] is True
+    state = State(build("lenet5"), recipe("standard", early_stop=2), 32)
+    assert [judge(state, 0.5, loss) for loss in (1.0, 0.9, 0.95, 0.96)] == [False, False, False, True]
