@@ -126,6 +126,14 @@ def test_bad_pictures_are_listed_and_do_not_count() -> None:
         Batches(Held(Files([b""]), np.arange(1), PRE, CPU), torch.zeros(0), Augment(), 5, seed=0, device=CPU)
 
 
+def test_streamed_random_crops_keep_the_colour_of_a_plain_picture_and_repeat() -> None:
+    source = Files([png(10 * i) for i in range(8)])
+    how = Augment(resized_crop=0.3, flip="random")
+    first, second = (next(make(source, Streamed, how).stream(0)) for _ in range(2))
+    assert torch.equal(first.x, second.x) and first.x.shape == (8, 3, 16, 16)
+    assert sorted((first.x[:, 0, 5, 5] * 255).round().int().tolist()) == [10 * i for i in range(8)]
+
+
 def test_pixels_are_normalised() -> None:
     pre = Preprocess(size=16, resize=16, mean=(0.25,) * 3, std=(0.5,) * 3)
     held = Held(Arrays(np.full((1, 16, 16, 3), 255, np.uint8)), np.arange(1), pre, CPU)

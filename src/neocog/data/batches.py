@@ -127,7 +127,7 @@ def _cropped(raw: np.ndarray, uniform: Tensor, pre: Preprocess, smallest: float)
     box = aug.crop_box(uniform, raw.shape[0], raw.shape[1], smallest)
     image = Image.fromarray(raw).convert("L" if pre.channels == 1 else "RGB")
     image = image.resize((pre.size, pre.size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
-    return np.asarray(image).reshape(pre.size, pre.size, pre.channels)
+    return np.array(image).reshape(pre.size, pre.size, pre.channels)  # a copy: PyTorch wants it writable
 
 
 class Batches:
