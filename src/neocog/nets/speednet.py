@@ -32,10 +32,13 @@ _PAPER = "neocog; after Page 2018, Balsam 2023 and Jordan 2024 (arXiv:2404.00498
 
 
 class _Norm(nn.BatchNorm2d):
-    """BN with a fixed scale of 1: the convolution before it is normalised anyway, only the shift is learned."""
+    """BN with a fixed scale of 1: the convolution before it is normalised anyway, only the shift is learned.
+
+    The running statistics remember about ten pieces of 500 pictures, as many pictures as the record's remember.
+    """
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-12, momentum=0.4)
+        super().__init__(channels, eps=1e-12, momentum=0.1)
         self.weight.requires_grad_(False)
 
 
