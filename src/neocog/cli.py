@@ -168,6 +168,7 @@ def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; several make an ensemble.")],
     data: _DataArgument,
     split: Annotated[SplitName | None, typer.Option(help="The part of DATA; default: test if there is one.")] = None,
+    device: _Device = None,
     json: _Json = False,
 ) -> None:
     """Measure runs on pictures with labels.
@@ -177,7 +178,7 @@ def evaluate(
     with terminal.work():
         from neocog import fit
 
-        result = fit.evaluate(list(runs), data, split=split.value if split else None)
+        result = fit.evaluate(list(runs), data, split=split.value if split else None, device=device)
     answers.show_json(result) if json else answers.show_evaluation(result)
 
 
@@ -190,6 +191,7 @@ def predict(
     form: Annotated[Form, typer.Option("--format", help="A table for people, csv or jsonl for programs.")] = Form.table,
     top: Annotated[int, typer.Option(metavar="K", min=1, help="How many guesses to show.")] = 5,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write there instead of to stdout.")] = None,
+    device: _Device = None,
 ) -> None:
     """Say what is in pictures.
 
@@ -200,7 +202,7 @@ def predict(
         from neocog import fit
 
         trained = fit.Run(run)
-        predictions = fit.predict(trained, terminal.picture_paths(inputs), top=top)
+        predictions = fit.predict(trained, terminal.picture_paths(inputs), top=top, device=device)
         unread = answers.write_predictions(predictions, stream, form.value, trained.classes, top)
     if unread:
         terminal.say(f"{unread} picture{'s' if unread > 1 else ''} could not be read; the reasons are in the output")

@@ -20,7 +20,7 @@ from neocog.fit.run import read_json, read_tensors, records
 SCRIPT = """
 import torch; torch.set_num_threads(1)
 from neocog import fit
-fit.train("digits", out={out!r}, net="lenet5", recipe="standard", epochs=4, device="cpu", seed=3, diagnosis=False,
+fit.train("digits", out={out!r}, net="lenet5", recipe="standard", epochs=12, device="cpu", seed=3, diagnosis=False,
           save_every=0.2, progress=False, set=dict(ema=0.9, lookahead=0.2, mixup=0.2, optimizer={optimizer!r}, lr=0.01))
 """
 
@@ -42,7 +42,7 @@ def test_killed_and_resumed_is_bit_identical(tmp_path: Path, optimizer: str) -> 
     deadline = time.monotonic() + 120
     while not (killed / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(0.3)
+    time.sleep(0.2)
     assert process.poll() is None, "the training ended before it could be killed"
     process.send_signal(signal.SIGKILL)
     process.wait()

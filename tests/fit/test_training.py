@@ -138,6 +138,8 @@ def test_wrong_calls_say_what_to_type(tmp_path: Path) -> None:
         fit.train("digits", epochs=0, **QUIET)
     with pytest.raises(UsageError, match="no device 'tpu'"):
         fit.train("digits", progress=False, device="tpu")
+    with pytest.raises(DataError, match="has one class, 'a'; expected at least two"):
+        fit.train((np.zeros((5, 40, 40, 3), np.uint8), ["a"] * 5), out=tmp_path / "x", **QUIET)
     with pytest.raises(DataError, match="no labels; expected a folder for each class"):
         fit.train((np.zeros((5, 40, 40, 3), np.uint8), None), out=tmp_path / "x", **QUIET)
 

@@ -1,9 +1,9 @@
-"""Show what `check` found: a table for the terminal, and a page with thumbnails."""
+"""Show what `check` found as a page with thumbnails."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +12,6 @@ from neocog.data.check import SPLIT_COLUMNS, Check
 from neocog.data.decode import decode
 from neocog.data.findings import Example, Finding
 from neocog.data.source import Source
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _SHOWN = 24  # thumbnails for each finding
 _CHARTED = 40  # classes that a bar chart shows one by one
@@ -29,58 +26,6 @@ _HEADINGS = {
     "empty_class": "Empty classes", "single_picture": "Single pictures", "few_pictures": "Small classes",
     "similar_names": "Similar names", "imbalance": "Balance", "unlabelled": "Without a label",
 }  # fmt: skip
-_COLOURS = {"error": "bold red", "warning": "yellow", "hint": "blue"}
-
-
-def render(check: Check, console: Console | None = None, *, classes: int = 20, examples: int = 3) -> None:
-    """Print `check` as tables on a rich console (stdout if None): counts of up to `classes` classes, and findings."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = console or Console(highlight=False)
-    used = [k for k in range(4) if check.split_counts[k]]
-    totals = check.counts[:-1].sum(axis=1)
-    order = np.argsort(-totals, kind="stable")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("class", overflow="fold")
-    for name in ("pictures", *([SPLIT_COLUMNS[k] for k in used] if len(used) > 1 else [])):
-        table.add_column(name, justify="right")
-
-    def row(name: str, counts: np.ndarray) -> None:
-        cells = [int(counts.sum()), *((int(counts[k]) for k in used) if len(used) > 1 else ())]
-        table.add_row(escape(name), *(f"{cell:,}" for cell in cells))
-
-    shown = order if len(order) <= classes else [*order[: classes - 3], *order[-3:]]
-    for place, k in enumerate(shown):
-        if len(order) > classes and place == classes - 3:
-            table.add_row(f"... {len(order) - classes:,} more ...")
-        row(check.classes[k], check.counts[k])
-    if check.counts[-1].sum():
-        row("(no label)", check.counts[-1])
-    if len(used) > 1 or len(order) > 1:
-        row("all", check.split_counts)
-    console.print(table)
-    sizes = check.size_summary()
-    if sizes:
-        spans = [f"{name} {s['min']:,} to {s['max']:,}, median {s['median']:,}" for name, s in sizes.items()]
-        console.print(f"\nsizes in pixels: {'; '.join(spans)}")
-        console.print("formats: " + ", ".join(f"{escape(name)} {n:,}" for name, n in check.formats.items()))
-    for note in check.notes:
-        console.print(f"note: {escape(note)}")
-    for finding in check.findings:
-        console.print(f"\n[{_COLOURS[finding.severity]}]{finding.severity}[/]: {escape(finding.title)}")
-        for group in finding.groups[:examples]:
-            console.print("    " + escape(" = ".join(_line(one) for one in group[:4])), soft_wrap=True)
-        left = len(finding.groups) + finding.more - examples
-        if left > 0:
-            console.print(f"    and {left:,} more")
-        console.print(f"  {escape(finding.advice)}")
-    console.print(f"\n{escape(check.summary)}")
-
-
-def _line(example: Example) -> str:
-    return f"{example.key} ({example.note})" if example.note else example.key
 
 
 def check_page(check: Check, source: Source) -> str:

@@ -139,6 +139,7 @@ def predict(
     Args:
         inputs: paths, encoded bytes, or uint8 arrays (H, W) or (H, W, 3).
         top: classes in `Prediction.top`.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"``; None takes a GPU if there is one.
 
     Raises:
         RunError: the run cannot be used. UsageError: `top` below 1.
@@ -146,8 +147,9 @@ def predict(
     run = run if isinstance(run, Run) else Run(run)
     if top < 1:
         raise UsageError(f"--top needs at least 1, got {top}")
-    pre, chosen = run.preprocess, Device("cpu") if device in (None, "cpu") else choose(device)
-    net, detector = run.net().to(chosen.torch), run.detector()
+    pre, chosen = run.preprocess, _here(device)
+    net = run.net().to(chosen.torch).to(memory_format=chosen.layout)  # type: ignore[call-overload]
+    detector = run.detector()
     mean = torch.tensor(pre.mean[: pre.channels])[:, None, None]
     std = torch.tensor(pre.std[: pre.channels])[:, None, None]
 
@@ -167,10 +169,12 @@ def predict(
         rows: Iterator[tuple[np.ndarray, float]] = iter(())
         if pixels:
             x = ((torch.from_numpy(np.stack(pixels)) / 255.0 - mean) / std).to(chosen.torch)
-            with torch.inference_mode():
-                logits = sum(w * net(v).float() for w, v in views(x, run.views["tta"], run.views["mirror"]))  # type: ignore[arg-type]
+            x = x.contiguous(memory_format=chosen.layout)
+            with torch.inference_mode(), chosen.autocast():
+                seen = [w * net(v).float() for w, v in views(x, run.views["tta"], run.views["mirror"])]
+                logits = torch.stack(seen).sum(0)
                 features = net.forward_features(x).float().cpu().numpy()  # type: ignore[operator]
-            probabilities = softmax(logits.cpu().numpy(), run.temperature)  # type: ignore[union-attr]
+            probabilities = softmax(logits.cpu().numpy(), run.temperature)
             strange = detector.score(features) if detector else np.zeros(len(pixels))
             rows = iter(list(zip(probabilities, strange.tolist(), strict=True)))
         for key, picture, problem in batch:
@@ -191,6 +195,13 @@ def predict(
                 yield from answer(list(pool.map(read, batch)))
                 batch = []
         yield from answer(list(pool.map(read, batch)))
+
+
+def _here(device: str | None) -> Device:
+    """A GPU if there is one; on the CPU float32, so that a picture gets the same answer alone and among others."""
+    if device == "cpu" or (device is None and not torch.cuda.is_available() and not torch.backends.mps.is_available()):
+        return Device("cpu", channels_last=True)
+    return choose(device)
 
 
 def evaluate(

@@ -99,7 +99,7 @@ def _logits(path: Path) -> dict[str, np.ndarray] | None:
     try:
         arrays = load_file(path)
     except SafetensorError as error:
-        raise RunError(f"{path} is damaged ({error}); 'neocog evaluate' writes it again") from None
+        raise RunError(f"{path} is damaged ({error}); 'neocog resume' writes it again") from None
     if not {"logits", "labels"} <= arrays.keys():
         raise RunError(f"{path}: expected the arrays logits, labels and index, got {', '.join(sorted(arrays))}")
     # Unlabelled pictures are -1 for the measures and -100 for PyTorch's loss.

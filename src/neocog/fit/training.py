@@ -153,6 +153,10 @@ def make_plan(
         raise DataError(
             f"{source.name} has no labels; expected a folder for each class, or a table with a label column"
         )
+    if len(source.classes) < 2:
+        raise DataError(
+            f"{source.name} has one class, {source.classes[0]!r}; expected at least two, such as a folder for each"
+        )
     side, channels = planning.usual_size(source, np.flatnonzero(source.labels >= 0))
     usual = planning.choose_size(side, device.kind == "cpu")
     name = net or planning.choose_net(size or usual)
