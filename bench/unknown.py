@@ -1,6 +1,6 @@
 """Which distance tells strangers? AUROC of every method on a CIFAR-10 run, against drawn pictures and digits.
 
-    NEOCOG_DATA=... python bench/unknown.py RUN     # a run trained on cifar10
+NEOCOG_DATA=... python bench/unknown.py RUN     # a run trained on cifar10
 """
 
 from __future__ import annotations

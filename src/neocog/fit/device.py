@@ -146,7 +146,7 @@ def _wait(device: torch.device) -> None:
 def _keep_memory() -> None:
     """Let glibc keep freed memory: a step's large maps are otherwise unmapped and faulted in again every step.
 
-    Measured on two cores with speednet, batches of 1000: page faults took a fifth of the step.
+    Measured on two cores with speednet: a plain float32 step of 512 pictures fell from 2.6 s to 2.0 s.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return
