@@ -34,7 +34,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return read_tensors(folder / "weights.safetensors")[0]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_killed_and_resumed_is_bit_identical(tmp_path: Path, optimizer: str) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert start(whole, optimizer).wait() == 0
@@ -88,7 +88,7 @@ def test_nan_stops_and_keeps_the_last_good_weights(tmp_path: Path) -> None:
             progress=False,
             diagnosis=False,
             save_every=0.0,
-            set={"lr": 1e30, "clip": 0, "schedule": "linear", "warmup": 0},
+            set={"optimizer": "sgd", "lr": 1e30, "clip": 0, "schedule": "linear", "warmup": 0},
         )
     kept = tmp_path / "r" / "weights.safetensors"
     if kept.exists():

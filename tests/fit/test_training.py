@@ -147,7 +147,7 @@ def test_wrong_calls_say_what_to_type(tmp_path: Path) -> None:
 def test_find_lr_suggests_a_rate_that_trains() -> None:
     scan = fit.find_lr("digits", net="lenet5", recipe="standard", device="cpu", progress=False, set={"clip": 0})
     assert 1e-3 < scan["suggested_lr"] < scan["recipe_lr"] * 30
-    assert scan["set"].startswith("--set lr=")
+    assert scan["set"].startswith("--set lr_filters=")
     losses = [p["smoothed"] for p in scan["points"]]
     assert min(losses) < losses[0]
     json.dumps(scan)

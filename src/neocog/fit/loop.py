@@ -37,6 +37,7 @@ def fit(
     show: Callable[[float, str], None] | None = None,
     world: World | None = None,
     save_every: float = 60.0,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train ``state.net`` until the clock says that it is over, or validation says that it is enough.
 
@@ -45,6 +46,7 @@ def fit(
         inspect: further figures for the log, from a net and a batch, once an epoch.
         show: is told the progress in [0, 1] and a line of text after every step.
         save_every: seconds between checkpoints within an epoch; one is written at the end of each epoch, too.
+        interrupted: asked after every step; if true, a checkpoint is written and KeyboardInterrupt raised.
 
     Raises:
         RunError: the loss became NaN or infinite. The last good weights are in the checkpoint.
@@ -98,11 +100,14 @@ def fit(
             batches.waited = 0.0
             if stop:
                 break
-        if world.first and (epoch_ends or over or time.monotonic() - saved > save_every):
+        stopping = interrupted()
+        if world.first and (epoch_ends or over or stopping or time.monotonic() - saved > save_every):
             stop_if_lost(loss, state, World())
             state.elapsed, state.log_size = clock.elapsed, log.size
             state.save(folder)
             saved = time.monotonic()
+        if stopping:
+            raise KeyboardInterrupt
     stream.close()  # type: ignore[attr-defined]
     state.elapsed, state.log_size = clock.elapsed, log.size
 

@@ -83,7 +83,7 @@ def optimizers(net: nn.Module, head: nn.Module, recipe: Recipe, batch: int) -> l
     for p in net.parameters():
         if not p.requires_grad:
             continue
-        if id(p) in head_ids and recipe.lr_head:
+        if muon and id(p) in head_ids and recipe.lr_head:
             kind = "head"
         elif p.ndim < 2:
             kind = "vector"

@@ -45,6 +45,12 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+def wait_for_all(world: World) -> None:
+    """Go on when every process has come here."""
+    if world.size > 1:
+        dist.barrier()
+
+
 def share_gradients(net: nn.Module, world: World) -> None:
     """Replace every gradient by its mean over the processes: one message for all of them."""
     if world.size == 1:

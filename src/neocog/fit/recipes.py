@@ -30,7 +30,7 @@ class Recipe:
     optimizer: str = "sgd"  # sgd | adamw | muon (muon: filters by Muon, all else by SGD)
     lr: float = 0.1
     lr_filters: float = 0.24  # muon only
-    lr_head: float = 0.0  # 0: as lr
+    lr_head: float = 0.0  # muon only; 0: by Muon, too
     momentum: float = 0.9
     momentum_filters: float = 0.6  # muon only
     nesterov: bool = True
@@ -128,10 +128,13 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="standard",
-            about="for any net: SGD with Nesterov momentum, one cycle, label smoothing, averaged weights",
+            about="for any net: Muon for the filters, one cycle, label smoothing, averaged weights",
             epochs=20.0,
             batch_size=128,
+            optimizer="muon",
             lr=0.1,
+            lr_filters=0.1,
+            lr_head=0.2,
             weight_decay=5e-4,
             schedule="triangle",
             label_smoothing=0.1,

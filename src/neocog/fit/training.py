@@ -28,12 +28,13 @@ from neocog.fit.finish import finish
 from neocog.fit.inputs import Data, Inputs, make_inputs
 from neocog.fit.loop import fit
 from neocog.fit.outputs import outputs_of
-from neocog.fit.parallel import World, join, leave, same_everywhere
+from neocog.fit.parallel import World, join, leave, same_everywhere, wait_for_all
 from neocog.fit.plan import Plan
 from neocog.fit.predicting import Run
 from neocog.fit.report import write_report
 from neocog.fit.run import Log, free_folder, read_json, read_tensors, write_json, write_tensors
 from neocog.fit.show import Show
+from neocog.fit.signals import interruptible
 from neocog.fit.state import CHECKPOINT, State
 from neocog.records import SPLITS, Preprocess
 
@@ -341,9 +342,9 @@ def _carry_out(
                     log.write("diagnosis", **finding.to_json())
                     if finding.verdict != "good":
                         show.say(f"{finding.name}: {finding.evidence}. {finding.advice}")
-        with show.bar("training") as bar:
+        with show.bar("training") as bar, interruptible(world.size == 1) as asked:
             how: dict[str, Any] = {"validate": validate, "inspect": inspect, "show": bar, "world": world}
-            how["save_every"] = save_every
+            how |= {"save_every": save_every, "interrupted": asked}
             fit(state, batches, task, device, clock, folder, log, **how)
         finish(made, parts, folder, state, device, world, show, log, begin)
         log.write("end", seconds=time.monotonic() - begin)
@@ -355,11 +356,11 @@ def _carry_out(
     finally:
         log.close()
     if not world.first:
-        same_everywhere(None, world)  # until the first process has written everything
+        wait_for_all(world)  # until the first process has written everything
         return Run(folder)
     test_source, test_rows, _ = parts.labelled_test()
     write_report(folder, pictures=test_source.read if len(test_rows) else parts.source.read)
-    same_everywhere(None, world)
+    wait_for_all(world)
     return Run(folder)
 
 
