@@ -48,7 +48,8 @@ TRAINING = """
 import sys, torch; torch.set_num_threads(1)
 from neocog import fit
 fit.train("drawn:n=240,size=32", out=sys.argv[1], net="lenet5", recipe="standard", epochs=2, device="cpu", seed=1,
-          precision="float32", diagnosis=False, progress=False, set=dict(optimizer="sgd", batch_size=48, resized_crop=0, mixup=0))
+          precision="float32", diagnosis=False, progress=False,
+          set=dict(optimizer="sgd", batch_size=48, resized_crop=0, mixup=0))
 """
 
 
