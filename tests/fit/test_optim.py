@@ -19,12 +19,11 @@ def test_orthogonalise_keeps_the_singular_vectors_and_levels_the_values(shape: t
     torch.manual_seed(0)
     g = torch.randn(shape)
     out = orthogonalise(g, steps=5)
-    u, s, v = torch.linalg.svd(g, full_matrices=False)
+    u, _, v = torch.linalg.svd(g, full_matrices=False)
     values = torch.diag(u.T @ out @ v.T)
     off = u.T @ out @ v.T - torch.diag(values)
     assert off.abs().max() < 1e-3  # an odd polynomial of the matrix changes the values only
     assert values.min() > 0.3 and values.max() < 1.35  # Muon's coefficients do not converge to exactly 1
-    assert s.max() / s.min() > 3 * values.max() / values.min() or shape[0] != shape[1]
 
 
 def test_muon_keeps_the_norm_and_goes_downhill() -> None:

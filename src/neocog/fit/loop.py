@@ -16,6 +16,7 @@ from neocog.data.batches import Batch, Batches
 from neocog.errors import RunError
 from neocog.fit.clock import Clock
 from neocog.fit.device import Device
+from neocog.fit.diagnose import update_ratios
 from neocog.fit.optim import set_rates
 from neocog.fit.parallel import World, share_gradients, total
 from neocog.fit.run import Log
@@ -92,7 +93,7 @@ def fit(
                 **figures,
                 lr=factor,
                 elapsed=clock.elapsed,
-                update_ratio=ratios(before, state.net),
+                update_ratio=update_ratios(before, weights_of(state.net)) if before else {},
                 **(inspect(state.net, batch) if inspect and world.first else {}),
             )
             state.net.train()
@@ -173,14 +174,6 @@ def judge(state: State, figure: float | None, loss: float | None) -> bool:
 def weights_of(net: nn.Module) -> dict[str, Tensor]:
     """A copy of the trainable weights of two or more dimensions."""
     return {k: p.detach().clone() for k, p in net.named_parameters() if p.requires_grad and p.ndim > 1}
-
-
-def ratios(before: dict[str, Tensor] | None, net: nn.Module) -> dict[str, float]:
-    """For each weight: the length of the last step over the length of the weight."""
-    if before is None:
-        return {}
-    now = dict(net.named_parameters())
-    return {k: float((now[k].detach() - w).norm() / w.norm().clamp(min=1e-12)) for k, w in before.items() if k in now}
 
 
 class Tally:
