@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -13,16 +14,26 @@ from torch import Tensor, nn
 
 from neocog import nets
 from neocog.errors import NetError
-from neocog.nets.layers import StochasticDepth
+from neocog.nets.layers import StochasticDepth, WithAuxiliaries
 
 CLASSES = 7
 # Nets whose forward() is not exactly the head applied to the features, with the reason.
 SCALED = {"speednet": "divides its logits by the number of features"}
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
-
-# Nets that are computed in the slow tests only: more than 40 million parameters, or 1000 layers. The others of their
-# families have the same code; figures and shapes of all are always tested.
+# Nets that are computed in the slow tests only: more than 40 million parameters, 1000 layers, or a second a picture. The
+# others of their families have the same code; figures and shapes of all are always tested.
 GIANTS = {name for name in nets.names() if nets.facts(name).params > 40e6 or name.endswith(("1001", "1202"))}
+# Nets for which an input of the smallest size costs more than 10 G multiply-adds.
+GIANTS |= {
+    name
+    for name in nets.names()
+    if nets.facts(name).macs * (nets.facts(name).smallest / nets.facts(name).input[-1]) ** 2 > 10e9
+}
+
+
+def has_classes(name: str) -> bool:
+    return nets.facts(name).task not in ("reconstruct", "embed")
 
 
 @pytest.mark.parametrize("name", nets.names())
@@ -30,20 +41,24 @@ def test_figures_are_the_published_ones(name: str) -> None:
     facts = nets.facts(name)
     with torch.device("meta"):
         net = nets.build(name)
-    assert (trainable(net), multiply_adds(net, facts.input)) == (facts.params, facts.macs)
+    x = nets.example(net, 1).to("meta")
+    assert (trainable(net), multiply_adds(net, x)) == (facts.params, facts.macs)
+    assert x.shape[1:] == facts.input
 
-    nets.change_head(net, CLASSES)
-    x = torch.empty(2, facts.input[0], facts.input[1], facts.input[2], device="meta")
-    features = net.forward_features(x)
-    assert features.dim() == 2
-    assert nets.head_of(net)(features).shape == (2, CLASSES)
+    if has_classes(name):
+        nets.change_head(net, CLASSES)
+        assert net.eval()(x).shape[:2] == (1, CLASSES)
+    if facts.task == "label":
+        features = net.forward_features(nets.example(net, 2).to("meta"))
+        assert nets.head_of(net)(features).shape[:2] == (2, CLASSES)
 
 
 @pytest.mark.parametrize("name", nets.names())
 def test_smaller_pictures_are_refused_with_the_smallest_size(name: str) -> None:
     smallest = nets.facts(name).smallest
-    with pytest.raises(NetError, match=f"at least {smallest}x{smallest}"):
-        nets.build(name, input_size=smallest - 1)
+    if smallest > 1:
+        with pytest.raises(NetError, match=f"at least {smallest}x{smallest}"):
+            nets.build(name, input_size=smallest - 1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,31 +78,44 @@ def net(request: pytest.FixtureRequest) -> Iterator[nn.Module]:
     """One net at the smallest input; the running statistics of its BN layers fit the pictures of `pictures`."""
     torch.manual_seed(0)
     name = request.param
-    made = nets.build(name, classes=CLASSES, input_size=nets.facts(name).smallest)
+    changed: dict[str, Any] = {"classes": CLASSES} if has_classes(name) else {}
+    made = nets.build(name, input_size=nets.facts(name).smallest, **changed)
     made.eval()
-    norms = [module for module in made.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in made.modules() if isinstance(module, NORMS)]
     for norm in norms:  # untrained running statistics would let the values of a deep net overflow
         norm.train()
         norm.momentum, norm.usual = None, norm.momentum  # None: the plain mean over batches
     with torch.no_grad():
-        made(pictures(made, 8))
+        made(pictures(made, 8 if norms else 2))
     for norm in norms:
         norm.eval()
         norm.momentum = norm.usual
     yield made
 
 
+def task_of(net: nn.Module) -> str:
+    return nets.facts(net.spec["name"]).task
+
+
 def pictures(net: nn.Module, number: int) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    size = net.spec["input_size"]
-    return torch.randn(number, net.spec["in_channels"], size, size, generator=generator)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return nets.example(net, number)
 
 
 def test_evaluation_is_deterministic_and_sees_pictures_one_by_one(net: nn.Module) -> None:
     x = pictures(net, 2)
     with torch.no_grad():
         first, second, alone = net(x), net(x), net(x[:1])
-    assert first.shape == (2, CLASSES)
+    task = task_of(net)
+    if task in ("label", "control"):
+        assert first.shape == (2, CLASSES)
+    elif task == "segment":
+        assert first.shape[:2] == (2, CLASSES) and first.dim() == 4
+    elif task == "reconstruct":
+        assert first.shape == x.shape
+    else:
+        assert first.dim() == 2 and len(first) == 2
     assert first.isfinite().all()
     assert torch.equal(first, second)
     assert (first[0] != first[1]).any()  # it looks at the pictures
@@ -95,23 +123,50 @@ def test_evaluation_is_deterministic_and_sees_pictures_one_by_one(net: nn.Module
 
 
 def test_head_works_on_features(net: nn.Module) -> None:
+    if task_of(net) != "label":
+        pytest.skip(f"task {task_of(net)!r} has no single linear head")
     x = pictures(net, 2)
     with torch.no_grad():
         features, logits = net.forward_features(x), net(x)
         expected = nets.head_of(net)(features)
-    assert features.dim() == 2
+    assert len(features) == 2
+    if features.dim() > 2:  # a convolution is the head; what follows has no parameters
+        assert expected.shape[:2] == (2, CLASSES)
+        return
     if nets.facts(net.spec["name"]).family in SCALED:
         expected = expected * (logits.norm() / expected.norm())
     torch.testing.assert_close(logits, expected)
 
 
+def outputs_of(made: Any) -> list[Tensor]:
+    """The tensors that a net puts out in training."""
+    if isinstance(made, WithAuxiliaries):
+        return [made.logits, *made.auxiliaries]
+    return [made]
+
+
 def test_learns_in_every_parameter(net: nn.Module) -> None:
+    if getattr(net, "learns_by_itself", False):
+        pytest.skip("learns by its own rule, not by gradients")
     net.train()
     for module in net.modules():
         if isinstance(module, StochasticDepth):
             module.eval()  # a dropped block rightly has no gradient
+        if isinstance(module, nn.Dropout) and module.p > 0:
+            module.eval()  # half of few features can leave a filter without a gradient
     x = pictures(net, 2)
-    nn.functional.cross_entropy(net(x), torch.tensor([0, 1])).backward()
+    made = net(x)
+    losses = []
+    for out in outputs_of(made):
+        if task_of(net) in ("label", "control"):
+            assert out.shape == (2, CLASSES)
+            losses.append(nn.functional.cross_entropy(out, torch.tensor([0, 1])))
+        elif task_of(net) == "segment":
+            target = torch.arange(out[:, 0].numel()).reshape(out[:, 0].shape) % CLASSES
+            losses.append(nn.functional.cross_entropy(out, target))
+        else:
+            losses.append((out.float() - 0.3).square().mean())
+    sum(losses).backward()
     missing = [
         name
         for name, parameter in net.named_parameters()
@@ -132,12 +187,16 @@ def test_spec_and_safetensors_give_the_net_back(net: nn.Module) -> None:
 
 
 def test_bf16_channels_last_is_near(net: nn.Module) -> None:
+    if getattr(net, "learns_by_itself", False):
+        pytest.skip("its cells compare small differences; it runs in float32")
     x = pictures(net, 4)
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim(), torch.contiguous_format)
     with torch.no_grad():
         exact = net(x)
-        net.to(memory_format=torch.channels_last)
+        if x.dim() == 4:
+            net.to(memory_format=layout)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            near = net(x.contiguous(memory_format=torch.channels_last)).float()
+            near = net(x.contiguous(memory_format=layout)).float()
         net.to(memory_format=torch.contiguous_format)
         # a net of random weights and 100 layers enlarges any error; so the scale is what rounding the weights does
         weights = [parameter.clone() for parameter in net.parameters()]
@@ -147,27 +206,34 @@ def test_bf16_channels_last_is_near(net: nn.Module) -> None:
         for parameter, value in zip(net.parameters(), weights, strict=True):
             parameter.copy_(value)
     assert near.isfinite().all()
-    assert (near - exact).norm() < 5 * (rounded - exact).norm()
+    assert (near - exact).norm() < 5 * (rounded - exact).norm() + 0.01 * exact.norm()
 
 
 def test_changes_its_head_and_nothing_else(net: nn.Module) -> None:
-    old = nets.head_of(net)
+    if not has_classes(net.spec["name"]):
+        with pytest.raises(NetError, match="head"):
+            nets.change_head(net, CLASSES + 4)
+        return
+    heads = (net.head, *getattr(net, "aux_heads", ()))
+    old = {name: net.get_submodule(name) for name in heads}
     before = net.state_dict(keep_vars=True)
     versions = {name: value._version for name, value in before.items()}
     assert nets.change_head(net, CLASSES + 4) is net
     after = net.state_dict(keep_vars=True)
-    logits = net(pictures(net, 2))
+    with torch.no_grad():
+        out = net(pictures(net, 2))
     spec = net.spec
-    parent, _, last = net.head.rpartition(".")
-    setattr(net.get_submodule(parent), last, old)
+    for name, module in old.items():
+        parent, _, last = name.rpartition(".")
+        setattr(net.get_submodule(parent), last, module)
     net.spec = {**net.spec, "classes": CLASSES}
 
-    assert logits.shape == (2, CLASSES + 4)
+    assert out.shape[:2] == (2, CLASSES + 4)
     assert spec["classes"] == CLASSES + 4
     with torch.device("meta"):
         fresh = nets.build(**spec).state_dict()
     assert {name: value.shape for name, value in fresh.items()} == {name: value.shape for name, value in after.items()}
     for name, value in after.items():
-        if not name.startswith(net.head + "."):
+        if not name.startswith(tuple(f"{head}." for head in heads)):
             assert value is before[name]
             assert value._version == versions[name]  # nothing was written into it

@@ -45,8 +45,9 @@ class Facts:
     """Published figures of a net, beside the code that must reproduce them.
 
     `params` counts trainable numbers (biases and BN scale and shift, not running statistics); `macs` counts
-    multiply-accumulates of convolutions and fully connected layers for one picture of shape `input` (C, H, W).
-    `smallest` is the smallest H = W that `build(..., input_size=...)` accepts.
+    multiply-accumulates of convolutions and fully connected layers for one example of shape `input`: (C, H, W) of a
+    picture, (C, L) of a sequence, (C, T, H, W) of a video. `smallest` is the smallest H = W (or L) that
+    `build(..., input_size=...)` accepts. `task` is label, segment, reconstruct, embed or control.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Facts:
     paper: str
     params: int
     macs: int
-    input: tuple[int, int, int]
+    input: tuple[int, ...]
     classes: int
     smallest: int
     accuracy: str = ""

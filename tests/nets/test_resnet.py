@@ -119,7 +119,7 @@ def test_dropout_stands_before_the_head() -> None:
         ("resnet50", {"stride_on": "5x5"}, "stride_on must be '1x1' or '3x3', got '5x5'"),
         ("resnet50", {"shortcut": "C"}, "shortcut must be 'A', 'B' or 'average', got 'C'"),
         ("preact_resnet50", {"shortcut": "C"}, "shortcut must be"),
-        ("resnet50", {"stem": "huge"}, "stem must be 'imagenet' or 'small', got 'huge'"),
+        ("resnet50", {"stem": "huge"}, "stem must be 'imagenet', 'tensorflow' or 'small', got 'huge'"),
         ("resnet50", {"dropout": 1}, "dropout is a probability"),
         ("resnet50", {"stochastic_depth": 0}, "survival probability above 0"),
         ("resnet50", {"stochastic_depth": 0.5, "stochastic_depth_form": "row"}, "'paper' or 'scaled', got 'row'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,17 @@ def check_input(x: Tensor, channels: int, smallest: int = 1) -> None:
             f"expected pictures of at least {smallest}x{smallest}, got {x.shape[2]}x{x.shape[3]}; "
             "resize them, or build the net with input_size=..."
         )
+
+
+class WithAuxiliaries(NamedTuple):
+    """What a net with auxiliary heads puts out in training: loss = that of `logits` + `weight` x those of the others.
+
+    All are (B, classes). In evaluation such a net puts out the logits alone.
+    """
+
+    logits: Tensor
+    auxiliaries: tuple[Tensor, ...]
+    weight: float = 0.3  # Szegedy et al. 2014, section 5
 
 
 def he_init(net: nn.Module) -> None:
@@ -172,3 +184,26 @@ class Subsampling(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, size={self.size}"
+
+
+class LocalResponseNorm(nn.Module):
+    """Local response normalisation across channels, (B, C, ...) -> the same shape.
+
+    form="paper" (Krizhevsky et al. 2012, section 3.3): ``b_i = a_i / (k + alpha * sum_j a_j^2)^beta`` over the `size`
+    channels around i. form="mean" divides alpha by `size` (Caffe and PyTorch), so that alpha=1e-4 there is 2e-5 here.
+    """
+
+    def __init__(
+        self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0, form: str = "paper"
+    ) -> None:
+        super().__init__()
+        if form not in ("paper", "mean"):
+            raise NetError(f"form must be 'paper' or 'mean', got {form!r}")
+        self.size, self.alpha, self.beta, self.k, self.form = size, alpha, beta, k, form
+
+    def forward(self, x: Tensor) -> Tensor:
+        alpha = self.alpha * self.size if self.form == "paper" else self.alpha
+        return F.local_response_norm(x, self.size, alpha, self.beta, self.k)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, alpha={self.alpha:g}, beta={self.beta:g}, k={self.k:g}, form={self.form!r}"

@@ -25,7 +25,7 @@ from ..errors import NetError
 from ..records import Facts
 from .layers import PadShortcut, StochasticDepth, check_input, he_init
 from .registry import register
-from .resnet import SMALLEST, make_depths, make_stem
+from .resnet import SMALLEST, make_depths, make_stem, stride_of
 
 
 class PreActBlock(nn.Module):
@@ -89,7 +89,9 @@ class PreActResNet(nn.Module):
         stride_on: which convolution of a bottleneck takes the stride, "3x3" or "1x1".
         shortcut: where shapes differ, "B" is a 1x1 convolution (without BN), "A" picks every second value and
             appends zeros, "average" takes the mean of each 2x2 window and appends zeros.
-        stem: "imagenet" (7x7/2, BN, ReLU, 3x3/2 maximum) or "small" (3x3, for pictures of about 32x32).
+        stride_at: "first" or "last" block of a stage halves the map; see ResNet.
+        stem: "imagenet" (7x7/2, BN, ReLU, 3x3/2 maximum), "tensorflow" (with its padding before the maximum) or
+            "small" (3x3, for pictures of about 32x32).
         stem_norm: BN and ReLU behind the first convolution.
         stochastic_depth, stochastic_depth_form, dropout: as in ResNet.
         zero_init_residual: start the last convolution of every block at zero.
@@ -108,6 +110,7 @@ class PreActResNet(nn.Module):
         classes: int,
         in_channels: int,
         stride_on: str = "3x3",
+        stride_at: str = "first",
         shortcut: str = "B",
         stem: str = "imagenet",
         stem_norm: bool = True,
@@ -133,7 +136,7 @@ class PreActResNet(nn.Module):
         for number, (blocks, plane) in enumerate(zip(stages, planes, strict=True), start=1):
             layers = []
             for index in range(blocks):
-                stride = 2 if number > 1 and index == 0 else 1
+                stride = stride_of(stride_at, number, len(stages), index, blocks)
                 kernels, widths, strides = [3, 3], [plane, plane], [stride, 1]
                 if block == "bottleneck":
                     kernels, widths = [1, 3, 1], [plane, plane, 4 * plane]
@@ -142,7 +145,7 @@ class PreActResNet(nn.Module):
                 down: nn.Module | None = None
                 if stride != 1 or channels != out:
                     down = PadShortcut(out, stride, average=shortcut == "average")
-                    if shortcut == "B":
+                    if shortcut == "B" and channels != out:
                         down = nn.Conv2d(channels, out, 1, stride, bias=False)
                 layers.append(PreActBlock(channels, kernels, widths, strides, down, depths.pop(0)))
                 channels = out

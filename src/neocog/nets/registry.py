@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..errors import NetError, closest
 from ..records import Facts
@@ -55,8 +56,8 @@ def register(facts: Facts, **settings: Any) -> Callable[[_Builder], _Builder]:
             f"a net named {facts.name!r} is already registered ({taken.__module__}.{taken.__qualname__}); "
             "give the new one another name"
         )
-    if facts.smallest > facts.input[1]:
-        raise ValueError(f"{facts.name}: smallest input {facts.smallest} exceeds the usual one, {facts.input[1]}")
+    if facts.smallest > facts.input[-1]:
+        raise ValueError(f"{facts.name}: smallest input {facts.smallest} exceeds the usual one, {facts.input[-1]}")
 
     def add(builder: _Builder) -> _Builder:
         keywords = {
@@ -121,7 +122,7 @@ def build(
     given = {
         "classes": entry.facts.classes if classes is None else classes,
         "in_channels": entry.facts.input[0] if in_channels is None else in_channels,
-        "input_size": entry.facts.input[1] if input_size is None else input_size,
+        "input_size": entry.facts.input[-1] if input_size is None else input_size,
     }
     for key, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -140,6 +141,23 @@ def build(
     net = entry.builder(**{**entry.settings, **handed, **options})
     net.spec = {"name": name, **given, **options}  # type: ignore[assignment]  # a plain dict, not a tensor
     return net
+
+
+def example(net: nn.Module, batch: int = 1, input_size: int | None = None) -> Tensor:
+    """Return a random input (batch, ...) that a net built here can take, on the CPU.
+
+    Normal noise of the usual shape, with `input_size` (default: that of ``net.spec``) for height and width; nets that
+    read something else (token ids, say) define a static method ``example(spec, batch)``.
+    """
+    spec = dict(net.spec)  # type: ignore[call-overload]
+    if input_size is not None:
+        spec["input_size"] = input_size
+    if own := getattr(net, "example", None):
+        return own(spec, batch)  # type: ignore[no-any-return]
+    usual = facts(spec["name"]).input
+    if len(usual) < 3:
+        return torch.randn(batch, spec["in_channels"], spec["input_size"])
+    return torch.randn(batch, spec["in_channels"], *usual[1:-2], spec["input_size"], spec["input_size"])
 
 
 def head_of(net: nn.Module) -> nn.Module:

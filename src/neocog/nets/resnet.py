@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
+from .gates import SamePad
 from .layers import PadShortcut, StochasticDepth, check_input, he_init, survival_rule
 from .registry import register
 
@@ -150,8 +151,10 @@ class ResNet(nn.Module):
         stride_on: "3x3" or "1x1", see Bottleneck.
         shortcut: where shapes differ, "B" is a 1x1 convolution with BN, "A" picks every second value and appends
             zeros, "average" takes the mean of each 2x2 window and appends zeros.
-        stem: "imagenet" is a 7x7/2 convolution and a 3x3/2 maximum; "small", for pictures of about 32x32, is a 3x3
-            convolution.
+        stride_at: which block of a stage halves the map: "first" as in the paper, or "last" as in TF-Slim (whose first
+            stage halves it, too, and whose last does not), which makes the receptive field larger.
+        stem: "imagenet" is a 7x7/2 convolution and a 3x3/2 maximum; "tensorflow" the same with TensorFlow's "SAME"
+            padding before the maximum; "small", for pictures of about 32x32, is a 3x3 convolution.
         conv_bias: give convolutions a bias, although BN follows.
         stochastic_depth: survival probability of the last block, 1 = off; see StochasticDepth.
         stochastic_depth_form: "paper" or "scaled".
@@ -174,6 +177,7 @@ class ResNet(nn.Module):
         groups: int = 1,
         width: int = 64,
         stride_on: str = "3x3",
+        stride_at: str = "first",
         shortcut: str = "B",
         stem: str = "imagenet",
         conv_bias: bool = False,
@@ -196,7 +200,7 @@ class ResNet(nn.Module):
         for number, (blocks, plane) in enumerate(zip(stages, planes, strict=True), start=1):
             layers = []
             for index in range(blocks):
-                stride = 2 if number > 1 and index == 0 else 1
+                stride = stride_of(stride_at, number, len(stages), index, blocks)
                 out = plane * kind.expansion
                 layers.append(
                     kind(
@@ -242,13 +246,24 @@ class ResNet(nn.Module):
         return self.fc(self.forward_features(x))
 
 
+def stride_of(rule: str, stage: int, stages: int, block: int, blocks: int) -> int:
+    """Stride of a block: 2 in the first block of every stage but the first, or in the last of every one but the last."""
+    if rule not in ("first", "last"):
+        raise NetError(f"stride_at must be 'first' or 'last', got {rule!r}")
+    halves = stage > 1 and block == 0 if rule == "first" else stage < stages and block == blocks - 1
+    return 2 if halves else 1
+
+
 def make_stem(stem: str, in_channels: int, channels: int, bias: bool = False) -> tuple[nn.Conv2d, nn.Module]:
     """Return the first convolution and what pools after it. Raises: NetError for an unknown stem."""
     if stem == "imagenet":
         return nn.Conv2d(in_channels, channels, 7, 2, 3, bias=bias), nn.MaxPool2d(3, 2, 1)
+    if stem == "tensorflow":
+        pool = nn.Sequential(SamePad(3, 2, value=float("-inf")), nn.MaxPool2d(3, 2))
+        return nn.Conv2d(in_channels, channels, 7, 2, 3, bias=bias), pool
     if stem == "small":
         return nn.Conv2d(in_channels, channels, 3, 1, 1, bias=bias), nn.Identity()
-    raise NetError(f"stem must be 'imagenet' or 'small', got {stem!r}")
+    raise NetError(f"stem must be 'imagenet', 'tensorflow' or 'small', got {stem!r}")
 
 
 def make_depths(blocks: int, last: float, form: str) -> list[StochasticDepth | None]:
@@ -260,7 +275,7 @@ def make_depths(blocks: int, last: float, form: str) -> list[StochasticDepth | N
 def _shortcut(kind: str, channels: int, out: int, stride: int, bias: bool) -> nn.Module | None:
     if stride == 1 and channels == out:
         return None
-    if kind == "B":
+    if kind == "B" and channels != out:
         return nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=bias), nn.BatchNorm2d(out))
     return PadShortcut(out, stride, average=kind == "average")
 
