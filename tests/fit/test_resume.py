@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from neocog import fit
+from neocog import fit, nets
 from neocog.errors import RunError
 from neocog.fit.run import read_json, read_tensors, records
 
@@ -93,3 +93,26 @@ def test_nan_stops_and_keeps_the_last_good_weights(tmp_path: Path) -> None:
     kept = tmp_path / "r" / "weights.safetensors"
     if kept.exists():
         assert all(torch.isfinite(v).all() for v in weights(tmp_path / "r").values())
+
+
+def test_weights_that_a_step_has_spoiled_are_not_kept(tmp_path: Path) -> None:
+    """The loss before a step may be fine and the weights after it lost: they must not overwrite the good ones."""
+    with pytest.raises(RunError, match="loss became"):
+        fit.train(
+            "digits",
+            out=tmp_path / "r",
+            net="lenet5",
+            recipe="standard",
+            epochs=20,
+            device="cpu",
+            progress=False,
+            diagnosis=False,
+            save_every=0.0,
+            # fine for two epochs, then one step of an absurd penalty
+            set={"optimizer": "sgd", "lr": 0.01, "clip": 0, "l1": 1e30, "penalty_from": 2.0},
+        )
+    net = nets.build(**read_json(tmp_path / "r" / "run.json")["settings"]["net"])
+    net.load_state_dict(weights(tmp_path / "r"))
+    x = torch.randn(8, net.spec["in_channels"], net.spec["input_size"], net.spec["input_size"])
+    with torch.no_grad():
+        assert net.eval()(x).isfinite().all()

@@ -10,7 +10,7 @@ from torch import nn
 
 from neocog import nets
 from neocog.errors import NetError
-from neocog.nets.lenet import C3_TABLE, H3_TABLE, RadialBasis, SquashingTanh, output_codes
+from neocog.nets.lenet import C3_TABLE, H3_TABLE, LENET4_TABLE, RadialBasis, SquashingTanh, output_codes
 
 
 def test_connections_of_lenet5_are_the_papers() -> None:
@@ -28,6 +28,26 @@ def test_connections_of_lenet5_are_the_papers() -> None:
 def test_connections_of_lenet1_are_the_papers() -> None:
     assert sum(nets.build("lenet1").connections().values()) == 98_442
     assert sum(map(len, H3_TABLE)) == 20
+
+
+def test_lenet4_has_the_papers_layers_and_about_its_connections() -> None:
+    net = nets.build("lenet4")
+    assert (net.c1.out_channels, len(net.s2.weight), net.c3.out_channels, len(net.s4.weight)) == (4, 8, 16, 16)
+    assert (net.hidden.c5.out_features, net.output.out_features) == (120, 10)
+    assert sum(net.connections().values()) == 262_306  # "about 260,000"
+    assert len(set(LENET4_TABLE)) == 16
+    assert [sum(map_ in row for row in LENET4_TABLE) for map_ in range(8)] == [6] * 8
+
+
+def test_subsampling_maps_of_lenet4_come_in_pairs() -> None:
+    net, seen = nets.build("lenet4"), []
+    net.c1.register_forward_hook(lambda layer, args, out: seen.append(out))
+    net.s2.register_forward_hook(lambda layer, args, out: seen.append(args[0]))
+    with torch.no_grad():
+        net(torch.randn(2, 1, 32, 32))
+    maps, pairs = seen
+    assert torch.equal(pairs[:, ::2], SquashingTanh()(maps))
+    assert torch.equal(pairs[:, 1::2], SquashingTanh()(maps))
 
 
 def test_connection_table_has_the_papers_structure() -> None:
@@ -82,7 +102,7 @@ def test_options_of_the_modern_one() -> None:
     assert isinstance(caffe.act1, nn.Identity) and isinstance(caffe.hidden.act1, nn.ReLU)
 
 
-@pytest.mark.parametrize("name", ["lenet5_original", "lenet1", "lenet5"])
+@pytest.mark.parametrize("name", ["lenet5_original", "lenet1", "lenet4", "lenet5"])
 def test_learns_real_digits(name: str) -> None:
     torch.manual_seed(0)
     pixels, labels = load_digits(return_X_y=True)

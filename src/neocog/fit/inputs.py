@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,17 @@ from neocog.data.source import Source
 from neocog.errors import DataError, UsageError
 from neocog.fit.device import Device
 from neocog.fit.parallel import World, with_global_norms
-from neocog.fit.plan import Plan, fits_in_memory
+from neocog.fit.plan import (
+    Plan,
+    choose_net,
+    choose_size,
+    fits_in_memory,
+    letters,
+    make_batch,
+    make_recipe,
+    splits_of,
+    usual_size,
+)
 from neocog.fit.show import Show
 from neocog.records import SPLITS, Preprocess
 from neocog.tasks import Label, balance
@@ -185,3 +196,77 @@ def _task(plan: Plan, counts: np.ndarray, labels: torch.Tensor) -> tuple[Label, 
         )
         return Label(plan.classes, plan.recipe.label_smoothing, balance(counts)), None, note if uneven else ""
     return Label(plan.classes, plan.recipe.label_smoothing), None, ""
+
+
+def make_plan(
+    parts: Data,
+    *,
+    net: str | None,
+    recipe: str | None,
+    fields: Mapping[str, Any] | None,
+    size: int | None,
+    net_options: Mapping[str, Any] | None,
+    epochs: float | None,
+    minutes: float | None,
+    seed: int,
+    device: Device,
+    world: World,
+    show: Show,
+) -> Plan:
+    """Decide what was left open: the size, the net, the recipe, the splits and the batch; and say so."""
+    source = parts.source
+    if not (source.labels >= 0).any():
+        raise DataError(
+            f"{source.name} has no labels; expected a folder for each class, or a table with a label column"
+        )
+    if len(source.classes) < 2:
+        raise DataError(
+            f"{source.name} has one class, {source.classes[0]!r}; expected at least two, such as a folder for each"
+        )
+    side, channels = usual_size(source, np.flatnonzero(source.labels >= 0))
+    usual = choose_size(side, device.kind == "cpu")
+    name = net or choose_net(size or usual)
+    facts = nets.facts(name)
+    if facts.task != "label" or len(facts.input) != 3:
+        raise UsageError(
+            f"{name} is a net for the task {facts.task!r} on inputs of shape {facts.input}, and training learns the "
+            "classes of pictures; 'neocog nets --task label' lists the nets for that"
+        )
+    if getattr(nets.builder(name), "learns_by_itself", False):
+        raise UsageError(f"{name} learns by its own rule, not by gradients: call its method learn(pictures, labels)")
+    if size is None:
+        size = max(facts.smallest, min(facts.input[-1], usual)) if net else usual
+    r = make_recipe(recipe, name, dict(fields or {}))
+    with show.bar("looking for near-duplicates") as bar:
+        parts.codes, parts.notes = splits_of(
+            source, r, seed, lambda done, of: bar(done / max(1, of), f"{done:,} of {of:,}")
+        )
+    options = dict(net_options or {})
+    if r.dropout >= 0:
+        if "dropout" in nets.options(name):
+            options.setdefault("dropout", r.dropout)
+        else:
+            parts.notes.append(f"{name} has no dropout, so the recipe's dropout of {r.dropout:g} is left out")
+    if size <= 64 and nets.options(name).get("stem") == "imagenet":
+        options.setdefault("stem", "small")  # the ImageNet stem would leave 2x2 of a 64x64 picture at the end
+    spec = {"name": name, "classes": len(source.classes), "in_channels": channels, "input_size": size, **options}
+    mirror = not letters(source.classes)
+    if not mirror and r.flip != "none":
+        parts.notes.append("the classes are single letters or digits, so pictures are not mirrored")
+    for note in parts.notes:
+        show.say(f"note: {note}")
+    return Plan(
+        data=parts.spec,
+        test=parts.test_spec,
+        columns=parts.columns,
+        net=spec,
+        recipe=r,
+        classes=source.classes,
+        preprocess=Preprocess(size=size, resize=size if size <= 96 else round(size * 256 / 224), channels=channels),
+        batch=make_batch(r, int((parts.codes == 0).sum()), world.size),
+        seed=seed,
+        epochs=epochs,
+        minutes=minutes,
+        mirror=mirror,
+        device=device.as_dict(),
+    )

@@ -21,6 +21,7 @@ from neocog.fit.optim import set_rates
 from neocog.fit.parallel import World, share_gradients, total
 from neocog.fit.run import Log
 from neocog.fit.state import State
+from neocog.nets.layers import WithAuxiliaries
 from neocog.tasks import Task
 
 
@@ -103,7 +104,7 @@ def fit(
                 break
         stopping = interrupted()
         if world.first and (epoch_ends or over or stopping or time.monotonic() - saved > save_every):
-            stop_if_lost(loss, state, World())
+            stop_if_lost(loss_now(state.net, batch, task, device), state, World())
             state.elapsed, state.log_size = clock.elapsed, log.size
             state.save(folder)
             saved = time.monotonic()
@@ -111,6 +112,16 @@ def fit(
             raise KeyboardInterrupt
     stream.close()  # type: ignore[attr-defined]
     state.elapsed, state.log_size = clock.elapsed, log.size
+
+
+@torch.no_grad()
+def loss_now(net: nn.Module, batch: Batch, task: Task, device: Device, most: int = 500) -> Tensor:
+    """Loss of the weights as they are, in evaluation mode, so that a checkpoint never holds weights that are lost."""
+    net.eval()
+    with device.autocast():
+        outputs = net(batch.x[:most])
+    net.train()
+    return task.loss(outputs.float(), batch.y[:most], None, 1.0)
 
 
 def gradients(net: nn.Module, batch: Batch, task: Task, device: Device, chunk: int, tally: Tally) -> Tensor:
@@ -125,14 +136,26 @@ def gradients(net: nn.Module, batch: Batch, task: Task, device: Device, chunk: i
     for first in range(0, count, size):
         x, y = batch.x[first : first + size], batch.y[first : first + size]
         with device.autocast():
-            outputs = net(x)
-        outputs = outputs.float()
-        part = task.loss(outputs, y, batch.partner, batch.share) * (len(y) / count)
+            made = net(x)
+        part = loss_of(task, made, y, batch) * (len(y) / count)
         part.backward()
         loss += part.detach()
-        tally.right += task.right(outputs.detach(), y)
+        tally.right += task.right(weighted(made)[0][0].detach().float(), y)
     tally.add(loss, count)
     return loss
+
+
+def weighted(made: Tensor | WithAuxiliaries) -> list[tuple[Tensor, float]]:
+    """What a net puts out in training, with the weight of each in the loss: its output, then its auxiliary heads'."""
+    if isinstance(made, Tensor):
+        return [(made, 1.0)]
+    return [(made.logits, 1.0), *((auxiliary, made.weight) for auxiliary in made.auxiliaries)]
+
+
+def loss_of(task: Task, made: Tensor | WithAuxiliaries, y: Tensor, batch: Batch) -> Tensor:
+    """The mean loss of a net's output, plus that of its auxiliary heads, weighted."""
+    parts = [w * task.loss(out.float(), y, batch.partner, batch.share) for out, w in weighted(made)]
+    return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
 
 def penalise(net: nn.Module, recipe: Any, epoch: float) -> None:

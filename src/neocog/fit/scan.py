@@ -7,12 +7,11 @@ from typing import Any
 
 from neocog.fit import diagnose
 from neocog.fit.device import choose
-from neocog.fit.inputs import Data, make_inputs
+from neocog.fit.inputs import Data, make_inputs, make_plan
 from neocog.fit.loop import Tally, gradients
 from neocog.fit.parallel import World
 from neocog.fit.show import Show
 from neocog.fit.state import State
-from neocog.fit.training import make_plan
 
 
 def find_lr(

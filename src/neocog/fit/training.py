@@ -19,14 +19,14 @@ from torch import nn
 import neocog
 from neocog import nets
 from neocog.data.batches import Batch
-from neocog.errors import DataError, RunError, UsageError
+from neocog.errors import RunError, UsageError
 from neocog.fit import diagnose
 from neocog.fit import plan as planning
 from neocog.fit.clock import Clock
 from neocog.fit.device import Device, choose, hardware
 from neocog.fit.finish import finish
-from neocog.fit.inputs import Data, Inputs, make_inputs
-from neocog.fit.loop import fit
+from neocog.fit.inputs import Data, Inputs, make_inputs, make_plan
+from neocog.fit.loop import fit, weighted
 from neocog.fit.outputs import outputs_of
 from neocog.fit.parallel import World, join, leave, same_everywhere, wait_for_all
 from neocog.fit.plan import Plan
@@ -36,7 +36,7 @@ from neocog.fit.run import Log, free_folder, read_json, read_tensors, write_json
 from neocog.fit.show import Show
 from neocog.fit.signals import interruptible
 from neocog.fit.state import CHECKPOINT, State
-from neocog.records import SPLITS, Preprocess
+from neocog.records import SPLITS
 
 
 def train(
@@ -131,73 +131,6 @@ def train(
         raise
     finally:
         leave()
-
-
-def make_plan(
-    parts: Data,
-    *,
-    net: str | None,
-    recipe: str | None,
-    fields: Mapping[str, Any] | None,
-    size: int | None,
-    net_options: Mapping[str, Any] | None,
-    epochs: float | None,
-    minutes: float | None,
-    seed: int,
-    device: Device,
-    world: World,
-    show: Show,
-) -> Plan:
-    """Decide what was left open: the size, the net, the recipe, the splits and the batch; and say so."""
-    source = parts.source
-    if not (source.labels >= 0).any():
-        raise DataError(
-            f"{source.name} has no labels; expected a folder for each class, or a table with a label column"
-        )
-    if len(source.classes) < 2:
-        raise DataError(
-            f"{source.name} has one class, {source.classes[0]!r}; expected at least two, such as a folder for each"
-        )
-    side, channels = planning.usual_size(source, np.flatnonzero(source.labels >= 0))
-    usual = planning.choose_size(side, device.kind == "cpu")
-    name = net or planning.choose_net(size or usual)
-    facts = nets.facts(name)
-    if size is None:
-        size = max(facts.smallest, min(facts.input[1], usual)) if net else usual
-    r = planning.make_recipe(recipe, name, dict(fields or {}))
-    with show.bar("looking for near-duplicates") as bar:
-        parts.codes, parts.notes = planning.splits_of(
-            source, r, seed, lambda done, of: bar(done / max(1, of), f"{done:,} of {of:,}")
-        )
-    options = dict(net_options or {})
-    if r.dropout >= 0:
-        if "dropout" in nets.options(name):
-            options.setdefault("dropout", r.dropout)
-        else:
-            parts.notes.append(f"{name} has no dropout, so the recipe's dropout of {r.dropout:g} is left out")
-    if size <= 64 and nets.options(name).get("stem") == "imagenet":
-        options.setdefault("stem", "small")  # the ImageNet stem would leave 2x2 of a 64x64 picture at the end
-    spec = {"name": name, "classes": len(source.classes), "in_channels": channels, "input_size": size, **options}
-    mirror = not planning.letters(source.classes)
-    if not mirror and r.flip != "none":
-        parts.notes.append("the classes are single letters or digits, so pictures are not mirrored")
-    for note in parts.notes:
-        show.say(f"note: {note}")
-    return Plan(
-        data=parts.spec,
-        test=parts.test_spec,
-        columns=parts.columns,
-        net=spec,
-        recipe=r,
-        classes=source.classes,
-        preprocess=Preprocess(size=size, resize=size if size <= 96 else round(size * 256 / 224), channels=channels),
-        batch=planning.make_batch(r, int((parts.codes == 0).sum()), world.size),
-        seed=seed,
-        epochs=epochs,
-        minutes=minutes,
-        mirror=mirror,
-        device=device.as_dict(),
-    )
 
 
 def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None, progress: bool = True) -> Run:
@@ -389,12 +322,12 @@ def _first_look(made: Inputs, device: Device) -> list[diagnose.Finding]:
     net.train()
     kept = {k: v.clone() for k, v in net.named_buffers()}
     with torch.no_grad(), device.autocast():
-        loss = float(task.loss(net(x).float(), y))
+        loss = float(task.loss(weighted(net(x))[0][0].float(), y))
     for k, v in net.named_buffers():
         v.copy_(kept[k])
 
-    def loss_of(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return task.loss(outputs.float(), labels)
+    def loss_of(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        return task.loss(weighted(outputs)[0][0].float(), labels)
 
     few = min(32, len(x))
     with device.autocast():

@@ -7,6 +7,6 @@ method ``forward_features(x) -> (B, D)``, and, when it was built here, `spec`: a
 ``build(**net.spec)`` makes the same net again.
 """
 
-from .registry import build, change_head, example, facts, head_of, names, options, register
+from .registry import build, builder, change_head, example, facts, head_of, names, options, register
 
-__all__ = ["build", "change_head", "example", "facts", "head_of", "names", "options", "register"]
+__all__ = ["build", "builder", "change_head", "example", "facts", "head_of", "names", "options", "register"]

@@ -102,6 +102,11 @@ def options(name: str) -> dict[str, Any]:
     return dict(_entry(name).options)
 
 
+def builder(name: str) -> Callable[..., nn.Module]:
+    """Return the class or function that builds a net. Raises: NetError if there is none of that name."""
+    return _entry(name).builder
+
+
 def build(
     name: str,
     classes: int | None = None,

@@ -1,0 +1,453 @@
+"""Trace any module: run it once on tensors that have a shape and no numbers, and note every operator.
+
+PyTorch's dispatch mode shows the operators below all modules and functions, so the code of a module does not matter:
+functional code, recurrent cells, attention and other libraries' layers are seen alike. Each operator belongs to the
+innermost module that is running. Parameters and buffers are replaced by tensors on the "meta" device while the trace
+runs, and put back; so are attributes that the module's own code sets, its mode, and the random state. Constants that
+the module makes itself stay real numbers, so that code which reads them still works; code that reads numbers which
+depend on the input cannot run on shapes, and then the module is run once on real random numbers (and a note says so).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..errors import NetError
+from . import geometry
+from .formulas import MACS, OTHERS, kind_of, place_of
+from .geometry import Place
+from .record import Anatomy, Layer, Shape
+from .running import META, Calls, Shapes, arguments, as_it_was, flat, shape_only, spread, swap, tensors_in, unwrapped
+from .training import training_memory_of
+
+
+def trace(module: nn.Module, input: Any, *, name: str = "", training_memory: bool = True) -> Anatomy:
+    """Return what `module` is made of when it computes `input`.
+
+    Args:
+        module: any module. It is left exactly as it was.
+        input: shape of one example, such as ``(3, 224, 224)`` (the batch is 1), or a list of shapes for several
+            arguments; or a tensor, or a tuple of arguments, or a dict of keyword arguments (tensors, or anything else
+            that the module takes).
+        name: what to call the net; default: the name of its class.
+        training_memory: also run it in training mode, to find what is kept for the backward pass.
+
+    Raises:
+        NetError: the module cannot take this input, or has parameters without a shape yet (lazy modules).
+    """
+    module = unwrapped(module)
+    for path, parameter in module.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise NetError(f"parameter {path!r} has no shape yet; run the module once on an example, then trace it")
+    first = next((p for p in module.parameters() if p.is_floating_point()), None)
+    dtype = torch.get_default_dtype() if first is None else first.dtype
+    args, kwargs = arguments(input, dtype)
+    notes: list[str] = []
+    run = _Run(module, real=False)
+    try:
+        outputs = run.go(args, kwargs)
+    except Exception as error:
+        if isinstance(error, NetError):
+            raise
+        run = _Run(module, real=True)
+        try:
+            outputs = run.go(args, kwargs)
+        except Exception as again:
+            shown = ", ".join(str(tuple(t.shape)) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+            raise NetError(
+                f"{type(module).__name__} cannot compute an input of shape {shown}: {again}; "
+                "give trace() an input that the module takes, such as trace(module, (3, 224, 224))"
+            ) from again
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        notes.append(f"computed on real random numbers, because it does not run on shapes alone ({reason})")
+    layers = run.layers
+    training: int | None = None
+    if training_memory and not run.real:
+        saved = training_memory_of(module, args, kwargs, notes)
+        if saved is not None:
+            training = sum(saved.values())
+            _share_out(saved, layers)
+    elif training_memory:
+        notes.append("training memory: not found, because the module does not run on shapes alone")
+    everything = {id(p): (path, p) for path, p in module.named_parameters()}
+    parameters = [p for _, p in everything.values()]
+    return Anatomy(
+        name=name or type(module).__name__,
+        inputs=tuple(tuple(t.shape) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)),
+        outputs=tuple(tuple(t.shape) for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor)),
+        layers=tuple(layer.finish() for layer in layers),
+        modules={path: type(m).__name__ for path, m in module.named_modules() if path in run.ran or not path},
+        params=sum(p.numel() for p in parameters),
+        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        buffers=sum(b.numel() for b in module.buffers()),
+        unused=tuple(path for path, p in everything.values() if path not in run.read),
+        param_bytes=sum(p.numel() * p.element_size() for p in parameters),
+        peak_bytes=run.ledger.peak,
+        training_bytes=training,
+        uncounted=dict(sorted(run.uncounted.items())),
+        notes=tuple(notes),
+    )
+
+
+def _share_out(saved: dict[str, int], layers: list[_Open]) -> None:
+    """Give what a module keeps for training to its layers, in proportion to the maps that they write."""
+    by_module: dict[str, list[_Open]] = {}
+    for layer in layers:
+        by_module.setdefault(layer.module, []).append(layer)
+    for path, size in saved.items():
+        while path not in by_module and path:
+            path = path.rpartition(".")[0]
+        mine = by_module.get(path, [])
+        total = sum(layer.output_bytes for layer in mine)
+        for layer in mine:
+            layer.saved_bytes += size * layer.output_bytes // total if total else size // len(mine)
+
+
+class _Ledger:
+    """Bytes of activations that are alive, and the most there ever were."""
+
+    __slots__ = ("live", "peak")
+
+    def __init__(self) -> None:
+        self.live = self.peak = 0
+
+    def block(self, size: int) -> _Block:
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        return _Block(self, size)
+
+
+class _Block:
+    """Memory that one or several tensors share; it is free when none of them is left."""
+
+    __slots__ = ("ledger", "size")
+
+    def __init__(self, ledger: _Ledger, size: int) -> None:
+        self.ledger, self.size = ledger, size
+
+    def __del__(self) -> None:
+        self.ledger.live -= self.size
+
+
+class _Note:
+    """What the trace knows of a tensor."""
+
+    __slots__ = ("block", "names", "place", "sources")
+
+    def __init__(
+        self, sources: tuple[int, ...], place: Place | None, block: _Block | None, names: tuple[str, ...] = ()
+    ) -> None:
+        self.sources, self.place, self.block = sources, place, block
+        self.names = names  # parameters that a tensor was made of, where it is made of parameters and constants only
+
+
+class _Open:
+    """A layer that is being filled."""
+
+    def __init__(self, index: int, name: str, module: str, kind: str) -> None:
+        self.index, self.name, self.module, self.kind = index, name, module, kind
+        self.inputs: list[Shape] = []
+        self.outputs: tuple[Shape, ...] = ()
+        self.sources: list[int] = []
+        self.operators: list[str] = []
+        self.settings: dict[str, Any] = {}
+        self.parameters: list[str] = []
+        self.params = self.frozen = self.shared = self.weights = self.macs = self.others = 0
+        self.output_bytes = self.saved_bytes = 0
+        self.place: Place | None = None
+
+    def finish(self) -> Layer:
+        return Layer(
+            self.index, self.name, self.module, self.kind, tuple(self.inputs), self.outputs, tuple(self.sources),
+            tuple(self.operators), self.settings, tuple(self.parameters), self.params, self.frozen, self.shared,
+            self.weights, self.macs, self.others, self.output_bytes, self.saved_bytes,
+            None if self.place is None else self.place.field(),
+        )  # fmt: skip
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return all(name == "parametrizations" for name in module._modules)
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    return any(kind.__module__.startswith("torch.nn.modules") for kind in type(module).__mro__[:2])
+
+
+class _Run(Shapes):
+    """One computation of a module: it is the dispatch mode, and it fills `layers`."""
+
+    def __init__(self, module: nn.Module, real: bool) -> None:
+        super().__init__()
+        self.module, self.real = module, real
+        self.layers: list[_Open] = []
+        self.ledger = _Ledger()
+        self.read: set[str] = set()  # parameters that an operator has read
+        self.ran: set[str] = set()
+        self.uncounted: dict[str, int] = {}
+        self._stack: list[tuple[str, nn.Module, bool]] = []
+        self._leaf: list[_Open | None] = []
+        self._arrived: list[list[Tensor]] = []
+        self._parameters: dict[int, tuple[str, int, bool]] = {}
+        self._counted: set[str] = set()
+
+    # --- running -------------------------------------------------------------------------------------------------
+
+    def go(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Compute the module on the arguments, in evaluation mode and without gradients."""
+        with ExitStack() as stack:
+            stack.enter_context(as_it_was(self.module, values=self.real))
+            for m in self.module.modules():
+                m.training = False
+            if not self.real:
+                swap(self.module, self.stand_ins)
+            for path, parameter in self.module.named_parameters(remove_duplicate=False):
+                self._parameters.setdefault(id(parameter), (path, parameter.numel(), parameter.requires_grad))
+            args, kwargs = pytree.tree_map_only(Tensor, self._input, (args, kwargs))
+            calls = Calls(self.module, self._entered, self._left)
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(calls.watching())
+            stack.enter_context(self)
+            return self.module(*args, **kwargs)
+
+    def _input(self, x: Tensor) -> Tensor:
+        if self.real:
+            if x.device == META:
+                x = torch.randn(x.shape, dtype=x.dtype) if x.is_floating_point() else torch.zeros_like(x, device="cpu")
+            parameter = next(self.module.parameters(), None)
+            x = x.detach().clone() if parameter is None else x.detach().clone().to(parameter.device)
+        else:
+            x = shape_only(x)
+        place = geometry.start(tuple(x.shape), not (x.is_floating_point() or x.is_complex()))
+        x._neocog = _Note((-1,), place, self.ledger.block(x.numel() * x.element_size()))  # type: ignore[attr-defined]
+        return x
+
+    def _entered(self, module: nn.Module, path: str, args: Any) -> None:
+        self.ran.add(path)
+        self._stack.append((path, module, _is_leaf(module) and (bool(path) or _is_torchs(module))))
+        self._leaf.append(None)
+        self._arrived.append([t for t in pytree.tree_leaves(args) if isinstance(t, Tensor)])
+
+    def _left(self, module: nn.Module, path: str, output: Any) -> None:
+        _, _, leaf = self._stack.pop()
+        layer, arrived = self._leaf.pop(), self._arrived.pop()
+        if not leaf or any(entry[2] for entry in self._stack):
+            return
+        results = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
+        if layer is None:  # nothing was computed (Identity, Flatten, Dropout): listed all the same
+            layer = self._open(path, path, type(module).__name__)
+            for t in arrived:
+                self._note_input(layer, t)
+            for t in results:
+                if (note := note_of(t)) is not None and not any(t is a for a in arrived):
+                    t._neocog = _Note((layer.index,), note.place, note.block)  # type: ignore[attr-defined]
+        elif arrived:  # as the module was given them, before its own views
+            layer.inputs = [tuple(t.shape) for t in arrived if _from_picture(t)]
+        layer.outputs = tuple(tuple(t.shape) for t in results)
+        if results and (note := note_of(results[0])) is not None:
+            layer.place = note.place
+
+    def _open(self, name: str, module: str, kind: str) -> _Open:
+        layer = _Open(len(self.layers), name, module, kind)
+        self.layers.append(layer)
+        return layer
+
+    # --- operators -----------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        known = _KNOWN.get(func)
+        if known is None:
+            known = _KNOWN[func] = kind_of(func)
+        name, kind = known
+        result, args, tensors = self.compute(func, args, kwargs, tensors_in(args, kwargs))
+        self._record(name, kind, func, args, kwargs, tensors, result)
+        return result
+
+    def _record(
+        self, name: str, kind: str, func: Any, args: Any, kwargs: Any, tensors: list[Tensor], result: Any
+    ) -> None:
+        results = [result] if isinstance(result, Tensor) else [r for r in flat(result) if isinstance(r, Tensor)]
+        if not results:
+            return
+        active: list[tuple[Tensor, _Note]] = []
+        names: list[str] = []
+        for t in tensors:
+            parameter = self._parameters.get(id(t))
+            if parameter is not None:
+                names.append(parameter[0])
+                continue
+            note = note_of(t)
+            if note is not None and note.sources:
+                active.append((t, note))
+            elif note is not None:
+                names.extend(note.names)
+        if not active:  # parameters and constants among themselves
+            for r in results:
+                if id(r) not in self._parameters:
+                    r._neocog = _Note((), None, None, tuple(names))  # type: ignore[attr-defined]
+            if names and kind in ("macs", "others"):
+                layer = self._layer(name, kind)
+                if layer is not None:
+                    self._cost(layer, name, kind, func, args, results[0])
+            return
+        alias = _alias(results[0], tensors)
+        layer = self._layer(name, kind)
+        if layer is not None:
+            for t, note in active:
+                self._note_input(layer, t, note)
+            self._credit(layer, names)
+            self._cost(layer, name, kind, func, args, results[0])
+            layer.operators.append(str(func._schema.name).replace("::", "."))
+        read = [(note.place, tuple(t.shape)) for t, note in active if note.place is not None]
+        sources = tuple(dict.fromkeys(s for _, n in active for s in n.sources)) if layer is None else (layer.index,)
+        old = None
+        for index, r in enumerate(results):
+            place = self._place(name, args, kwargs, read, r, results, index)
+            if alias is None:
+                size = r.numel() * r.element_size()
+                block = self.ledger.block(size)
+                if layer is not None and not (index and name in _SECOND_RESULTS):
+                    layer.output_bytes += size
+            else:
+                old = note_of(alias)
+                block = None if old is None else old.block  # type: ignore[assignment]
+            r._neocog = _Note(sources, place, block)  # type: ignore[attr-defined]
+        if layer is not None and layer.name != layer.module:
+            layer.outputs = tuple(tuple(r.shape) for r in results[: 1 if name in _SECOND_RESULTS else None])
+            layer.place = results[0]._neocog.place  # type: ignore[attr-defined]
+
+    def _place(
+        self, name: str, args: Any, kwargs: Any, read: Any, r: Tensor, results: list[Tensor], index: int
+    ) -> Place | None:
+        if not read:
+            return None
+        if len(results) > 1 and name in _SPLITS:
+            dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % r.dim()
+            before = sum(t.shape[dim] for t in results[:index])
+            return geometry.sliced(read[0][0], dim, before, 1, r.shape[dim])
+        return place_of(name, args, kwargs, read, r)
+
+    def _layer(self, name: str, kind: str) -> _Open | None:
+        """The layer that an operator belongs to; None for one that only looks at numbers in another way."""
+        if not self._stack:
+            return None
+        for depth, (path, module, leaf) in enumerate(self._stack):
+            if leaf:
+                if self._leaf[depth] is None:
+                    if kind == "free" and name in _VIEWS:
+                        return None
+                    self._leaf[depth] = self._open(path, path, type(module).__name__)
+                return self._leaf[depth]
+        if kind == "free" and name not in _SHOWN:
+            return None
+        path, friendly = self._stack[-1][0], _FRIENDLY.get(name, name).lstrip("_")
+        return self._open(f"{path}:{friendly}", path, friendly)
+
+    def _note_input(self, layer: _Open, t: Tensor, note: _Note | None = None) -> None:
+        note = note or note_of(t)
+        if note is None:
+            return
+        outside = [s for s in note.sources if s != layer.index]
+        if not outside:
+            return
+        fresh = [s for s in outside if s not in layer.sources]
+        if fresh or tuple(t.shape) not in layer.inputs:
+            layer.inputs.append(tuple(t.shape))
+            layer.sources.extend(fresh)
+
+    def _credit(self, layer: _Open, names: Sequence[str]) -> None:
+        """Give a layer the parameters that it reads; those that another has read before are shared."""
+        for name in names:
+            if name in layer.parameters:
+                continue
+            layer.parameters.append(name)
+            _, count, trained = self._by_name()[name]
+            if name in self.read:
+                layer.shared += count
+            else:
+                self.read.add(name)
+                layer.params += count
+                layer.frozen += 0 if trained else count
+
+    def _by_name(self) -> dict[str, tuple[str, int, bool]]:
+        if not hasattr(self, "_names"):
+            self._names = {entry[0]: entry for entry in self._parameters.values()}
+        return self._names
+
+    def _cost(self, layer: _Open, name: str, kind: str, func: Any, args: Any, out: Tensor) -> None:
+        if kind == "macs":
+            layer.macs += MACS[name](args, out)
+            if name.endswith("convolution"):
+                weight, axes = args[1], args[1].dim() - 2
+                layer.weights += weight.numel()
+                stride, padding, dilation = (spread(args[i], axes) for i in (3, 4, 5))
+                layer.settings.update(
+                    kernel=tuple(weight.shape[2:]), stride=stride, padding=padding, dilation=dilation,
+                    groups=args[8], transposed=bool(args[6]), bias=args[2] is not None,
+                    output_padding=spread(args[7], axes) if args[6] else (0,) * axes,
+                )  # fmt: skip
+            else:
+                layer.weights += sum(
+                    t.numel() for t in args if isinstance(t, Tensor) and t.dim() > 1 and not _from_picture(t)
+                )
+        elif kind == "others":
+            layer.others += OTHERS[name](args, out)
+            if "pool" in name and "adaptive" not in name and "unpool" not in name:
+                axes = int(next(c for c in name if c.isdigit()))
+                kernel = spread(args[1], axes)
+                layer.settings.update(
+                    kernel=kernel,
+                    stride=spread(args[2], axes) if len(args) > 2 and args[2] else kernel,
+                    padding=spread(args[3], axes) if len(args) > 3 else (0,) * axes,
+                )
+        elif kind == "pointwise":
+            layer.others += out.numel()
+        elif kind == "unknown":
+            key = str(func._schema.name).replace("::", ".")
+            self.uncounted[key] = self.uncounted.get(key, 0) + 1
+
+
+_KNOWN: dict[Any, tuple[str, str]] = {}
+_SECOND_RESULTS = frozenset(
+    "native_batch_norm cudnn_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
+    "native_layer_norm native_group_norm _fused_rms_norm native_dropout".split()
+)  # their further results are statistics or masks that nobody reads in evaluation
+_SPLITS = frozenset("split split_with_sizes unsafe_split unsafe_split_with_sizes chunk split_with_sizes_copy".split())
+_VIEWS = frozenset(
+    "view _unsafe_view reshape _reshape_alias transpose permute t expand slice select split split_with_sizes chunk "
+    "unbind squeeze unsqueeze detach alias as_strided narrow diagonal lift lift_fresh _local_scalar_dense".split()
+)
+# Free operators that a reader wants to see as a step of their own where a containing module calls them.
+_SHOWN = frozenset(
+    "cat stack constant_pad_nd reflection_pad2d replication_pad2d pixel_shuffle channel_shuffle native_channel_shuffle "
+    "max_unpool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d embedding gather index index_select roll "
+    "where topk sort".split()
+)
+_FRIENDLY = {"mm": "matmul", "bmm": "matmul", "addmm": "linear", "baddbmm": "matmul", "native_batch_norm": "batch_norm",
+             "_safe_softmax": "softmax", "native_layer_norm": "layer_norm", "max_pool2d_with_indices": "max_pool2d",
+             "constant_pad_nd": "pad",
+             "native_group_norm": "group_norm"}  # fmt: skip
+
+
+def note_of(t: Tensor) -> _Note | None:
+    return getattr(t, "_neocog", None)
+
+
+def _from_picture(t: Tensor) -> bool:
+    note = note_of(t)
+    return note is not None and bool(note.sources)
+
+
+def _alias(result: Tensor, tensors: list[Tensor]) -> Tensor | None:
+    """The tensor whose memory the result shares, if any."""
+    key = result.untyped_storage()._cdata
+    for t in tensors:
+        if t is result or t.untyped_storage()._cdata == key:
+            return t
+    return None

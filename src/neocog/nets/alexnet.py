@@ -1,0 +1,261 @@
+"""AlexNet. Krizhevsky, Sutskever, Hinton 2012, NIPS 25: ImageNet Classification with Deep Convolutional Networks.
+
+One net, ten crops: ImageNet validation error 40.7 % (top-1) and 18.2 % (top-5); seven nets, two of them pre-trained on
+22,000 classes: 36.7 % and 15.4 %. The two groups of conv2, conv4 and conv5 are the two GPUs on which it was trained.
+
+Output shapes of alexnet_original for 3 x 227 x 227 (the paper prints 224, which does not fit a stride of 4 without
+padding); in brackets those of alexnet, the one tower of Krizhevsky 2014 (arXiv:1404.5997), for 3 x 224 x 224:
+
+    conv1, 11x11/4              B   96  55  55    [ 64]
+    norm1, pool1, 3x3/2         B   96  27  27    [ 64, no norm]
+    conv2, 5x5, 2 groups        B  256  27  27    [192, 1 group]
+    norm2, pool2, 3x3/2         B  256  13  13    [192, no norm]
+    conv3, 3x3                  B  384  13  13
+    conv4, 3x3, 2 groups        B  384  13  13    [256, 1 group]
+    conv5, 3x3, 2 groups        B  256  13  13    [256, 1 group]
+    pool5, 3x3/2                B  256   6   6
+    fc6, fc7                    B 4096
+    fc8                         B 1000
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from ..errors import NetError
+from ..records import Facts
+from .layers import LocalResponseNorm, check_input, he_init
+from .registry import register
+
+
+class AlexNet(nn.Module):
+    """One tower without normalisation, as in torchvision, whose names the state dict has.
+
+    The map is averaged (or repeated) to 6 x 6 before the fully connected layers, so pictures of any size from 63 fit.
+
+    Args:
+        classes, in_channels: outputs, and channels of the pictures.
+        padding: of the first convolution; 0 gives the geometry of TF-Slim's alexnet_v2.
+        dropout: probability of dropping an input of the first two fully connected layers.
+
+    Raises: NetError for a padding or a dropout out of range.
+    """
+
+    head = "classifier.6"
+
+    def __init__(self, *, classes: int, in_channels: int, padding: int = 2, dropout: float = 0.5) -> None:
+        super().__init__()
+        if isinstance(padding, bool) or not isinstance(padding, int) or not 0 <= padding <= 5:
+            raise NetError(f"padding must be a whole number from 0 to 5 (half of the 11x11 filter), got {padding!r}")
+        check_dropout(dropout)
+        self.in_channels = in_channels
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, 64, 11, 4, padding),  # (B, 64, 55, 55) for 224 x 224
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2),  # (B, 64, 27, 27)
+            nn.Conv2d(64, 192, 5, padding=2),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2),  # (B, 192, 13, 13)
+            nn.Conv2d(192, 384, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(384, 256, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(256, 256, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2),  # (B, 256, 6, 6)
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d(6)
+        self.classifier = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Linear(256 * 6 * 6, 4096),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(4096, 4096),
+            nn.ReLU(inplace=True),
+            nn.Linear(4096, classes),
+        )
+        he_init(self)
+
+    @staticmethod
+    def smallest_input(options: dict[str, object]) -> int | None:
+        """The last pooling needs a 3x3 map: 67 pixels, of which the padding gives some."""
+        padding = options.get("padding", 2)
+        return 67 - 2 * padding if isinstance(padding, int) else None
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, 4096)."""
+        check_input(x, self.in_channels)
+        x = self.avgpool(self.features(x)).flatten(1)
+        for layer in list(self.classifier)[:-1]:
+            x = layer(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> logits (B, classes)."""
+        return self.classifier[-1](self.forward_features(x))
+
+
+class Convolution(NamedTuple):
+    """One convolution of a FiveConvolutions net."""
+
+    channels: int
+    kernel: int
+    stride: int
+    padding: int
+    groups: int = 1
+
+
+_NORMS: dict[str, dict[str, object]] = {
+    "paper": {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0, "form": "paper"},
+    "caffe": {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 1.0, "form": "mean"},
+}
+
+
+class FiveConvolutions(nn.Module):
+    """Five convolutions, three overlapping maxima of 3x3/2 (after the first, second and fifth), three linear layers.
+
+    The plan of AlexNet, CaffeNet and ZFNet. The layers have the names that the Caffe releases gave them.
+
+    Args:
+        convolutions: five of them, ReLU behind each.
+        norm_first: normalise before pooling (AlexNet) or after it (CaffeNet, ZFNet).
+        ceil: whether a last window that does not fit counts in the first two poolings.
+        bias: initial bias of conv2, conv4, conv5, fc6 and fc7; the paper set it to 1 to keep the ReLUs alive.
+        classes, in_channels, input_size: outputs, channels and side of the pictures; the first linear layer has as many
+            inputs as the last map for that side has values.
+        norm: "paper" is local response normalisation with k = 2, n = 5, alpha = 1e-4, beta = 0.75; "caffe" has k = 1
+            and divides alpha by n; "none" leaves it out.
+        dropout: probability of dropping an output of fc6 and of fc7.
+
+    Raises: NetError for another norm, a dropout out of range, or an input_size that leaves no map.
+    """
+
+    head = "classifier.fc8"
+
+    def __init__(
+        self,
+        convolutions: Sequence[Convolution],
+        norm_first: bool,
+        ceil: bool,
+        bias: float,
+        *,
+        classes: int,
+        in_channels: int,
+        input_size: int,
+        norm: str = "paper",
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if norm != "none" and norm not in _NORMS:
+            raise NetError(f"norm must be one of {', '.join(_NORMS)}, none; got {norm!r}")
+        check_dropout(dropout)
+        self.in_channels, self.input_size = in_channels, input_size
+        self.features = nn.Sequential()
+        channels, side = in_channels, input_size
+        for number, (out, kernel, stride, padding, groups) in enumerate(convolutions, start=1):
+            self.features.add_module(f"conv{number}", nn.Conv2d(channels, out, kernel, stride, padding, groups=groups))
+            self.features.add_module(f"relu{number}", nn.ReLU(inplace=True))
+            channels, side = out, (side + 2 * padding - kernel) // stride + 1
+            if number in (1, 2):
+                pool = nn.MaxPool2d(3, 2, ceil_mode=ceil)
+                layers: list[tuple[str, nn.Module]] = [("pool", pool)]
+                if norm != "none":
+                    layers.insert(0 if norm_first else 1, ("norm", LocalResponseNorm(**_NORMS[norm])))  # type: ignore[arg-type]
+                for name, layer in layers:
+                    self.features.add_module(f"{name}{number}", layer)
+                side = (side - 3 + ceil) // 2 + 1
+        self.features.add_module("pool5", nn.MaxPool2d(3, 2))
+        side = (side - 3) // 2 + 1
+        if side < 1:
+            raise NetError(f"input_size={input_size} leaves no map for the last pooling; choose a larger one")
+        self.classifier = nn.Sequential()
+        inputs = channels * side**2
+        for number in (6, 7):
+            self.classifier.add_module(f"fc{number}", nn.Linear(inputs, 4096))
+            self.classifier.add_module(f"relu{number}", nn.ReLU(inplace=True))
+            self.classifier.add_module(f"drop{number}", nn.Dropout(dropout))
+            inputs = 4096
+        self.classifier.add_module("fc8", nn.Linear(inputs, classes))
+        for name, layer in self.named_modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                self.init_head(layer)
+                if name.endswith(("conv2", "conv4", "conv5", "fc6", "fc7")):
+                    nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]
+
+    @staticmethod
+    def init_head(layer: nn.Module) -> None:
+        """Draw the weights from N(0, 0.01^2), with biases of 0 (section 5 of the paper)."""
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.normal_(layer.weight, std=0.01)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, 4096)."""
+        check_input(x, self.in_channels)
+        if tuple(x.shape[2:]) != (self.input_size, self.input_size):
+            raise NetError(
+                f"this net was built for pictures of {self.input_size}x{self.input_size}, "
+                f"got {x.shape[2]}x{x.shape[3]}; resize them, or build it with input_size={x.shape[2]}"
+            )
+        x = self.features(x).flatten(1)
+        for layer in list(self.classifier)[:-1]:
+            x = layer(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> logits (B, classes)."""
+        return self.classifier[-1](self.forward_features(x))
+
+
+def check_dropout(dropout: float) -> None:
+    """Raise NetError unless `dropout` is a probability below 1."""
+    if not 0 <= dropout < 1:
+        raise NetError(f"dropout is a probability from 0 up to, not including, 1, got {dropout!r}")
+
+
+def _tower(first: int, widths: Sequence[int], groups: Sequence[int] = (1, 1, 1, 1, 1)) -> tuple[Convolution, ...]:
+    """Return AlexNet's five convolutions with `first` and then `widths` channels."""
+    return (
+        Convolution(first, 11, 4, 0, groups[0]),
+        Convolution(widths[0], 5, 1, 2, groups[1]),
+        *(Convolution(width, 3, 1, 1, group) for width, group in zip(widths[1:], groups[2:], strict=True)),
+    )
+
+
+_TWO_GPUS = _tower(96, (256, 384, 384, 256), (1, 2, 1, 2, 2))
+_PAPER = "Krizhevsky et al. 2012, NIPS 25"
+_TRICK = "Krizhevsky 2014, arXiv:1404.5997"
+
+register(
+    Facts("alexnet", "alexnet", 2014, _TRICK, 61_100_840, 714_188_480, (3, 224, 224), 1000, smallest=63,
+          accuracy="ImageNet top-1 56.52 %, top-5 79.07 % (torchvision weights, 1 crop)")
+)(AlexNet)  # fmt: skip
+
+# name, year, paper, convolutions, norm before pool, norm, initial bias, parameters, MACs, side, published accuracy
+_VARIANTS = [
+    ("alexnet_original", 2012, _PAPER, _TWO_GPUS, True, "paper", 1.0, 60_965_224, 724_406_816, 227,
+     "ImageNet top-1 59.3 %, top-5 81.8 % (paper, 10 crops)"),
+    ("caffenet", 2013, "Caffe's reference model, after " + _PAPER, _TWO_GPUS, False, "caffe", 1.0, 60_965_224,
+     724_406_816, 227, "ImageNet top-1 57.4 %, top-5 80.4 % (Caffe release, 1 crop)"),
+    # the listing of the Stanford lectures (CS231n), which has no groups
+    ("alexnet_slides", 2012, _PAPER, _tower(96, (256, 384, 384, 256)), False, "paper", 1.0, 62_378_344, 1_135_256_096,
+     227, ""),
+    # TensorFlow-Slim's: one tower, 384 channels in conv4, and a 5x5 map before fc6
+    ("alexnet_v2", 2014, _TRICK, _tower(64, (192, 384, 384, 256)), True, "none", 0.1, 50_303_912, 736_555_776, 224, ""),
+]  # fmt: skip
+
+for _name, _year, _paper, _convs, _first, _norm, _bias, _params, _macs, _size, _accuracy in _VARIANTS:
+    register(
+        Facts(
+            _name, "alexnet", _year, _paper, _params, _macs, (3, _size, _size), 1000, smallest=67, accuracy=_accuracy
+        ),
+        convolutions=_convs,
+        norm_first=_first,
+        ceil=False,
+        bias=_bias,
+        norm=_norm,
+    )(FiveConvolutions)

@@ -1,0 +1,117 @@
+"""Caffe's two nets for CIFAR-10, after Krizhevsky's cuda-convnet (2011): "quick" and "full". Jia et al. 2014.
+
+CIFAR-10 test accuracy of the quick one: 75 % after ten epochs (Caffe's tutorial).
+
+Output shapes for 3 x 32 x 32:
+
+    conv1, 5x5                          B  32  32  32
+    pool1, maximum 3x3/2, relu1         B  32  16  16
+    norm1 (full only)                   B  32  16  16
+    conv2, 5x5, relu2                   B  32  16  16
+    pool2, mean 3x3/2                   B  32   8   8
+    norm2 (full only)                   B  32   8   8
+    conv3, 5x5, relu3                   B  64   8   8
+    pool3, mean 3x3/2                   B  64   4   4
+    ip1 (quick only)                    B  64
+    head                                B  10
+
+Poolings count a last window that does not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import NetError
+from ..records import Facts
+from .layers import check_input, he_init
+from .registry import register
+
+
+class SpatialResponseNorm(nn.Module):
+    """Local response normalisation within each channel: ``a / (1 + alpha mean(a^2))^beta``, (B, C, H, W) -> the same.
+
+    The mean is that of the size x size window around a place, with zeros beyond the border; Caffe's WITHIN_CHANNEL.
+    """
+
+    def __init__(self, size: int = 3, alpha: float = 5e-5, beta: float = 0.75) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta = size, alpha, beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        power = F.avg_pool2d(x.square(), self.size, stride=1, padding=self.size // 2)
+        return x / (1 + self.alpha * power).pow(self.beta)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, alpha={self.alpha:g}, beta={self.beta:g}"
+
+
+class CaffeCifar(nn.Module):
+    """Three 5x5 convolutions with poolings, then the linear layers.
+
+    Args:
+        hidden: units of the linear layers before the last; no activation follows them, as in Caffe's definition.
+        norm: normalise within each channel behind the first two poolings.
+        classes, in_channels, input_size: outputs, channels and side of the pictures.
+    """
+
+    head = "classifier"
+
+    def __init__(self, hidden: Sequence[int], norm: bool, *, classes: int, in_channels: int, input_size: int) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.conv1 = nn.Conv2d(in_channels, 32, 5, padding=2)
+        self.pool1 = nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.norm1 = SpatialResponseNorm() if norm else nn.Identity()
+        self.conv2 = nn.Conv2d(32, 32, 5, padding=2)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.pool2 = nn.AvgPool2d(3, 2, ceil_mode=True)
+        self.norm2 = SpatialResponseNorm() if norm else nn.Identity()
+        self.conv3 = nn.Conv2d(32, 64, 5, padding=2)
+        self.relu3 = nn.ReLU(inplace=True)
+        self.pool3 = nn.AvgPool2d(3, 2, ceil_mode=True)
+        side = input_size
+        for _ in range(3):
+            side = side // 2  # a 3x3/2 window with the rounding up halves, and rounds down
+        units = [64 * side**2, *hidden]
+        self.hidden = nn.Sequential()
+        for number, (before, after) in enumerate(zip(units, hidden, strict=False), start=1):
+            self.hidden.add_module(f"ip{number}", nn.Linear(before, after))
+        self.classifier = nn.Linear(units[-1], classes)
+        he_init(self)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, D): 64 of the quick net, 1024 of the full one for 32 x 32."""
+        check_input(x, self.conv1.in_channels)
+        if tuple(x.shape[2:]) != (self.input_size, self.input_size):
+            raise NetError(
+                f"this net was built for pictures of {self.input_size}x{self.input_size}, "
+                f"got {x.shape[2]}x{x.shape[3]}; resize them, or build it with input_size={x.shape[2]}"
+            )
+        x = self.norm1(self.relu1(self.pool1(self.conv1(x))))  # (B, 32, 16, 16)
+        x = self.norm2(self.pool2(self.relu2(self.conv2(x))))  # (B, 32, 8, 8)
+        x = self.pool3(self.relu3(self.conv3(x)))  # (B, 64, 4, 4)
+        return self.hidden(x.flatten(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> logits (B, classes)."""
+        return self.classifier(self.forward_features(x))
+
+
+_PAPER = "Jia et al. 2014, arXiv:1408.5093, after Krizhevsky's cuda-convnet"
+
+register(
+    Facts("caffe_cifar10_quick", "caffe_cifar", 2013, _PAPER, 145_578, 12_354_176, (3, 32, 32), 10, smallest=8,
+          accuracy="CIFAR-10 75 % (Caffe's tutorial)"),
+    hidden=(64,),
+    norm=False,
+)(CaffeCifar)  # fmt: skip
+register(
+    Facts("caffe_cifar10_full", "caffe_cifar", 2013, _PAPER, 89_578, 12_298_240, (3, 32, 32), 10, smallest=8),
+    hidden=(),
+    norm=True,
+)(CaffeCifar)

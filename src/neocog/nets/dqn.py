@@ -1,0 +1,86 @@
+"""Deep Q-network: Human-level control through deep reinforcement learning. Mnih et al., Nature 518, 2015.
+
+And its predecessor, Playing Atari with Deep Reinforcement Learning (Mnih et al. 2013, arXiv:1312.5602).
+Reads the last four frames of a game, grey and reduced to 84 x 84, and gives the value Q of each action.
+
+The 2015 net scores above 75 % of a human tester's score in 29 of 49 Atari games.
+
+Output shapes:
+
+                          dqn_2015            dqn_2013
+    frames             B  4  84  84        B  4  84  84
+    conv1, 8x8/4       B 32  20  20        B 16  20  20
+    conv2, 4x4/2       B 64   9   9        B 32   9   9
+    conv3, 3x3         B 64   7   7        -
+    fc                 B 512               B 256
+    output             B actions           B actions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ..records import Facts
+from .mlp import check_shape
+from .pooling import output_size
+from .registry import register
+
+
+class DQN(nn.Module):
+    """Convolutions with large steps and no pooling, then one hidden layer.
+
+    Args:
+        layers: maps, kernel size and stride of each convolution.
+        hidden: units of the hidden layer.
+        classes: number of actions, 4 to 18 for Atari games.
+        in_channels, input_size: number of frames, and their side.
+    """
+
+    head = "output"
+
+    def __init__(
+        self,
+        layers: Sequence[tuple[int, int, int]],
+        hidden: int,
+        *,
+        classes: int,
+        in_channels: int,
+        input_size: int,
+    ) -> None:
+        super().__init__()
+        self.shape = (in_channels, input_size, input_size)
+        self.features = nn.Sequential()
+        maps, side = in_channels, input_size
+        for number, (after, kernel, stride) in enumerate(layers, start=1):
+            # PyTorch's initial weights are those of Torch 7, in which the authors' code is written
+            self.features.add_module(f"conv{number}", nn.Conv2d(maps, after, kernel, stride))
+            self.features.add_module(f"relu{number}", nn.ReLU())
+            maps, side = after, output_size(side, kernel, stride)
+        self.fc = nn.Linear(maps * side**2, hidden)
+        self.relu = nn.ReLU()
+        self.output = nn.Linear(hidden, classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, hidden)."""
+        check_shape(x, *self.shape)
+        return self.relu(self.fc(self.features(x).flatten(1)))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> the value of each action, (B, classes)."""
+        return self.output(self.forward_features(x))  # type: ignore[no-any-return]
+
+
+register(
+    Facts("dqn_2013", "dqn", 2013, "Mnih et al. 2013, arXiv:1312.5602", 677_172, 2_966_528, (4, 84, 84), 4,
+          smallest=20, accuracy="above a human expert in 3 of 7 Atari games", task="control"),
+    layers=((16, 8, 4), (32, 4, 2)),
+    hidden=256,
+)(DQN)  # fmt: skip
+register(
+    Facts("dqn_2015", "dqn", 2015, "Mnih et al. 2015, Nature 518", 1_686_180, 9_345_024, (4, 84, 84), 4,
+          smallest=36, accuracy="above 75 % of the human score in 29 of 49 Atari games", task="control"),
+    layers=((32, 8, 4), (64, 4, 2), (64, 3, 1)),
+    hidden=512,
+)(DQN)  # fmt: skip

@@ -1,0 +1,40 @@
+"""Published figures and reference outputs as checks that several test files use."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nets.test_published import filled
+
+from neocog import nets
+
+
+def rows_of(folder: Path, archs: Container[str]) -> list[dict[str, str]]:
+    """Return the exact rows of zoo.csv for some values of its column `arch`."""
+    with (folder / "zoo.csv").open(newline="", encoding="utf-8") as lines:
+        return [row for row in csv.DictReader(lines) if row["arch"] in archs and "[EXACT" in row["how_counted"]]
+
+
+def check_against_reference(name: str, reference: str, folder: Path, **options: Any) -> None:
+    """Build a net, fill it by the rule of reference_outputs.json, and compare names, shapes and outputs."""
+    expected = json.loads((folder / "reference_outputs.json").read_text())[reference]
+    with torch.device("meta"):
+        net = nets.build(name, **options)
+    state = net.state_dict()
+    assert {key: list(value.shape) for key, value in state.items()} == expected["state"]
+    net.load_state_dict(filled(state), strict=True, assign=True)
+    size = torch.Size(expected["input"])
+    x = torch.sin(0.013 * torch.arange(size.numel(), dtype=torch.float64)).reshape(1, *size)
+    with torch.no_grad():  # float32 as users compute; the figures were made in float64
+        out = net.float().eval()(x.float()).flatten()
+    assert len(out) == expected["output_shape_flat"]
+    scale = expected["std"]
+    torch.testing.assert_close(out[:8], torch.tensor(expected["first"]), rtol=1e-4, atol=1e-4 * scale)
+    assert out.mean().item() == pytest.approx(expected["mean"], rel=1e-3, abs=1e-4 * scale)
+    assert out.std().item() == pytest.approx(scale, rel=2e-3)

@@ -1,0 +1,234 @@
+"""Nets of other shapes: perceptron, Q-network, faces, sequences, video. Figures that any correct one must have."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from neocog import nets
+from neocog.errors import NetError
+
+
+def figures(name: str, **options: Any) -> tuple[int, int]:
+    """Parameters, and multiply-adds of the operators that run for one example."""
+    with torch.device("meta"):
+        net = nets.build(name, **options).eval()
+    with FlopCounterMode(display=False) as counter:
+        net(nets.example(net).to("meta"))
+    return sum(parameter.numel() for parameter in net.parameters()), counter.get_total_flops() // 2
+
+
+def sizes(name: str, **options: Any) -> dict[str, tuple[int, ...]]:
+    """Output shape of each layer for one example."""
+    found = {}
+    with torch.device("meta"):
+        net = nets.build(name, **options).eval()
+    for path, layer in net.named_modules():
+        layer.register_forward_hook(lambda _, __, out, path=path: found.update({path: tuple(out.shape[1:])}))
+    net(nets.example(net).to("meta"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "params", "macs"),
+    [
+        ("mlp", {}, 308_310, 308_200),
+        ("mlp", {"in_channels": 1, "input_size": 28}, 79_510, 79_400),
+        ("mlp", {"in_channels": 1, "input_size": 28, "hidden": [500, 150]}, 469_160, 468_500),
+        ("mlp", {"hidden": []}, 3073 * 10, 3072 * 10),
+        ("mlp", {"hidden": [], "classes": 1}, 3073, 3072),  # one unit of the lectures
+        ("mlp", {"hidden": [], "classes": 1, "input_size": 200}, 120_001, 120_000),
+        ("mlp", {"activation": "maxout", "pieces": 5}, 3073 * 500 + 1010, 3072 * 500 + 1000),
+        ("dqn_2015", {"classes": 4}, 1_686_180, 9_345_024),
+        ("dqn_2015", {"classes": 6}, 1_687_206, 9_346_048),
+        ("dqn_2015", {"classes": 18}, 1_693_362, 9_352_192),
+        ("dqn_2013", {"classes": 4}, 4112 + 8224 + 663_808 + 1028, 1_638_400 + 663_552 + 663_552 + 1024),
+        ("tdnn", {}, 8 * 49 + 3 * 41 + 3 * 2, 13 * 8 * 48 + 9 * 3 * 40),
+        ("sentence_cnn", {"vocabulary": 100}, 30_300 + 360_300 + 602, 21_900_600),
+        ("sentence_cnn", {"widths": [2], "maps": 7, "dimensions": 5, "vocabulary": 9}, 50 + 77 + 16, 63 * 70 + 14),
+        ("c3d", {"classes": 101}, 78_409_573, 38_548_959_232 - 386 * 4096),  # as published for UCF-101
+        ("vae", {"latent": 3}, 392_500 + 2 * 501 * 3 + 500 * 3 + 500 + 392_784, 392_000 * 2 + 500 * 9),
+        ("vae", {"hidden": 400}, 652_824, 651_200),
+    ],
+)
+def test_published_figures_of_options(name: str, options: dict[str, Any], params: int, macs: int) -> None:
+    assert figures(name, **options) == (params, macs)
+
+
+def test_figures_are_rows_of_the_facts(facts_folder: Path) -> None:
+    found = 0
+    with (facts_folder / "zoo.csv").open(newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            expected = (row["params"], row["macs"])
+            if row["arch"] == "mlp":
+                shape = [int(side) for side in row["input_chw"].split("x")]
+                units = [int(number) for number in re.findall(r"\d+", row["variant_notes"].split(" ")[0])]
+                assert units[0] == shape[0] * shape[1] ** 2
+                options = {"in_channels": shape[0], "input_size": shape[1], "hidden": units[1:-1]}
+                made = figures("mlp", classes=units[-1], **options)
+            elif row["arch"] == "dqn_nature":
+                made = figures("dqn_2015", classes=int(row["variant_notes"].split(" ")[0]))
+            elif row["arch"] == "vae_kingma_mlp":
+                made = figures("vae")
+            elif row["arch"] == "vae_pytorch_example":
+                made = figures("vae", hidden=400)
+            else:
+                continue
+            assert tuple(map(str, made)) == expected
+            found += 1
+    assert found == 8
+
+
+def test_deepface_has_the_papers_sizes() -> None:
+    found = sizes("deepface")
+    sides = [found[layer][1] for layer in ("c1", "m2", "c3", "l4", "l5", "l6")]
+    assert sides == [142, 71, 63, 55, 25, 21]
+    params, macs = figures("deepface")
+    layers = [(32, 142, 11, 3), (16, 63, 9, 32), (16, 55, 9, 16), (16, 25, 7, 16), (16, 21, 5, 16)]
+    full = 16 * 21**2 * 4096 + 4096 * 4030
+    assert macs == sum(maps * side**2 * kernel**2 * before for maps, side, kernel, before in layers) + full
+    with torch.device("meta"):
+        net = nets.build("deepface")
+    late = sum(p.numel() for name, p in net.named_parameters() if name[0] in "lf")
+    assert late / params > 0.95  # "more than 95 % come from the local and fully connected layers"
+    assert figures("deepface", classes=8631)[0] == 137_774_071  # trained again by others on VGGFace2
+
+
+def test_c3d_has_the_papers_sizes() -> None:
+    found = sizes("c3d")
+    assert [found[f"features.pool{stage}"] for stage in (1, 2, 3, 4, 5)] == [
+        (64, 16, 56, 56), (128, 8, 28, 28), (256, 4, 14, 14), (512, 2, 7, 7), (512, 1, 4, 4),
+    ]  # fmt: skip
+    side = {1: (16, 112), 2: (16, 56), 3: (8, 28), 4: (4, 14), 5: (2, 7)}
+    convs = [(1, 3, 64), (2, 64, 128), (3, 128, 256), (3, 256, 256), (4, 256, 512), (4, 512, 512), (5, 512, 512)]
+    convs.append(convs[-1])
+    macs = sum(27 * before * after * side[stage][0] * side[stage][1] ** 2 for stage, before, after in convs)
+    assert figures("c3d")[1] == macs + 8192 * 4096 + 4096**2 + 4096 * 487
+    assert sizes("c3d", frames=8, input_size=64)["fc6"] == (4096,)
+
+
+def test_tdnn_has_the_papers_connections() -> None:
+    net = nets.build("tdnn")
+    assert sum(net.connections().values()) == 6_233
+    assert sum(parameter.numel() for parameter in net.parameters()) == 521
+    assert sizes("tdnn")["hidden"] == (8, 13)
+    assert sizes("tdnn")["phonemes.conv"] == (3, 9)
+
+
+def test_tdnn_does_not_mind_when_a_sound_begins() -> None:
+    torch.manual_seed(0)
+    net = nets.build("tdnn").eval()
+    sound = torch.randn(1, 16, 5)
+    early, late = torch.zeros(1, 16, 30), torch.zeros(1, 16, 30)
+    early[..., 8:13], late[..., 17:22] = sound, sound
+    with torch.no_grad():
+        torch.testing.assert_close(net(early), net(late))
+
+
+def test_tdnn_learns_which_way_a_sound_glides() -> None:
+    torch.manual_seed(0)
+    net = nets.build("tdnn", classes=2)
+    starts = torch.randint(0, 8, (64,))
+    x = 0.1 * torch.randn(64, 16, 15)
+    labels = torch.arange(64) % 2
+    for picture, (start, up) in enumerate(zip(starts.tolist(), labels.tolist(), strict=True)):
+        for step in range(7):
+            x[picture, (4 + step) if up else (10 - step), start + step] += 2
+    optimizer = torch.optim.Adam(net.parameters(), 0.05)
+    for _ in range(150):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), labels).backward()
+        optimizer.step()
+    assert (net(x).argmax(1) == labels).float().mean() > 0.95
+
+
+def test_sentence_is_read_as_its_strongest_phrase_wherever_it_stands() -> None:
+    torch.manual_seed(0)
+    net = nets.build("sentence_cnn", vocabulary=50).eval()
+    phrase = torch.tensor([7, 8, 9, 10, 11])
+    first, last = torch.zeros(1, 64, dtype=torch.long), torch.zeros(1, 64, dtype=torch.long)
+    first[0, 4:9], last[0, 50:55] = phrase, phrase
+    with torch.no_grad():
+        torch.testing.assert_close(net(first), net(last))
+
+
+def test_sentence_against_a_slow_reading() -> None:
+    torch.manual_seed(0)
+    net = nets.build("sentence_cnn", vocabulary=20, dimensions=4, maps=3, widths=[2, 3]).double().eval()
+    words = torch.tensor([[3, 0, 5, 20, 1]])
+    net.requires_grad_(False)
+    vectors = net.embedding.weight[words[0]]  # (5, 4)
+    values = []
+    for conv, width in zip(net.convs, (2, 3), strict=True):
+        for row in range(3):
+            windows = [vectors[i : i + width].T * conv.weight[row] for i in range(5 - width + 1)]
+            values.append(max(max(0.0, float(window.sum() + conv.bias[row])) for window in windows))
+    expected = net.fc(torch.tensor(values, dtype=torch.float64))
+    torch.testing.assert_close(net(words)[0], expected)
+
+
+def test_padding_stays_zero_and_static_words_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    net = nets.build("sentence_cnn", vocabulary=9, dimensions=4)
+    net(torch.tensor([[0, 0, 1, 2, 3]])).square().sum().backward()
+    assert not net.embedding.weight[0].any() and not net.embedding.weight.grad[0].any()
+    assert net.embedding.weight.grad[1:4].any()
+    static = nets.build("sentence_cnn", vocabulary=9, static=True)
+    assert not static.embedding.weight.requires_grad
+
+
+def test_mlp_activations() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 1, 3, 3)
+    for activation, function in (("relu", torch.relu), ("tanh", torch.tanh), ("sigmoid", torch.sigmoid)):
+        net = nets.build("mlp", in_channels=1, input_size=3, hidden=[5], activation=activation)
+        hidden = function(x.flatten(1) @ net.hidden.fc1.weight.T + net.hidden.fc1.bias)
+        torch.testing.assert_close(net.forward_features(x), hidden)
+    dropped = nets.build("mlp", in_channels=1, input_size=3, hidden=[500], activation="tanh", dropout=0.5)
+    share = (dropped.forward_features(x) == 0).float().mean().item()
+    assert 0.4 < share < 0.6
+    assert not (dropped.eval().forward_features(x) == 0).any()
+
+
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("mlp", {"hidden": [0]}, r"hidden is a list of numbers of units, such as \[500, 150\], got \[0\]"),
+    ("mlp", {"activation": "reul"}, "one of relu, tanh, sigmoid or maxout, got 'reul'"),
+    ("mlp", {"dropout": 1}, "probability"),
+    ("mlp", {"activation": "maxout", "pieces": 0}, "at least 1 piece"),
+    ("deepface", {"dropout": -1}, "probability"),
+    ("c3d", {"frames": 0}, "frames is the number of pictures"),
+    ("c3d", {"dropout": 1.0}, "probability"),
+    ("sentence_cnn", {"widths": []}, "widths is a list"),
+    ("sentence_cnn", {"vocabulary": 0}, "vocabulary is the number of words"),
+    ("sentence_cnn", {"dropout": 2}, "probability"),
+    ("sentence_cnn", {"widths": [3, 9], "input_size": 8}, "at least 9x9"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "message"), WRONG)
+def test_wrong_options_are_named(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(NetError, match=message), torch.device("meta"):
+        nets.build(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "x", "message"),
+    [
+        ("mlp", torch.zeros(1, 3, 28, 28), r"shape \(B, 3, 32, 32\), got \(1, 3, 28, 28\); .*input_size"),
+        ("dqn_2015", torch.zeros(1, 3, 84, 84), r"\(B, 4, 84, 84\), got \(1, 3, 84, 84\)"),
+        ("tdnn", torch.zeros(1, 16, 6), r"at least 7 frames, .*\(1, 16, 6\)"),
+        ("tdnn", torch.zeros(1, 1, 16, 15), r"at least 7 frames, .*\(1, 1, 16, 15\)"),
+        ("sentence_cnn", torch.zeros(1, 64), "token ids, whole numbers.*got torch.float32"),
+        ("sentence_cnn", torch.zeros(1, 4, dtype=torch.long), r"\(B, at least 5\).*pad shorter"),
+    ],
+)
+def test_wrong_inputs_are_refused_with_the_remedy(name: str, x: Tensor, message: str) -> None:
+    with pytest.raises(NetError, match=message):
+        nets.build(name)(x)
