@@ -37,6 +37,10 @@ class RunError(NeocogError):
     """A run folder cannot be used, or a training had to stop."""
 
 
+class LibraryError(NeocogError):
+    """A library cannot be opened, read or changed."""
+
+
 class MissingExtra(NeocogError):
     """An optional dependency is not installed; the message names the command that installs it."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from anatomy.published_fields import NOT_A_LAYER, where
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -146,3 +146,52 @@ def test_dilated_convolutions_double_it() -> None:
 def test_bilinear_and_nearest_enlargement() -> None:
     net = nn.Sequential(nn.Conv2d(1, 1, 3, bias=False), nn.Upsample(scale_factor=2, mode="bilinear"))
     assert agrees(net, 20).size == (4, 4)
+
+
+def test_closed_forms() -> None:
+    """Two 3x3 see 5x5, three 7x7 (Simonyan, Zisserman 2015, 2.3); L of KxK see 1 + L (K - 1)."""
+    for length, kernel in ((2, 3), (3, 3), (4, 5), (7, 2)):
+        net = nn.Sequential(*(nn.Conv2d(1, 1, kernel, padding="same") for _ in range(length)))
+        field = trace(net, (1, 64, 64)).receptive_field
+        assert field is not None
+        assert field.size[0] == 1 + length * (kernel - 1)
+        if kernel % 2:
+            assert field.padding[0] == length * (kernel - 1) // 2
+
+
+_FILE = Path(os.environ.get("NEOCOG_FACTS") or "no folder") / "receptive_fields.csv"
+
+
+def _rows() -> list[Any]:
+    if not _FILE.is_file():
+        reason = "NEOCOG_FACTS is not set to a folder with receptive_fields.csv"
+        return [pytest.param(None, None, marks=pytest.mark.skip(reason=reason))]
+    groups: dict[tuple[str, int], list[dict[str, str]]] = {}
+    with _FILE.open(newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            if row["arch"] not in NOT_A_LAYER:
+                groups.setdefault((row["arch"], 321 if "input 321" in row["layer"] else 0), []).append(row)
+    return [pytest.param(rows, size, id=f"{arch} {size or ''}") for (arch, size), rows in groups.items()]
+
+
+@pytest.mark.parametrize(("rows", "size"), _rows())
+def test_published_fields(rows: list[dict[str, str]], size: int) -> None:
+    """Every row of the table: size, stride and padding; "any input" rows leave the padding open."""
+    name, options, _ = where(rows[0]["arch"], rows[0]["layer"])
+    usual = nets.facts(name).input
+    side = size or (224 if usual[-1] > 224 and "alexnet" not in name else usual[-1])
+    with torch.device("meta"):
+        net = nets.build(name, input_size=side, **options)
+    anatomy = trace(net, (usual[0], side, side), training_memory=False)
+    fields = {total.name: total.field for total in anatomy.totals()}
+    found = {row["layer"]: fields[where(row["arch"], row["layer"])[2]] for row in rows}
+    for row in rows:
+        field = found[row["layer"]]
+        assert field is not None
+        for column, value in (
+            ("receptive_field", field.size),
+            ("stride", field.stride),
+            ("padding", field.padding),
+        ):
+            if row[column]:
+                assert (value[0], value[1]) == (int(row[column]),) * 2, (row["layer"], column)

@@ -15,7 +15,7 @@ def trainable(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
 
 
-def multiply_adds(net: nn.Module, shape: Sequence[int] | Tensor) -> int:
+def multiply_adds(net: nn.Module, shape: Sequence[int] | Tensor, training: bool = False) -> int:
     """MACs of all convolutions and linear layers for one picture of `shape`; the net must be on the meta device."""
     total = 0
 
@@ -34,7 +34,7 @@ def multiply_adds(net: nn.Module, shape: Sequence[int] | Tensor) -> int:
     )  # fmt: skip
     hooks = [layer.register_forward_hook(count) for layer in net.modules() if isinstance(layer, kinds)]
     with torch.no_grad():
-        net.eval()(shape if isinstance(shape, Tensor) else torch.empty(1, *shape, device="meta"))
+        net.train(training)(shape if isinstance(shape, Tensor) else torch.empty(1, *shape, device="meta"))
     for hook in hooks:
         hook.remove()
     return total

@@ -319,6 +319,19 @@ def _place_unpool(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out
     return g.resized(read[0][0], read[0][1], out, 1)
 
 
+def _place_im2col(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
+    place, shape = read[0]
+    if len(shape) != 4:
+        return None
+    kernel, dilation, padding, stride = (_pair(args[i], 2) for i in (1, 2, 3, 4))
+    sides = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, d, p, s in zip(shape[2:], kernel, dilation, padding, stride, strict=True)
+    ]
+    seen = g.window(place, kernel, stride, padding, dilation, (*shape[:2], *sides))
+    return None if seen is None else g.replace(seen, dims=((), (), seen.dims[2] + seen.dims[3]))
+
+
 def _unknown(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
     return None
 
@@ -356,6 +369,7 @@ _PLACES: dict[str, _Rule] = {
     "pixel_shuffle": _place_shuffle,
     "max_unpool2d": _place_unpool,
     "max_unpool3d": _place_unpool,
+    "im2col": _place_im2col,
     **dict.fromkeys(("roll", "flip", "as_strided", "gather", "index", "index_select", "sort", "repeat"), _unknown),
 }  # fmt: skip
 _POINTWISE = frozenset(("where", "masked_fill", "clone", "_to_copy", "detach", "alias"))
