@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,24 @@ def test_transposed_convolution_sees_what_its_best_position_sees(kernel: int, st
         widths.append(int((gradient.abs().sum((0, 1, 2)) > 0).sum()))
     assert field.size[1] == max(widths)
     assert field.stride[1] * stride == 1
+    # the centre is right on average over a rhythm of positions
+    middles = []
+    for column in range(4 * stride, 5 * stride):
+        (gradient,) = torch.autograd.grad(out[0, 0, out.shape[2] // 2, column], x, retain_graph=True)
+        touched = (gradient.abs().sum((0, 1, 2)) > 0).nonzero().flatten()
+        start = column * field.stride[1] - field.padding[1]
+        middles.append(float(touched[0] + touched[-1]) / 2 - float(start + Fraction(field.size[1] - 1, 2)))
+    assert sum(middles) / len(middles) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("name", ["fcn8s_vgg16", "fcn16s_vgg16", "unet", "unet_original"])
+def test_skips_of_segmentation_nets_are_centred(name: str) -> None:
+    with torch.device("meta"):
+        net = nets.build(name)
+    field = trace(net, nets.facts(name).input, training_memory=False).receptive_field
+    assert field is not None
+    assert field.aligned
+    assert field.stride == (1, 1)
 
 
 def test_fully_connected_layer_sees_what_the_map_saw() -> None:
@@ -145,7 +164,8 @@ def test_dilated_convolutions_double_it() -> None:
 
 def test_bilinear_and_nearest_enlargement() -> None:
     net = nn.Sequential(nn.Conv2d(1, 1, 3, bias=False), nn.Upsample(scale_factor=2, mode="bilinear"))
-    assert agrees(net, 20).size == (4, 4)
+    field = trace(net, (1, 20, 20)).receptive_field
+    assert field == Field((4, 4), (Fraction(1, 2),) * 2, (Fraction(3, 4),) * 2)
 
 
 def test_closed_forms() -> None:

@@ -61,6 +61,7 @@ EXPRESSED: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     "segnet_vgg16": [("", "segnet", {"classes": 12})],
     "unet_in1_out1": [("", "unet_original", {"classes": 1})],
     "unet_padded_bn": [("", "unet", {})],
+    "unet_zhixuhao_keras": [("", "unet_keras", {})],
     "dqn_nature": [(f"{n} actions", "dqn_2015", {"classes": n}) for n in (18, 6, 4)],
     "vae_kingma_mlp": [("", "vae", {})],
     "vae_pytorch_example": [("", "vae", {"hidden": 400})],
@@ -72,7 +73,6 @@ NOT_EXPRESSED = {
     r"googlenet_row:.*": "parts of a net: test_googlenet.py",
     r"neocognitron": "no numbers are published",
     r"fcn_googlenet": "rounded to millions, and no definition was released",
-    r"unet_zhixuhao_keras": "a variant seen in public code, with two convolutions that the paper has not",
     r"fast.*rcnn.*|maskrcnn.*": "detection: no such head in the zoo",
     r"dssm|lbl|mlbl_b": "language and matching models: no pictures go in",
 }
@@ -148,7 +148,7 @@ def filled(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return values
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2", "fcn_resnet50"])
 def test_reference_outputs(name: str, facts_folder: Path) -> None:
     reference = json.loads((facts_folder / "reference_outputs.json").read_text())[name]
     with torch.device("meta"):

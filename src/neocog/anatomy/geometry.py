@@ -91,6 +91,18 @@ def window(
     return _over(place, changed)
 
 
+def _centred(a: Axis, n: int, taps: int, stride: Number, middle: Fraction) -> Axis:
+    """Enlarged axis: each position sees `taps` old ones, around `middle` for position 0.
+
+    Which ones, changes from position to position in the rhythm of the enlargement; the padding says where the centre
+    is on average.
+    """
+    size = int(a.size + (taps - 1) * a.stride)
+    return Axis(
+        n, size, _neat(Fraction(stride)), _neat(a.padding - middle * a.stride + Fraction(taps - 1) * a.stride / 2)
+    )
+
+
 def transposed(
     place: Place,
     kernel: Sequence[int],
@@ -108,13 +120,9 @@ def transposed(
         if dim:
             a = place.axes[dim[0]]
             extent = d * (k - 1) + 1
-            first = ceil(Fraction(p - extent + 1, s))  # input position that output position 0 sees first
-            changed[dim[0]] = Axis(
-                n,
-                int(a.size + (ceil(Fraction(extent, s)) - 1) * a.stride),
-                _neat(Fraction(a.stride) / s),
-                _neat(a.padding - first * a.stride),
-            )
+            most = ceil(Fraction(extent, s))  # input positions that meet in one output position
+            middle = Fraction(2 * p - extent + 1, 2 * s)  # input position in the centre of output position 0
+            changed[dim[0]] = _centred(a, n, most, Fraction(a.stride) / s, middle)
     return _over(place, changed)
 
 
@@ -136,13 +144,8 @@ def resized(place: Place, before: Shape, out: Shape, taps: int) -> Place | None:
         if len(dim) > 1:
             return None
         a = place.axes[dim[0]]
-        first = floor(Fraction(n, 2 * o) - Fraction(1, 2)) - (taps // 2 - 1) if taps > 1 else 0
-        changed[dim[0]] = Axis(
-            o,
-            int(a.size + (taps - 1) * a.stride),
-            _neat(Fraction(a.stride) * n / o),
-            _neat(a.padding - first * a.stride),
-        )
+        middle = Fraction(n, 2 * o) - Fraction(1, 2)
+        changed[dim[0]] = _centred(a, o, taps, Fraction(a.stride) * n / o, middle)
     return _over(place, changed)
 
 

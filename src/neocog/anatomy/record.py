@@ -20,8 +20,9 @@ class Field:
     A unit at position x of the map sees the pixels from ``x * stride - padding`` to ``x * stride - padding + size - 1``
     (Araujo, Norris, Sim 2019, doi 10.23915/distill.00021). Behind branches it is the union over all paths; `aligned` is
     False when the centres of the paths differ, or they have different strides. `whole` is True where some path (a
-    squeeze-and-excitation gate, attention) also sees the whole picture. Behind a transposed convolution the size is
-    that of the output position that sees most.
+    squeeze-and-excitation gate, attention) also sees the whole picture. Behind a transposed convolution or an
+    interpolation the size is that of the output position that sees most, and the padding puts the centre where it is on
+    average over the positions.
     """
 
     size: tuple[int, ...]

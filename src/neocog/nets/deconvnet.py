@@ -1,0 +1,135 @@
+"""DeconvNet: Learning Deconvolution Network for Semantic Segmentation. Noh, Hong, Han 2015, arXiv:1505.04366.
+
+VGG-16 with BN down to one 1x1 map, and its mirror image back up: unpooling puts each value where the maximum was found
+on the way down ("switches"), transposed convolutions fill what is between.
+
+PASCAL VOC 2012 test, mean intersection over union, one net on object proposals: 69.6 %, with a CRF 70.5 %.
+
+Output shapes for 3 x 224 x 224:
+
+    conv1_1, 1_2, pool1    B   64  112  112      fc6_deconv, 7x7               B  512    7    7
+    conv2_1, 2_2, pool2    B  128   56   56      unpool5, deconv5_1 to 5_3     B  512   14   14
+    conv3_1 to 3_3, pool3  B  256   28   28      unpool4, deconv4_1 to 4_3     B  256   28   28
+    conv4_1 to 4_3, pool4  B  512   14   14      unpool3, deconv3_1 to 3_3     B  128   56   56
+    conv5_1 to 5_3, pool5  B  512    7    7      unpool2, deconv2_1, 2_2       B   64  112  112
+    fc6, 7x7               B 4096    1    1      unpool1, deconv1_1, 1_2       B   64  224  224
+    fc7, 1x1               B 4096    1    1      score, 1x1                    B   21  224  224
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..records import Facts
+from .fcn import VGG16, conv_layers, fc_layers, named, scaled
+from .layers import check_input, he_init
+from .registry import register
+
+# For each pooling on the way down: the places of the maxima, (B, C, h, w), and the height and width before it.
+Switches = list[tuple[Tensor, torch.Size]]
+
+
+def make_encoder(in_channels: int, width: float) -> nn.Sequential:
+    """Return the convolutions of VGG-16 with BN; the poolings round up as in Caffe, and tell where the maxima were."""
+    layers: dict[str, nn.Module] = {}
+    channels = in_channels
+    for number, widths in enumerate(VGG16, start=1):
+        layers |= conv_layers(channels, [scaled(wide, width) for wide in widths], str(number), norm=True)
+        layers[f"pool{number}"] = nn.MaxPool2d(2, ceil_mode=True, return_indices=True)
+        channels = scaled(widths[-1], width)
+    return named(layers)
+
+
+def encode(encoder: nn.Sequential, x: Tensor) -> tuple[Tensor, Switches]:
+    """Return the last map and the switches of all poolings."""
+    switches: Switches = []
+    for layer in encoder:
+        if isinstance(layer, nn.MaxPool2d):
+            size = x.shape[2:]
+            x, places = layer(x)
+            switches.append((places, size))
+        else:
+            x = layer(x)
+    return x, switches
+
+
+def decode(decoder: nn.Sequential, x: Tensor, switches: Switches) -> Tensor:
+    """Return the map after the last layer of `decoder`, whose unpoolings use up the switches from the end."""
+    switches = list(switches)
+    for layer in decoder:
+        if isinstance(layer, nn.MaxUnpool2d):
+            places, size = switches.pop()
+            x = layer(x, places, output_size=size)
+        else:
+            x = layer(x)
+    return x
+
+
+class DeconvNet(nn.Module):
+    """Convolution network, two convolutions in place of the fully connected layers, deconvolution network.
+
+    Args:
+        classes, in_channels: outputs, and channels of the pictures.
+        input_size: side of the pictures; below 224, where the last map is smaller than 7x7, the filters of fc6 and
+            fc6_deconv have the size of that map. Larger pictures, square or not, fit any net.
+        width: factor for the number of channels.
+    """
+
+    head = "score"
+
+    def __init__(self, *, classes: int, in_channels: int, input_size: int, width: float = 1.0) -> None:
+        super().__init__()
+        self.kernel_size = min(7, -(-input_size // 32))
+        self.in_channels = in_channels
+        self.encoder = make_encoder(in_channels, width)
+        channels, units = scaled(512, width), scaled(4096, width)
+        middle = fc_layers(channels, units, self.kernel_size, dropout=0, norm=True)
+        middle["fc6_deconv"] = nn.ConvTranspose2d(units, channels, self.kernel_size)
+        middle["fc6_debn"] = nn.BatchNorm2d(channels)
+        middle["fc6_derelu"] = nn.ReLU(inplace=True)
+        self.middle = named(middle)
+        layers: dict[str, nn.Module] = {}
+        for number in (5, 4, 3, 2, 1):
+            # PyTorch's own layer, because its windows do not overlap here, and it keeps the memory format
+            layers[f"unpool{number}"] = nn.MaxUnpool2d(2)
+            # as wide as the stage on the way down, but the last layer as the stage above
+            above = VGG16[max(number - 2, 0)][-1]
+            for index, wide in enumerate((*VGG16[number - 1][1:], above), start=1):
+                out = scaled(wide, width)
+                layers[f"deconv{number}_{index}"] = nn.ConvTranspose2d(channels, out, 3, padding=1)
+                layers[f"debn{number}_{index}"] = nn.BatchNorm2d(out)
+                layers[f"derelu{number}_{index}"] = nn.ReLU(inplace=True)
+                channels = out
+        self.decoder = named(layers)
+        self.score = nn.Conv2d(channels, classes, 1)
+        he_init(self)
+        for layer in self.modules():
+            if isinstance(layer, nn.ConvTranspose2d):
+                self.init_head(layer)
+        self.init_head(self.score)
+
+    @staticmethod
+    def init_head(layer: nn.Module) -> None:
+        """Draw weights from N(0, 0.01^2), with biases of 0, as the authors do in the upper half of the net."""
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(layer.weight, std=0.01)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, 64, H, W): what the last convolution reads."""
+        # the last map must not be smaller than the filters of fc6
+        check_input(x, self.in_channels, 32 * (self.kernel_size - 1) + 1)
+        x, switches = encode(self.encoder, x)  # (B, 512, H / 32, W / 32)
+        return decode(self.decoder, self.middle(x), switches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> logits (B, classes, H, W)."""
+        return self.score(self.forward_features(x))
+
+
+register(
+    Facts("deconvnet", "deconvnet", 2015, "Noh et al. 2015, arXiv:1505.04366", 251_805_653, 32_745_979_904,
+          (3, 224, 224), 21, 1, "PASCAL VOC 2012 test mean IU 69.6 % (paper)", "segment")
+)(DeconvNet)  # fmt: skip

@@ -1,0 +1,385 @@
+"""FCN: Fully Convolutional Networks for Semantic Segmentation. Long, Shelhamer, Darrell 2015, arXiv:1411.4038.
+
+A classifier whose fully connected layers have become convolutions gives a map of scores; fixed bilinear filters
+enlarge it, and the finer nets first add the scores of earlier, finer maps. Layer names are those of the authors' Caffe
+files. `fully_convolutional` does the first half to any classifier that has learned already.
+
+PASCAL VOC 2011 seg11valid, mean intersection over union, the authors' released models: FCN-32s 63.6 %, FCN-16s 65.0 %,
+FCN-8s 65.5 %, FCN-8s at once 65.4 %, FCN-AlexNet 48.0 %.
+
+Output shapes of fcn8s_vgg16 for 3 x 500 x 500. The first convolution adds 100 pixels on every side, so that pictures
+smaller than the field of view of fc6 (404 pixels) get a score, too; what that adds is cropped away:
+
+    conv1_1, 1_2         B   64  698  698     score_fr, 1x1                B  21   16   16
+    pool1, conv2         B  128  349  349     upscore2, 4x4/2              B  21   34   34
+    pool2, conv3         B  256  175  175     + score_pool4, cropped at 5
+    pool3, conv4         B  512   88   88     upscore_pool4, 4x4/2         B  21   70   70
+    pool4, conv5         B  512   44   44     + score_pool3, cropped at 9
+    pool5                B  512   22   22     upscore8, 16x16/8            B  21  568  568
+    fc6 7x7, fc7 1x1     B 4096   16   16     score, cropped at 31         B  21  500  500
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import NetError
+from ..records import Facts
+from .alexnet import check_dropout
+from .layers import LocalResponseNorm, check_input, he_init
+from .registry import register
+from .vgg import STAGES, WIDTHS
+
+# Output channels of the 13 convolutions of VGG-16, stage by stage: ((64, 64), (128, 128), (256, 256, 256), ...).
+VGG16 = tuple((width,) * number for width, number in zip(WIDTHS, STAGES[16], strict=True))
+
+
+class BilinearUpsampling(nn.ConvTranspose2d):
+    """Transposed convolution with frozen bilinear filters: (B, C, H, W) -> (B, C, s (H - 1) + k - 2 p, ...).
+
+    As in the authors' files it is a full convolution, C x C filters of which only the diagonal is not zero; with
+    ``groups=classes`` only the diagonal is kept. The filters are parameters (so they are saved, and counted as frozen),
+    but have no gradient.
+    """
+
+    def __init__(self, classes: int, kernel_size: int, stride: int, padding: int = 0, groups: int = 1) -> None:
+        super().__init__(classes, classes, kernel_size, stride, padding, groups=groups, bias=False)
+        self.weight.requires_grad_(False)
+
+    def reset_parameters(self) -> None:
+        size = self.kernel_size[0]
+        factor = (size + 1) // 2
+        centre = factor - 1 if size % 2 else factor - 0.5
+        line = 1 - (torch.arange(size, device=self.weight.device, dtype=torch.float32) - centre).abs() / factor
+        with torch.no_grad():
+            self.weight.zero_()
+            inputs = torch.arange(self.in_channels, device=self.weight.device)
+            self.weight[inputs, inputs % self.weight.shape[1]] = torch.outer(line, line).to(self.weight.dtype)
+
+    def with_classes(self, classes: int) -> BilinearUpsampling:
+        groups = 1 if self.groups == 1 else classes
+        with torch.device(self.weight.device):
+            fresh = BilinearUpsampling(classes, self.kernel_size[0], self.stride[0], int(self.padding[0]), groups)
+        return fresh.to(self.weight.dtype)
+
+
+class FixedScale(nn.Module):
+    """Multiplication with a constant; the gradient of what follows shrinks with it."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+    def extra_repr(self) -> str:
+        return f"{self.factor:g}"
+
+
+def scaled(channels: int, width: float) -> int:
+    """Return ``channels * width`` as an even number of at least 2 (some convolutions have two groups)."""
+    if not width > 0:
+        raise NetError(f"width is a factor above 0 for the number of channels, got {width!r}")
+    return channels if width == 1 else max(2, 2 * round(channels * width / 2))
+
+
+def conv_layers(
+    channels: int, widths: Sequence[int], name: str, *, norm: bool = False, padding: int = 1, dilation: int = 1
+) -> dict[str, nn.Module]:
+    """Return the 3x3 convolutions of one stage of VGG, each with its ReLU (and BN): ``conv{name}_1``, ``relu{name}_1``.
+
+    `channels` is what the first one reads. The convolutions have a bias even where BN follows, as in the Caffe files of
+    the nets here.
+    """
+    layers: dict[str, nn.Module] = {}
+    for number, width in enumerate(widths, start=1):
+        layers[f"conv{name}_{number}"] = nn.Conv2d(channels, width, 3, 1, padding, dilation)
+        if norm:
+            layers[f"bn{name}_{number}"] = nn.BatchNorm2d(width)
+        layers[f"relu{name}_{number}"] = nn.ReLU(inplace=True)
+        channels = width
+    return layers
+
+
+def fc_layers(
+    channels: int, units: int, kernel_size: int, dropout: float, dilation: int = 1, norm: bool = False
+) -> dict[str, nn.Module]:
+    """Return fc6 and fc7, the fully connected layers of a classifier as convolutions."""
+    check_dropout(dropout)
+    layers: dict[str, nn.Module] = {}
+    for number, size in ((6, kernel_size), (7, 1)):
+        layers[f"fc{number}"] = nn.Conv2d(channels, units, size, dilation=dilation if size > 1 else 1)
+        if norm:
+            layers[f"bn{number}"] = nn.BatchNorm2d(units)
+        layers[f"relu{number}"] = nn.ReLU(inplace=True)
+        if dropout:
+            layers[f"drop{number}"] = nn.Dropout(dropout)
+        channels = units
+    return layers
+
+
+def named(layers: dict[str, nn.Module]) -> nn.Sequential:
+    """Return an nn.Sequential whose layers have names."""
+    made = nn.Sequential()
+    for name, layer in layers.items():
+        made.add_module(name, layer)
+    return made
+
+
+def _vgg16_trunk(in_channels: int, width: float, dropout: float) -> nn.Sequential:
+    layers: dict[str, nn.Module] = {}
+    channels = in_channels
+    for number, widths in enumerate(VGG16, start=1):
+        layers |= conv_layers(channels, [scaled(w, width) for w in widths], str(number))
+        layers[f"pool{number}"] = nn.MaxPool2d(2, ceil_mode=True)  # Caffe rounds up
+        channels = scaled(widths[-1], width)
+    layers["conv1_1"] = nn.Conv2d(in_channels, scaled(64, width), 3, 1, 100)
+    return named(layers | fc_layers(channels, scaled(4096, width), 7, dropout))
+
+
+def _caffenet_trunk(in_channels: int, width: float, dropout: float) -> nn.Sequential:
+    a, b, c, d = (scaled(channels, width) for channels in (96, 256, 384, 256))
+    layers: dict[str, nn.Module] = {
+        "conv1": nn.Conv2d(in_channels, a, 11, 4, 100),
+        "relu1": nn.ReLU(inplace=True),
+        "pool1": nn.MaxPool2d(3, 2, ceil_mode=True),
+        "norm1": LocalResponseNorm(5, 1e-4, 0.75, 1.0, "mean"),
+        "conv2": nn.Conv2d(a, b, 5, 1, 2, groups=2),
+        "relu2": nn.ReLU(inplace=True),
+        "pool2": nn.MaxPool2d(3, 2, ceil_mode=True),
+        "norm2": LocalResponseNorm(5, 1e-4, 0.75, 1.0, "mean"),
+        "conv3": nn.Conv2d(b, c, 3, 1, 1),
+        "relu3": nn.ReLU(inplace=True),
+        "conv4": nn.Conv2d(c, c, 3, 1, 1, groups=2),
+        "relu4": nn.ReLU(inplace=True),
+        "conv5": nn.Conv2d(c, d, 3, 1, 1, groups=2),
+        "relu5": nn.ReLU(inplace=True),
+        "pool5": nn.MaxPool2d(3, 2, ceil_mode=True),
+    }
+    return named(layers | fc_layers(d, scaled(4096, width), 6, dropout))
+
+
+_TRUNKS = {"vgg16": _vgg16_trunk, "caffenet": _caffenet_trunk}
+
+
+class FCN(nn.Module):
+    """Trunk, a 1x1 convolution that scores classes, and for each skip: enlarge, add the scores of an earlier map.
+
+    Args:
+        trunk: "vgg16" or "caffenet", with fc6 and fc7 as convolutions.
+        skips: maps of the trunk whose scores are added, coarse to fine, each with its crop: ``(("pool4", 5), ...)``.
+        last: name, kernel size, stride and crop of the last upsampling.
+        scales: fixed factor for each skip (all learned at once), or none (learned in stages).
+        classes, in_channels: outputs, and channels of the pictures.
+        dropout: probability of dropping an output of fc6 and of fc7.
+        width: factor for the number of channels of the trunk.
+        zero_init_score: start the layers that score classes at zero, as the authors do in fine-tuning.
+
+    Raises: NetError for a width or dropout that cannot be.
+    """
+
+    head = "score_fr"
+
+    def __init__(
+        self,
+        trunk: str,
+        skips: Sequence[tuple[str, int]],
+        last: tuple[str, int, int, int],
+        scales: Sequence[float] = (),
+        *,
+        classes: int,
+        in_channels: int,
+        dropout: float = 0.5,
+        width: float = 1.0,
+        zero_init_score: bool = False,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.zero_init_score = in_channels, zero_init_score
+        self.trunk = _TRUNKS[trunk](in_channels, width, dropout)
+        self.score_fr = nn.Conv2d(scaled(4096, width), classes, 1)
+        self._skips: list[tuple[str, str, int]] = []  # map, upsampling before its scores are added, crop
+        upscore = "upscore2"
+        for number, (map_, crop) in enumerate(skips):
+            self.add_module(upscore, BilinearUpsampling(classes, 4, 2))
+            scale = FixedScale(scales[number]) if scales else nn.Identity()
+            self.add_module(f"scale_{map_}", scale)
+            channels = scaled(VGG16[int(map_[-1]) - 1][-1], width)
+            self.add_module(f"score_{map_}", nn.Conv2d(channels, classes, 1))
+            self._skips.append((map_, upscore, crop))
+            upscore = f"upscore_{map_}"
+        name, kernel_size, stride, self._crop = last
+        self.add_module(name, BilinearUpsampling(classes, kernel_size, stride))
+        self._last = name
+        self.aux_heads = (*(f"score_{map_}" for map_, *_ in self._skips), *(up for _, up, _ in self._skips), name)
+        he_init(self)
+        for layer in (self.score_fr, *(self.get_submodule(f"score_{map_}") for map_, *_ in self._skips)):
+            self.init_head(layer)
+
+    def init_head(self, layer: nn.Module) -> None:
+        """Initialise a layer that scores classes; the upsampling filters are left as they are."""
+        if isinstance(layer, nn.Conv2d):
+            if self.zero_init_score:
+                nn.init.zeros_(layer.weight)
+            else:
+                nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="linear")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, 4096, h, w): what score_fr reads."""
+        check_input(x, self.in_channels)
+        return self.trunk(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> logits (B, classes, H, W)."""
+        check_input(x, self.in_channels)
+        height, width = x.shape[2:]
+        wanted, maps = {map_ for map_, *_ in self._skips}, {}
+        for name, layer in self.trunk.named_children():
+            x = layer(x)
+            if name in wanted:
+                maps[name] = x
+        score = self.score_fr(x)  # (B, classes, h, w)
+        for map_, upscore, crop in self._skips:
+            score = self.get_submodule(upscore)(score)  # twice the size
+            finer = self.get_submodule(f"score_{map_}")(self.get_submodule(f"scale_{map_}")(maps[map_]))
+            score = score + _cropped(finer, crop, score.shape[2], score.shape[3])
+        return _cropped(self.get_submodule(self._last)(score), self._crop, height, width)
+
+
+def _cropped(x: Tensor, offset: int, height: int, width: int) -> Tensor:
+    return x[:, :, offset : offset + height, offset : offset + width]
+
+
+def fully_convolutional(net: nn.Module, input_size: int) -> nn.Sequential:
+    """Return a copy of a classifier whose fully connected layers are convolutions, with the same weights.
+
+    On pictures of `input_size` x `input_size` it computes the same logits, (B, classes, 1, 1); on larger ones a map of
+    logits (B, classes, h, w), one for each position of the window that the classifier sees, at a small part of the cost
+    of classifying every window (Long et al. 2015, section 3.1). Its two parts are `features` and `classifier`, and the
+    layers of the latter keep their numbers.
+
+    `net` is an nn.Sequential with one nn.Flatten in it, or a module with the layers `features`, perhaps `avgpool`, and
+    `classifier` (as AlexNet and VGG have them). Behind the flattening there may be linear layers, BN, activations and
+    dropout. An adaptive average pooling before it becomes what it is at `input_size`: nothing, or an average over
+    windows of one size.
+
+    Raises: NetError for a net of another form, or if its linear layers do not fit pictures of `input_size`.
+    """
+    before, after = _cut(net)
+    first = next((layer for layer in net.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first is None:
+        raise NetError(f"{type(net).__name__} has no convolution, so there is no map to slide a window over")
+    weight, was_training = first.weight, net.training
+    x = torch.zeros(1, first.in_channels, input_size, input_size, device=weight.device, dtype=weight.dtype)
+    steps: list[nn.Module] = []
+    net.eval()
+    with torch.no_grad():
+        for layer in before:
+            side, x = tuple(x.shape[2:]), layer(x)
+            if isinstance(layer, nn.AdaptiveAvgPool2d):
+                steps.append(_fixed_pool(side, tuple(x.shape[2:])))
+            else:
+                steps.append(copy.deepcopy(layer))
+    net.train(was_training)
+    shape = tuple(x.shape[1:])
+    convolutions: dict[str, nn.Module] = {}
+    for name, layer in after.items():
+        if isinstance(layer, nn.Linear):
+            convolutions[name] = _as_convolution(layer, shape, input_size)
+            shape = (layer.out_features, 1, 1)
+        elif isinstance(layer, nn.BatchNorm1d) and shape[1:] == (1, 1):
+            norm = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum, layer.affine).to(weight)
+            norm.load_state_dict(layer.state_dict())
+            convolutions[name] = norm
+        elif isinstance(layer, _FOR_EACH_VALUE):
+            convolutions[name] = copy.deepcopy(layer)
+        else:
+            raise NetError(f"cannot turn a {type(layer).__name__} behind the flattening into a convolution")
+    made = nn.Sequential()
+    made.add_module("features", steps[0] if len(steps) == 1 else nn.Sequential(*steps))
+    made.add_module("classifier", named(convolutions))
+    return made.train(was_training)
+
+
+# Layers that do the same to each value, whatever the shape.
+_FOR_EACH_VALUE = (
+    nn.Identity, nn.Dropout, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid,
+)  # fmt: skip
+
+
+def _cut(net: nn.Module) -> tuple[list[nn.Module], dict[str, nn.Module]]:
+    """Return the layers before and, by name, behind the flattening of a classifier."""
+    if isinstance(net, nn.Sequential):
+        layers = list(net.named_children())
+        places = [index for index, (_, layer) in enumerate(layers) if isinstance(layer, nn.Flatten)]
+        if len(places) == 1:
+            return [layer for _, layer in layers[: places[0]]], dict(layers[places[0] + 1 :])
+    elif isinstance(classifier := getattr(net, "classifier", None), nn.Sequential) and hasattr(net, "features"):
+        before = [layer for layer in (net.features, getattr(net, "avgpool", None)) if isinstance(layer, nn.Module)]
+        behind = {name: layer for name, layer in classifier.named_children() if not isinstance(layer, nn.Flatten)}
+        return before, behind
+    raise NetError(
+        "expected an nn.Sequential with one nn.Flatten, or a net with the layers features and classifier such as "
+        f"alexnet or vgg16, got {type(net).__name__}"
+    )
+
+
+def _fixed_pool(map_: tuple[int, ...], pooled: tuple[int, ...]) -> nn.Module:
+    """Return what an adaptive average pooling is when it pools a map of that size."""
+    if map_ == pooled:
+        return nn.Identity()
+    if any(side % out for side, out in zip(map_, pooled, strict=True)):
+        raise NetError(
+            f"an adaptive pooling of {map_} to {pooled} has windows of several sizes; choose another input_size"
+        )
+    window = tuple(side // out for side, out in zip(map_, pooled, strict=True))
+    return nn.AvgPool2d(window, 1 if set(pooled) == {1} else window)  # type: ignore[arg-type]
+
+
+def _as_convolution(layer: nn.Linear, shape: tuple[int, ...], input_size: int) -> nn.Conv2d:
+    """Return a linear layer that reads a flattened map of shape (C, h, w) as an h x w convolution."""
+    if len(shape) != 3 or layer.in_features != shape[0] * shape[1] * shape[2]:
+        raise NetError(
+            f"the linear layer reads {layer.in_features} values, but a picture of {input_size}x{input_size} gives it "
+            f"{' x '.join(map(str, shape))}; give the input_size that the net was built for"
+        )
+    weight, bias = layer.weight, layer.bias is not None
+    made = nn.Conv2d(
+        shape[0], layer.out_features, (shape[1], shape[2]), bias=bias, device=weight.device, dtype=weight.dtype
+    )
+    with torch.no_grad():
+        made.weight.copy_(weight.view_as(made.weight))
+        if bias:
+            made.bias.copy_(layer.bias)  # type: ignore[union-attr]
+    return made
+
+
+_PAPER = "Long et al. 2015, arXiv:1411.4038"
+_VOC = "PASCAL VOC 2011 seg11valid mean IU {} % (authors' released model)"
+_POOL4, _POOL3 = ("pool4", 5), ("pool3", 9)
+
+# name, settings, parameters (trainable), MACs, published accuracy
+_VARIANTS = [
+    ("fcn32s_vgg16", {"trunk": "vgg16", "skips": (), "last": ("upscore", 64, 32, 19)},
+     134_346_581, 181_365_854_976, _VOC.format("63.6")),
+    ("fcn16s_vgg16", {"trunk": "vgg16", "skips": (_POOL4,), "last": ("upscore16", 32, 16, 27)},
+     134_357_354, 181_448_086_272, _VOC.format("65.0")),
+    ("fcn8s_vgg16", {"trunk": "vgg16", "skips": (_POOL4, _POOL3), "last": ("upscore8", 16, 8, 31)},
+     134_362_751, 181_529_034_048, _VOC.format("65.5")),
+    ("fcn8s_atonce_vgg16", {"trunk": "vgg16", "skips": (_POOL4, _POOL3), "last": ("upscore8", 16, 8, 31),
+                            "scales": (0.01, 0.0001)}, 134_362_751, 181_529_034_048, _VOC.format("65.4")),
+    ("fcn32s_alexnet", {"trunk": "caffenet", "skips": (), "last": ("upscore", 63, 32, 18)},
+     56_954_261, 21_424_487_968, _VOC.format("48.0")),
+]  # fmt: skip
+
+for _name, _settings, _params, _macs, _accuracy in _VARIANTS:
+    register(
+        # with 100 pixels around it, even a single pixel has a score
+        Facts(_name, "fcn", 2015, _PAPER, _params, _macs, (3, 500, 500), 21, 1, _accuracy, "segment"),
+        **_settings,  # type: ignore[arg-type]
+    )(FCN)
