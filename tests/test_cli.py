@@ -23,7 +23,7 @@ from neocog import answers, terminal
 from neocog.cli import app
 from neocog.errors import DataError, UsageError
 
-COMMANDS = ("train", "resume", "evaluate", "predict", "check", "nets", "recipes", "demo")
+COMMANDS = ("train", "resume", "evaluate", "predict", "check", "nets", "anatomy", "compare", "recipes", "demo")
 
 
 SHORT = ("--epochs", 4, "--set", "min_steps=20", "--set", "batch_size=16")
@@ -146,7 +146,8 @@ def test_nets_lists_the_zoo():
     assert table.exit_code == document.exit_code == 0
     rows = json.loads(document.stdout)
     assert {row["name"] for row in rows} == set(neocog.nets.names())
-    assert all(row["params"] > 0 and row["paper"] for row in rows)
+    assert all(row["paper"] for row in rows)
+    assert [row["name"] for row in rows if not row["params"]] == ["neocognitron"]  # it learns without gradients
     for row in rows:
         assert row["name"] in table.stdout
     family = rows[0]["family"]
@@ -411,3 +412,87 @@ def test_demo_shows_the_whole_way(photos, tmp_path):
     assert result.exit_code == 0, result.stderr
     (folder,) = tmp_path.iterdir()
     assert (folder / "report.html").is_file() and str(folder) in result.stdout
+
+
+# -- networks --
+
+OWN = """
+import torch
+from torch import nn
+
+class Pair(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.picture = nn.Conv2d(3, width, 3)
+        self.words = nn.EmbeddingBag(10, width)
+
+    def forward(self, image, words):
+        return self.picture(image).mean((2, 3)) + self.words(words)
+
+def example_input():
+    return {"image": torch.zeros(1, 3, 8, 8), "words": torch.zeros(1, 5, dtype=torch.long)}
+
+number = 3
+"""
+
+
+def test_nets_are_filtered_and_sorted():
+    small = json.loads(call("nets", "--max-macs", "60M", "--task", "label", "--sort", "macs", "--json").stdout)
+    costs = [net["macs"] for net in small]
+    assert costs == sorted(costs)
+    assert costs[-1] <= 60_000_000
+    assert {net["task"] for net in small} == {"label"}
+    recent = json.loads(call("nets", "--since", "2018", "--max-params", "3M", "--json").stdout)
+    assert recent and all(net["year"] >= 2018 and net["params"] <= 3e6 for net in recent)
+    nothing = call("nets", "--task", "segment", "--max-macs", "1k")
+    assert "needs least" in nothing.stderr
+    assert call("nets", "--max-macs", "many").exit_code == 2
+    assert call("nets", "--sort", "beauty").exit_code == 2
+
+
+def test_anatomy_of_a_net_of_the_zoo(tmp_path):
+    shown = call("anatomy", "lenet5")
+    assert "61,706" in shown.stdout and "416,520" in shown.stdout
+    found = json.loads(call("anatomy", "resnet18", "--input", "64", "--set", "classes=7", "--advice", "--json").stdout)
+    assert found["outputs"] == [[1, 7]]
+    assert found["advice"]
+    assert {item["kind"] for item in found["misfits"]} == {"beyond"}
+    files = {name: tmp_path / f"net.{name}" for name in ("svg", "html", "csv")}
+    call("anatomy", "lenet5", *(word for name, path in files.items() for word in (f"--{name}", path)))
+    assert files["svg"].read_text().startswith("<svg")
+    assert "<svg" in files["html"].read_text()
+    assert len(files["csv"].read_text().splitlines()) > 10
+
+
+def test_anatomy_of_a_run_and_of_an_own_module(tmp_path, run):
+    assert json.loads(call("anatomy", run, "--json").stdout)["params"] > 0
+    file = tmp_path / "mine.py"
+    file.write_text(OWN)
+    found = json.loads(call("anatomy", f"{file}:Pair", "--set", "width=6", "--json").stdout)
+    assert found["params"] == 6 * 3 * 9 + 6 + 10 * 6
+    assert found["inputs"] == [[1, 3, 8, 8], [1, 5]]
+    for wrong, told in (
+        (f"{file}:Pear", "Pair"),
+        (f"{file}:number", "could not be built"),
+        ("no.such:Net", "imported"),
+    ):
+        result = call("anatomy", wrong)
+        assert result.exit_code == 2
+        assert told in result.stderr
+    assert "--input" in call("anatomy", "torch.nn:ReLU").stderr
+    assert call("anatomy", "torch.nn:ReLU", "--input", "3x4x4").exit_code == 0
+
+
+def test_anatomy_measures(tmp_path):
+    found = json.loads(call("anatomy", "lenet5", "--time", "--effective", "--json").stdout)
+    assert 0 < found["effective"]["share"] <= 1
+    assert {t["name"] for t in found["times"]} >= {"conv1", "conv2"}
+    assert "effective receptive field" in call("anatomy", "lenet5", "--effective").stdout
+
+
+def test_compare_nets(tmp_path):
+    shown = call("compare", "alexnet", "resnet18", "lenet5", "--svg", tmp_path / "plot.svg")
+    assert "11,689,512" in shown.stdout
+    assert (tmp_path / "plot.svg").read_text().startswith("<svg")
+    rows = json.loads(call("compare", "alexnet", "resnet18", "--json").stdout)["entries"]
+    assert [row["macs"] for row in rows] == [714_188_480, 1_814_073_344]

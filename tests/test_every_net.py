@@ -21,10 +21,9 @@ CLASSES = 7
 SCALED = {"speednet": "divides its logits by the number of features"}
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
-# Nets that are computed in the slow tests only: more than 40 million parameters, 1000 layers, or a second a picture. The
-# others of their families have the same code; figures and shapes of all are always tested.
+# Nets that are computed in the slow tests only: more than 40 million parameters, 1000 layers, or 10 G multiply-adds for
+# the smallest input. The others of their families have the same code; figures and shapes of all are always tested.
 GIANTS = {name for name in nets.names() if nets.facts(name).params > 40e6 or name.endswith(("1001", "1202"))}
-# Nets for which an input of the smallest size costs more than 10 G multiply-adds.
 GIANTS |= {
     name
     for name in nets.names()

@@ -26,16 +26,27 @@ FLOORS = {
     "terminal": 5,
     "answers": 5,
     "demo": 5,
+    "subject": 5,
     "__main__": 6,
     "__init__": 6,
 }
 # Files that stand in src/neocog itself and are one room together.
 TOP_ROOMS = {"errors": "ground", "records": "ground", "page": "ground"} | dict.fromkeys(
-    ("cli", "terminal", "answers", "demo"), "command line"
+    ("cli", "terminal", "answers", "demo", "subject"), "command line"
 )
 # Which files may import a module that is slow to load, or that is kept in one place.
 ONLY_IN = {
-    "torch": ("nets/", "anatomy/", "tasks/", "fit/", "look/", "library/", "data/batches.py", "data/augment.py"),
+    "torch": (
+        "nets/",
+        "anatomy/",
+        "tasks/",
+        "fit/",
+        "look/",
+        "library/",
+        "data/batches.py",
+        "data/augment.py",
+        "subject.py",
+    ),
     "lancedb": ("library/store.py",),
     "typer": ("cli.py", "terminal.py", "answers.py", "demo.py"),
     "fastapi": ("web/",),

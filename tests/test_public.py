@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 PUBLIC = {
     "Run",
     "__version__",
+    "anatomy",
     "check",
     "data",
     "evaluate",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
-    from neocog import data, fit, nets, tasks
+    from neocog import anatomy, data, fit, nets, tasks
     from neocog.data import open_source
     from neocog.data.check import check
     from neocog.fit.predicting import Run, evaluate, predict
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # public name -> (module, attribute; None is the module itself)
 _LAZY: dict[str, tuple[str, str | None]] = {
     "Run": ("neocog.fit.predicting", "Run"),
+    "anatomy": ("neocog.anatomy", None),
     "check": ("neocog.data.check", "check"),
     "data": ("neocog.data", None),
     "evaluate": ("neocog.fit.predicting", "evaluate"),
@@ -44,6 +45,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
 __all__ = [
     "Run",
     "__version__",
+    "anatomy",
     "check",
     "data",
     "evaluate",

@@ -19,6 +19,7 @@ _CLASSES_SHOWN = 50
 _EXAMPLES_SHOWN = 5
 
 if TYPE_CHECKING:
+    from neocog.anatomy import Advice, Anatomy, EffectiveField, Misfit, Timing
     from neocog.data.check import Check
     from neocog.fit import Prediction, Run
     from neocog.fit.recipes import Recipe
@@ -144,13 +145,82 @@ def show_nets(facts: Iterable[Facts]) -> None:
             "parameters": f.params,
             "MACs": f.macs,
             "input": "x".join(map(str, f.input)),
-            "smallest": f.smallest,
+            "task": f.task,
             "published": f.accuracy,
+            "paper": f.paper,
         }
         for f in facts
     ]
     show_table(rows)
     say(f"{len(rows)} nets")
+
+
+def show_anatomy(anatomy: Anatomy, depth: int | None) -> None:
+    """Print the table and the totals of a net."""
+    from neocog.anatomy import to_text
+
+    typer.echo(to_text(anatomy, depth))
+
+
+def show_misfits(misfits: Sequence[Misfit]) -> None:
+    """Say what the size of the input spoils."""
+    if misfits:
+        typer.echo("\nAt this size:")
+    for item in misfits:
+        typer.echo(f"  {item.text}")
+
+
+def show_advice(items: Sequence[Advice], anatomy: Anatomy) -> None:
+    """Print the advice, the largest saving first."""
+    for number_, item in enumerate(items, start=1):
+        names = ", ".join(item.layers[:4]) + (f" and {len(item.layers) - 4} more" if len(item.layers) > 4 else "")
+        typer.echo(f"{number_}. {item.rule}: {names}")
+        typer.echo(f"   {item.evidence}")
+        typer.echo(f"   change: {item.change}")
+        saved = [
+            f"{value:,} {what}" + (f" ({value / whole:.0%})" if whole else "")
+            for value, what, whole in (
+                (item.saves_params, "parameters", anatomy.params),
+                (item.saves_macs, "multiply-adds", anatomy.macs),
+                (item.saves_bytes, "bytes", 0),
+            )
+            if value
+        ]
+        if saved:
+            typer.echo(f"   saves: {', '.join(saved)}")
+        if item.rewrite:
+            typer.echo(f"   do it: neocog.anatomy.rewrite(net, {item.rewrite!r})")
+        typer.echo("")
+    typer.echo(f"{len(items)} piece{'s' * (len(items) != 1)} of advice" if items else "nothing to improve was found")
+
+
+def show_measured(
+    anatomy: Anatomy, times: Sequence[Timing] | None = None, effective: EffectiveField | None = None
+) -> None:
+    """Print times of layers, the slowest first, and the effective receptive field."""
+    if times is not None:
+        from neocog.anatomy import intensity
+
+        layers = {layer.name: layer for layer in anatomy.layers}
+        rows = [
+            {
+                "layer": t.name,
+                "kind": t.kind,
+                "ms": round(1e3 * t.seconds, 3),
+                "share": f"{t.share:.1%}",
+                "MACs": layers[t.name].macs if t.name in layers else 0,
+                "operations per byte": round(intensity(layers[t.name], anatomy), 1) if t.name in layers else 0.0,
+            }
+            for t in sorted(times, key=lambda t: -t.seconds)
+        ]
+        show_table(rows)
+        say(f"{1e3 * sum(t.seconds for t in times):.1f} ms in all (medians of single layers)")
+    if effective is not None:
+        theoretical = " x ".join(map(str, effective.theoretical))
+        typer.echo(
+            f"effective receptive field of {effective.layer}: about {effective.size:.0f} x {effective.size:.0f} "
+            f"pixels, {effective.share:.0%} of the theoretical {theoretical} inside the picture"
+        )
 
 
 def show_recipes(recipes: Iterable[Recipe]) -> None:

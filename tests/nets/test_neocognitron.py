@@ -321,9 +321,12 @@ def test_an_empty_picture_is_answered_by_silence() -> None:
 @given(st.integers(19, 40), st.integers(1, 3))
 def test_larger_pictures_and_colour(size: int, channels: int) -> None:
     net = small(in_channels=channels, classes=4)
-    x = torch.rand(3, channels, size, size)
+    x = torch.zeros(3, channels, size, size)
+    x[0, -1, size // 2, 2:-2] = 1  # across
+    x[1, -1, 2:-2, size // 2] = 1  # down
+    x[2, -1] = torch.eye(size)
     net.learn(x, torch.tensor([0, 1, 3]))
-    assert net(x).argmax(1).tolist() == [0, 1, 3]  # three pictures: each has its cell
+    assert net(x).argmax(1).tolist() == [0, 1, 3]  # three figures: each has its cell
 
 
 def test_wrong_options_and_pictures() -> None:
@@ -345,11 +348,11 @@ def test_wrong_options_and_pictures() -> None:
 
 
 def test_learns_digits_from_few() -> None:
-    """200 pictures: 89.9 to 91.6 % over five seeds; one class in ten is right by chance."""
+    """200 pictures: 92.4 to 94.0 % over five seeds; one class in ten is right by chance."""
     pictures, labels, test, truth = digits(200)
     net = nets.build("neocognitron")
     net.learn(pictures, labels, seed=0)  # type: ignore[operator]
-    assert accuracy(net, test, truth) > 0.85  # type: ignore[arg-type]
+    assert accuracy(net, test, truth) > 0.9  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

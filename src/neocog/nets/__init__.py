@@ -8,5 +8,18 @@ method ``forward_features(x) -> (B, D)``, and, when it was built here, `spec`: a
 """
 
 from .registry import build, builder, change_head, example, facts, head_of, names, options, register
+from .weights import load_weights, preprocess_for
 
-__all__ = ["build", "builder", "change_head", "example", "facts", "head_of", "names", "options", "register"]
+__all__ = [
+    "build",
+    "builder",
+    "change_head",
+    "example",
+    "facts",
+    "head_of",
+    "load_weights",
+    "names",
+    "options",
+    "preprocess_for",
+    "register",
+]

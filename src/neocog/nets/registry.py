@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import pkgutil
 import re
 from collections.abc import Callable
@@ -79,16 +80,18 @@ def register(facts: Facts, **settings: Any) -> Callable[[_Builder], _Builder]:
     return add
 
 
-def names(family: str | None = None) -> list[str]:
-    """Return the names of all nets, or of one family, in natural order (resnet18 before resnet101).
+def names(family: str | None = None, task: str | None = None) -> list[str]:
+    """Return the names of all nets, or of one family or task, in natural order (resnet18 before resnet101).
 
-    Raises: NetError if no net belongs to `family`.
+    Raises: NetError if no net belongs to `family`, or no net is for `task`.
     """
     _find()
-    chosen = [entry.facts for entry in _entries.values() if family is None or entry.facts.family == family]
-    if not chosen:
-        families = sorted({entry.facts.family for entry in _entries.values()})
-        raise NetError(f"unknown family {family!r}{closest(str(family), families)}; there are: {', '.join(families)}")
+    chosen = [entry.facts for entry in _entries.values()]
+    for value, kind, plural in ((family, "family", "families"), (task, "task", "tasks")):
+        known = sorted({getattr(item, kind) for item in (entry.facts for entry in _entries.values())})
+        if value is not None and value not in known:
+            raise NetError(f"unknown {kind} {value!r}{closest(str(value), known)}; {plural}: {', '.join(known)}")
+        chosen = [item for item in chosen if value is None or getattr(item, kind) == value]
     return [item.name for item in sorted(chosen, key=lambda item: _natural(item.name))]
 
 
@@ -112,18 +115,30 @@ def build(
     classes: int | None = None,
     in_channels: int | None = None,
     input_size: int | None = None,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    offline: bool | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Build a net with fresh weights.
+    """Build a net, with fresh weights or with `weights`.
 
     `classes`, `in_channels` and `input_size` (H = W, in pixels) default to those of the published net. `options`
     differ from family to family; `neocog.nets.options(name)` lists them. Inside ``with torch.device("meta")`` the
     net takes no memory. The settings are kept in ``net.spec``.
 
-    Raises: NetError for an unknown name or option, or a value that the net cannot have.
+    `weights` is a safetensors file (names of torchvision, timm and Keras' MobileNet are understood), a run folder, or
+    "imagenet": the file ``<name>.safetensors`` in the folder that NEOCOG_WEIGHTS names, else fetched from the Hugging
+    Face hub, unless `offline`. The head of the file is kept if `classes` is not given or the same, else replaced.
+
+    Raises: NetError for an unknown name or option, a value that the net cannot have, or weights that do not fit.
     """
     entry = _entry(name)
     _check_options(entry, options)
+    if weights is not None:
+        from .weights import build_with_weights  # late: that file imports this one
+
+        sizes = {"classes": classes, "in_channels": in_channels, "input_size": input_size}
+        return build_with_weights(name, weights, **sizes, offline=offline, **options)  # type: ignore[arg-type]
     given = {
         "classes": entry.facts.classes if classes is None else classes,
         "in_channels": entry.facts.input[0] if in_channels is None else in_channels,
@@ -154,7 +169,7 @@ def example(net: nn.Module, batch: int = 1, input_size: int | None = None) -> Te
     Normal noise of the usual shape, with `input_size` (default: that of ``net.spec``) for height and width; nets that
     read something else (token ids, say) define a static method ``example(spec, batch)``.
     """
-    spec = dict(net.spec)  # type: ignore[call-overload]
+    spec: dict[str, Any] = dict(net.spec)  # type: ignore[arg-type]
     if input_size is not None:
         spec["input_size"] = input_size
     if own := getattr(net, "example", None):

@@ -247,7 +247,7 @@ class ResNet(nn.Module):
 
 
 def stride_of(rule: str, stage: int, stages: int, block: int, blocks: int) -> int:
-    """Stride of a block: 2 in the first block of every stage but the first, or in the last of every one but the last."""
+    """Stride of a block: 2 in the first block of each stage but the first, or in the last of each but the last."""
     if rule not in ("first", "last"):
         raise NetError(f"stride_at must be 'first' or 'last', got {rule!r}")
     halves = stage > 1 and block == 0 if rule == "first" else stage < stages and block == blocks - 1

@@ -1,0 +1,293 @@
+"""The design guidelines of the lecture slides, each as a function of a trace."""
+
+from __future__ import annotations
+
+from math import ceil, prod
+
+from . import rewrite_plans as plans
+from .advice_view import Advice, View, names, percent, positions, sizes, some
+from .record import Layer
+from .rewrite_plans import Conv, Cost
+
+
+def bottleneck(view: View, fall: float) -> list[Advice]:
+    """The numbers that are alive (what later layers will still read) fall by more than `fall` in one layer."""
+    layers = [layer for layer in view.layers if layer.operators]
+    last_use = {-1: -1}
+    for layer in layers:
+        for source in layer.sources:
+            last_use[source] = layer.index
+    size = {-1: sum(prod(shape) for shape in view.anatomy.inputs)}
+    alive, before = {-1}, size[-1]
+    found: list[tuple[float, Layer, int, int]] = []
+    for layer in layers:
+        size[layer.index] = sum(prod(shape) for shape in layer.outputs)
+        alive = {i for i in alive if last_use.get(i, -1) > layer.index} | {layer.index}
+        after = sum(size[i] for i in alive)
+        spatial = layer.field is not None and len(layer.output) > 2 and positions(layer.output) > 1
+        answers = layer.index in view.last or layer.output[1:2] in [shape[1:2] for shape in view.anatomy.outputs]
+        if spatial and not answers and after and before > fall * after:
+            found.append((before / after, layer, before, after))
+        before = after
+    if not found:
+        return []
+    worst, layer, old, new = max(found, key=lambda item: item[0])
+    extra = [item[0] / fall - 1 for item in found]
+    params = -sum(int(f * item[1].params) for f, item in zip(extra, found, strict=True))
+    macs = -sum(int(f * item[1].macs) for f, item in zip(extra, found, strict=True))
+    return [
+        Advice(
+            "bottleneck",
+            names(item[1] for item in found),
+            f"{layer.name} leaves {new:,} of {old:,} numbers: {worst:.1f} times fewer in one step (limit {fall:g})",
+            f"shrink in two steps with a layer between, or give it {worst / fall:.1f} times the channels; or let a "
+            "strided convolution and pooling run side by side and join them",
+            params,
+            macs,
+            view.item * params,
+        )
+    ]
+
+
+def receptive_field(view: View, field_share: float, field_excess: float) -> list[Advice]:
+    """A position of the last map sees too little of the picture; or far more than there is."""
+    picture = view.anatomy.inputs[0] if view.anatomy.inputs else ()
+    spatial = [
+        x for x in view.layers if x.field is not None and len(x.output) > 2 and positions(x.output) > 1 and x.operators
+    ]
+    if not spatial or len(picture) < 3:
+        return []
+    last = spatial[-1]
+    field = last.field
+    assert field is not None
+    sides = picture[2:]
+    if len(field.size) != len(sides) or field.whole:
+        return []
+    shares = [n / side for n, side in zip(field.size, sides, strict=True)]
+    seen = f"a position of {last.name} sees {sizes(field.size)} of the {sizes(sides)} picture"
+    if min(shares) > field_excess:
+        first = next(x for x in spatial if x.field and all(n >= s for n, s in zip(x.field.size, sides, strict=True)))
+        later = [x for x in view.layers if x.index > first.index]
+        macs = sum(x.macs for x in later)
+        return [
+            Advice(
+                "receptive-field",
+                (last.name,),
+                f"{seen}; {first.name} sees all of it already, and {percent(macs, view.anatomy.macs)} of the "
+                "multiply-adds come later",
+                "use larger pictures, fewer early strides, or fewer layers",
+            )
+        ]
+    if min(shares) >= field_share or any(_sees_all(view, x) for x in view.layers[last.index + 1 :]):
+        return []
+    axis = shares.index(min(shares))
+    step = max(int(x.field.stride[axis]) for x in spatial if x.field is not None)
+    missing = ceil((field_share * sides[axis] - field.size[axis]) / (2 * step))
+    return [
+        Advice(
+            "receptive-field",
+            (last.name,),
+            f"{seen}: {percent(min(shares), 1)} (at least {percent(field_share, 1)} expected); "
+            "what is larger cannot be recognised",
+            f"add {missing} 3x3 layers where the stride is {step}, or dilate those that are there, or stride earlier",
+        )
+    ]
+
+
+def _sees_all(view: View, layer: Layer) -> bool:
+    """True for a layer with weights for every position of a map."""
+    covers = "groups" in layer.settings and positions(layer.output) == 1 and prod(layer.settings["kernel"]) > 1
+    return bool(layer.weights) and (covers or view.flattened(layer) is not None)
+
+
+def large_filter(view: View, side: int) -> list[Advice]:
+    """Filters of `side` or more that a chain of 3x3 replaces: 25 C C against 18 C C. One item for each size."""
+    by_side: dict[int, list[tuple[Layer, Conv]]] = {}
+    for layer, conv in view.convs:
+        if plans.fits_chain(conv, side) and plans.chain(conv, norm=view.norm):
+            by_side.setdefault(conv.kernel[0], []).append((layer, conv))
+    found = []
+    for k, chosen in by_side.items():
+        who, saved = view.replaced(chosen, lambda conv: plans.chain(conv, norm=view.norm))
+        conv = chosen[0][1]
+        links = plans.chain(conv, norm=view.norm)
+        new = sum(step.weights for step in links)
+        old = sum(c.weights for _, c in chosen)
+        steps = sizes([step.stride[0] for step in links])
+        strides = "" if conv.stride[0] == 1 else f", strides {steps.replace('x', ', ')}"
+        dearer = " (dearer, as its inputs are so few)" if saved[1] < 0 else ""
+        found.append(
+            Advice(
+                "large-filter",
+                who,
+                f"{k}x{k} filters: {old:,} weights, {sum(x.macs for x, _ in chosen):,} multiply-adds; {who[0]} "
+                f"({conv.inputs} -> {conv.outputs} channels) has {conv.weights:,} weights, a chain {new:,}",
+                f"{len(links)} convolutions of 3x3 with ReLU between{strides}: they see as much, with more non-linearity{dearer}",
+                *saved,
+                rewrite="chain-3x3",
+            )
+        )
+    return found
+
+
+def heavy_layer(view: View, heavy_share: float, least_channels: int) -> list[Advice]:
+    """Layers that hold more than `heavy_share` of all parameters."""
+    total = view.anatomy.params
+    found: list[Advice] = []
+    wide: list[tuple[Layer, Conv]] = []
+    linear: list[tuple[Layer, int]] = []
+    done: set[int] = set()
+    convs = {layer.index: conv for layer, conv in view.convs}
+    for layer in view.weighted:
+        if layer.index in done or layer.params <= heavy_share * total:
+            continue
+        conv = convs.get(layer.index)
+        if (source := view.flattened(layer)) is not None:
+            found.append(_pooled_head(view, layer, source, _holds([layer], total)))
+            done |= {x.index for x in view.behind(layer)}
+        elif conv is not None and plans.fits_dense(conv, least_channels):
+            wide.append((layer, conv))
+        elif layer.kind == "Linear" and len(layer.output) == 2 and layer.index not in view.last:
+            rank = max(min(layer.inputs[0][-1], layer.output[-1]) // 4, 1)
+            linear.append((layer, rank))
+    if wide:
+        who, saved = view.replaced(wide, lambda conv: plans.squeezed(conv, norm=view.norm))
+        change = "a 1x1 convolution to a quarter of the channels in front (GoogLeNet, ResNet)"
+        found.append(Advice("heavy-layer", who, _holds([x for x, _ in wide], total), change, *saved))
+    if linear:
+        new = [
+            Cost(n * (x.inputs[0][-1] + x.output[-1]) + x.params - x.weights, n * (x.inputs[0][-1] + x.output[-1]),
+                 x.output[-1] + n) for x, n in linear
+        ]  # fmt: skip
+        saved = view.saved(
+            [x for x, _ in linear],
+            Cost(sum(c.params for c in new), sum(c.macs for c in new), sum(c.numbers for c in new)),
+        )
+        change = f"two linear layers with {' or '.join(str(n) for _, n in linear)} numbers between, in place of each"
+        who = names(x for x, _ in linear)
+        found.append(
+            Advice("heavy-layer", who, _holds([x for x, _ in linear], total), change, *saved, rewrite="low-rank")
+        )
+    return found
+
+
+def _holds(layers: list[Layer], total: int) -> str:
+    params = sum(x.params for x in layers)
+    verb = "holds" if len(layers) == 1 else "hold"
+    return f"{some(names(layers))} {verb} {params:,} of {total:,} parameters ({percent(params, total)})"
+
+
+def _pooled_head(view: View, layer: Layer, source: Layer, evidence: str) -> Advice:
+    behind = list(view.behind(layer))
+    head = [layer, *behind]
+    linear = [x for x in head if x.weights]
+    simple = all(x.kind == "Linear" and len(x.output) == 2 for x in linear) and all(
+        len(view.users[x.index]) <= 1 for x in head
+    )
+    channels = source.output[1]
+    last = linear[-1]
+    answers = last.output[-1] if simple else layer.output[-1]
+    bias = last.params > last.weights if simple else layer.params > layer.weights
+    weights = channels * answers
+    new = Cost(weights + answers * bias, weights, answers)
+    saved = view.saved([x for x in head if x.params] if simple else [layer], new)
+    return Advice(
+        "heavy-layer",
+        names(linear) if simple else (layer.name,),
+        f"{evidence}: a weight for each of {channels} x {sizes(source.output[2:])} numbers",
+        f"the mean over each of the {channels} maps, then one linear layer to {answers} "
+        "(global average pooling; Network in Network, GoogLeNet)",
+        *saved,
+        rewrite="global-pool" if simple else "",
+    )
+
+
+def _dense(view: View, least_channels: int, dense_share: float, axes: int = 0) -> list[tuple[Layer, Conv]]:
+    """Dense filters, if together they take more than `dense_share` of the multiply-adds."""
+    chosen = [(x, c) for x, c in view.convs if plans.fits_dense(c, least_channels) and axes in (0, len(c.kernel))]
+    macs = sum(x.macs for x, _ in chosen)
+    return chosen if macs > dense_share * view.anatomy.macs else []
+
+
+def _evidence(view: View, chosen: list[tuple[Layer, Conv]]) -> str:
+    kernels = " and ".join(dict.fromkeys(sizes(c.kernel) for _, c in chosen))
+    macs, params = sum(x.macs for x, _ in chosen), sum(x.params for x, _ in chosen)
+    many = "dense convolutions read" if len(chosen) > 1 else "dense convolution reads"
+    return (
+        f"{len(chosen)} {kernels} {many} all channels with every filter: {macs:,} multiply-adds "
+        f"({percent(macs, view.anatomy.macs)}), {params:,} parameters ({percent(params, view.anatomy.params)})"
+    )
+
+
+def depthwise(view: View, least_channels: int, dense_share: float) -> list[Advice]:
+    """Dense filters -> one filter per channel, and a 1x1 convolution: 1/K + 1/9 of the weights for 3x3."""
+    chosen = _dense(view, least_channels, dense_share)
+    if not chosen:
+        return []
+    who, saved = view.replaced(chosen, lambda conv: plans.separable(conv, view.norm))
+    most = max(chosen, key=lambda item: item[0].macs)[1]
+    left = 1 / most.outputs + 1 / prod(most.kernel)
+    change = (
+        "one filter per channel and a 1x1 convolution (MobileNet): at "
+        f"{most.inputs} -> {most.outputs} channels 1/{most.outputs} + 1/{prod(most.kernel)} = {left:.3f} of the weights"
+    )
+    return [Advice("depthwise", who, _evidence(view, chosen), change, *saved, rewrite="depthwise")]
+
+
+def groups(view: View, least_channels: int, dense_share: float) -> list[Advice]:
+    """Dense filters -> groups of filters, and a 1x1 convolution that mixes them."""
+    chosen = [item for item in _dense(view, least_channels, dense_share) if plans.grouped(item[1])]
+    if not chosen:
+        return []
+    who, saved = view.replaced(chosen, plans.grouped)
+    many = sorted({plans.grouped(conv)[0].groups for _, conv in chosen}, reverse=True)
+    change = f"filters in {' or '.join(map(str, many))} groups (AlexNet, ResNeXt), and a 1x1 convolution to mix them"
+    return [Advice("groups", who, _evidence(view, chosen), change, *saved, rewrite="groups")]
+
+
+def low_rank(view: View, least_channels: int, dense_share: float) -> list[Advice]:
+    """k x k -> k x 1 and 1 x k."""
+    chosen = _dense(view, least_channels, dense_share, axes=2)
+    if not chosen:
+        return []
+    who, saved = view.replaced(chosen, plans.split)
+    change = "a vertical and a horizontal filter (k x 1, 1 x k) in place of each; they can start from the old weights"
+    return [Advice("low-rank", who, _evidence(view, chosen), change, *saved, rewrite="low-rank")]
+
+
+def dilation(view: View, output_stride: int) -> list[Advice]:
+    """A net that answers for every position shrinks its map by more than `output_stride`, and enlarges it again."""
+    outputs = view.anatomy.outputs
+    picture = view.anatomy.inputs[0] if view.anatomy.inputs else ()
+    if not outputs or len(outputs[0]) < 4 or positions(outputs[0]) <= 1 or len(picture) != len(outputs[0]):
+        return []
+    strides = {-1: 1.0} | {x.index: float(max(x.field.stride)) for x in view.layers if x.field is not None}
+    grown = [
+        x for x in view.layers if x.index in strides and any(strides.get(s, 0) > strides[x.index] for s in x.sources)
+    ]
+    coarse = [x for x in view.layers if strides.get(x.index, 0) > output_stride and positions(x.output) > 1]
+    if not grown or not coarse:
+        return []
+    worst = max(strides[x.index] for x in coarse)
+    axes = len(outputs[0]) - 2
+    times = {x.index: (strides[x.index] / output_stride) ** axes - 1 for x in coarse}
+    first = [
+        x for x in coarse if all(strides.get(s, 1.0) < strides[x.index] for s in x.sources) and x not in grown
+    ] or coarse[:1]
+    joins = any(len(x.sources) > 1 and x.index > grown[0].index for x in view.layers)
+    turned = any(x.settings.get("transposed") or "unpool" in "".join(x.operators) for x in view.layers)
+    return [
+        Advice(
+            "dilation",
+            names(first),
+            f"the map shrinks {worst:g} times ({sizes(max(coarse, key=lambda x: strides[x.index]).output[2:])}) and is "
+            f"enlarged again by {some(names(grown))}: what is smaller is lost on the way"
+            + (", as far as no skip connection carries it" if joins else ""),
+            f"stop at stride {output_stride}: stride 1 in these layers, and dilated filters behind them; same weights, "
+            "same receptive field" + ("; the layers that enlarge the map shrink or go" if turned else ""),
+            0,
+            -sum(int(times[x.index] * x.macs) for x in coarse),
+            -sum(int(times[x.index] * x.output_bytes) for x in coarse),
+            "" if turned else "dilate",
+        )
+    ]

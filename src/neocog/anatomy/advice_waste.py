@@ -1,0 +1,231 @@
+"""Dead weight: what a net carries and does not need, each kind as a function of a trace."""
+
+from __future__ import annotations
+
+from math import inf, prod
+
+from ..errors import NetError
+from .advice_view import Advice, View, is_norm, names, percent, some
+from .record import Layer
+from .rewrite_exact import read_in_training
+
+# Activations by what they leave alone: a value in this interval is put out as it is.
+_IDENTITY_ON = {
+    "relu": (0.0, inf), "ReLU": (0.0, inf), "relu6": (0.0, 6.0), "ReLU6": (0.0, 6.0), "LeakyReLU": (0.0, inf),
+    "leaky_relu": (0.0, inf), "PReLU": (0.0, inf), "ELU": (0.0, inf), "elu": (0.0, inf), "CELU": (0.0, inf),
+}  # fmt: skip
+# ... and by the interval that their results are in.
+_RANGE = {
+    "relu": (0.0, inf), "ReLU": (0.0, inf), "relu6": (0.0, 6.0), "ReLU6": (0.0, 6.0), "sigmoid": (0.0, 1.0),
+    "Sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "Softmax": (0.0, 1.0), "Softmax2d": (0.0, 1.0),
+    "hardsigmoid": (0.0, 1.0), "Hardsigmoid": (0.0, 1.0), "softplus": (0.0, inf), "Softplus": (0.0, inf),
+    "tanh": (-1.0, 1.0), "Tanh": (-1.0, 1.0), "ELU": (-1.0, inf), "elu": (-1.0, inf),
+}  # fmt: skip
+_MAXIMA = ("max_pool", "adaptive_max_pool")
+_MEANS = ("avg_pool", "mean")
+
+
+def unused(view: View) -> list[Advice]:
+    """Parameters that the computation never reads; those that training reads (auxiliary heads) are said to be so."""
+    found = list(view.anatomy.unused)
+    total = view.anatomy.params - sum(layer.params for layer in view.layers)
+    if view.module is not None and found:
+        counts = {name: p.numel() for name, p in view.module.named_parameters()}
+        try:
+            read = read_in_training(view.module, [tuple(shape[1:]) for shape in view.anatomy.inputs])
+        except NetError:
+            read = set()
+        found = [name for name in found if name not in read]
+        total = sum(counts.get(name, 0) for name in found)
+    if not found:
+        return []
+    layers = tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in found))
+    only = "" if view.module is not None else "; if training reads them (auxiliary heads), only where the net is used"
+    return [
+        Advice(
+            "unused",
+            layers,
+            f"{len(found)} parameters with {total:,} numbers ({percent(total, view.anatomy.params)}) are never read: "
+            f"{some(found)}",
+            f"remove them{only}",
+            total,
+            0,
+            view.item * total,
+            "remove-unused",
+        )
+    ]
+
+
+def dead_bias(view: View) -> list[Advice]:
+    """Biases directly before BN, which subtracts the mean."""
+    found: list[tuple[Layer, str]] = []
+    count = 0
+    for layer in view.weighted:
+        users = view.users[layer.index]
+        bias = layer.params - layer.weights
+        if len(users) == 1 and bias == (layer.output[1] if len(layer.output) > 1 else 0) > 0:
+            norm = view.layers[users[0]]
+            if is_norm(norm) and norm.inputs[:1] == (layer.output,):
+                found.append((layer, norm.name))
+                count += bias
+    if not found:
+        return []
+    return [
+        Advice(
+            "dead-bias",
+            names(x for x, _ in found),
+            f"{count:,} biases of {len(found)} layers ({found[0][0].name} ...) go into a normalisation "
+            f"({found[0][1]} ...) that subtracts the mean",
+            "bias=False",
+            count,
+            0,
+            view.item * count,
+            "remove-dead-bias",
+        )
+    ]
+
+
+def activation(view: View) -> list[Advice]:
+    """Activations that leave every value that can arrive as it is: ReLU behind ReLU, behind a sigmoid or a softmax."""
+    ranges: dict[int, tuple[float, float]] = {}
+    found: list[tuple[Layer, Layer]] = []
+    for layer in view.layers:
+        low, high = _joined(layer, [ranges.get(s, (-inf, inf)) for s in layer.sources])
+        if (leaves := _IDENTITY_ON.get(layer.kind)) and leaves[0] <= low and high <= leaves[1] and layer.operators:
+            source = view.layers[layer.sources[0]] if layer.sources and layer.sources[0] >= 0 else layer
+            found.append((layer, source))
+            ranges[layer.index] = (low, high)
+        else:
+            ranges[layer.index] = _RANGE.get(layer.kind, _passed(layer, low, high))
+    if not found:
+        return []
+    layer, source = found[0]
+    spared = sum(x.output_bytes for x, _ in found)
+    return [
+        Advice(
+            "activation",
+            names(x for x, _ in found),
+            f"{layer.name} ({layer.kind}) gets from {source.name} ({source.kind}) only values that it does not change",
+            "remove it",
+            0,
+            0,
+            spared,
+        )
+    ]
+
+
+def _joined(layer: Layer, given: list[tuple[float, float]]) -> tuple[float, float]:
+    if not given:
+        return -inf, inf
+    if layer.kind in ("add", "add_"):
+        return sum(low for low, _ in given), sum(high for _, high in given)
+    return min(low for low, _ in given), max(high for _, high in given)
+
+
+def _passed(layer: Layer, low: float, high: float) -> tuple[float, float]:
+    """The interval of the results, from that of the inputs."""
+    operators = [x.removeprefix("aten.").lstrip("_") for x in layer.operators]
+    if not operators or layer.kind in ("cat", "stack", "Flatten", "PixelShuffle", "pixel_shuffle", "ChannelShuffle"):
+        return low, high
+    if len(operators) == 1 and operators[0].startswith(_MAXIMA):
+        return low, high
+    if len(operators) == 1 and operators[0].startswith((*_MEANS, "adaptive_avg_pool", "constant_pad")):
+        return min(low, 0.0), max(high, 0.0)
+    if layer.kind in ("add", "add_") and len(layer.sources) > 1:
+        return low, high
+    if layer.kind == "LocalResponseNorm" and low >= 0:
+        return 0.0, inf
+    return -inf, inf
+
+
+def dead_branch(view: View) -> list[Advice]:
+    """Layers whose results reach no output."""
+    wanted = list(view.anatomy.outputs)
+    alive: set[int] = set()
+    for layer in reversed(view.layers):
+        if layer.index in alive or not layer.operators:
+            if layer.index in alive:
+                alive.update(layer.sources)
+            continue
+        # PyTorch tells which shapes come out, not which layer made them: the latest of each shape is taken
+        same = [s for s in wanted if any(prod(s) == prod(o) for o in layer.outputs)]
+        if not view.users[layer.index] and same:
+            wanted.remove(same[0])
+            alive.add(layer.index)
+            alive.update(layer.sources)
+    dead = [x for x in view.layers if x.operators and x.index not in alive]
+    if wanted or not dead:  # an output that is also read on the way: which layers are dead cannot be told
+        return []
+    params, macs = sum(x.params for x in dead), sum(x.macs for x in dead)
+    return [
+        Advice(
+            "dead-branch",
+            names(dead),
+            f"what {dead[-1].name} makes reaches no output: {len(dead)} layers, {macs:,} multiply-adds for nothing in evaluation",
+            "remove the branch, or use its result; if only training uses it, leave it out where the net is used",
+            params,
+            macs,
+            view.item * params + sum(x.output_bytes for x in dead),
+        )
+    ]
+
+
+def padding_only(view: View) -> list[Advice]:
+    """Weights that never meet anything but padding, because the map is smaller than the filter."""
+    found: list[tuple[Layer, int]] = []
+    for layer, conv in view.convs:
+        used = 1
+        for k, n, s, p, d, out in zip(
+            conv.kernel, conv.size, conv.stride, conv.padding, conv.dilation, conv.out, strict=True
+        ):
+            used *= sum(any(0 <= x * s - p + o * d < n for x in range(out)) for o in range(k))
+        idle = layer.params and conv.weights - conv.weights * used // prod(conv.kernel)
+        if idle:
+            found.append((layer, idle))
+    if not found:
+        return []
+    total, layer = sum(n for _, n in found), found[0][0]
+    return [
+        Advice(
+            "padding-only",
+            names(x for x, _ in found),
+            f"{total:,} weights ({percent(total, view.anatomy.params)}) meet padding only: {layer.name} has "
+            f"{'x'.join(map(str, layer.settings['kernel']))} filters on a map of "
+            f"{'x'.join(map(str, layer.inputs[0][2:]))}",
+            "larger pictures, or fewer strides before these layers; or smaller filters there",
+            total,
+            0,
+            view.item * total,
+        )
+    ]
+
+
+def channels(view: View, multiple: int) -> list[Advice]:
+    """Numbers of channels that `multiple` does not divide, inputs of the net and its answers left out."""
+    found: list[tuple[Layer, int]] = []
+    extra = [0, 0]
+    for layer in view.weighted:
+        depthwise = layer.settings.get("groups", 1) > 1 and layer.settings["groups"] == layer.inputs[0][1]
+        linear = layer.kind in ("Linear", "linear")
+        if layer.index in view.last or depthwise or not (linear or "groups" in layer.settings):
+            continue
+        made = layer.output[-1] if linear else layer.output[1]
+        if short := -made % multiple:
+            found.append((layer, made))
+            extra = [extra[0] + layer.params * short // made, extra[1] + layer.macs * short // made]
+    if not found:
+        return []
+    counts = sorted({made for _, made in found})
+    shown = some([str(n) for n in counts], 8)
+    near = some([str(n + -n % multiple) for n in counts], 8)
+    return [
+        Advice(
+            "channels",
+            names(x for x, _ in found),
+            f"{shown} channels are no multiples of {multiple}, so matrix units work on padding",
+            f"round up to {near}: costs a little, and runs as fast or faster in bf16",
+            -extra[0],
+            -extra[1],
+            -view.item * extra[0],
+        )
+    ]

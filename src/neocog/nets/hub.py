@@ -1,0 +1,108 @@
+"""ImageNet weights from the Hugging Face hub: announced, checked against the hub's checksum, kept in its cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import FetchError, MissingExtra, NetError
+
+_FILE = "model.safetensors"
+
+# net -> repository whose weights compute the same function as the net here
+REPOSITORIES = {
+    **{
+        name: f"timm/{name}.tv_in1k"
+        for name in (
+            "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2",
+            "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "densenet121", "densenet161", "densenet169",
+            "densenet201", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn",
+        )
+    },
+    **{
+        f"se_{name}": f"timm/legacy_se{name}.in1k"
+        for name in (
+            "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x4d",
+        )
+    },
+    "senet154": "timm/legacy_senet154.in1k",
+    "mobilenet_v1": "timm/mobilenetv1_100.ra4_e3600_r224_in1k",
+    "mobilenet_v2": "timm/mobilenetv2_100.ra_in1k",
+    "mobilenet_v2_050": "timm/mobilenetv2_050.lamb_in1k",
+    "mobilenet_v2_140": "timm/mobilenetv2_140.ra_in1k",
+}  # fmt: skip
+
+
+def tell(line: str) -> None:
+    """Write one line for a person to standard error."""
+    print(line, file=sys.stderr)
+
+
+def from_hub(name: str, *, offline: bool | None = None, say: Callable[[str], object] = tell) -> Path:
+    """Return the weights of a net in the hub's cache; fetch them (and their config.json) if they are not there.
+
+    Raises:
+        NetError: no repository is known for the net.
+        MissingExtra: huggingface_hub is not installed.
+        FetchError: not in the cache and offline, or unreachable, or the checksum is wrong.
+    """
+    remedy = f"put {name}.safetensors into a folder and set NEOCOG_WEIGHTS to it, or give weights=FILE"
+    if name not in REPOSITORIES:
+        raise NetError(
+            f"no ImageNet weights are known for {name!r}; {remedy}. They are known for {', '.join(REPOSITORIES)}"
+        )
+    try:
+        hub = importlib.import_module("huggingface_hub")
+    except ImportError:
+        raise MissingExtra(
+            f"ImageNet weights of {name} come from the Hugging Face hub, for which the extra 'hub' is needed: "
+            f"pip install 'neocog[hub]'; or {remedy}"
+        ) from None
+    repository = REPOSITORIES[name]
+    with contextlib.suppress(FileNotFoundError):  # not in the cache
+        return Path(hub.hf_hub_download(repository, _FILE, local_files_only=True))
+    if _offline() if offline is None else offline:
+        raise FetchError(
+            f"{_FILE} of {repository} is not in the hub's cache, and fetching is forbidden (--offline, NEOCOG_OFFLINE "
+            f"or HF_HUB_OFFLINE); run once with network, or {remedy}"
+        )
+    try:
+        size, checksum = _size_and_checksum(hub.HfApi().model_info(repository, files_metadata=True))
+        say(f"fetching the weights of {name} ({size / 1e6:.1f} MB) from the Hugging Face hub, {repository}")
+        path = Path(hub.hf_hub_download(repository, _FILE))
+        with contextlib.suppress(Exception):  # the preprocessing; the weights are of use without it
+            hub.hf_hub_download(repository, "config.json")
+    except FetchError:
+        raise
+    except Exception as error:  # whatever the library and the network below it raise
+        raise FetchError(f"{repository} cannot be fetched: {error}; try again, or {remedy}") from error
+    with path.open("rb") as file:
+        got = hashlib.file_digest(file, "sha256").hexdigest()
+    if got != checksum:
+        for copy in {path.resolve(), path}:  # a link, and what it points at
+            copy.unlink(missing_ok=True)
+        raise FetchError(
+            f"{_FILE} of {repository}: wrong checksum: expected sha256 {checksum}, got {got}; the file was removed. "
+            "Repeat the command"
+        )
+    return path
+
+
+def _size_and_checksum(info: Any) -> tuple[int, str]:
+    """Return bytes and sha256 of the weights. Raises: FetchError if the repository lists none."""
+    for file in info.siblings or ():
+        if file.rfilename == _FILE and file.lfs:
+            checksum = file.lfs["sha256"] if isinstance(file.lfs, dict) else file.lfs.sha256
+            return int(file.size), str(checksum)
+    raise FetchError(f"{info.id} lists no {_FILE} with a checksum")
+
+
+def _offline() -> bool:
+    said = (os.environ.get(variable, "").lower() for variable in ("HF_HUB_OFFLINE", "NEOCOG_OFFLINE"))
+    return any(value in ("1", "true", "yes", "on") for value in said)
