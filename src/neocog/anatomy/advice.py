@@ -103,4 +103,3 @@ def _checked(rules: Iterable[str]) -> list[str]:
         if key not in RULES:
             raise UsageError(f"unknown rule {key!r}{closest(str(key), RULES)}; there are: {', '.join(RULES)}")
     return keys
-

@@ -15,7 +15,7 @@ def bottleneck(view: View, fall: float) -> list[Advice]:
     layers = [layer for layer in view.layers if layer.operators]
     last_use = {-1: -1}
     for layer in layers:
-        for source in layer.sources:
+        for source in view.sources[layer.index]:
             last_use[source] = layer.index
     size = {-1: sum(prod(shape) for shape in view.anatomy.inputs)}
     alive, before = {-1}, size[-1]
@@ -25,7 +25,8 @@ def bottleneck(view: View, fall: float) -> list[Advice]:
         alive = {i for i in alive if last_use.get(i, -1) > layer.index} | {layer.index}
         after = sum(size[i] for i in alive)
         spatial = layer.field is not None and len(layer.output) > 2 and positions(layer.output) > 1
-        answers = layer.index in view.last or layer.output[1:2] in [shape[1:2] for shape in view.anatomy.outputs]
+        scores = layer.weights and layer.output[1:2] in [shape[1:2] for shape in view.anatomy.outputs]
+        answers = scores or layer.index in view.last
         if spatial and not answers and after and before > fall * after:
             found.append((before / after, layer, before, after))
         before = after
@@ -122,7 +123,8 @@ def large_filter(view: View, side: int) -> list[Advice]:
                 who,
                 f"{k}x{k} filters: {old:,} weights, {sum(x.macs for x, _ in chosen):,} multiply-adds; {who[0]} "
                 f"({conv.inputs} -> {conv.outputs} channels) has {conv.weights:,} weights, a chain {new:,}",
-                f"{len(links)} convolutions of 3x3 with ReLU between{strides}: they see as much, with more non-linearity{dearer}",
+                f"{len(links)} convolutions of 3x3 with ReLU between{strides}: they see as much, with more "
+                f"non-linearity{dearer}",
                 *saved,
                 rewrite="chain-3x3",
             )
@@ -189,8 +191,8 @@ def _pooled_head(view: View, layer: Layer, source: Layer, evidence: str) -> Advi
     answers = last.output[-1] if simple else layer.output[-1]
     bias = last.params > last.weights if simple else layer.params > layer.weights
     weights = channels * answers
-    new = Cost(weights + answers * bias, weights, answers)
-    saved = view.saved([x for x in head if x.params] if simple else [layer], new)
+    new = Cost(weights + answers * bias, weights, answers + channels)
+    saved = view.saved([x for x in head if x.index <= last.index] if simple else [layer], new)
     return Advice(
         "heavy-layer",
         names(linear) if simple else (layer.name,),
@@ -263,7 +265,9 @@ def dilation(view: View, output_stride: int) -> list[Advice]:
         return []
     strides = {-1: 1.0} | {x.index: float(max(x.field.stride)) for x in view.layers if x.field is not None}
     grown = [
-        x for x in view.layers if x.index in strides and any(strides.get(s, 0) > strides[x.index] for s in x.sources)
+        x
+        for x in view.layers
+        if x.index in strides and any(strides.get(s, 0) > strides[x.index] for s in view.sources[x.index])
     ]
     coarse = [x for x in view.layers if strides.get(x.index, 0) > output_stride and positions(x.output) > 1]
     if not grown or not coarse:
@@ -272,9 +276,11 @@ def dilation(view: View, output_stride: int) -> list[Advice]:
     axes = len(outputs[0]) - 2
     times = {x.index: (strides[x.index] / output_stride) ** axes - 1 for x in coarse}
     first = [
-        x for x in coarse if all(strides.get(s, 1.0) < strides[x.index] for s in x.sources) and x not in grown
+        x
+        for x in coarse
+        if all(strides.get(s, 1.0) < strides[x.index] for s in view.sources[x.index]) and x not in grown
     ] or coarse[:1]
-    joins = any(len(x.sources) > 1 and x.index > grown[0].index for x in view.layers)
+    joins = any(len(view.sources[x.index]) > 1 and x.index > grown[0].index for x in view.layers)
     turned = any(x.settings.get("transposed") or "unpool" in "".join(x.operators) for x in view.layers)
     return [
         Advice(

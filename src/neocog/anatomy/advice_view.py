@@ -33,11 +33,19 @@ class View:
     def __init__(self, anatomy: Anatomy, module: nn.Module | None = None) -> None:
         self.anatomy, self.module = anatomy, module
         self.layers = anatomy.layers
+        # who made what a layer reads; Identity, Flatten and dropout compute nothing, so it is who made what they read
+        self.sources: dict[int, tuple[int, ...]] = {}
         self.users: dict[int, list[int]] = {layer.index: [] for layer in self.layers}
         for layer in self.layers:
-            for source in layer.sources:
-                if source in self.users and layer.operators:  # Identity and dropout compute nothing in evaluation
+            self.sources[layer.index] = tuple(dict.fromkeys(map(self._maker, layer.sources)))
+            for source in self.sources[layer.index]:
+                if source in self.users and layer.operators:
                     self.users[source].append(layer.index)
+
+    def _maker(self, index: int) -> int:
+        while index >= 0 and not self.layers[index].operators and self.layers[index].sources:
+            index = self.layers[index].sources[0]
+        return index
 
     @cached_property
     def item(self) -> int:
@@ -77,11 +85,10 @@ class View:
 
     def flattened(self, layer: Layer) -> Layer | None:
         """The layer whose map of several positions this linear layer reads as one vector; None if it is no such one."""
-        if not layer.weights or not layer.inputs or len(layer.inputs[0]) != 2 or not layer.sources:
+        made = self.sources[layer.index]
+        if not layer.weights or not layer.inputs or len(layer.inputs[0]) != 2 or not made or made[0] < 0:
             return None
-        if layer.sources[0] < 0:
-            return None
-        source = self.layers[layer.sources[0]]
+        source = self.layers[made[0]]
         same = prod(source.output) == prod(layer.inputs[0])
         return source if same and len(source.output) > 2 and positions(source.output) > 1 else None
 
@@ -89,7 +96,7 @@ class View:
         """All layers that depend on this one, in the order of the computation."""
         reached = {layer.index}
         for other in self.layers[layer.index + 1 :]:
-            if reached & set(other.sources):
+            if reached & set(self.sources[other.index]):
                 reached.add(other.index)
                 yield other
 
@@ -99,7 +106,7 @@ class View:
         feeding: set[int] = set()
         for layer in reversed(self.layers):
             if layer.weights or layer.index in feeding:
-                feeding.update(layer.sources)
+                feeding.update(self.sources[layer.index])
         return {layer.index for layer in self.weighted} - feeding
 
     def saved(self, layers: Iterable[Layer], new: Cost) -> tuple[int, int, int]:

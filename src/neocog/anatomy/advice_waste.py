@@ -21,6 +21,7 @@ _RANGE = {
     "hardsigmoid": (0.0, 1.0), "Hardsigmoid": (0.0, 1.0), "softplus": (0.0, inf), "Softplus": (0.0, inf),
     "tanh": (-1.0, 1.0), "Tanh": (-1.0, 1.0), "ELU": (-1.0, inf), "elu": (-1.0, inf),
 }  # fmt: skip
+_CLAMPS = ("relu", "ReLU", "relu6", "ReLU6")
 _MAXIMA = ("max_pool", "adaptive_max_pool")
 _MEANS = ("avg_pool", "mean")
 
@@ -65,7 +66,7 @@ def dead_bias(view: View) -> list[Advice]:
         bias = layer.params - layer.weights
         if len(users) == 1 and bias == (layer.output[1] if len(layer.output) > 1 else 0) > 0:
             norm = view.layers[users[0]]
-            if is_norm(norm) and norm.inputs[:1] == (layer.output,):
+            if is_norm(norm) and norm.inputs[:1] == (layer.output,) and layer.index in norm.sources:
                 found.append((layer, norm.name))
                 count += bias
     if not found:
@@ -92,11 +93,12 @@ def activation(view: View) -> list[Advice]:
     for layer in view.layers:
         low, high = _joined(layer, [ranges.get(s, (-inf, inf)) for s in layer.sources])
         if (leaves := _IDENTITY_ON.get(layer.kind)) and leaves[0] <= low and high <= leaves[1] and layer.operators:
-            source = view.layers[layer.sources[0]] if layer.sources and layer.sources[0] >= 0 else layer
+            made = view.sources[layer.index]
+            source = view.layers[made[0]] if made and made[0] >= 0 else layer
             found.append((layer, source))
             ranges[layer.index] = (low, high)
         else:
-            ranges[layer.index] = _RANGE.get(layer.kind, _passed(layer, low, high))
+            ranges[layer.index] = _passed(layer, low, high)
     if not found:
         return []
     layer, source = found[0]
@@ -124,6 +126,11 @@ def _joined(layer: Layer, given: list[tuple[float, float]]) -> tuple[float, floa
 
 def _passed(layer: Layer, low: float, high: float) -> tuple[float, float]:
     """The interval of the results, from that of the inputs."""
+    if layer.kind in _CLAMPS:
+        least, most = _RANGE[layer.kind]
+        return min(max(low, least), most), min(max(high, least), most)
+    if layer.kind in _RANGE:
+        return _RANGE[layer.kind]
     operators = [x.removeprefix("aten.").lstrip("_") for x in layer.operators]
     if not operators or layer.kind in ("cat", "stack", "Flatten", "PixelShuffle", "pixel_shuffle", "ChannelShuffle"):
         return low, high
@@ -161,7 +168,8 @@ def dead_branch(view: View) -> list[Advice]:
         Advice(
             "dead-branch",
             names(dead),
-            f"what {dead[-1].name} makes reaches no output: {len(dead)} layers, {macs:,} multiply-adds for nothing in evaluation",
+            f"what {dead[-1].name} makes reaches no output: {len(dead)} layers, {macs:,} multiply-adds for nothing "
+            "in evaluation",
             "remove the branch, or use its result; if only training uses it, leave it out where the net is used",
             params,
             macs,

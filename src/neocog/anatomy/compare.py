@@ -13,12 +13,11 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any
 
 from ..errors import UsageError
 from ..page import Html, page, paragraph, table, ticks
-from .drawing import short, text_width
+from .drawing_marks import safe, short, text_width
 from .output import bytes_text
 from .record import Anatomy
 
@@ -68,13 +67,17 @@ def published(text: str) -> Published | None:
     percent = r"(\d+(?:\.\d+)?)\s*%"
     found = re.search(rf"\btop-?\s?1\b(\s+error)?\D{{0,12}}?{percent}", plain, re.IGNORECASE)
     if found is None:
-        found = re.match(rf"(?:(?!\btop|\bIU\b|\bIoU\b|\bAP\b|\bmAP\b).)*?(\berror)?[\s:]*{percent}", plain, re.IGNORECASE)
+        found = re.match(
+            rf"(?:(?!\btop|\bIU\b|\bIoU\b|\bAP\b|\bmAP\b).)*?(\berror)?[\s:]*{percent}", plain, re.IGNORECASE
+        )
     if found is None:
         return None
     value = float(found[2])
     if not 0 <= value <= 100:
         return None
-    data = re.split(r"\btop-?\s?1\b|\berror\b|\baccuracy\b", plain[: found.start(2)], flags=re.IGNORECASE)[0].strip(" ,:")
+    data = re.split(r"\btop-?\s?\d\b|\berror\b|\baccuracy\b", plain[: found.start(2)], flags=re.IGNORECASE)[0].strip(
+        " ,:"
+    )
     if data and not re.match("[A-Z0-9]", data):  # "above 75 % of the human score": no name of a data set
         return None
     return Published(data, round(100 - value, 6) if found[1] else value)
@@ -174,7 +177,9 @@ class Comparison:
         return _plot(self)
 
 
-_NUMERIC = frozenset(("year", "parameters", "MACs", "peak memory", "training memory", "receptive field", "layers with weights"))
+_NUMERIC = frozenset(
+    ("year", "parameters", "MACs", "peak memory", "training memory", "receptive field", "layers with weights")
+)
 
 
 def compare(
@@ -261,13 +266,13 @@ def _plot(comparison: Comparison) -> str:
             height += 17
             known = f"; {e.accuracy}" if e.accuracy else ""
             line = f"{e.name}: {short(e.macs)} MACs, {short(e.params)} parameters{known}"
-            parts.append(f'<text class="s" x="14" y="{height:.0f}">{escape(line)}</text>')
+            parts.append(f'<text class="s" x="14" y="{height:.0f}">{safe(line)}</text>')
         height += 14
     names = ", ".join(e.name for e in comparison.entries)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="neocog-plot" viewBox="0 0 {_W:.0f} {height:.0f}" '
         f'width="{_W:.0f}" height="{height:.0f}" style="max-width:100%;height:auto" role="img" '
-        f'aria-label="{escape(f"Accuracy against MACs of {names}", quote=True)}">\n<style>{_STYLE}</style>\n'
+        f'aria-label="{safe(f"Accuracy against MACs of {names}")}">\n<style>{_STYLE}</style>\n'
         f'<rect class="bg" width="{_W:.0f}" height="{height:.0f}"/>\n' + "\n".join(parts) + "\n</svg>\n"
     )
 
@@ -287,7 +292,7 @@ def _scatter(shown: Sequence[Entry], data: str) -> list[str]:
     def y_of(value: float) -> float:
         return _TOP + inner_h * (high_y - value) / (high_y - low_y)
 
-    out = [f'<text class="t" x="14" y="24">{escape(data + " " if data else "")}top-1 accuracy against MACs</text>']
+    out = [f'<text class="t" x="14" y="24">{safe(data + " " if data else "")}top-1 accuracy against MACs</text>']
     for value in ticks(low_y, high_y):
         y = y_of(value)
         out.append(f'<path class="g" d="M{_LEFT:.0f} {y:.1f}H{_W - _RIGHT:.0f}"/>')
@@ -297,19 +302,19 @@ def _scatter(shown: Sequence[Entry], data: str) -> list[str]:
         out.append(f'<path class="g" d="M{x:.1f} {_TOP:.0f}V{_H - _BOTTOM:.0f}"/>')
         out.append(f'<text class="s m" x="{x:.1f}" y="{_H - _BOTTOM + 16:.0f}">{short(value)}</text>')
     out.append(f'<path class="ax" d="M{_LEFT:.0f} {_TOP:.0f}V{_H - _BOTTOM:.0f}H{_W - _RIGHT:.0f}"/>')
-    out.append(f'<text class="m" x="{_LEFT + inner_w / 2:.0f}" y="{_H - 12:.0f}">MACs (multiply-adds) for one picture</text>')
+    out.append(
+        f'<text class="m" x="{_LEFT + inner_w / 2:.0f}" y="{_H - 12:.0f}">MACs (multiply-adds) for one picture</text>'
+    )
     middle = _TOP + inner_h / 2
     out.append(f'<text class="m" transform="translate(16 {middle:.0f}) rotate(-90)">top-1 accuracy, %</text>')
-    circles = [
-        (x_of(math.log10(e.macs)), y_of(e.published.top1), radius[e.name]) for e in shown if e.published
-    ]
+    circles = [(x_of(math.log10(e.macs)), y_of(e.published.top1), radius[e.name]) for e in shown if e.published]
     for k in sorted(range(len(shown)), key=lambda k: -circles[k][2]):  # small circles on top of large ones
         x, y, r = circles[k]
         e = shown[k]
         told = f"{e.name}: {short(e.params)} parameters, {short(e.macs)} MACs; {e.accuracy}"
         css = f"c{k % len(_COLOURS)}"
         out.append(
-            f'<g class="{css}"><title>{escape(told)}</title><circle cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}"/>'
+            f'<g class="{css}"><title>{safe(told)}</title><circle cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}"/>'
             f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="1.6"/></g>'
         )
     sizes, taken = _size_legend(most)
@@ -318,7 +323,7 @@ def _scatter(shown: Sequence[Entry], data: str) -> list[str]:
         cx, cy = min(max(x, left), right), min(max(y, top), bottom)  # nearest point of the label
         if math.dist((x, y), (cx, cy)) > r + 8:
             out.append(f'<path class="l" d="M{x:.1f} {y:.1f}L{cx:.1f} {cy:.1f}"/>')
-        out.append(f'<text class="n" x="{left + 1:.1f}" y="{bottom - 3:.1f}">{escape(e.name)}</text>')
+        out.append(f'<text class="n" x="{left + 1:.1f}" y="{bottom - 3:.1f}">{safe(e.name)}</text>')
     return out + sizes
 
 
@@ -345,7 +350,12 @@ def place_labels(
                 at = (left, top, left + w, top + h)
                 if any(_overlap(at, other) for other in (*placed.values(), *taken)):
                     continue
-                off = max(0, _LEFT - left) + max(0, left + w - _W + 4) + max(0, _TOP - 14 - top) + max(0, top + h - _H + _BOTTOM)
+                off = (
+                    max(0, _LEFT - left)
+                    + max(0, left + w - _W + 4)
+                    + max(0, _TOP - 14 - top)
+                    + max(0, top + h - _H + _BOTTOM)
+                )
                 hits = sum(_overlap(at, dot) for i, dot in enumerate(dots) if i != k)
                 covered = sum(_in_ring(at, circle) for i, circle in enumerate(circles) if i != k)
                 cost = far + 1000 * off + 120 * hits + 12 * covered + (0.1 * turn)

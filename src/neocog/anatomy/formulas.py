@@ -273,6 +273,12 @@ def _place_cat(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: S
     return joined
 
 
+def _place_stack(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
+    dim = _given(args, 1, kwargs.get("dim", 0)) % len(out)
+    joined = g.merged(read, read[0][1])
+    return None if joined is None else g.replace(joined, dims=(*joined.dims[:dim], (), *joined.dims[dim:]))
+
+
 def _place_product(a: int, b: int) -> Callable[..., Place | None]:
     def rule(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
         left = next((p for p, _ in read if p is places_of(args[a])), None)
@@ -360,6 +366,7 @@ _PLACES: dict[str, _Rule] = {
     **dict.fromkeys(("transpose", "t"), _place_transpose),
     **dict.fromkeys(_REDUCTIONS, _place_reduce),
     "cat": _place_cat,
+    "stack": _place_stack,
     **{name: _place_product(0, 1) for name in ("mm", "bmm", "mv", "matmul")},
     **{name: _place_product(1, 2) for name in ("addmm", "_addmm_activation", "baddbmm", "addmv")},
     "linear": _place_linear,

@@ -315,7 +315,7 @@ def _row(group: Sequence[_Node], level: int, folds: bool, named: Sequence[_Node]
 
 
 def _short(path: str) -> str:
-    """The end of a path, from the last part that is no number: "layer3.1" of "trunk.layer3.1"; "add" of "layer1:add"."""
+    """The end of a path from its last part that is no number: "layer3.1" of "trunk.layer3.1", "add" of "layer1:add"."""
     path, colon, operator = path.rpartition(":")
     if colon:
         return operator

@@ -1,6 +1,6 @@
 """Change a net as the advice says: a changed copy, ready to train, with its figures before and after.
 
-Exact rewrites keep the function (in evaluation mode); the others put in new layers, and the net must be trained (again).
+Exact rewrites keep the function (in evaluation mode); the others put in new layers, and the net must be trained again.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from torch import nn
 
 from ..errors import NetError, UsageError, closest
 from .record import Anatomy
+from .rewrite_conv import fc_to_conv
 from .rewrite_dilate import dilate
 from .rewrite_exact import Changes, fold_bn, remove_dead_bias, remove_unused
 from .rewrite_filters import chain_3x3, depthwise, groups, low_rank
 from .rewrite_flow import copy_of
-from .rewrite_head import fc_to_conv, global_pool
+from .rewrite_head import global_pool
 from .trace import trace
 
 _Work = Callable[..., tuple[Changes, Changes]]

@@ -24,6 +24,7 @@ _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _MAXIMA = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 _MEANS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _CONV_OF = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_MAX_OF = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 # Operators that look at neighbours: where no module says which, they cannot be told to skip positions.
 _LOOKING = ("convolution", "pool", "pad", "unfold", "im2col", "pixel_shuffle", "pixel_unshuffle", "roll")
 
@@ -41,6 +42,25 @@ class DilatedMean(nn.Module):
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, dilation={self.dilation}"
+
+
+class DilatedMaximum(nn.Module):
+    """Maximum over a window whose positions are `dilation` apart, stride 1, with any padding.
+
+    PyTorch's own allows padding up to half of the window as if it were not dilated.
+    """
+
+    def __init__(self, kernel_size: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> None:
+        super().__init__()
+        self.kernel_size, self.padding, self.dilation = tuple(kernel_size), tuple(padding), tuple(dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        around = [p for p in reversed(self.padding) for _ in range(2)]
+        x = F.pad(x, around, value=float("-inf"))
+        return _MAX_OF[len(self.kernel_size)](x, self.kernel_size, 1, dilation=self.dilation)  # type: ignore[operator, no-any-return]
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, padding={self.padding}, dilation={self.dilation}"
 
 
 def dilate(net: nn.Module, input: Any, layers: Sequence[str] | None = None, stride: int = 8) -> tuple[Changes, Changes]:
@@ -129,7 +149,7 @@ class _Plan:
         module = None if call is None else self.net.get_submodule(call.name)
         if module is None or call is None or not ordinary(module, *_CONVS, *_MAXIMA, *_MEANS):
             if prod(rate) > 1:
-                raise NetError(f"{op.kind} in {op.path!r} cannot be told to skip positions; name earlier or other layers")
+                raise NetError(f"{op.kind} in {op.path!r} cannot be told to skip positions; name other layers")
             return rate, shrunk
         step = _tuple(module.stride, axes)
         shrinks = prod(step) > 1
@@ -187,18 +207,16 @@ def _apply(net: nn.Module, name: str, rate: Rate, opened: bool) -> None:
     def times(value: Any) -> Rate:
         return tuple(v * r for v, r in zip(_tuple(value, axes), rate, strict=True))
 
+    if isinstance(module, _MAXIMA):
+        kernel, dilation = _tuple(module.kernel_size, axes), times(module.dilation)
+        if prod(rate) > 1 or not opened:
+            put(net, name, DilatedMaximum(kernel, times(module.padding), dilation))
+        else:
+            module.stride, module.ceil_mode = (1,) * axes if axes > 1 else 1, False
+        return
     module.dilation = times(module.dilation)  # type: ignore[assignment]
     if not isinstance(module.padding, str):
         module.padding = times(module.padding)  # type: ignore[assignment]
-    if isinstance(module, nn.modules.conv._ConvNd) and not isinstance(module.padding, str):
         module._reversed_padding_repeated_twice = [p for p in reversed(module.padding) for _ in range(2)]
-    if isinstance(module, _MAXIMA):
-        module.ceil_mode = False
     if opened:
         module.stride = (1,) * axes
-    if axes == 1 and isinstance(module, nn.MaxPool1d):  # takes plain numbers
-        module.stride, module.padding, module.dilation = (
-            v if isinstance(v, int) else v[0] for v in (module.stride, module.padding, module.dilation)
-        )
-
-

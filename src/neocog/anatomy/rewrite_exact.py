@@ -1,8 +1,8 @@
 """Rewrites that keep the function: folding BN, removing biases that BN cancels, removing what is never used.
 
 Folding is the arithmetic of Jacob et al. 2018 (arXiv:1712.05877, section 3.2): behind a convolution, BN in evaluation
-mode multiplies each channel by ``g = scale / sqrt(variance + eps)`` and adds ``shift - mean * g``, so the filters of the
-channel can be multiplied by g once and for all. All sums are done in float64.
+mode multiplies each channel by ``g = scale / sqrt(variance + eps)`` and adds ``shift - mean * g``, so the filters of
+the channel can be multiplied by g once and for all. All sums are done in float64.
 """
 
 from __future__ import annotations

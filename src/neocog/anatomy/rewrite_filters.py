@@ -1,9 +1,9 @@
 """Rewrites that replace filters: chains of 3x3, depthwise, groups, low rank. The net must be trained (again).
 
-    chain-3x3   Simonyan, Zisserman 2014 (arXiv:1409.1556, section 2.3); for strided stems Szegedy et al. 2015
-    depthwise   Howard et al. 2017 (arXiv:1704.04861, section 3.1)
-    groups      Krizhevsky et al. 2012; Xie et al. 2016 (arXiv:1611.05431)
-    low-rank    Jaderberg et al. 2014 (arXiv:1405.3866, scheme 2), Denton et al. 2014 (arXiv:1404.0736)
+chain-3x3   Simonyan, Zisserman 2014 (arXiv:1409.1556, section 2.3); for strided stems Szegedy et al. 2015
+depthwise   Howard et al. 2017 (arXiv:1704.04861, section 3.1)
+groups      Krizhevsky et al. 2012; Xie et al. 2016 (arXiv:1611.05431)
+low-rank    Jaderberg et al. 2014 (arXiv:1405.3866, scheme 2), Denton et al. 2014 (arXiv:1404.0736)
 """
 
 from __future__ import annotations
@@ -151,7 +151,9 @@ def _replace(
     found = {name: (module, conv) for name, module, conv in convolutions(net, record(net, input))}
     for name in layers or ():
         if name not in found:
-            raise NetError(f"{name!r} is not an ordinary convolution that runs; there are: {', '.join(found) or 'none'}")
+            raise NetError(
+                f"{name!r} is not an ordinary convolution that runs; there are: {', '.join(found) or 'none'}"
+            )
     for name, (module, conv) in found.items():
         if not (wanted(conv) if layers is None else name in layers):
             continue

@@ -88,7 +88,7 @@ def copy_of(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def _without_numbers(module: nn.Module) -> nn.Module:
+def without_numbers(module: nn.Module) -> nn.Module:
     """A copy whose parameters and buffers have shapes only; costs no memory."""
     memo: dict[int, Any] = {}
     for parameter in module.parameters():
@@ -116,7 +116,7 @@ def record(module: nn.Module, input: Any, *, training: bool = False, batch: int 
         )
     meta = pytree.tree_map_only(Tensor, lambda t: torch.empty_like(t, device="meta"), (args, kwargs))
     try:
-        return _run(_without_numbers(module), *meta, training)
+        return _run(without_numbers(module), *meta, training)
     except NetError:
         raise
     except Exception as error:

@@ -86,10 +86,7 @@ def fits_chain(conv: Conv, side: int = 5) -> bool:
 def fits_dense(conv: Conv, channels: int = 64) -> bool:
     """True for filters of at least 3 along each axis that connect many inputs with many outputs, all with all."""
     return (
-        conv.groups == 1
-        and min(conv.kernel) >= 3
-        and min(conv.inputs, conv.outputs) >= channels
-        and prod(conv.out) > 1
+        conv.groups == 1 and min(conv.kernel) >= 3 and min(conv.inputs, conv.outputs) >= channels and prod(conv.out) > 1
     )
 
 
@@ -175,9 +172,7 @@ def squeezed(conv: Conv, share: int = 4, norm: bool = False) -> list[Conv]:
         conv.inputs, inner, *((1,) * len(conv.size),) * 2, (0,) * len(conv.size), (1,) * len(conv.size), 1,
         not norm, conv.size, norm, True,
     )  # fmt: skip
-    second = Conv(
-        inner, conv.outputs, conv.kernel, conv.stride, conv.padding, conv.dilation, 1, conv.bias, conv.size
-    )
+    second = Conv(inner, conv.outputs, conv.kernel, conv.stride, conv.padding, conv.dilation, 1, conv.bias, conv.size)
     return [first, second]
 
 

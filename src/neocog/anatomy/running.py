@@ -97,6 +97,8 @@ class Shapes(TorchDispatchMode):
     def compute(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> tuple[Any, Any, list[Tensor]]:
         """Return the result of an operator, and the arguments and tensors that it was really given."""
         if not any(t.device == META for t in tensors):
+            if kwargs.get("device") == META and func in _KEEPS_NUMBERS:
+                kwargs = {**kwargs, "device": tensors[0].device if tensors else torch.device("cpu")}
             return func(*args, **kwargs), args, tensors
         if any(t.device != META for t in tensors):
             args, kwargs = pytree.tree_map_only(Tensor, self._stand_in, (args, kwargs))
@@ -253,6 +255,8 @@ def _sum_shape(args: Any, kwargs: Any) -> Tensor:
 
 
 _aten = torch.ops.aten
+# A mask that is sent to the device of the picture, and positions that are counted out there, keep their numbers.
+_KEEPS_NUMBERS = frozenset((_aten._to_copy.default, _aten.arange.default, _aten.arange.start, _aten.arange.start_step))
 _SHORTCUTS: dict[Any, Callable[[Any, Any], Any]] = {
     _aten.convolution.default: _conv_shape,
     _aten.native_batch_norm.default: _norm_shape,

@@ -221,8 +221,10 @@ class _Run(Shapes):
                 x = torch.randn(x.shape, dtype=x.dtype) if x.is_floating_point() else torch.zeros_like(x, device="cpu")
             parameter = next(self.module.parameters(), None)
             x = x.detach().clone() if parameter is None else x.detach().clone().to(parameter.device)
-        else:
+        elif x.is_floating_point() or x.is_complex():
             x = shape_only(x)
+        else:  # masks and token ids keep their numbers, for code that looks at them
+            x = x.detach().clone()
         place = geometry.start(tuple(x.shape), not (x.is_floating_point() or x.is_complex()))
         x._neocog = _Note((-1,), place, self.ledger.block(x.numel() * x.element_size()))  # type: ignore[attr-defined]
         return x
@@ -245,6 +247,7 @@ class _Run(Shapes):
                 self._note_input(layer, t)
             for t in results:
                 if (note := note_of(t)) is not None and not any(t is a for a in arrived):
+                    self._credit(layer, note.names)  # an embedding of constants reads its table here
                     t._neocog = _Note((layer.index,), note.place, note.block)  # type: ignore[attr-defined]
         elif arrived:  # as the module was given them, before its own views
             layer.inputs = [tuple(t.shape) for t in arrived if _from_picture(t)]
@@ -331,6 +334,9 @@ class _Run(Shapes):
             dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % r.dim()
             before = sum(t.shape[dim] for t in results[:index])
             return geometry.sliced(read[0][0], dim, before, 1, r.shape[dim])
+        if name == "unbind":
+            dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+            return place_of("select", (args[0], dim, index), kwargs, read, r)
         return place_of(name, args, kwargs, read, r)
 
     def _layer(self, name: str, kind: str) -> _Open | None:

@@ -38,6 +38,9 @@ def training_memory_of(
 
 
 def _repeated(batch: int, t: Tensor) -> Tensor:
+    """An input with `batch` times as many examples: a shape only, but masks and token ids keep their numbers."""
+    if t.device != META and not (t.is_floating_point() or t.is_complex()):
+        return t.detach().repeat(batch, *(1,) * (t.dim() - 1)) if t.dim() else t.detach().clone()
     shape = (t.shape[0] * batch, *t.shape[1:]) if t.dim() else t.shape
     return torch.empty(shape, dtype=t.dtype, device=META)
 

@@ -204,7 +204,7 @@ class ComplexCells(_Stage):
         per_phase = in_channels // 2 if per_phase is None else per_phase
         if per_phase < 1 or in_channels % (2 * per_phase):
             raise NetError(
-                f"expected maps in pairs of {per_phase} even and {per_phase} odd ones, got {in_channels} maps"
+                f"expected maps in sets of {per_phase} even and {per_phase} odd ones, got {in_channels} maps"
             )
         if pool < 1 or pool % 2 == 0 or how not in ("max", "average", "energy"):
             raise NetError(f"expected an odd window and one of max, average, energy; got pool={pool!r} and how={how!r}")
@@ -366,19 +366,41 @@ def visual_system(
     return VisualSystem(*stages)
 
 
-class FrontEnd(nn.Module):
-    """A net that sees through fixed cells: ``net(front(x))``. The front is frozen and part of the state dict.
+class ContrastGain(nn.Module):
+    """Contrast gain control: all cells are divided by their common strength (Heeger 1992, Visual Neuroscience 9).
 
-    The head is that of the net behind, so that `change_head` and transfer work as ever.
+    (B, C, H, W) -> the same shape, ``u / sqrt(floor^2 + mean of u^2)``, the mean over maps and places of one picture:
+    a faint picture excites what follows as much as a strong one. Uniform light still gives no response.
+    """
+
+    def __init__(self, floor: float = 1e-4) -> None:
+        super().__init__()
+        self.floor = floor
+
+    def forward(self, x: Tensor) -> Tensor:
+        strength = x.float().square().mean((1, 2, 3), keepdim=True)  # bf16 would lose the faint ones
+        return (x / (self.floor**2 + strength).sqrt()).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"floor={self.floor:g}"
+
+
+class FrontEnd(nn.Module):
+    """A net that sees through fixed cells: ``net(gain(front(x)))``. The front is frozen and part of the state dict.
+
+    Between the two stands `ContrastGain`, because the cells' responses are a hundredth of what nets are initialised
+    for. The head is that of the net behind, so that `change_head` and transfer work as ever.
 
     Args:
         front: a stage, or several (`visual_system`).
         net: any net, built with ``in_channels=front.channels``.
+        gain: False hands the responses on as they are.
     """
 
-    def __init__(self, front: nn.Module, net: nn.Module) -> None:
+    def __init__(self, front: nn.Module, net: nn.Module, gain: bool = True) -> None:
         super().__init__()
         self.front, self.net = front.requires_grad_(False), net
+        self.gain = ContrastGain() if gain else nn.Identity()
         if isinstance(name := getattr(net, "head", None), str):
             self.head = f"net.{name}"
         self.aux_heads = tuple(f"net.{name}" for name in getattr(net, "aux_heads", ()))
@@ -389,10 +411,10 @@ class FrontEnd(nn.Module):
         return self.front.channels  # type: ignore[return-value]
 
     def forward_features(self, x: Tensor) -> Tensor:
-        return self.net.forward_features(self.front(x))  # type: ignore[operator, no-any-return]
+        return self.net.forward_features(self.gain(self.front(x)))  # type: ignore[operator, no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(self.front(x))  # type: ignore[no-any-return]
+        return self.net(self.gain(self.front(x)))  # type: ignore[no-any-return]
 
 
 def front_end(
