@@ -231,7 +231,7 @@ def conv_nets(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, ...]]:
     return net.train(draw(st.booleans())), (channels, *(side,) * axes)
 
 
-@settings(max_examples=500)
+@settings(max_examples=40)
 @given(conv_nets(), st.sampled_from(EXACT))
 def test_exact_rewrites_keep_the_function_of_random_nets(made: tuple[nn.Module, tuple[int, ...]], rule: str) -> None:
     net, shape = made
@@ -564,6 +564,12 @@ def test_nets_of_the_zoo_keep_their_function(name: str, rule: str):
     x = pictures(1, 3, 224, 224)
     with torch.no_grad():
         assert_same(rewrite(net, rule).module(x), net(x))
+
+
+def test_wrappers_are_taken_off():
+    net = shaken(Backwards())
+    result = rewrite(nn.DataParallel(net), "fold-bn", (3, 8, 8))
+    assert type(result.module) is Backwards and set(result.changed) == {"conv_a", "conv_b"}
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ def intensity(layer: Layer, anatomy: Anatomy) -> float:
     """Arithmetic intensity of a layer: operations for each byte of its inputs, weights and outputs that moves."""
     width = anatomy.param_bytes / anatomy.params if anatomy.params else 4.0
     numbers = sum(prod(s) for s in layer.inputs) + sum(prod(s) for s in layer.outputs) + layer.params + layer.shared
-    return layer.flops / (numbers * width) if numbers else 0.0
+    return (layer.flops + layer.others) / (numbers * width) if numbers else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,8 +65,8 @@ class Layer:
 
     @property
     def flops(self) -> int:
-        """Two for each multiply-add, and one for each other operation."""
-        return 2 * self.macs + self.others
+        """2 x MACs, as in the totals; `others` are not in it."""
+        return 2 * self.macs
 
     @property
     def connections(self) -> int:

@@ -20,6 +20,7 @@ from .rewrite_exact import Changes, fold_bn, remove_dead_bias, remove_unused
 from .rewrite_filters import chain_3x3, depthwise, groups, low_rank
 from .rewrite_flow import copy_of
 from .rewrite_head import global_pool
+from .running import unwrapped
 from .trace import trace
 
 _Work = Callable[..., tuple[Changes, Changes]]
@@ -138,6 +139,7 @@ def rewrite(
         for name in layers:
             if name not in known_names:
                 raise NetError(f"there is no layer {name!r}{closest(name, known_names)}")
+    module = unwrapped(module)  # of torch.compile, DataParallel
     before = trace(module, input)
     net = copy_of(module)
     if rule == "fc-to-conv":
