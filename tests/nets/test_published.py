@@ -55,7 +55,7 @@ EXPRESSED: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     },
     **{f"mobilenet_v1_{width}": [("", name, {})] for width, name in _MOBILE.items()},
     **{f"shufflenet_v1_{w}x_g3": [("", f"shufflenet_v1_{w.replace('.', '_')}x_g3", {})] for w in ("0.5", "1.5")},
-    **{f"shufflenet_v2_x{w}": [("", f"shufflenet_v2_x{w.replace('.', '_')}", {})] for w in ("0.5", "1.0", "1.5", "2.0")},
+    **{f"shufflenet_v2_x{w}": [("", f"shufflenet_v2_x{w[0]}_{w[2]}", {})] for w in ("0.5", "1.0", "1.5", "2.0")},
     "squeezenet1_0": [("3x227x227", "squeezenet1_0", {"head_padding": 1}), ("", "squeezenet1_0", {})],
     "fcn_alexnet": [("", "fcn32s_alexnet", {})],
     "segnet_vgg16": [("", "segnet", {"classes": 12})],
@@ -148,7 +148,9 @@ def filled(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return values
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2", "fcn_resnet50"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2", "fcn_resnet50"]
+)
 def test_reference_outputs(name: str, facts_folder: Path) -> None:
     reference = json.loads((facts_folder / "reference_outputs.json").read_text())[name]
     with torch.device("meta"):
