@@ -95,7 +95,7 @@ def test_flop_counter_mode_agrees_on_shapes(make: Callable[[], nn.Module], shape
     [
         ("F.scaled_dot_product_attention", 400),
         ("MultiheadAttention(8, 2)", 1680),
-        ("TransformerEncoderLayer(8, 2, 16)", 2960),
+        ("TransformerEncoderLayer(8, 2, 16)", 3648),
         ("LSTM(8, 6), 5 steps", 1680),
     ],
 )
@@ -203,7 +203,9 @@ QUOTED = [
     ("ptflops", "F.conv2d(x, weight)", 0),
     ("thop", "F.conv2d(x, weight)", 0),
     ("torchinfo", "F.conv2d(x, weight)", 0),
-    ("ptflops", "MultiheadAttention(8, 2)", 1093),
+    ("ptflops", "MultiheadAttention(8, 2)", 2380),
+    ("fvcore", "MultiheadAttention(8, 2), need_weights=False", 1280),
+    ("fvcore", "TransformerEncoderLayer(8, 2, 16)", 3552),
     ("thop", "MultiheadAttention(8, 2)", 0),
     ("fvcore", "LSTM(8, 6), 5 steps", 0),
 ]

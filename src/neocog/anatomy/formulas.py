@@ -10,6 +10,7 @@ weights that meet there. All other arithmetic is counted in `others`, in operati
     normalisation with its own statistics       7 for each number (mean 1, variance 3, the rest 3)
     softmax                                     3 for each number (exponential, sum, division)
     linear and cubic interpolation              2 for each tap
+    attention by one operator                   4 for each score (scaling 1, softmax 3), and 1 for a mask
 
 Operators that only move numbers cost nothing. Whatever is in none of the tables is named in `Anatomy.uncounted`.
 """
@@ -66,6 +67,12 @@ def _linear(args: Sequence[Any], out: Tensor) -> int:
 def _attention(args: Sequence[Any], out: Tensor) -> int:
     q, k, v = args[0], args[1], args[2]
     return q.numel() * k.shape[-2] + prod(q.shape[:-1]) * k.shape[-2] * v.shape[-1]  # type: ignore[no-any-return]
+
+
+def attention_others(args: Sequence[Any], kwargs: dict[str, Any]) -> int:
+    """What attention by one operator computes besides its products."""
+    scores: int = prod(args[0].shape[:-1]) * args[1].shape[-2]
+    return scores * (4 if kwargs.get("attn_mask") is None else 5)
 
 
 def _distances(args: Sequence[Any], out: Tensor) -> int:
@@ -175,6 +182,7 @@ FREE = frozenset(
     dropout alpha_dropout feature_dropout _fused_dropout set_data size sym_size stride sym_stride numel sym_numel
     storage_offset sym_storage_offset is_same_size _has_compatible_shallow_copy_type result_type isinf isnan
     unsafe_split unsafe_chunk split_with_sizes_copy slice_scatter select_scatter diagonal_scatter expand_copy view_copy
+    _pack_padded_sequence _pad_packed_sequence
     diag diag_embed movedim swapdims adjoint mT mH H T rename refine_names bernoulli_ uniform_ normal_ native_dropout_
     """.split()
 )
@@ -313,8 +321,13 @@ def _place_embedding(args: Sequence[Any], kwargs: dict[str, Any], read: Places, 
 
 
 def _place_attention(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    place, shape = read[0]
-    return g.replace(g.covered(place, range(len(shape)), keep=True), whole=True) if len(shape) == len(out) else None
+    """As its two products: queries times keys, and the scores times values."""
+    q, k, v = args[:3]
+    keys, rank = places_of(k), len(out)
+    if keys is not None:
+        keys = g.moved(keys, [*range(rank - 2), rank - 1, rank - 2])
+    scores = g.contracted(places_of(q), keys, rank, rank, rank)
+    return g.contracted(scores, places_of(v), rank, rank, rank)
 
 
 def _place_shuffle(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:

@@ -17,8 +17,9 @@ from torch.utils import _pytree as pytree
 
 from ..errors import NetError
 from .record import Anatomy, Layer, Shape
-from .running import arguments, as_it_was, unwrapped
+from .running import arguments, unwrapped
 from .trace import trace
+from .undo import as_it_was
 
 
 @dataclass(frozen=True, slots=True)

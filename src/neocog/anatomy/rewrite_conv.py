@@ -139,7 +139,7 @@ class _Tracer(fx.Tracer):
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         value = self.values[obj.node]
         if isinstance(value, list | tuple):
-            return iter([obj[i] for i in range(len(value))])
+            return iter([obj[i] for i in range(len(value))])  # type: ignore[index]
         return super().iter(obj)
 
 
@@ -179,7 +179,7 @@ def _convert(made: fx.GraphModule, flat: fx.Node, tracer: _Tracer, average: bool
             kernel = (1,) * axes
         elif type(module) is nn.BatchNorm1d and kernel == (1,) * axes:
             put(made, str(node.target), _as_map_norm(module, axes))
-        elif type(module) in (nn.Softmax, nn.LogSoftmax) and module.dim in (1, -1):  # type: ignore[union-attr]
+        elif type(module) in (nn.Softmax, nn.LogSoftmax) and module.dim in (1, -1):  # type: ignore[union-attr, operator]
             put(made, str(node.target), type(module)(1))  # type: ignore[misc, arg-type]
         elif node.target in (F.softmax, F.log_softmax, torch.softmax, torch.log_softmax) and _over_classes(node):
             continue

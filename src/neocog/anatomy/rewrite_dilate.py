@@ -212,11 +212,12 @@ def _apply(net: nn.Module, name: str, rate: Rate, opened: bool) -> None:
         if prod(rate) > 1 or not opened:
             put(net, name, DilatedMaximum(kernel, times(module.padding), dilation))
         else:
-            module.stride, module.ceil_mode = (1,) * axes if axes > 1 else 1, False
+            module.stride, module.ceil_mode = (1,) * axes if axes > 1 else 1, False  # type: ignore[assignment]
         return
     module.dilation = times(module.dilation)  # type: ignore[assignment]
     if not isinstance(module.padding, str):
-        module.padding = times(module.padding)  # type: ignore[assignment]
-        module._reversed_padding_repeated_twice = [p for p in reversed(module.padding) for _ in range(2)]
+        padding = times(module.padding)
+        module.padding = padding  # type: ignore[assignment]
+        module._reversed_padding_repeated_twice = [p for p in reversed(padding) for _ in range(2)]  # type: ignore[assignment]
     if opened:
-        module.stride = (1,) * axes
+        module.stride = (1,) * axes  # type: ignore[assignment]

@@ -62,7 +62,7 @@ def remove_dead_bias(net: nn.Module, input: Any, layers: Sequence[str] | None = 
             with torch.no_grad():
                 moved = norm.running_mean.double() - bias.double()  # type: ignore[operator]
                 norm.running_mean.copy_(moved)
-        layer.bias = None
+        layer.bias = None  # type: ignore[assignment]
         changed[name] = f"{bias.numel()} biases removed; {norm_name} subtracts the mean anyway"  # type: ignore[operator]
     return changed, left
 
@@ -186,8 +186,8 @@ def remove_unused(net: nn.Module, input: Any, layers: Sequence[str] | None = Non
         changed[path] = f"module with {count:,} unused parameters removed"
     for name, parameter in list(net.named_parameters()):
         if name in dead:
-            parent, _, key = name.rpartition(".")
-            net.get_submodule(parent)._parameters[key] = None
+            path, _, key = name.rpartition(".")
+            net.get_submodule(path)._parameters[key] = None
             changed[name] = f"parameter of {parameter.numel():,} unused numbers removed"
     if changed and record(net, input).signature() != evaluation.signature():
         raise NetError("the net computes something else without its unused parameters, so they are not unused")

@@ -92,7 +92,7 @@ def without_numbers(module: nn.Module) -> nn.Module:
     """A copy whose parameters and buffers have shapes only; costs no memory."""
     memo: dict[int, Any] = {}
     for parameter in module.parameters():
-        if isinstance(parameter, nn.parameter.UninitializedTensorMixin):
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise NetError("a parameter has no shape yet; run the module once on an example, then rewrite it")
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
     for buffer in module.buffers():
@@ -116,14 +116,15 @@ def record(module: nn.Module, input: Any, *, training: bool = False, batch: int 
         )
     meta = pytree.tree_map_only(Tensor, lambda t: torch.empty_like(t, device="meta"), (args, kwargs))
     try:
-        return _run(without_numbers(module), *meta, training)
+        return _run(without_numbers(module), meta[0], meta[1], training)
     except NetError:
         raise
     except Exception as error:
         if first is not None and first.is_meta:
             raise NetError(f"{type(module).__name__} cannot compute this input: {error}") from error
         try:
-            return _run(copy_of(module), *pytree.tree_map_only(Tensor, _random, (args, kwargs)), training)
+            args, kwargs = pytree.tree_map_only(Tensor, _random, (args, kwargs))
+            return _run(copy_of(module), args, kwargs, training)
         except NetError:
             raise
         except Exception as again:

@@ -6,6 +6,7 @@ itself stay real numbers, so that code which reads them still works.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import NetError
-
-META = torch.device("meta")
+from .shortcuts import META, SHORTCUTS
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -59,6 +59,16 @@ def arguments(given: Any, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str
     )
 
 
+@contextmanager
+def not_compiled() -> Iterator[None]:
+    """Run functions and parts of a module that went through torch.compile as they were written."""
+    if "torch._dynamo" not in sys.modules:  # nothing has been compiled, and the import takes two seconds
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
 class Calls:
     """Which module is running, from hooks that PyTorch keeps apart from every module's own."""
 
@@ -93,10 +103,32 @@ class Shapes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.stand_ins: dict[int, tuple[Tensor, Tensor]] = {}
+        self.swapped: frozenset[int] = frozenset()  # ids of the true parameters and buffers, which are not constants
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch would import its compiler to keep it away from this class: two seconds, 80 MiB."""
+        return False
+
+    def swap(self, module: nn.Module) -> None:
+        """Put shape-only tensors in the place of all parameters and buffers."""
+        for m in module.modules():
+            for holder in (m._parameters, m._buffers):
+                for key, value in holder.items():
+                    if value is None:
+                        continue
+                    if id(value) not in self.stand_ins:
+                        made = shape_only(value.detach())
+                        if isinstance(value, nn.Parameter):
+                            made = nn.Parameter(made, requires_grad=value.requires_grad)
+                        self.stand_ins[id(value)] = (value, made)
+                    holder[key] = self.stand_ins[id(value)][1]  # type: ignore[assignment]
+        self.swapped = frozenset(self.stand_ins)
 
     def compute(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> tuple[Any, Any, list[Tensor]]:
         """Return the result of an operator, and the arguments and tensors that it was really given."""
-        if not any(t.device == META for t in tensors):
+        # a parameter may also be reached in another way, such as the list of weights of nn.LSTM
+        if not any(t.device == META for t in tensors) and not any(id(t) in self.swapped for t in tensors):
             if kwargs.get("device") == META and func in _KEEPS_NUMBERS:
                 kwargs = {**kwargs, "device": tensors[0].device if tensors else torch.device("cpu")}
             return func(*args, **kwargs), args, tensors
@@ -105,7 +137,7 @@ class Shapes(TorchDispatchMode):
             tensors = tensors_in(args, kwargs)
         if kwargs.get("device") is not None:
             kwargs = {**kwargs, "device": META}
-        shortcut = _SHORTCUTS.get(func)
+        shortcut = SHORTCUTS.get(func)
         result = func(*args, **kwargs) if shortcut is None else shortcut(args, kwargs)
         return result, args, tensors
 
@@ -126,11 +158,6 @@ class Shapes(TorchDispatchMode):
         return self.compute(func, args, kwargs, tensors_in(args, kwargs))[0]
 
 
-def spread(value: Any, n: int) -> tuple[int, ...]:
-    values = (value,) if isinstance(value, int) else tuple(value)
-    return values * n if len(values) == 1 else values
-
-
 def flat(value: Any) -> Iterator[Any]:
     if isinstance(value, list | tuple):
         for item in value:
@@ -146,121 +173,24 @@ def tensors_in(args: Any, kwargs: Any) -> list[Tensor]:
     return found
 
 
+def once_each(change: Callable[[Tensor], Tensor], given: Any) -> Any:
+    """Apply `change` to every tensor in nested arguments; one that is there twice is changed once, and stays one."""
+    done: dict[int, Tensor] = {}
+
+    def one(t: Tensor) -> Tensor:
+        if id(t) not in done:
+            done[id(t)] = change(t)
+        return done[id(t)]
+
+    return pytree.tree_map_only(Tensor, one, given)
+
+
 def shape_only(t: Tensor) -> Tensor:
     if t.layout != torch.strided:
         return t.to(META)
     return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=META)
 
 
-def swap(module: nn.Module, stand_ins: dict[int, tuple[Tensor, Tensor]]) -> None:
-    """Put shape-only tensors in the place of all parameters and buffers."""
-    for m in module.modules():
-        for holder in (m._parameters, m._buffers):
-            for key, value in holder.items():
-                if value is None:
-                    continue
-                known = stand_ins.get(id(value))
-                if known is None:
-                    made = shape_only(value.detach())
-                    if isinstance(value, nn.Parameter):
-                        made = nn.Parameter(made, requires_grad=value.requires_grad)
-                    known = stand_ins[id(value)] = (value, made)
-                holder[key] = known[1]  # type: ignore[assignment]
-
-
-@contextmanager
-def as_it_was(module: nn.Module, values: bool = False) -> Iterator[None]:
-    """Put everything back that a computation may change: attributes of all modules, mode, gradients, random state.
-
-    Containers that are attributes (hooks, caches) get their old content back; objects inside them are not copied. With
-    `values` the numbers in buffers are put back, too.
-    """
-    saved = []
-    numbers: list[tuple[Tensor, Tensor]] = []
-    for m in module.modules():
-        state = dict(m.__dict__)
-        held = [(v, v.copy()) for v in state.values() if isinstance(v, dict | list | set)]
-        numbers.extend((v, v.detach().clone()) for v in state.values() if isinstance(v, Tensor))
-        saved.append((m, state, held))
-    if values:
-        numbers.extend((b, b.detach().clone()) for b in module.buffers())
-    fast = torch.backends.mha.get_fastpath_enabled()
-    random = torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    torch.backends.mha.set_fastpath_enabled(False)  # it hides the layers of a transformer in one operator
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        torch.set_rng_state(random)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
-        for m, state, held in saved:
-            for container, content in held:
-                if isinstance(container, list):
-                    container[:] = content
-                else:
-                    container.clear()
-                    container.update(content)  # type: ignore[arg-type]
-            m.__dict__.clear()
-            m.__dict__.update(state)
-        with torch.no_grad():
-            for tensor, value in numbers:
-                tensor.copy_(value)
-
-
-# --- shapes of the operators that convolutional networks are made of: ten times as fast as the general way ----------
-
-
-def _conv_shape(args: Any, kwargs: Any) -> Tensor:
-    x, weight, _, stride, padding, dilation, turned, extra, groups = args[:9]
-    axes = weight.dim() - 2
-    if x.dim() != axes + 2:
-        return torch.ops.aten.convolution.default(*args, **kwargs)  # type: ignore[no-any-return]
-    channels = x.shape[1]
-    if channels != (weight.shape[0] if turned else weight.shape[1] * groups):
-        return torch.ops.aten.convolution.default(*args, **kwargs)  # the general way says what is wrong
-    stride, padding, dilation, extra = (spread(v, axes) for v in (stride, padding, dilation, extra))
-    sides = []
-    for n, k, s, p, d, e in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, extra, strict=True):
-        reach = d * (k - 1) + 1
-        side = (n - 1) * s - 2 * p + reach + e if turned else (n + 2 * p - reach) // s + 1
-        if side < 1:
-            raise RuntimeError(f"kernel of {reach} does not fit into a map of {n} with padding {p}")
-        sides.append(side)
-    out = weight.shape[1] * groups if turned else weight.shape[0]
-    return torch.empty((x.shape[0], out, *sides), dtype=x.dtype, device=META)
-
-
-def _norm_shape(args: Any, kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    x = args[0]
-    count = x.shape[1] if args[5] else 0
-    small = torch.empty((count,), dtype=x.dtype, device=META)
-    return torch.empty_like(x), small, torch.empty_like(small)
-
-
-def _same_shape(args: Any, kwargs: Any) -> Tensor:
-    return torch.empty_like(args[0])
-
-
-def _itself(args: Any, kwargs: Any) -> Tensor:
-    return args[0]  # type: ignore[no-any-return]
-
-
-def _sum_shape(args: Any, kwargs: Any) -> Tensor:
-    a, b = args[0], args[1]
-    if isinstance(b, Tensor) and a.shape == b.shape and a.dtype == b.dtype:
-        return torch.empty_like(a)
-    return torch.ops.aten.add.Tensor(*args, **kwargs)  # type: ignore[no-any-return]
-
-
 _aten = torch.ops.aten
 # A mask that is sent to the device of the picture, and positions that are counted out there, keep their numbers.
 _KEEPS_NUMBERS = frozenset((_aten._to_copy.default, _aten.arange.default, _aten.arange.start, _aten.arange.start_step))
-_SHORTCUTS: dict[Any, Callable[[Any, Any], Any]] = {
-    _aten.convolution.default: _conv_shape,
-    _aten.native_batch_norm.default: _norm_shape,
-    _aten.relu.default: _same_shape,
-    _aten.relu_.default: _itself,
-    _aten.add.Tensor: _sum_shape,
-}

@@ -20,11 +20,14 @@ from torch.utils import _pytree as pytree
 
 from ..errors import NetError
 from . import geometry
-from .formulas import MACS, OTHERS, kind_of, place_of
+from .attention import attention_of_a_processor
+from .formulas import MACS, OTHERS, attention_others, kind_of, place_of
 from .geometry import Place
 from .record import Anatomy, Layer, Shape
-from .running import META, Calls, Shapes, arguments, as_it_was, flat, shape_only, spread, swap, tensors_in, unwrapped
+from .running import Calls, Shapes, arguments, flat, not_compiled, once_each, shape_only, tensors_in, unwrapped
+from .shortcuts import META, spread
 from .training import training_memory_of
+from .undo import as_it_was
 
 
 def trace(module: nn.Module, input: Any, *, name: str = "", training_memory: bool = True) -> Anatomy:
@@ -39,12 +42,24 @@ def trace(module: nn.Module, input: Any, *, name: str = "", training_memory: boo
         training_memory: also run it in training mode, to find what is kept for the backward pass.
 
     Raises:
-        NetError: the module cannot take this input, or has parameters without a shape yet (lazy modules).
+        NetError: the module cannot take this input, has parameters or buffers without a shape yet (lazy modules), or
+            is or contains TorchScript.
+
+    What to know of the figures:
+
+    - The way of attention is that of a processor: ``F.scaled_dot_product_attention`` is one operator that never holds
+      the matrix of scores, except with dropout (in training), with a mask that is trained, or where shapes do not fit.
+    - The training memory of ``nn.LSTM`` is that of its steps one by one; on a processor one operator computes them
+      all, and keeps a workspace of its own that is not known here.
+    - An input of three dimensions is read as (B, C, L) for receptive fields. For tokens, (B, N, D), sizes are those
+      along D, and mean nothing; all other figures are right.
+    - ``torch.autocast`` has no effect on tensors without numbers: memory is that of the parameters' own type.
+    - The module's own hooks run as in any call; what they change outside of the module stays changed.
+    - What the module changes in globals, closures, attributes of classes, NumPy arrays, or in objects of other
+      packages (a trainer, a logger) stays changed; see `undo.Undo`.
     """
     module = unwrapped(module)
-    for path, parameter in module.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise NetError(f"parameter {path!r} has no shape yet; run the module once on an example, then trace it")
+    _check(module)
     first = next((p for p in module.parameters() if p.is_floating_point()), None)
     dtype = torch.get_default_dtype() if first is None else first.dtype
     args, kwargs = arguments(input, dtype)
@@ -93,6 +108,20 @@ def trace(module: nn.Module, input: Any, *, name: str = "", training_memory: boo
         uncounted=dict(sorted(run.uncounted.items())),
         notes=tuple(notes),
     )
+
+
+def _check(module: nn.Module) -> None:
+    """Refuse what cannot be run on shapes, before anything is touched."""
+    for path, m in module.named_modules():
+        if isinstance(m, torch.jit.ScriptModule):
+            raise NetError(
+                f"{'the module' if not path else repr(path)} is a TorchScript module, whose layers cannot be seen; "
+                "trace the module that it was made of"
+            )
+        for key, value in (*m._parameters.items(), *m._buffers.items()):
+            if isinstance(value, nn.parameter.UninitializedParameter | nn.parameter.UninitializedBuffer):
+                what, name = "buffer" if key in m._buffers else "parameter", f"{path}.{key}".lstrip(".")
+                raise NetError(f"{what} {name!r} has no shape yet; run the module once on an example, then trace it")
 
 
 def _share_out(saved: dict[str, int], layers: list[_Open]) -> None:
@@ -176,7 +205,9 @@ def _is_leaf(module: nn.Module) -> bool:
 
 
 def _is_torchs(module: nn.Module) -> bool:
-    return any(kind.__module__.startswith("torch.nn.modules") for kind in type(module).__mro__[:2])
+    """Whether a module without submodules is a layer of PyTorch, or of a class derived from one."""
+    kinds = (kind for kind in type(module).__mro__[:2] if kind is not nn.Module)
+    return any(kind.__module__.startswith("torch.nn.modules") for kind in kinds)
 
 
 class _Run(Shapes):
@@ -201,16 +232,18 @@ class _Run(Shapes):
     def go(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute the module on the arguments, in evaluation mode and without gradients."""
         with ExitStack() as stack:
-            stack.enter_context(as_it_was(self.module, values=self.real))
+            self._undo = stack.enter_context(as_it_was(self.module, values=self.real))
             for m in self.module.modules():
                 m.training = False
             if not self.real:
-                swap(self.module, self.stand_ins)
+                self.swap(self.module)
+                stack.enter_context(attention_of_a_processor(self.module))
             for path, parameter in self.module.named_parameters(remove_duplicate=False):
                 self._parameters.setdefault(id(parameter), (path, parameter.numel(), parameter.requires_grad))
-            args, kwargs = pytree.tree_map_only(Tensor, self._input, (args, kwargs))
+            args, kwargs = once_each(self._input, (args, kwargs))
             calls = Calls(self.module, self._entered, self._left)
             stack.enter_context(torch.no_grad())
+            stack.enter_context(not_compiled())
             stack.enter_context(calls.watching())
             stack.enter_context(self)
             return self.module(*args, **kwargs)
@@ -268,7 +301,10 @@ class _Run(Shapes):
         if known is None:
             known = _KNOWN[func] = kind_of(func)
         name, kind = known
-        result, args, tensors = self.compute(func, args, kwargs, tensors_in(args, kwargs))
+        tensors = tensors_in(args, kwargs)
+        if self.real and func._schema.is_mutable:
+            self._undo.writes_to(tensors)
+        result, args, tensors = self.compute(func, args, kwargs, tensors)
         self._record(name, kind, func, args, kwargs, tensors, result)
         return result
 
@@ -297,7 +333,7 @@ class _Run(Shapes):
             if names and kind in ("macs", "others"):
                 layer = self._layer(name, kind)
                 if layer is not None:
-                    self._cost(layer, name, kind, func, args, results[0])
+                    self._cost(layer, name, kind, func, args, kwargs, results[0])
             return
         alias = _alias(results[0], tensors)
         layer = self._layer(name, kind)
@@ -305,7 +341,7 @@ class _Run(Shapes):
             for t, note in active:
                 self._note_input(layer, t, note)
             self._credit(layer, names)
-            self._cost(layer, name, kind, func, args, results[0])
+            self._cost(layer, name, kind, func, args, kwargs, results[0])
             layer.operators.append(str(func._schema.name).replace("::", "."))
         read = [(note.place, tuple(t.shape)) for t, note in active if note.place is not None]
         sources = tuple(dict.fromkeys(s for _, n in active for s in n.sources)) if layer is None else (layer.index,)
@@ -386,7 +422,7 @@ class _Run(Shapes):
             self._names = {entry[0]: entry for entry in self._parameters.values()}
         return self._names
 
-    def _cost(self, layer: _Open, name: str, kind: str, func: Any, args: Any, out: Tensor) -> None:
+    def _cost(self, layer: _Open, name: str, kind: str, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
         if kind == "macs":
             layer.macs += MACS[name](args, out)
             if name.endswith("convolution"):
@@ -402,6 +438,8 @@ class _Run(Shapes):
                 layer.weights += sum(
                     t.numel() for t in args if isinstance(t, Tensor) and t.dim() > 1 and not _from_picture(t)
                 )
+                if "attention" in name:
+                    layer.others += attention_others(args, kwargs)
         elif kind == "others":
             layer.others += OTHERS[name](args, out)
             if "pool" in name and "adaptive" not in name and "unpool" not in name:
@@ -422,7 +460,8 @@ class _Run(Shapes):
 _KNOWN: dict[Any, tuple[str, str]] = {}
 _SECOND_RESULTS = frozenset(
     "native_batch_norm cudnn_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
-    "native_layer_norm native_group_norm _fused_rms_norm native_dropout".split()
+    "native_layer_norm native_group_norm _fused_rms_norm native_dropout "
+    "_scaled_dot_product_flash_attention_for_cpu".split()
 )  # their further results are statistics or masks that nobody reads in evaluation
 _SPLITS = frozenset("split split_with_sizes unsafe_split unsafe_split_with_sizes chunk split_with_sizes_copy".split())
 _VIEWS = frozenset(
@@ -437,7 +476,7 @@ _SHOWN = frozenset(
 )
 _FRIENDLY = {"mm": "matmul", "bmm": "matmul", "addmm": "linear", "baddbmm": "matmul", "native_batch_norm": "batch_norm",
              "_safe_softmax": "softmax", "native_layer_norm": "layer_norm", "max_pool2d_with_indices": "max_pool2d",
-             "constant_pad_nd": "pad",
+             "constant_pad_nd": "pad", "_scaled_dot_product_flash_attention_for_cpu": "attention",
              "native_group_norm": "group_norm"}  # fmt: skip
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils import _pytree as pytree
 
-from .running import META, Calls, Shapes, as_it_was, swap
+from .attention import attention_of_a_processor
+from .running import Calls, Shapes, not_compiled, once_each
+from .shortcuts import META
+from .undo import as_it_was
 
 
 def training_memory_of(
@@ -24,8 +25,8 @@ def training_memory_of(
     reason = ""
     # a batch of one on a map of one pixel has no variance, and BN refuses it in training mode; two examples have
     for batch, mode in ((1, True), (2, True), (1, False)):
-        given = pytree.tree_map_only(Tensor, partial(_repeated, batch), (args, kwargs))
         try:
+            given = once_each(lambda t, batch=batch: _repeated(batch, t), (args, kwargs))  # type: ignore[misc]
             saved = _saved(module, given[0], given[1], mode)
         except Exception as error:
             reason = f"{type(error).__name__}: {str(error).splitlines()[0][:100] if str(error) else ''}"
@@ -54,7 +55,7 @@ def _saved(module: nn.Module, args: Any, kwargs: Any, mode: bool) -> dict[str, i
         stack.enter_context(as_it_was(module))
         for m in module.modules():
             m.training = mode
-        swap(module, shapes.stand_ins)
+        shapes.swap(module)
         seen.update(t.untyped_storage()._cdata for _, t in shapes.stand_ins.values())
         keep: list[Tensor] = []
 
@@ -71,8 +72,10 @@ def _saved(module: nn.Module, args: Any, kwargs: Any, mode: bool) -> dict[str, i
 
         calls = Calls(module, lambda m, name, args: path.append(name), left)
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(not_compiled())
         stack.enter_context(calls.watching())
         stack.enter_context(saved_tensors_hooks(pack, lambda t: t))
+        stack.enter_context(attention_of_a_processor(module))
         stack.enter_context(shapes)
         output = module(*args, **kwargs)
         del output
