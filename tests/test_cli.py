@@ -23,7 +23,19 @@ from neocog import answers, terminal
 from neocog.cli import app
 from neocog.errors import DataError, UsageError
 
-COMMANDS = ("train", "resume", "evaluate", "predict", "check", "nets", "anatomy", "compare", "recipes", "demo")
+COMMANDS = (
+    "train",
+    "resume",
+    "evaluate",
+    "predict",
+    "check",
+    "nets",
+    "anatomy",
+    "compare",
+    "recipes",
+    "transferability",
+    "demo",
+)
 
 
 SHORT = ("--epochs", 4, "--set", "min_steps=20", "--set", "batch_size=16")

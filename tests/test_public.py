@@ -14,6 +14,7 @@ import neocog
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = {
+    "Library",
     "Run",
     "__version__",
     "anatomy",
@@ -21,6 +22,7 @@ PUBLIC = {
     "data",
     "evaluate",
     "fit",
+    "library",
     "load",
     "nets",
     "open_source",

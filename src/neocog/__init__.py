@@ -18,21 +18,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
-    from neocog import anatomy, data, fit, nets, tasks
+    from neocog import anatomy, data, fit, library, nets, tasks
     from neocog.data import open_source
     from neocog.data.check import check
     from neocog.fit.predicting import Run, evaluate, predict
     from neocog.fit.predicting import Run as load
     from neocog.fit.training import resume, train
+    from neocog.library import Library
 
 # public name -> (module, attribute; None is the module itself)
 _LAZY: dict[str, tuple[str, str | None]] = {
+    "Library": ("neocog.library", "Library"),
     "Run": ("neocog.fit.predicting", "Run"),
     "anatomy": ("neocog.anatomy", None),
     "check": ("neocog.data.check", "check"),
     "data": ("neocog.data", None),
     "evaluate": ("neocog.fit.predicting", "evaluate"),
     "fit": ("neocog.fit", None),
+    "library": ("neocog.library", None),
     "load": ("neocog.fit.predicting", "Run"),  # reads better than a class: run = neocog.load("runs/photos")
     "nets": ("neocog.nets", None),
     "open_source": ("neocog.data", "open_source"),
@@ -43,6 +46,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
 }
 
 __all__ = [
+    "Library",
     "Run",
     "__version__",
     "anatomy",
@@ -50,6 +54,7 @@ __all__ = [
     "data",
     "evaluate",
     "fit",
+    "library",
     "load",
     "nets",
     "open_source",

@@ -99,6 +99,16 @@ def show_scan(scan: Mapping[str, Any]) -> None:
             typer.echo(f"{name}: {number(value)}")
 
 
+def by_depth(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row for each number of transferred layers, with a column for each kind of transfer."""
+    table: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        line = table.setdefault(row["n"], {"layers": row["n"], "up to": row["layer"]})
+        line[row["kind"]] = row["accuracy"]
+    kinds = list(dict.fromkeys(kind for line in table.values() for kind in line))
+    return [{kind: line.get(kind) for kind in kinds} for _, line in sorted(table.items())]
+
+
 def show_evaluation(result: Mapping[str, Any]) -> None:
     """Print the measures of each run, and of the mean of their probabilities, one row each."""
     typer.echo(f"{result['data']}, split {result['split']}: {number(result['n'])} pictures")

@@ -11,13 +11,13 @@ from typing import Annotated
 
 import typer
 
-from neocog import __version__, answers, terminal
+from neocog import __version__, answers, cli_library, cli_nets, terminal
 from neocog.errors import UsageError
 
 app = typer.Typer(
     name="neocog",
     cls=terminal.Group,
-    help="Train a convolutional network on your own pictures, and understand what you trained.",
+    help="Train a convolutional network on your own pictures, understand it, and search your pictures with it.",
     epilog="'neocog COMMAND --help' explains a command. A first try: neocog demo",
     no_args_is_help=True,
     add_completion=False,
@@ -44,9 +44,25 @@ class SplitName(StrEnum):
     test = "test"
 
 
+class Regime(StrEnum):
+    """What of a pretrained net is trained."""
+
+    features = "features"
+    top = "top"
+    all = "all"
+
+
+class Head(StrEnum):
+    """What is learned on fixed features."""
+
+    softmax = "softmax"
+    linear = "linear"
+    svm = "svm"
+
+
 _DATA_HELP = (
     "A folder with a folder for each class, a manifest (.csv .tsv .jsonl .parquet), tar shards, "
-    "or cifar10, cifar100, mnist, fashion_mnist, digits, drawn."
+    "cifar10, cifar100, mnist, fashion_mnist, digits, drawn, or library:LIB (what a library was taught)."
 )
 _RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as 'neocog train' writes it.")]
 _DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=_DATA_HELP)]
@@ -100,6 +116,23 @@ def train(
     ] = None,
     size: Annotated[int | None, typer.Option(metavar="PIXELS", min=1, help="Height and width of the input.")] = None,
     columns: _Columns = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="WEIGHTS", help="Start from a run, a weights file, or a net's ImageNet weights."
+        ),
+    ] = None,
+    regime: Annotated[
+        Regime | None, typer.Option(help="What is trained after --from; default: chosen by the number of pictures.")
+    ] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A layer whose features a new last layer reads.")
+    ] = None,
+    head: Annotated[Head | None, typer.Option(help="The new last layer of --regime features.")] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Cross-validation; default: 5 where pictures are few; 1: none."),
+    ] = None,
     device: _Device = None,
     precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: what is faster.")] = None,
     find_lr: Annotated[bool, typer.Option("--find-lr", help="Scan learning rates instead of training.")] = False,
@@ -115,6 +148,9 @@ def train(
     if epochs is not None and minutes is not None:
         raise UsageError("--epochs and --minutes exclude each other; give one of them")
     fields = terminal.settings(changes or [])
+    for field, value in (("head", head.value if head else None), ("folds", folds)):
+        if value is not None:
+            fields[field] = str(value)
     if find_lr:
         with terminal.work():
             from neocog import fit
@@ -141,6 +177,9 @@ def train(
             precision=precision,
             offline=offline,
             progress=not quiet,
+            start=start,
+            regime=regime.value if regime else None,
+            layer=layer,
         )
     answers.show_run(run, json=json)
 
@@ -248,125 +287,8 @@ def check(
     raise typer.Exit(found.exit_status)
 
 
-@app.command()
-def nets(
-    family: Annotated[str | None, typer.Option(metavar="NAME", help="Only the nets of one family.")] = None,
-    task: Annotated[
-        str | None, typer.Option(metavar="TASK", help="Only nets that label, segment, reconstruct, embed or control.")
-    ] = None,
-    max_macs: Annotated[str | None, typer.Option(metavar="N", help="At most so many multiply-adds: 600M.")] = None,
-    max_params: Annotated[str | None, typer.Option(metavar="N", help="At most so many parameters: 5M.")] = None,
-    since: Annotated[int | None, typer.Option(metavar="YEAR", help="Published in this year or later.")] = None,
-    sort: Annotated[str, typer.Option(metavar="COLUMN", help="name, year, params or macs.")] = "name",
-    json: _Json = False,
-) -> None:
-    """List the networks, with their published figures."""
-    with terminal.work():
-        from neocog import nets, subject
-
-        facts = everything = [nets.facts(name) for name in nets.names(family, task)]
-        if max_macs is not None:
-            facts = [f for f in facts if f.macs <= subject.amount(max_macs, "--max-macs")]
-        if max_params is not None:
-            facts = [f for f in facts if f.params <= subject.amount(max_params, "--max-params")]
-        facts = [f for f in facts if since is None or f.year >= since]
-        if sort not in ("name", "year", "params", "macs"):
-            raise UsageError(f"--sort expects name, year, params or macs; got {sort!r}")
-        if sort != "name":
-            facts.sort(key=lambda f: getattr(f, sort))
-        if not facts:
-            least = min(everything, key=lambda f: f.macs)
-            terminal.say(f"none fits; {least.name} needs least: {least.macs:,} MACs, {least.params:,} parameters")
-    answers.show_json(facts) if json else answers.show_nets(facts)
-
-
-_NET_HELP = "A net ('neocog nets' lists them), a run folder, or any module: file.py:Name or package.module:Name."
-_Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the net, or an argument.")
-]
-_Input = Annotated[
-    str | None, typer.Option("--input", metavar="SHAPE", help="3x224x224, or 224; default: the usual input.")
-]
-
-
-@app.command()
-def anatomy(
-    net: Annotated[str, typer.Argument(metavar="NET", help=_NET_HELP)],
-    input: _Input = None,
-    options: _Set = None,
-    depth: Annotated[
-        int | None, typer.Option(metavar="N", help="Open so many levels of modules; default: 2; 0: all.")
-    ] = 2,
-    advice: Annotated[bool, typer.Option("--advice", help="What to improve, and what it would save.")] = False,
-    time: Annotated[bool, typer.Option("--time", help="Run it, and time every layer on this machine.")] = False,
-    effective: Annotated[
-        bool, typer.Option("--effective", help="Measure the effective receptive field, with fresh weights.")
-    ] = False,
-    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the net, to scale.")] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page: drawing and table.")] = None,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one line for each layer.")] = None,
-    json: _Json = False,
-) -> None:
-    """Show what a network is made of: shapes, parameters, multiply-adds, memory and receptive fields."""
-    with terminal.work():
-        from neocog import anatomy as room
-        from neocog import subject
-
-        found = subject.load(net, input, terminal.settings(options or [], example="classes=10"))
-        given = subject.usable_input(found)
-        traced = room.trace(found.module, given, name=found.name)
-        items = room.advise(traced, found.module) if advice else []
-        for path, text in ((svg, room.to_svg), (html, room.to_html), (csv, room.to_csv)):
-            if path:
-                with terminal.output(path) as file:
-                    file.write(text(traced))
-                terminal.say(f"wrote {path}")
-        measured: dict[str, object] = {}
-        if time or effective:
-            real = subject.with_numbers(found)
-            if time:
-                measured["times"] = room.time_layers(real, given)
-            if effective:
-                measured["effective"] = room.effective_receptive_field(real, subject.picture_shape(found))
-    if json:
-        document = {**traced.as_dict(), "misfits": room.misfits(traced)}
-        answers.show_json({**document, **({"advice": items} if advice else {}), **measured})
-        return
-    if not advice and not measured:
-        answers.show_anatomy(traced, depth or None)
-        answers.show_misfits(room.misfits(traced))
-    if advice:
-        answers.show_advice(items, traced)
-    answers.show_measured(traced, **measured)  # type: ignore[arg-type]
-
-
-@app.command()
-def compare(
-    nets: Annotated[list[str], typer.Argument(metavar="NET...", help=_NET_HELP)],
-    input: _Input = None,
-    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot accuracy against multiply-adds.")] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page: plot and table.")] = None,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table.")] = None,
-    json: _Json = False,
-) -> None:
-    """Set networks side by side: size, cost, memory, receptive field and published accuracy."""
-    with terminal.work():
-        from neocog import anatomy as room
-        from neocog import subject
-
-        found = [subject.load(name, input) for name in dict.fromkeys(nets)]
-        traced = {s.name: room.trace(s.module, subject.usable_input(s), name=s.name) for s in found}
-        result = room.compare(
-            traced,
-            {s.name: s.facts.accuracy for s in found if s.facts},
-            {s.name: s.facts.year for s in found if s.facts},
-        )
-        for path, text in ((svg, result.to_svg), (html, result.to_html), (csv, result.to_csv)):
-            if path:
-                with terminal.output(path) as file:
-                    file.write(text())
-                terminal.say(f"wrote {path}")
-    answers.show_json(result.as_dict()) if json else answers.show_table(result.rows())
+cli_nets.add_to(app)
+cli_library.add_to(app)
 
 
 @app.command()
@@ -378,6 +300,59 @@ def recipes(json: _Json = False) -> None:
     with terminal.work():
         from neocog.fit.recipes import RECIPES
     answers.show_json(list(RECIPES.values())) if json else answers.show_recipes(RECIPES.values())
+
+
+@app.command()
+def transferability(
+    data: _DataArgument,
+    net: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog nets' lists them; default: fits.")] = None,
+    depths: Annotated[
+        str | None, typer.Option(metavar="N,N", help="How many layers are transferred; default: some of each depth.")
+    ] = None,
+    kinds: Annotated[str, typer.Option(metavar="KIND,KIND", help="B from B or A; + is tuned.")] = "BnB,BnB+,AnB,AnB+",
+    recipe: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog recipes' lists them.")] = None,
+    epochs: Annotated[float | None, typer.Option(metavar="N", help="Of every training.")] = None,
+    seed: Annotated[int, typer.Option(metavar="S", help="The same seed gives the same result.")] = 0,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where table, plot and page go.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change one field of the recipe.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(metavar="PIXELS", min=1, help="Height and width of the input.")] = None,
+    device: _Device = None,
+    offline: _Offline = False,
+    json: _Json = False,
+    quiet: _Quiet = False,
+) -> None:
+    """How well do the first n layers serve other classes? Repeats Yosinski et al. 2014 on your pictures.
+
+    Splits the classes in two, trains a net on each half, and moves its first n layers, frozen or tuned, to the other.
+    A run that was stopped continues with the same --out.
+    """
+    with terminal.resumable(lambda: None), terminal.work():
+        from neocog.fit.transferability import transferability as measure
+
+        result = measure(
+            data,
+            net=net,
+            depths=terminal.numbers(depths, "--depths") if depths else None,
+            kinds=tuple(kind.strip() for kind in kinds.split(",")),
+            recipe=recipe,
+            epochs=epochs,
+            set=terminal.settings(changes or []),
+            size=size,
+            seed=seed,
+            device=device,
+            offline=offline,
+            out=out,
+            progress=not quiet,
+        )
+    if json:
+        answers.show_json(result)
+        return
+    answers.show_table(answers.by_depth(result["rows"]))
+    for half, accuracy in result["base"].items():
+        typer.echo(f"trained on {half} alone: {answers.number(accuracy)}")
+    typer.echo(f"page: {result['page']}")
 
 
 @app.command()

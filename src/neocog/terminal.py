@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -41,6 +42,22 @@ class Group(typer.core.TyperGroup):
             where = f": {error.filename}" if error.filename else ""
             complain(f"{error.strerror or error}{where}")
             raise typer.Exit(1) from None
+
+
+class Wordy(typer.core.TyperCommand):
+    """A command whose words may begin with a minus: ``-indoor`` is a word of a query, ``-q`` and ``--top`` are options.
+
+    `words` gives the arguments back as they were typed.
+    """
+
+    _MARK = "\u2060"  # stands before such a word while options are read; nobody can type it
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [self._MARK + one if re.match(r"-[^\W\d_][^=]", one) else one for one in args])
+
+    @classmethod
+    def words(cls, given: Iterable[str]) -> list[str]:
+        return [one.removeprefix(cls._MARK) for one in given]
 
 
 def rank() -> int:
@@ -125,6 +142,14 @@ def settings(pairs: Sequence[str], option: str = "--set", example: str = "lr=0.0
             raise UsageError(f"{option} {field}= is given twice: {result[field]!r} and {value.strip()!r}")
         result[field] = value.strip()
     return result
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Read ``1,2,4``. Raises: UsageError for anything else."""
+    try:
+        return tuple(int(one) for one in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} expects whole numbers, such as 1,2,4; got {text!r}") from None
 
 
 def picture_paths(inputs: Iterable[str]) -> Iterator[Path]:

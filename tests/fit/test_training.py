@@ -120,7 +120,7 @@ def test_ensembles_average_probabilities(run: fit.Run, folder: Path, tmp_path: P
 def test_training_for_a_time(folder: Path, tmp_path: Path) -> None:
     run = fit.train(folder, net="lenet5", minutes=0.03, out=tmp_path / "t", diagnosis=False, **QUIET)
     last = records(run.folder, "epoch")[-1]
-    assert 1.8 <= last["elapsed"] < 20
+    assert 1.5 <= last["elapsed"] < 20  # time is up in the epoch after it, or while its figures are taken
     assert last["lr"] < 0.5  # the schedule ended with the time
 
 

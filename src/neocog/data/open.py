@@ -6,6 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from neocog.data.fetch import tell
 from neocog.data.source import Arrays, Source
 from neocog.errors import DataError, UsageError, closest
 
+PLUGINS = "neocog.sources"  # entry points: how rooms above this one, and other packages, add sources
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
@@ -30,7 +32,8 @@ def open_source(
         spec: a Source (returned as it is); a folder; a manifest (.csv, .tsv, .jsonl, .parquet); Parquet with embedded
             pictures, a file or a folder of files; tar shards, as a file, a folder, or a pattern with ``*`` or
             ``{000..099}``; a named set (``cifar10``, ``cifar100``, ``mnist``, ``fashion_mnist``, ``digits``, ``drawn``
-            or ``drawn:n=2000,size=64,seed=1``); or a tuple (pictures, labels) of arrays.
+            or ``drawn:n=2000,size=64,seed=1``); ``KIND:WHAT``, where an installed package has the entry point KIND in
+            the group ``neocog.sources`` (neocog's own is ``library:FOLDER``); or a tuple (pictures, labels) of arrays.
         offline: never fetch anything.
         columns: which column of a table is what, for example ``{"path": "photo", "label": "kind"}``; roles are path,
             label, labels, caption, split.
@@ -52,6 +55,13 @@ def open_source(
     text = os.fspath(spec)
     if isinstance(spec, str) and text.split(":", 1)[0] in NAMED:
         return open_named(text, offline=offline, say=say)
+    kind, colon, _ = text.partition(":")
+    if colon and isinstance(spec, str):
+        for found in entry_points(group=PLUGINS, name=kind):
+            opened = found.load()(text)
+            if not isinstance(opened, Source):
+                raise UsageError(f"{found.value} must return a neocog.data.Source, and gave {type(opened).__name__}")
+            return opened
     path = Path(text).expanduser()
     if path.is_dir():
         return _open_folder(path, columns, classes)

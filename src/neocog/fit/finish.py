@@ -27,7 +27,15 @@ from neocog.tasks.measures import auroc, fit_temperature
 from neocog.tasks.unknown import Unknown, fit_unknown
 
 _BANK = 5000  # training pictures whose features describe what is known
-_STRANGERS = 1000  # pictures of each foreign collection
+_STRANGERS = (1000, 200)  # pictures of each foreign collection, small (up to 96 pixels wide) and large
+# names of kept features
+_KEPT = {
+    "known pictures": "train",
+    "validation pictures": "val",
+    "test pictures": "test",
+    "strangers (drawn)": "drawn",
+    "strangers (digits)": "digits",
+}
 
 
 def finish(
@@ -42,11 +50,13 @@ def finish(
     begin: float,
 ) -> None:
     """Evaluate the trained net on validation and test pictures, and write weights, net.json and the rest."""
-    plan, task, net = made.plan, made.task, state.final_net
+    plan, task, net, kept = made.plan, made.task, state.final_net, made.kept
     training, validation = made.training, made.validation
     views: dict[str, Any] = {"tta": plan.recipe.tta, "mirror": plan.mirror}
 
     def look(pictures: Held | Streamed, what: str, chosen: np.ndarray | None = None, **how: Any) -> Any:
+        if kept is not None:  # the net has seen most of these pictures already
+            return kept.outputs(pictures, _KEPT.get(what, ""), chosen)
         with show.bar(f"evaluating on {what}") as bar:
             return outputs_of(
                 net, pictures, device, features=True, chosen=chosen, world=world, show=bar, **(how or views)
@@ -55,7 +65,9 @@ def finish(
     rows, val_logits, val_features = look(validation, "validation pictures")
     val_index = made.val_rows[rows]
     val_labels = parts.source.labels[val_index].astype(np.int64)
-    temperature = fit_temperature(val_logits, val_labels) if len(val_labels) else 1.0
+    # where pictures are few, cross-validation has answers for all but the test pictures, each unseen
+    logits, labels = (val_logits, val_labels) if made.cross is None else (made.cross.logits, made.cross.labels)
+    temperature = fit_temperature(logits, labels) if len(labels) else 1.0
 
     test_source, test_rows, test_labels = parts.labelled_test()
     unseen: Held | Streamed
@@ -73,6 +85,8 @@ def finish(
             full = task.report(logits, labels, temperature)
             keep = ("n", "accuracy", "accuracy_interval", "top5_accuracy", "macro_f1", "loss", "ece")
             metrics |= {f"{split}_{k}": full[k] for k in keep if k in full}
+    if made.cross is not None:
+        metrics |= made.cross.figures()
     log.write("metrics", metrics=metrics, seconds=time.monotonic() - begin)  # pictures to figures, all told
     known = test_features if len(test_features) else val_features
     unknown, facts = _strangers(plan, training, made.train_labels.numpy(), val_features, known, look)
@@ -95,6 +109,7 @@ def finish(
         {
             "neocog": neocog.__version__,
             "net": plan.net,
+            **({"taps": plan.taps} if plan.taps else {}),
             "classes": list(plan.classes),
             "preprocess": asdict(training.pre),
             **views,
@@ -130,11 +145,12 @@ def _strangers(
     unknown = fit_unknown(features, train_labels[rows], len(plan.classes), held_out=held_out, seed=plan.seed)
     facts = {**unknown.facts(), "auroc": {}, "caught": {}, "n": {"known": len(known)}}
     ordinary = unknown.score(known)
+    most = _STRANGERS[training.pre.size > 96]
     for name in ("drawn", "digits"):
         if plan.data is not None and plan.data.startswith(name):
             continue
-        source = open_source(f"drawn:n={_STRANGERS},size=64,seed=1" if name == "drawn" else name)
-        strange = Streamed(source, np.arange(min(_STRANGERS, len(source))), training.pre)
+        source = open_source(f"drawn:n={most},size=64,seed=1" if name == "drawn" else name)
+        strange = Streamed(source, np.arange(min(most, len(source))), training.pre)
         scores = unknown.score(look(strange, f"strangers ({name})", None, tta="none")[2])
         both = np.concatenate((ordinary, scores))
         facts["auroc"][name] = auroc(both, np.arange(len(both)) >= len(ordinary))

@@ -17,7 +17,10 @@ from neocog.data import open_source
 from neocog.data.batches import Batches, Held, Streamed
 from neocog.data.source import Source
 from neocog.errors import DataError, UsageError
+from neocog.fit import features, transfer
 from neocog.fit.device import Device
+from neocog.fit.heads import CrossValidated
+from neocog.fit.kept import Kept
 from neocog.fit.parallel import World, with_global_norms
 from neocog.fit.plan import (
     Plan,
@@ -31,6 +34,7 @@ from neocog.fit.plan import (
     usual_size,
 )
 from neocog.fit.show import Show
+from neocog.fit.start import Start
 from neocog.records import SPLITS, Preprocess
 from neocog.tasks import Label, balance
 
@@ -97,14 +101,21 @@ class Inputs:
     task: Label
     batches: Batches
     training: Held | Streamed
+    train_rows: np.ndarray  # indices into the source
     train_labels: Tensor  # int64, one for each picture of `training`
     validation: Held | Streamed
     val_rows: np.ndarray  # indices into the source
     note: str  # what is done about unequal classes
+    trained: str = ""  # what is trained, where it starts from weights
+    kept: Kept | None = None  # regime features: what the trunk makes of the pictures
+    cross: CrossValidated | None = None  # regime features with few pictures
 
 
-def make_inputs(plan: Plan, parts: Data, device: Device, world: World, show: Show) -> Inputs:
+def make_inputs(plan: Plan, parts: Data, device: Device, world: World, show: Show, *, fresh: bool = True) -> Inputs:
     """Read the pictures, measure their mean and deviation, and build the net on the device.
+
+    A plan that starts from weights keeps their mean and deviation; without `fresh` they are not read, because those
+    of a checkpoint will be.
 
     Raises:
         DataError: no training picture can be read.
@@ -112,15 +123,19 @@ def make_inputs(plan: Plan, parts: Data, device: Device, world: World, show: Sho
     torch.manual_seed(plan.seed)
     training, train_rows = _pictures(parts.source, parts.rows("train"), plan, device, show, "training pictures")
     validation, val_rows = _pictures(parts.source, parts.rows("val"), plan, device, show, "validation pictures")
-    pre = _measured(plan.preprocess, training)
+    pre = _measured(plan.preprocess, training) if plan.start is None else plan.preprocess
     training.pre = validation.pre = pre
     plan = dataclasses.replace(plan, preprocess=pre)
     labels = torch.from_numpy(parts.source.labels[train_rows].astype(np.int64))
     task, weights, note = _task(plan, np.bincount(labels, minlength=len(plan.classes)), labels)
-    net = nets.build(**plan.net)
-    if hasattr(net, "prepare"):
+    net = features.build(plan.net, plan.taps, len(plan.classes))
+    if plan.start is not None:
+        if fresh:
+            transfer.take_over(net, plan)
+    elif hasattr(net, "prepare"):
         net.prepare(_some(training, 5000))  # type: ignore[operator]
     net = with_global_norms(net.to(device.torch).to(memory_format=device.layout), world)  # type: ignore[call-overload]
+    trained = transfer.prepare(net, plan) if plan.start is not None else ""
     batches = Batches(
         training,
         labels,
@@ -134,7 +149,7 @@ def make_inputs(plan: Plan, parts: Data, device: Device, world: World, show: Sho
         rank=world.rank,
         world=world.size,
     )
-    return Inputs(plan, net, task, batches, training, labels, validation, val_rows, note)
+    return Inputs(plan, net, task, batches, training, train_rows, labels, validation, val_rows, note, trained)
 
 
 def _pictures(
@@ -212,8 +227,14 @@ def make_plan(
     device: Device,
     world: World,
     show: Show,
+    start: Start | None = None,
+    regime: str | None = None,
+    layers: tuple[str, ...] = (),
 ) -> Plan:
-    """Decide what was left open: the size, the net, the recipe, the splits and the batch; and say so."""
+    """Decide what was left open: the size, the net, the recipe, the splits and the batch; and say so.
+
+    With a `start`, net and preprocessing are those of its weights, and the regime is decided, too.
+    """
     source = parts.source
     if not (source.labels >= 0).any():
         raise DataError(
@@ -223,9 +244,10 @@ def make_plan(
         raise DataError(
             f"{source.name} has one class, {source.classes[0]!r}; expected at least two, such as a folder for each"
         )
+    fields = dict(fields or {})
     side, channels = usual_size(source, np.flatnonzero(source.labels >= 0))
     usual = choose_size(side, device.kind == "cpu")
-    name = net or choose_net(size or usual)
+    name = start.spec["name"] if start else net or choose_net(size or usual)
     facts = nets.facts(name)
     if facts.task != "label" or len(facts.input) != 3:
         raise UsageError(
@@ -234,22 +256,43 @@ def make_plan(
         )
     if getattr(nets.builder(name), "learns_by_itself", False):
         raise UsageError(f"{name} learns by its own rule, not by gradients: call its method learn(pictures, labels)")
-    if size is None:
-        size = max(facts.smallest, min(facts.input[-1], usual)) if net else usual
-    r = make_recipe(recipe, name, dict(fields or {}))
+    if start:
+        pre = start.sized(size, side)
+    else:
+        if size is None:
+            size = max(facts.smallest, min(facts.input[-1], usual)) if net else usual
+        pre = Preprocess(size=size, resize=size if size <= 96 else round(size * 256 / 224), channels=channels)
+    r = make_recipe(recipe or ("finetune" if start else None), name, fields)
     with show.bar("looking for near-duplicates") as bar:
         parts.codes, parts.notes = splits_of(
             source, r, seed, lambda done, of: bar(done / max(1, of), f"{done:,} of {of:,}")
         )
-    options = dict(net_options or {})
+    counts = np.bincount(source.labels[parts.codes == 0], minlength=len(source.classes))
+    options, taps, began = dict(net_options or {}), None, None
+    if start:
+        how: dict[str, Any] = {"regime": regime, "layers": layers, "recipe": recipe, "fields": fields}
+        decision = transfer.decide(start, counts, source.classes, long=bool(epochs or minutes), **how)
+        taps, began, r = decision.taps, decision.start, decision.recipe.changed(val_share=r.val_share)
+        parts.notes += decision.notes
+        if pre.channels < channels:
+            parts.notes.append("the weights are for grey pictures, so colours are not used")
+    elif transfer.each_class(counts) < transfer.FEW:
+        parts.notes.append(transfer.ONE_SPLIT)
     if r.dropout >= 0:
         if "dropout" in nets.options(name):
             options.setdefault("dropout", r.dropout)
         else:
             parts.notes.append(f"{name} has no dropout, so the recipe's dropout of {r.dropout:g} is left out")
-    if size <= 64 and nets.options(name).get("stem") == "imagenet":
+    if not start and pre.size <= 64 and nets.options(name).get("stem") == "imagenet":
         options.setdefault("stem", "small")  # the ImageNet stem would leave 2x2 of a 64x64 picture at the end
-    spec = {"name": name, "classes": len(source.classes), "in_channels": channels, "input_size": size, **options}
+    spec = {
+        **(start.spec if start else {}),
+        "name": name,
+        "classes": start.spec["classes"] if start and taps else len(source.classes),
+        "in_channels": pre.channels,
+        "input_size": pre.size,
+        **options,
+    }
     mirror = not letters(source.classes)
     if not mirror and r.flip != "none":
         parts.notes.append("the classes are single letters or digits, so pictures are not mirrored")
@@ -262,11 +305,13 @@ def make_plan(
         net=spec,
         recipe=r,
         classes=source.classes,
-        preprocess=Preprocess(size=size, resize=size if size <= 96 else round(size * 256 / 224), channels=channels),
+        preprocess=pre,
         batch=make_batch(r, int((parts.codes == 0).sum()), world.size),
         seed=seed,
         epochs=epochs,
         minutes=minutes,
         mirror=mirror,
         device=device.as_dict(),
+        start=began,
+        taps=taps,
     )

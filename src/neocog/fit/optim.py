@@ -38,7 +38,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised per layer; every weight tensor is held at norm sqrt(out_channels).
 
     For convolution filters and matrices that a normalisation follows: there the length of a filter does not
-    change the function, so it is kept fixed and the learning rate is an angle.
+    change the function, so it is kept fixed and the learning rate is an angle. A group with ``own_norm`` holds its
+    tensors at the norms that they began with, and steps in proportion: for weights that know something.
 
     Args:
         params: parameters of two or more dimensions; the first is the output.
@@ -47,7 +48,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 0.24, momentum: float = 0.6) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+        super().__init__(params, {"lr": lr, "momentum": momentum, "own_norm": False})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -59,19 +60,24 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[weight]
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(weight)
+                    if group["own_norm"]:
+                        state["norm"] = weight.norm()
                 buffer = state["momentum_buffer"]
                 buffer.mul_(group["momentum"]).add_(weight.grad)
                 direction = weight.grad.add(buffer, alpha=group["momentum"])
-                weight.mul_(len(weight) ** 0.5 / weight.norm())
+                usual = len(weight) ** 0.5
+                norm = state.get("norm", usual)
+                weight.mul_(norm / weight.norm())
                 update = orthogonalise(direction.reshape(len(weight), -1)).view_as(weight)
-                weight.sub_(group["lr"] * update)
+                weight.sub_(group["lr"] * (norm / usual) * update)
 
 
 def optimizers(net: nn.Module, head: nn.Module, recipe: Recipe, batch: int) -> list[torch.optim.Optimizer]:
     """Return the optimizers of a recipe, one or two, with every trainable parameter in exactly one group.
 
-    A parameter with the attribute ``train_until`` (share of the training) gets a group of its own, whose rate
-    falls to zero there. `batch` scales the rates of SGD when it is smaller than the recipe's (Goyal et al. 2017).
+    A parameter with the attribute ``train_until`` (share of the training) gets a group of its own, whose rate falls
+    to zero there; one with ``lr_factor`` a group whose rate is that much of the others' (and Muon keeps its norm, see
+    there). `batch` scales the rates of SGD when it is smaller than the recipe's (Goyal et al. 2017).
 
     Raises:
         UsageError: the recipe names no known optimizer.
@@ -79,7 +85,7 @@ def optimizers(net: nn.Module, head: nn.Module, recipe: Recipe, batch: int) -> l
     scale = min(1.0, batch / recipe.batch_size)
     head_ids = {id(p) for p in head.parameters()}
     muon = recipe.optimizer == "muon"
-    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
     for p in net.parameters():
         if not p.requires_grad:
             continue
@@ -89,19 +95,20 @@ def optimizers(net: nn.Module, head: nn.Module, recipe: Recipe, batch: int) -> l
             kind = "vector"
         else:
             kind = "filter"
-        groups.setdefault((kind, getattr(p, "train_until", 1.0)), []).append(p)
+        groups.setdefault((kind, getattr(p, "train_until", 1.0), getattr(p, "lr_factor", 1.0)), []).append(p)
 
     made: list[dict[str, Any]] = []
     filters: list[dict[str, Any]] = []
-    for (kind, until), params in groups.items():
+    for (kind, until, factor), params in groups.items():
         if kind == "filter" and muon:
-            filters.append({"params": params, "lr": recipe.lr_filters, "peak": recipe.lr_filters, "until": until})
+            rate = recipe.lr_filters * factor
+            group = {"params": params, "lr": rate, "peak": rate, "until": until, "own_norm": factor != 1.0}
+            filters.append(group)
             continue
         lr = (recipe.lr_head if kind == "head" else recipe.lr) * (scale if recipe.optimizer != "adamw" else 1.0)
         decay = recipe.weight_decay if kind != "vector" or recipe.decay_all else 0.0
-        made.append(
-            {"params": params, "lr": lr, "peak": lr, "until": until, "weight_decay": decay / lr if muon else decay}
-        )
+        decay, lr = decay / lr if muon else decay, lr * factor
+        made.append({"params": params, "lr": lr, "peak": lr, "until": until, "weight_decay": decay})
 
     if recipe.optimizer in ("sgd", "muon"):
         found: list[torch.optim.Optimizer] = []

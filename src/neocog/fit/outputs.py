@@ -42,6 +42,11 @@ def views(x: Tensor, kind: str, mirror: bool = True) -> Iterator[tuple[float, Te
             yield weight / 2, view.flip(3)
 
 
+def usual_batch(pictures: Held | Streamed) -> int:
+    """Pictures in one pass: 500 of up to 64x64; of larger ones fewer, so that a pass takes about the same memory."""
+    return max(16, min(500, 500 * 64**2 // pictures.pre.size**2))
+
+
 @torch.inference_mode()
 def outputs_of(
     net: nn.Module,
@@ -51,7 +56,7 @@ def outputs_of(
     tta: str = "none",
     mirror: bool = True,
     features: bool = False,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     chosen: np.ndarray | None = None,
     world: World | None = None,
     show: Callable[[float, str], None] | None = None,
@@ -59,6 +64,7 @@ def outputs_of(
     """Run a net in eval mode over pictures; its mode is restored.
 
     Args:
+        batch_size: pictures at a time; None: `usual_batch`.
         chosen: rows of `pictures` (default all). Several processes share them and all get everything.
 
     Returns:
@@ -68,6 +74,7 @@ def outputs_of(
     world = world or World()
     wanted = torch.arange(len(pictures)) if chosen is None else torch.from_numpy(np.asarray(chosen, dtype=np.int64))
     wanted = wanted[world.rank :: world.size]
+    batch_size = batch_size or usual_batch(pictures)
     mode = net.training
     net.eval()
     rows: list[Tensor] = []

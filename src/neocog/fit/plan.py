@@ -39,6 +39,8 @@ class Plan:
     mirror: bool = True
     columns: dict[str, str] | None = None
     device: dict[str, Any] = field(default_factory=dict)
+    start: dict[str, Any] | None = None  # the weights that it starts from, see transfer.describe
+    taps: dict[str, Any] | None = None  # the layers that a new head reads, see features.Tapped
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -52,6 +54,11 @@ class Plan:
         return Plan(
             **{**values, "recipe": Recipe(**values["recipe"]), "preprocess": pre, "classes": tuple(values["classes"])}
         )
+
+    @property
+    def by_steps(self) -> bool:
+        """Whether the net is trained by steps; in regime features its last layer is fitted at once."""
+        return self.start is None or self.start["regime"] != "features"
 
     @property
     def augment(self) -> Augment:

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from neocog import nets
 from neocog.data import open_source, prepare
 from neocog.data.batches import Held, Streamed, workers
 from neocog.errors import DataError, DecodeError, RunError, UsageError
 from neocog.fit.device import Device, choose
+from neocog.fit.features import build
 from neocog.fit.outputs import outputs_of, views
 from neocog.fit.run import load_state, read_json, read_tensors
 from neocog.records import SPLITS, Preprocess
@@ -85,6 +85,16 @@ class Run:
         return {"tta": self._card["tta"], "mirror": self._card["mirror"]}
 
     @property
+    def spec(self) -> dict[str, Any]:
+        """With which ``neocog.nets.build`` makes the net, or the trunk whose layers are read (see `taps`)."""
+        return dict(self._card["net"])
+
+    @property
+    def taps(self) -> dict[str, Any] | None:
+        """The layers by which the net names classes (see ``neocog.fit.features.Tapped``), None for a plain net."""
+        return self._card.get("taps")
+
+    @property
     def temperature(self) -> float:
         """Logits are divided by this before the softmax."""
         return float(self._card["temperature"])
@@ -92,7 +102,7 @@ class Run:
     def net(self) -> nn.Module:
         """The trained net, in eval mode, on the CPU."""
         if self._net is None:
-            net = nets.build(**self._card["net"])
+            net = build(self.spec, self.taps, len(self.classes))
             path = self.folder / "weights.safetensors"
             load_state(net, read_tensors(path)[0], str(path))
             self._net = net.eval()
@@ -124,6 +134,12 @@ class Run:
                     f"{name} accuracy {100 * m[f'{split}_accuracy']:.2f} % (95 % interval {100 * low:.1f} to "
                     f"{100 * high:.1f}, n = {m[f'{split}_n']:,}), macro-F1 {m[f'{split}_macro_f1']:.4f}"
                 )
+        if "cv_accuracy" in m:
+            low, high = m["cv_accuracy_interval"]
+            lines.append(
+                f"cross-validated accuracy {100 * m['cv_accuracy']:.2f} % (95 % interval {100 * low:.1f} to "
+                f"{100 * high:.1f}; {m['cv_repeats']} times {m['cv_folds']}-fold, n = {m['cv_n']:,})"
+            )
         return [*lines, f"report: {self.report}"]
 
 

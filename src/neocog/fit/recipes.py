@@ -40,6 +40,13 @@ class Recipe:
     warmup: float = 0.0
     stall: int = 0  # divide the learning rate by 10 after this many epochs without a better validation accuracy
     clip: float = 0.0  # largest norm of the gradient (0: no limit)
+    # starting from weights that know something (see neocog.fit.transfer)
+    lr_last: float = 0.1  # factor on the learning rates of the last stages
+    lr_early: float = 0.01  # factor on those of the stages before
+    head: str = "softmax"  # regime features: softmax | linear | svm
+    strength: float = 0.0  # regime features: of the pull of the head's weights towards 0 (0: chosen)
+    pool: str = "mean"  # regime features: mean | max | spatial, for maps of the layers named
+    folds: int = 0  # regime features: of cross-validation (0: 5 below 50 pictures a class, else none; 1: never)
     # regularisation
     label_smoothing: float = 0.0
     dropout: float = -1.0  # -1: as the net has it
@@ -143,6 +150,28 @@ RECIPES: dict[str, Recipe] = {
             resized_crop=0.35,
             colour=0.2,
             tta="flip",
+        ),
+        Recipe(
+            name="finetune",
+            about="for weights that know something: SGD, the last stages at 1/10 of the rate, earlier ones at 1/100",
+            epochs=12.0,
+            min_steps=200,
+            batch_size=64,
+            lr=0.05,
+            weight_decay=1e-4,
+            schedule="cosine",
+            warmup=0.1,
+            label_smoothing=0.1,
+            clip=5.0,
+            ema=0.98,
+            resized_crop=0.5,
+            colour=0.2,
+            tta="flip",
+        ),
+        Recipe(
+            name="features",
+            about="regime features: only a new last layer, fitted on features of the pictures as they are",
+            flip="none",
         ),
         Recipe(
             name="paper-alexnet",

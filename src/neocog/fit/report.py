@@ -27,6 +27,7 @@ from neocog.fit.report_results import (
     per_class_section,
     unknown_section,
 )
+from neocog.fit.report_transfer import cross_validation, transfer_section
 from neocog.fit.run import records, write_atomically
 from neocog.page import Html, line_chart, page, paragraph, table, text
 from neocog.tasks.measures import evaluate_logits, fit_temperature
@@ -59,9 +60,13 @@ def write_report(run_folder: Path, pictures: Pictures | None = None) -> Path:
     temperature = _temperature(net, results)
     figures = _figures(results, split, classes, temperature)
 
-    sections: list[tuple[str, str]] = [("Result", _headline(run, start, end, epochs, figures, split))]
-    sections.append(("Diagnosis", _diagnosis(log, epochs, run)))
-    sections.append(("Curves", _curves(epochs)))
+    result = _headline(run, start, end, epochs, figures, split) + cross_validation(net.get("metrics") or {})
+    sections: list[tuple[str, str]] = [("Result", result)]
+    if start.get("start"):
+        sections.append(("Start", transfer_section(start["start"], _last(log, "head"))))
+    if epochs or _dig(start, "start", "regime") != "features":
+        sections.append(("Diagnosis", _diagnosis(log, epochs, run)))
+        sections.append(("Curves", _curves(epochs)))
     if figures and split:
         sections.append(("Errors", errors_section(results[split], classes, temperature, figures[1], pictures)))
         sections.append(("Classes", per_class_section(figures[1])))
@@ -194,7 +199,7 @@ def _headline(
     else:
         parts.append(paragraph("No labelled validation or test picture was evaluated."))
     if not end:
-        told = f" after {_epoch(epochs)} epochs" if epochs else " before the first epoch was over"
+        told = f" after {_epoch(epochs)} epochs" if epochs else " before anything was learned"
         parts.append(
             paragraph(f"This training did not end: the log stops{told}. 'neocog resume' continues it.", kind="warning")
         )

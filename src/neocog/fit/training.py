@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
-import subprocess
-import sys
 import time
-from collections.abc import Mapping
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +12,19 @@ import numpy as np
 import torch
 from torch import nn
 
-import neocog
 from neocog import nets
 from neocog.data.batches import Batch
 from neocog.errors import RunError, UsageError
 from neocog.fit import diagnose
 from neocog.fit import plan as planning
 from neocog.fit.clock import Clock
-from neocog.fit.device import Device, choose, hardware
+from neocog.fit.device import Device, choose
+from neocog.fit.features import check_layers, layer_names
 from neocog.fit.finish import finish
 from neocog.fit.inputs import Data, Inputs, make_inputs, make_plan
+from neocog.fit.learn_head import learn_head
 from neocog.fit.loop import fit, weighted
+from neocog.fit.new_run import make_folder
 from neocog.fit.outputs import outputs_of
 from neocog.fit.parallel import World, join, leave, same_everywhere, wait_for_all
 from neocog.fit.plan import Plan
@@ -35,8 +33,9 @@ from neocog.fit.report import write_report
 from neocog.fit.run import Log, free_folder, read_json, read_tensors, write_json, write_tensors
 from neocog.fit.show import Show
 from neocog.fit.signals import interruptible
+from neocog.fit.start import open_start
 from neocog.fit.state import CHECKPOINT, State
-from neocog.records import SPLITS
+from neocog.fit.transfer import check_wishes
 
 
 def train(
@@ -59,6 +58,9 @@ def train(
     diagnosis: bool = True,
     save_every: float = 60.0,
     progress: bool = True,
+    start: Any = None,
+    regime: str | None = None,
+    layer: str | Sequence[str] | None = None,
 ) -> Run:
     """Train a net on pictures, and write a run folder.
 
@@ -78,6 +80,10 @@ def train(
         precision: ``"float32"`` or ``"bfloat16"``; None takes what a short measurement shows to be faster.
         diagnosis: check the net on one batch before training starts (a few seconds).
         save_every: seconds between checkpoints within an epoch.
+        start: weights to start from: a run, a safetensors file, or the name of a net for its ImageNet weights.
+        regime: what is trained then: ``"features"`` (only a new last layer), ``"top"`` (the last stages, too) or
+            ``"all"``; None chooses by the number of pictures. See ``neocog.fit.transfer``.
+        layer: dotted names of the layers whose features a new last layer reads, joined by commas or as a list.
 
     Returns:
         The run; ``run.metrics``, ``run.predict(pictures)``, ``run.report``.
@@ -95,11 +101,16 @@ def train(
     if net is not None:
         nets.facts(net)
     planning.make_recipe(recipe, net or "speednet", dict(set or {}))  # a wrong name is told before anything is read
+    check_wishes(start is not None, regime, layer_names(layer), set or {})
+    opened = None
     world = join()
     show = Show(progress and world.first)
     here = choose(device, precision=precision, local_rank=world.local_rank)
     chosen = dataclasses.replace(same_everywhere(here, world), index=here.index)  # one choice for all processes
     show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))
+    if start is not None:
+        opened = open_start(start, net=net, options=net_options, offline=offline or None, say=show.say)
+        check_layers(opened.trunk, layer_names(layer))
     parts = Data.open(data, test, offline, dict(columns) if columns else None)
     for note in parts.source.notes:
         show.say(f"note: {note}")
@@ -117,11 +128,30 @@ def train(
         device=chosen,
         world=world,
         show=show,
+        start=opened,
+        regime=regime,
+        layers=layer_names(layer),
     )
+    return carry_out_new(plan, parts, out, chosen, world, show, diagnosis=diagnosis, save_every=save_every, begin=begin)
+
+
+def carry_out_new(
+    plan: Plan,
+    parts: Data,
+    out: str | Path | None,
+    chosen: Device,
+    world: World,
+    show: Show,
+    *,
+    diagnosis: bool,
+    save_every: float,
+    begin: float,
+) -> Run:
+    """Make the folder of a new run, and train as planned."""
     stem = f"{parts.source.name or 'pictures'}-{plan.net['name']}".replace("/", "-").replace(" ", "-")
     folder = Path(same_everywhere(str(out or free_folder(stem)), world))
     if world.first:
-        _make_folder(folder, plan, parts)
+        make_folder(folder, plan, parts)
     try:
         return _carry_out(
             plan, parts, folder, chosen, world, show, diagnosis=diagnosis, save_every=save_every, begin=begin
@@ -148,6 +178,11 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     saved = read_json(folder / "run.json")
     plan = Plan.from_dict(saved["settings"])
     if epochs is not None:
+        if not plan.by_steps:
+            raise UsageError(
+                f"{folder} has a last layer that was fitted at once, so there are no epochs to add; train the trunk, "
+                f"too: neocog train DATA --from {folder} --regime top"
+            )
         plan = dataclasses.replace(plan, epochs=float(epochs), minutes=None)
     world = join()
     show = Show(progress and world.first)
@@ -176,54 +211,6 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
         leave()
 
 
-def _make_folder(folder: Path, plan: Plan, parts: Data) -> None:
-    if (folder / "run.json").exists():
-        raise RunError(
-            f"{folder} already holds a run; continue it with 'neocog resume {folder}', or choose another --out"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    counts = {split: len(parts.rows(split)) for split in SPLITS}
-    if parts.test is not None:
-        counts["test"] = len(parts.labelled_test()[1])
-    write_tensors(folder / "split.safetensors", {"codes": torch.from_numpy(parts.codes)})
-    write_json(
-        folder / "run.json",
-        {
-            "neocog": neocog.__version__,
-            "command": sys.argv,
-            "settings": plan.as_dict(),
-            "data": {
-                "name": parts.source.name,
-                "spec": plan.data,
-                "fingerprint": parts.fingerprint(),
-                **counts,
-                "classes": list(plan.classes),
-                "notes": [*parts.source.notes, *parts.notes],
-            },
-            "versions": _versions(),
-            "hardware": hardware(),
-            "device": str(Device.from_dict(plan.device)),
-            "git": _git_commit(),
-            "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-        },
-    )
-
-
-def _versions() -> dict[str, str]:
-    packages = ("torch", "numpy", "pillow", "pyarrow", "safetensors")
-    return {"neocog": neocog.__version__, "python": platform.python_version()} | {p: version(p) for p in packages}
-
-
-def _git_commit() -> str | None:
-    """The commit of the caller's working folder, with a + if something in it is not committed."""
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5)
-        return done.stdout.strip() + ("+" if dirty.stdout.strip() else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def _carry_out(
     plan: Plan,
     parts: Data,
@@ -237,7 +224,7 @@ def _carry_out(
     begin: float,
 ) -> Run:
     again = (folder / CHECKPOINT).exists()
-    made = make_inputs(plan, parts, device, world, show)
+    made = make_inputs(plan, parts, device, world, show, fresh=not again)
     plan, net, batches, task = made.plan, made.net, made.batches, made.task
     if made.note:
         show.say(f"note: {made.note}")
@@ -250,11 +237,14 @@ def _carry_out(
     clock.minutes, clock.world = plan.minutes, world
     log = Log(folder if world.first else None, keep=state.log_size)
     length = f"{plan.minutes:g} minutes" if plan.minutes else f"{clock.steps / batches.steps_per_epoch:.4g} epochs"
+    length = f": {length}, batches of {plan.batch}" if plan.by_steps else ""
     show.say(
         f"{plan.net['name']} ({sum(p.numel() for p in net.parameters() if p.requires_grad):,} parameters), recipe "
-        f"{plan.recipe.name}: {length}, batches of {plan.batch}; {len(made.training):,} pictures to train, "
+        f"{plan.recipe.name}{length}; {len(made.training):,} pictures to train, "
         f"{len(made.validation):,} to validate, {len(plan.classes)} classes; {folder}"
     )
+    if made.trained:
+        show.say(made.trained)
     val_labels = parts.source.labels[made.val_rows].astype(np.int64)
 
     def validate(tried: nn.Module) -> dict[str, Any]:
@@ -270,15 +260,18 @@ def _carry_out(
     try:
         if not again:
             _first_words(made, parts, log, device)
-            if diagnosis and world.first:
+            if diagnosis and world.first and plan.by_steps:
                 for finding in _first_look(made, device):
                     log.write("diagnosis", **finding.to_json())
                     if finding.verdict != "good":
                         show.say(f"{finding.name}: {finding.evidence}. {finding.advice}")
-        with show.bar("training") as bar, interruptible(world.size == 1) as asked:
-            how: dict[str, Any] = {"validate": validate, "inspect": inspect, "show": bar, "world": world}
-            how |= {"save_every": save_every, "interrupted": asked}
-            fit(state, batches, task, device, clock, folder, log, **how)
+        if plan.by_steps:
+            with show.bar("training") as bar, interruptible(world.size == 1) as asked:
+                how: dict[str, Any] = {"validate": validate, "inspect": inspect, "show": bar, "world": world}
+                how |= {"save_every": save_every, "interrupted": asked}
+                fit(state, batches, task, device, clock, folder, log, **how)
+        else:
+            learn_head(made, parts, folder, device, world, log, show)
         finish(made, parts, folder, state, device, world, show, log, begin)
         log.write("end", seconds=time.monotonic() - begin)
     except RunError:
@@ -304,6 +297,7 @@ def _first_words(made: Inputs, parts: Data, log: Log, device: Device) -> None:
         recipe=made.plan.recipe.as_dict(),
         net=made.plan.net,
         params=sum(p.numel() for p in made.net.parameters() if p.requires_grad),
+        **({"start": {**made.plan.start, "trained": made.trained}} if made.plan.start else {}),
         train=len(made.training),
         val=len(made.validation),
         test=len(parts.labelled_test()[1]),
@@ -332,4 +326,6 @@ def _first_look(made: Inputs, device: Device) -> list[diagnose.Finding]:
     few = min(32, len(x))
     with device.autocast():
         learned = diagnose.overfit_one_batch(net, loss_of, x[:few], y[:few])
+    if made.plan.start and made.plan.start["head"] == "kept":
+        return [learned]  # better than chance, as it should be
     return [diagnose.initial_loss(loss, len(made.plan.classes)), learned]

@@ -1,0 +1,478 @@
+"""The commands about libraries: index, search, teach, correct, describe, and `neocog library ...`.
+
+They are added to the commands of cli.py. Each imports what it needs inside itself; a search by word loads no PyTorch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neocog import answers, terminal
+from neocog.errors import LibraryError, UsageError
+
+if TYPE_CHECKING:
+    from neocog.library import Library
+
+_LIBRARY_HELP = (
+    "A library, a folder of pictures with one, or its name; default: the one here, else the one indexed last."
+)
+_LibraryOption = Annotated[str | None, typer.Option("--library", "-l", metavar="LIB", help=_LIBRARY_HELP)]
+_LibraryArgument = Annotated[str | None, typer.Argument(metavar="[LIB]", help=_LIBRARY_HELP)]
+_LibraryFirst = Annotated[str, typer.Argument(metavar="LIB", help="A library, or a folder of pictures with one.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result.")]
+_Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the fastest.")]
+_Top = Annotated[int, typer.Option("--top", "-n", metavar="N", min=1, help="How many to show.")]
+_Model = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Whose vectors and concepts; 'neocog library info' lists them.")
+]
+_Sheet = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the hits as a contact sheet (.png).")]
+
+
+class Metric(StrEnum):
+    """How vectors are compared."""
+
+    cosine = "cosine"
+    euclidean = "euclidean"
+
+
+class Level(StrEnum):
+    """How alike duplicates are."""
+
+    exact = "exact"
+    near = "near"
+    similar = "similar"
+
+
+library = typer.Typer(cls=terminal.Group, help="Look after a library.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    for command in (index, search, teach, correct, describe):
+        app.command(cls=terminal.Wordy if command is search else None)(command)
+    app.add_typer(library, name="library")
+
+
+def _open(named: str | None) -> Library:
+    from neocog.library import Library
+
+    return Library(named)
+
+
+# --- index and search
+
+
+def index(
+    folders: Annotated[
+        list[str] | None, typer.Argument(metavar="FOLDER...", help="Pictures; default: what was indexed before.")
+    ] = None,
+    library: Annotated[
+        str | None, typer.Option("--library", "-l", metavar="LIB", help="Default: .neocog in the first FOLDER.")
+    ] = None,
+    net: Annotated[
+        str | None, typer.Option(metavar="NAME|RUN", help="What makes the vectors; default: the best at hand, told.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(metavar="FILE", help="Weights for a net of the zoo.")] = None,
+    layer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Also make the vectors of this layer, for 'search --layer'.")
+    ] = None,
+    captions: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TABLE", help="A table (path, caption, label) of what is known of the pictures."),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on, and follow what changes in the folders.")] = False,
+    device: _Device = None,
+    json: _Json = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Index folders of pictures, so that they can be searched.
+
+    Only what is new or changed is computed. It can be stopped, even by kill -9, and run again.
+    """
+    with terminal.work(), _stoppable() as stopped:
+        from neocog.library import Library, place
+
+        if folders and library is None:
+            opened = Library.beside(_folder(folders[0]))
+        elif folders and library is not None:
+            for one in folders:
+                _folder(one)
+            there = place.is_library(library) or place.is_library(place.beside(library))
+            opened = Library(library) if there else Library.at(library)
+        else:
+            opened = Library(library)
+        options: dict[str, Any] = {"net": net, "weights": weights, "layer": layer, "device": device}
+        options |= {"stop": stopped, "wait": 86400.0, "say": (lambda text: None) if quiet else terminal.say}
+        if watch:
+            terminal.say(f"library: {opened.folder}; Ctrl-C ends the watch")
+            for report in opened.watch(*(folders or ()), **options):
+                _tell_index(report, json)
+            return
+        with terminal.bar("indexing", quiet=quiet) as progress:
+            report = opened.index(*(folders or ()), progress=progress, **options)
+        for table in captions or []:
+            from neocog.library.captions import annotate
+
+            said = annotate(opened.store, table)
+            terminal.say(
+                f"{table}: {said.captions:,} captions and {said.labels:,} labels for {said.changed:,} pictures"
+            )
+            for note in said.notes:
+                terminal.say(f"note: {note}")
+    if json:
+        answers.show_json({"library": opened.folder, "pictures": len(opened), **vars(report)})
+    else:
+        _tell_index(report, json)
+        typer.echo(f"library: {opened.folder}, {len(opened):,} pictures")
+    if report.interrupted:
+        terminal.say("Stopped; all that was computed is kept. To continue, run the same command again")
+        raise typer.Exit(130)
+
+
+def _folder(text: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.is_dir():
+        raise UsageError(f"expected a folder of pictures; {text} {'is a file' if path.exists() else 'does not exist'}")
+    return path
+
+
+def _tell_index(report: Any, json: bool) -> None:
+    if json:
+        answers.show_json(vars(report))
+        return
+    typer.echo(str(report))
+    for note in report.notes:
+        terminal.say(f"note: {note}")
+    if report.unreadable:
+        terminal.say(f"{report.unreadable:,} could not be read; 'neocog library problems' lists them with the reasons")
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[Any]:
+    """Ctrl-C asks for an end between two batches, so that what was computed is saved; a second one ends at once."""
+    asked: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        terminal.say("stopping after this batch; Ctrl-C again stops at once")
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(asked)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def search(
+    query: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="QUERY", help='Words, "exact words", -not, like:FILE, tag:, label:, folder:, after: ...'
+        ),
+    ] = None,
+    like: Annotated[list[str] | None, typer.Option(metavar="FILE", help="Pictures that look like this one.")] = None,
+    unlike: Annotated[list[str] | None, typer.Option(metavar="FILE", help="And not like this one.")] = None,
+    library: _LibraryOption = None,
+    top: _Top = 20,
+    all: Annotated[bool, typer.Option("--all", help="Also what is more likely wrong than right.")] = False,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="P", help="Least score of a hit, 0 to 1; default: calibrated.")
+    ] = None,
+    metric: Annotated[Metric, typer.Option(help="How example pictures are compared.")] = Metric.cosine,
+    layer: Annotated[
+        str, typer.Option(metavar="NAME", help="Where examples are compared: features, output, or an indexed layer.")
+    ] = "features",
+    model: _Model = None,
+    sheet: _Sheet = None,
+    teach: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Teach a concept from these hits: look at them first.")
+    ] = None,
+    json: _Json = False,
+) -> None:
+    """Find pictures: by word, by example, by date, folder and tag, and by all at once.
+
+    Such as: neocog search dog -indoor folder:italy after:2023 like:a.jpg. Exit status 1: nothing was found.
+    """
+    if all and threshold is not None:
+        raise UsageError("--all and --threshold exclude each other; give one of them")
+    with terminal.work():
+        opened = _open(library)
+        found = opened.search(
+            " ".join(terminal.Wordy.words(query or ())),
+            like=like or (),
+            unlike=unlike or (),
+            top=top,
+            threshold=0.0 if all else threshold,
+            model=model,
+            metric=metric.value,
+            layer=layer,
+        )
+        if sheet:
+            from neocog.library.sheet import sheet as draw
+
+            terminal.say(f"wrote {draw(found, sheet, title=str(found.query))}")
+    if json:
+        answers.show_json({"library": opened.folder, **found.to_json()})
+    else:
+        for note in found.notes:
+            terminal.say(f"note: {note}")
+        for hit in found:
+            typer.echo(f"{hit.score:.2f}  {hit.path}")
+            why = "; ".join(reason.text for reason in hit.reasons)
+            if why:
+                typer.echo(f"      {why}")
+        shown = f"{len(found):,} of {found.found:,} found" if found.found > len(found) else f"{len(found):,} found"
+        terminal.say(f"{shown}, of {len(opened):,} pictures in {opened.folder}")
+    if teach is not None and len(found):
+        with terminal.work():
+            taught = opened.teach(teach, list(found))
+        _tell_taught(taught, opened)
+    if not len(found):
+        raise typer.Exit(1)
+
+
+# --- own words
+
+
+def teach(
+    library: _LibraryFirst,
+    name: Annotated[str, typer.Argument(metavar="NAME", help='The word, such as "our cat".')],
+    examples: Annotated[list[str], typer.Argument(metavar="PICTURES...", help="Files or folders that show it.")],
+    unlike: Annotated[
+        list[str] | None, typer.Option("--not", metavar="FILE", help="A file or folder that does not show it.")
+    ] = None,
+    ask: Annotated[int, typer.Option(metavar="N", min=0, help="How many uncertain pictures to propose.")] = 12,
+    model: _Model = None,
+    sheet: _Sheet = None,
+    json: _Json = False,
+) -> None:
+    """Teach the library a word of your own from a few pictures; everything is tagged with it at once.
+
+    Then say yes or no to the pictures that it proposes: neocog correct LIB NAME PICTURE... [--no]
+    """
+    with terminal.work():
+        opened = _open(library)
+        taught = opened.teach(name, list(examples), list(unlike or ()), ask=ask, model=model)
+    _tell_taught(taught, opened, json=json, sheet=sheet)
+
+
+def correct(
+    library: _LibraryFirst,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A word that was taught.")],
+    pictures: Annotated[
+        list[str], typer.Argument(metavar="PICTURES...", help="Of the library: paths, ends of paths, or hashes.")
+    ],
+    no: Annotated[bool, typer.Option("--no", help="They do not show it; else they do.")] = False,
+    ask: Annotated[int, typer.Option(metavar="N", min=0, help="How many uncertain pictures to propose.")] = 12,
+    sheet: _Sheet = None,
+    json: _Json = False,
+) -> None:
+    """Say that pictures show what a taught word says, or do not (--no); the word is learned again at once."""
+    with terminal.work():
+        from neocog.library.teaching import correct_all
+
+        opened = _open(library)
+        taught = correct_all(opened.store, name, [(one, not no) for one in pictures], ask=ask)
+    _tell_taught(taught, opened, json=json, sheet=sheet)
+
+
+def _tell_taught(taught: Any, opened: Library, *, json: bool = False, sheet: Path | None = None) -> None:
+    if sheet:
+        from neocog.library.sheet import sheet as draw
+
+        with terminal.work():
+            hits = opened.search(f'tag:"{taught.name}"', top=40, threshold=0.0)
+            terminal.say(f"wrote {draw(hits, sheet, title=taught.name)}")
+    if json:
+        answers.show_json(taught)
+        return
+    for note in taught.notes:
+        terminal.say(f"note: {note}")
+    quality = (
+        "" if taught.quality != taught.quality else f"; held-out examples rank above {taught.quality:.1%} of others"
+    )
+    typer.echo(
+        f"{taught.name}: {taught.examples:,} examples, {taught.negatives:,} of what it is not; "
+        f"{taught.tagged:,} of {len(opened):,} pictures are tagged ({taught.changed:,} changed){quality}; "
+        f"{taught.seconds:.2f} s"
+    )
+    if taught.uncertain:
+        typer.echo("most uncertain; say yes or no with 'neocog correct':")
+        for one in taught.uncertain:
+            typer.echo(f"{one.probability:.2f}  {one.path}")
+
+
+def describe(
+    picture: Annotated[str, typer.Argument(metavar="PICTURE", help="A file, or a picture of the library.")],
+    library: _LibraryOption = None,
+    top: _Top = 8,
+    model: _Model = None,
+    json: _Json = False,
+) -> None:
+    """Say what a picture shows, which pictures are like it, and what is unusual about it."""
+    with terminal.work():
+        said = _open(library).describe(picture, top=top, model=model)
+    if json:
+        answers.show_json(said)
+        return
+    typer.echo(said.path)
+    for title, rows in (("shows", said.concepts), ("so it is", said.broader), ("your words", said.taught)):
+        if rows:
+            typer.echo(f"{title}: " + ", ".join(f"{name} {p:.2f}" for name, p in rows))
+    for one in said.nearest:
+        typer.echo(f"like it ({one.cosine:.2f}): {one.path}")
+    for line in said.unusual or ("nothing unusual",):
+        typer.echo(line)
+
+
+# --- neocog library ...
+
+
+@library.command()
+def info(lib: _LibraryArgument = None, json: _Json = False) -> None:
+    """Count what is in it: pictures, vectors, labels, what was taught, bytes."""
+    with terminal.work():
+        opened = _open(lib)
+        found = opened.info()
+    if json:
+        answers.show_json({**answers.plain(found), "taught": opened.taught})
+        return
+    typer.echo(f"{opened.folder}\n{found}")
+    if opened.taught:
+        typer.echo(f"taught: {', '.join(opened.taught)}")
+
+
+@library.command()
+def verify(
+    lib: _LibraryArgument = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every file, and compare its content.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended.")] = False,
+    json: _Json = False,
+) -> None:
+    """Check that the library is whole, and agrees with the files. Exit status 1 means damage."""
+    with terminal.work():
+        found = _open(lib).verify(deep=deep, fix=fix)
+    if json:
+        answers.show_json(found)
+    else:
+        for one in found:
+            typer.echo(f"{'damage' if one.damage else 'note'}: {one}")
+        if not found:
+            typer.echo("all is well")
+    if any(one.damage for one in found):
+        raise typer.Exit(1)
+
+
+@library.command()
+def problems(lib: _LibraryArgument = None, json: _Json = False) -> None:
+    """List the files that could not be read, and why."""
+    with terminal.work():
+        found = _open(lib).problems()
+    if json:
+        answers.show_json(found)
+        return
+    for one in found:
+        typer.echo(f"{one.key}: {one.reason}")
+    if not found:
+        typer.echo("none")
+
+
+@library.command()
+def export(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="Ends with .parquet or .csv.")],
+    library: _LibraryOption = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Also write the vectors of this net (Parquet only).")
+    ] = None,
+) -> None:
+    """Write everything that the library knows to a table."""
+    with terminal.work():
+        count = _open(library).export(out, model=model)
+    typer.echo(f"{count:,} pictures written to {out}")
+
+
+@library.command()
+def duplicates(
+    lib: _LibraryArgument = None,
+    level: Annotated[Level, typer.Option(help="The same file, the same picture, or the same scene.")] = Level.near,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="C", help="Cosine from which vectors agree; default: measured.")
+    ] = None,
+    json: _Json = False,
+) -> None:
+    """List groups of duplicates, the best picture of each first. Nothing is ever deleted."""
+    with terminal.work():
+        groups = _open(lib).duplicates(level.value, threshold=threshold)
+    if json:
+        answers.show_json(groups)
+        return
+    for group in groups:
+        for i, copy in enumerate(group.copies):
+            size = f"{copy.width}x{copy.height}, {copy.size:,} bytes"
+            typer.echo(f"{'keep ' if i == 0 else '     '} {copy.path}  ({size})")
+    spare = sum(group.superfluous for group in groups)
+    typer.echo(f"{len(groups):,} groups; all but the best are {spare / 1e6:,.1f} MB")
+
+
+@library.command()
+def concepts(
+    lib: _LibraryArgument = None,
+    like: Annotated[str | None, typer.Option(metavar="WORD", help="Which concepts a word stands for.")] = None,
+    json: _Json = False,
+) -> None:
+    """List the words that were taught, and what a word of a query stands for."""
+    with terminal.work():
+        from neocog.library.teaching import concepts_of
+        from neocog.library.view import view_of
+
+        opened = _open(lib)
+        if like is not None:
+            view = view_of(opened.store)
+            chosen = view.model()
+            known = view.vocabulary(chosen) if chosen else None
+            match = known.find(like) if known is not None else None
+            if known is None or match is None:
+                raise LibraryError(f"the net of {opened.folder} has no concept for {like!r}; teach it: 'neocog teach'")
+            names = [known.classes[i] for i in match.concepts]
+        taught = concepts_of(opened.store)
+    if like is not None:
+        answers.show_json({"word": like, "concepts": names}) if json else typer.echo(f"{match}\n{', '.join(names)}")
+        return
+    rows = [
+        {"word": name, "net": one["model"], "examples": len(one["yes"]), "not": len(one["no"])}
+        for name, one in taught.items()
+    ]
+    answers.show_json(rows) if json else answers.show_table(rows)
+
+
+@library.command()
+def forget(library: _LibraryFirst, name: Annotated[str, typer.Argument(metavar="NAME", help="A taught word.")]) -> None:
+    """Remove a taught word with its examples, corrections and tags."""
+    with terminal.work():
+        _open(library).forget(name)
+    typer.echo(f"forgot {name!r}")
+
+
+@library.command()
+def calibrate(lib: _LibraryArgument = None, model: _Model = None, json: _Json = False) -> None:
+    """Learn from the labels of this library what scores mean here, for better thresholds."""
+    with terminal.work():
+        from neocog.library.searching import calibrate as learn
+
+        learned = learn(_open(lib).store, model)
+    if json:
+        answers.show_json(learned)
+    else:
+        typer.echo(f"learned for: {', '.join(learned)}" if learned else "too few labels to learn from; nothing changed")

@@ -1,0 +1,261 @@
+"""Features: what any layer of a net makes of pictures, pooled or with their places, of one layer or of several joined.
+
+A layer is named by its dotted name (``blocks.3``, ``layer4.1.relu``); the empty name is what the net's last layer
+reads. `extract` gives features as an array, and `Tapped` is a net that names classes by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neocog import nets
+from neocog.data import open_source
+from neocog.data.batches import Held, Streamed, in_order
+from neocog.errors import UsageError, closest
+from neocog.fit.device import Device, choose
+from neocog.fit.outputs import usual_batch
+from neocog.fit.parallel import World, gathered
+from neocog.fit.show import Show
+from neocog.records import Preprocess, Problem
+
+POOLS = ("mean", "max", "spatial")
+LAST = ""  # the name of what the net's last layer reads
+
+
+class _Enough(Exception):
+    """Ends a forward pass when the last wanted layer has answered."""
+
+
+def layer_names(text: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names in ``"a.b, c"`` or a sequence; () for None or nothing."""
+    parts = text.split(",") if isinstance(text, str) else list(text or ())
+    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+
+def check_layers(net: nn.Module, layers: Sequence[str], pool: str = "mean") -> None:
+    """Raises: UsageError for a name that is no layer of `net`, or no way of pooling."""
+    if pool not in POOLS:
+        raise UsageError(f"unknown pooling {pool!r}{closest(pool, POOLS)}; there are {', '.join(POOLS)}")
+    known = [name for name, _ in net.named_modules() if name]
+    for name in layers:
+        if name != LAST and name not in known:
+            shown = ", ".join(n for n in known if n.count(".") == 0)
+            raise UsageError(f"the net has no layer {name!r}{closest(name, known)}; its outermost layers are {shown}")
+
+
+class Taps:
+    """Reads the outputs of layers while a net runs, without changing the net.
+
+    A layer that is called several times (a shared ReLU) counts with its last output. In eval mode the pass ends
+    when all layers have answered.
+    """
+
+    def __init__(self, net: nn.Module, layers: Sequence[str], pool: str = "mean") -> None:
+        """Raises: UsageError, see `check_layers`."""
+        check_layers(net, layers, pool)
+        self.net, self.layers, self.pool = net, tuple(layers), pool
+        self._calls: dict[str, int] = {}  # how often each layer is called in a pass, known after the first
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, ...) -> (B, D); with pool "spatial" (B, C, H, W), maps of several layers at the size of the largest."""
+        parts: dict[str, Tensor] = {}
+        calls = dict.fromkeys(self.layers, 0)
+        counted = bool(self._calls) and not self.net.training
+
+        def take(layer: str, value: Any) -> None:
+            parts[layer] = self._part(layer, value)
+            calls[layer] += 1
+            if counted and calls == self._calls:
+                raise _Enough
+
+        def after(layer: str) -> Callable[..., None]:
+            return lambda _module, _inputs, output: take(layer, output)
+
+        def before(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            take(LAST, inputs[0])
+
+        handles = [
+            nets.head_of(self.net).register_forward_pre_hook(before)
+            if layer == LAST
+            else self.net.get_submodule(layer).register_forward_hook(after(layer))
+            for layer in self.layers
+        ]
+        try:
+            self.net(x)
+        except _Enough:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        if silent := [layer for layer in self.layers if layer not in parts]:
+            raise UsageError(
+                f"layer {silent[0]!r} has no output of its own in a pass; name a layer inside it or around it"
+            )
+        self._calls = calls
+        return self._joined([parts[layer] for layer in self.layers])
+
+    def _part(self, layer: str, value: Any) -> Tensor:
+        if not isinstance(value, Tensor) or value.ndim < 2:
+            what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise UsageError(f"layer {layer!r} gives {what}, expected one tensor (B, C, ...); name a layer inside it")
+        if self.pool == "spatial" or value.ndim == 2:
+            return value.clone()  # what follows may write into it (ReLU in place)
+        flat = value.flatten(2)
+        return flat.mean(2) if self.pool == "mean" else flat.amax(2)
+
+    @staticmethod
+    def _joined(parts: list[Tensor]) -> Tensor:
+        if len(parts) == 1:
+            return parts[0]
+        if all(part.ndim == 4 for part in parts):
+            size = max((tuple(part.shape[2:]) for part in parts), key=lambda s: s[0] * s[1])
+            return torch.cat(
+                [p if tuple(p.shape[2:]) == size else F.interpolate(p, size, mode="bilinear") for p in parts], 1
+            )
+        return torch.cat([part.flatten(1) for part in parts], 1)
+
+
+class Tapped(nn.Module):
+    """A net that names classes by the features of layers inside another one.
+
+    Args:
+        trunk: the net whose layers are read; it stays whole.
+        layers, pool: which, and how maps become numbers.
+        classes: outputs of the new last layer.
+        example: pictures (B, C, H, W), from which the number of features is found.
+    """
+
+    head = "classifier"
+
+    def __init__(self, trunk: nn.Module, layers: Sequence[str], pool: str, classes: int, example: Tensor) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self._taps = Taps(trunk, layers, pool)
+        mode = trunk.training
+        trunk.eval()
+        with torch.no_grad():
+            width = self._taps(example).flatten(1).shape[1]
+        trunk.train(mode)
+        self.classifier = nn.Linear(width, classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, D)."""
+        return self._taps(x).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> logits (B, classes)."""
+        return self.classifier(self.forward_features(x))
+
+
+def build(spec: Mapping[str, Any], taps: Mapping[str, Any] | None, classes: int) -> nn.Module:
+    """Return the net of a run with fresh weights: that of `spec`, or one that reads its layers (`taps`)."""
+    net = nets.build(**spec)
+    if not taps:
+        return net
+    return Tapped(net, taps["layers"], taps["pool"], classes, nets.example(net, 2))
+
+
+def plain_head(net: nn.Module) -> bool:
+    """Whether a net is a linear layer with a bias on ``forward_features``, so that a new one can take its place."""
+    head = nets.head_of(net)
+    if type(head) is not nn.Linear or head.bias is None:
+        return False
+    mode = net.training
+    net.eval()
+    with torch.no_grad():
+        x = nets.example(net, 2)
+        features, logits = net.forward_features(x), net(x)  # type: ignore[operator]
+        same = features.ndim == 2 and torch.allclose(logits, head(features), rtol=1e-3, atol=1e-4)
+    net.train(mode)
+    return same
+
+
+# ---------------------------------------------------------------- features of many pictures
+
+
+class Extracted(NamedTuple):
+    """`rows` int64 (N,) of the pictures that could be read, `values` float32 (N, D) or (N, C, H, W), and the others."""
+
+    rows: np.ndarray
+    values: np.ndarray
+    problems: list[Problem]
+
+
+def extract(
+    net: nn.Module | Any,
+    pictures: Any,
+    layers: str | Sequence[str] | None = None,
+    *,
+    pool: str = "mean",
+    preprocess: Preprocess | None = None,
+    device: str | None = None,
+    progress: bool = False,
+) -> Extracted:
+    """Features of pictures by name of layer.
+
+    Args:
+        net: a run, or a module together with its `preprocess`.
+        pictures: whatever ``open_source`` opens.
+        layers: dotted names, joined by commas or as a list; None is what the last layer reads.
+        pool: "mean" or "max" over the positions of a map, or "spatial".
+
+    Raises:
+        UsageError: no such layer or pooling, or no preprocessing.
+    """
+    if not isinstance(net, nn.Module):
+        from neocog.fit.predicting import Run
+
+        run = net if isinstance(net, Run) else Run(net)
+        net, preprocess = run.net(), preprocess or run.preprocess
+        net = net.trunk if isinstance(net, Tapped) else net
+    if preprocess is None:
+        raise UsageError(
+            "features of a module need its preprocessing: extract(net, pictures, preprocess=Preprocess(...))"
+        )
+    source, chosen, show = open_source(pictures), choose(device), Show(progress)
+    net = net.to(chosen.torch).to(memory_format=chosen.layout)  # type: ignore[call-overload]
+    shown = Streamed(source, np.arange(len(source)), preprocess)
+    taps = Taps(net, layer_names(layers) or (LAST,), pool)
+    with show.bar("features") as bar:
+        rows, values = features_of(net, taps, shown, chosen, show=bar)
+    return Extracted(rows, values, shown.problems)
+
+
+@torch.inference_mode()
+def features_of(
+    net: nn.Module,
+    read: Callable[[Tensor], Tensor],
+    pictures: Held | Streamed,
+    device: Device,
+    *,
+    chosen: np.ndarray | None = None,
+    world: World | None = None,
+    show: Callable[[float, str], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """``read(pictures)`` for all or the `chosen` ones, with `net` in eval mode: rows int64 (N,), float32 (N, ...)."""
+    world = world or World()
+    wanted = torch.arange(len(pictures)) if chosen is None else torch.from_numpy(np.asarray(chosen, dtype=np.int64))
+    wanted = wanted[world.rank :: world.size]
+    batch, mode = usual_batch(pictures), net.training
+    net.eval()
+    rows: list[Tensor] = []
+    values: list[Tensor] = []
+    try:
+        for row, x in in_order(pictures, batch, device.torch, channels_last=device.channels_last, chosen=wanted):
+            with device.autocast():
+                values.append(read(x).float().cpu())
+            rows.append(row)
+            if show:
+                show(sum(map(len, rows)) / max(1, len(wanted)), "")
+    finally:
+        net.train(mode)
+    found = gathered(torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64), world)
+    answers = gathered(torch.cat(values) if values else torch.zeros(0, 0), world)
+    order = torch.argsort(found)
+    return found[order].numpy(), answers[order].numpy()

@@ -1,0 +1,337 @@
+"""A last layer for features that stay as they are: fitted in seconds, its strength chosen, its accuracy told honestly.
+
+Three kinds, all linear in the features: ``softmax`` (logistic regression, by L-BFGS), ``linear`` (least squares to
+one-hot targets) and ``svm`` (one linear support vector machine for each class against the others, squared hinge).
+Features are brought to mean 0 and deviation 1 first, and the layer that comes out takes them as they were.
+
+The objective is ``mean loss + strength / 2 * |W|^2``, where squared losses count half. `strength` is chosen by the log
+loss (after temperature scaling) on validation pictures or by cross-validation. Where pictures are few,
+`cross_validate` repeats stratified k-fold cross-validation.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from neocog.errors import DataError, UsageError, closest
+from neocog.tasks.measures import accuracy, cross_entropy, fit_temperature, wilson
+
+KINDS = ("softmax", "linear", "svm")
+# from strong to weak: each fit starts from the one before
+STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)
+_PATIENCE = 3  # weaker strengths that are tried after the best one
+FOLDS = 5
+_WORK = (1e8, 1e9, 1e10)  # pictures x features x classes up to which cross-validation is repeated 3, 2, 1 times
+
+
+@dataclass(frozen=True)
+class Head:
+    """A fitted layer: logits (N, K) are ``features @ weight.T + bias``; `tried` tells the loss of each strength."""
+
+    kind: str
+    weight: np.ndarray  # float32 (K, D)
+    bias: np.ndarray  # float32 (K,)
+    strength: float
+    chosen: str = ""  # on what
+    tried: list[dict[str, float]] = field(default_factory=list)
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """float32 (N, K)."""
+        return (features @ self.weight.T + self.bias).astype(np.float32)
+
+
+def check_kind(kind: str) -> str:
+    """Return `kind`. Raises: UsageError if there is no such head."""
+    if kind not in KINDS:
+        raise UsageError(f"unknown head {kind!r}{closest(kind, KINDS)}; there are {', '.join(KINDS)}")
+    return kind
+
+
+def fit_head(
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    *,
+    kind: str = "softmax",
+    strength: float = 0.0,
+    weights: np.ndarray | None = None,
+    held_out: tuple[np.ndarray, np.ndarray] | None = None,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+) -> Head:
+    """Fit a head on features (N, D) and labels (N,).
+
+    Args:
+        strength: 0 chooses: on `held_out` (features, labels) if given, else by 5-fold cross-validation.
+        weights: float (classes,), how much a picture of each class counts.
+        groups: pictures with the same number stay in one fold.
+
+    Raises:
+        UsageError: no such kind. DataError: fewer than two classes have pictures.
+    """
+    check_kind(kind)
+    if len(np.unique(labels)) < 2:
+        raise DataError("a head needs training pictures of at least two classes")
+    if strength > 0:
+        (fitted,) = _path(features, labels, classes, kind, weights, (strength,))
+        return fitted
+    tried: dict[float, list[float]] = {}
+    if held_out is not None:
+        chosen = f"{len(held_out[1]):,} validation pictures"
+        for head, score in _scored(features, labels, classes, kind, weights, held_out):
+            tried[head.strength] = [score]
+    else:
+        folds = stratified_folds(labels, FOLDS, groups, seed)
+        used = int(folds.max()) + 1
+        chosen = f"{used}-fold cross-validation"
+        for fold in range(used):
+            out = folds == fold
+            inside, outside = (features[~out], labels[~out]), (features[out], labels[out])
+            if len(np.unique(inside[1])) < 2:
+                continue
+            for head, score in _scored(*inside, classes, kind, weights, outside):
+                tried.setdefault(head.strength, []).append(score)
+    most = max(map(len, tried.values()))
+    scores = {s: float(np.mean(found)) for s, found in tried.items() if len(found) == most}
+    best = max(scores, key=lambda s: (scores[s], s))  # of equals the strongest
+    (*_, fitted) = _path(features, labels, classes, kind, weights, [s for s in STRENGTHS if s >= best])
+    rows = [{"strength": s, "loss": -score} for s, score in scores.items()]
+    return Head(kind, fitted.weight, fitted.bias, best, chosen, rows)
+
+
+def _scored(
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    kind: str,
+    weights: np.ndarray | None,
+    outside: tuple[np.ndarray, np.ndarray],
+) -> Iterator[tuple[Head, float]]:
+    """Heads of falling strength with their scores on other pictures, until three in turn were no better."""
+    best, since = -math.inf, 0
+    for head in _path(features, labels, classes, kind, weights, STRENGTHS):
+        logits = head.logits(outside[0])
+        # less noisy than the accuracy; after temperature scaling, because a strong pull makes logits small, not wrong
+        score = -cross_entropy(logits, outside[1], fit_temperature(logits, outside[1]))
+        yield head, score
+        best, since = (score, 0) if score > best else (best, since + 1)
+        if since == _PATIENCE:
+            return
+
+
+# ---------------------------------------------------------------- fitting
+
+
+def _path(
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    kind: str,
+    weights: np.ndarray | None,
+    strengths: Any,
+) -> Iterator[Head]:
+    """Heads for the strengths, one after another."""
+    mean, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
+    # a feature that hardly ever differs would be blown up to the size of the others
+    spread = np.maximum(spread, max(0.05 * float(np.mean(spread)), 1e-12))
+    # float64 is as fast for few pictures, and L-BFGS stops at the same place on every machine
+    x = ((features - mean) / spread).astype(np.float64 if features.size < 2e7 else np.float32)
+    counts = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)[labels]
+    counts = counts / counts.mean()
+    fit = {"softmax": _softmax, "linear": _linear, "svm": _svm}[kind]
+    for strength, (w, b) in zip(strengths, fit(x, labels, classes, counts, strengths), strict=True):
+        weight = w / spread
+        yield Head(kind, weight.astype(np.float32), (b - weight @ mean).astype(np.float32), strength)
+
+
+_Layers = Iterator[tuple[np.ndarray, np.ndarray]]  # weight (K, D) and bias (K,)
+
+
+def _softmax(x: np.ndarray, labels: np.ndarray, classes: int, counts: np.ndarray, strengths: Any) -> _Layers:
+    inputs, targets = torch.from_numpy(x), torch.from_numpy(labels.astype(np.int64))
+    shares = torch.from_numpy(counts / counts.sum()).to(inputs.dtype)
+    w = torch.zeros(classes, x.shape[1], dtype=inputs.dtype, requires_grad=True)
+    b = torch.zeros(classes, dtype=inputs.dtype, requires_grad=True)
+    for strength in strengths:
+        optimizer = torch.optim.LBFGS(
+            [w, b],
+            max_iter=200,
+            history_size=10,
+            tolerance_grad=1e-4,  # losses on other pictures to four digits; 1e-5 takes half as many steps again
+            tolerance_change=1e-7,
+            line_search_fn="strong_wolfe",
+        )
+
+        def closure(strength: float = strength, optimizer: torch.optim.Optimizer = optimizer) -> torch.Tensor:
+            optimizer.zero_grad()
+            each = F.cross_entropy(inputs @ w.T + b, targets, reduction="none")
+            # the little pull on the bias keeps that of a class without pictures finite
+            loss = (each * shares).sum() + strength / 2 * w.square().sum() + 1e-6 * b.square().sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        with torch.enable_grad():
+            optimizer.step(closure)  # type: ignore[arg-type]
+        yield w.detach().numpy().astype(np.float64), b.detach().numpy().astype(np.float64)
+
+
+def _linear(x: np.ndarray, labels: np.ndarray, classes: int, counts: np.ndarray, strengths: Any) -> _Layers:
+    """Ridge regression for all strengths from one singular value decomposition."""
+    n, root = len(x), np.sqrt(counts)[:, None]
+    targets = np.eye(classes)[labels]
+    centre, share = (counts[:, None] * x).sum(0) / n, (counts[:, None] * targets).sum(0) / n
+    a, y = (x - centre) * root, (targets - share) * root
+    u, s, vt = np.linalg.svd(a, full_matrices=False) if min(a.shape) < 3000 else _thin_svd(a)
+    projected = u.T @ y  # (R, K)
+    for strength in strengths:
+        w = (vt.T @ ((s / (s**2 + n * strength))[:, None] * projected)).T
+        yield w, share - w @ centre
+
+
+def _thin_svd(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same from the (D, D) product, which for many pictures is ten times as fast and exact enough here."""
+    values, vectors = np.linalg.eigh(a.T @ a)
+    s = np.sqrt(np.maximum(values, 0))
+    keep = s > 1e-6 * s.max()
+    return a @ vectors[:, keep] / s[keep], s[keep], vectors[:, keep].T
+
+
+def _svm(x: np.ndarray, labels: np.ndarray, classes: int, counts: np.ndarray, strengths: Any) -> _Layers:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import LinearSVC
+
+    there = np.unique(labels)
+    for strength in strengths:
+        # one class against the others is what LinearSVC does; two classes are one problem for it
+        machine = LinearSVC(
+            C=1 / (2 * len(x) * strength), tol=1e-3, max_iter=2000, random_state=0, intercept_scaling=3.0
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # near the end of the path; its score tells
+            machine.fit(x, labels, sample_weight=counts)
+        found, shift = np.atleast_2d(machine.coef_), np.atleast_1d(machine.intercept_)
+        if len(there) == 2:
+            found, shift = np.concatenate((-found, found)), np.concatenate((-shift, shift))
+        w, b = np.zeros((classes, x.shape[1])), np.full(classes, -2.0)  # a class without pictures: never
+        w[there], b[there] = found, shift
+        yield w, b
+
+
+# ---------------------------------------------------------------- few pictures
+
+
+def stratified_folds(labels: np.ndarray, folds: int, groups: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+    """Return the fold of each picture, int64 (N,): every class spread evenly, groups whole, others by chance.
+
+    There are no more folds than the median class has pictures, and at least 2.
+    """
+    labels = np.asarray(labels)
+    counts = np.bincount(labels)
+    folds = max(2, min(folds, int(np.median(counts[counts > 0]))))
+    groups = np.full(len(labels), -1) if groups is None else np.asarray(groups)
+    units = np.where(groups < 0, groups.max(initial=-1) + 1 + np.arange(len(labels)), groups)
+    _, unit, sizes = np.unique(units, return_inverse=True, return_counts=True)
+    random = np.random.default_rng(seed)
+    table = np.zeros((len(counts), folds), np.int64)  # pictures of each class in each fold
+    fold_of = np.zeros(len(sizes), np.int64)
+    first = np.zeros(len(sizes), np.int64)
+    first[unit[::-1]] = np.arange(len(labels))[::-1]  # a picture of each unit
+    shuffled = random.permutation(len(sizes))
+    order = shuffled[np.lexsort((-sizes[shuffled], labels[first[shuffled]]))]  # class by class, large groups first
+    for one in order:
+        label = labels[first[one]]
+        # the fold with the fewest of the class, of these with the fewest of all
+        fold = min(range(folds), key=lambda f: (table[label, f], table[:, f].sum()))
+        fold_of[one] = fold
+        table[label, fold] += sizes[one]
+    return fold_of[unit]
+
+
+@dataclass(frozen=True)
+class CrossValidated:
+    """Accuracy by repeated k-fold cross-validation, its 95 % interval, and the logits that each picture got unseen."""
+
+    accuracy: float
+    interval: tuple[float, float]
+    folds: int
+    repeats: int
+    logits: np.ndarray  # float32 (N, K), of the first repeat
+    labels: np.ndarray  # int64 (N,)
+
+    def figures(self) -> dict[str, Any]:
+        """For the metrics of a run."""
+        return {
+            "cv_accuracy": self.accuracy,
+            "cv_accuracy_interval": list(self.interval),
+            "cv_folds": self.folds,
+            "cv_repeats": self.repeats,
+            "cv_n": len(self.logits),
+        }
+
+
+def cross_validate(
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    *,
+    kind: str = "softmax",
+    strength: float = 0.0,
+    weights: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+    folds: int = FOLDS,
+    costly: bool = False,
+) -> CrossValidated | None:
+    """Repeat stratified k-fold cross-validation, the strength chosen anew in each fold on a fifth of its pictures.
+
+    Folds of one data set are not independent: the interval is that of Nadeau and Bengio (2003, "Inference for the
+    generalization error"), with variance ``s^2 (1 / (k r) + 1 / (k - 1))`` and k r - 1 degrees of freedom,
+    and it is never narrower than Wilson's interval for as many pictures, even where all folds happen to agree.
+    Returns None if this would take minutes (see `_WORK`) and is not wanted even if `costly`, or if the pictures for a
+    fold's head would be of one class.
+    """
+    from scipy.stats import t as student  # type: ignore[import-untyped]
+
+    work = float(features.size) * classes
+    if work > _WORK[2] and not costly:
+        return None
+    repeats = 3 if work <= _WORK[0] else 2 if work <= _WORK[1] else 1
+    shares: list[float] = []
+    first: np.ndarray | None = None
+    used = folds
+    for repeat in range(repeats):
+        fold_of = stratified_folds(labels, folds, groups, seed + repeat)
+        used = int(fold_of.max()) + 1
+        logits = np.zeros((len(labels), classes), np.float32)
+        for fold in range(used):
+            out = fold_of == fold
+            x, y = features[~out], labels[~out]
+            if not out.any() or len(np.unique(y)) < 2:
+                return None
+            chosen = strength
+            if not strength:
+                inner = stratified_folds(y, FOLDS, None if groups is None else groups[~out], seed + repeat) == 0
+                if len(np.unique(y[~inner])) < 2:
+                    return None
+                pair = (x[inner], y[inner])
+                scores = [(s, h.strength) for h, s in _scored(x[~inner], y[~inner], classes, kind, weights, pair)]
+                chosen = max(scores)[1]
+            head = fit_head(x, y, classes, kind=kind, strength=chosen, weights=weights)
+            logits[out] = head.logits(features[out])
+            shares.append(accuracy(logits[out], labels[out]))
+        first = logits if first is None else first
+    assert first is not None
+    mean, runs = float(np.mean(shares)), len(shares)
+    error = math.sqrt(float(np.var(shares, ddof=1)) * (1 / runs + 1 / (used - 1)))
+    half = float(student.ppf(0.975, runs - 1)) * error
+    low, high = wilson(round(mean * len(labels)), len(labels))
+    interval = max(0.0, min(mean - half, low)), min(1.0, max(mean + half, high))
+    return CrossValidated(mean, interval, used, repeats, first, labels)

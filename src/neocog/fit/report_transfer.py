@@ -1,0 +1,52 @@
+"""The sections of report.html about a training that starts from weights, and about cross-validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from neocog.fit.report_results import pairs
+from neocog.page import Html, line_chart, paragraph, table
+
+
+def transfer_section(start: Mapping[str, Any], head: Mapping[str, Any]) -> Html:
+    """Return where a training started from, what was trained, and how the strength of a fitted head was chosen.
+
+    Args:
+        start: "start" of the log's record "start".
+        head: the log's record "head", {} if there is none.
+    """
+    told = {
+        "weights": start.get("weights"),
+        "regime": f"{start.get('regime')}: {start.get('why')}",
+        "last layer": start.get("told"),
+        "trained": start.get("trained"),
+    }
+    parts = [pairs({key: value for key, value in told.items() if value})]
+    if head:
+        of = f"{head['features']:,} features of {head['pictures']:,} pictures"
+        parts.append(
+            paragraph(
+                f"A {head['head']} head on {of}; features in {head['feature_seconds']:.1f} s, head in "
+                f"{head['fit_seconds']:.1f} s. Strength {head['strength']:g}: {head['chosen']}."
+            )
+        )
+    tried = head.get("tried") or []
+    if len(tried) > 1:
+        points = [(row["strength"], row["loss"]) for row in tried]
+        parts.append(line_chart({"log loss": points}, x="strength", y="log loss on other pictures", log_x=True))
+        rows = [{"strength": f"{s:g}", "log loss on other pictures": f"{loss:.4f}"} for s, loss in points]
+        parts.append(table(rows, numeric=("strength", "log loss on other pictures")))
+    return Html("".join(parts))
+
+
+def cross_validation(metrics: Mapping[str, Any]) -> Html:
+    """Return the cross-validated accuracy as a paragraph, empty if there is none among a run's metrics."""
+    if "cv_accuracy" not in metrics:
+        return Html("")
+    low, high = metrics["cv_accuracy_interval"]
+    return paragraph(
+        f"Cross-validated accuracy {metrics['cv_accuracy']:.2%}; 95% interval {low:.2%} to {high:.2%} (Nadeau and "
+        f"Bengio 2003), {metrics['cv_repeats']} times {metrics['cv_folds']}-fold over the {metrics['cv_n']:,} pictures "
+        "of training and validation, near-duplicates on one side. Where pictures are few it says more than one split."
+    )

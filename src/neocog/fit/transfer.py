@@ -1,0 +1,282 @@
+"""Starting from weights that know something already: transfer learning in three regimes.
+
+=========  ==========================================================================================
+regime     what is trained
+=========  ==========================================================================================
+features   nothing but a new last layer, on features that are computed once (see learn_head.py)
+top        the last stages and the last layer; earlier stages stay as they are
+all        everything: the last layer at the full learning rate, the last stages at a tenth of it, the
+           earlier ones at a hundredth
+=========  ==========================================================================================
+
+Statistics of batch normalisation: frozen layers keep those of the weights and use them in training, too, as they will
+in use; layers that learn, at whatever rate, normalise by the batch and move their running statistics as in any
+training. So nothing moves in regime features, the last stages' statistics in top, and all in all.
+
+A stage is what lies between two reductions of the map, see `depth.last_stages`. How far features of a depth carry was
+measured by Yosinski et al. 2014; `transferability.transferability` repeats it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from neocog import nets
+from neocog.errors import NetError, RunError, UsageError, closest
+from neocog.fit import features
+from neocog.fit.depth import heads_of, in_order, inside, keep_still, last_stages, units
+from neocog.fit.heads import check_kind
+from neocog.fit.kept import fingerprint
+from neocog.fit.plan import Plan, choose_recipe, make_recipe
+from neocog.fit.recipes import Recipe
+from neocog.fit.start import Start, open_start
+
+REGIMES = ("features", "top", "all")
+FEW = 50  # training pictures a class below which one split tells little: regime features cross-validates then
+ONE_SPLIT = (
+    f"there are fewer than {FEW} pictures a class to learn from, and the accuracy is that of one split: another split "
+    "may give quite another (--from WEIGHTS --regime features repeats cross-validation)"
+)
+_TOP_FROM, _ALL_FROM = 100, 1000  # training pictures a class
+_HEAD_FIELDS = frozenset({"head", "strength", "pool", "folds"})  # of recipes, for regime features
+_RATE_FIELDS = frozenset({"lr_last", "lr_early"})  # for the other two
+_ALWAYS = frozenset({"balance", "val_share", "val_most"})
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How a training starts from weights. `start` is what a plan keeps of it, JSON-able; `notes` tell the user."""
+
+    recipe: Recipe
+    taps: dict[str, Any] | None
+    start: dict[str, Any]
+    notes: list[str]
+
+
+def decide(
+    start: Start,
+    counts: np.ndarray,
+    classes: tuple[str, ...],
+    *,
+    regime: str | None,
+    layers: Sequence[str],
+    recipe: str | None,
+    fields: Mapping[str, Any],
+    long: bool,
+) -> Decision:
+    """Choose what is left open of regime and recipe.
+
+    Args:
+        counts: training pictures of each class (K,).
+        layers: dotted names that the user gave.
+        recipe, fields: its name and the fields to change, as the user gave them.
+        long: whether the user said how long to train.
+
+    Raises:
+        UsageError: names that do not exist, or wishes that exclude each other.
+    """
+    regime, why = choose_regime(regime, counts, layers=bool(layers), recipe=recipe)
+    _check_recipe(regime, recipe, fields)
+    name = start.spec["name"]
+    # speednet divides its logits and was made for Muon; its own recipe fits it, and no other
+    usual = "features" if regime == "features" else "fast" if choose_recipe(name) == "fast" else "finetune"
+    r = make_recipe(recipe or usual, name, dict(fields))
+    check_kind(r.head)
+    taps = _plan_taps(start, regime, layers, r.pool)
+    began = describe(start, regime, why, taps, classes)
+    notes = [f"regime {regime}: {why}", began["told"]]
+    if regime == "features" and long:
+        notes.append("regime features fits a last layer at once, so epochs and minutes have no meaning")
+    if each_class(counts) < FEW and (regime != "features" or r.folds == 1):
+        notes.append(ONE_SPLIT)
+    return Decision(r, taps, began, notes)
+
+
+def check_wishes(starts: bool, regime: str | None, layers: Sequence[str], fields: Collection[str]) -> None:
+    """What can be told before anything is read; `starts`: whether there are weights to start from.
+
+    Raises:
+        UsageError: a wish that has no meaning without weights, an unknown regime, or layers for a regime without use
+            for them.
+    """
+    if not starts:
+        wishes = ["a regime"] * bool(regime) + ["a layer"] * bool(layers)
+        if wishes := wishes + sorted(set(fields) & (_HEAD_FIELDS | _RATE_FIELDS)):
+            raise UsageError(
+                f"{wishes[0]} needs weights to start from: --from RUN, a safetensors file, or the name of a net"
+            )
+    if regime is not None and regime not in REGIMES:
+        raise UsageError(f"unknown regime {regime!r}{closest(regime, REGIMES)}; there are {', '.join(REGIMES)}")
+    if layers and regime not in (None, "features"):
+        raise UsageError(f"--layer names features for a new head, so it goes with --regime features, not {regime}")
+
+
+def each_class(counts: np.ndarray) -> float:
+    """The median number of pictures over the classes that have any."""
+    there = counts[counts > 0]
+    return float(np.median(there)) if len(there) else 0.0
+
+
+def choose_regime(
+    wanted: str | None, counts: np.ndarray, *, layers: bool = False, recipe: str | None = None
+) -> tuple[str, str]:
+    """Return the regime and why, from the numbers of pictures to learn from in each class (K,)."""
+    if wanted:
+        return wanted, "asked for"
+    if layers:
+        return "features", "layers were named"
+    if recipe == "features":
+        return "features", "its recipe was named"
+    each = each_class(counts)
+    told = f"about {each:,.0f} pictures a class to learn from are"
+    if each < _TOP_FROM and not recipe:
+        return "features", f"{told} too few to change the trunk; from {_TOP_FROM} on it would be top"
+    if each < _ALL_FROM:
+        why = f"{told} enough for the last stages; from {_ALL_FROM:,} on it would be all"
+        return "top", why if each >= _TOP_FROM else f"recipe {recipe} was named, though {told} few"
+    return "all", f"{told} enough for every layer"
+
+
+def _check_recipe(regime: str, recipe: str | None, fields: Mapping[str, Any]) -> None:
+    if regime == "features":
+        if recipe not in (None, "features"):
+            raise UsageError(
+                f"regime features fits only a last layer, and recipe {recipe!r} is for steps; force --regime top or all"
+            )
+        if useless := sorted(set(fields) - _HEAD_FIELDS - _ALWAYS):
+            raise UsageError(
+                f"{useless[0]} means nothing in regime features, which fits a last layer on pictures as they are; "
+                f"{', '.join(sorted(_HEAD_FIELDS | _ALWAYS))} do, or force --regime top or all"
+            )
+        if fields.get("balance") == "sampling":
+            raise UsageError("regime features sees every picture once: --set balance=weights instead of sampling")
+        return
+    if recipe == "features":
+        raise UsageError(
+            f"recipe 'features' fits only a last layer, and regime {regime} trains more; leave --recipe away"
+        )
+    if useless := sorted(set(fields) & _HEAD_FIELDS):
+        raise UsageError(f"{useless[0]} goes with --regime features, not with {regime}")
+
+
+def _plan_taps(start: Start, regime: str, layers: Sequence[str], pool: str) -> dict[str, Any] | None:
+    """Which layers the new head reads, None for what the net's own last layer reads."""
+    if regime != "features":
+        return start.taps
+    if layers:
+        features.check_layers(start.trunk, layers, pool)
+        return {"layers": list(layers), "pool": pool}
+    if pool != "mean":
+        raise UsageError(f"pool={pool} needs the layer whose maps are meant: --layer NAME")
+    if start.taps or features.plain_head(start.net):
+        return start.taps
+    return {"layers": [features.LAST], "pool": "mean"}  # its own last layer cannot hold any linear function
+
+
+def describe(
+    start: Start, regime: str, why: str, taps: dict[str, Any] | None, classes: tuple[str, ...]
+) -> dict[str, Any]:
+    """What a plan keeps of a start, JSON-able."""
+    known = len(start.classes) if start.classes is not None else int(start.spec["classes"])
+    same = start.classes == classes if start.classes is not None else known == len(classes)
+    kept = same and regime != "features" and taps == start.taps
+    whose = "of the same names" if start.classes is not None else "whose names the weights do not tell"
+    done = f"is kept: there are as many here, {whose}" if kept else f"is replaced by a new one for {len(classes)}"
+    return {
+        "weights": str(start.path),
+        "fingerprint": fingerprint(start.net.state_dict()),
+        "regime": regime,
+        "why": why,
+        "head": "kept" if kept else "new",
+        "told": f"the last layer of the weights, for {known} classes, {done}",
+    }
+
+
+# ---------------------------------------------------------------- before the first step
+
+
+def take_over(net: nn.Module, plan: Plan) -> None:
+    """Give a new net the weights that its plan starts from.
+
+    Raises:
+        RunError: the weights have changed since the plan was made. NetError: they do not fit.
+    """
+    start = plan.start or {}
+    opened = open_start(start["weights"], net=plan.net["name"], say=lambda line: None)
+    state = opened.net.state_dict()
+    if fingerprint(state) != start["fingerprint"]:
+        raise RunError(
+            f"{start['weights']} has changed since this run began, so it cannot be begun again; train a new run"
+        )
+    if isinstance(net, features.Tapped) and plan.taps != opened.taps:
+        state = {f"trunk.{k}": v for k, v in opened.trunk.state_dict().items()}
+    elif start["head"] == "new":
+        left = (str(net.head), *getattr(net, "aux_heads", ()))  # a trunk that is read keeps its own
+        state = {k: v for k, v in state.items() if not inside(k, left)}
+    if (first := start.get("first")) is not None:  # transferability: only so many layers are taken over
+        used = in_order(net)
+        wanted = [used[i].name for group in units(used)[:first] for i in group]
+        state = {k: v for k, v in state.items() if inside(k, wanted)}
+    _load(net, state, start["weights"])
+
+
+def _load(net: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    own = net.state_dict()
+    for name, value in tensors.items():
+        if name not in own or own[name].shape != value.shape:
+            there = tuple(own[name].shape) if name in own else "missing"
+            raise NetError(
+                f"{where}: {name} is {tuple(value.shape)} in the weights and {there} in the net; layers that see the "
+                "whole picture fit one size only, so leave --size away"
+            )
+    net.load_state_dict(dict(tensors), strict=False)
+
+
+def prepare(net: nn.Module, plan: Plan) -> str:
+    """Make a net ready for its plan's regime: what is frozen, and how fast the rest learns. Says what is trained.
+
+    Rates are put as attribute ``lr_factor`` on parameters, for `optim.optimizers`.
+    """
+    start, recipe = plan.start or {}, plan.recipe
+    used = in_order(net)
+    begin = last_stages(used)
+    last = {one.name for one in used[begin:]}
+    trunk = [(name.rpartition(".")[0], p) for name, p in net.named_parameters() if not inside(name, heads_of(net))]
+    for owner, p in trunk:
+        p.lr_factor = recipe.lr_last if owner in last else recipe.lr_early  # type: ignore[attr-defined]
+    first = start.get("first")
+    if start["regime"] == "features":
+        head = {id(p) for p in nets.head_of(net).parameters()}
+        for p in net.parameters():
+            p.requires_grad_(id(p) in head)
+    elif first is not None:
+        keep_still(net, [used[i] for group in units(used)[:first] for i in group] if start["frozen"] else ())
+    elif start["regime"] == "top":
+        keep_still(net, used[:begin])
+        for owner, p in trunk:  # also what the net uses without calling the module that holds it
+            p.requires_grad_(p.requires_grad and owner in last)
+    if isinstance(net, features.Tapped):  # what lies behind the layers that are read has no part in it
+        read = {one.name for one in used}
+        for name, p in net.trunk.named_parameters(prefix="trunk"):
+            p.requires_grad_(p.requires_grad and name.rpartition(".")[0] in read)
+    return _told(net, plan, next((one.name for one in used[begin:] if one.weights), ""))
+
+
+def _told(net: nn.Module, plan: Plan, last: str) -> str:
+    start, recipe = plan.start or {}, plan.recipe
+    trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    share = f"{trained:,} of {sum(p.numel() for p in net.parameters()):,} parameters are"
+    if start["regime"] == "features":
+        return f"{share} fitted, those of the last layer"
+    if (first := start.get("first")) is not None:
+        return f"{share} trained; {first} layers were taken over{' and stay as they are' if start['frozen'] else ''}"
+    early = "stay as they are" if start["regime"] == "top" else f"learn at {recipe.lr_early:g} of the rate"
+    return (
+        f"{share} trained: the last layer at the full rate, from {last} on at {recipe.lr_last:g} of it; the layers "
+        f"before {early}"
+    )

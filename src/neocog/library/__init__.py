@@ -1,0 +1,274 @@
+"""Index a collection of pictures; search it by word, by example and by filter; teach it your own words.
+
+    library = Library.beside("photos/")
+    library.index("photos/")
+    for hit in library.search("dog -indoor after:2023"):
+        print(hit.path, round(hit.score, 2))
+    library.teach("our cat", "examples/cat/")
+
+Everything is imported when it is first used: a search by word loads no PyTorch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neocog.library.copies import Group
+    from neocog.library.describe import Description
+    from neocog.library.indexing import Embeds, Report
+    from neocog.library.query import Query
+    from neocog.library.searching import Answer
+    from neocog.library.store import Store
+    from neocog.library.teaching import Proposal, Taught
+    from neocog.library.upkeep import Finding, Info
+    from neocog.records import Problem
+
+__all__ = ["Library"]
+
+
+class Library:
+    """An indexed collection, in one folder.
+
+    `Library.beside` makes one, too.
+
+    Args:
+        folder: the library, a folder of pictures with one (``.neocog``), or the name of one that was indexed before;
+            None is the one in or above this folder, else the one that was indexed last.
+
+    Raises:
+        LibraryError: there is no library, it is damaged, or a newer version of neocog made it.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        from neocog.library import place
+        from neocog.library.store import Store
+
+        self.store: Store = Store.open(place.find(folder))
+
+    @classmethod
+    def beside(cls, pictures: str | os.PathLike[str]) -> Library:
+        """Open the library ``.neocog`` in a folder of pictures; make it if it is not there."""
+        from neocog.library import place
+
+        return cls.at(place.beside(Path(pictures).expanduser()))
+
+    @classmethod
+    def at(cls, folder: str | os.PathLike[str]) -> Library:
+        """Open the library in a folder; make it if the folder is new or empty."""
+        from neocog.library.store import Store
+
+        return cls(Store.ensure(Path(folder).expanduser()).folder)
+
+    @property
+    def folder(self) -> Path:
+        """Where the library is."""
+        return self.store.folder
+
+    def __len__(self) -> int:
+        """Pictures whose files are there."""
+        return len(self.store)
+
+    def __repr__(self) -> str:
+        return f"Library({str(self.folder)!r})"
+
+    # --- keeping it up to date
+
+    def index(
+        self,
+        *folders: str | os.PathLike[str],
+        net: str | os.PathLike[str] | None = None,
+        weights: str | os.PathLike[str] | None = None,
+        layer: str | None = None,
+        device: str | None = None,
+        **options: Any,
+    ) -> Report:
+        """Bring the library up to date with folders (default: those that were indexed before).
+
+        Only what is new or changed is computed; a moved file costs nothing. It can be killed and run again.
+
+        Args:
+            net: what makes the vectors: a net of the zoo with weights at hand, or a run folder. Default: the net that
+                the library has, else the best one whose weights are at hand.
+            weights: a file, for a net of the zoo; default: its ImageNet weights.
+            layer: dotted name of a layer whose vectors are made in addition, for `search(layer=...)`.
+            device: cpu, cuda, mps; default: the fastest.
+            options: `threads`, `wait`, `progress`, `say`, `stop` of `indexing.index`.
+
+        Raises:
+            UsageError: a folder that is not there, or no net at hand. LibraryError: the disk is full, another process
+            is indexing, or the library is read-only.
+        """
+        from neocog.library import place
+        from neocog.library.indexing import index
+
+        place.remember(self.folder)  # before the work, so that an index that was stopped is found as well
+        say = options.get("say") or (lambda text: None)
+        report = index(self.store, folders, **self._net(net, weights, layer, device, say), **options)
+        self._indexed(report)
+        return report
+
+    def watch(
+        self,
+        *folders: str | os.PathLike[str],
+        net: str | os.PathLike[str] | None = None,
+        weights: str | os.PathLike[str] | None = None,
+        layer: str | None = None,
+        device: str | None = None,
+        interval: float = 5.0,
+        **options: Any,
+    ) -> Iterator[Report]:
+        """Index again whenever something in the folders is different, and yield a report each time."""
+        from neocog.library import place
+        from neocog.library.indexing import watch
+
+        place.remember(self.folder)
+        say = options.get("say") or (lambda text: None)
+        for report in watch(
+            self.store, folders, interval=interval, **self._net(net, weights, layer, device, say), **options
+        ):
+            self._indexed(report)
+            yield report
+
+    def _net(
+        self, net: Any, weights: Any, layer: str | None, device: str | None, say: Callable[[str], object]
+    ) -> dict[str, Any]:
+        """What `indexing.index` is told of the net, which is made only if there is something to compute."""
+        if net is None and weights is None and layer is None and device is None:
+            return {}  # indexing takes the library's own, or the default
+        from neocog.library.embed import Embedder, at_layer, default_net, embedder_of, model_name
+
+        if net is None and weights is None and self.store.model is not None:
+            name, card = self.store.model, self.store.models()[self.store.model]
+            net, weights = card["net"]["from"], card["weights"]["file"]
+            if layer is None:
+                return {
+                    "embedder": lambda amount: embedder_of(card, device, amount=amount, say=say),
+                    "model": name,
+                }
+            if name == net or (Path(net) / "net.json").is_file():  # its ImageNet weights, or those of a run
+                weights = None
+        else:
+            net = net if net is not None else default_net(say)
+            name = model_name(net, weights)
+
+        def make(amount: int) -> Embeds:
+            return Embedder(net, weights, device, layer=layer, amount=amount, say=say)
+
+        return {"embedder": make, "model": at_layer(name, layer) if layer else name}
+
+    def _indexed(self, report: Report) -> None:
+        if report.computed and self.store.load("taught", {}):
+            from neocog.library.teaching import tag_again
+
+            tag_again(self.store)
+
+    # --- searching
+
+    def search(
+        self,
+        query: str | Query = "",
+        *,
+        like: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+        unlike: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+        top: int = 20,
+        threshold: float | None = None,
+        model: str | None = None,
+        metric: str = "cosine",
+        layer: str = "features",
+    ) -> Answer:
+        """Return the best hits, with scores and reasons (see `searching.search`); `query.py` has the language."""
+        from neocog.library.searching import search
+
+        return search(
+            self.store,
+            query,
+            like=_several(like),
+            unlike=_several(unlike),
+            top=top,
+            threshold=threshold,
+            model=model,
+            metric=metric,
+            layer=layer,
+        )
+
+    def describe(self, picture: str | os.PathLike[str], *, top: int = 8, model: str | None = None) -> Description:
+        """Say what a picture shows, what is like it in the library, and what is unusual about it."""
+        from neocog.library.describe import describe
+
+        return describe(self.store, os.fspath(picture), top=top, model=model)
+
+    # --- own words
+
+    def teach(self, name: str, examples: Any, negatives: Any = (), **options: Any) -> Taught:
+        """Teach a concept from pictures: files, folders, hashes or hits; tags the whole library with it."""
+        from neocog.library.teaching import teach
+
+        return teach(self.store, name, _several(examples), _several(negatives), **options)
+
+    def correct(self, name: str, picture: str | os.PathLike[str], right: bool, **options: Any) -> Taught:
+        """Say that a picture is, or is not, what `name` says; learned from at once."""
+        from neocog.library.teaching import correct
+
+        return correct(self.store, os.fspath(picture), name, right, **options)
+
+    def propose(self, name: str, count: int = 12) -> tuple[Proposal, ...]:
+        """Return the pictures that it would help most to say yes or no to."""
+        from neocog.library.teaching import propose
+
+        return propose(self.store, name, count)
+
+    def forget(self, name: str) -> None:
+        """Remove a taught concept with its examples, corrections and tags."""
+        from neocog.library.teaching import forget
+
+        forget(self.store, name)
+
+    @property
+    def taught(self) -> tuple[str, ...]:
+        """The concepts that were taught."""
+        return tuple(self.store.load("taught", {}))
+
+    # --- looking after it
+
+    def info(self) -> Info:
+        """Count what is in it."""
+        from neocog.library.upkeep import info
+
+        return info(self.store)
+
+    def verify(self, *, deep: bool = False, fix: bool = False) -> list[Finding]:
+        """Check that table, vectors and files agree; empty if all is well."""
+        from neocog.library.upkeep import verify
+
+        return verify(self.store, deep=deep, fix=fix)
+
+    def problems(self) -> list[Problem]:
+        """Return the files that could not be read, and why."""
+        from neocog.library.upkeep import problems
+
+        return problems(self.store)
+
+    def duplicates(self, level: str = "exact", **options: Any) -> list[Group]:
+        """Return groups of duplicates ("exact", "near" or "similar"), the best picture of each first."""
+        from neocog.library.copies import duplicates
+
+        return duplicates(self.store, level, **options)
+
+    def export(self, path: str | os.PathLike[str], *, model: str | None = None) -> int:
+        """Write the rows to a .parquet or .csv file; returns how many pictures."""
+        from neocog.library.upkeep import export
+
+        return export(self.store, path, model=model)
+
+
+def _several(given: Any) -> Any:
+    """One file, or several, as several."""
+    if isinstance(given, str | os.PathLike):
+        return (os.fspath(given),)
+    if isinstance(given, Iterable):
+        return [os.fspath(one) if isinstance(one, os.PathLike) else one for one in given]
+    return given

@@ -1,0 +1,110 @@
+"""library.json: what makes a folder a library, which folders it covers, and which models have vectors in it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from neocog.errors import LibraryError
+
+FORMAT = 1  # of the folder; a library with a higher number was made by a newer version of neocog
+NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")  # of models and of saved values
+
+
+def new_card(folder: Path) -> dict[str, Any]:
+    """What an empty library says of itself.
+
+    ``inside``: the folder's name begins with a dot (``.neocog`` inside the pictures), so paths below its parent are
+    kept relative, and pictures and library can be moved together.
+    """
+    return {
+        "format": FORMAT,
+        "id": uuid.uuid4().hex,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "inside": folder.name.startswith("."),
+        "folders": [],
+        "models": {},
+    }
+
+
+class Card:
+    """library.json of one library, read again whenever another process has changed it."""
+
+    def __init__(self, folder: Path, values: dict[str, Any] | None = None) -> None:
+        """`values`: what a library that is being made says of itself. Raises: as `read_card`."""
+        self.folder = folder
+        self._stamp = self._now()
+        self._values = read_card(folder) if values is None else values
+
+    def read(self) -> dict[str, Any]:
+        """What it says now. Raises: as `read_card`."""
+        stamp = self._now()
+        if stamp != self._stamp:
+            self._values, self._stamp = read_card(self.folder), stamp
+        return self._values
+
+    def write(self, **changes: Any) -> None:
+        """Change some of its values; to be called by one process at a time."""
+        values = {**(read_card(self.folder) if (self.folder / "library.json").exists() else self._values), **changes}
+        write_json(self.folder / "library.json", values)
+        self._values, self._stamp = values, self._now()
+
+    def _now(self) -> tuple[int, int, int]:
+        with contextlib.suppress(OSError):
+            status = os.stat(self.folder / "library.json")
+            return status.st_mtime_ns, status.st_ino, status.st_size
+        return 0, 0, 0
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Read library.json. Raises: LibraryError if there is none, it is damaged, or a newer version made it."""
+    path = folder / "library.json"
+    try:
+        card = json.loads(path.read_text("utf-8"))
+        made = int(card["format"])
+        if made <= FORMAT and not (isinstance(card["models"], dict) and isinstance(card["folders"], list)):
+            raise ValueError("models and folders are not what they should be")
+    except FileNotFoundError:
+        raise LibraryError(f"no library in {folder}; 'neocog index FOLDER' makes one") from None
+    except OSError as error:
+        raise LibraryError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise LibraryError(f"{path} is damaged: expected JSON with a 'format'; restore it, or index afresh") from None
+    if made > FORMAT:
+        raise LibraryError(
+            f"{folder} was made by a newer version of neocog (format {made}; this version reads up to {FORMAT}); "
+            "update neocog: pip install --upgrade neocog"
+        )
+    return card  # type: ignore[no-any-return]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON so that at every moment the old or the new content is there, whole."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "w", encoding="utf-8") as out:
+            json.dump(value, out, indent=1, ensure_ascii=False)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """What makes two models different, in words; "" if they are the same. Where their files lie does not matter."""
+    a, b = _identity(old), _identity(new)
+    return ", ".join(key for key in a if a[key] != b[key])
+
+
+def _identity(card: dict[str, Any]) -> dict[str, Any]:
+    weights = card.get("weights")
+    mark = weights.get("fingerprint") if isinstance(weights, dict) else weights
+    same = {key: card.get(key) for key in ("dimension", "classes", "layer", "preprocess", "concepts")}
+    return {**same, "weights": mark}

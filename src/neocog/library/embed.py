@@ -1,0 +1,359 @@
+"""Pictures to vectors, and to the probabilities of the concepts that a net knows.
+
+A net is brought to its fastest form that keeps the answers: batch normalisation folded, channels-last, bfloat16 where
+the processor is faster with it, compiled where there is enough to do. PyTorch is imported when an `Embedder` is made,
+not before: looking up a library's model by name must not cost two seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neocog.errors import LibraryError, NeocogError, UsageError
+from neocog.records import Preprocess
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from neocog.fit.device import Device
+    from neocog.fit.predicting import Run
+
+BATCH = 64  # pictures in one pass
+MEASURE_FROM = 500  # pictures from which half a second of measuring precisions is repaid
+# Compiling MobileNet v1 0.75 takes about 40 s and saves 1.6 ms a picture (346 -> 773 pictures/s on two cores).
+COMPILE_FROM = 25_000
+# Nets whose weights are looked for, the better ones first (ImageNet top-1 of their usual weights).
+_PREFERRED = ("resnet50", "densenet121", "mobilenet_v2", "mobilenet_v1", "mobilenet_v1_075", "mobilenet_v1_050")
+_IMAGENET = 1000
+
+
+def effort(amount: int, kind: str = "cpu") -> str:
+    """Return what is done to be fast, given how many pictures are coming and on what kind of device.
+
+    "plain": float32, nothing measured; a single picture gets the same vector alone and among others. "measured":
+    the fastest precision and layout. "compiled": that, compiled; on a GPU decoding is the limit, not the net.
+    """
+    if kind != "cpu":
+        return "measured"
+    return "plain" if amount < MEASURE_FROM else "measured" if amount < COMPILE_FROM else "compiled"
+
+
+def default_net(say: Callable[[str], object] | None = None) -> str:
+    """Return the net to index with when nobody chose one: the best whose weights lie in $NEOCOG_WEIGHTS.
+
+    Raises:
+        UsageError: there are none.
+    """
+    folder = os.environ.get("NEOCOG_WEIGHTS", "")
+    there = {path.stem for path in Path(folder).glob("*.safetensors")} if folder else set()
+    found = next((name for name in _PREFERRED if name in there), None)
+    if found is None:
+        raise UsageError(
+            "no pretrained net at hand to index with: set NEOCOG_WEIGHTS to a folder with mobilenet_v1_075.safetensors "
+            "(or another of 'neocog nets'), or index with a net of your own: --net RUN"
+        )
+    if say:
+        say(f"net: {found}, with the ImageNet weights in {folder}")
+    return found
+
+
+def model_name(net: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> str:
+    """Return the name under which a library keeps what this net makes; imports no PyTorch.
+
+    A net of the zoo with its ImageNet weights has its own name; any other has six digits of its weights' fingerprint.
+
+    Raises:
+        LibraryError: the weights cannot be read.
+    """
+    folder = Path(net)
+    if weights in (None, "imagenet") and not (folder / "net.json").is_file():
+        return str(net)
+    if (folder / "net.json").is_file():
+        file, stem = folder / "weights.safetensors", Path(os.path.abspath(folder)).name
+    else:
+        file, stem = Path(weights or ""), str(net)
+        file = file / "weights.safetensors" if file.is_dir() else file
+    clean = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")[:48] or "net"
+    return f"{clean if clean[0].isalpha() else 'net_' + clean}_{fingerprint(file)[:6]}"
+
+
+def fingerprint(file: Path) -> str:
+    """Return 32 hexadecimal digits for the content of a weights file. Raises: LibraryError if it cannot be read."""
+    try:
+        with open(file, "rb") as opened:
+            return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()  # type: ignore[arg-type]
+    except OSError as error:
+        raise LibraryError(f"the weights {file} cannot be read: {error.strerror}") from None
+
+
+def at_layer(model: str, layer: str) -> str:
+    """Return the name under which a library keeps the vectors of another layer of a model's net."""
+    return re.sub(r"[^a-z0-9]+", "_", f"{model}_at_{layer.lower()}")
+
+
+class Embedder:
+    """A net that turns pictures into vectors and concept probabilities.
+
+    Attributes:
+        name: under which a library keeps the vectors.
+        dimension: D, numbers in a vector.
+        outputs: K, how many probabilities (0 for a net without classes).
+        concepts: "imagenet", or the class names in the order of the probabilities.
+        preprocess: how pictures are prepared.
+        how: one line on what was chosen, for the user.
+    """
+
+    def __init__(
+        self,
+        net: str | os.PathLike[str] | Run | None = None,
+        weights: str | os.PathLike[str] | None = None,
+        device: str | None = None,
+        *,
+        layer: str | None = None,
+        amount: int = 0,
+        say: Callable[[str], object] | None = None,
+    ) -> None:
+        """Load a net of the zoo with weights ("imagenet" by default, or a file), or the net of a run.
+
+        Args:
+            layer: dotted name of a layer whose output, its mean over the map, is the vector; default: what the last
+                layer reads.
+            amount: how many pictures are coming; decides whether measuring and compiling pay.
+            say: is told in one line what was chosen.
+
+        Raises:
+            NetError, RunError: no such net, weights or run. UsageError: a net that gives no vector for a picture.
+        """
+        from neocog.fit.predicting import Run
+
+        self.temperature = 1.0
+        self.concepts: str | list[str] = ""
+        if net is None:
+            net = default_net(say)
+        if not isinstance(net, Run) and (Path(net) / "net.json").is_file():
+            net = Run(Path(net))
+        if isinstance(net, Run):
+            made, self.preprocess, file = net.net(), net.preprocess, net.folder / "weights.safetensors"
+            self.temperature, self.concepts = net.temperature, list(net.classes)
+            self.name, source = model_name(net.folder), os.path.abspath(net.folder)
+        else:
+            from neocog.nets.weights import build_with_weights, preprocess_for, resolve_weights
+
+            told = {"say": say} if say else {}
+            source, weights = str(net), weights or "imagenet"
+            file = resolve_weights(source, weights, **told)  # type: ignore[arg-type]
+            made = build_with_weights(source, weights, **told)  # type: ignore[arg-type]
+            self.preprocess = preprocess_for(file, source)
+            if made.spec["classes"] == _IMAGENET:  # type: ignore[index]
+                self.concepts = "imagenet"
+            self.name = model_name(source, weights)
+        self.layer = layer
+        if layer:
+            self.name = at_layer(self.name, layer)
+        self._card: dict[str, Any] = {
+            "name": self.name,
+            "net": {"from": source, **getattr(made, "spec", {})},
+            "weights": {"file": os.path.abspath(file), "fingerprint": fingerprint(file)},
+            "layer": layer,
+            "preprocess": {**asdict(self.preprocess), "mean": [*self.preprocess.mean], "std": [*self.preprocess.std]},
+            "concepts": self.concepts,
+            "temperature": self.temperature,
+        }
+        self._prepare(made.eval(), device, amount, say)
+
+    def card(self) -> dict[str, Any]:
+        """What a library keeps, so that `embedder_of` makes the same embedder again; JSON-able."""
+        return dict(self._card)
+
+    def _prepare(self, net: nn.Module, device: str | None, amount: int, say: Callable[[str], object] | None) -> None:
+        import torch
+
+        from neocog.fit.device import Device, choose
+
+        there = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        chosen = effort(amount, (device or there).partition(":")[0])
+        self.device: Device = Device("cpu", channels_last=True) if chosen == "plain" else choose(device)
+        if chosen == "compiled":  # it decides on hours: a busy moment must not
+            again = choose(device)
+            self.device = max((self.device, again), key=lambda one: max((rate for _, rate in one.rates), default=0.0))
+        pre = self.preprocess
+        net = _folded(net, (pre.channels, pre.size, pre.size))
+        self._head, self._shared = _parts(net, pre, self.layer)
+        net = net.to(self.device.torch).to(memory_format=self.device.layout)  # type: ignore[call-overload]
+        self._net = net.requires_grad_(False)
+        self._mean = torch.tensor(pre.mean[: pre.channels], device=self.device.torch)[:, None, None] * 255
+        self._scale = 1 / (255 * torch.tensor(pre.std[: pre.channels], device=self.device.torch)[:, None, None])
+        self._caught: list[Tensor] = []
+        if self.layer:
+            net.get_submodule(self.layer).register_forward_hook(lambda module, given, out: self._caught.append(out))
+        self._compute: Callable[[Tensor], tuple[Tensor, Tensor]] = self._forward
+        parts = ["batch normalisation folded"]
+        if chosen == "compiled" and not self.layer:
+            if say:
+                say("compiling the net, which takes about a minute and is repaid by the number of pictures")
+            failed = self._compile()
+            parts.append(f"not compiled: {failed}" if failed else "compiled")
+        blank = np.zeros((1, pre.channels, pre.size, pre.size), np.uint8)
+        features, probabilities = self.embed(blank)
+        self.dimension, self.outputs = features.shape[1], probabilities.shape[1]
+        self.how = f"{self.name}: {self.dimension} numbers a picture; {self.device}; {', '.join(parts)}"
+        if say and amount >= MEASURE_FROM:
+            say(self.how)
+
+    def embed(self, pictures: np.ndarray | Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Return features float32 (B, D) and probabilities float32 (B, K).
+
+        `pictures`: uint8 (B, C, size, size), prepared already; uint8 (B, H, W, 3); or a list of PIL pictures, arrays
+        uint8 (H, W[, 3]) or file bytes, of any sizes.
+
+        Raises:
+            DecodeError: bytes that cannot be read.
+        """
+        import torch
+
+        pixels = self._pixels(pictures)
+        features, probabilities = [], []
+        for start in range(0, len(pixels), BATCH):
+            x = torch.from_numpy(pixels[start : start + BATCH]).to(self.device.torch)
+            with torch.inference_mode(), self.device.autocast():
+                x = ((x.float() - self._mean) * self._scale).contiguous(memory_format=self.device.layout)
+                found, logits = self._compute(x)
+                features.append(found.float().cpu().numpy())
+                probabilities.append(torch.softmax(logits.float() / self.temperature, 1).cpu().numpy())
+        if not features:
+            return np.zeros((0, self.dimension), np.float32), np.zeros((0, self.outputs), np.float32)
+        return np.concatenate(features), np.concatenate(probabilities)
+
+    def _pixels(self, pictures: np.ndarray | Sequence[Any]) -> np.ndarray:
+        from neocog.data.decode import prepare
+
+        pre = self.preprocess
+        if isinstance(pictures, np.ndarray) and pictures.shape[1:] == (pre.channels, pre.size, pre.size):
+            return pictures
+        whole = [one if isinstance(one, bytes | np.ndarray) else np.asarray(one.convert("RGB")) for one in pictures]
+        shape = (len(whole), pre.channels, pre.size, pre.size)
+        return np.stack([prepare(one, pre) for one in whole]) if whole else np.zeros(shape, np.uint8)
+
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised pictures -> vectors (B, D) and logits (B, K)."""
+        net: Any = self._net
+        if self.layer:
+            self._caught.clear()
+            logits = net(x)
+            return _pooled(self._caught.pop()), logits if self._head is not None else logits[:, :0]
+        if self._head is None:  # the net's output is the vector
+            out = _pooled(net(x))
+            return out, out[:, :0]
+        features = net.forward_features(x)
+        return _pooled(features), self._head(features) if self._shared else net(x)
+
+    def _compile(self) -> str:
+        """Compile for one batch size with the weights as constants; return why it cannot be, or "".
+
+        What was compiled is kept in the user's cache folder, so that the next time takes seconds.
+        """
+        import torch
+
+        if not (os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++", "cl")))):
+            return "there is no C++ compiler (on Debian: apt install g++)"
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "neocog" / "compiled"))
+        pre, last = self.preprocess, self.device.layout
+        try:
+            from torch._inductor import config
+
+            fast = torch.compile(self._forward, dynamic=False)
+            x = torch.zeros(BATCH, pre.channels, pre.size, pre.size, device=self.device.torch)
+            with config.patch(freezing=True), torch.inference_mode(), self.device.autocast():
+                fast(x.contiguous(memory_format=last))
+        except Exception as error:  # an operator that cannot be lowered, a compiler without OpenMP, ...
+            return f"PyTorch could not ({(str(error) or type(error).__name__).strip().splitlines()[0][:100]})"
+
+        def whole(x: Tensor) -> tuple[Tensor, Tensor]:
+            n = len(x)
+            if n < BATCH:  # another size would be compiled anew
+                x = torch.cat([x, x.new_zeros(BATCH - n, *x.shape[1:])]).contiguous(memory_format=last)
+            features, logits = fast(x)
+            return features[:n], logits[:n]
+
+        self._compute = whole
+        return ""
+
+
+def _pooled(out: Tensor) -> Tensor:
+    """Mean over the map: (B, D, ...) -> (B, D)."""
+    return out.flatten(2).mean(2) if out.ndim > 2 else out
+
+
+def _folded(net: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    from neocog.anatomy.rewrite import rewrite
+
+    try:
+        return rewrite(net, "fold-bn", shape).module
+    except NeocogError:  # nothing to fold, or code that hides its layers: then the net stays as it is
+        return net
+
+
+def _parts(net: nn.Module, pre: Preprocess, layer: str | None) -> tuple[nn.Module | None, bool]:
+    """The net's head (None if its output is the vector), and whether head(features) gives the net's logits.
+
+    Raises:
+        UsageError: the net gives something else than one vector for a picture.
+    """
+    import torch
+
+    from neocog.nets import head_of
+
+    x = torch.rand(1, pre.channels, pre.size, pre.size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        out = net(x)
+        if not isinstance(out, torch.Tensor) or (out.ndim != 2 and layer is None):
+            raise UsageError(
+                f"{type(net).__name__} gives {getattr(out, 'shape', type(out).__name__)} for a picture, not class "
+                "scores or a vector; index with a net that classifies, such as mobilenet_v1_075"
+            )
+        if layer is not None and layer not in dict(net.named_modules()):
+            raise UsageError(f"{type(net).__name__} has no layer {layer!r}; 'neocog anatomy NET' lists them")
+        if not hasattr(net, "forward_features") or not isinstance(getattr(net, "head", None), str):
+            return None, False
+        head = head_of(net)
+        features = net.forward_features(x)  # type: ignore[operator]
+        with contextlib.suppress(RuntimeError):
+            logits = head(features)
+            return head, logits.shape == out.shape and torch.allclose(logits, out, atol=1e-4, rtol=1e-3)
+        return head, False
+
+
+def embedder_of(card: dict[str, Any], device: str | None = None, *, amount: int = 0, say: Any = None) -> Embedder:
+    """Make the embedder that a library's model was made with, from ``store.models()[name]``.
+
+    Raises:
+        LibraryError: its weights are no longer there, or are others.
+    """
+    file, source = Path(card["weights"]["file"]), card["net"]["from"]
+    run = (Path(source) / "net.json").is_file()
+    if not run and not file.is_file() and os.environ.get("NEOCOG_WEIGHTS"):
+        file = Path(os.environ["NEOCOG_WEIGHTS"]) / file.name
+    if not file.is_file():
+        raise LibraryError(
+            f"the library was indexed with {source} and the weights {card['weights']['file']}, which are not there any "
+            "more; put them back, set NEOCOG_WEIGHTS to their folder, or index with another net: --net NAME"
+        )
+    if fingerprint(file) != card["weights"]["fingerprint"]:
+        raise LibraryError(
+            f"{file} has changed since the library was indexed, so its vectors would not be comparable; put the old "
+            "file back, or index again with the new weights: --net"
+        )
+    made = Embedder(source, None if run else file, device, layer=card.get("layer"), amount=amount, say=say)
+    made.name = card["name"]
+    made._card = {key: card[key] for key in made._card}
+    return made

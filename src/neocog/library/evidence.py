@@ -1,0 +1,373 @@
+"""What each part of a query says of every picture, as a probability.
+
+A **word** is answered by three witnesses, each of which may be enough alone: the concepts that it stands for (their
+classes exclude each other, so the probability that one of them is shown is their sum), a concept of that name that
+the user taught, and every text that is known of the picture. They are joined as independent witnesses:
+``1 - (1 - p_concepts) (1 - p_taught) (1 - p_text)``. Several words in a row that are the name of one concept
+(*golden retriever*) are one part.
+
+**Examples** are joined before they are judged: the mean likeness to all of them, so that what they have in common
+counts. Each example to be avoided is a part of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from neocog.errors import closest
+from neocog.library.calibration import LEAST_TEXT, THRESHOLDS, Line, log_odds
+from neocog.library.concepts import STOP_WORDS, Match, Spelling, Vocabulary, normalise
+from neocog.library.fulltext import same_name, words_of
+from neocog.library.query import Example, Filter, Moment, Phrase, Query, Word
+from neocog.library.rows import encode_path
+from neocog.library.teaching import concepts_of, denied_rows, probabilities, said_of
+from neocog.library.view import FEATURES, Eye, View, texts, vector_of
+
+_MOST_WORDS = 4  # in the name of a concept
+_MOST_TYPOS = 20  # words of a query up to which spelling is corrected; a pasted page is not a query
+_MOST_NOTES = 5  # unknown words of a query that are named
+_LONG_WORD = 6  # letters from which a word of a text is what a mistyped word is corrected to
+_SAME, _APART = 0.98, 0.2  # cosine of two copies of a picture, and the distance of vectors of length 1 that it means
+_FROM_INDEX = 200  # pictures that the store's nearest-neighbour search is asked for, at least
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What one part of a query contributed to a hit.
+
+    Attributes:
+        part: the part, as it was typed.
+        kind: "word", "example", "text" (exact words) or "filter".
+        value: the probability (0..1) that this part holds; 1 for what must hold and does.
+        weight: how much it counts; 0 for filters.
+        text: the same for people.
+    """
+
+    part: str
+    kind: str
+    value: float
+    weight: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A ranking part: `p` float32 (N,), the probability that it holds (for a negative one: that it does not).
+
+    `threshold`: a hit needs this much. `explain` gives the reasons for a row.
+    """
+
+    weight: float
+    negative: bool
+    p: np.ndarray
+    threshold: float
+    explain: Callable[[int], list[Reason]]
+
+
+def word_parts(
+    view: View, model: str | None, words: Sequence[Word], lines: dict[str, Line], notes: list[str]
+) -> tuple[list[Part], list[str]]:
+    """Return the parts for the words of a query, and the words to be found of which nothing is known."""
+    parts: list[Part] = []
+    unknown: list[Word] = []
+    concepts = view.vocabulary(model) if model is not None else None
+    taught = {normalise(name): (name, entry) for name, entry in concepts_of(view.store).items()}
+    for word in _grouped(words, concepts, taught):
+        spelled = [normalise(word.text)]
+        known, heads = view.text.score(spelled), taught.get(spelled[0])
+        match = concepts.find(word.text, typos=False) if concepts is not None else None
+        if match is None and heads is None and not known.any() and len(words) <= _MOST_TYPOS:
+            near = _spelling(view, concepts, taught).correct(word.text)
+            if near:
+                spelled = list(near)
+                match = concepts.corrected(word.text, near) if concepts is not None else None
+                known = np.max([view.text.score([name]) for name in near], axis=0)
+                heads = next((taught[name] for name in near if name in taught), None)
+                if match is None:
+                    notes.append(f"{word.text!r} is not known; took {' or '.join(map(repr, near))}")
+        if match is None and heads is None and not known.any():
+            unknown.append(word)
+            continue
+        if match is not None:
+            notes.append(str(match))
+        parts.append(_word_part(view, model, word, spelled, match, heads, known, lines))
+    notes += _unknown(view, unknown, taught)
+    return parts, [word.text for word in unknown if not word.negative]
+
+
+def _word_part(
+    view: View,
+    model: str | None,
+    word: Word,
+    spelled: Sequence[str],
+    match: Match | None,
+    heads: tuple[str, dict] | None,
+    known: np.ndarray,
+    lines: dict[str, Line],
+) -> Part:
+    none = np.zeros(len(view), np.float32)
+    shown, raw = none, none
+    if match is not None and model is not None:
+        raw = view.probabilities(model, match.concepts)
+        shown = np.where(raw > 0, lines["word"](log_odds(raw)), 0)
+    learned = none
+    if heads is not None and heads[1]["model"] in view.store.models():
+        learned = probabilities(view, heads[0], heads[1], said_of(view.store, heads[0]))
+    told = np.where(known > 0, LEAST_TEXT + (1 - LEAST_TEXT) * lines["text"](known), 0)
+    if heads is not None:
+        told[_tagged(view, heads[0])] = 0  # the tag comes from the head, so it says nothing more
+        denied = denied_rows(view, heads[1], said_of(view.store, heads[0]))
+        shown[denied], told[denied] = 0, 0  # what the user said outvotes the net
+    p = 1 - (1 - shown) * (1 - learned) * (1 - told)
+    p = np.clip(p, 1e-6, 1 - 1e-6).astype(np.float32)
+
+    def explain(row: int) -> list[Reason]:
+        said = []
+        if match is not None and shown[row] > 0.01:
+            best = _best(view, model, match, row) if model is not None else ""
+            said.append(f"concepts {raw[row]:.2f}{best}, calibrated {shown[row]:.2f}")
+        if heads is not None:
+            said.append(f"taught concept {heads[0]!r} {learned[row]:.2f}")
+        if told[row] > 0:
+            said.append(f"in its {' and '.join(view.text.where(spelled, row))}")
+        sign = "not " if word.negative else ""
+        text = f"{sign}{word.text}: {'; '.join(said) or 'no sign of it'}"
+        return [Reason(str(word), "word", float(1 - p[row] if word.negative else p[row]), word.weight, text)]
+
+    threshold = 0.5 if word.negative else THRESHOLDS["word"]
+    return Part(word.weight, word.negative, 1 - p if word.negative else p, threshold, explain)
+
+
+def example_parts(
+    view: View,
+    model: str,
+    examples: Sequence[Example],
+    line: Line,
+    metric: str,
+    layer: str,
+    eye: Eye | None,
+    *,
+    top: int,
+    alone: bool,
+) -> tuple[list[Part], np.ndarray]:
+    """Return the parts for example pictures, and bool (N,): which pictures were looked at.
+
+    `alone`: nothing else ranks or filters, so that the store's own search for the nearest may pick the candidates.
+    """
+    vectors = {one: vector_of(view, model, one.file, one.region, eye, layer, metric=metric) for one in examples}
+    mean, spread = view.pairs(model, metric, layer)
+    least = THRESHOLDS["example" if layer == FEATURES else "output"]
+    liked = [one for one in vectors if not one.negative]
+    looked = np.ones(len(view), bool)
+    rows: np.ndarray | None = None
+    if alone and liked and layer == FEATURES and len(view) > 10 * max(_FROM_INDEX, 10 * top):
+        total = sum(one.weight * _unit(vectors[one], metric) for one in liked)
+        assert isinstance(total, np.ndarray)
+        hashes, _ = view.store.nearest(model, total / sum(o.weight for o in liked), max(_FROM_INDEX, 10 * top), metric)
+        rows = np.unique(view.rows_of(hashes[0]))
+        rows = rows[rows >= 0]
+        looked = np.zeros(len(view), bool)
+        looked[rows] = True
+    alike = {one: view.likeness(model, vector, metric, layer, rows) for one, vector in vectors.items()}
+    what, sign = ("cosine", 1) if metric == "cosine" else ("distance", -1)
+
+    # what is all but the same picture is like it, however alike the pictures of a library are
+    same = {
+        one: raw >= (_SAME if metric == "cosine" else -_APART * np.linalg.norm(vectors[one]))
+        for one, raw in alike.items()
+    }
+
+    def judged(raw: np.ndarray, same: np.ndarray, line: Line = line) -> np.ndarray:
+        seen = np.isfinite(raw)
+        p = np.where(seen, line(np.where(seen, (raw - mean) / spread, 0)), 0)
+        return np.where(same, np.maximum(p, 0.99), p).astype(np.float32)
+
+    def reason(one: Example, row: int, value: float) -> Reason:
+        name = PurePath(one.file).name + str(one.region or "")
+        text = f"{'un' if one.negative else ''}like {name}: {what} {sign * alike[one][row]:.3f}"
+        text += f" (random pictures: {sign * mean:.3f})"
+        return Reason(str(one), "example", value, one.weight, text)
+
+    parts = []
+    if liked:
+        weights = np.array([one.weight for one in liked])
+        joined = sum(w * alike[one] for w, one in zip(weights / weights.sum(), liked, strict=True))
+        p = judged(np.asarray(joined), np.all([same[one] for one in liked], axis=0))
+
+        def explain(row: int) -> list[Reason]:
+            at = slice(row, row + 1)
+            return [reason(one, row, float(judged(alike[one][at], same[one][at])[0])) for one in liked]
+
+        parts.append(Part(float(weights.mean()), False, np.clip(p, 1e-6, 1), least, explain))
+    # Likeness is rarely probable, so "not alike" would hardly count. Measured against the threshold from which a
+    # picture counts as a hit, it does: there the odds are even.
+    shift = Line(line.slope, line.shift - float(log_odds(np.array(least))))
+    for one in vectors:
+        if one.negative:
+            close = judged(alike[one], same[one], shift)
+            # its picture is no hit, and neither are copies of it
+            away = np.where(close > 0.98, 1e-6, 1 - close).astype(np.float32)
+
+            def avoided(row: int, one: Example = one, away: np.ndarray = away) -> list[Reason]:
+                return [reason(one, row, float(away[row]))]
+
+            parts.append(Part(one.weight, True, away, 0.02, avoided))
+    return parts, looked
+
+
+def filtered(view: View, query: Query, notes: list[str]) -> tuple[np.ndarray, list[Callable[[int], Reason]]]:
+    """Return bool (N,): which pictures meet all filters and exact words; and how to say so for a row."""
+    keep = np.ones(len(view), bool)
+    reasons: list[Callable[[int], Reason]] = []
+    for phrase in query.phrases:
+        has = view.text.phrase(phrase.text)
+        if not has.any() and not phrase.negative:
+            notes.append(f"no text has the words {phrase}")
+        keep &= ~has if phrase.negative else has
+
+        def told(row: int, phrase: Phrase = phrase) -> Reason:
+            where = "" if phrase.negative else f" in its {' and '.join(view.text.where(words_of(phrase.text), row))}"
+            return Reason(str(phrase), "text", 1.0, 0.0, f"{phrase}{where}")
+
+        reasons.append(told)
+    for one in query.filters:
+        has = _meets(view, one, notes)
+        keep &= ~has if one.negative else has
+
+        def met(row: int, one: Filter = one) -> Reason:
+            return Reason(str(one), "filter", 1.0, 0.0, _said(view, one, row))
+
+        reasons.append(met)
+    return keep, reasons
+
+
+def _meets(view: View, one: Filter, notes: list[str]) -> np.ndarray:
+    out = np.zeros(len(view), bool)
+    if isinstance(one.value, Moment):
+        taken = np.asarray(view.table.column("taken").to_numpy()).astype("datetime64[s]")
+        known = ~np.isnat(taken)
+        start, end = np.datetime64(one.value.start, "s"), np.datetime64(one.value.end, "s")
+        if one.field == "before":
+            return known & (taken < start)
+        return known & (taken >= start) & ((taken < end) if one.field == "taken" else True)
+    if one.field in ("tag", "label"):
+        rows, values = texts(view, one.field + "s")
+        names = same_name(values, one.value)
+        if not names and not one.negative:
+            notes.append(_no_name(one, pc.unique(values).to_pylist()))
+    else:
+        rows, values = texts(view, "paths" if one.field == "folder" else "camera")
+        if one.field == "folder":
+            values = pc.replace_substring_regex(values, r"[^/]*$", "")  # without the file's own name
+            # stored relative to the indexed folder, whose own name is a folder's name as well
+            below = pa.scalar(f"/{encode_path(view.store.folder.parent.name)}/", pa.string())
+            values = pc.if_else(pc.starts_with(values, "/"), values, pc.binary_join_element_wise(below, values, ""))
+        names = [v for v in pc.unique(values).to_pylist() if v is not None and _within(v, one)]
+        if not names and not one.negative:
+            notes.append(f"no {one.field} has {one.value!r} in its name")
+    met = np.asarray(pc.fill_null(pc.is_in(values, value_set=pa.array(names, pa.string())), False)).astype(bool)
+    out[rows[met]] = True
+    return out
+
+
+def _within(text: str, one: Filter) -> bool:
+    """Whether the words of a filter stand in a name; those between slashes in folders that follow each other."""
+    wanted = [f" {' '.join(words_of(part))} " for part in str(one.value).split("/") if words_of(part)]
+    if not wanted:
+        return str(one.value).strip("/") in text
+    parts = text.split("/") if one.field == "folder" else [text]
+    there = [f" {' '.join(words_of(part))} " for part in parts]
+    return any(
+        all(w in t for w, t in zip(wanted, there[start:], strict=False))
+        for start in range(len(there) - len(wanted) + 1)
+    )
+
+
+def _said(view: View, one: Filter, row: int) -> str:
+    if isinstance(one.value, Moment):
+        return f"taken {view.table.column('taken')[row].as_py() or 'at an unknown time'}"
+    if one.negative:
+        return str(one)
+    if one.field == "camera":
+        return f"camera {view.table.column('camera')[row].as_py()}"
+    if one.field == "folder":
+        return f"in {PurePath((view.paths(row) or ('',))[0]).parent}"
+    return f"{one.field} {', '.join(view.table.column(one.field + 's')[row].as_py() or [])}"
+
+
+def _tagged(view: View, name: str) -> np.ndarray:
+    rows, values = texts(view, "tags")
+    return rows[np.asarray(pc.fill_null(pc.equal(values, name), False)).astype(bool)]
+
+
+def _grouped(words: Sequence[Word], concepts: Vocabulary | None, taught: dict[str, tuple[str, dict]]) -> list[Word]:
+    """Join words in a row that name one concept, and leave out those that say nothing."""
+    out: list[Word] = []
+    at = 0
+    while at < len(words):
+        size = 1
+        for length in range(min(_MOST_WORDS, len(words) - at), 1, -1):
+            several = words[at : at + length]
+            plain = not any(w.negative for w in several) and all(w.weight == 1 for w in several[:-1])
+            text = " ".join(w.text for w in several)
+            if plain and (normalise(text) in taught or (concepts is not None and concepts.named(text))):
+                size = length
+                break
+        joined = " ".join(w.text for w in words[at : at + size])
+        out.append(replace(words[at + size - 1], text=joined))
+        at += size
+    telling = [w for w in out if normalise(w.text) not in STOP_WORDS or normalise(w.text) in taught]
+    return telling or out
+
+
+def _best(view: View, model: str | None, match: Match, row: int) -> str:
+    """The most probable of several concepts, in words."""
+    if model is None or len(match.concepts) < 2:
+        return ""
+    hashes, values = view.store.probabilities(model)
+    at = np.flatnonzero(hashes == view.hashes[row])
+    if not len(at):
+        return ""
+    own = values[at[0]].astype(np.float32)[list(match.concepts)]
+    concepts = view.vocabulary(model)
+    assert concepts is not None
+    return f" ({concepts.classes[match.concepts[int(own.argmax())]]} {own.max():.2f})"
+
+
+def _spelling(view: View, concepts: Vocabulary | None, taught: Iterable[str]) -> Spelling:
+    """What a mistyped word is corrected to: concepts, taught words, and longer words of the pictures' texts."""
+    # a short word is near to too many others: trick, truck, track
+    told = [word for word in view.text.words if len(word) >= _LONG_WORD]
+    return Spelling([*(concepts.spellings if concepts is not None else ()), *taught, *told])
+
+
+def _unknown(view: View, words: Sequence[Word], taught: Iterable[str]) -> list[str]:
+    """Sentences on words of which nothing is known."""
+    said = []
+    for word in words[:_MOST_NOTES]:
+        if word.negative:
+            said.append(f"{word}: nothing is known of {word.text!r}, so nothing is left out for it")
+            continue
+        known = f"{word.text!r}: no concept, taught word or text of this library has it"
+        guess = Spelling([*taught, *view.text.words]).nearest(normalise(word.text))
+        remedy = f"did you mean {guess[0]!r}?" if guess else f"teach it: neocog teach LIBRARY {word.text!r} EXAMPLES"
+        said.append(f"{known}; {remedy}")
+    if more := len(words) - len(said):
+        said.append(f"nothing is known of {more} more words either")
+    return said
+
+
+def _no_name(one: Filter, names: list[str | None]) -> str:
+    known = sorted(n for n in names if n)
+    there = f"; there are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}" if known else ""
+    return f"no picture has the {one.field} {one.value!r}{closest(str(one.value), known)}{there}"
+
+
+def _unit(vector: np.ndarray, metric: str) -> np.ndarray:
+    return vector / max(float(np.linalg.norm(vector)), 1e-12) if metric == "cosine" else vector

@@ -1,0 +1,527 @@
+"""Bringing a library up to date with its folders: new, changed, moved and deleted files.
+
+Every commit is one change of a table that leaves the library whole; whatever a kill interrupts is found again by the
+next run, because a run asks only two things: what lies in the folders, and what does the table say. A file is
+unchanged if its size and time are (it is not opened); a renamed one is known by its inode, a copied or moved one by
+its content, and neither is computed again.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from neocog.errors import DecodeError, LibraryError, UsageError
+from neocog.library.ledger import Content, Ledger, outermost, signed, within
+from neocog.library.lock import LibraryBusy
+from neocog.library.photo import Photo, examine, look, read_steady
+from neocog.library.rows import content_hash, has_model, vector_column, whole_rows
+from neocog.library.scan import Scan, scan
+from neocog.library.store import Store
+from neocog.records import Preprocess
+
+COMMIT_ROWS = 1024  # pictures in one commit; a commit costs about 0.1 s
+COMMIT_SECONDS = 10.0  # so much work can be lost by a kill
+_BATCH = 64  # files that are waited for at a time, while twice as many are being decoded
+
+
+class Embeds(Protocol):
+    """What indexing needs of `embed.Embedder`."""
+
+    name: str
+    dimension: int
+    outputs: int
+    preprocess: Preprocess
+
+    def card(self) -> dict[str, Any]: ...
+    def embed(self, pictures: Any) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+@dataclass
+class Report:
+    """What indexing found, in files."""
+
+    new: int = 0
+    changed: int = 0
+    copies: int = 0  # new files whose content is there already
+    moved: int = 0
+    gone: int = 0
+    unchanged: int = 0
+    unreadable: int = 0  # that could not be read in this run
+    computed: int = 0  # pictures that the net saw
+    interrupted: bool = False
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def touched(self) -> bool:
+        """Whether anything was different from before."""
+        return any((self.new, self.changed, self.copies, self.moved, self.gone, self.unreadable, self.computed))
+
+    def __str__(self) -> str:
+        names = ("new", "changed", "copies", "moved", "gone", "unchanged", "unreadable")
+        parts = [f"{getattr(self, name):,} {name}" for name in names if getattr(self, name)]
+        rate = f", {self.computed / self.seconds:,.0f} pictures/s" if self.computed > 100 and self.seconds > 1 else ""
+        return f"{', '.join(parts) or 'no pictures'} in {self.seconds:.1f} s{rate}"
+
+
+def index(
+    store: Store,
+    folders: Sequence[str | os.PathLike[str]] = (),
+    embedder: Embeds | Callable[[int], Embeds] | None = None,
+    *,
+    model: str | None = None,
+    threads: int | None = None,
+    wait: float = 0.0,
+    progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], object] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    background: bool = False,
+) -> Report:
+    """Bring the library up to date with `folders` (default: all that were indexed before).
+
+    Args:
+        embedder: the net, or a function that makes it, given how many pictures are coming; it is called only if there
+            is something to compute. None makes the one that the library was indexed with, or the default.
+        model: the name of the net, where it is known without making it; default: that of `embedder`, else the model
+            that the library has.
+        wait: seconds to wait for another process that is indexing the same library.
+        progress: is called with (files done, files to do).
+        stop: is asked between batches; True ends the run, with all that was computed saved.
+        background: tidy up, and make the index of a large library, in a thread; for programs that live on.
+
+    Raises:
+        UsageError: a folder that is not there. LibraryError: the disk is full, somebody else is indexing, a net that
+        gives other vectors than those in the library.
+    """
+    begin = time.monotonic()
+    say = say or (lambda text: None)
+    roots = _roots(store, folders)
+    with store.indexing(wait, say) as lock:
+        run = _Run(store, roots, embedder, model, say)
+        run.sort()
+
+        def ended() -> bool:
+            lock.renew()
+            return stop()
+
+        run.read(threads or _threads(), progress or (lambda done, total: None), ended)
+        run.finish()
+    if run.report.computed >= COMMIT_ROWS or store.cluttered:
+        # an index may take minutes: others may change the library meanwhile
+        if background:
+            threading.Thread(target=_tidy, args=(store, lambda text: None), daemon=True).start()
+        elif failed := _tidy(store, say):
+            run.report.notes.append(failed)
+    if run.commits:
+        store.refresh()
+    run.report.seconds = time.monotonic() - begin
+    return run.report
+
+
+def _tidy(store: Store, say: Callable[[str], object]) -> str:
+    """Tidy the store up; return what went wrong, which harms nothing but speed."""
+    try:
+        store.tidy(say)
+    except LibraryError as error:
+        return f"everything is indexed, but tidying up failed: {error}"
+    return ""
+
+
+def watch(
+    store: Store,
+    folders: Sequence[str | os.PathLike[str]] = (),
+    embedder: Embeds | Callable[[int], Embeds] | None = None,
+    *,
+    interval: float = 5.0,
+    stop: Callable[[], bool] = lambda: False,
+    **options: Any,
+) -> Iterator[Report]:
+    """Index again and again, `interval` seconds apart, and yield a report whenever something was different.
+
+    The first report comes in any case. Folders are looked through each time (10,000 files take about 0.1 s); that
+    works on every file system, network ones included. While another process indexes the library, or a folder is away
+    (a disk that was taken out), it waits and says so once. Options are those of `index`.
+
+    Raises: as `index`, for the first time; later on only what waiting does not cure.
+    """
+    say = options.get("say") or (lambda text: None)
+    known, first, last = _once(store, embedder, options.get("model"), say), True, ""
+    while not stop():
+        try:
+            report = index(store, folders, known, stop=stop, background=True, **options)
+            if first or report.touched:
+                yield report
+            first, last = False, ""
+        except (LibraryBusy, UsageError) as error:
+            if first and isinstance(error, UsageError):
+                raise
+            if str(error) != last:
+                say(f"waiting: {error}")
+            last = str(error)
+        end = time.monotonic() + interval
+        while time.monotonic() < end and not stop():
+            time.sleep(min(0.2, interval))
+
+
+def _once(
+    store: Store, embedder: Embeds | Callable[[int], Embeds] | None, model: str | None, say: Callable[[str], object]
+) -> Embeds | Callable[[int], Embeds]:
+    """The net itself, or what makes it when it is called first, and gives the same one later."""
+    if embedder is not None and not _makes(embedder):
+        return embedder
+    make: Any = embedder or usual(store, say, model)
+    made: list[Embeds] = []
+
+    def once(amount: int) -> Embeds:
+        if not made:
+            made.append(make(amount))
+        return made[0]
+
+    return once
+
+
+class _Run:
+    """One run of `index`."""
+
+    def __init__(
+        self,
+        store: Store,
+        roots: list[str],
+        embedder: Embeds | Callable[[int], Embeds] | None,
+        model: str | None,
+        say: Callable[[str], object],
+    ) -> None:
+        self.store, self.roots, self.say, self.report = store, roots, say, Report()
+        self._given = embedder
+        self._made: Embeds | None = None
+        self.model = model or getattr(embedder, "name", None) or store.model
+        self.found: Scan = scan(roots, store.text_of, os.fspath(store.folder))
+        self.ledger = Ledger(store, [*map(store.text_of, roots), *store.folders])
+        self.problems = {row["path"]: row for row in store.problems().to_pylist()}
+        self.new_problems: dict[str, dict[str, Any]] = {}
+        self.solved: set[str] = set()
+        self.to_read: list[str] = []
+        self.absent: dict[str, list[str]] = {}  # known files that the scan did not find, by their content
+        self.lost: set[str] = set()  # those of them that must be gone, as their folder was looked through
+        self.waiting: list[Photo] = []  # the net has not seen them
+        self.ready: list[tuple[Photo, np.ndarray, np.ndarray]] = []
+        self.pending: dict[str, Photo] = {}  # contents that are not in the table yet
+        self.commits, self.saved_at = 0, time.monotonic()
+
+    def sort(self) -> None:
+        """Tell unchanged and renamed files from those that must be read, without opening any."""
+        files, ledger = self.found.files, self.ledger
+        below = [self.store.text_of(root) for root in self.roots]
+
+        def scanned(path: str) -> bool:
+            inside = any(within(path, root) for root in below)
+            return inside and not any(within(path, folder) for folder in self.found.closed)
+
+        self.lost = {path for path in ledger.files if path not in files and scanned(path)}
+        renamed: dict[tuple[int, int, int], str] = {}
+        for hash, content in ledger.contents.items():
+            for path, (mtime, inode) in content.places.items():
+                known = files.get(path)
+                if known is None:
+                    self.absent.setdefault(hash, []).append(path)
+                    if inode:
+                        renamed[inode, content.size, mtime] = path
+                elif (known.size, known.mtime_ns) == (content.size, mtime) and self.model in content.models:
+                    self.report.unchanged += 1
+                else:
+                    self.to_read.append(path)
+        for path, one in files.items():
+            if path in ledger.files:
+                continue
+            problem = self.problems.get(path)
+            if problem and (problem["size"], problem["mtime_ns"]) == (one.size, one.mtime_ns):
+                self.report.unchanged += 1
+                continue
+            old = renamed.get((signed(one.inode), one.size, one.mtime_ns))
+            if old is not None and old in ledger.files and self._missing(old):
+                hash = ledger.files[old]
+                ledger.put(path, one.mtime_ns, one.inode, hash)
+                ledger.drop(old)  # after it, so that the label follows the file
+                self.lost.discard(old)
+                self.report.moved += 1
+                if self.model not in ledger.contents[hash].models:
+                    self.to_read.append(path)
+            else:
+                self.to_read.append(path)
+        self.to_read.sort()
+        there = {**self.found.broken, **self.found.closed}
+        for path, reason in there.items():
+            self._problem(path, reason, 0, 0)
+        gone = [p for p in self.problems if p not in files and p not in there and scanned(p)]
+        self.solved.update(gone)
+
+    def _missing(self, path: str) -> bool:
+        """Whether a known file, which the scan did not find, is not there any more."""
+        return path in self.lost or not os.path.lexists(self.store.path_of(path))
+
+    def preprocess(self) -> Preprocess:
+        """How pictures are prepared; where the library knows it, the net need not be made."""
+        card = self.store.models().get(self.model or "")
+        if card is None or self._made is not None or "preprocess" not in card:
+            return self.embedder().preprocess
+        values = card["preprocess"]
+        return Preprocess(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+    def embedder(self) -> Embeds:
+        """The net, made when it is needed; its columns are made too."""
+        if self._made is None:
+            make = self._given if self._given is not None else usual(self.store, self.say, self.model)
+            made: Embeds = make(len(self.to_read)) if _makes(make) else make  # type: ignore[operator, assignment]
+            if self.model not in (None, made.name):
+                raise LibraryError(
+                    f"expected the net {self.model!r}, got {made.name!r}; have its weights changed? Index with the "
+                    "net that you want: --net NAME"
+                )
+            self.store.add_model(made.name, made.dimension, made.card(), classes=made.outputs)
+            self.model, self._made = made.name, made
+        return self._made
+
+    def read(self, threads: int, progress: Callable[[int, int], None], stop: Callable[[], bool]) -> None:
+        """Read, decode and compute what is new; decoding (threads) and computing (here) overlap."""
+        if not self.to_read:
+            return
+        pre, total = self.preprocess(), len(self.to_read)
+        ahead: list[tuple[str, Future[Any]]] = []
+        todo = iter(self.to_read)
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                done = 0
+                while True:
+                    while len(ahead) < 2 * _BATCH + threads and (path := next(todo, None)) is not None:
+                        ahead.append((path, pool.submit(self._look, path, pre)))
+                    if not ahead:
+                        break
+                    now, ahead = ahead[:_BATCH], ahead[_BATCH:]
+                    for path, future in now:
+                        self._take(path, future)
+                    self._compute(whole=True)
+                    done += len(now)
+                    progress(done, total)
+                    late = time.monotonic() - self.saved_at > COMMIT_SECONDS
+                    if len(self.ready) >= COMMIT_ROWS or late:
+                        self._compute()
+                        self.commit()
+                    if stop():
+                        self.report.interrupted = True
+                        break
+            except KeyboardInterrupt:  # what is computed need not be computed again
+                self.commit()
+                raise
+            else:
+                self._compute()
+                self.commit()
+            finally:
+                for _, future in ahead:
+                    future.cancel()
+
+    def _look(self, path: str, pre: Preprocess) -> Photo:
+        """In a thread: read one file, and decode it if its content is new."""
+        data, status = read_steady(self.found.files[path].full)
+        hash = content_hash(data)
+        known = self.ledger.contents.get(hash)
+        if known is not None and (self.model in known.models or not known.saved):
+            return Photo(hash, len(data), status.st_mtime_ns, status.st_ino)
+        return examine(data, status, pre, hash)
+
+    def _take(self, path: str, future: Future[Any]) -> None:
+        """Note what a thread found: a new content, a known one, or a problem."""
+        ledger, report, found = self.ledger, self.report, self.found.files[path]
+        was = ledger.files.get(path)
+        try:
+            photo: Photo = future.result()
+        except FileNotFoundError:  # deleted since it was listed
+            self.lost |= {path} if was else set()
+            return
+        except (DecodeError, OSError, MemoryError) as error:
+            if isinstance(error, DecodeError):  # else a picture that is known stays known: the disk may be to blame
+                ledger.drop(path)
+            reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
+            # A time of -1 is never met again: a file that changes all the time, or may not be read, is tried again.
+            again = not isinstance(error, DecodeError) or "changes while" in reason
+            self._problem(path, reason, -1 if again else found.mtime_ns, found.size)
+            return
+        self.solved.add(path)
+        content = ledger.contents.get(photo.hash)
+        if content is None:
+            ledger.contents[photo.hash] = Content({}, photo.size, [], [self.model or ""], saved=False)
+            self.pending[photo.hash] = photo
+            self.waiting.append(photo)
+            if was:
+                report.changed += 1
+            else:
+                report.new += 1
+        else:
+            if content.saved and self.model not in content.models and photo.pixels is not None:
+                content.models.append(self.model or "")
+                self.waiting.append(photo)
+            if was == photo.hash:  # the same content, with another time or without vectors
+                report.unchanged += 1
+            elif was:
+                report.changed += 1
+            else:
+                absent = self.absent.get(photo.hash, ())
+                old = next((p for p in absent if ledger.files.get(p) == photo.hash and self._missing(p)), None)
+                if old is not None:
+                    ledger.put(path, photo.mtime_ns, photo.inode, photo.hash)
+                    ledger.drop(old)
+                    self.lost.discard(old)
+                    report.moved += 1
+                elif content.gone and not content.places:
+                    report.moved += 1  # it was away for a while
+                else:
+                    report.copies += 1
+        ledger.put(path, photo.mtime_ns, photo.inode, photo.hash)
+
+    def _problem(self, path: str, reason: str, mtime_ns: int, size: int) -> None:
+        old = self.problems.get(path)
+        row = {"path": path, "reason": reason, "mtime_ns": mtime_ns, "size": size}
+        if old != row:
+            self.new_problems[path] = row
+            self.report.unreadable += 1
+        self.solved.discard(path)
+
+    def _compute(self, *, whole: bool = False) -> None:
+        """Let the net see what is waiting; with `whole`, whole batches only, and the rest waits."""
+        count = len(self.waiting) // _BATCH * _BATCH if whole else len(self.waiting)
+        if not count:
+            return
+        now, self.waiting = self.waiting[:count], self.waiting[count:]
+        look(now)
+        features, probabilities = self.embedder().embed(np.stack([photo.pixels for photo in now]))  # type: ignore[misc]
+        for photo, vector, chances in zip(now, features, probabilities, strict=True):
+            photo.pixels = None
+            if not vector.any():  # a net may answer a black picture with zeros, which have no direction
+                vector = np.full_like(vector, 1e-6)
+            self.ready.append((photo, vector, chances))
+        self.report.computed += count
+
+    def commit(self) -> None:
+        """Write what is known so far. Old owners give up a path before new ones get it: no path is ever twice."""
+        ledger = self.ledger
+        dirty = [h for h in sorted(ledger.dirty) if ledger.contents[h].saved]
+        if dirty:
+            self.store.merge(pa.table({"hash": pa.array(dirty, pa.string()), **self.ledger.columns(dirty)}))
+        new = [one for one in self.ready if one[0].hash in self.pending]
+        more = [one for one in self.ready if one[0].hash not in self.pending]
+        if new:
+            photos = [photo for photo, _, _ in new]
+            hashes = [photo.hash for photo in photos]
+            columns = {
+                "hash": pa.array(hashes, pa.string()),
+                **self.ledger.columns(hashes),
+                **{name: [getattr(p, name) for p in photos] for name in _FACTS},
+                "models": [ledger.contents[h].models for h in hashes],
+            }
+            rows = whole_rows(columns, len(new))
+            self.store.add(self._with_vectors(rows, new))
+        if more:
+            hashes = [photo.hash for photo, _, _ in more]
+            models = pa.array([ledger.contents[h].models for h in hashes], pa.list_(pa.string()))
+            self.store.merge(self._with_vectors(pa.table({"hash": hashes, "models": models}), more))
+        for photo, _, _ in new:
+            ledger.contents[photo.hash].saved = True
+            del self.pending[photo.hash]
+        if self.new_problems or self.solved & self.problems.keys():
+            self.store.set_problems(list(self.new_problems.values()), sorted(self.solved & self.problems.keys()))
+        self.commits += bool(dirty or new or more)
+        ledger.dirty = {h for h in ledger.dirty if not ledger.contents[h].saved}
+        self.ready, self.saved_at = [], time.monotonic()
+
+    def _with_vectors(self, rows: pa.Table, ready: list[tuple[Photo, np.ndarray, np.ndarray]]) -> pa.Table:
+        vectors = np.stack([vector for _, vector, _ in ready]).astype(np.float32)
+        norms = np.linalg.norm(vectors, axis=1)
+        rows = rows.append_column(f"v_{self.model}", vector_column(vectors / norms[:, None]))
+        rows = rows.append_column(f"n_{self.model}", pa.array(norms, pa.float32()))
+        chances = np.stack([p for _, _, p in ready])
+        return rows.append_column(f"p_{self.model}", vector_column(chances)) if chances.shape[1] else rows
+
+    def finish(self) -> None:
+        """Give up the paths that are lost, remember the folders, and say what remains to be said."""
+        report, store = self.report, self.store
+        if not report.interrupted:
+            for path in self.lost:
+                self.ledger.drop(path)
+            report.gone += len(self.lost)
+        self.commit()
+        known = store.folders
+        for text in outermost([*known, *map(store.text_of, self.roots)]):
+            store.add_folder(text)
+        if self.model in store.models() and not report.interrupted:
+            rows = store.rows(["models"])
+            without = len(rows) - int(has_model(rows, self.model or "").sum())
+            if store.model is not None and store.models()[self.model or ""].get("layer"):
+                pass  # vectors of another layer come in addition; searching goes on with the usual ones
+            elif not without:
+                store.use_model(self.model or "")
+            elif store.model != self.model:
+                report.notes.append(
+                    f"{without:,} pictures of other folders have no vectors of {self.model} yet, so searching goes on "
+                    f"with {store.model}; index all folders with --net {self.model}"
+                )
+        if report.unreadable:
+            report.notes.append(
+                f"{report.unreadable:,} files cannot be read; 'neocog library problems' lists them with reasons"
+            )
+
+
+_FACTS = ("size", "taken", "camera", "latitude", "longitude", "width", "height", "phash", "flat", "thumb")
+
+
+def _makes(embedder: Any) -> bool:
+    return callable(embedder) and not hasattr(embedder, "embed")
+
+
+def usual(store: Store, say: Callable[[str], object], model: str | None = None) -> Callable[[int], Embeds]:
+    """What makes the net of that name: the one that the library was indexed with, else of the zoo; or the default."""
+
+    def make(amount: int) -> Embeds:
+        from neocog.library.embed import Embedder, embedder_of
+
+        name, models = model or store.model, store.models()
+        if name in models:
+            return embedder_of(models[name], amount=amount, say=say)
+        return Embedder(name, amount=amount, say=say)
+
+    return make
+
+
+def _threads() -> int:
+    """Threads that decode: as `data.batches.workers`, which needs PyTorch to be imported."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(16, usable))
+
+
+def _roots(store: Store, folders: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The folders to look through, absolute. Raises: UsageError for one that is not there."""
+    if isinstance(folders, str | os.PathLike):
+        folders = [folders]
+    given = [os.path.abspath(os.path.expanduser(os.fspath(one))) for one in folders]
+    known = [os.fspath(store.path_of(text)) for text in store.folders]
+    roots = [os.path.normpath(one) for one in given or known]
+    if not roots:
+        raise UsageError("no folder to index: name one, such as 'neocog index ~/Pictures'")
+    for root in roots:
+        if not os.path.isdir(root):
+            remedy = "" if given else "; if it is on another disk, connect that, or name the folders that are there"
+            raise UsageError(f"expected a folder of pictures, but {root!r} is none; nothing was changed{remedy}")
+    return roots
+
+
+def default_folder(folder: str | os.PathLike[str]) -> Path:
+    """Where the library of a folder of pictures lies if the user names no place: ``.neocog`` inside it."""
+    return Path(os.path.abspath(os.path.expanduser(folder))) / ".neocog"

@@ -1,0 +1,132 @@
+"""Locks between processes: a file that says who holds it, which a killed owner cannot keep.
+
+The kernel's file lock decides on one machine and ends with its owner, however that ends. Between machines that share
+a disk it may not reach, so the file also says who (process, host), and its time is renewed while the work goes on: a
+lock of another host counts until it has not been renewed for `STALE` seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from neocog.errors import LibraryError
+
+STALE = 120.0  # seconds without renewal after which the lock of another host is taken over
+
+
+class LibraryBusy(LibraryError):
+    """Another process is doing the same with this library."""
+
+
+class Lock:
+    """Used with ``with``; waits up to `wait` seconds for the present owner.
+
+    Raises (on entering):
+        LibraryBusy: somebody else holds it, with who. LibraryError: the file cannot be written.
+    """
+
+    def __init__(
+        self, path: Path, what: str, *, wait: float = 0.0, waiting: Callable[[str], object] | None = None
+    ) -> None:
+        self.path, self.what, self.wait, self.waiting = path, what, wait, waiting
+        self._file: int | None = None
+        self._renewed = 0.0
+
+    def __enter__(self) -> Lock:
+        end, told = time.monotonic() + self.wait, False
+        while (owner := self._try()) is not None:
+            if time.monotonic() >= end:
+                raise LibraryBusy(
+                    f"{self.path.parent} is in use: {owner} is {self.what}; wait until it has finished, or end it"
+                )
+            if self.waiting and not told:
+                self.waiting(f"waiting for {owner}, which is {self.what}")
+                told = True
+            time.sleep(0.05)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, 0)
+            os.close(self._file)  # and with it the kernel's lock; the file stays, so that nobody locks a removed one
+            self._file = None
+
+    def renew(self) -> None:
+        """Say that the owner still works; costs nothing more often than every ten seconds."""
+        if self._file is not None and time.monotonic() - self._renewed > 10:
+            self._renewed = time.monotonic()
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+
+    def _try(self) -> str | None:
+        """Take the lock and return None, or return who has it."""
+        try:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        except OSError as error:
+            raise LibraryError(
+                f"{self.path.parent} cannot be written ({error.strerror}): searching works, changing does not"
+            ) from None
+        try:
+            free = _kernel_lock(file)
+            owner = _owner(os.pread(file, 4096, 0)) if hasattr(os, "pread") else _owner(os.read(file, 4096))
+            away = owner.get("host") not in (None, socket.gethostname())
+            fresh = time.time() - os.fstat(file).st_mtime < STALE
+            if not free or (away and fresh):
+                return _named(owner)
+            text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}).encode()
+            os.ftruncate(file, 0)
+            os.lseek(file, 0, os.SEEK_SET)
+            with contextlib.suppress(OSError):  # a full disk: the kernel's lock holds without a name
+                os.write(file, text)
+            self._file, file, self._renewed = file, -1, time.monotonic()
+            return None
+        finally:
+            if file >= 0:
+                os.close(file)
+
+
+def _kernel_lock(file: int) -> bool:
+    """Lock an open file; False if another process has it locked. True where the file system knows no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            os.lseek(file, 1 << 30, os.SEEK_SET)  # a byte beyond the text, which must stay readable
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            return True
+        except OSError:
+            return False
+        finally:
+            os.lseek(file, 0, os.SEEK_SET)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _owner(text: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _named(owner: dict[str, Any]) -> str:
+    if "pid" not in owner:
+        return "another process"
+    return f"process {owner['pid']} on {owner.get('host', 'this machine')}"

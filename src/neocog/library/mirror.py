@@ -1,0 +1,203 @@
+"""Copies of a table's columns as plain files, mapped into memory: reading them needs no database.
+
+Opening LanceDB costs a second (1.0 s of processor time to import 0.40.0), more than a whole search by word may take;
+mapping a file costs a millisecond. A copy is named after the content that it was made from, so it is either right or
+not there; it can be deleted at any time. Where the disk is full or read-only the copy is kept in memory instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+_HEX = 32  # characters of a hash
+_PART_AGE = 3600.0  # seconds after which nobody is still writing a copy
+
+
+def table_key(folder: Path) -> tuple[int, str]:
+    """Return the version of a Lance table, and a fingerprint of its manifest: same text, same content.
+
+    Lance writes each version as one manifest, named 2^64 - 1 - version, whole or not at all.
+
+    Raises: FileNotFoundError if there is none.
+    """
+    versions = folder / "_versions"
+    for _ in range(10):
+        numbers = [int(stem) for name in os.listdir(versions) if (stem := name.partition(".manifest")[0]).isdigit()]
+        if not numbers:
+            raise FileNotFoundError(f"{versions} holds no version")
+        newest = min(numbers) if min(numbers) >= 1 << 63 else max(numbers)  # older tables: the version itself
+        with contextlib.suppress(FileNotFoundError):  # cleaned up between listing and reading
+            data = (versions / f"{newest:020d}.manifest").read_bytes()
+            version = (1 << 64) - 1 - newest if newest >= 1 << 63 else newest
+            return version, hashlib.blake2b(data, digest_size=12).hexdigest()
+    raise FileNotFoundError(f"{versions} changes faster than it can be read")
+
+
+def mapped_table(folder: Path, name: str, key: str, make: Callable[[], pa.Table]) -> pa.Table:
+    """Return the table kept as ``folder/name-key.arrow``; `make` makes it if it is not there, and it is kept."""
+    path = folder / f"{name}-{key}.arrow"
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except (OSError, pa.ArrowException):
+        table = make().combine_chunks()
+    part = folder / f".{name}-{uuid.uuid4().hex}.part"
+    try:
+        folder.mkdir(exist_ok=True)
+        with pa.OSFile(str(part), "wb") as out, pa.ipc.new_file(out, table.schema) as writer:
+            writer.write_table(table)
+        os.replace(part, path)
+    except (OSError, pa.ArrowException):
+        with contextlib.suppress(OSError):
+            part.unlink()
+        return table
+    forget_older(folder, name, path)
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def mapped_vectors(
+    folder: Path,
+    name: str,
+    hashes: np.ndarray,
+    width: int,
+    fetch: Callable[[list[str] | None], Iterator[tuple[np.ndarray, np.ndarray]]],
+) -> np.ndarray:
+    """Return float16 (N, width), one row for each of `hashes`, "S32" (N,), mapped from ``folder/name-KEY.npy``.
+
+    What an older copy has is taken from it; `fetch` brings the rest: given a list of hashes, or None for everything,
+    it yields (hashes, rows). A picture's vector depends on nothing but its content and the model, so a copy never
+    goes out of date.
+    """
+    if not len(hashes):
+        return np.zeros((0, width), np.float16)
+    key = hashlib.blake2b(hashes.tobytes() + width.to_bytes(4, "little"), digest_size=12).hexdigest()
+    path = folder / f"{name}-{key}.npy"
+    shape = (len(hashes), width)
+    with contextlib.suppress(OSError, ValueError):
+        found = np.load(path, mmap_mode="r")
+        if found.shape == shape and found.dtype == np.float16:
+            return found
+    part = folder / f".{name}-{uuid.uuid4().hex}.part"
+    known = path.with_suffix(".hashes")
+    try:
+        folder.mkdir(exist_ok=True)
+        out = _file_of(part, shape)
+    except OSError:
+        out = np.empty(shape, np.float16)
+    try:
+        _fill(out, hashes, _older(folder, name), fetch)
+        if not isinstance(out, np.memmap):
+            return out
+        try:
+            os.replace(part, path)
+            known.write_bytes(hashes.tobytes())  # without it the copy is used, but not taken over by the next
+        except OSError:
+            return out
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    forget_older(folder, name, path, known)
+    return np.load(path, mmap_mode="r")
+
+
+def _file_of(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Make a .npy file whose space is reserved: writing into a mapped file on a full disk would kill the process."""
+    header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+    try:
+        with open(path, "wb") as out:
+            np.lib.format.write_array_header_1_0(out, header)
+            start, size = out.tell(), 2 * shape[0] * shape[1]
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(out.fileno(), start, size)
+            else:
+                out.write(b"\0" * size)
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
+    return np.load(path, mmap_mode="r+")
+
+
+def _fill(
+    out: np.ndarray,
+    hashes: np.ndarray,
+    older: tuple[np.ndarray, np.ndarray] | None,
+    fetch: Callable[[list[str] | None], Iterator[tuple[np.ndarray, np.ndarray]]],
+) -> None:
+    order = np.argsort(hashes, kind="stable")
+    ranked = hashes[order]
+    missing = np.ones(len(hashes), bool)
+    if older is not None:
+        old_hashes, old = older
+        at, there = _places(ranked, old_hashes)
+        for begin in range(0, len(old_hashes), 8192):
+            rows = slice(begin, begin + 8192)
+            out[order[at[rows][there[rows]]]] = old[rows][there[rows]]
+        missing[order[at[there]]] = False
+    if not missing.any():
+        return
+    wanted = [h.decode() for h in hashes[missing]] if missing.sum() <= 2000 else None
+    for found, values in fetch(wanted):
+        at, there = _places(ranked, found)
+        out[order[at[there]]] = values[there]
+        missing[order[at[there]]] = False
+    if missing.any():
+        raise ValueError(f"{int(missing.sum())} of {len(hashes)} vectors are not in the table")
+
+
+def _places(ranked: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each of `wanted` stands in sorted `ranked`, and whether it does."""
+    at = np.searchsorted(ranked, wanted).clip(0, len(ranked) - 1)
+    return at, ranked[at] == wanted
+
+
+def _older(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """The newest older copy: its hashes and its rows."""
+    with contextlib.suppress(OSError, ValueError):
+        for known in sorted(folder.glob(f"{name}-*.hashes"), key=lambda p: p.stat().st_mtime, reverse=True):
+            hashes = np.frombuffer(known.read_bytes(), f"S{_HEX}")
+            rows = np.load(known.with_suffix(".npy"), mmap_mode="r")
+            if len(hashes) == len(rows):
+                return hashes, rows
+    return None
+
+
+def forget_older(folder: Path, name: str, *keep: Path) -> None:
+    """Remove the copies of that name, except `keep`."""
+    for path in folder.glob(f"{name}-*"):
+        if path not in keep and path.name.partition("-")[0] == name:
+            with contextlib.suppress(OSError):  # Windows keeps a file that somebody reads
+                path.unlink()
+
+
+def forget_parts(folder: Path) -> None:
+    """Remove half-written copies that killed processes left behind."""
+    for part in folder.glob(".*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > _PART_AGE:
+                part.unlink()
+
+
+def hash_bytes(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a column of hashes as "S32" (N,)."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.string())
+    if not len(array):
+        return np.zeros(0, f"S{_HEX}")
+    ends = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
+    text = np.frombuffer(array.buffers()[2], np.uint8)[ends[0] : ends[-1]]
+    return text.view(f"S{_HEX}")
+
+
+def hash_texts(hashes: np.ndarray) -> np.ndarray:
+    """Return "S32" (N,) as "U32" (N,)."""
+    return np.ascontiguousarray(hashes).view(np.uint8).astype(np.uint32).view(f"U{_HEX}").reshape(-1)

@@ -1,0 +1,412 @@
+"""The query language, parsed once: text -> a frozen `Query`, or an error that says where and what to type.
+
+    dog -indoor^2 "exact words" like:a.jpg like:b.jpg@10,20,200,180 unlike:c.jpg
+    tag:holiday label:cat folder:italy camera:canon after:2023 before:2023-09 taken:2022-05-17 duplicates:no
+
+=============================  =======================================================================================
+``dog``                        ranks: what the picture shows (its concepts), and every text that is known of it
+``"exact words"``              only pictures whose text has these words, in this order, side by side
+``like:FILE`` ``unlike:FILE``  ranks: pictures that look like FILE, or do not; quotes around names with spaces
+``like:FILE@x0,y0,x1,y1``      the same for a part of FILE, in pixels, or in fractions if no number is above 1
+``tag: label:``                only pictures with that tag or label (the whole name; case and ``_`` do not matter)
+``folder: camera:``            only pictures in a folder (or made by a camera) whose name has these words
+``after: before: taken:``      only pictures taken from the start of that year, month, day or minute on; before its
+                               start; within it. Pictures without a date are left out
+``duplicates:yes``             shows near duplicates of better hits, too (they are folded away otherwise)
+``-``                          before any of these: not
+``^2`` ``^0.5``                after a word or an example: how much it counts
+=============================  =======================================================================================
+
+Filters are values of these types and nothing else: no text of a query ever becomes part of a database expression.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from neocog.errors import UsageError, closest
+
+LONGEST = 4000  # characters
+HEAVIEST = 100.0
+
+_EXAMPLES = ("like", "unlike")
+_TEXTS = ("tag", "label", "folder", "camera")
+_DATES = ("after", "before", "taken")
+FIELDS = (*_EXAMPLES, *_TEXTS, *_DATES, "duplicates")
+_HINTS = {
+    **dict.fromkeys(_EXAMPLES, 'a picture file, such as {0}:cat.jpg or {0}:"my cat.jpg"'),
+    **dict.fromkeys(_TEXTS, 'a name, such as {0}:holiday or {0}:"our holiday"'),
+    **dict.fromkeys(_DATES, "a date, such as {0}:2023, {0}:2023-05 or {0}:2023-05-17T12:30"),
+    "duplicates": "yes or no, such as {0}:no",
+}
+
+_OPENING, _CLOSING = '"“”„', {'"': '"', "“": "”“", "”": "”", "„": "“”"}
+_FIELD = re.compile(r"([A-Za-z_]+):")
+_NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+_WEIGHT = re.compile(rf"\^({_NUMBER})\Z")
+_REGION = re.compile(r"@([-+0-9.]*(?:,[-+0-9.]*)+)\Z")
+_MOMENT = re.compile(r"([0-9]{4})(?:[-/]([0-9]{1,2})(?:[-/]([0-9]{1,2})(?:T([0-9]{1,2}):([0-9]{2}))?)?)?\Z")
+_SAFE = re.compile(r"[\w./~+-]+\Z")  # what needs no quotes after a colon
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A part of a picture: corners (x0, y0) and (x1, y1) in pixels, or as fractions of width and height."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    @property
+    def fractions(self) -> bool:
+        """Whether the numbers are fractions of width and height: none is above 1."""
+        return max(self.x1, self.y1) <= 1
+
+    def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Return (left, top, right, bottom) for a picture of that size, at least one pixel.
+
+        Raises:
+            UsageError: the part lies outside the picture.
+        """
+        across, down = (width, height) if self.fractions else (1, 1)
+        left, top = math.floor(self.x0 * across), math.floor(self.y0 * down)
+        right, bottom = min(width, math.ceil(self.x1 * across)), min(height, math.ceil(self.y1 * down))
+        if left >= width or top >= height:
+            raise UsageError(f"the part {self} lies outside the picture, which is {width} x {height} pixels")
+        return left, top, max(right, left + 1), max(bottom, top + 1)
+
+    def __str__(self) -> str:
+        return "@" + ",".join(_plain(v) for v in (self.x0, self.y0, self.x1, self.y1))
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A year, or a month, day or minute of it: a stretch of time, as a camera writes it (local time)."""
+
+    year: int
+    month: int | None = None
+    day: int | None = None
+    hour: int | None = None
+    minute: int | None = None
+
+    @property
+    def start(self) -> datetime:
+        """The first instant."""
+        return datetime(self.year, self.month or 1, self.day or 1, self.hour or 0, self.minute or 0)
+
+    @property
+    def end(self) -> datetime:
+        """The first instant after it."""
+        try:
+            if self.month is None:
+                return datetime(self.year + 1, 1, 1)
+            if self.day is None:
+                return datetime(self.year + self.month // 12, self.month % 12 + 1, 1)
+            return self.start + (timedelta(days=1) if self.hour is None else timedelta(minutes=1))
+        except (ValueError, OverflowError):  # the end of the year 9999
+            return datetime.max
+
+    def __str__(self) -> str:
+        text = f"{self.year:04d}"
+        for value in (self.month, self.day):
+            text += "" if value is None else f"-{value:02d}"
+        return text if self.hour is None else f"{text}T{self.hour:02d}:{self.minute or 0:02d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word to rank by."""
+
+    text: str
+    weight: float = 1.0
+    negative: bool = False
+
+    def __str__(self) -> str:
+        return f"{'-' * self.negative}{self.text}{_weight(self.weight)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """Words that a picture's text must have (or must not), side by side."""
+
+    text: str
+    negative: bool = False
+
+    def __str__(self) -> str:
+        return f"{'-' * self.negative}{_quoted(self.text)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A picture, or a part of it, that hits look like (or do not)."""
+
+    file: str
+    region: Region | None = None
+    weight: float = 1.0
+    negative: bool = False
+
+    def __str__(self) -> str:
+        name = self.file if _SAFE.match(self.file) else _quoted(self.file)
+        return f"{'un' * self.negative}like:{name}{self.region or ''}{_weight(self.weight)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What a picture must have (or must not): `field` is tag, label, folder, camera, after, before or taken."""
+
+    field: str
+    value: str | Moment
+    negative: bool = False
+
+    def __str__(self) -> str:
+        if isinstance(self.value, str):
+            value = self.value if _SAFE.match(self.value) else _quoted(self.value)
+        else:
+            value = str(self.value)
+        return f"{'-' * self.negative}{self.field}:{value}"
+
+
+Term = Word | Phrase | Example | Filter
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A parsed query; ``str(query)`` is text that parses to the same query.
+
+    `duplicates`: whether near duplicates of better hits are shown; None if the query does not say.
+    """
+
+    terms: tuple[Term, ...] = ()
+    duplicates: bool | None = None
+    source: str = field(default="", compare=False)
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words to rank by."""
+        return tuple(t for t in self.terms if isinstance(t, Word))
+
+    @property
+    def phrases(self) -> tuple[Phrase, ...]:
+        """The exact words that must be there, or must not."""
+        return tuple(t for t in self.terms if isinstance(t, Phrase))
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """The pictures to look like, or not."""
+        return tuple(t for t in self.terms if isinstance(t, Example))
+
+    @property
+    def filters(self) -> tuple[Filter, ...]:
+        """The filters."""
+        return tuple(t for t in self.terms if isinstance(t, Filter))
+
+    def __str__(self) -> str:
+        shown = [str(t) for t in self.terms]
+        if self.duplicates is not None:
+            shown.append(f"duplicates:{'yes' if self.duplicates else 'no'}")
+        return " ".join(shown)
+
+
+def parse(text: str) -> Query:
+    """Return the query that `text` says.
+
+    Raises:
+        UsageError: with the position (from 1), what was expected and what to type.
+    """
+    if len(text) > LONGEST:
+        raise UsageError(f"a query may have {LONGEST:,} characters, this one has {len(text):,}; leave some words out")
+    terms: list[Term] = []
+    duplicates: bool | None = None
+    for term in _Reader(text).terms():
+        if not isinstance(term, bool):
+            terms.append(term)
+        elif duplicates not in (None, term):
+            raise UsageError("the query says both duplicates:yes and duplicates:no; leave one out")
+        else:
+            duplicates = term
+    if not terms and duplicates is None:
+        raise UsageError("the query is empty; type what you look for, such as 'dog' or 'like:cat.jpg'")
+    return Query(tuple(terms), duplicates, text)
+
+
+class _Reader:
+    """Reads one term after the other; a bool stands for ``duplicates:yes`` or ``no``."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+
+    def terms(self) -> Iterator[Term | bool]:
+        while True:
+            while self.at < len(self.text) and self.text[self.at].isspace():
+                self.at += 1
+            if self.at == len(self.text):
+                return
+            yield self._term()
+
+    def _fail(self, message: str, at: int | None = None) -> UsageError:
+        return UsageError(f"query, position {(self.at if at is None else at) + 1}: {message}")
+
+    def _term(self) -> Term | bool:
+        start = self.at
+        negative = self.text[self.at] == "-"
+        self.at += negative
+        if self._ended() or self.text[self.at] == "-":
+            after = "another '-'" if not self._ended() else "a space or the end"
+            raise self._fail(f"expected a word after '-', found {after}; type -indoor, or \"-\" for the sign itself")
+        if self.text[self.at] in _OPENING:
+            phrase = self._quoted_text()
+            if not self._ended():
+                raise self._fail('exact words are there or not and carry no weight; type a space after the closing "')
+            return Phrase(phrase, negative)
+        named = _FIELD.match(self.text, self.at)
+        if named:
+            name = named[1].lower()
+            if name not in FIELDS:
+                bare = self.text[self.at :].split(maxsplit=1)[0]
+                raise self._fail(
+                    f"expected one of {', '.join(f + ':' for f in FIELDS)}, found {named[0]!r}{closest(name, FIELDS)}; "
+                    f"for the text itself type {_quoted(re.sub(f'[{_OPENING}]', ' ', bare).strip())}"
+                )
+            self.at = named.end()
+            return self._field(name, negative, start)
+        return self._word(negative)
+
+    def _word(self, negative: bool) -> Word:
+        start, raw = self.at, self._bare()
+        if not self._ended():
+            raise self._fail('found a quote in the middle of a word; type a space before "')
+        weight = _WEIGHT.search(raw)
+        text = raw[: weight.start()] if weight else raw
+        if not text:
+            raise self._fail("expected a word before '^'; type dog^2, without a space", start)
+        if "^" in text:
+            raise self._fail(
+                f"expected one weight between 0 and {HEAVIEST:g} at the end of {raw!r}; type dog^2 or dog^0.5, "
+                'or "quotes" around the text itself',
+                start + text.index("^"),
+            )
+        return Word(text, self._weight_of(weight, start), negative)
+
+    def _field(self, name: str, negative: bool, start: int) -> Term | bool:
+        at = self.at
+        hint = _HINTS[name].format(name)
+        if self._ended():
+            raise self._fail(f"expected {hint} (no space after the colon)")
+        quoted = self.text[self.at] in _OPENING
+        value = self._quoted_text() if quoted else self._bare()
+        tail = self._bare() if quoted else value
+        if not self._ended():
+            raise self._fail('found a quote in the middle of a value; put quotes around all of it, or escape it as \\"')
+        tail_at = self.at - len(tail)
+        weight = _WEIGHT.search(tail)
+        tail = tail[: weight.start()] if weight else tail
+        if name in _EXAMPLES:
+            region = _REGION.search(tail)
+            tail = tail[: region.start()] if region else tail
+            file = value if quoted else tail
+            if (quoted and tail) or not file:
+                raise self._fail(f"expected {hint}, found {self.text[at : self.at]!r}", at)
+            if "\0" in file:
+                raise self._fail("no file name holds a NUL character; leave it out", at)
+            part = self._region_of(region, tail_at)
+            return Example(file, part, self._weight_of(weight, tail_at), negative != (name == "unlike"))
+        if weight or (quoted and tail):
+            raise self._fail(f"{name}: is a filter, which holds or not and carries no weight; expected {hint}", tail_at)
+        if name == "duplicates":
+            if value.lower() not in ("yes", "no"):
+                raise self._fail(f"expected {hint}, found {value!r}", at)
+            return (value.lower() == "yes") != negative
+        if name in _TEXTS:
+            if not value.strip():
+                raise self._fail(f"expected {hint}, found only spaces", at)
+            return Filter(name, value.strip(), negative)
+        moment = self._moment_of(value, hint, at)
+        if negative and name != "taken":
+            other = "before" if name == "after" else "after"
+            raise self._fail(f"a date is not negated; type {other}:{moment} instead of -{name}:{moment}", start)
+        return Filter(name, moment, negative)
+
+    def _bare(self) -> str:
+        start = self.at
+        while not self._ended() and self.text[self.at] not in _OPENING:
+            self.at += 1
+        return self.text[start : self.at]
+
+    def _ended(self) -> bool:
+        return self.at == len(self.text) or self.text[self.at].isspace()
+
+    def _quoted_text(self) -> str:
+        start, closing, out = self.at, _CLOSING[self.text[self.at]], []
+        self.at += 1
+        while self.at < len(self.text) and self.text[self.at] not in closing:
+            if self.text[self.at] == "\\" and self.text[self.at + 1 : self.at + 2] in ("\\", *_OPENING):
+                self.at += 1
+            out.append(self.text[self.at])
+            self.at += 1
+        if self.at == len(self.text):
+            raise self._fail('expected a closing " for this one; type "exact words"', start)
+        self.at += 1
+        text = "".join(out)
+        if not text.strip():
+            raise self._fail('expected words between the quotes; type "exact words"', start)
+        return text
+
+    def _weight_of(self, match: re.Match[str] | None, at: int) -> float:
+        if match is None:
+            return 1.0
+        value = float(match[1])
+        if not 0 < value <= HEAVIEST:
+            raise self._fail(
+                f"expected a weight above 0 and at most {HEAVIEST:g}, found {match[1][:20]}; type ^2 to count twice, "
+                "or - in front for the opposite",
+                at + match.start(),
+            )
+        return value
+
+    def _region_of(self, match: re.Match[str] | None, at: int) -> Region | None:
+        if match is None:
+            return None
+        try:
+            x0, y0, x1, y1 = (float(v) for v in match[1].split(","))
+            good = 0 <= x0 < x1 < math.inf and 0 <= y0 < y1 < math.inf
+        except ValueError:
+            good = False
+        if not good:
+            raise self._fail(
+                f"expected a part of the picture as @x0,y0,x1,y1 with x0 < x1 and y0 < y1, found {match[0][:60]!r}; "
+                "type @10,20,200,180 (pixels) or @0,0,0.5,1 (the left half)",
+                at + match.start(),
+            )
+        return Region(x0 + 0.0, y0 + 0.0, x1, y1)  # + 0.0: minus nought is nought
+
+    def _moment_of(self, value: str, hint: str, at: int) -> Moment:
+        match = _MOMENT.match(value)
+        try:
+            if match is None:
+                raise ValueError
+            moment = Moment(*(None if v is None else int(v) for v in match.groups()))  # type: ignore[arg-type]
+            _ = moment.start
+        except ValueError:
+            raise self._fail(f"expected {hint}, found {value[:40]!r}", at) from None
+        return moment
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _weight(value: float) -> str:
+    return "" if value == 1 else f"^{_plain(value)}"
+
+
+def _plain(value: float) -> str:
+    """The shortest decimal number that reads back as `value`, never in powers of ten."""
+    text = format(Decimal(repr(float(value))), "f")
+    return text.removesuffix(".0")

@@ -1,0 +1,217 @@
+"""What was taught, as a source of labelled pictures: ``neocog train library:NAME`` trains a whole net on it.
+
+A head on cached vectors is learned in a second; a net that was trained on the same examples and corrections may be
+better, and can be exported. Examples and corrections are used as they are; what the library's heads only believe is
+not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from neocog.data.columns import LabelColumn, TextLists
+from neocog.data.source import Source
+from neocog.errors import DataError, LibraryError, UsageError
+from neocog.library import place
+from neocog.library.store import Store
+from neocog.library.teaching import answers, concepts_of, known_name, probabilities, said_of
+from neocog.library.view import View, view_of
+from neocog.records import Problem
+
+PREFIX = "library:"
+_SURELY_NOT = 0.05  # probability below which a picture may stand for "not that", where too few were named
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One picture of which something was said: `labels` are the concepts that it shows, () for none of them."""
+
+    hash: str
+    path: str  # "" if no file is left
+    labels: tuple[str, ...]
+    captions: tuple[str, ...] = ()
+
+
+class LibrarySource(Source):
+    """Pictures of a library with the labels that the user gave."""
+
+    def __init__(self, name: str, pictures: Sequence[Labelled], other: str | None, notes: Sequence[str]) -> None:
+        """`other`: the class of pictures that show none of the concepts; None leaves them without a label."""
+        gone = [
+            Problem(one.hash, f"no file is left of this {', '.join(one.labels)}") for one in pictures if not one.path
+        ]
+        self.pictures = [one for one in pictures if one.path]
+        column = LabelColumn()
+        for one in self.pictures:
+            column.append(list(one.labels) or ([] if other is None else [other]))
+        names, codes, several = column.finish()
+        captions = TextLists(one.captions for one in self.pictures)
+        super().__init__(
+            name,
+            names,
+            codes,
+            np.full(len(self.pictures), -1, np.int8),
+            notes=notes,
+            problems=gone,
+            label_sets=several,
+            captions=captions if captions.total else None,
+        )
+
+    def key(self, i: int) -> str:
+        return self.pictures[i].path
+
+    def path(self, i: int) -> Path:
+        return Path(self.pictures[i].path)
+
+    def read(self, i: int) -> bytes:
+        try:
+            return Path(self.pictures[i].path).read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.pictures[i].path}: {error.strerror or error}") from error
+
+    def _signature(self, i: int) -> bytes:
+        return self.pictures[i].hash.encode()
+
+
+def library_source(spec: str | os.PathLike[str] | Store, concept: str | None = None) -> LibrarySource:
+    """Return the pictures to train on.
+
+    Args:
+        spec: a library, or text: ``library:NAME`` (a library's folder, that of its pictures, or its remembered name),
+            ``library:NAME#our cat`` for one concept, or ``library:our cat`` for a concept of the usual library.
+        concept: one taught concept; then the classes are it and "not it".
+
+    With several concepts each is a class (a picture may have several), and pictures that are none of them are "other".
+    One concept needs pictures that are not it: where fewer were named than show it, pictures of the library that
+    almost surely do not are taken, and told. Where nothing was taught, the labels of the library's pictures are taken.
+
+    Raises:
+        LibraryError: no such library, or nothing in it has a label. UsageError: no such concept.
+    """
+    if isinstance(spec, Store):
+        store = spec
+    else:
+        store, found = _opened(os.fspath(spec).removeprefix(PREFIX))
+        concept = concept or found
+    notes: list[str] = []
+    view = view_of(store)
+    if not concepts_of(store) and concept is None:
+        pictures = _with_labels(view)
+        if not pictures:
+            raise LibraryError(
+                f"nothing in {store.folder} has a label: it was taught nothing, and its pictures do not lie in class "
+                "folders; teach it: neocog teach LIBRARY 'our cat' EXAMPLES"
+            )
+        notes.append("nothing was taught, so the labels of the pictures (their folders) are taken")
+        return LibrarySource(_name(store), pictures, None, notes)
+    pictures, names = labelled(store, concept)
+    other: str | None = "other"
+    if len(names) == 1:
+        other = f"not {names[0]}"
+        pictures += _fill(store, view, names[0], pictures, notes)
+    elif any(len(one.labels) > 1 for one in pictures):
+        other = None
+    return LibrarySource(_name(store), pictures, other, notes)
+
+
+def labelled(store: Store, concept: str | None = None) -> tuple[list[Labelled], list[str]]:
+    """Return every example and correction of one concept or of all, and the names of these concepts.
+
+    Raises:
+        UsageError: no such concept. LibraryError: nothing was taught yet.
+    """
+    whole = concepts_of(store)
+    names = [known_name(whole, concept)] if concept is not None else list(whole)
+    if not names:
+        raise LibraryError(f"{store.folder} was taught nothing yet; type 'neocog teach LIBRARY \"our cat\" EXAMPLES'")
+    labels: dict[str, list[str]] = {}
+    files: dict[str, str] = {}
+    for name in names:
+        for key, kept in (*whole[name]["yes"].items(), *whole[name]["no"].items()):
+            if isinstance(kept, dict):
+                files[key] = kept["path"]
+        shown, denied = answers(whole[name], said_of(store, name))
+        for key in shown:
+            labels.setdefault(key, []).append(name)
+        for key in denied:
+            labels.setdefault(key, [])
+    view = view_of(store)
+    return [_picture(view, key, tuple(found), files.get(key, "")) for key, found in labels.items()], names
+
+
+def export_manifest(store: Store, out: str | os.PathLike[str], concept: str | None = None) -> int:
+    """Write a table ``path,label`` of all examples and corrections; returns how many pictures.
+
+    A picture that shows several concepts has a row for each; one that shows none has "not NAME" where there is only
+    one concept, else "other".
+
+    Raises: like `labelled`.
+    """
+    pictures, names = labelled(store, concept)
+    none = f"not {names[0]}" if len(names) == 1 else "other"
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["path", "label"])
+    there = [one for one in pictures if one.path]
+    table.writerows([one.path, label] for one in there for label in one.labels or (none,))
+    Path(out).write_text(text.getvalue(), "utf-8", "surrogateescape")
+    return len(there)
+
+
+def _opened(text: str) -> tuple[Store, str | None]:
+    try:
+        return Store.open(place.find(text or None)), None
+    except LibraryError:
+        folder, mark, concept = text.rpartition("#")
+        if mark:
+            return Store.open(place.find(folder or None)), concept
+        with contextlib.suppress(LibraryError, UsageError):  # a concept of the usual library, if there is one
+            store = Store.open(place.find(None))
+            return store, known_name(concepts_of(store), text)
+        raise
+
+
+def _name(store: Store) -> str:
+    return store.folder.parent.name if store.folder.name == place.NAME else store.folder.name
+
+
+def _picture(view: View, key: str, labels: tuple[str, ...], outside: str = "") -> Labelled:
+    row = int(view.rows_of([key])[0])
+    files = view.paths(row) if row >= 0 else (outside,)
+    captions = tuple(view.table.column("captions")[row].as_py() or ()) if row >= 0 else ()
+    return Labelled(key, next((f for f in files if f and Path(f).is_file()), ""), labels, captions)
+
+
+def _with_labels(view: View) -> list[Labelled]:
+    labels = view.table.column("labels").to_pylist()
+    return [_picture(view, str(view.hashes[row]), tuple(own)) for row, own in enumerate(labels) if own]
+
+
+def _fill(store: Store, view: View, name: str, pictures: Sequence[Labelled], notes: list[str]) -> list[Labelled]:
+    """Pictures that stand for "not that": spread over the library, as many as are missing for a balance."""
+    shown = sum(bool(one.labels) for one in pictures)
+    missing = shown - (len(pictures) - shown)
+    entry = concepts_of(store)[name]
+    if missing <= 0 or entry["model"] not in store.models():
+        return []
+    p = probabilities(view, name, entry, said_of(store, name))
+    seen = np.zeros(len(view), bool)
+    seen[view.vectors(entry["model"])[0]] = True
+    known = view.rows_of([one.hash for one in pictures])
+    seen[known[known >= 0]] = False
+    rows = np.flatnonzero(seen & (p < _SURELY_NOT))
+    rows = rows[np.unique(np.linspace(0, max(len(rows) - 1, 0), min(missing, len(rows))).astype(int))]
+    if len(rows):
+        notes.append(
+            f"{len(pictures) - shown} pictures were said not to be {name!r}; {len(rows)} more of the library that very "
+            "probably are not stand beside them"
+        )
+    return [_picture(view, str(view.hashes[row]), ()) for row in rows]

@@ -1,0 +1,659 @@
+"""A library on disk: rows of pictures, their vectors, and the nearest of them. The only file that knows LanceDB.
+
+    library.json         format, identity, indexed folders, models; written atomically (card.py)
+    pictures.lance       one row for each distinct content (rows.SCHEMA)
+    vectors_NAME.lance   what the model NAME makes of them: v_NAME half-precision vector of length 1, n_NAME the length
+                         that it had, p_NAME probabilities
+    problems.lance       one row for each file that cannot be read
+    cache/               copies that searching maps into memory (mirror.py); may be deleted at any time
+    *.lock               who writes at the moment (lock.py)
+
+Outside of this file pictures and vectors are one table, with one column of vectors for each model. They lie apart
+because LanceDB rewrites whole rows: tagging 100,000 pictures would rewrite 350 MB of vectors and take every row out
+of the index, and so would a second model. Every change of a table is one transaction: a reader, or the next process
+after a kill, sees all of it or nothing. A vector is written before the row that counts on it, and depends on nothing
+but content and model, so a kill between the two leaves a vector in waiting and nothing wrong. Reading takes no lock
+and needs no right to write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from neocog.errors import LibraryError, UsageError, closest
+from neocog.library.arrays import Arrays
+from neocog.library.card import NAME, Card, difference, new_card, write_json
+from neocog.library.faults import told
+from neocog.library.lock import LibraryBusy, Lock
+from neocog.library.mirror import forget_older, forget_parts, hash_bytes, hash_texts, mapped_table, table_key
+from neocog.library.nearest import exact_nearest
+from neocog.library.rows import (
+    HASH,
+    PROBLEMS,
+    SCHEMA,
+    Condition,
+    decode_path,
+    encode_path,
+    has_model,
+    incoming,
+    is_ok,
+    matrix,
+    whole_rows,
+)
+
+# From this many rows an index of vectors is built: below, the exact product in memory answers within 25 ms.
+# Measured on two cores, 768 numbers: 53 ms exactly for 200,000; 4.4 ms with IVF_HNSW_SQ, built in 130 s.
+INDEX_FROM = 50_000
+# From this many, IVF_PQ with 8 numbers in a byte: a process that asks IVF_HNSW_SQ about 100,000 vectors has 0.2 GB more
+# than one that asks about 2,000, so a million would need 2 GB.
+QUANTISED_FROM = 400_000
+INDEX_AGAIN = 4  # times as many rows as when it was built: then it is built anew, with more partitions
+# Candidates that the index looks at. Of 6,000 vectors in 1,000 clusters, hard for a graph, the default (15 for ten
+# results) finds 0.83 of the ten nearest, 100 finds 0.93, 400 finds 0.998; it costs a millisecond.
+_CANDIDATES = 400
+# How many times as many are compared exactly as are asked for. IVF_PQ, 20,000 vectors in 200 clusters: 5 times finds
+# 0.95 of the ten nearest, 20 times all.
+_REFINE = {"IVF_HNSW_SQ": 2, "IVF_PQ": 20}
+_PROBES = 32  # partitions that are looked at
+_MOST_FROM_INDEX = 1000  # results that the index is asked for; more are found by comparing with all
+_KEEP_VERSIONS = timedelta(minutes=10)  # readers may still use them
+_CLUTTER = 40  # versions from which joining small files is worth its while
+_HEAVY = ("thumb",)  # columns that are not mirrored
+
+
+class Store:
+    """One library. Several threads may read; changes are made one after the other, by whichever process."""
+
+    def __init__(self, folder: Path, card: Card) -> None:
+        self.folder = folder
+        self._card = card
+        self._db: Any = None
+        self._tables: dict[str, Any] = {}
+        self._mirrors: dict[str, tuple[str, pa.Table]] = {}
+        self._arrays = Arrays(folder / "cache")
+        self._lock = threading.RLock()  # of what is kept in memory
+        self._changing = threading.RLock()  # of changes; never waited for while `_lock` is held
+        self._depth = 0
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.folder)!r})"
+
+    @staticmethod
+    def create(folder: str | os.PathLike[str]) -> Store:
+        """Make an empty library in a folder that is new or holds no library.
+
+        Raises:
+            LibraryError: there is a library already, or the folder cannot be written.
+        """
+        folder = Path(os.path.abspath(folder))
+        if (folder / "library.json").exists():
+            raise LibraryError(f"{folder} is a library already; open it with Store.open")
+        with told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / "pictures.lance").exists() and any(
+                not entry.name.startswith(".") and not entry.name.endswith((".lance", ".lock", "cache"))
+                for entry in folder.iterdir()
+            ):
+                raise LibraryError(f"{folder} holds other files; choose a folder that is new or empty for the library")
+            store = Store(folder, Card(folder, new_card(folder)))
+            with store._writing():
+                if not (folder / "library.json").exists():
+                    for name, schema in (("pictures", SCHEMA), ("problems", PROBLEMS)):
+                        if not (folder / f"{name}.lance" / "_versions").exists():
+                            store._connect().create_table(name, schema=schema, exist_ok=True)
+                    store._card.write()  # last: it makes the folder a library
+        return Store.open(folder)
+
+    @staticmethod
+    def open(folder: str | os.PathLike[str]) -> Store:
+        """Open a library for reading and writing; nothing is written before something changes.
+
+        Raises:
+            LibraryError: there is none, it is damaged, or a newer version of neocog made it.
+        """
+        folder = Path(os.path.abspath(folder))
+        if not (folder / "library.json").exists() and (folder / ".neocog" / "library.json").exists():
+            folder = folder / ".neocog"
+        return Store(folder, Card(folder))
+
+    @staticmethod
+    def ensure(folder: str | os.PathLike[str]) -> Store:
+        """Open the library of a folder, or make one if there is none; several processes may do so at once.
+
+        Raises: as `open` and `create`.
+        """
+        try:
+            return Store.create(folder)
+        except LibraryError:
+            if not (Path(folder) / "library.json").exists():
+                raise
+            return Store.open(folder)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether this user may not change the library."""
+        return not os.access(self.folder, os.W_OK) or not os.access(self.folder / "library.json", os.W_OK)
+
+    @property
+    def created(self) -> str:
+        """When the library was made, local time."""
+        return str(self._card.read().get("created", ""))
+
+    # paths
+
+    def text_of(self, path: str | os.PathLike[str]) -> str:
+        """Return an absolute path as it is stored."""
+        full = os.fspath(path)
+        if self._card.read()["inside"]:
+            parent = os.path.join(os.fspath(self.folder.parent), "")
+            if full.startswith(parent):
+                return encode_path(full[len(parent) :])
+            if full == parent.rstrip(os.sep):
+                return "."
+        return encode_path(full)
+
+    def path_of(self, text: str) -> Path:
+        """Return the absolute path of a stored one."""
+        return Path(os.path.join(self.folder.parent, decode_path(text)))
+
+    @property
+    def folders(self) -> list[str]:
+        """The folders that were indexed, as stored texts."""
+        return list(self._card.read()["folders"])
+
+    def add_folder(self, text: str) -> None:
+        """Remember that a folder belongs to the library."""
+        if text not in self.folders:
+            with self._writing(), told(self.folder):
+                self._card.write(folders=sorted({*self._card.read()["folders"], text}))
+
+    # reading
+
+    def __len__(self) -> int:
+        """Pictures that are there; those that are gone do not count."""
+        return int(self._present().sum())
+
+    def version(self) -> int:
+        """A number that grows with every change of the pictures' table."""
+        return self._key("pictures")[0]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns, with those of the models."""
+        made = [f"{kind}_{name}" for name in self.models() for kind in "vnp"]
+        return (*SCHEMA.names, *made)
+
+    def rows(self, columns: Sequence[str], where: Condition | None = None, *, gone: bool = False) -> pa.Table:
+        """Return columns of the pictures that meet a condition, in the order of their hashes.
+
+        With ``gone=True`` also those of which no file is left.
+
+        Raises:
+            UsageError: no such column.
+        """
+        for name in columns:
+            if name not in self.columns:
+                raise UsageError(
+                    f"no column {name!r}{closest(name, self.columns)}; there are {', '.join(self.columns)}"
+                )
+        table = self._mirror("pictures")
+        keep = np.ones(len(table), bool) if gone else is_ok(table)
+        if where is not None:
+            keep &= where.mask(table)
+        plain = [name for name in columns if name in table.column_names]
+        heavy = [name for name in columns if name not in plain]
+        found = table.select(plain)
+        for name in heavy:
+            found = found.append_column(name, self._heavy(name, table.column("hash"), keep))
+        found = found.select(list(columns))
+        return found if keep.all() else found.filter(pa.array(keep))
+
+    def problems(self) -> pa.Table:
+        """Files that could not be read: path, reason, mtime_ns, size."""
+        return self._mirror("problems")
+
+    def models(self) -> dict[str, dict[str, Any]]:
+        """What has vectors here: name -> column, dimension, classes, and what `add_model` was told."""
+        return dict(self._card.read()["models"])
+
+    @property
+    def model(self) -> str | None:
+        """The model to search with: the last one with which the whole library was indexed; None if there is none."""
+        card = self._card.read()
+        chosen = card.get("model")
+        return chosen if chosen in card["models"] else next(iter(card["models"]), None)
+
+    def use_model(self, name: str) -> None:
+        """Make a model the one to search with."""
+        self._model(name)
+        if self._card.read().get("model") != name:
+            with self._writing(), told(self.folder):
+                self._card.write(model=name)
+
+    def vectors(self, model: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return hashes "U32" (N,) and vectors float16 (N, D) of length 1, in the order of hashes, as `rows`.
+
+        Pictures that are gone, or that the model has not seen yet, are left out. The array may be mapped from disk:
+        do not write to it.
+        """
+        return self._array("v", model, self._model(model)["dimension"])
+
+    def probabilities(self, model: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return hashes "U32" (N,) and probabilities float16 (N, K), in the order of `vectors`."""
+        return self._array("p", model, self._model(model)["classes"])
+
+    def norms(self, model: str) -> np.ndarray:
+        """Return the lengths, float32 (N,), that the model's vectors had, in the order of `vectors`."""
+        self._model(model)
+        return np.ascontiguousarray(self._array("n", model, 2)[1]).view(np.float32)[:, 0]
+
+    # changing
+
+    def add(self, rows: pa.Table) -> int:
+        """Add pictures; a hash that is there already is left as it is. Returns how many were new.
+
+        Columns that are not given are empty. Vectors are brought to length 1, and what they had goes to nNAME.
+
+        Raises:
+            LibraryError: a vector of the wrong dimension, or the library cannot be written (a full disk).
+        """
+        rows, vectors = incoming(rows, self.models())
+        missing = [field for field in SCHEMA if field.name not in rows.column_names]
+        blank = whole_rows({}, len(rows), pa.schema(missing))
+        for field in missing:
+            value = pa.array(["ok"] * len(rows)) if field.name == "state" else blank.column(field.name)
+            rows = rows.append_column(field, value)
+        with self._writing(), told(self.folder):
+            self._put_vectors(vectors)
+            done = self._table("pictures").merge_insert("hash").when_not_matched_insert_all().execute(rows)
+        return int(done.num_inserted_rows)
+
+    def merge(self, rows: pa.Table) -> int:
+        """Change the given columns of pictures that are there, by hash. Returns how many were changed.
+
+        Raises: like `add`.
+        """
+        rows, vectors = incoming(rows, self.models())
+        with self._writing(), told(self.folder):
+            self._put_vectors(vectors)
+            if rows.column_names == ["hash"]:
+                return len(rows)
+            done = self._table("pictures").merge_insert("hash").when_matched_update_all().execute(rows)
+        return int(done.num_updated_rows)
+
+    def _put_vectors(self, vectors: dict[str, pa.Table]) -> None:
+        for model, rows in vectors.items():
+            if len(rows):
+                change = self._table(f"vectors_{model}").merge_insert("hash")
+                change.when_matched_update_all().when_not_matched_insert_all().execute(rows)
+
+    def delete(self, hashes: Sequence[str]) -> None:
+        """Remove rows for good, with their vectors and tags; the files are not touched."""
+        for one in hashes:
+            if not HASH.fullmatch(one):
+                raise UsageError(f"expected hashes of 32 hexadecimal digits, got {one!r}")
+        with self._writing(), told(self.folder):
+            for start in range(0, len(hashes), 1000):
+                listed = ", ".join(f"'{one}'" for one in hashes[start : start + 1000])
+                for table in ("pictures", *(f"vectors_{model}" for model in self.models())):
+                    self._table(table).delete(f"hash IN ({listed})")
+
+    def set_problems(self, found: Sequence[dict[str, Any]], solved: Sequence[str] = ()) -> None:
+        """Add or replace problems (path, reason, mtime_ns, size) and remove those of the paths `solved`."""
+        old = {row["path"]: row for row in self.problems().to_pylist()}
+        new = {path: row for path, row in old.items() if path not in set(solved)}
+        new |= {row["path"]: row for row in found}
+        if new != old:
+            with self._writing(), told(self.folder):
+                self._table("problems").add(pa.Table.from_pylist(list(new.values()), PROBLEMS), mode="overwrite")
+
+    def add_model(self, name: str, dimension: int, card: dict[str, Any], *, classes: int = 0) -> None:
+        """Make the columns for a model; once more with the same card changes nothing.
+
+        `card` is kept as it is, as JSON (net, weights' fingerprint, preprocessing, vocabulary).
+
+        Raises:
+            LibraryError: there is another model of that name.
+        """
+        if not NAME.fullmatch(name):
+            raise UsageError(f"a model's name is made of a-z, 0-9 and _, got {name!r}")
+        whole = {
+            **json.loads(json.dumps(card)), "column": f"v_{name}", "dimension": dimension, "classes": classes,
+            "id": uuid.uuid4().hex[:8],  # copies in cache/ are named after it
+        }  # fmt: skip
+        old = self._card.read()["models"].get(name)
+        if old is not None and not difference(old, whole):
+            return
+        with self._writing(), told(self.folder):
+            models = self.models()
+            old = models.get(name)
+            if old is not None:
+                if differ := difference(old, whole):
+                    raise LibraryError(
+                        f"{self.folder} has another model {name!r} ({differ} differ; {old['dimension']} numbers a "
+                        f"picture there, {dimension} here); give the new one another name, or remove the old one"
+                    )
+                return
+            self._unlist(name)  # a table without a card: a process was killed between the two
+            fields = [
+                pa.field("hash", pa.string(), nullable=False),
+                pa.field(f"v_{name}", pa.list_(pa.float16(), dimension)),
+                pa.field(f"n_{name}", pa.float32()),
+                *([pa.field(f"p_{name}", pa.list_(pa.float16(), classes))] if classes else []),
+            ]
+            self._forget(f"vectors_{name}")
+            self._connect().drop_table(f"vectors_{name}", ignore_missing=True)
+            self._connect().create_table(f"vectors_{name}", schema=pa.schema(fields))
+            self._card.write(models={**models, name: whole})
+
+    def remove_model(self, name: str) -> None:
+        """Remove a model and its vectors."""
+        made = self._model(name).get("id", "")
+        with self._writing(), told(self.folder):
+            self._card.write(models={key: card for key, card in self.models().items() if key != name})
+            self._unlist(name)
+            self._forget(f"vectors_{name}")
+            self._connect().drop_table(f"vectors_{name}", ignore_missing=True)
+        for kind in "vnp":
+            forget_older(self.folder / "cache", f"{kind}_{name}_{made}")
+
+    def _unlist(self, model: str) -> None:
+        """No row says any more that it has vectors of this model."""
+        rows = self._mirror("pictures")
+        has = rows.filter(pa.array(has_model(rows, model)))
+        if len(has):
+            left = [[m for m in row if m != model] for row in has.column("models").to_pylist()]
+            changed = pa.table({"hash": has.column("hash"), "models": pa.array(left, pa.list_(pa.string()))})
+            self._table("pictures").merge_insert("hash").when_matched_update_all().execute(changed)
+
+    def save(self, name: str, value: Any) -> None:
+        """Keep a JSON-able value under a name in the library, atomically (what was taught, how scores calibrate)."""
+        if not NAME.fullmatch(name) or name == "library":
+            raise UsageError(f"a name is made of a-z, 0-9 and _, got {name!r}")
+        with self._writing(), told(self.folder):
+            write_json(self.folder / f"{name}.json", value)
+
+    def load(self, name: str, default: Any = None) -> Any:
+        """Return what `save` kept under a name."""
+        try:
+            return json.loads((self.folder / f"{name}.json").read_text("utf-8"))
+        except FileNotFoundError:
+            return default
+        except (OSError, ValueError) as error:
+            raise LibraryError(
+                f"{self.folder / name}.json cannot be read ({error}); delete it to start afresh"
+            ) from None
+
+    def indexing(self, wait: float = 0.0, waiting: Callable[[str], object] | None = None) -> Lock:
+        """The lock of a process that indexes: one at a time for each library."""
+        return Lock(self.folder / "index.lock", "indexing it", wait=wait, waiting=waiting)
+
+    # nearest
+
+    def nearest(self, model: str, queries: np.ndarray, k: int, metric: str = "cosine") -> tuple[np.ndarray, np.ndarray]:
+        """Return the `k` nearest pictures to each query: hashes "U32" (Q, k) and similarity float32 (Q, k).
+
+        Args:
+            queries: (Q, D) or (D,). For "euclidean" as the net gives them, not brought to length 1.
+            metric: "cosine" (similarity -1..1) or "euclidean" (similarity = minus the distance).
+
+        Exact, unless the library is large and has an index (see `index_state`); then rows that the index does not
+        know yet are compared exactly, so none is missed. Fewer than `k` columns if there are fewer pictures.
+
+        Raises:
+            LibraryError: no such model, or queries of another dimension.
+        """
+        if metric not in ("cosine", "euclidean"):
+            raise UsageError(f"metric must be 'cosine' or 'euclidean', got {metric!r}")
+        if k < 1:
+            raise UsageError(f"expected to look for at least 1 picture, got {k}")
+        queries = np.atleast_2d(np.asarray(queries, np.float32))
+        dimension = self._model(model)["dimension"]
+        if queries.ndim != 2 or queries.shape[1] != dimension:
+            raise LibraryError(
+                f"expected vectors of {dimension} numbers, as {model!r} makes them, got {queries.shape[-1]}; "
+                "use the net that the library was indexed with, or index it with the new one"
+            )
+        if metric == "cosine":
+            queries = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12)
+            if k <= _MOST_FROM_INDEX and self.index_state(model)["indexed"]:
+                return self._approximate(model, queries, k)
+        return self._compared(model, queries, k, metric)
+
+    def _compared(self, model: str, queries: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest by comparing with all."""
+        hashes, vectors = self.vectors(model)
+        norms = self.norms(model) if metric == "euclidean" else None
+        wide = self._arrays.wide(model, self._key("pictures")[1], vectors)
+        best, score = exact_nearest(wide, queries, min(k, len(hashes)), norms)
+        return hashes[best], score
+
+    def index_state(self, model: str) -> dict[str, int]:
+        """How many of the model's vectors are in an index, and how many are compared exactly."""
+        self._model(model)
+        if not (self.folder / f"vectors_{model}.lance" / "_indices").exists():
+            return {"indexed": 0, "exact": len(self.vectors(model)[0])}
+        with told(self.folder):
+            stats = self._table(f"vectors_{model}").index_stats(f"v_{model}_idx")
+        if stats is None:
+            return {"indexed": 0, "exact": len(self.vectors(model)[0])}
+        return {"indexed": int(stats.num_indexed_rows), "exact": int(stats.num_unindexed_rows)}
+
+    @property
+    def cluttered(self) -> bool:
+        """Whether so many small changes were made that `tidy` is worth its while."""
+        with contextlib.suppress(OSError):
+            return len(os.listdir(self.folder / "pictures.lance" / "_versions")) > _CLUTTER
+        return False
+
+    def tidy(self, say: Callable[[str], object] | None = None, *, index_from: int | None = None) -> bool:
+        """Join small files, remove versions older than ten minutes, and make or renew the index where it pays.
+
+        Searching goes on meanwhile, with the state from before; so do changes while an index is made. Killing it
+        loses nothing. Returns False, with nothing done, if another process is at it.
+        """
+        least = INDEX_FROM if index_from is None else index_from
+        try:
+            with Lock(self.folder / "tidy.lock", "tidying it"):
+                forget_parts(self.folder / "cache")
+                for name in ("pictures", "problems", *(f"vectors_{model}" for model in self.models())):
+                    with self._writing(), told(self.folder):
+                        # Nobody else writes now: what a killed process left half-written can go. Rows that an index
+                        # does not know yet are added to it.
+                        self._table(name).optimize(cleanup_older_than=_KEEP_VERSIONS, delete_unverified=True)
+                for model, card in self.models().items():
+                    total = sum(self.index_state(model).values())
+                    kind = "IVF_PQ" if total >= QUANTISED_FROM and card["dimension"] % 8 == 0 else "IVF_HNSW_SQ"
+                    outgrown = total >= INDEX_AGAIN * card.get("index_rows", 0) or card.get("index") != kind
+                    if total >= least and outgrown:
+                        self._make_index(model, kind, total, say)
+        except LibraryBusy:
+            return False
+        finally:
+            self._arrays.clear()
+        return True
+
+    def _make_index(self, model: str, kind: str, total: int, say: Callable[[str], object] | None) -> None:
+        if say:
+            say(f"making an index ({kind}) of {total:,} vectors of {model}, so that searching stays fast")
+        with told(self.folder):
+            from lancedb.index import HnswSq, IvfPq
+
+            table, dimension = self._table(f"vectors_{model}"), self._model(model)["dimension"]
+            quantised = IvfPq(distance_type="cosine", num_sub_vectors=dimension // 8)
+            config = quantised if kind == "IVF_PQ" else HnswSq(distance_type="cosine")
+            table.create_index(f"v_{model}", config=config, replace=True)
+        with self._writing(), told(self.folder):
+            models = self.models()
+            if model in models:
+                self._card.write(models={**models, model: {**models[model], "index": kind, "index_rows": total}})
+
+    def refresh(self) -> None:
+        """Bring the copies that searching reads up to date, so that the next search starts at once."""
+        self._mirror("problems")
+        for model, card in self.models().items():
+            self.vectors(model)
+            if card["classes"]:
+                self.probabilities(model)
+
+    def stored(self, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield rows of a table as they are stored, not from the copies, in no order: for checking.
+
+        Raises:
+            LibraryError: the table is damaged.
+        """
+        with told(self.folder):
+            yield from self._table(name).search().select(list(columns)).to_batches()
+
+    # inside
+
+    def _model(self, name: str) -> dict[str, Any]:
+        models = self.models()
+        if name not in models:
+            there = f"it has {', '.join(models)}" if models else "it has none yet: 'neocog index FOLDER' makes one"
+            raise LibraryError(f"{self.folder} has no vectors of {name!r}{closest(name, models)}; {there}")
+        return models[name]
+
+    def _connect(self) -> Any:
+        if self._db is None:
+            # Lance would print a warning about index statistics for every search that asks for them
+            os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
+            import lancedb
+
+            self._db = lancedb.connect(str(self.folder), read_consistency_interval=timedelta(0))
+        return self._db
+
+    def _table(self, name: str) -> Any:
+        with self._lock:
+            if name not in self._tables:
+                try:
+                    self._tables[name] = self._connect().open_table(name)
+                except Exception as error:
+                    raise LibraryError(
+                        f"the table {name!r} of {self.folder} cannot be opened "
+                        f"({str(error).splitlines()[0][:200]}); restore it from a copy, or index afresh"
+                    ) from error
+            return self._tables[name]
+
+    def _forget(self, name: str) -> None:
+        """Open a table anew the next time."""
+        with self._lock:
+            self._tables.pop(name, None)
+        self._arrays.clear()
+
+    def _key(self, name: str) -> tuple[int, str]:
+        try:
+            return table_key(self.folder / f"{name}.lance")
+        except OSError as error:
+            raise LibraryError(
+                f"the table {name!r} of {self.folder} is damaged ({error}); restore it from a copy, or index afresh"
+            ) from None
+
+    def _mirror(self, name: str) -> pa.Table:
+        """The table's columns without vectors, up to date."""
+        key = self._key(name)[1]
+        with self._lock:
+            known = self._mirrors.get(name)
+            if known is None or known[0] != key:
+                known = (key, mapped_table(self.folder / "cache", name, key, lambda: self._read(name)))
+                self._mirrors[name] = known
+            return known[1]
+
+    def _read(self, name: str) -> pa.Table:
+        table = self._table(name)
+        columns = [c for c in table.schema.names if c not in _HEAVY]
+        with told(self.folder):
+            for attempt in range(3):
+                try:
+                    found = table.search().select(columns).to_arrow()
+                    # LanceDB moves rows that change to the end; an order of our own keeps the copies of vectors valid
+                    return found.take(pc.sort_indices(found.column(columns[0])))
+                except (RuntimeError, OSError, ValueError):  # a version that was cleaned up under our feet
+                    if attempt == 2:
+                        raise
+                    table.checkout_latest()
+        raise AssertionError
+
+    def _present(self) -> np.ndarray:
+        return is_ok(self._mirror("pictures"))
+
+    def _array(self, kind: str, model: str, width: int) -> tuple[np.ndarray, np.ndarray]:
+        column, key, made = f"{kind}_{model}", self._key("pictures")[1], self._model(model).get("id", "")
+        rows, fetch = lambda: self._mirror("pictures"), lambda wanted: self._fetch(column, wanted)
+        return self._arrays.get(column, width, made, key, rows, fetch)
+
+    def _fetch(self, column: str, wanted: list[str] | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        query = self._table(f"vectors_{column[2:]}").search().select(["hash", column])
+        if wanted is not None:
+            query = query.where("hash IN ({})".format(", ".join(f"'{one}'" for one in wanted if HASH.fullmatch(one))))
+        with told(self.folder):
+            for batch in query.to_batches():
+                valid = batch.column(column).is_valid()
+                rows = batch.filter(valid)
+                if not len(rows):
+                    continue
+                values = rows.column(column)
+                if column.startswith("n_"):  # float32, kept as two columns of float16
+                    yield hash_bytes(rows.column("hash")), np.asarray(values, np.float32)[:, None].view(np.float16)
+                else:
+                    yield hash_bytes(rows.column("hash")), matrix(values)
+
+    def _heavy(self, name: str, hashes: pa.ChunkedArray, keep: np.ndarray) -> pa.Array:
+        """A column that is not mirrored, in the order of `hashes`; null where `keep` is false."""
+        table = self._table("pictures" if name in SCHEMA.names else f"vectors_{name[2:]}")
+        found = table.search().select(["hash", name]).to_arrow()
+        return found.column(name).combine_chunks().take(pc.index_in(hashes, found.column("hash")))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the lock of a single change, waiting for other threads and processes."""
+        with self._changing:
+            if self._depth:
+                yield
+                return
+            with Lock(self.folder / "write.lock", "writing to it", wait=600):
+                self._depth += 1
+                try:
+                    yield
+                finally:
+                    self._depth -= 1
+
+    def _approximate(self, model: str, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest by the index; what it does not know yet is compared exactly, by LanceDB."""
+        there = self.vectors(model)[0]  # in order
+        table = self._table(f"vectors_{model}")
+        k, kind = min(k, len(there)), self._model(model).get("index", "IVF_HNSW_SQ")
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+        with told(self.folder):
+            away = max(0, table.count_rows() - len(there))  # vectors of pictures that are gone: these are skipped
+            for query in queries:
+                more = min(away, 20 + k)
+                while k + more <= 4 * _MOST_FROM_INDEX:
+                    search = table.search(query, vector_column_name=f"v_{model}").distance_type("cosine")
+                    search = search.nprobes(_PROBES).refine_factor(_REFINE[kind])
+                    if kind == "IVF_HNSW_SQ":
+                        search = search.ef(max(_CANDIDATES, 4 * (k + more)))
+                    rows = search.select(["hash", "_distance"]).limit(k + more).to_arrow()
+                    names = hash_texts(hash_bytes(rows.column("hash")))
+                    keep = np.flatnonzero(there[np.searchsorted(there, names).clip(0, len(there) - 1)] == names)[:k]
+                    if len(keep) == k:
+                        found.append((names[keep], 1 - np.asarray(rows.column("_distance"), np.float32)[keep]))
+                        break
+                    # a graph may not reach everything: then all are compared
+                    more = min(away, 4 * more) if more < away else 4 * _MOST_FROM_INDEX
+                else:
+                    hashes, scores = self._compared(model, query[None], k, "cosine")
+                    found.append((hashes[0], scores[0]))
+        return np.stack([hashes for hashes, _ in found]), np.stack([scores for _, scores in found])

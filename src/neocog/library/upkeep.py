@@ -1,0 +1,359 @@
+"""Looking after a library: what is in it, whether it is whole, what could not be read, and taking it elsewhere.
+
+Duplicates are found in copies.py; `duplicates` is at hand here, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from neocog.errors import DecodeError, LibraryError, UsageError
+from neocog.library.copies import Copy, Group, duplicates
+from neocog.library.photo import read_steady
+from neocog.library.rows import HASH, content_hash, decode_path, encode_path, matrix
+from neocog.library.scan import scan
+from neocog.library.store import Store
+from neocog.records import Problem
+
+__all__ = ["Copy", "Finding", "Group", "Info", "duplicates", "export", "info", "problems", "verify"]
+
+_FIX = "'neocog library verify --fix'"
+_SHOWN = 5  # examples beside a finding
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What is in a library."""
+
+    folder: str
+    created: str
+    pictures: int  # distinct contents of which a file is there
+    files: int
+    gone: int  # contents of which no file is left; kept, so that they can come back with their tags
+    problems: int
+    folders: tuple[str, ...]
+    labels: int  # different ones
+    tagged: int  # pictures with a taught tag
+    model: str | None  # that searches use
+    models: dict[str, dict[str, int]]  # name -> dimension, classes, pictures, indexed
+    bytes: int  # on disk
+    cache_bytes: int  # of these, copies that can be deleted
+    version: int
+    read_only: bool
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.pictures:,} pictures in {self.files:,} files, {self.gone:,} gone, {self.problems:,} unreadable",
+            f"folders: {', '.join(self.folders) or 'none'}",
+            f"{self.labels:,} labels, {self.tagged:,} pictures with taught tags",
+        ]
+        for name, one in self.models.items():
+            how = f"{one['indexed']:,} in an index" if one["indexed"] else "searched exactly"
+            used = " (used for searching)" if name == self.model else ""
+            lines.append(f"net {name}{used}: {one['pictures']:,} vectors of {one['dimension']} numbers, {how}")
+        return "\n".join([*lines, f"{self.bytes / 1e6:,.1f} MB on disk, {self.cache_bytes / 1e6:,.1f} MB of it copies"])
+
+
+def info(store: Store) -> Info:
+    """Count what is in a library."""
+    table = store.rows(["paths", "labels", "tags", "models", "state"], gone=True)
+    ok = table.filter(pc.equal(table.column("state"), "ok"))
+    with_vectors = Counter(name for row in ok.column("models").to_pylist() for name in row or ())
+    models = {
+        name: {
+            "dimension": card["dimension"],
+            "classes": card["classes"],
+            "pictures": with_vectors[name],
+            "indexed": store.index_state(name)["indexed"],
+        }
+        for name, card in store.models().items()
+    }
+    return Info(
+        folder=str(store.folder),
+        created=store.created,
+        pictures=len(ok),
+        files=sum(len(paths) for paths in ok.column("paths").to_pylist()),
+        gone=len(table) - len(ok),
+        problems=len(store.problems()),
+        folders=tuple(str(store.path_of(text)) for text in store.folders),
+        labels=len({label for row in ok.column("labels").to_pylist() for label in row or ()}),
+        tagged=sum(bool(tags) for tags in ok.column("tags").to_pylist()),
+        model=store.model,
+        models=models,
+        bytes=_size(store.folder),
+        cache_bytes=_size(store.folder / "cache"),
+        version=store.version(),
+        read_only=store.read_only,
+    )
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for here, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(here, name)).st_size
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that `verify` found. `damage`: the library contradicts itself; else it only lags behind the files.
+
+    `remedy` is what to type; `fixable` says that ``verify(store, fix=True)`` or indexing again mends it.
+    """
+
+    text: str
+    remedy: str
+    damage: bool = True
+    fixable: bool = True
+    examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        shown = f" ({', '.join(self.examples)})" if self.examples else ""
+        return f"{self.text}{shown}; {self.remedy}"
+
+
+def verify(store: Store, *, deep: bool = False, fix: bool = False) -> list[Finding]:
+    """Check that table, vectors and files agree; an empty list means that all is well.
+
+    Args:
+        deep: also read every file and compare its content with the hash.
+        fix: mend the rows. Of what is in doubt (a path that stands twice, another content, a lost vector) the row
+            forgets what it claimed, so that the next `neocog index` looks at the file again.
+
+    Raises:
+        LibraryError: the library is so damaged that it cannot be read at all; or `fix`, and it is read-only.
+    """
+    remedy = "restore the library from a copy, or delete its folder and index afresh"
+    found = [Finding(text, remedy, fixable=False) for text in _tables(store)]
+    for model in list(store.models()):
+        found += _vectors(store, model, fix)
+    found += _rows(store, fix)
+    found += _files(store, deep, fix)
+    return found
+
+
+def _tables(store: Store) -> Iterator[str]:
+    """Yield one sentence for each thing in the tables themselves that is damaged; reads all of it."""
+    has: dict[str, set[str]] = {}
+    count = 0
+    try:
+        for batch in store.stored("pictures", ["hash", "models"]):
+            count += len(batch)
+            columns = (batch.column(name).to_pylist() for name in ("hash", "models"))
+            has |= {hash: set(models or ()) for hash, models in zip(*columns, strict=True)}
+        for batch in store.stored("problems", ["path"]):
+            del batch
+    except LibraryError as error:
+        yield f"the rows cannot be read: {error}"
+        return
+    if len(has) < count:
+        yield f"{count - len(has):,} hashes stand in the table twice"
+    if odd := sum(not HASH.fullmatch(hash) for hash in has):
+        yield f"{odd:,} hashes are not hashes"
+
+
+def _vectors(store: Store, model: str, fix: bool) -> list[Finding]:
+    """What is wrong with the vectors of a model."""
+    seen: set[str] = set()
+    good: set[str] = set()
+    rows = 0
+    try:
+        for batch in store.stored(f"vectors_{model}", ["hash", f"v_{model}"]):
+            hashes, column = np.array(batch.column(0).to_pylist(), object), batch.column(1)
+            seen.update(hashes)
+            rows += len(hashes)
+            valid = np.asarray(column.is_valid())
+            if valid.any():
+                values = matrix(column.filter(pa.array(valid))).astype(np.float32)
+                right = np.abs(np.linalg.norm(values, axis=1) - 1) < 0.01
+                good.update(hashes[valid][right])
+    except LibraryError as error:
+        if fix:
+            store.remove_model(model)
+        remedy = f"{'removed' if fix else _FIX + ' removes them'}; then 'neocog index' with that net makes them again"
+        return [Finding(f"the vectors of {model} cannot be read: {error}", remedy)]
+    table = store.rows(["hash", "models"], gone=True)
+    claims = zip(table.column("hash").to_pylist(), table.column("models").to_pylist(), strict=True)
+    lost = [
+        (hash, [m for m in models if m != model]) for hash, models in claims if model in models and hash not in good
+    ]
+    if fix and lost:
+        texts = pa.list_(pa.string())
+        store.merge(pa.table({"hash": [h for h, _ in lost], "models": pa.array([m for _, m in lost], texts)}))
+    remedy = _remedy(fix)
+    return [
+        *_finding(rows - len(seen), f"hashes have vectors of {model} twice", remedy, []),
+        *_finding(len(lost), f"vectors of {model} are missing, not finite or not of length 1", remedy, []),
+    ]
+
+
+def _remedy(fix: bool) -> str:
+    return "mended; now 'neocog index'" if fix else f"{_FIX}, then 'neocog index'"
+
+
+def _finding(count: int, what: str, remedy: str, examples: Iterator[str] | list[str], **options: Any) -> list[Finding]:
+    if not count:
+        return []
+    shown = tuple(one for one, _ in zip(examples, range(_SHOWN), strict=False))
+    return [Finding(f"{count:,} {what}", remedy, examples=shown, **options)]
+
+
+def _rows(store: Store, fix: bool) -> list[Finding]:
+    """What the rows say of themselves."""
+    columns = ["hash", "paths", "mtimes", "inodes", "state", "size"]
+    table = store.rows(columns, gone=True)
+    owners = Counter(path for paths in table.column("paths").to_pylist() for path in paths or ())
+    twice = sorted(path for path, count in owners.items() if count > 1)
+    uneven: list[str] = []
+    wrong: list[str] = []
+    mended: dict[str, dict[str, Any]] = {}
+    for row in table.to_pylist():
+        paths, hash = row["paths"] or [], row["hash"]
+        kept = list(zip(paths, row["mtimes"] or [], row["inodes"] or [], strict=False))
+        if not len(paths) == len(row["mtimes"] or []) == len(row["inodes"] or []):
+            uneven.append(hash)
+            kept = []
+        kept = [one for one in kept if owners[one[0]] == 1]
+        if row["state"] != ("ok" if paths else "gone"):
+            wrong.append(hash)
+        if len(kept) != len(paths) or row["state"] != ("ok" if kept else "gone"):
+            mended[hash] = {
+                "hash": hash,
+                "paths": [p for p, _, _ in kept],
+                "mtimes": [t for _, t, _ in kept],
+                "inodes": [i for _, _, i in kept],
+                "state": "ok" if kept else "gone",
+            }
+    if fix and mended:
+        texts, whole = pa.list_(pa.string()), pa.list_(pa.int64())
+        kinds = {"hash": pa.string(), "paths": texts, "mtimes": whole, "inodes": whole, "state": pa.string()}
+        store.merge(pa.Table.from_pylist(list(mended.values()), pa.schema(list(kinds.items()))))
+    remedy = _remedy(fix)
+    return [
+        *_finding(len(twice), "paths stand in two rows", remedy, twice),
+        *_finding(len(uneven), "rows have paths without times", remedy, uneven),
+        *_finding(len(wrong), "rows have a state that contradicts their paths", remedy, wrong),
+    ]
+
+
+def _files(store: Store, deep: bool, fix: bool) -> list[Finding]:
+    """What the files say of the rows."""
+    roots = [os.fspath(store.path_of(text)) for text in store.folders]
+    there = [root for root in roots if os.path.isdir(root)]
+    away = [root for root in roots if root not in there]
+    now = scan(there, store.text_of, os.fspath(store.folder)).files
+    table = store.rows(["hash", "paths", "mtimes", "size", "models"])
+    known, missing, changed, odd, empty = set(), [], [], [], []
+    doubtful: dict[str, list[int]] = {}  # a time of -1 is that of no file
+    for row in table.to_pylist():
+        if store.models() and not row["models"]:
+            empty.append(row["paths"][0])
+        for path, mtime in zip(row["paths"] or [], row["mtimes"] or [], strict=False):
+            known.add(path)
+            full = store.path_of(path)
+            if path in now:
+                size, time = now[path].size, now[path].mtime_ns
+            else:
+                try:
+                    status = os.stat(full)
+                except OSError:
+                    missing.append(path)
+                    continue
+                size, time = status.st_size, status.st_mtime_ns
+            if (size, time) != (row["size"], mtime):
+                changed.append(path)
+            elif deep:
+                try:
+                    if content_hash(read_steady(os.fspath(full))[0]) != row["hash"]:
+                        odd.append(path)
+                        doubtful[row["hash"]] = [-1] * len(row["mtimes"])
+                except (OSError, DecodeError):
+                    missing.append(path)
+    if fix and doubtful:
+        times = pa.array(list(doubtful.values()), pa.list_(pa.int64()))
+        store.merge(pa.table({"hash": list(doubtful), "mtimes": times}))
+    unread = {row["path"] for row in store.problems().to_pylist()}
+    fresh = [path for path in now if path not in known and path not in unread]
+    again = "'neocog index' brings the library up to date"
+    return [
+        *_finding(len(away), "indexed folders are not there", "connect the disk, or index the new place", away,
+                  damage=False, fixable=False),
+        *_finding(len(missing), "files are gone or cannot be read", again, missing, damage=False),
+        *_finding(len(changed), "files have changed", again, changed, damage=False),
+        *_finding(len(fresh), "files are not indexed yet", again, fresh, damage=False),
+        *_finding(len(empty), "pictures have no vector", again, empty, damage=False),
+        *_finding(len(odd), "files have another content at the same size and time (a failing disk?)",
+                  _remedy(fix), odd),
+    ]  # fmt: skip
+
+
+def problems(store: Store) -> list[Problem]:
+    """The files that could not be read, and why, sorted by path."""
+    rows = sorted(store.problems().to_pylist(), key=lambda row: row["path"])
+    return [Problem(decode_path(row["path"]), row["reason"]) for row in rows]
+
+
+def export(
+    store: Store,
+    path: str | os.PathLike[str],
+    *,
+    model: str | None = None,
+) -> int:
+    """Write the rows as Parquet or CSV, by the ending of `path`; returns how many pictures.
+
+    Paths are absolute. `model` adds its vectors and probabilities (Parquet only). In CSV, lists are JSON.
+
+    Raises:
+        UsageError: another ending, or vectors for CSV. LibraryError: no such model, or the file cannot be written.
+    """
+    out = Path(path)
+    kind = out.suffix.lower()
+    if kind not in (".parquet", ".csv"):
+        raise UsageError(f"expected a name that ends with .parquet or .csv, got {str(path)!r}")
+    if model is not None and kind == ".csv":
+        raise UsageError("vectors are exported to Parquet only; name a file that ends with .parquet")
+    if model is not None and model not in store.models():
+        raise LibraryError(f"{store.folder} has no vectors of {model!r}; it has {', '.join(store.models()) or 'none'}")
+    columns = [c for c in store.columns if c not in ("thumb", "inodes", "folder", "reason", "state", "models", "flat")]
+    columns = [c for c in columns if c[:2] not in ("v_", "n_", "p_") or c[2:] == model]
+    table = store.rows(columns)
+    paths = [[encode_path(store.path_of(p)) for p in row] for row in table.column("paths").to_pylist()]
+    table = table.set_column(columns.index("paths"), "paths", pa.array(paths, pa.list_(pa.string())))
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        if kind == ".parquet":
+            pq.write_table(table, part)
+        else:
+            with open(part, "w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(columns)
+                for row in table.to_pylist():
+                    writer.writerow([_cell(row[name]) for name in columns])
+        os.replace(part, out)
+    except OSError as error:
+        raise LibraryError(f"{out} cannot be written: {error.strerror or error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    return len(table)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    return value.isoformat(sep=" ") if hasattr(value, "isoformat") else value

@@ -1,0 +1,312 @@
+"""What searching, teaching and describing see of a library: its rows, numbered, with everything lined up by row.
+
+A view belongs to one version of the library and is kept until the library changes, so that the second search is
+faster than the first. Nothing here imports torch until a picture that is not in the library has to be looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from neocog.errors import LibraryError, UsageError, closest
+from neocog.library.concepts import Vocabulary, vocabulary
+from neocog.library.fulltext import FullText
+from neocog.library.mirror import hash_bytes, hash_texts
+from neocog.library.query import Region
+from neocog.library.rows import HASH, content_hash, encode_path
+from neocog.library.store import Store
+
+COLUMNS = (
+    "hash", "paths", "taken", "camera", "width", "height", "labels", "tags", "captions", "phash", "flat", "models",
+)  # fmt: skip
+FEATURES, OUTPUT = "features", "output"  # layers: what the last one reads, and what it gives
+_PAIRS_FROM = 512  # pictures whose pairs show how alike two pictures of the library usually are
+_CHUNK = 8192  # rows converted from half precision at a time
+
+
+class Eye(Protocol):
+    """What turns pictures (bytes or uint8 arrays) into features (B, D) and probabilities (B, K): an `Embedder`."""
+
+    def embed(self, pictures: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+class View:
+    """One version of a library, row by row."""
+
+    def __init__(self, store: Store, version: int) -> None:
+        self._store, self.version = weakref.ref(store), version
+        self.table = store.rows(list(COLUMNS))
+        self.hashes: np.ndarray = hash_texts(hash_bytes(self.table.column("hash")))
+        self._aligned: list[tuple[np.ndarray, np.ndarray]] = []
+        self._pairs: dict[tuple[str, str, str], tuple[float, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    @property
+    def store(self) -> Store:
+        """The library."""
+        store = self._store()
+        assert store is not None, "a view is used while its store is"
+        return store
+
+    @cached_property
+    def text(self) -> FullText:
+        """The words of every picture."""
+        return FullText(self.table)
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.argsort(self.hashes, kind="stable")
+
+    def rows_of(self, hashes: np.ndarray | Sequence[str]) -> np.ndarray:
+        """Return the row of each hash, int64 (N,); -1 where there is none."""
+        wanted = np.asarray(hashes, dtype=self.hashes.dtype if len(self) else "U32")
+        if not len(self):
+            return np.full(len(wanted), -1)
+        place = np.searchsorted(self.hashes, wanted, sorter=self._order).clip(0, len(self) - 1)
+        rows = self._order[place]
+        return np.where(self.hashes[rows] == wanted, rows, -1)
+
+    def paths(self, row: int) -> tuple[str, ...]:
+        """Return the absolute paths of a picture."""
+        return tuple(str(self.store.path_of(text)) for text in self.table.column("paths")[row].as_py() or ())
+
+    def model(self, name: str | None = None) -> str | None:
+        """Return a model's name: the one given, or the one to search with; None if there is none.
+
+        Raises:
+            LibraryError: no such model.
+        """
+        models = self.store.models()
+        if name is not None:
+            if name not in models:
+                there = f"it has {', '.join(models)}" if models else "it has none"
+                raise LibraryError(f"{self.store.folder} has no model {name!r}{closest(name, models)}; {there}")
+            return name
+        return self.store.model
+
+    def vocabulary(self, model: str) -> Vocabulary | None:
+        """Return the concepts that a model has probabilities for; None if it has none."""
+        card = self.store.models()[model]
+        return vocabulary(card["concepts"]) if card.get("concepts") and card.get("classes", 1) else None
+
+    def vectors(self, model: str, layer: str = FEATURES) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows int64 (M,) and float16 (M, D) of the pictures that the model has seen; see `unit`.
+
+        `layer`: "features", vectors of length 1; or "output", the probabilities of the net's classes.
+        """
+        hashes, vectors = self.store.vectors(model) if layer == FEATURES else self.store.probabilities(model)
+        rows = self._rows(hashes)
+        return (rows, vectors) if (rows >= 0).all() else (rows[rows >= 0], vectors[rows >= 0])
+
+    def probabilities(self, model: str, concepts: Sequence[int]) -> np.ndarray:
+        """Return float32 (N,): the sum of the probabilities of classes, which exclude each other; 0 where unknown."""
+        rows, values = self.vectors(model, OUTPUT)
+        out = np.zeros(len(self), np.float32)
+        chosen = list(concepts)
+        for start in range(0, len(rows), _CHUNK):
+            part = values[start : start + _CHUNK]
+            part = part[:, chosen] if 2 * len(chosen) < part.shape[1] else part.astype(np.float32)[:, chosen]
+            out[rows[start : start + _CHUNK]] = part.astype(np.float32).sum(axis=1)
+        return out
+
+    def likeness(
+        self, model: str, query: np.ndarray, metric: str, layer: str = FEATURES, rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return float32 (N,): cosine to a query (D,), or minus the distance for "euclidean"; -inf where unknown.
+
+        `rows`: compute these only.
+        """
+        seen, vectors = self.vectors(model, layer)
+        out = np.full(len(self), -np.inf, np.float32)
+        if metric == "cosine":
+            query = query / max(float(np.linalg.norm(query)), 1e-12)
+        norms = self._norms(model, layer) if metric == "euclidean" else None
+        if rows is None:
+            chosen = np.arange(len(seen))
+        else:
+            wanted = np.zeros(len(self), bool)
+            wanted[rows] = True
+            chosen = np.flatnonzero(wanted[seen])
+        for start in range(0, len(chosen), _CHUNK):
+            place = chosen[start : start + _CHUNK]
+            if len(chosen) == len(seen):
+                place = slice(start, start + _CHUNK)  # type: ignore[assignment]  # a copy less
+            product = unit(vectors[place], layer) @ query.astype(np.float32)
+            if norms is not None:
+                size = norms[place]
+                product = -np.sqrt(np.maximum(size * size - 2 * size * product + float(query @ query), 0))
+            out[seen[place]] = product
+        return out
+
+    def pairs(self, model: str, metric: str, layer: str = FEATURES) -> tuple[float, float]:
+        """Return mean and deviation of the likeness of two random pictures."""
+        key = (model, metric, layer)
+        if key not in self._pairs:
+            rows, vectors = self.vectors(model, layer)
+            chosen = np.unique(np.linspace(0, max(len(rows) - 1, 0), min(len(rows), _PAIRS_FROM)).astype(int))
+            some = unit(vectors[chosen], layer)
+            if metric == "euclidean" and len(chosen):
+                some = some * self._norms(model, layer)[chosen][:, None]
+            if len(some) < 5:  # too few to tell; what MobileNet's features of photographs have
+                scale = float(np.linalg.norm(some, axis=1).mean()) if len(some) else 1.0
+                self._pairs[key] = (0.52, 0.07) if metric == "cosine" else (-scale, 0.1 * scale)
+            else:
+                alike = some @ some.T
+                if metric == "euclidean":
+                    square = np.diag(alike)
+                    alike = -np.sqrt(np.maximum(square[:, None] + square[None] - 2 * alike, 0))
+                pairs = alike[np.triu_indices(len(some), 1)]
+                self._pairs[key] = (float(pairs.mean()), max(float(pairs.std()), 1e-3))
+        return self._pairs[key]
+
+    def _norms(self, model: str, layer: str) -> np.ndarray:
+        """The lengths, float32 (M,), that the vectors had."""
+        norms = self.store.norms(model)
+        return norms if layer == FEATURES else np.ones_like(norms)
+
+    def _rows(self, hashes: np.ndarray) -> np.ndarray:
+        """The row of each hash; the store gives the same array again as long as nothing changes."""
+        for known, rows in self._aligned:
+            if known is hashes:
+                return rows
+        rows = np.arange(len(self)) if np.array_equal(hashes, self.hashes) else self.rows_of(hashes)
+        self._aligned = [*self._aligned[-3:], (hashes, rows)]
+        return rows
+
+
+def unit(values: np.ndarray, layer: str = FEATURES) -> np.ndarray:
+    """Return vectors float32 (M, D) of length 1 for what a library keeps of a layer.
+
+    Those of the output are the square roots of the probabilities (Bhattacharyya 1943): a sum of products would look
+    at the most probable class only.
+    """
+    values = np.asarray(values, np.float32)
+    if layer == FEATURES:
+        return values
+    roots = np.sqrt(np.maximum(values, 0))  # half precision lets their sum differ from 1
+    return roots / np.maximum(np.linalg.norm(roots, axis=-1, keepdims=True), 1e-12)
+
+
+_views: weakref.WeakKeyDictionary[Store, View] = weakref.WeakKeyDictionary()
+_eyes: dict[tuple[str, str], Eye] = {}
+
+
+def view_of(store: Store) -> View:
+    """Return the view of a library as it is now."""
+    version = store.version()
+    view = _views.get(store)
+    if view is None or view.version != version:
+        view = _views[store] = View(store, version)
+    return view
+
+
+def eye_of(store: Store, model: str) -> Eye:
+    """Return the net that a model's vectors were made with; made once, and kept.
+
+    Raises:
+        LibraryError: its weights are no longer there.
+    """
+    key = (str(store.folder), model)
+    if key not in _eyes:
+        from neocog.library.embed import embedder_of
+
+        _eyes[key] = embedder_of(store.models()[model])
+    return _eyes[key]
+
+
+def find_picture(view: View, file: str) -> tuple[int, Path | None]:
+    """Return (row or -1, path) for a file, the hash of a picture in the library, or the end of its path there.
+
+    Raises:
+        UsageError: there is no such picture.
+    """
+    path = Path(file).expanduser()
+    try:
+        data = path.read_bytes() if path.is_file() else None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if data is not None:
+        return int(view.rows_of([content_hash(data)])[0]), path
+    if HASH.fullmatch(file):
+        row = int(view.rows_of([file])[0])
+        if row >= 0:
+            return row, _first(view, row)
+    paths = view.table.column("paths")
+    flat = pc.list_flatten(paths)
+    text = encode_path(file).lstrip("/")
+    whole = pc.is_in(flat, value_set=pa.array([text, view.store.text_of(os.path.abspath(path))], pa.string()))
+    ends = np.asarray(pc.or_(whole, pc.ends_with(flat, "/" + text))).astype(bool)
+    rows = np.unique(np.asarray(pc.list_parent_indices(paths))[ends])
+    if len(rows) == 1:
+        return int(rows[0]), _first(view, int(rows[0]))
+    if len(rows):
+        raise UsageError(
+            f"{len(rows)} pictures of the library are called {file!r}; type more of the path, such as "
+            f"{view.paths(int(rows[0]))[0]}"
+        )
+    raise UsageError(
+        f"there is no picture {file!r}, neither here ({Path.cwd()}) nor in the library; type its whole path"
+    )
+
+
+def vector_of(
+    view: View,
+    model: str,
+    file: str,
+    region: Region | None = None,
+    eye: Eye | None = None,
+    layer: str = FEATURES,
+    *,
+    metric: str = "cosine",
+) -> np.ndarray:
+    """Return the features float32 (D,) of a picture (see `find_picture`) or of a part of it.
+
+    They are as the net gives them where `metric` is "euclidean"; else their length may be 1.
+
+    A picture of the library costs nothing; any other loads the net.
+
+    Raises:
+        UsageError: no such picture, or a region outside it. DecodeError: it cannot be read.
+    """
+    row, path = find_picture(view, file)
+    if row >= 0 and region is None:
+        seen, vectors = view.vectors(model, layer)
+        found = np.flatnonzero(seen == row)
+        if len(found):
+            size = float(view._norms(model, layer)[found[0]]) if metric == "euclidean" else 1.0
+            return unit(vectors[found[0]], layer) * size
+    if path is None or not path.is_file():
+        raise UsageError(f"the file of {file!r} is gone, and the library has no vector of this part of it; use another")
+    picture: Any = path.read_bytes()
+    if region is not None:
+        from neocog.data.decode import decode
+
+        pixels = decode(picture)
+        left, top, right, bottom = region.pixels(pixels.shape[1], pixels.shape[0])
+        picture = np.ascontiguousarray(pixels[top:bottom, left:right])
+    features, probabilities = (eye or eye_of(view.store, model)).embed([picture])
+    return unit(features[0] if layer == FEATURES else probabilities[0], layer)
+
+
+def _first(view: View, row: int) -> Path | None:
+    paths = view.paths(row)
+    return Path(next((p for p in paths if Path(p).is_file()), paths[0])) if paths else None
+
+
+def texts(view: View, column: str) -> tuple[np.ndarray, pa.Array]:
+    """Return (rows, texts) of a column of texts or of lists of texts, each text with the row that it belongs to."""
+    values = view.table.column(column)
+    if pa.types.is_list(values.type):
+        return np.asarray(pc.list_parent_indices(values)), pc.list_flatten(values)
+    return np.arange(len(view)), values

@@ -1,0 +1,96 @@
+"""Scores to probabilities: the line that fits, its limits, and what a library keeps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neocog.library.calibration import (
+    DEFAULTS,
+    KINDS,
+    THRESHOLDS,
+    Line,
+    expected_error,
+    fit_line,
+    lines_from,
+    lines_to,
+    log_odds,
+    sigmoid,
+)
+
+
+@given(st.floats(1e-5, 1 - 1e-5))
+def test_log_odds_undo_the_sigmoid(p: float) -> None:
+    assert sigmoid(log_odds(np.array([p])))[0] == pytest.approx(p, rel=1e-3, abs=1e-6)
+
+
+def test_extremes_are_finite() -> None:
+    assert np.isfinite(log_odds(np.array([0.0, 1.0]))).all()
+    assert sigmoid(np.array([-1e30, 0, 1e30])).tolist() == [0, 0.5, 1]
+
+
+@pytest.mark.parametrize(("slope", "shift"), [(1.0, 0.0), (0.5, -3.0), (4.0, 1.0)])
+def test_the_line_that_made_the_data_is_found(slope: float, shift: float) -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(-shift / slope, 3 / slope, 20_000)
+    right = random.random(len(x)) < 1 / (1 + np.exp(-(slope * x + shift)))
+    line = fit_line(x, right)
+    assert line.slope == pytest.approx(slope, rel=0.06)
+    assert line.shift == pytest.approx(shift, rel=0.06, abs=0.08)
+    assert line.n == len(x)
+    assert expected_error(line(x), right) < 0.015
+
+
+def test_weights_count_like_copies() -> None:
+    random = np.random.default_rng(1)
+    x, right = random.normal(size=300), random.random(300) < 0.4
+    times = random.integers(1, 4, 300)
+    once, many = fit_line(x, right, times), fit_line(np.repeat(x, times), np.repeat(right, times))
+    # Platt's softened targets count examples, so the two differ a little
+    assert once.slope == pytest.approx(many.slope, abs=0.02)
+    assert once.shift == pytest.approx(many.shift, abs=0.02)
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1e3, 1e3), st.booleans()), min_size=2, max_size=40),
+)
+def test_any_data_give_a_finite_line(rows: list[tuple[float, bool]]) -> None:
+    line = fit_line(np.array([x for x, _ in rows]), np.array([y for _, y in rows]))
+    assert np.isfinite([line.slope, line.shift]).all()
+    p = line(np.array([x for x, _ in rows]))
+    assert ((p >= 0) & (p <= 1)).all()
+
+
+def test_scores_that_separate_without_error_stay_finite() -> None:
+    line = fit_line(np.array([0.0, 1, 2, 10, 11, 12]), np.array([False] * 3 + [True] * 3))
+    assert 0 < line.slope < 100
+    np.testing.assert_allclose(line(np.array([1.0, 11.0])), [0.2, 0.8], atol=0.05)  # (1, 4) of 5, as softened
+
+
+def test_the_expected_error_of_a_liar_is_large() -> None:
+    assert expected_error(np.full(100, 0.9), np.zeros(100, bool)) == pytest.approx(0.9)
+    assert expected_error(np.array([0.25] * 4), np.array([True, False, False, False])) == 0
+
+
+def test_a_library_keeps_its_own_lines() -> None:
+    mine = Line(2.0, -1.0, 50)
+    saved = json.loads(json.dumps(lines_to({"other": {}}, "net", {"word": mine})))
+    assert lines_from(saved, "net")["word"] == mine
+    assert lines_from(saved, "net")["text"] == DEFAULTS["text"]
+    assert lines_from(saved, "third") == DEFAULTS
+    assert lines_from(None, "") == DEFAULTS
+
+
+def test_what_ships_is_what_was_measured() -> None:
+    assert set(DEFAULTS) == set(KINDS)
+    assert all(line.slope > 0 and line.n > 1000 for line in DEFAULTS.values())
+    assert set(THRESHOLDS) < set(KINDS)
+    measured = json.loads((Path(__file__).parents[2] / "bench/results/calibration.json").read_text("utf-8"))["lines"]
+    for kind, (slope, shift, n) in measured.items():
+        line = DEFAULTS[kind]
+        assert (line.slope, line.shift, line.n) == (float(f"{slope:.3g}"), float(f"{shift:.3g}"), n), kind

@@ -1,0 +1,348 @@
+"""Searching: what is found, in which order, why; what is not found; filters; examples; and what is not imported."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from library.made import Eye, Picture, centre, made, names
+from PIL import Image
+
+from neocog.errors import LibraryError, UsageError
+from neocog.library.searching import calibrate, search
+from neocog.library.store import Store
+
+SPANIEL, LABRADOR, BEACH = "Sussex spaniel", "Labrador retriever", "seashore"
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    day = datetime(2023, 7, 4, 12)
+    pictures = [
+        Picture("italy/spaniel.jpg", {SPANIEL: 0.9}, 0, ["dogs"], captions=["a dog runs on grass"], taken=day),
+        Picture("italy/labrador.jpg", {LABRADOR: 0.8}, 0, captions=["our old lab"], taken=day.replace(2022)),
+        Picture("italy/two dogs.jpg", {SPANIEL: 0.45, LABRADOR: 0.45}, 0, tags=["Our Holiday"], camera="Canon EOS 5D"),
+        Picture("beach.jpg", {BEACH: 0.95}, 1, captions=["waves"], tags=["our holiday"], taken=day.replace(2021)),
+        Picture("dog beach.jpg", {SPANIEL: 0.5, BEACH: 0.45}, 1, captions=["fun"], camera="Nikon"),
+        Picture("night/street 'quoted' \" name.jpg", {"traffic light": 0.6}, 2),
+        Picture("night/empty.jpg", {}, 3),
+        *(Picture(f"others/{i}.jpg", {}, 4 + i % 8) for i in range(30)),
+    ]
+    return made(tmp_path_factory.mktemp("pictures"), pictures)
+
+
+def test_a_word_finds_all_that_lies_under_it(library: Store) -> None:
+    found = search(library, "dog")
+    assert set(names(found)) == {"spaniel.jpg", "labrador.jpg", "two dogs.jpg", "dog beach.jpg"}
+    assert found.hits == tuple(sorted(found, key=lambda hit: -hit.score))
+    assert any("118 concepts" in note for note in found.notes)
+    top = found[0].reasons[0]
+    assert (top.part, top.kind, top.weight) == ("dog", "word", 1.0)
+    assert "concepts 0.9" in top.text and "in its" in top.text
+
+
+def test_probabilities_of_classes_that_exclude_each_other_are_added(library: Store) -> None:
+    both = next(hit for hit in search(library, "dog") if hit.path.endswith("two dogs.jpg"))
+    assert "concepts 0.91 (" in both.reasons[0].text  # 0.9 and its share of the rest
+
+
+def test_words_are_conditions_that_must_all_hold(library: Store) -> None:
+    assert names(search(library, "dog beach")) == ["dog beach.jpg"]
+    hit = search(library, "dog beach")[0]
+    parts = {reason.part: reason.value for reason in hit.reasons}
+    assert hit.probability == pytest.approx(parts["dog"] * parts["beach"], rel=1e-4)
+    assert hit.score == pytest.approx((parts["dog"] * parts["beach"]) ** 0.5, rel=1e-4)
+    weighted = search(library, "dog^3 beach")[0]
+    assert weighted.score == pytest.approx((parts["dog"] ** 3 * parts["beach"]) ** 0.25, rel=1e-4)
+
+
+def test_not_leaves_out(library: Store) -> None:
+    assert set(names(search(library, "dog -labrador"))) == {"spaniel.jpg", "two dogs.jpg", "dog beach.jpg"}
+    assert "spaniel.jpg" not in names(search(library, "-dog", top=100))
+    assert len(search(library, "-dog", top=100)) == len(library) - 4
+
+
+_some = st.sampled_from("dog beach spaniel labrador waves fun grass traffic zebra".split())
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(st.lists(_some, min_size=1, max_size=3), _some, st.floats(0.1, 10))
+def test_a_not_never_adds_a_hit_nor_raises_a_score(library: Store, words: list[str], less: str, weight: float) -> None:
+    plain = {hit.hash: hit for hit in search(library, " ".join(words), top=100)}
+    fewer = search(library, f"{' '.join(words)} -{less}^{weight:.2f}", top=100)
+    for hit in fewer:
+        assert hit.hash in plain
+        assert hit.score <= plain[hit.hash].score + 1e-6
+
+
+def test_the_name_of_one_concept_is_one_part(library: Store) -> None:
+    found = search(library, "labrador retriever")
+    assert [reason.part for reason in found[0].reasons] == ["labrador retriever"]
+
+
+def test_typing_errors_are_told(library: Store) -> None:
+    found = search(library, "labradr")
+    assert "labrador.jpg" in names(found)
+    assert "'labradr' is not known; took 'labrador'" in found.notes[0]
+
+
+def test_a_mistyped_word_of_a_text_is_found(library: Store) -> None:
+    found = search(library, "waevs")
+    assert len(found) == 0 and "did you mean 'waves'" in found.notes[0]  # too short to be sure
+    assert names(search(library, "labradro")) == names(search(library, "labrador"))
+
+
+def test_nothing_found_says_so(library: Store) -> None:
+    unknown = search(library, "zxqwv")
+    assert (len(unknown), unknown.found) == (0, 0)
+    assert "no concept, taught word or text" in unknown.notes[0] and "neocog teach" in unknown.notes[0]
+    absent = search(library, "zebra")
+    assert len(absent) == 0
+    assert "nothing reaches 0.40" in absent.notes[-1]
+    everything = search(library, "zebra", threshold=0, top=100)
+    assert len(everything) == len(library)
+
+
+def test_an_unknown_word_beside_a_known_one_is_told_and_left_out(library: Store) -> None:
+    found = search(library, "dog zxqwv")
+    assert len(found) == 4
+    assert any("zxqwv" in note for note in found.notes)
+    assert len(search(library, "zxqwv folder:italy")) == 0
+
+
+def test_text_that_has_a_word_is_always_a_hit(library: Store) -> None:
+    assert names(search(library, "grass")) == ["spaniel.jpg"]
+    assert "in its caption" in search(library, "grass")[0].reasons[0].text
+    assert names(search(library, "empty")) == ["empty.jpg"]
+    assert "spaniel.jpg" not in names(search(library, "dog -grass"))
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ('"runs on grass"', {"spaniel.jpg"}),
+        ('"grass runs"', set()),
+        ('dog -"runs on grass"', {"labrador.jpg", "two dogs.jpg", "dog beach.jpg"}),
+        ("tag:our_holiday", {"two dogs.jpg", "beach.jpg"}),
+        ('tag:"Our holiday" dog', {"two dogs.jpg"}),
+        ("label:DOGS", {"spaniel.jpg"}),
+        ("folder:italy", {"spaniel.jpg", "labrador.jpg", "two dogs.jpg"}),
+        ("dog -folder:italy", {"dog beach.jpg"}),
+        ("camera:canon", {"two dogs.jpg"}),
+        ("after:2022", {"spaniel.jpg", "labrador.jpg"}),
+        ("after:2023-07-04T12:00", {"spaniel.jpg"}),
+        ("before:2022", {"beach.jpg"}),
+        ("taken:2022-07 dog", {"labrador.jpg"}),
+        ("dog after:2024", set()),
+        ("tag:nothing", set()),
+        ("folder:night", {"street 'quoted' \" name.jpg", "empty.jpg"}),
+    ],
+)  # fmt: skip
+def test_filters(library: Store, query: str, found: set[str]) -> None:
+    assert set(names(search(library, query, top=100))) == found
+
+
+def test_filters_alone_give_the_newest_first(library: Store) -> None:
+    assert names(search(library, "folder:italy"))[:2] == ["spaniel.jpg", "labrador.jpg"]
+
+
+def test_an_unknown_tag_is_told_with_those_there_are(library: Store) -> None:
+    assert "there are Our Holiday, our holiday" in search(library, "tag:trip").notes[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["' OR 1=1 --", "x'; DROP TABLE pictures; --", "%", "_", ".*", "a' AND hash LIKE '%", "\\", "\x10", "${x}"]
+)
+def test_text_of_a_query_is_never_an_expression(library: Store, text: str) -> None:
+    quoted = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    for field in ("tag", "label", "camera"):
+        assert len(search(library, f"{field}:{quoted}")) == 0
+    search(library, f"folder:{quoted} {quoted}")
+    with contextlib.suppress(UsageError):
+        search(library, text, threshold=0)
+    assert len(library) == 37
+
+
+def test_by_example_from_the_library(library: Store) -> None:
+    found = search(library, "like:spaniel.jpg", top=3)
+    assert names(found)[0] == "spaniel.jpg"
+    assert set(names(found)) == {"spaniel.jpg", "labrador.jpg", "two dogs.jpg"}
+    assert "cosine 1.000" in found[0].reasons[0].text
+    assert names(search(library, like=[str(library.path_of("beach.jpg"))]))[0] == "beach.jpg"
+    by_hash = Picture("beach.jpg").hash
+    assert names(search(library, f"like:{by_hash}"))[0] == "beach.jpg"
+
+
+def test_several_examples_ask_for_what_they_have_in_common(library: Store) -> None:
+    both = search(library, "like:spaniel.jpg like:beach.jpg", top=100, threshold=0)
+    assert [reason.part for reason in both[0].reasons] == ["like:spaniel.jpg", "like:beach.jpg"]
+    ranks = {name: i for i, name in enumerate(names(both))}
+    assert ranks["labrador.jpg"] < ranks["empty.jpg"]
+    assert ranks["dog beach.jpg"] < ranks["empty.jpg"]
+
+
+def test_an_example_to_be_avoided(library: Store) -> None:
+    plain = {hit.hash: hit.score for hit in search(library, "dog")}
+    kept = {name: hit.score / plain[hit.hash] for hit in search(library, "dog unlike:beach.jpg", threshold=0, top=100)
+            for name in names([hit]) if hit.hash in plain}  # fmt: skip
+    assert min(kept, key=lambda name: kept[name]) == "dog beach.jpg"
+    assert "beach.jpg" not in names(search(library, "unlike:beach.jpg", top=100))
+
+
+@pytest.mark.parametrize(
+    "options", [{"metric": "euclidean"}, {"layer": "output"}, {"layer": "output", "metric": "euclidean"}]
+)
+def test_other_metrics_and_layers(library: Store, options: dict[str, str]) -> None:
+    found = search(library, "like:spaniel.jpg", top=3, threshold=0, **options)
+    assert names(found)[0] == "spaniel.jpg"
+    assert "two dogs.jpg" in names(found)
+    assert ("distance 0.00" if "metric" in options else "cosine 1.000") in found[0].reasons[0].text
+
+
+def test_distances_are_those_of_the_vectors(library: Store) -> None:
+    hashes, vectors = library.vectors("toy")
+    whole = vectors.astype(np.float64) * library.norms("toy")[:, None]
+    query = whole[hashes == Picture("beach.jpg").hash]
+    found = search(library, "like:beach.jpg", metric="euclidean", threshold=0, top=100)
+    said = {hit.hash: float(hit.reasons[0].text.split("distance ")[1].split()[0]) for hit in found}
+    assert len(said) == len(library)
+    np.testing.assert_allclose([said[h] for h in hashes], np.linalg.norm(whole - query, axis=1), atol=2e-3)
+
+
+def test_pictures_from_elsewhere_and_parts_of_them(library: Store, tmp_path: Path) -> None:
+    eye = Eye(1000)
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:, 30:] = 1  # the right half is of kind 1: the beach
+    Image.fromarray(pixels).save(tmp_path / "half.png")
+    whole = search(library, f'like:"{tmp_path}/half.png"@30,0,60,40', top=2, eye=eye)
+    assert set(names(whole)) == {"beach.jpg", "dog beach.jpg"}
+    left = search(library, f'like:"{tmp_path}/half.png"@0,0,0.5,1', top=3, eye=eye)
+    assert set(names(left)) == {"spaniel.jpg", "labrador.jpg", "two dogs.jpg"}
+    with pytest.raises(UsageError, match="outside the picture, which is 60 x 40"):
+        search(library, f'like:"{tmp_path}/half.png"@100,0,200,40', eye=eye)
+
+
+def test_what_cannot_be_asked(library: Store) -> None:
+    for query, options, said in (
+        ("like:nowhere.jpg", {}, "there is no picture 'nowhere.jpg'"),
+        ("dog", {"top": 0}, "at least 1 hit"),
+        ("dog", {"metric": "hamming"}, "cosine or euclidean"),
+        ("dog", {"threshold": 2.0}, "between 0 and 1"),
+        ("", {}, "the query is empty"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            search(library, query, **options)  # type: ignore[arg-type]
+    with pytest.raises(LibraryError, match=r"no model 'other'.*it has toy"):
+        search(library, "dog", model="other")
+    with pytest.raises(LibraryError, match=r"no vectors of the layer 'layer1'; use 'features' or 'output'"):
+        search(library, "like:beach.jpg", layer="layer1")
+
+
+def test_near_duplicates_are_folded_unless_asked(tmp_path: Path) -> None:
+    vector = centre(0) + 0.01
+    store = made(tmp_path, [
+        Picture("a.jpg", {"zebra": 0.9}, phash=0xF0F0F0F0, vector=vector),
+        Picture("copy.jpg", {"zebra": 0.8}, phash=0xF0F0F0F1, vector=vector),
+        Picture("other.jpg", {"zebra": 0.7}, 1, phash=0x0F0F0F0F0F0F),
+    ])  # fmt: skip
+    found = search(store, "zebra")
+    assert names(found) == ["a.jpg", "other.jpg"]
+    assert found[0].near == (Picture("copy.jpg").hash,)
+    assert any("1 near duplicates" in note for note in found.notes)
+    assert names(search(store, "zebra duplicates:yes")) == ["a.jpg", "copy.jpg", "other.jpg"]
+
+
+def test_an_empty_library(tmp_path: Path) -> None:
+    store = made(tmp_path, [])
+    assert len(search(store, "dog")) == 0
+    assert len(search(store, "tag:x")) == 0
+    assert len(search(store, '"a b" -c', threshold=0)) == 0
+
+
+def test_a_library_without_a_net_is_searched_by_text(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / ".neocog")
+    assert len(search(store, "dog")) == 0
+    with pytest.raises(UsageError, match="no vectors yet"):
+        search(store, "like:a.jpg")
+
+
+def test_the_answer_is_json(library: Store) -> None:
+    answer = json.loads(json.dumps(search(library, "dog -beach like:spaniel.jpg").to_json()))
+    assert answer["query"] == "dog -beach like:spaniel.jpg"
+    assert answer["hits"][0]["reasons"][0]["part"] == "dog"
+
+
+def test_4000_characters_take_no_time(library: Store) -> None:
+    begin = time.perf_counter()
+    search(library, "dog " + " ".join(f"w{i}" for i in range(800))[:3990])
+    search(library, "dog beach " * 400)
+    search(library, '"' + "x" * 3990 + '"')
+    assert time.perf_counter() - begin < 3
+
+
+def test_a_change_is_seen_by_the_next_search(tmp_path: Path) -> None:
+    store = made(tmp_path, [Picture("a.jpg", {"zebra": 0.9})])
+    assert len(search(store, "zebra")) == 1
+    store.delete([Picture("a.jpg").hash])
+    assert len(search(store, "zebra")) == 0
+
+
+def test_a_library_learns_what_its_scores_mean(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    pictures = [
+        Picture(f"{i}.jpg", {"zebra": float(random.beta(5, 2) if i % 2 else random.beta(2, 5)) * 0.9}, i % 2,
+                ["zebra" if i % 2 else "tennis ball"])
+        for i in range(200)
+    ]  # fmt: skip
+    store = made(tmp_path, pictures)
+    learned = calibrate(store)
+    assert set(learned) == {"word", "example"}
+    found = search(store, "zebra", threshold=0, top=200)
+    said = np.array([hit.reasons[0].value for hit in found if "in its" not in hit.reasons[0].text])
+    assert said.min() >= 0 and said.max() <= 1
+    assert store.load("calibration")["toy"]["word"]["n"] == learned["word"].n
+
+
+def test_a_word_search_imports_neither_torch_nor_lancedb(library: Store, python: Callable) -> None:
+    search(library, "dog")  # the copies that searching reads are there
+    code = (
+        "import sys\nfrom neocog.library.store import Store\nfrom neocog.library.searching import search\n"
+        f"found = search(Store.open({str(library.folder)!r}), 'dog tag:our_holiday labradr -zebra')\n"
+        "assert len(found) == 1\n"
+        "print([m for m in ('torch', 'lancedb', 'PIL', 'sklearn', 'pandas') if m in sys.modules])"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_the_whole_way_with_real_weights(tmp_path: Path, data_folder: Path, weights_folder: Path) -> None:
+    from neocog.library.embed import Embedder
+    from neocog.library.indexing import index
+
+    rows = pq.read_table(data_folder / "imagenet_samples.parquet").to_pylist()[:60]
+    for i, row in enumerate(rows):
+        (tmp_path / f"{i:03d}.jpg").write_bytes(row["image"]["bytes"])
+    store = Store.create(tmp_path / ".neocog")
+    index(store, [tmp_path], Embedder("mobilenet_v1_075", weights_folder / "mobilenet_v1_075.safetensors"))
+    from neocog.library.concepts import vocabulary
+
+    for word in ("dog", "bird", "snake"):
+        match = vocabulary("imagenet").find(word)
+        assert match is not None
+        right = {f"{i:03d}.jpg" for i, row in enumerate(rows) if row["label"] in match.concepts}
+        found = set(names(search(store, word, top=100)))
+        assert len(found & right) >= 0.8 * len(right), word
+        assert len(found - right) <= 0.1 * max(len(found), 10), word
+    assert len(search(store, "submarine")) == 0
+    assert names(search(store, f"like:{tmp_path}/003.jpg"))[0] == "003.jpg"
