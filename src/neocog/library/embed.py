@@ -183,9 +183,6 @@ class Embedder:
         there = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         chosen = effort(amount, (device or there).partition(":")[0])
         self.device: Device = Device("cpu", channels_last=True) if chosen == "plain" else choose(device)
-        if chosen == "compiled":  # it decides on hours: a busy moment must not
-            again = choose(device)
-            self.device = max((self.device, again), key=lambda one: max((rate for _, rate in one.rates), default=0.0))
         pre = self.preprocess
         net = _folded(net, (pre.channels, pre.size, pre.size))
         self._head, self._shared = _parts(net, pre, self.layer)
