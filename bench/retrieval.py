@@ -470,7 +470,8 @@ def main() -> None:
     if "ablation" in given.only:
         rows += ablation(given.n, given.layers)
     result = {
-        "net": MOBILENET, "n": given.n, "run": Path(given.run).name if given.run else f"speednet, {given.epochs:g} epochs", "rows": rows,
+        "net": MOBILENET, "n": given.n, "rows": rows,
+        "run": Path(given.run).name if given.run else f"speednet, {given.epochs:g} epochs",
         "hardware": hardware(), "torch": torch.__version__, "seconds": time.perf_counter() - begin,
         "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip

@@ -256,18 +256,37 @@ def decode(data: bytes, *, short_side: int | None = None, max_pixels: int = MAX_
     Raises DecodeError with the reason in a few words: truncated, damaged, too large, not a picture, not supported.
     """
     with _readable(data) as (kind, picture):
-        width, height = picture.size
-        if width * height > max_pixels:
-            raise DecodeError(
-                f"too large: {kind} of {width}x{height} = {width * height / 1e6:,.0f} million pixels, "
-                f"{max_pixels / 1e6:,.0f} million are accepted (a decompression bomb?)"
-            )
-        if short_side and kind == "JPEG":
-            picture.draft(None, (short_side, short_side))
-        picture.load()
-        pixels = _pixels(kind, picture)
-        if kind != "TIFF":  # Pillow turns TIFF itself
-            pixels = _upright(pixels, _orientation(picture.info))
+        _load(kind, picture, short_side, max_pixels)
+        return _rgb(kind, picture)
+
+
+def decode_image(data: bytes, *, short_side: int | None = None) -> Image.Image:
+    """The same pixels as Pillow's picture: what is resized next need not become an array and a picture again."""
+    with _readable(data) as (kind, picture):
+        _load(kind, picture, short_side, MAX_PIXELS)
+        if kind == "JPEG" and picture.mode == "RGB" and _orientation(picture.info) == 1:
+            return picture  # type: ignore[no-any-return]
+        pixels = _rgb(kind, picture)
+    return Image.fromarray(pixels)
+
+
+def _load(kind: str, picture: Any, short_side: int | None, max_pixels: int) -> None:
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise DecodeError(
+            f"too large: {kind} of {width}x{height} = {width * height / 1e6:,.0f} million pixels, "
+            f"{max_pixels / 1e6:,.0f} million are accepted (a decompression bomb?)"
+        )
+    if short_side and kind == "JPEG":
+        picture.draft(None, (short_side, short_side))
+    picture.load()
+
+
+def _rgb(kind: str, picture: Any) -> np.ndarray:
+    """Loaded Pillow picture -> uint8 (H, W, 3), upright."""
+    pixels = _pixels(kind, picture)
+    if kind != "TIFF":  # Pillow turns TIFF itself
+        pixels = _upright(pixels, _orientation(picture.info))
     if pixels.ndim == 2:
         return np.repeat(pixels[:, :, None], 3, axis=2)
     return np.ascontiguousarray(pixels)
@@ -291,8 +310,10 @@ def inspect(data: bytes) -> PictureInfo:
     return PictureInfo(kind, mode, width, height, turn in range(2, 9), frames)
 
 
-def prepare(picture: np.ndarray | bytes, pre: Preprocess) -> np.ndarray:
+def prepare(picture: np.ndarray | bytes | Image.Image, pre: Preprocess) -> np.ndarray:
     """The evaluation transform: file bytes or uint8 (H, W), (H, W, 1), (H, W, 3) -> uint8 (C, size, size).
+
+    What `decode_image` returns is taken, too.
 
     The short side is resized to `pre.resize` (antialiased bilinear; a smaller picture is scaled up), the centre is
     cut out, and 1 channel means luma (ITU-R 601). Where the short side is `pre.resize` already, pixels are cut out
@@ -304,39 +325,49 @@ def prepare(picture: np.ndarray | bytes, pre: Preprocess) -> np.ndarray:
             f"expected 1 <= size <= resize and 1 or 3 channels, got size={pre.size}, resize={pre.resize}, "
             f"channels={pre.channels}"
         )
-    if not isinstance(picture, np.ndarray):
-        picture = decode(picture, short_side=pre.resize)
+    if not isinstance(picture, np.ndarray | Image.Image):
+        picture = decode_image(picture, short_side=pre.resize)
+    if isinstance(picture, Image.Image):
+        width, height = picture.size
+        if picture.mode != "RGB":
+            raise UsageError(
+                f"expected a Pillow picture of mode 'RGB', got {picture.mode!r}; use picture.convert('RGB')"
+            )
+    else:
+        picture = _checked(picture)
+        height, width = picture.shape[:2]
+    if min(height, width) != pre.resize:
+        cut = _resized_centre(picture, height, width, pre)
+    else:
+        top, left = (height - pre.size) // 2, (width - pre.size) // 2
+        cut = np.asarray(picture)[top : top + pre.size, left : left + pre.size]
+    if pre.channels == 1:
+        grey = cut if cut.ndim == 2 else np.asarray(Image.fromarray(np.ascontiguousarray(cut)).convert("L"))
+        return np.array(grey[None])
+    if cut.ndim == 2:
+        return np.repeat(cut[None], 3, axis=0)
+    return np.ascontiguousarray(cut.transpose(2, 0, 1))
+
+
+def _checked(picture: np.ndarray) -> np.ndarray:
+    """uint8 (H, W), (H, W, 1) or (H, W, 3) -> (H, W) or (H, W, 3). Raises: UsageError for anything else."""
     if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (1,), (3,)):
         raise UsageError(
             f"expected a uint8 picture of shape (H, W), (H, W, 1) or (H, W, 3), got {picture.dtype} {picture.shape}"
         )
     if min(picture.shape[:2]) < 1:
         raise UsageError(f"expected a picture of at least 1x1 pixel, got shape {picture.shape}")
-    if picture.ndim == 3 and picture.shape[2] == 1:
-        picture = picture[:, :, 0]
-    height, width = picture.shape[:2]
-    short = min(height, width)
-    if short != pre.resize:
-        picture = _resized_centre(picture, pre)
-    else:
-        top, left = (height - pre.size) // 2, (width - pre.size) // 2
-        picture = picture[top : top + pre.size, left : left + pre.size]
-    if pre.channels == 1:
-        grey = picture if picture.ndim == 2 else np.asarray(Image.fromarray(np.ascontiguousarray(picture)).convert("L"))
-        return np.array(grey[None])
-    if picture.ndim == 2:
-        return np.repeat(picture[None], 3, axis=0)
-    return np.ascontiguousarray(picture.transpose(2, 0, 1))
+    return picture[:, :, 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture
 
 
-def _resized_centre(picture: np.ndarray, pre: Preprocess) -> np.ndarray:
+def _resized_centre(picture: np.ndarray | Image.Image, height: int, width: int, pre: Preprocess) -> np.ndarray:
     """Resize the short side to `pre.resize` and cut the centre, computing only the centre and a margin for the filter.
 
     A panorama of 20,000 x 20 pixels would otherwise become one of 256,000 x 256.
     """
     spans: list[tuple[float, float, int, int]] = []  # per axis: source from, source to, pixels made, pixels to skip
-    short = min(picture.shape[:2])
-    for length in picture.shape[:2]:
+    short = min(height, width)
+    for length in (height, width):
         grid = max(pre.resize, (2 * length * pre.resize + short) // (2 * short))  # rounded half up
         scale = length / grid  # source pixels per result pixel
         margin = int(np.ceil((max(scale, 1.0) + 1) / scale))  # the triangle filter reaches max(scale, 1) source pixels
@@ -344,7 +375,6 @@ def _resized_centre(picture: np.ndarray, pre: Preprocess) -> np.ndarray:
         first, last = max(0, start - margin), min(grid, start + pre.size + margin)
         spans.append((first * scale, min(last * scale, length), last - first, start - first))
     (y0, y1, rows, top), (x0, x1, columns, left) = spans
-    resized = Image.fromarray(np.ascontiguousarray(picture)).resize(
-        (columns, rows), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1), reducing_gap=2.0
-    )
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.ascontiguousarray(picture))
+    resized = image.resize((columns, rows), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1), reducing_gap=2.0)
     return np.asarray(resized)[top : top + pre.size, left : left + pre.size]

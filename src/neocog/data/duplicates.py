@@ -17,11 +17,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from neocog.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 DISTANCE = 10  # bits of 64; found again: 99.5 % of 200 photographs cut by 4 %, 95 % of 32x32 pictures cut by a pixel
 SIDE = 32  # side of the picture from which hash and thumbnail are computed
@@ -62,16 +65,20 @@ def _dct(rows: int) -> np.ndarray:
 _COSINES = _dct(8)
 
 
-def _at_side(picture: np.ndarray) -> np.ndarray:
-    """uint8 (H, W), (H, W, 1) or (H, W, 3) -> uint8 (32, 32, 3)."""
+def _at_side(picture: np.ndarray | Image.Image) -> np.ndarray:
+    """uint8 (H, W), (H, W, 1) or (H, W, 3), or a Pillow picture of mode "RGB" -> uint8 (32, 32, 3)."""
     from PIL import Image
 
-    if picture.ndim == 3 and picture.shape[2] == 1:
-        picture = picture[:, :, 0]
-    if picture.shape[:2] != (SIDE, SIDE):
-        image = Image.fromarray(np.ascontiguousarray(picture))
-        picture = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0))
-    return picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
+    if isinstance(picture, np.ndarray):
+        if picture.ndim == 3 and picture.shape[2] == 1:
+            picture = picture[:, :, 0]
+        if picture.shape[:2] == (SIDE, SIDE):
+            return picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
+        picture = Image.fromarray(np.ascontiguousarray(picture))
+    if picture.size != (SIDE, SIDE):
+        picture = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    small = np.asarray(picture)
+    return small if small.ndim == 3 else np.repeat(small[:, :, None], 3, axis=2)
 
 
 def look_at(pictures: Sequence[np.ndarray] | np.ndarray) -> Look:

@@ -1,7 +1,38 @@
-"""Training: recipes, the loop, run folders, and what is done with a trained net."""
+"""Training: recipes, the loop, run folders, and what is done with a trained net.
 
-from neocog.fit.predicting import Prediction, Run, evaluate, predict
-from neocog.fit.scan import find_lr
-from neocog.fit.training import resume, train
+The names below are loaded when they are first used: choosing a device must not cost the import of all of training.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neocog.fit.predicting import Prediction, Run, evaluate, predict
+    from neocog.fit.scan import find_lr
+    from neocog.fit.training import resume, train
 
 __all__ = ["Prediction", "Run", "evaluate", "find_lr", "predict", "resume", "train"]
+
+_HOMES = {
+    "Prediction": "predicting",
+    "Run": "predicting",
+    "evaluate": "predicting",
+    "find_lr": "scan",
+    "predict": "predicting",
+    "resume": "training",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'neocog.fit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"neocog.fit.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.decode import _quiet, _readable, decode, inspect, prepare
+from neocog.data.decode import _quiet, _readable, decode_image, inspect, prepare
 from neocog.data.duplicates import _at_side, look_at
 from neocog.errors import DecodeError
 from neocog.library.rows import content_hash
@@ -64,7 +64,7 @@ def examine(data: bytes, status: os.stat_result, pre: Preprocess, hash: str | No
     """Decode a picture once, and return all that a library keeps of it but its `look`. Raises: DecodeError."""
     info = inspect(data)
     # the decoder's own down-scaling, but never below what the perceptual hash needs
-    picture = decode(data, short_side=max(pre.resize, 64))
+    picture = decode_image(data, short_side=max(pre.resize, 64))
     photo = Photo(hash or content_hash(data), len(data), status.st_mtime_ns, status.st_ino, info.width, info.height)
     photo.small, photo.pixels = _at_side(picture), prepare(picture, pre)
     if info.format not in ("GIF", "BMP", "PPM"):
@@ -83,8 +83,11 @@ def look(photos: Sequence[Photo]) -> None:
 def exif_of(data: bytes) -> dict[str, Any]:
     """Return what EXIF says of the time (the camera's clock), the camera and the place; {} if nothing."""
     tiff = data.startswith((b"II*\0", b"MM\0*"))
-    marked = any(data.find(mark, 0, _HEAD) >= 0 for mark in (b"Exif", b"eXIf", b"EXIF"))  # `re` takes 0.8 ms for this
-    if not tiff and not marked and data.find(b"EXIF", max(0, len(data) - _HEAD)) < 0:  # WebP has it at the end
+    jpeg = data.startswith(b"\xff\xd8")
+    marks = (b"Exif",) if jpeg else (b"Exif", b"eXIf", b"EXIF")
+    marked = any(data.find(mark, 0, _HEAD) >= 0 for mark in marks)  # `re` takes 0.8 ms for this
+    at_end = not jpeg and data.find(b"EXIF", max(0, len(data) - _HEAD)) >= 0  # where WebP has it
+    if not (tiff or marked or at_end):
         return {}
     try:
         with _quiet(), _readable(data) as (_, picture):
