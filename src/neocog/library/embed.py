@@ -32,8 +32,9 @@ BATCH = 64  # pictures in one pass
 FOLD_FROM = 20  # pictures from which the half second that folding takes is repaid; one query has one
 FUSE_FROM = 100  # pictures from which the second that fusing takes is repaid
 MEASURE_FROM = 500  # pictures from which half a second of measuring precisions is repaid
-# Compiling MobileNet v1 0.75 takes about 40 s and saves 1.6 ms a picture (346 -> 773 pictures/s on two cores).
-COMPILE_FROM = 25_000
+# Compiling takes 10 to 100 s. With fused convolutions MobileNet v1 0.75 gains nothing from it any more (552 against 582
+# pictures/s on two cores with AMX); nets with sums of branches, which are not fused, may.
+COMPILE_FROM = 200_000
 # Nets whose weights are looked for, the better ones first (ImageNet top-1 of their usual weights).
 _PREFERRED = ("resnet50", "densenet121", "mobilenet_v2", "mobilenet_v1", "mobilenet_v1_075", "mobilenet_v1_050")
 _IMAGENET = 1000
