@@ -222,3 +222,15 @@ def test_mobilenet_names_photographs(weights_folder, data_folder, monkeypatch):
 def test_importing_the_file_imports_no_torch(python):
     code = "import sys, neocog.library.embed as e; print(e.model_name('x'), 'torch' in sys.modules)"
     assert python("-c", code).stdout.split() == ["x", "False"]
+
+
+def test_without_weights_they_come_from_the_hub_or_it_says_how(monkeypatch, tmp_path):
+    monkeypatch.setenv("NEOCOG_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("neocog.library.embed.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"set NEOCOG_WEIGHTS .*neocog\[hub\].* --net RUN"):
+        default_net()
+    said: list[str] = []
+    monkeypatch.setattr("neocog.library.embed.find_spec", lambda name: object())
+    assert default_net(said.append) == "mobilenet_v1" and "Hugging Face hub" in said[0]
+    (tmp_path / "resnet50.safetensors").touch()
+    assert default_net() == "resnet50"

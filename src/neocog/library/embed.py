@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ MEASURE_FROM = 500  # pictures from which half a second of measuring precisions 
 COMPILE_FROM = 200_000
 # Nets whose weights are looked for, the better ones first (ImageNet top-1 of their usual weights).
 _PREFERRED = ("resnet50", "densenet121", "mobilenet_v2", "mobilenet_v1", "mobilenet_v1_075", "mobilenet_v1_050")
+FETCHED = "mobilenet_v1"  # good and small: 17 MB
 _IMAGENET = 1000
 
 
@@ -54,16 +56,23 @@ def effort(amount: int, kind: str = "cpu") -> str:
 def default_net(say: Callable[[str], object] | None = None) -> str:
     """Return the net to index with when nobody chose one: the best whose weights lie in $NEOCOG_WEIGHTS.
 
+    Without any, `FETCHED` from the Hugging Face hub, if the extra "hub" is installed; that is announced.
+
     Raises:
         UsageError: there are none.
     """
     folder = os.environ.get("NEOCOG_WEIGHTS", "")
     there = {path.stem for path in Path(folder).glob("*.safetensors")} if folder else set()
     found = next((name for name in _PREFERRED if name in there), None)
+    if found is None and find_spec("huggingface_hub") is not None:
+        if say:
+            say(f"net: {FETCHED}, with ImageNet weights from the Hugging Face hub")
+        return FETCHED
     if found is None:
         raise UsageError(
             "no pretrained net at hand to index with: set NEOCOG_WEIGHTS to a folder with mobilenet_v1_075.safetensors "
-            "(or another of 'neocog nets'), or index with a net of your own: --net RUN"
+            "(or another of 'neocog nets'), or type pip install 'neocog[hub]' to have weights fetched, or index with a "
+            "net of your own: --net RUN"
         )
     if say:
         say(f"net: {found}, with the ImageNet weights in {folder}")
