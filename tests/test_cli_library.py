@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -272,7 +271,3 @@ def test_the_library_of_python(photos, run):
     assert library.verify() == [] and [Path(p.key).name for p in library.problems()] == ["broken.jpg"]
     with pytest.raises(UsageError):
         library.search("like:")
-
-
-def test_the_list_is_private_to_tests():
-    assert not os.environ["XDG_STATE_HOME"].startswith(str(Path.home()))

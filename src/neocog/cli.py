@@ -66,10 +66,7 @@ _DATA_HELP = (
 )
 _RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as 'neocog train' writes it.")]
 _DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=_DATA_HELP)]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result.")]
 _Offline = Annotated[bool, typer.Option("--offline", help="Never fetch anything from the network.")]
-_Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the fastest.")]
 _Columns = Annotated[
     list[str] | None,
     typer.Option("--column", metavar="ROLE=NAME", help="Which column of a table is path, label, caption or split."),
@@ -133,12 +130,12 @@ def train(
         int | None,
         typer.Option(metavar="N", min=1, help="Cross-validation; default: 5 where pictures are few; 1: none."),
     ] = None,
-    device: _Device = None,
+    device: terminal.Device = None,
     precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: what is faster.")] = None,
     find_lr: Annotated[bool, typer.Option("--find-lr", help="Scan learning rates instead of training.")] = False,
     offline: _Offline = False,
-    json: _Json = False,
-    quiet: _Quiet = False,
+    json: terminal.Json = False,
+    quiet: terminal.Quiet = False,
 ) -> None:
     """Train a network on pictures.
 
@@ -188,8 +185,8 @@ def train(
 def resume(
     run: _RunArgument,
     epochs: Annotated[float | None, typer.Option(metavar="N", help="Train to this many epochs in all.")] = None,
-    json: _Json = False,
-    quiet: _Quiet = False,
+    json: terminal.Json = False,
+    quiet: terminal.Quiet = False,
 ) -> None:
     """Continue a training that was stopped.
 
@@ -207,8 +204,8 @@ def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; several make an ensemble.")],
     data: _DataArgument,
     split: Annotated[SplitName | None, typer.Option(help="The part of DATA; default: test if there is one.")] = None,
-    device: _Device = None,
-    json: _Json = False,
+    device: terminal.Device = None,
+    json: terminal.Json = False,
 ) -> None:
     """Measure runs on pictures with labels.
 
@@ -230,7 +227,7 @@ def predict(
     form: Annotated[Form, typer.Option("--format", help="A table for people, csv or jsonl for programs.")] = Form.table,
     top: Annotated[int, typer.Option(metavar="K", min=1, help="How many guesses to show.")] = 5,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write there instead of to stdout.")] = None,
-    device: _Device = None,
+    device: terminal.Device = None,
 ) -> None:
     """Say what is in pictures.
 
@@ -256,8 +253,8 @@ def check(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON document to a file.")] = None,
     columns: _Columns = None,
     offline: _Offline = False,
-    json: _Json = False,
-    quiet: _Quiet = False,
+    json: terminal.Json = False,
+    quiet: terminal.Quiet = False,
 ) -> None:
     """Look pictures over before any training.
 
@@ -292,7 +289,7 @@ cli_library.add_to(app)
 
 
 @app.command()
-def recipes(json: _Json = False) -> None:
+def recipes(json: terminal.Json = False) -> None:
     """List the recipes: how a training goes.
 
     'neocog train --set FIELD=VALUE' changes one field of a recipe.
@@ -318,10 +315,10 @@ def transferability(
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change one field of the recipe.")
     ] = None,
     size: Annotated[int | None, typer.Option(metavar="PIXELS", min=1, help="Height and width of the input.")] = None,
-    device: _Device = None,
+    device: terminal.Device = None,
     offline: _Offline = False,
-    json: _Json = False,
-    quiet: _Quiet = False,
+    json: terminal.Json = False,
+    quiet: terminal.Quiet = False,
 ) -> None:
     """How well do the first n layers serve other classes? Repeats Yosinski et al. 2014 on your pictures.
 
@@ -361,7 +358,7 @@ def demo(
     minutes: Annotated[float | None, typer.Option(metavar="M", help="How long to train on each data set.")] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the run folders go.")] = Path("runs"),
     offline: _Offline = False,
-    quiet: _Quiet = False,
+    quiet: terminal.Quiet = False,
 ) -> None:
     """The whole way once, on built-in pictures or on yours.
 

@@ -26,9 +26,6 @@ _LIBRARY_HELP = (
 _LibraryOption = Annotated[str | None, typer.Option("--library", "-l", metavar="LIB", help=_LIBRARY_HELP)]
 _LibraryArgument = Annotated[str | None, typer.Argument(metavar="[LIB]", help=_LIBRARY_HELP)]
 _LibraryFirst = Annotated[str, typer.Argument(metavar="LIB", help="A library, or a folder of pictures with one.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result.")]
-_Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the fastest.")]
 _Top = Annotated[int, typer.Option("--top", "-n", metavar="N", min=1, help="How many to show.")]
 _Model = Annotated[
     str | None, typer.Option(metavar="NAME", help="Whose vectors and concepts; 'neocog library info' lists them.")
@@ -89,9 +86,9 @@ def index(
         typer.Option(metavar="TABLE", help="A table (path, caption, label) of what is known of the pictures."),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on, and follow what changes in the folders.")] = False,
-    device: _Device = None,
-    json: _Json = False,
-    quiet: _Quiet = False,
+    device: terminal.Device = None,
+    json: terminal.Json = False,
+    quiet: terminal.Quiet = False,
 ) -> None:
     """Index folders of pictures, so that they can be searched.
 
@@ -199,7 +196,7 @@ def search(
     teach: Annotated[
         str | None, typer.Option(metavar="NAME", help="Teach a concept from these hits: look at them first.")
     ] = None,
-    json: _Json = False,
+    json: terminal.Json = False,
 ) -> None:
     """Find pictures: by word, by example, by date, folder and tag, and by all at once.
 
@@ -256,7 +253,7 @@ def teach(
     ask: Annotated[int, typer.Option(metavar="N", min=0, help="How many uncertain pictures to propose.")] = 12,
     model: _Model = None,
     sheet: _Sheet = None,
-    json: _Json = False,
+    json: terminal.Json = False,
 ) -> None:
     """Teach the library a word of your own from a few pictures; everything is tagged with it at once.
 
@@ -277,7 +274,7 @@ def correct(
     no: Annotated[bool, typer.Option("--no", help="They do not show it; else they do.")] = False,
     ask: Annotated[int, typer.Option(metavar="N", min=0, help="How many uncertain pictures to propose.")] = 12,
     sheet: _Sheet = None,
-    json: _Json = False,
+    json: terminal.Json = False,
 ) -> None:
     """Say that pictures show what a taught word says, or do not (--no); the word is learned again at once."""
     with terminal.work():
@@ -293,7 +290,10 @@ def _tell_taught(taught: Any, opened: Library, *, json: bool = False, sheet: Pat
         from neocog.library.sheet import sheet as draw
 
         with terminal.work():
-            hits = opened.search(f'tag:"{taught.name}"', top=40, threshold=0.0)
+            from neocog.library.query import Filter, Query, Word
+
+            tagged = Query((Filter("tag", taught.name), Word(taught.name)))  # ranked, the most probable first
+            hits = opened.search(tagged, top=40, threshold=0.0)
             terminal.say(f"wrote {draw(hits, sheet, title=taught.name)}")
     if json:
         answers.show_json(taught)
@@ -319,7 +319,7 @@ def describe(
     library: _LibraryOption = None,
     top: _Top = 8,
     model: _Model = None,
-    json: _Json = False,
+    json: terminal.Json = False,
 ) -> None:
     """Say what a picture shows, which pictures are like it, and what is unusual about it."""
     with terminal.work():
@@ -341,7 +341,7 @@ def describe(
 
 
 @library.command()
-def info(lib: _LibraryArgument = None, json: _Json = False) -> None:
+def info(lib: _LibraryArgument = None, json: terminal.Json = False) -> None:
     """Count what is in it: pictures, vectors, labels, what was taught, bytes."""
     with terminal.work():
         opened = _open(lib)
@@ -359,7 +359,7 @@ def verify(
     lib: _LibraryArgument = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read every file, and compare its content.")] = False,
     fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended.")] = False,
-    json: _Json = False,
+    json: terminal.Json = False,
 ) -> None:
     """Check that the library is whole, and agrees with the files. Exit status 1 means damage."""
     with terminal.work():
@@ -376,7 +376,7 @@ def verify(
 
 
 @library.command()
-def problems(lib: _LibraryArgument = None, json: _Json = False) -> None:
+def problems(lib: _LibraryArgument = None, json: terminal.Json = False) -> None:
     """List the files that could not be read, and why."""
     with terminal.work():
         found = _open(lib).problems()
@@ -410,7 +410,7 @@ def duplicates(
     threshold: Annotated[
         float | None, typer.Option(metavar="C", help="Cosine from which vectors agree; default: measured.")
     ] = None,
-    json: _Json = False,
+    json: terminal.Json = False,
 ) -> None:
     """List groups of duplicates, the best picture of each first. Nothing is ever deleted."""
     with terminal.work():
@@ -430,7 +430,7 @@ def duplicates(
 def concepts(
     lib: _LibraryArgument = None,
     like: Annotated[str | None, typer.Option(metavar="WORD", help="Which concepts a word stands for.")] = None,
-    json: _Json = False,
+    json: terminal.Json = False,
 ) -> None:
     """List the words that were taught, and what a word of a query stands for."""
     with terminal.work():
@@ -466,7 +466,7 @@ def forget(library: _LibraryFirst, name: Annotated[str, typer.Argument(metavar="
 
 
 @library.command()
-def calibrate(lib: _LibraryArgument = None, model: _Model = None, json: _Json = False) -> None:
+def calibrate(lib: _LibraryArgument = None, model: _Model = None, json: terminal.Json = False) -> None:
     """Learn from the labels of this library what scores mean here, for better thresholds."""
     with terminal.work():
         from neocog.library.searching import calibrate as learn

@@ -10,8 +10,6 @@ import typer
 from neocog import answers, terminal
 from neocog.errors import UsageError
 
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
@@ -28,7 +26,7 @@ def nets(
     max_params: Annotated[str | None, typer.Option(metavar="N", help="At most so many parameters: 5M.")] = None,
     since: Annotated[int | None, typer.Option(metavar="YEAR", help="Published in this year or later.")] = None,
     sort: Annotated[str, typer.Option(metavar="COLUMN", help="name, year, params or macs.")] = "name",
-    json: _Json = False,
+    json: terminal.Json = False,
 ) -> None:
     """List the networks, with their published figures."""
     with terminal.work():
@@ -74,7 +72,7 @@ def anatomy(
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the net, to scale.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page: drawing and table.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one line for each layer.")] = None,
-    json: _Json = False,
+    json: terminal.Json = False,
 ) -> None:
     """Show what a network is made of: shapes, parameters, multiply-adds, memory and receptive fields."""
     with terminal.work():
@@ -115,7 +113,7 @@ def compare(
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot accuracy against multiply-adds.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page: plot and table.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table.")] = None,
-    json: _Json = False,
+    json: terminal.Json = False,
 ) -> None:
     """Set networks side by side: size, cost, memory, receptive field and published accuracy."""
     with terminal.work():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from nets.counting import multiply_adds, trainable
-from nets.test_googlenet import check_reference, rows
+from nets.reference import check_against_reference, rows_of
 from torch import Tensor, nn
 
 from neocog import nets
@@ -25,7 +25,7 @@ from neocog.nets.densenet import DenseLayer, DenseNet
     ],
 )  # fmt: skip
 def test_rows_of_the_zoo(name: str, facts_folder: Path) -> None:
-    (row,) = rows(facts_folder, name)
+    (row,) = rows_of(facts_folder, [name])
     with torch.device("meta"):
         net = nets.build(name)
     shape = nets.facts(name).input
@@ -47,7 +47,7 @@ def test_parameters_as_in_the_paper(name: str, millions: float) -> None:
 
 @pytest.mark.parametrize("name", ["densenet121", "densenet161"])
 def test_reference_outputs(name: str, facts_folder: Path) -> None:
-    check_reference(name, facts_folder)
+    check_against_reference(name, name, facts_folder)
 
 
 @given(

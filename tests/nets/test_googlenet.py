@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from nets.counting import multiply_adds, trainable
-from nets.test_published import filled
+from nets.reference import check_against_reference, rows_of
 from torch import Tensor, nn
 
 from neocog import nets
 from neocog.errors import NetError
 from neocog.nets.googlenet import WIDTHS
 from neocog.nets.layers import WithAuxiliaries
-
-
-def rows(facts_folder: Path, arch: str) -> list[dict[str, str]]:
-    """The exact rows of zoo.csv for one architecture."""
-    with (facts_folder / "zoo.csv").open(newline="", encoding="utf-8") as lines:
-        return [row for row in csv.DictReader(lines) if row["arch"] == arch and "[EXACT" in row["how_counted"]]
-
-
-def check_reference(name: str, facts_folder: Path, **options: Any) -> None:
-    """Names and shapes of the state dict, and outputs for rule-made weights, against reference_outputs.json."""
-    reference = json.loads((facts_folder / "reference_outputs.json").read_text())[name]
-    with torch.device("meta"):
-        net = nets.build(name, **options)
-    state = net.state_dict()
-    assert {key: list(value.shape) for key, value in state.items()} == reference["state"]
-    net.load_state_dict(filled(state), strict=True, assign=True)
-    size = torch.Size(reference["input"])
-    x = torch.sin(0.013 * torch.arange(size.numel(), dtype=torch.float64)).reshape(1, *size)
-    with torch.no_grad():
-        out = net.float().eval()(x.float()).flatten()
-    expected = torch.tensor(reference["first"])
-    assert len(out) == reference["output_shape_flat"]
-    torch.testing.assert_close(out[:8], expected, rtol=1e-4, atol=1e-4 * reference["std"])
-    assert out.mean().item() == pytest.approx(reference["mean"], rel=1e-3, abs=1e-4 * reference["std"])
-    assert out.std().item() == pytest.approx(reference["std"], rel=2e-3)
 
 
 def multiply_adds_of_training(net: nn.Module, size: int) -> int:
@@ -70,7 +43,7 @@ def multiply_adds_of_training(net: nn.Module, size: int) -> int:
     ],
 )
 def test_rows_of_the_zoo(word: str, name: str, auxiliary: bool, facts_folder: Path) -> None:
-    found = rows(facts_folder, "googlenet")
+    found = rows_of(facts_folder, ["googlenet"])
     assert len(found) == 4
     (row,) = [row for row in found if word in row["variant_notes"]]
     with torch.device("meta"):
@@ -101,7 +74,7 @@ def weights(module: nn.Module) -> int:
     ],
 )
 def test_table_of_the_paper(row: str, modules: tuple[str, ...], facts_folder: Path) -> None:
-    (facts,) = rows(facts_folder, f"googlenet_row:{row}")
+    (facts,) = rows_of(facts_folder, [f"googlenet_row:{row}"])
     with torch.device("meta"):
         net = nets.build("googlenet_original")
     found = [net.get_submodule(name) for name in modules]
@@ -124,7 +97,7 @@ def test_widths_and_weights_without_the_facts_folder() -> None:
 
 
 def test_reference_outputs(facts_folder: Path) -> None:
-    check_reference("googlenet", facts_folder, auxiliary=True)
+    check_against_reference("googlenet", "googlenet", facts_folder, auxiliary=True)
 
 
 def test_original_begins_as_published() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from nets.counting import multiply_adds, trainable
-from torch import Tensor, nn
+from nets.reference import check_against_reference
+from torch import nn
 
 from neocog import nets
 from neocog.anatomy.trace import trace
@@ -126,50 +126,11 @@ def test_row_of_the_zoo(row: dict[str, str]) -> None:
             assert trace(net, shape, training_memory=False).macs == int(row["macs"])
 
 
-def filled(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Values by the rule that stands in reference_outputs.json, float64."""
-    values = {}
-    for k, name in enumerate(sorted(state)):
-        shape = state[name].shape
-        n = shape.numel()
-        i = torch.arange(n, dtype=torch.float64)
-        s = torch.sin(0.37 * i * (1 + 0.001 * k) + k)
-        if name.endswith(".num_batches_tracked"):
-            value = torch.zeros(n, dtype=torch.long)
-        elif name.endswith(".running_var"):
-            value = 1 + 0.5 * s.abs()
-        elif name.endswith((".running_mean", ".bias")) and len(shape) < 2:
-            value = 0.1 * s
-        elif len(shape) > 1:
-            value = s * 1.4 * (2 / (n / shape[0])) ** 0.5
-        else:
-            value = 1 + 0.1 * s
-        values[name] = value.reshape(shape)
-    return values
-
-
 @pytest.mark.parametrize(
     "name", ["resnet18", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2", "fcn_resnet50"]
 )
 def test_reference_outputs(name: str, facts_folder: Path) -> None:
-    reference = json.loads((facts_folder / "reference_outputs.json").read_text())[name]
-    with torch.device("meta"):
-        net = nets.build(name)
-    state = net.state_dict()
-    assert {key: list(value.shape) for key, value in state.items() if not key.endswith("num_batches_tracked")} == {
-        key: shape for key, shape in reference["state"].items() if not key.endswith("num_batches_tracked")
-    }
-    net.load_state_dict(filled(state), strict=True, assign=True)
-    size = torch.Size(reference["input"])
-    x = torch.sin(0.013 * torch.arange(size.numel(), dtype=torch.float64)).reshape(1, *size)
-    # float32 as users compute; the figures were made in float64
-    with torch.no_grad():
-        out = net.float().eval()(x.float()).flatten()
-    expected = torch.tensor(reference["first"])
-    assert len(out) == reference["output_shape_flat"]
-    torch.testing.assert_close(out[:8], expected, rtol=1e-4, atol=1e-4 * reference["std"])
-    assert out.mean().item() == pytest.approx(reference["mean"], rel=1e-3, abs=1e-4 * reference["std"])
-    assert out.std().item() == pytest.approx(reference["std"], rel=2e-3)  # with or without Bessel's correction
+    check_against_reference(name, name, facts_folder)
 
 
 def test_facts_of_options() -> None:

@@ -209,8 +209,3 @@ def _totals(name: str, kind: str, depth: int, layers: Iterable[Layer]) -> Totals
         output=last.output,
         field=last.field,
     )
-
-
-def elements(shape: Shape) -> int:
-    """Numbers in a tensor of this shape."""
-    return prod(shape)

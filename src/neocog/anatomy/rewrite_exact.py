@@ -35,7 +35,7 @@ def fold_bn(net: nn.Module, input: Any, layers: Sequence[str] | None = None) -> 
         if not pairs:
             return changed, left
         for name, norm_name in pairs:
-            _fold(net.get_submodule(name), net.get_submodule(norm_name))  # type: ignore[arg-type]
+            fold_into(net.get_submodule(name), net.get_submodule(norm_name))  # type: ignore[arg-type]
             put(net, norm_name, nn.Identity())
             changed[name] = f"{norm_name} folded into it"
         if _norms(record(net, input)) != _norms(flow) - len(pairs):
@@ -67,7 +67,7 @@ def remove_dead_bias(net: nn.Module, input: Any, layers: Sequence[str] | None = 
     return changed, left
 
 
-def _is_norm(module: nn.Module, instance: bool = False) -> bool:
+def is_norm(module: nn.Module, instance: bool = False) -> bool:
     if module._forward_hooks or module._forward_pre_hooks or hasattr(module, "parametrizations"):
         return False
     if type(module) is nn.SyncBatchNorm:
@@ -89,7 +89,7 @@ def _pairs(
         module = net.get_submodule(call.name)  # the one in the flow carries the hooks that recorded it
         if ordinary(module, *_CONVS, *_TURNED, nn.Linear) and len(call.writes) == 1:
             makers[call.writes[0]] = call
-        elif _is_norm(module, instance=not needs_statistics) and call.reads:
+        elif is_norm(module, instance=not needs_statistics) and call.reads:
             maker = makers.get(call.reads[0])
             if maker is None or (layers is not None and maker.name not in layers):
                 continue
@@ -134,7 +134,7 @@ def _same(net: nn.Module, a: str, b: str) -> bool:
 
 
 @torch.no_grad()
-def _fold(layer: nn.Module, norm: nn.BatchNorm2d) -> None:
+def fold_into(layer: nn.Module, norm: nn.BatchNorm2d) -> None:
     weight: Tensor = layer.weight  # type: ignore[assignment]
     bias: Tensor | None = layer.bias  # type: ignore[assignment]
     mean, variance = norm.running_mean.double(), norm.running_var.double()  # type: ignore[union-attr]

@@ -60,7 +60,6 @@ class Flow:
     ops: list[Op] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)  # in the order in which they began
     outputs: tuple[Key, ...] = ()
-    output_shapes: tuple[Shape, ...] = ()
     parameters: dict[str, Key] = field(default_factory=dict)
     keep: list[Any] = field(default_factory=list)  # all tensors, so that no memory is used twice
 
@@ -206,7 +205,7 @@ def _run(module: nn.Module, args: Any, kwargs: Any, training: bool) -> Flow:
         output = module(*args, **kwargs)
     results = _tensors(output)
     flow.keep += results
-    flow.outputs, flow.output_shapes = tuple(map(_key, results)), tuple(tuple(t.shape) for t in results)
+    flow.outputs = tuple(map(_key, results))
     return flow
 
 

@@ -225,7 +225,6 @@ class _Run(Shapes):
         self._leaf: list[_Open | None] = []
         self._arrived: list[list[Tensor]] = []
         self._parameters: dict[int, tuple[str, int, bool]] = {}
-        self._counted: set[str] = set()
 
     # --- running -------------------------------------------------------------------------------------------------
 

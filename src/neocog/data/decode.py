@@ -88,7 +88,7 @@ _quiet_filters: warnings.catch_warnings | None = None
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence warnings that come from Pillow's modules; safe when several threads are inside at once.
 
     `warnings.catch_warnings` alone is not: two overlapping uses restore each other's filters. The first thread in
@@ -111,7 +111,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _readable(data: bytes) -> Iterator[tuple[str, Any]]:
+def readable(data: bytes) -> Iterator[tuple[str, Any]]:
     """Yield (format, opened Pillow picture, header read only); whatever goes wrong inside becomes DecodeError."""
     if not isinstance(data, bytes | bytearray | memoryview):
         raise UsageError(f"expected the bytes of a picture file, got {type(data).__name__}; open_source reads paths")
@@ -121,7 +121,7 @@ def _readable(data: bytes) -> Iterator[tuple[str, Any]]:
         raise DecodeError(f"not supported: {kind}")
     warns = kind in ("TIFF", "GIF", "AVIF") or (kind == "PNG" and data.find(b"acTL", 0, 4096) >= 0)
     try:
-        with _quiet() if warns else nullcontext():
+        with quiet() if warns else nullcontext():
             picture = _READERS[kind](io.BytesIO(data), "")
             if min(picture.size) < 1:
                 raise DecodeError(f"damaged {kind}: {picture.size[0]}x{picture.size[1]} pixels")
@@ -255,14 +255,14 @@ def decode(data: bytes, *, short_side: int | None = None, max_pixels: int = MAX_
     stays at least this many pixels. `max_pixels` is checked on the header, before any pixel is decoded.
     Raises DecodeError with the reason in a few words: truncated, damaged, too large, not a picture, not supported.
     """
-    with _readable(data) as (kind, picture):
+    with readable(data) as (kind, picture):
         _load(kind, picture, short_side, max_pixels)
         return _rgb(kind, picture)
 
 
 def decode_image(data: bytes, *, short_side: int | None = None) -> Image.Image:
     """The same pixels as Pillow's picture: what is resized next need not become an array and a picture again."""
-    with _readable(data) as (kind, picture):
+    with readable(data) as (kind, picture):
         _load(kind, picture, short_side, MAX_PIXELS)
         if kind == "JPEG" and picture.mode == "RGB" and _orientation(picture.info) == 1:
             return picture  # type: ignore[no-any-return]
@@ -297,7 +297,7 @@ def inspect(data: bytes) -> PictureInfo:
 
     Raises DecodeError like `decode`, except that a large picture is reported, not refused.
     """
-    with _readable(data) as (kind, picture):
+    with readable(data) as (kind, picture):
         width, height = picture.size
         if kind == "TIFF":  # newer Pillow has swapped `size` already; the tags are what is stored
             tags = picture.tag_v2

@@ -65,7 +65,7 @@ def _dct(rows: int) -> np.ndarray:
 _COSINES = _dct(8)
 
 
-def _at_side(picture: np.ndarray | Image.Image) -> np.ndarray:
+def at_side(picture: np.ndarray | Image.Image) -> np.ndarray:
     """uint8 (H, W), (H, W, 1) or (H, W, 3), or a Pillow picture of mode "RGB" -> uint8 (32, 32, 3)."""
     from PIL import Image
 
@@ -89,7 +89,7 @@ def look_at(pictures: Sequence[np.ndarray] | np.ndarray) -> Look:
     n = len(pictures)
     small = np.empty((n, SIDE, SIDE, 3), np.float32)
     for i, picture in enumerate(pictures):
-        small[i] = _at_side(picture)
+        small[i] = at_side(picture)
     grey = small @ np.array([0.299, 0.587, 0.114], np.float32)  # (N, 32, 32)
     low = (_COSINES @ grey.astype(np.float64) @ _COSINES.T).reshape(n, 64)
     # + 2: frequencies that are absent (drawn, symmetrical pictures) must not be bits of rounding noise

@@ -65,7 +65,7 @@ _ROUNDS = 4
 def choose(wanted: str | None = None, *, precision: str | None = None, local_rank: int = 0) -> Device:
     """Choose the device, and measure which precision and layout are the fastest there.
 
-    A plain 3x3 convolution, forward and backward, is timed for about half a second; bfloat16 and channels-last are
+    A plain 3x3 convolution, forward and backward, is timed for about a second; bfloat16 and channels-last are
     taken only if they are at least 1.15 times as fast (on a processor without bfloat16 arithmetic they are slower).
 
     Args:

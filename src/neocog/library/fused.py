@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neocog.anatomy.rewrite_exact import _fold, _is_norm
+from neocog.anatomy.rewrite_exact import fold_into, is_norm
 from neocog.anatomy.rewrite_flow import Call, Flow, copy_of, ordinary, put, record
 from neocog.errors import NeocogError
 from neocog.nets.gates import SameConv2d, same_padding
@@ -171,7 +171,7 @@ def _fuse(net: nn.Module, shape: tuple[int, ...], keep: str | None) -> int:
             last = None  # it serves other layers as well
         activation = net.get_submodule(last.name) if last else None
         if norm:
-            _fold(conv, net.get_submodule(norm.name))  # type: ignore[arg-type]
+            fold_into(conv, net.get_submodule(norm.name))  # type: ignore[arg-type]
         put(net, first.name, FusedConv(conv, activation))
         gone |= {one.name for one in (norm, last) if one}
     for name in gone:
@@ -203,7 +203,7 @@ def _plan(net: nn.Module, flow: Flow, call: Call, shown: set[int]) -> tuple[Call
 
 def _foldable(net: nn.Module, flow: Flow, norm: Call) -> bool:
     module = net.get_submodule(norm.name)
-    return _is_norm(module) and isinstance(module.running_mean, Tensor) and len(flow.of(norm.name)) == 1
+    return is_norm(module) and isinstance(module.running_mean, Tensor) and len(flow.of(norm.name)) == 1
 
 
 def _next(net: nn.Module, flow: Flow, call: Call, shown: set[int]) -> Call | None:

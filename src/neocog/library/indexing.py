@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -520,8 +519,3 @@ def _roots(store: Store, folders: Sequence[str | os.PathLike[str]]) -> list[str]
             remedy = "" if given else "; if it is on another disk, connect that, or name the folders that are there"
             raise UsageError(f"expected a folder of pictures, but {root!r} is none; nothing was changed{remedy}")
     return roots
-
-
-def default_folder(folder: str | os.PathLike[str]) -> Path:
-    """Where the library of a folder of pictures lies if the user names no place: ``.neocog`` inside it."""
-    return Path(os.path.abspath(os.path.expanduser(folder))) / ".neocog"

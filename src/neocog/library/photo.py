@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.decode import _quiet, _readable, decode_image, inspect, prepare
-from neocog.data.duplicates import _at_side, look_at
+from neocog.data.decode import decode_image, inspect, prepare, quiet, readable
+from neocog.data.duplicates import at_side, look_at
 from neocog.errors import DecodeError
 from neocog.library.rows import content_hash
 from neocog.records import Preprocess
@@ -66,7 +66,7 @@ def examine(data: bytes, status: os.stat_result, pre: Preprocess, hash: str | No
     # the decoder's own down-scaling, but never below what the perceptual hash needs
     picture = decode_image(data, short_side=max(pre.resize, 64))
     photo = Photo(hash or content_hash(data), len(data), status.st_mtime_ns, status.st_ino, info.width, info.height)
-    photo.small, photo.pixels = _at_side(picture), prepare(picture, pre)
+    photo.small, photo.pixels = at_side(picture), prepare(picture, pre)
     if info.format not in ("GIF", "BMP", "PPM"):
         for name, value in exif_of(data).items():
             setattr(photo, name, value)
@@ -90,7 +90,7 @@ def exif_of(data: bytes) -> dict[str, Any]:
     if not (tiff or marked or at_end):
         return {}
     try:
-        with _quiet(), _readable(data) as (_, picture):
+        with quiet(), readable(data) as (_, picture):
             exif = picture.getexif()
             details, place = exif.get_ifd(_EXIF_IFD), exif.get_ifd(_GPS_IFD)
     except (DecodeError, ValueError, TypeError, KeyError, OSError, SyntaxError):  # damaged EXIF is no damaged picture
