@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from nets.counting import multiply_adds, trainable
-from nets.test_googlenet import rows
+from nets.reference import rows_of
 from torch import Tensor, nn
 
 from neocog import nets
@@ -46,7 +46,9 @@ def build(name: str, **options: Any) -> nn.Module:
 
 
 def test_rows_of_the_zoo(facts_folder: Path) -> None:
-    (bn,), (se,), (v3,) = (rows(facts_folder, name) for name in ("bn_inception", "se_bn_inception", "inception_v3"))
+    (bn,), (se,), (v3,) = (
+        rows_of(facts_folder, [name]) for name in ("bn_inception", "se_bn_inception", "inception_v3")
+    )
     net = build("bn_inception")
     published = float(re.match(r"[\d.]+", bn["macs"])[0]) * 1e6  # counts other operations too
     assert trainable(net) == int(bn["params"])
