@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from neocog.library.concepts import normalise
 from neocog.library.fulltext import FIELDS, K1, B, FullText, _texts, forms, same_name, without_common
+from neocog.library.mirror import mapped_table
 
 TEXTS = pa.list_(pa.string())
 
@@ -95,6 +97,35 @@ def test_pictures_without_any_text(count: int) -> None:
     assert some.score(["dog"]).tolist() == [0] * count
     assert some.phrase("dog").tolist() == [False] * count
     assert some.words == []
+
+
+def test_words_that_were_kept_answer_as_words_that_are_split_anew(tmp_path: Path) -> None:
+    rows = pa.table(
+        {
+            "labels": pa.array([["Hund"], [], []], TEXTS),
+            "tags": pa.array([[], ["dog"], []], TEXTS),
+            "captions": pa.array([["a dog, a dog"], [], ["cats"]], TEXTS),
+            "paths": pa.array([["p/a.jpg"], ["p/b.jpg"], ["p/dog.jpg", "p/c.jpg"]], TEXTS),
+            "camera": pa.array(["Canon", None, None], pa.string()),
+        }
+    )
+    made: list[str] = []
+
+    def keep(name: str, make: Callable[[], pa.Table]) -> pa.Table:
+        def noted() -> pa.Table:
+            made.append(name)
+            return make()
+
+        return mapped_table(tmp_path, name, "key", noted)
+
+    fresh, first, second = FullText(rows), FullText(rows, keep), FullText(rows, keep)
+    assert len(made) == len(set(made)) == 2  # made for the first, read by the second
+    for some in (first, second):
+        assert some.words == fresh.words
+        for word in ("dog", "cat", "hund", "canon", "zebra"):
+            np.testing.assert_array_equal(some.score([word]), fresh.score([word]))
+            assert [some.where([word], i) for i in range(3)] == [fresh.where([word], i) for i in range(3)]
+        np.testing.assert_array_equal(some.phrase("a dog"), fresh.phrase("a dog"))
 
 
 def test_names_but_for_case_and_signs() -> None:

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -53,6 +54,19 @@ def test_a_word_finds_all_that_lies_under_it(library: Store) -> None:
 def test_probabilities_of_classes_that_exclude_each_other_are_added(library: Store) -> None:
     both = next(hit for hit in search(library, "dog") if hit.path.endswith("two dogs.jpg"))
     assert "concepts 0.91 (" in both.reasons[0].text  # 0.9 and its share of the rest
+
+
+def test_words_are_split_once_for_each_version_of_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = made(tmp_path, [Picture("a.jpg", captions=["a red boat"]), Picture("b.jpg", captions=["grass"])]).folder
+    assert names(search(Store.open(folder), "boat")) == ["a.jpg"]
+    with monkeypatch.context() as patch:
+        patch.setattr("neocog.library.fulltext.pc.split_pattern", None)  # nothing is split again
+        assert names(search(Store.open(folder), "boat")) == ["a.jpg"]
+    other = Picture("b.jpg").hash
+    changed = pa.table({"hash": [other], "captions": pa.array([["a blue boat"]], pa.list_(pa.string()))})
+    Store.open(folder).merge(changed)
+    assert set(names(search(Store.open(folder), "boat"))) == {"a.jpg", "b.jpg"}
+    assert names(search(Store.open(folder), "grass", threshold=0.01)) == []
 
 
 def test_words_are_conditions_that_must_all_hold(library: Store) -> None:

@@ -4,13 +4,14 @@ BM25 (Robertson and Zaragoza 2009, "The probabilistic relevance framework: BM25 
 (BM25F): a word in a label counts more than one in a file name, and counts are added before they saturate. Scores are
 divided by the most that a query can reach, so that they lie in 0..1 and can be calibrated to probabilities.
 
-Splitting into words is done by Arrow for whole columns: 10,000 pictures with five captions each take about a tenth
-of a second, so nothing is kept on disk.
+Splitting into words is done by Arrow for whole columns: 7,000 pictures with five captions each take 0.2 s. That is a
+quarter of a whole search, so the words and where they stand can be kept (`FullText(rows, keep)`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -24,36 +25,61 @@ NAMES = {"labels": "label", "tags": "tag", "captions": "caption", "paths": "path
 K1, B = 1.2, 0.4  # B: long texts are held against a picture only a little; five captions are no worse than one
 
 
+_FORM = 1  # of what is kept; one more whenever words are split, or fields weighed, in another way
+
+# name of a table and how to make it -> the table, made or as it was kept
+Keep = Callable[[str, Callable[[], pa.Table]], pa.Table]
+
+
 class FullText:
     """The words of every picture, as rows of a table give them."""
 
-    def __init__(self, rows: pa.Table) -> None:
-        """`rows` has the columns of `FIELDS`; row numbers are those of the table."""
-        self.count = len(rows)
-        docs, tokens, fields = [], [], []
-        self._texts: dict[str, tuple[np.ndarray, pa.Array]] = {}
-        for number, name in enumerate(FIELDS):
-            owners, texts = _texts(rows, name)
-            self._texts[name] = (owners, texts)
-            words = pc.split_pattern(texts, " ")
-            inside = np.asarray(pc.list_parent_indices(words))
-            flat = pc.list_flatten(words)
-            docs.append(owners[inside])
-            tokens.append(flat)
-            fields.append(np.full(len(flat), number, np.uint8))
-        encoded = pa.chunked_array(tokens, pa.string()).combine_chunks().dictionary_encode()
-        if isinstance(encoded, pa.ChunkedArray):
-            encoded = encoded.chunk(0) if encoded.num_chunks else pa.array([], pa.string()).dictionary_encode()
-        self._words: pa.Array = encoded.dictionary
-        codes = np.asarray(encoded.indices)
-        doc, field = np.concatenate(docs), np.concatenate(fields)
-        order = np.argsort(codes, kind="stable")
-        self._doc, self._field = doc[order].astype(np.int32), field[order]
-        self._starts = np.searchsorted(codes[order], np.arange(len(self._words) + 1))
-        lengths = np.bincount(doc, weights=np.array(list(FIELDS.values()))[field], minlength=self.count)
+    def __init__(self, rows: pa.Table, keep: Keep = lambda name, make: make()) -> None:
+        """`rows` has the columns of `FIELDS`; row numbers are those of the table.
+
+        `keep` may give back tables that it was given before for the same rows.
+        """
+        self.count, self._rows = len(rows), rows
+        table = keep(f"words{_FORM}", lambda: self._split)
+        self._words: pa.Array = _whole(table.column("word"))
+        docs, fields = _whole(table.column("docs")), _whole(table.column("fields"))
+        self._doc, self._field = np.asarray(docs.values), np.asarray(fields.values)
+        self._starts = np.asarray(docs.offsets)
+        lengths = np.asarray(_whole(keep(f"lengths{_FORM}", self._lengths).column("length")))
         mean = float(lengths.mean()) if self.count else 1.0
         self._penalty = (1 - B + B * lengths / max(mean, 1e-9)).astype(np.float32)
-        self._place: dict[str, int] | None = None
+
+    @cached_property
+    def _texts(self) -> dict[str, tuple[np.ndarray, pa.Array]]:
+        """For each field: (row numbers, normalised texts)."""
+        return {name: _texts(self._rows, name) for name in FIELDS}
+
+    @cached_property
+    def _split(self) -> pa.Table:
+        """Each word with the rows (`docs`) and the fields where it stands; a row as often as the word."""
+        docs, tokens, fields = [], [], []
+        for number, (owners, texts) in enumerate(self._texts.values()):
+            words = pc.split_pattern(texts, " ")
+            flat = pc.list_flatten(words)
+            docs.append(owners[np.asarray(pc.list_parent_indices(words))])
+            tokens.append(flat)
+            fields.append(np.full(len(flat), number, np.uint8))
+        encoded = pa.concat_arrays(tokens).dictionary_encode()
+        codes = np.asarray(encoded.indices)
+        order = np.argsort(codes, kind="stable")
+        starts = np.searchsorted(codes[order], np.arange(len(encoded.dictionary) + 1)).astype(np.int32)
+        return pa.table(
+            {
+                "word": encoded.dictionary,
+                "docs": pa.ListArray.from_arrays(starts, np.concatenate(docs)[order].astype(np.int32)),
+                "fields": pa.ListArray.from_arrays(starts, np.concatenate(fields)[order]),
+            }
+        )
+
+    def _lengths(self) -> pa.Table:
+        """The weighted number of words of each picture."""
+        weights = np.array(list(FIELDS.values()))[self._field]
+        return pa.table({"length": np.bincount(self._doc, weights=weights, minlength=self.count)})
 
     @property
     def words(self) -> list[str]:
@@ -102,10 +128,8 @@ class FullText:
 
     def _postings(self, word: str) -> tuple[np.ndarray, np.ndarray]:
         """(rows, fields) where a normalised word stands; a row as often as the word."""
-        if self._place is None:
-            self._place = {w: i for i, w in enumerate(self._words.to_pylist())}
-        at = self._place.get(word)
-        if at is None:
+        at = pc.index(self._words, word).as_py()
+        if at < 0:
             return self._doc[:0], self._field[:0]
         span = slice(self._starts[at], self._starts[at + 1])
         return self._doc[span], self._field[span]
@@ -126,12 +150,16 @@ def words_of(text: str) -> list[str]:
     return normalise(text).split()
 
 
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece, without copying if it is."""
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
 def _texts(rows: pa.Table, name: str) -> tuple[np.ndarray, pa.Array]:
     """(row numbers, texts) of a column of strings or lists of strings: normalised, empty ones left out."""
-    column = rows.column(name)
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(column, pa.ChunkedArray):
-        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    column = _whole(rows.column(name))
     if pa.types.is_list(column.type):
         owners, texts = np.asarray(pc.list_parent_indices(column)), pc.list_flatten(column)
     else:

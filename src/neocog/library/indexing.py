@@ -26,6 +26,7 @@ from neocog.library.photo import Photo, examine, look, read_steady
 from neocog.library.rows import content_hash, has_model, vector_column, whole_rows
 from neocog.library.scan import Scan, scan
 from neocog.library.store import Store
+from neocog.library.view import view_of
 from neocog.records import Preprocess
 
 COMMIT_ROWS = 1024  # pictures in one commit; a commit costs about 0.1 s
@@ -123,6 +124,7 @@ def index(
             run.report.notes.append(failed)
     if run.commits:
         store.refresh()
+        _ = view_of(store).text  # kept on disk, so that the next search starts at once
     run.report.seconds = time.monotonic() - begin
     return run.report
 

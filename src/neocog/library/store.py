@@ -508,6 +508,11 @@ class Store:
             if card["classes"]:
                 self.probabilities(model)
 
+    def kept(self, name: str, version: int, make: Callable[[], pa.Table]) -> pa.Table:
+        """Return what `make` makes of a version of the pictures' table; kept on disk, if that is still the newest."""
+        newest, key = self._key("pictures")
+        return mapped_table(self.folder / "cache", name, key, make) if newest == version else make()
+
     def stored(self, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yield rows of a table as they are stored, not from the copies, in no order: for checking.
 

@@ -62,7 +62,7 @@ class View:
     @cached_property
     def text(self) -> FullText:
         """The words of every picture."""
-        return FullText(self.table)
+        return FullText(self.table, lambda name, make: self.store.kept(name, self.version, make))
 
     @cached_property
     def _order(self) -> np.ndarray:
