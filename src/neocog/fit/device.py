@@ -7,13 +7,15 @@ import os
 import platform
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from neocog.errors import UsageError
+from neocog.fit.small_maps import SideBySide, pays
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class Device:
     bf16: bool = False
     channels_last: bool = False
     compile: bool = False
+    side_by_side: bool = False  # gradients of filters on small maps (see fit.small_maps)
     rates: tuple[tuple[str, float], ...] = ()
 
     @property
@@ -40,6 +43,12 @@ class Device:
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which the forward pass is computed."""
         return torch.autocast(self.kind, torch.bfloat16) if self.bf16 else nullcontext()
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """The context in which a forward pass is computed of which gradients are wanted."""
+        with self.autocast(), SideBySide() if self.side_by_side else nullcontext():
+            yield
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able; ``Device.from_dict`` reads it."""
@@ -107,7 +116,8 @@ def choose(wanted: str | None = None, *, precision: str | None = None, local_ran
     bf16 = rates.get("bfloat16 channels-last", 0.0) > 1.15 * best_float
     if precision is not None:
         bf16 = precision == "bfloat16"
-    return Device(name, index, bf16, last or bf16, name == "cuda", tuple(rates.items()))
+    aside = name == "cpu" and pays(torch.bfloat16 if bf16 else torch.float32)
+    return Device(name, index, bf16, last or bf16, name == "cuda", aside, tuple(rates.items()))
 
 
 def convolution_rate(

@@ -135,7 +135,7 @@ def gradients(net: nn.Module, batch: Batch, task: Task, device: Device, chunk: i
     loss = torch.zeros((), device=batch.y.device)
     for first in range(0, count, size):
         x, y = batch.x[first : first + size], batch.y[first : first + size]
-        with device.autocast():
+        with device.training():
             made = net(x)
         part = loss_of(task, made, y, batch) * (len(y) / count)
         part.backward()

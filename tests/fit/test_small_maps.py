@@ -1,0 +1,109 @@
+"""Gradients of filters on small maps: those of autograd, for every shape; and nothing else is touched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from neocog import nets
+from neocog.fit.device import Device
+from neocog.fit.small_maps import SideBySide, _Convolution, side_by_side
+
+
+def gradients(net: nn.Module, x: Tensor, device: Device) -> list[Tensor]:
+    net.zero_grad()
+    x = x.clone().requires_grad_()
+    with device.training():
+        out = net(x)
+    out.float().square().sum().backward()
+    return [x.grad, *(p.grad for p in net.parameters() if p.grad is not None)]  # type: ignore[list-item]
+
+
+@given(
+    batch=st.integers(2, 11),
+    ins=st.integers(1, 4),
+    outs=st.integers(1, 4),
+    height=st.integers(1, 9),
+    width=st.integers(1, 8),
+    size=st.sampled_from((3, 5, 7)),
+    last=st.booleans(),
+)
+def test_gradients_are_those_of_autograd(
+    batch: int, ins: int, outs: int, height: int, width: int, size: int, last: bool
+) -> None:
+    g = torch.Generator().manual_seed(0)
+    layout = torch.channels_last if last else torch.contiguous_format
+    x = torch.randn(batch, ins, height, width, generator=g, dtype=torch.float64).contiguous(memory_format=layout)
+    w = torch.randn(outs, ins, size, size, generator=g, dtype=torch.float64).contiguous(memory_format=layout)
+    found = []
+    for mode in (False, True):
+        leaves = x.clone().requires_grad_(), w.clone().requires_grad_()
+        with Device("cpu", side_by_side=mode).training():
+            out = F.conv2d(*leaves, padding=size // 2)
+        assert (out.grad_fn.name() == "_ConvolutionBackward") == mode  # type: ignore[union-attr]
+        (out * torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view_as(out)).sum().backward()
+        found.append((out.detach(), leaves[0].grad, leaves[1].grad))
+    for plain, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-10)
+
+
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 2))
+def test_maps_lie_side_by_side_with_zeros_between_them(batch: int, count: int, margin: int) -> None:
+    maps = torch.arange(1, 1 + batch * 2 * 3 * 4.0).view(batch, 2, 3, 4)
+    wide = side_by_side(maps, count, margin)
+    assert wide.shape == (-(-batch // count), 2, 3, count * (4 + margin))
+    for i, one in enumerate(maps):
+        left = i % count * (4 + margin)
+        assert torch.equal(wide[i // count, :, :, left : left + 4], one)
+    assert wide.sum() == maps.sum()  # all else is zero
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(2, 4, 1),
+        nn.Conv2d(2, 4, 3),
+        nn.Conv2d(2, 4, 3, padding=1, stride=2),
+        nn.Conv2d(2, 4, 3, padding=2, dilation=2),
+        nn.Conv2d(2, 4, 3, padding=1, groups=2),
+        nn.Conv2d(2, 4, (3, 5), padding=(1, 2)),
+        nn.Conv2d(2, 4, 3, padding="same"),
+        nn.Conv2d(2, 4, 2, padding=1),
+        nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"),
+    ],
+    ids=str,
+)
+def test_other_convolutions_are_left_alone(layer: nn.Module) -> None:
+    x = torch.randn(3, 2, 6, 6)
+    plain = gradients(layer, x, Device("cpu"))
+    ours = gradients(layer, x, Device("cpu", side_by_side=True))
+    assert all(torch.equal(a, b) for a, b in zip(plain, ours, strict=True))
+
+
+def test_frozen_filters_large_maps_and_evaluation_are_left_alone() -> None:
+    x, w = torch.randn(2, 3, 7, 7), torch.randn(4, 3, 3, 3)
+    with SideBySide():
+        assert F.conv2d(x.requires_grad_(), w, padding=1).grad_fn.name() == "ConvolutionBackward0"  # type: ignore[union-attr]
+        w.requires_grad_()
+        large = F.conv2d(torch.randn(2, 3, 9, 9), w, padding=1)
+        assert large.grad_fn.name() == "ConvolutionBackward0"  # type: ignore[union-attr]
+        with torch.no_grad():
+            assert F.conv2d(x, w, padding=1).grad_fn is None
+        assert F.conv2d(x, w, padding=1).grad_fn.name() == "_ConvolutionBackward"  # type: ignore[union-attr]
+    assert _Convolution.apply(x.detach(), w, 1).requires_grad
+
+
+@pytest.mark.parametrize("name", ["speednet", "cifar_resnet20"])
+def test_a_net_in_bfloat16_learns_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    net = nets.build(name).train()
+    x = torch.randn(12, 3, 32, 32)
+    plain = gradients(net, x, Device("cpu", bf16=True, channels_last=True))
+    ours = gradients(net, x, Device("cpu", bf16=True, channels_last=True, side_by_side=True))
+    for a, b in zip(plain, ours, strict=True):
+        assert a.dtype == b.dtype
+        assert (a - b).norm() <= 0.02 * a.norm() + 1e-6
