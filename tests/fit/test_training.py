@@ -79,6 +79,21 @@ def test_imbalance_is_told_and_weighed(run: fit.Run) -> None:
     assert "unbalanced" in notes and "--set balance=none" in notes
 
 
+def test_splits_of_few_pictures_are_told(run: fit.Run) -> None:
+    n = records(run.folder, "start")[0]["val"]
+    (told,) = [t for t in records(run.folder, "start")[0]["notes"] if t.startswith("the val split has only")]
+    assert f"only {n} pictures" in told and f"as low as {100 * lowest_share(n):.0f} %" in told
+
+
+def lowest_share(n: int) -> float:
+    """The p < 1 at which n of n is just 1.96 standard deviations off: n (1 - p) = 1.96^2 p."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        p = (low + high) / 2
+        low, high = (p, high) if (1 - p) > 1.96 * (p * (1 - p) / n) ** 0.5 else (low, p)
+    return low
+
+
 def test_predictions(run: fit.Run, folder: Path) -> None:
     files = sorted((folder / "square").glob("*.png"))[:3]
     answers = list(fit.predict(run, [*files, folder / "circle" / "text.jpg", folder / "gone.jpg"], top=2))

@@ -20,6 +20,7 @@ from neocog.records import SPLITS, Preprocess
 _LOOK_AT = 256  # pictures whose headers are read to find the usual size
 _GROUPS_UP_TO = 200_000  # pictures; beyond that near-duplicates are not looked for without being asked
 _GROUPS_FOR_VALIDATION_UP_TO = 20_000
+_FEW = 30  # pictures of a split whose figures say little
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,18 @@ def splits_of(
     codes = np.where(labelled, codes, -1).astype(np.int8)
     if not labelled.all():
         notes.append(f"{int((~labelled).sum()):,} pictures without a label are not used")
-    return codes, notes + more
+    return codes, notes + more + _too_few(codes)
+
+
+def _too_few(codes: np.ndarray) -> list[str]:
+    """What figures on a few pictures are worth: the lower end of Wilson's interval when all of them are right."""
+    counts = {name: int((codes == SPLITS.index(name)).sum()) for name in ("val", "test")}
+    return [
+        f"the {name} split has only {n} picture{'s' * (n > 1)}: even if all are right, the accuracy may be as low as "
+        f"{100 * n / (n + 1.96**2):.0f} % (95 % confidence)"
+        for name, n in counts.items()
+        if 0 < n < _FEW
+    ]
 
 
 def fits_in_memory(pictures: int, pre: Preprocess) -> bool:

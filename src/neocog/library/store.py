@@ -65,7 +65,8 @@ INDEX_AGAIN = 4  # times as many rows as when it was built: then it is built ane
 _CANDIDATES = 400
 # How many times as many are compared exactly as are asked for. IVF_PQ, 20,000 vectors in 200 clusters: 5 times finds
 # 0.95 of the ten nearest, 20 times all.
-_REFINE = {"IVF_HNSW_SQ": 2, "IVF_PQ": 20}
+_REFINE = 2
+_SHORTLIST, _SHORTLIST_EACH = 500, 10  # candidates of IVF_PQ that are compared exactly: at least, and for each result
 _PROBES = 32  # partitions that are looked at
 _MOST_FROM_INDEX = 1000  # results that the index is asked for; more are found by comparing with all
 _KEEP_VERSIONS = timedelta(minutes=10)  # readers may still use them
@@ -636,10 +637,14 @@ class Store:
                     self._depth -= 1
 
     def _approximate(self, model: str, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest by the index; what it does not know yet is compared exactly, by LanceDB."""
-        there = self.vectors(model)[0]  # in order
+        """The nearest by the index; what it does not know yet is compared exactly, by LanceDB.
+
+        A quantised index gives candidates, which are compared exactly here: a read of the mapped copy costs less
+        than one of the table (refine_factor).
+        """
+        there, vectors = self.vectors(model)  # in order
         table = self._table(f"vectors_{model}")
-        k, kind = min(k, len(there)), self._model(model).get("index", "IVF_HNSW_SQ")
+        k, quantised = min(k, len(there)), self._model(model).get("index") == "IVF_PQ"
         found: list[tuple[np.ndarray, np.ndarray]] = []
         with told(self.folder):
             away = max(0, table.count_rows() - len(there))  # vectors of pictures that are gone: these are skipped
@@ -647,14 +652,23 @@ class Store:
                 more = min(away, 20 + k)
                 while k + more <= 4 * _MOST_FROM_INDEX:
                     search = table.search(query, vector_column_name=f"v_{model}").distance_type("cosine")
-                    search = search.nprobes(_PROBES).refine_factor(_REFINE[kind])
-                    if kind == "IVF_HNSW_SQ":
-                        search = search.ef(max(_CANDIDATES, 4 * (k + more)))
-                    rows = search.select(["hash", "_distance"]).limit(k + more).to_arrow()
+                    search = search.nprobes(_PROBES)
+                    most = k + more
+                    if quantised:
+                        most = max(_SHORTLIST, _SHORTLIST_EACH * most)
+                    else:
+                        search = search.ef(max(_CANDIDATES, 4 * most)).refine_factor(_REFINE)
+                    rows = search.select(["hash", "_distance"]).limit(most).to_arrow()
                     names = hash_texts(hash_bytes(rows.column("hash")))
-                    keep = np.flatnonzero(there[np.searchsorted(there, names).clip(0, len(there) - 1)] == names)[:k]
-                    if len(keep) == k:
-                        found.append((names[keep], 1 - np.asarray(rows.column("_distance"), np.float32)[keep]))
+                    place = np.searchsorted(there, names).clip(0, len(there) - 1)
+                    known = there[place] == names
+                    place, alike = place[known], 1 - np.asarray(rows.column("_distance"), np.float32)[known]
+                    if quantised:
+                        place.sort()  # read in the order of the file
+                        alike = vectors[place].astype(np.float32) @ query
+                    if len(place) >= k:
+                        best = np.lexsort((place, -alike))[:k]
+                        found.append((there[place[best]], alike[best]))
                         break
                     # a graph may not reach everything: then all are compared
                     more = min(away, 4 * more) if more < away else 4 * _MOST_FROM_INDEX
