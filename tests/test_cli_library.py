@@ -142,6 +142,18 @@ def test_by_example_in_another_layer(indexed):
     assert len(info["models"]) == 2 and not info["model"].endswith("conv2")
 
 
+def test_another_size_makes_vectors_of_its_own(indexed):
+    refused = call("index", "--size", 24)
+    assert refused.exit_code == 2 and "leave the size away" in refused.stderr
+    assert call("index", "--size", 32).exit_code == 0
+    info = json.loads(call("library", "info", "--json").stdout)
+    assert len(info["models"]) == 2 and info["model"].endswith("_32px")
+    hits = json.loads(call("search", "--like", indexed / "b" / "1.jpg", "--all", "--json").stdout)["hits"]
+    assert hits[0]["path"].endswith("b/1.jpg")
+    again = json.loads(call("index", "--json").stdout)
+    assert (again["computed"], again["unchanged"]) == (0, 13)
+
+
 def test_a_wrong_query_is_exit_status_2(indexed):
     result = call("search", "dog", "after:banana")
     assert result.exit_code == 2

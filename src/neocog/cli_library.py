@@ -81,6 +81,10 @@ def index(
     layer: Annotated[
         str | None, typer.Option(metavar="NAME", help="Also make the vectors of this layer, for 'search --layer'.")
     ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(metavar="PIXELS", min=16, help="What the net sees of a picture; default: as it was trained."),
+    ] = None,
     captions: Annotated[
         list[str] | None,
         typer.Option(metavar="TABLE", help="A table (path, caption, label) of what is known of the pictures."),
@@ -106,7 +110,7 @@ def index(
             opened = Library(library) if there else Library.at(library)
         else:
             opened = Library(library)
-        options: dict[str, Any] = {"net": net, "weights": weights, "layer": layer, "device": device}
+        options: dict[str, Any] = {"net": net, "weights": weights, "layer": layer, "size": size, "device": device}
         options |= {"stop": stopped, "wait": 86400.0, "say": (lambda text: None) if quiet else terminal.say}
         if watch:
             terminal.say(f"library: {opened.folder}; Ctrl-C ends the watch")

@@ -116,6 +116,33 @@ def test_a_layer_in_the_middle(weights, pixels):
         Embedder(NET, weights, layer="layer9")
 
 
+def test_the_whole_short_side_is_seen_at_any_size(weights):
+    made = Embedder(NET, weights)
+    assert (made.preprocess.size, made.preprocess.resize) == (32, 32)  # not 36, of which the net would see 32
+    small = Embedder(NET, weights, size=24)
+    assert (small.preprocess.size, small.preprocess.resize) == (24, 24) and small.name == f"{made.name}_24px"
+    assert small.preprocess.mean == made.preprocess.mean
+    wide = np.zeros((40, 80, 3), np.uint8)
+    wide[:1, 38:42] = 255  # at the very edge
+    for one in (made, small):
+        black = one.embed([np.zeros((40, 80, 3), np.uint8)])[0]
+        assert np.abs(one.embed([wide])[0] - black).max() > 1e-4
+    both = Embedder(NET, weights, size=24, layer="layer2")
+    assert both.name == f"{made.name}_24px_at_layer2"
+    for one in (small, both):
+        again = embedder_of(json.loads(json.dumps(one.card())))
+        assert again.preprocess == one.preprocess and again.name == one.name
+        np.testing.assert_array_equal(again.embed([wide])[0], one.embed([wide])[0])
+
+
+def test_a_size_that_the_net_cannot_take(tmp_path):
+    file = weights_of(tmp_path / "w.safetensors", name="lenet5")
+    fields = {"size": 32, "resize": 32, "mean": [0.5], "std": [0.5], "channels": 1}
+    file.with_suffix(".json").write_text(json.dumps({"preprocess": fields}))
+    with pytest.raises(UsageError, match=r"does not take pictures of 20x20 .* leave the size away"):
+        Embedder("lenet5", file, size=20)
+
+
 def test_the_effort_grows_with_the_work():
     assert [effort(n) for n in (1, MEASURE_FROM - 1, MEASURE_FROM, COMPILE_FROM - 1, COMPILE_FROM)] == [
         "plain", "plain", "measured", "measured", "compiled",

@@ -83,6 +83,7 @@ class Library:
         net: str | os.PathLike[str] | None = None,
         weights: str | os.PathLike[str] | None = None,
         layer: str | None = None,
+        size: int | None = None,
         device: str | None = None,
         **options: Any,
     ) -> Report:
@@ -95,6 +96,7 @@ class Library:
                 the library has, else the best one whose weights are at hand.
             weights: a file, for a net of the zoo; default: its ImageNet weights.
             layer: dotted name of a layer whose vectors are made in addition, for `search(layer=...)`.
+            size: pixels of the square that the net sees; a smaller one is faster and sees less.
             device: cpu, cuda, mps; default: the fastest.
             options: `threads`, `wait`, `progress`, `say`, `stop` of `indexing.index`.
 
@@ -107,7 +109,7 @@ class Library:
 
         place.remember(self.folder)  # before the work, so that an index that was stopped is found as well
         say = options.get("say") or (lambda text: None)
-        report = index(self.store, folders, **self._net(net, weights, layer, device, say), **options)
+        report = index(self.store, folders, **self._net(net, weights, layer, size, device, say), **options)
         self._indexed(report)
         return report
 
@@ -117,6 +119,7 @@ class Library:
         net: str | os.PathLike[str] | None = None,
         weights: str | os.PathLike[str] | None = None,
         layer: str | None = None,
+        size: int | None = None,
         device: str | None = None,
         interval: float = 5.0,
         **options: Any,
@@ -128,37 +131,48 @@ class Library:
         place.remember(self.folder)
         say = options.get("say") or (lambda text: None)
         for report in watch(
-            self.store, folders, interval=interval, **self._net(net, weights, layer, device, say), **options
+            self.store, folders, interval=interval, **self._net(net, weights, layer, size, device, say), **options
         ):
             self._indexed(report)
             yield report
 
     def _net(
-        self, net: Any, weights: Any, layer: str | None, device: str | None, say: Callable[[str], object]
+        self,
+        net: Any,
+        weights: Any,
+        layer: str | None,
+        size: int | None,
+        device: str | None,
+        say: Callable[[str], object],
     ) -> dict[str, Any]:
         """What `indexing.index` is told of the net, which is made only if there is something to compute."""
-        if net is None and weights is None and layer is None and device is None:
+        if net is None and weights is None and layer is None and size is None and device is None:
             return {}  # indexing takes the library's own, or the default
-        from neocog.library.embed import Embedder, at_layer, default_net, embedder_of, model_name
+        from neocog.library.embed import Embedder, at_layer, at_size, default_net, embedder_of, model_name
 
         if net is None and weights is None and self.store.model is not None:
             name, card = self.store.model, self.store.models()[self.store.model]
-            net, weights = card["net"]["from"], card["weights"]["file"]
-            if layer is None:
+            if layer is None and size is None:
                 return {
                     "embedder": lambda amount: embedder_of(card, device, amount=amount, say=say),
                     "model": name,
                 }
-            if name == net or (Path(net) / "net.json").is_file():  # its ImageNet weights, or those of a run
+            net, weights = card["net"]["from"], card["weights"]["file"]
+            sized = card["preprocess"]["size"]
+            if name in (net, at_size(net, sized)) or (Path(net) / "net.json").is_file():  # ImageNet weights, or a run
                 weights = None
+            if size is None and name != model_name(net, weights):
+                size = sized
         else:
             net = net if net is not None else default_net(say)
-            name = model_name(net, weights)
+        name = model_name(net, weights)
+        name = at_size(name, size) if size is not None else name
+        name = at_layer(name, layer) if layer else name
 
         def make(amount: int) -> Embeds:
-            return Embedder(net, weights, device, layer=layer, amount=amount, say=say)
+            return Embedder(net, weights, device, layer=layer, size=size, amount=amount, say=say)
 
-        return {"embedder": make, "model": at_layer(name, layer) if layer else name}
+        return {"embedder": make, "model": name}
 
     def _indexed(self, report: Report) -> None:
         if report.computed and self.store.load("taught", {}):

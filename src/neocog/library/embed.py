@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +113,11 @@ def at_layer(model: str, layer: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", f"{model}_at_{layer.lower()}")
 
 
+def at_size(model: str, size: int) -> str:
+    """Return the name under which a library keeps the vectors of pictures of another size than the net's own."""
+    return f"{model}_{size}px"
+
+
 class Embedder:
     """A net that turns pictures into vectors and concept probabilities.
 
@@ -132,6 +137,8 @@ class Embedder:
         device: str | None = None,
         *,
         layer: str | None = None,
+        size: int | None = None,
+        resize: int | None = None,
         amount: int = 0,
         say: Callable[[str], object] | None = None,
     ) -> None:
@@ -140,6 +147,9 @@ class Embedder:
         Args:
             layer: dotted name of a layer whose output, its mean over the map, is the vector; default: what the last
                 layer reads.
+            size: pixels of the square that the net sees; default: as its weights were made for.
+            resize: pixels that the short side is brought to before the square is cut out of the centre; default:
+                `size`, so that nothing of it is lost (of a run, and without `size`: as it was trained).
             amount: how many pictures are coming; decides whether measuring and compiling pay.
             say: is told in one line what was chosen.
 
@@ -155,7 +165,8 @@ class Embedder:
 
             net = Run(Path(net))
         if not isinstance(net, str | os.PathLike):
-            made, self.preprocess, file = net.net(), net.preprocess, net.folder / "weights.safetensors"
+            made, pre, file = net.net(), net.preprocess, net.folder / "weights.safetensors"
+            whole = size is not None
             self.temperature, self.concepts = net.temperature, list(net.classes)
             self.name, source = model_name(net.folder), os.path.abspath(net.folder)
         else:
@@ -165,10 +176,14 @@ class Embedder:
             source, weights = str(net), weights or "imagenet"
             file = resolve_weights(source, weights, **told)  # type: ignore[arg-type]
             made = build_with_weights(source, weights, **told)  # type: ignore[arg-type]
-            self.preprocess = preprocess_for(file, source)
+            pre, whole = preprocess_for(file, source), True
             if made.spec["classes"] == _IMAGENET:  # type: ignore[index]
                 self.concepts = "imagenet"
             self.name = model_name(source, weights)
+        side = size or pre.size
+        self.preprocess = replace(pre, size=side, resize=resize or (side if whole else pre.resize))
+        if size is not None:
+            self.name = at_size(self.name, size)
         self.layer = layer
         if layer:
             self.name = at_layer(self.name, layer)
@@ -346,7 +361,12 @@ def _parts(net: nn.Module, pre: Preprocess, layer: str | None) -> tuple[nn.Modul
 
     x = torch.rand(1, pre.channels, pre.size, pre.size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        out = net(x)
+        try:
+            out = net(x)
+        except (RuntimeError, NeocogError) as error:  # fully connected layers, or too small for all that pooling
+            raise UsageError(
+                f"{type(net).__name__} does not take pictures of {pre.size}x{pre.size} ({error}); leave the size away"
+            ) from None
         if not isinstance(out, torch.Tensor) or (out.ndim != 2 and layer is None):
             raise UsageError(
                 f"{type(net).__name__} gives {getattr(out, 'shape', type(out).__name__)} for a picture, not class "
@@ -384,7 +404,11 @@ def embedder_of(card: dict[str, Any], device: str | None = None, *, amount: int 
             f"{file} has changed since the library was indexed, so its vectors would not be comparable; put the old "
             "file back, or index again with the new weights: --net"
         )
-    made = Embedder(source, None if run else file, device, layer=card.get("layer"), amount=amount, say=say)
+    pre = card["preprocess"]
+    made = Embedder(
+        source, None if run else file, device,
+        layer=card.get("layer"), size=pre["size"], resize=pre["resize"], amount=amount, say=say,
+    )  # fmt: skip
     made.name = card["name"]
     made._card = {key: card[key] for key in made._card}
     return made
