@@ -47,6 +47,7 @@ ONLY_IN = {
         "library/",
         "data/batches.py",
         "data/augment.py",
+        "data/scaling.py",
         "subject.py",
     ),
     "lancedb": ("library/store.py",),

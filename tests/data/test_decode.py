@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from neocog.data.decode import MAX_PIXELS, PictureInfo, decode, inspect, prepare
+from neocog.data.scaling import resized
 from neocog.errors import DecodeError, UsageError
 from neocog.records import Preprocess
 
@@ -332,6 +333,35 @@ def test_draft_never_below_the_short_side(short_side):
     got = decode(file_bytes(smooth(513, 700), "JPEG"), short_side=short_side)
     assert min(got.shape[:2]) >= min(short_side, 513)
     assert decode(file_bytes(noise(40, 40), "PNG"), short_side=8).shape == (40, 40, 3)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 30}, {"restart_marker_rows": 1}], ids=str)
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("short_side", [None, 20, 40, 80])
+def test_jpeg_has_the_pixels_that_pillow_gives(options, subsampling, short_side):
+    data = file_bytes(noise(83, 121) // 4 + smooth(83, 121) // 2, "JPEG", subsampling=subsampling, **options)
+    expected = Image.open(io.BytesIO(data))
+    if short_side:
+        expected.draft(None, (short_side, short_side))
+    assert np.array_equal(decode(data, short_side=short_side), np.asarray(expected))
+
+
+def test_a_jpeg_that_only_pillow_reads_is_read():
+    data = file_bytes(smooth(40, 50), "JPEG", quality=95)
+    spoilt = data[:-2] + b"\x00\x00" + data[-2:]  # simplejpeg refuses bytes that belong to nothing
+    assert np.array_equal(decode(spoilt), decode(data))
+
+
+# ---- resizing
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 90), st.integers(1, 90), st.integers(0, 9))
+def test_resizing_is_pillows(height, width, rows, columns, seed):
+    picture = noise(height, width, seed)
+    expected = np.asarray(Image.fromarray(picture).resize((columns, rows), Image.Resampling.BILINEAR))
+    picture.flags.writeable = False
+    assert np.abs(resized(picture, rows, columns).astype(int) - expected).max() <= 2
 
 
 # ---- refused
