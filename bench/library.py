@@ -1,4 +1,4 @@
-"""How fast is a library? Indexing files, answering queries as it grows, looking through files that have not changed.
+"""How fast is a library? Indexing files, answering queries as it grows, learning a word, looking through old files.
 
     python bench/library.py                # everything but a million vectors
     python bench/library.py --most 1000000 # that, too: an hour on two cores
@@ -259,6 +259,40 @@ def asking(count: int, queries: int, index_from: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def teaching(count: int, repeats: int) -> dict[str, Any]:
+    """Teach a word from 20 pictures of one cluster in a library of generated vectors, each time in a fresh process.
+
+    Seconds are those of `teach`: learn the head, put the tag on all pictures that have it, propose uncertain ones.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        store = Store.create(Path(name) / "lib")
+        store.add_model("m", DIMENSION, {"weights": "generated"})
+        rng = np.random.default_rng(3)
+        kind = rng.integers(0, 40, count)
+        centres = rng.normal(size=(40, DIMENSION))
+        vectors = (centres[kind] + rng.normal(size=(count, DIMENSION))).astype(np.float32)
+        hashes = np.array([f"{i:032x}" for i in range(count)])
+        empty = pa.array([[]] * count, pa.list_(pa.int64()))
+        rows = {"hash": hashes, "models": [["m"]] * count, "mtimes": empty, "inodes": empty}
+        store.add(pa.table({**rows, "v_m": vector_column(vectors)}))
+        store.refresh()
+        of_kind = hashes[kind == 0].tolist()
+        seconds = []
+        for i in range(repeats):
+            code = (
+                "import sys, time; from neocog.library.store import Store; from neocog.library.teaching import teach\n"
+                "store = Store.open(sys.argv[1]); begin = time.perf_counter()\n"
+                "done = teach(store, sys.argv[2], sys.argv[3:]); print(time.perf_counter() - begin, done.tagged)"
+            )
+            command = [sys.executable, "-c", code, str(store.folder), f"kind {i}", *of_kind[:20]]
+            answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+            seconds.append(float(answer[0]))
+    return {
+        "vectors": count, "examples": 20, "of_that_kind": len(of_kind), "tagged": int(answer[1]),
+        "seconds": statistics.median(seconds), "all": seconds,
+    }  # fmt: skip
+
+
 def peak_mib() -> float:
     """The most memory that this process had so far, mapped files included."""
     with contextlib.suppress(OSError):  # ru_maxrss counts what the parent had when it forked
@@ -340,7 +374,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--net", default="mobilenet_v1_075")
     parser.add_argument("--most", type=int, default=100_000, help="the largest library that is asked")
-    parser.add_argument("--only", choices=("index", "query", "again"))
+    parser.add_argument("--only", choices=("index", "query", "teach", "again"))
     parser.add_argument("--out", default="bench/results")
     parser.add_argument("--ask", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -360,6 +394,9 @@ def main() -> None:
         for count in sizes:
             result["query"].append(asking(count, 20 if tiny else 200, 2000 if tiny else INDEX_FROM))
             print(json.dumps(result["query"][-1]), flush=True)
+    if arguments.only in (None, "teach"):
+        result["teach"] = teaching(300 if tiny else 10_000, 1 if tiny else 5)
+        print(result["teach"])
     if arguments.only in (None, "again"):
         result["again"] = again(200 if tiny else 10_000)
         print(result["again"])
