@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -231,6 +232,48 @@ def test_stopping_saves_what_was_computed(shelf, monkeypatch):
     report = index(shelf.store, [shelf.folder], shelf.net, stop=lambda: next(calls))
     assert report.interrupted and report.new == 12 and len(shelf.store) == 36
     assert shelf.index() == "8 new, 36 unchanged" and shelf.net.seen == 44 and shelf.whole()
+
+
+class Beside(Tiny):
+    """A net that several threads may use at once; it is not used by one alone."""
+
+    concurrent = True
+
+    def __init__(self, fail_at: int = 10**9) -> None:
+        super().__init__()
+        self.fail_at, self.threads = fail_at, set[int]()
+
+    def beside_others(self, pictures):
+        self.threads.add(threading.get_ident())
+        time.sleep(0.02)
+        found = self.embed(pictures)
+        if self.seen > self.fail_at:
+            raise MemoryError("no more")
+        return found
+
+
+def test_a_net_that_threads_share(tmp_path, monkeypatch):
+    monkeypatch.setattr("neocog.library.indexing._BATCH", 4)
+    fill(tmp_path / "p", 50)
+    plain, shared = Store.create(tmp_path / "plain"), Store.create(tmp_path / "shared")
+    index(plain, [tmp_path / "p"], Tiny())
+    net = Beside()
+    assert index(shared, [tmp_path / "p"], net, threads=3).computed == 50
+    assert len(net.threads) > 1 and threading.get_ident() not in net.threads
+    assert verify(shared, deep=True) == []
+    for kind in ("vectors", "probabilities"):
+        for a, b in zip(getattr(plain, kind)("tiny"), getattr(shared, kind)("tiny"), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_net_that_fails_in_a_thread(tmp_path, monkeypatch):
+    monkeypatch.setattr("neocog.library.indexing._BATCH", 4)
+    fill(tmp_path / "p", 40)
+    store = Store.create(tmp_path / "lib")
+    with pytest.raises(MemoryError, match="no more"):
+        index(store, [tmp_path / "p"], Beside(fail_at=20), threads=2)
+    assert index(store, [tmp_path / "p"], Tiny()).unreadable == 0
+    assert len(store) == 40 and verify(store, deep=True) == []
 
 
 def test_an_interrupt_saves_what_was_computed(shelf, monkeypatch):

@@ -208,6 +208,7 @@ class Embedder:
         from neocog.fit.device import Device, choose
 
         there = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        self._threads = torch.get_num_threads()
         chosen = effort(amount, (device or there).partition(":")[0])
         self.device: Device = Device("cpu", channels_last=True) if chosen == "plain" else choose(device)
         pre = self.preprocess
@@ -263,6 +264,21 @@ class Embedder:
         if not features:
             return np.zeros((0, self.dimension), np.float32), np.zeros((0, self.outputs), np.float32)
         return np.concatenate(features), np.concatenate(probabilities)
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether several threads may call `beside_others` at once."""
+        return self.device.kind == "cpu" and not self.layer and self._compute == self._forward
+
+    def beside_others(self, pictures: np.ndarray | Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """`embed`, on one core: for as many threads as there are cores, which have other things to do in between."""
+        import torch
+
+        torch.set_num_threads(1)  # of this thread; and of those that PyTorch meets later, so it is set back
+        try:
+            return self.embed(pictures)
+        finally:
+            torch.set_num_threads(self._threads)
 
     def _pixels(self, pictures: np.ndarray | Sequence[Any]) -> np.ndarray:
         from neocog.data.decode import prepare

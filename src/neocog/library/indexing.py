@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -215,6 +216,7 @@ class _Run:
         self.absent: dict[str, list[str]] = {}  # known files that the scan did not find, by their content
         self.lost: set[str] = set()  # those of them that must be gone, as their folder was looked through
         self.waiting: list[Photo] = []  # the net has not seen them
+        self.computing: deque[tuple[list[Photo], Future[Any]]] = deque()  # batches that threads compute, in order
         self.ready: list[tuple[Photo, np.ndarray, np.ndarray]] = []
         self.pending: dict[str, Photo] = {}  # contents that are not in the table yet
         self.commits, self.saved_at = 0, time.monotonic()
@@ -293,7 +295,7 @@ class _Run:
         return self._made
 
     def read(self, threads: int, progress: Callable[[int, int], None], stop: Callable[[], bool]) -> None:
-        """Read, decode and compute what is new; decoding (threads) and computing (here) overlap."""
+        """Read, decode and compute what is new; decoding (threads) and computing (here, or there as well) overlap."""
         if not self.to_read:
             return
         pre, total = self.preprocess(), len(self.to_read)
@@ -310,7 +312,7 @@ class _Run:
                     now, ahead = ahead[:_BATCH], ahead[_BATCH:]
                     for path, future in now:
                         self._take(path, future)
-                    self._compute(whole=True)
+                    self._compute(pool, threads)
                     done += len(now)
                     progress(done, total)
                     late = time.monotonic() - self.saved_at > COMMIT_SECONDS
@@ -396,20 +398,32 @@ class _Run:
             self.report.unreadable += 1
         self.solved.discard(path)
 
-    def _compute(self, *, whole: bool = False) -> None:
-        """Let the net see what is waiting; with `whole`, whole batches only, and the rest waits."""
-        count = len(self.waiting) // _BATCH * _BATCH if whole else len(self.waiting)
-        if not count:
-            return
-        now, self.waiting = self.waiting[:count], self.waiting[count:]
-        look(now)
-        features, probabilities = self.embedder().embed(np.stack([photo.pixels for photo in now]))  # type: ignore[misc]
-        for photo, vector, chances in zip(now, features, probabilities, strict=True):
+    def _compute(self, pool: ThreadPoolExecutor | None = None, threads: int = 0) -> None:
+        """Let the net see what is waiting, and keep what it said.
+
+        With a pool, whole batches only, and the rest waits; a net that can, sees them in the pool's threads, each on a
+        core of its own, where decoding and computing take turns and no core waits for another.
+        """
+        count = len(self.waiting) // _BATCH * _BATCH if pool else len(self.waiting)
+        for start in range(0, count, _BATCH):
+            now = self.waiting[start : start + _BATCH]
+            embedder = self.embedder()
+            if pool and getattr(embedder, "concurrent", False):
+                self.computing.append((now, pool.submit(_seen, embedder.beside_others, now)))  # type: ignore[attr-defined]
+            else:
+                self._keep(now, *_seen(embedder.embed, now))
+        self.waiting = self.waiting[count:]
+        while self.computing and (pool is None or len(self.computing) > threads or self.computing[0][1].done()):
+            photos, future = self.computing.popleft()
+            self._keep(photos, *future.result())
+
+    def _keep(self, photos: list[Photo], features: np.ndarray, probabilities: np.ndarray) -> None:
+        for photo, vector, chances in zip(photos, features, probabilities, strict=True):
             photo.pixels = None
             if not vector.any():  # a net may answer a black picture with zeros, which have no direction
                 vector = np.full_like(vector, 1e-6)
             self.ready.append((photo, vector, chances))
-        self.report.computed += count
+        self.report.computed += len(photos)
 
     def commit(self) -> None:
         """Write what is known so far. Old owners give up a path before new ones get it: no path is ever twice."""
@@ -478,6 +492,12 @@ class _Run:
             report.notes.append(
                 f"{report.unreadable:,} files cannot be read; 'neocog library problems' lists them with reasons"
             )
+
+
+def _seen(embed: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], photos: list[Photo]) -> tuple[Any, Any]:
+    """Perceptual hashes for some photos, and the net's features and probabilities of them."""
+    look(photos)
+    return embed(np.stack([photo.pixels for photo in photos]))  # type: ignore[misc]
 
 
 _FACTS = ("size", "taken", "camera", "latitude", "longitude", "width", "height", "phash", "flat", "thumb")
