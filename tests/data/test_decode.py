@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from neocog.data.decode import MAX_PIXELS, PictureInfo, decode, inspect, prepare
+from neocog.data.decode import MAX_PIXELS, PictureInfo, decode, inspect, prepare, shrunk
 from neocog.data.scaling import resized
 from neocog.errors import DecodeError, UsageError
 from neocog.records import Preprocess
@@ -560,6 +560,15 @@ def test_prepare_is_resize_then_centre_cut(height, width, size, resize):
     expected = whole[top : top + size, left : left + size].astype(int)
     assert got.shape == (size, size, 3)
     assert np.abs(got - expected).mean() < 0.6 and np.abs(got - expected).max() <= 8
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(20, 200), st.integers(20, 200), st.integers(8, 60), st.integers(0, 9))
+def test_a_picture_that_is_shrunk_first_is_prepared_alike(height, width, size, extra):
+    picture, pre = noise(height, width), Preprocess(size, size + extra)
+    small = shrunk(picture, pre.resize)
+    assert min(small.shape[:2]) == min(pre.resize, height, width) or max(height, width) > 3 * min(height, width)
+    assert np.array_equal(prepare(small, pre), prepare(picture, pre))
 
 
 def test_prepare_of_a_long_strip_is_cheap():

@@ -359,14 +359,32 @@ def _checked(picture: np.ndarray) -> np.ndarray:
     return picture[:, :, 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture
 
 
+def shrunk(picture: np.ndarray, short_side: int) -> np.ndarray:
+    """Return uint8 (H, W, 3) with this short side, or as it is where that is smaller already, or the picture is long.
+
+    `prepare` then has nothing more to resize, and gives what it gives for the whole picture.
+    """
+    height, width = picture.shape[:2]
+    rows, columns = _grid(height, width, short_side)
+    if min(height, width) <= short_side or max(rows, columns) > _LONG * short_side:
+        return picture
+    return resized(picture, rows, columns)
+
+
+def _grid(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """(H, W) of a picture whose short side is brought to `short_side`; rounded half up."""
+    short = min(height, width)
+    rows, columns = ((2 * side * short_side + short) // (2 * short) for side in (height, width))
+    return max(short_side, rows), max(short_side, columns)
+
+
 def _resized_centre(picture: np.ndarray, height: int, width: int, pre: Preprocess) -> np.ndarray:
     """Resize the short side to `pre.resize` and cut the centre.
 
     Of a long picture only the centre and a margin for the filter are computed: a panorama of 20,000 x 20 pixels would
     otherwise become one of 256,000 x 256.
     """
-    short = min(height, width)
-    rows, columns = (max(pre.resize, (2 * side * pre.resize + short) // (2 * short)) for side in (height, width))
+    rows, columns = _grid(height, width, pre.resize)
     if picture.ndim == 3 and max(rows, columns) <= _LONG * pre.resize:
         top, left = (rows - pre.size) // 2, (columns - pre.size) // 2
         return resized(picture, rows, columns)[top : top + pre.size, left : left + pre.size]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.decode import decode, inspect, prepare, quiet, readable
+from neocog.data.decode import decode, inspect, prepare, quiet, readable, shrunk
 from neocog.data.duplicates import at_side, look_at
 from neocog.errors import DecodeError
 from neocog.library.rows import content_hash
@@ -65,6 +65,8 @@ def examine(data: bytes, status: os.stat_result, pre: Preprocess, hash: str | No
     info = inspect(data)
     # the decoder's own down-scaling, but never below what the perceptual hash needs
     picture = decode(data, short_side=max(pre.resize, 64))
+    if pre.resize >= 64:
+        picture = shrunk(picture, pre.resize)
     photo = Photo(hash or content_hash(data), len(data), status.st_mtime_ns, status.st_ino, info.width, info.height)
     photo.small, photo.pixels = at_side(picture), prepare(picture, pre)
     if info.format not in ("GIF", "BMP", "PPM"):
