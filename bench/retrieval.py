@@ -1,6 +1,6 @@
 """How good is searching: by example on CIFAR-10 and photographs, by word with a net's own concepts; what choices cost.
 
-    NEOCOG_DATA=... NEOCOG_WEIGHTS=... python bench/retrieval.py [--run RUN] [--only cifar10 flickr ablation] [--n 500]
+    NEOCOG_DATA=... NEOCOG_WEIGHTS=... python bench/retrieval.py [--run RUN] [--only cifar10 flickr sizes ablation]
 
 **By example, CIFAR-10 test** (leave one out: each of the 10,000 pictures is a query for the 9,999 others; relevant: the
 same class). Mean average precision over whole rankings, and the share of relevant ones among the first 10, for pixels
@@ -17,6 +17,9 @@ out. Captions were written without knowing each other, so not even a perfect sea
 ten classes, and the 1,000 concepts of ImageNet mapped to the ten words by names and broader terms (*automobile*,
 *deer* has none); Flickr8k dev with every noun of `NOUNS` that is a concept, relevant: it is among the picture's nouns.
 
+**Sizes**: the figures for Flickr8k dev, when the net sees the centre of a picture, or its whole short side, at less
+and less detail.
+
 **Ablation**: the same by-example figures for MobileNet with another layer, pooling, metric, whitening, number type or
 index; and for those that only approximate: the share of the ten nearest of exact float32 search that they find
 (recall@10).
@@ -32,6 +35,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -255,21 +259,45 @@ def photographs(n: int | None, mobilenet: Embedder) -> list[dict[str, Any]]:
         found = quality(likeness, lambda part: relevant[part], len(rows))
         table.append({"task": "Flickr8k dev by example", "by": name, **found})
     nouns = [caption_nouns(source.sample(int(i)).captions) for i in rows]
-    words, some = vocabulary("imagenet"), []
+    some = by_word(chances, nouns)
+    for noun, found in some.items():
+        count = sum(noun in one for one in nouns)
+        table.append(
+            {"task": f"Flickr8k dev by word {noun!r} ({count} pictures)", "by": "ImageNet's concepts", **found}
+        )
+    if some:
+        table.append({"task": "Flickr8k dev by word, mean", "by": "ImageNet's concepts", **_mean([*some.values()])})
+    return table
+
+
+def by_word(chances: np.ndarray, nouns: Sequence[set[str]]) -> dict[str, dict[str, Any]]:
+    """Return the figures for every noun of at least five pictures that is a concept of ImageNet."""
+    words, some = vocabulary("imagenet"), {}
     for noun in NOUNS:
         match = words.find(noun, typos=False)
         right = np.array([noun in one for one in nouns])
         if match is None or right.sum() < 5:
             continue
         scores = chances[:, list(match.concepts)].sum(axis=1)
-        first = right[np.argsort(-scores, kind="stable")[:10]].mean()
-        some.append(
-            {"mAP": average_precision(scores, right), "P@10": float(first), "queries": 1, "chance": right.mean()}
-        )
-        task = f"Flickr8k dev by word {noun!r} ({right.sum()} pictures)"
-        table.append({"task": task, "by": "ImageNet's concepts", **some[-1]})
-    if some:
-        table.append({"task": "Flickr8k dev by word, mean", "by": "ImageNet's concepts", **_mean(some)})
+        first = float(right[np.argsort(-scores, kind="stable")[:10]].mean())
+        some[noun] = {"mAP": average_precision(scores, right), "P@10": first, "queries": 1, "chance": right.mean()}
+    return some
+
+
+def sizes(n: int | None) -> list[dict[str, Any]]:
+    """What the net sees of a picture: the crop that ImageNet nets are tested with, or the whole short side, smaller."""
+    source = flickr()
+    rows = pictures_of(source, None, n)
+    relevant = shared_nouns(source, rows)
+    nouns = [caption_nouns(source.sample(int(i)).captions) for i in rows]
+    table: list[dict[str, Any]] = []
+    for size, resize in ((224, 256), (224, 224), (192, 192), (176, 176), (160, 160), (144, 144), (128, 128)):
+        embedder = Embedder(MOBILENET, size=size, resize=resize, amount=2_000)
+        features, chances = features_of(embedder, source, rows)
+        found = quality(by_cosine(features), lambda part: relevant[part], len(rows))
+        word = _mean([*by_word(chances, nouns).values()])
+        by = f"{size} of {resize} pixels"
+        table.append({"task": "size", "by": by, **found, "word mAP": word["mAP"], "word P@10": word["P@10"]})
     return table
 
 
@@ -289,6 +317,7 @@ def maps_of(source: Source, rows: np.ndarray, layers: Sequence[str]) -> dict[str
 
     file = resolve_weights(MOBILENET, "imagenet")
     pre = preprocess_for(file, MOBILENET)
+    pre = replace(pre, resize=pre.size)  # as a library is indexed
     net = build_with_weights(MOBILENET, "imagenet").eval()
     caught: dict[str, torch.Tensor] = {}
     for layer in layers:
@@ -447,7 +476,7 @@ def _line(row: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure what was asked for."""
-    parts = ("cifar10", "flickr", "ablation")
+    parts = ("cifar10", "flickr", "sizes", "ablation")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
     parser.add_argument("--run", help="a run folder of a net trained on cifar10")
@@ -465,6 +494,8 @@ def main() -> None:
             rows += cifar10(given.n, run, mobilenet)
     if "flickr" in given.only:
         rows += photographs(given.n, mobilenet)
+    if "sizes" in given.only:
+        rows += sizes(given.n)
     for row in rows:
         print(_line(row))
     if "ablation" in given.only:
