@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -82,9 +84,7 @@ def mapped_vectors(
     path = folder / f"{name}-{key}.npy"
     shape = (len(hashes), width)
     with contextlib.suppress(OSError, ValueError):
-        found = np.load(path, mmap_mode="r")
-        if found.shape == shape and found.dtype == np.float16:
-            return found
+        return _mapped(path, shape)
     part = folder / f".{name}-{uuid.uuid4().hex}.part"
     known = path.with_suffix(".hashes")
     try:
@@ -93,7 +93,7 @@ def mapped_vectors(
     except OSError:
         out = np.empty(shape, np.float16)
     try:
-        _fill(out, hashes, _older(folder, name), fetch)
+        _fill(out, hashes, _older(folder, name, width), fetch)
         if not isinstance(out, np.memmap):
             return out
         try:
@@ -105,15 +105,34 @@ def mapped_vectors(
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
     forget_older(folder, name, path, known)
-    return np.load(path, mmap_mode="r")
+    return _mapped(path, shape)
+
+
+def _header(shape: tuple[int, int]) -> bytes:
+    """What a .npy file of that shape, float16, begins with."""
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, {"descr": "<f2", "fortran_order": False, "shape": shape})
+    return out.getvalue()
+
+
+def _mapped(path: Path, shape: tuple[int, int], mode: Literal["r", "r+"] = "r") -> np.ndarray:
+    """Map a .npy file of that shape into memory. Raises: OSError, ValueError if it is not there, or another.
+
+    `np.load` would parse the header as Python source, which once failed in three threads at the same time (SystemError:
+    AST constructor recursion depth mismatch, Python 3.11); here it is known beforehand.
+    """
+    header = _header(shape)
+    with open(path, "rb") as file:
+        if file.read(len(header)) != header:
+            raise ValueError(f"{path} is no .npy file of {shape}, float16")
+    return np.memmap(path, "<f2", mode, len(header), shape)
 
 
 def _file_of(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """Make a .npy file whose space is reserved: writing into a mapped file on a full disk would kill the process."""
-    header = {"descr": "<f2", "fortran_order": False, "shape": shape}
     try:
         with open(path, "wb") as out:
-            np.lib.format.write_array_header_1_0(out, header)
+            out.write(_header(shape))
             start, size = out.tell(), 2 * shape[0] * shape[1]
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(out.fileno(), start, size)
@@ -123,7 +142,7 @@ def _file_of(path: Path, shape: tuple[int, int]) -> np.ndarray:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         raise
-    return np.load(path, mmap_mode="r+")
+    return _mapped(path, shape, "r+")
 
 
 def _fill(
@@ -159,14 +178,12 @@ def _places(ranked: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndar
     return at, ranked[at] == wanted
 
 
-def _older(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+def _older(folder: Path, name: str, width: int) -> tuple[np.ndarray, np.ndarray] | None:
     """The newest older copy: its hashes and its rows."""
     with contextlib.suppress(OSError, ValueError):
         for known in sorted(folder.glob(f"{name}-*.hashes"), key=lambda p: p.stat().st_mtime, reverse=True):
             hashes = np.frombuffer(known.read_bytes(), f"S{_HEX}")
-            rows = np.load(known.with_suffix(".npy"), mmap_mode="r")
-            if len(hashes) == len(rows):
-                return hashes, rows
+            return hashes, _mapped(known.with_suffix(".npy"), (len(hashes), width))
     return None
 
 
