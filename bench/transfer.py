@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import statistics
 import tempfile
@@ -81,7 +82,7 @@ def photo_labels(source: Source) -> np.ndarray:
 
 def draw(name: str, each: int, tests: int, seed: int) -> Source:
     """`each` training pictures a class, chosen by `seed`, and test pictures that are the same for every seed."""
-    source = open_source(name)
+    source = open_source(name if name == "cifar10" else Path(os.environ["NEOCOG_DATA"]) / name)
     random, fixed = np.random.default_rng(seed), np.random.default_rng(12345)
     if name == "cifar10":
         labels, classes = source.labels, list(source.classes)
