@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -295,12 +294,11 @@ def test_the_answer_is_json(library: Store) -> None:
     assert answer["hits"][0]["reasons"][0]["part"] == "dog"
 
 
-def test_4000_characters_take_no_time(library: Store) -> None:
-    begin = time.perf_counter()
-    search(library, "dog " + " ".join(f"w{i}" for i in range(800))[:3990])
-    search(library, "dog beach " * 400)
-    search(library, '"' + "x" * 3990 + '"')
-    assert time.perf_counter() - begin < 3
+def test_4000_characters_are_answered(library: Store) -> None:
+    many = search(library, "dog " + " ".join(f"w{i}" for i in range(800))[:3990])  # words that nothing has
+    assert set(names(many)) == set(names(search(library, "dog"))) and "w0" in " ".join(many.notes)
+    assert names(search(library, "dog beach " * 400)) == ["dog beach.jpg"]
+    assert not search(library, '"' + "x" * 3990 + '"').hits
 
 
 def test_a_change_is_seen_by_the_next_search(tmp_path: Path) -> None:
