@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from neocog import nets
-from neocog.fit.device import Device
+from neocog.fit.device import Device, choose
 from neocog.fit.small_maps import SideBySide, _Convolution, side_by_side
 
 
@@ -107,3 +107,10 @@ def test_a_net_in_bfloat16_learns_the_same(name: str) -> None:
     for a, b in zip(plain, ours, strict=True):
         assert a.dtype == b.dtype
         assert (a - b).norm() <= 0.02 * a.norm() + 1e-6
+
+
+def test_only_training_measures_whether_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neocog.fit.device.convolution_rate", lambda *given, **options: 1.0)
+    monkeypatch.setattr("neocog.fit.device.pays", lambda dtype: True)
+    assert not choose("cpu").side_by_side and choose("cpu", training=True).side_by_side
+    assert Device.from_dict(choose("cpu", training=True).as_dict()).side_by_side  # so that resuming does the same

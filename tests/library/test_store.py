@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from neocog.errors import LibraryError, UsageError
 from neocog.library import mirror, nearest
 from neocog.library.lock import STALE, LibraryBusy, Lock
+from neocog.library.mirror import mapped_vectors
 from neocog.library.rows import (
     all_of,
     any_of,
@@ -531,6 +532,24 @@ def test_a_very_large_library_has_a_smaller_index(tmp_path, monkeypatch):
     assert (np.diff(score, axis=1) <= 0).all()
     store.tidy(said.append, index_from=500)
     assert len(said) == 2 and store.index_state("m") == {"indexed": 1620, "exact": 0}
+
+
+def test_a_damaged_copy_is_passed_over(tmp_path):
+    hashes = np.array(names(5), "S32")
+    asked: list[list[str] | None] = []
+
+    def fetch(wanted):
+        asked.append(wanted)
+        chosen = hashes if wanted is None else np.array(wanted, "S32")
+        yield chosen, np.stack([np.full(3, hashes.tolist().index(one), np.float16) for one in chosen])
+
+    mapped_vectors(tmp_path, "v", hashes[:4], 3, fetch)
+    (tmp_path / "v-newer.hashes").write_bytes(hashes.tobytes())
+    (tmp_path / "v-newer.npy").write_bytes(b"half of a copy")
+    os.utime(tmp_path / "v-newer.hashes", (2**32, 2**32))
+    found = mapped_vectors(tmp_path, "v", hashes, 3, fetch)
+    assert asked[1:] == [[hashes[4].decode()]]  # the others come from the older copy
+    np.testing.assert_array_equal(found[:, 0], range(5))
 
 
 def test_copies_are_kept_in_memory_where_the_disk_is_full(store, monkeypatch):

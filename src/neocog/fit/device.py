@@ -71,7 +71,9 @@ class Device:
 _ROUNDS = 4
 
 
-def choose(wanted: str | None = None, *, precision: str | None = None, local_rank: int = 0) -> Device:
+def choose(
+    wanted: str | None = None, *, precision: str | None = None, local_rank: int = 0, training: bool = False
+) -> Device:
     """Choose the device, and measure which precision and layout are the fastest there.
 
     A plain 3x3 convolution, forward and backward, is timed for about a second; bfloat16 and channels-last are
@@ -81,6 +83,7 @@ def choose(wanted: str | None = None, *, precision: str | None = None, local_ran
         wanted: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``; None takes the best that is there.
         precision: ``"float32"`` or ``"bfloat16"``; None takes what is faster.
         local_rank: number of this process on its machine; picks the GPU.
+        training: measure what only training needs, too.
 
     Raises:
         UsageError: the wanted device is not there, or no such precision.
@@ -116,7 +119,7 @@ def choose(wanted: str | None = None, *, precision: str | None = None, local_ran
     bf16 = rates.get("bfloat16 channels-last", 0.0) > 1.15 * best_float
     if precision is not None:
         bf16 = precision == "bfloat16"
-    aside = name == "cpu" and pays(torch.bfloat16 if bf16 else torch.float32)
+    aside = training and name == "cpu" and pays(torch.bfloat16 if bf16 else torch.float32)
     return Device(name, index, bf16, last or bf16, name == "cuda", aside, tuple(rates.items()))
 
 

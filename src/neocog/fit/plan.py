@@ -16,6 +16,7 @@ from neocog.data.split import complete_split
 from neocog.errors import DataError, NeocogError
 from neocog.fit.recipes import Recipe, choose_batch, recipe
 from neocog.records import SPLITS, Preprocess
+from neocog.tasks.measures import wilson
 
 _LOOK_AT = 256  # pictures whose headers are read to find the usual size
 _GROUPS_UP_TO = 200_000  # pictures; beyond that near-duplicates are not looked for without being asked
@@ -157,11 +158,11 @@ def splits_of(
 
 
 def _too_few(codes: np.ndarray) -> list[str]:
-    """What figures on a few pictures are worth: the lower end of Wilson's interval when all of them are right."""
+    """What figures on a few pictures are worth, even if all of them are right."""
     counts = {name: int((codes == SPLITS.index(name)).sum()) for name in ("val", "test")}
     return [
         f"the {name} split has only {n} picture{'s' * (n > 1)}: even if all are right, the accuracy may be as low as "
-        f"{100 * n / (n + 1.96**2):.0f} % (95 % confidence)"
+        f"{100 * wilson(n, n)[0]:.0f} % (95 % confidence)"
         for name, n in counts.items()
         if 0 < n < _FEW
     ]

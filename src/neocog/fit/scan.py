@@ -35,7 +35,7 @@ def find_lr(
         ``{"points": [{"factor", "lr", "loss", "smoothed"}], "suggested_lr", "suggested_factor", "recipe_lr",
         "diverged_lr", "reason", "set"}``; `set` is what to type.
     """
-    world, show, chosen = World(), Show(progress), choose(device)
+    world, show, chosen = World(), Show(progress), choose(device, training=True)
     show.say(f"device: {chosen}")
     parts = Data.open(data, None, offline)
     plan = make_plan(

@@ -105,7 +105,7 @@ def train(
     opened = None
     world = join()
     show = Show(progress and world.first)
-    here = choose(device, precision=precision, local_rank=world.local_rank)
+    here = choose(device, precision=precision, local_rank=world.local_rank, training=True)
     chosen = dataclasses.replace(same_everywhere(here, world), index=here.index)  # one choice for all processes
     show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))
     if start is not None:

@@ -111,7 +111,7 @@ def transferability(
     Raises:
         UsageError: too few classes, or no such kind or depth.
     """
-    show, here = Show(progress), choose(device)
+    show, here = Show(progress), choose(device, training=True)
     source = open_source(data, offline=offline)
     if len(source.classes) < 4:
         raise UsageError(f"two halves of classes need at least 4 classes, and {source.name} has {len(source.classes)}")

@@ -115,7 +115,7 @@ def at_layer(model: str, layer: str) -> str:
 
 
 def at_size(model: str, size: int) -> str:
-    """Return the name under which a library keeps the vectors of pictures of another size than the net's own."""
+    """Return the name under which a library keeps the vectors of pictures shown at a size that was asked for."""
     return f"{model}_{size}px"
 
 

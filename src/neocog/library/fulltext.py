@@ -40,7 +40,7 @@ class FullText:
         `keep` may give back tables that it was given before for the same rows.
         """
         self.count, self._rows = len(rows), rows
-        table = keep(f"words{_FORM}", lambda: self._split)
+        table = keep(f"words{_FORM}", self._split)
         self._words: pa.Array = _whole(table.column("word"))
         docs, fields = _whole(table.column("docs")), _whole(table.column("fields"))
         self._doc, self._field = np.asarray(docs.values), np.asarray(fields.values)
@@ -54,7 +54,6 @@ class FullText:
         """For each field: (row numbers, normalised texts)."""
         return {name: _texts(self._rows, name) for name in FIELDS}
 
-    @cached_property
     def _split(self) -> pa.Table:
         """Each word with the rows (`docs`) and the fields where it stands; a row as often as the word."""
         docs, tokens, fields = [], [], []

@@ -179,9 +179,12 @@ def _places(ranked: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _older(folder: Path, name: str, width: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """The newest older copy: its hashes and its rows."""
-    with contextlib.suppress(OSError, ValueError):
-        for known in sorted(folder.glob(f"{name}-*.hashes"), key=lambda p: p.stat().st_mtime, reverse=True):
+    """The newest older copy that is whole: its hashes and its rows."""
+    found: list[Path] = []
+    with contextlib.suppress(OSError):  # removed by another process meanwhile
+        found = sorted(folder.glob(f"{name}-*.hashes"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for known in found:
+        with contextlib.suppress(OSError, ValueError):
             hashes = np.frombuffer(known.read_bytes(), f"S{_HEX}")
             return hashes, _mapped(known.with_suffix(".npy"), (len(hashes), width))
     return None
