@@ -5,7 +5,7 @@
 2. The loop that a user would write: the same net, PyTorch's defaults, float32, a DataLoader with two workers.
 
     NEOCOG_DATA=... python bench/cifar10.py --seeds 3
-    NEOCOG_DATA=... python bench/cifar10.py --recipe best --net speednet_wide --seeds 1 --target 0.955
+    NEOCOG_DATA=... python bench/cifar10.py --recipe best --net speednet_deep --seeds 1 --target 0.955
 
 The same script runs on a CUDA device. It writes bench/results/cifar10-<recipe>-<device>.json and prints a table.
 """

@@ -228,6 +228,9 @@ def test_upkeep(indexed, tmp_path):
     assert (info["pictures"], info["problems"], info["taught"]) == (12, 1, [])
     assert "12 pictures" in call("library", "info", indexed).stdout
     assert call("library", "verify", indexed).stdout == "all is well\n"
+    assert call("library", "verify", "--library", indexed).stdout == "all is well\n"
+    twice = call("library", "info", indexed, "-l", indexed)
+    assert twice.exit_code == 2 and "give one of them" in twice.stderr
     assert "broken.jpg" in call("library", "problems").stdout
     for name in ("out.csv", "out.parquet"):
         assert "12 pictures" in call("library", "export", name).stdout and Path(name).is_file()

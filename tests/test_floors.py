@@ -25,6 +25,7 @@ FLOORS = {
     "cli": 5,
     "cli_library": 5,
     "cli_nets": 5,
+    "cli_upkeep": 5,
     "terminal": 5,
     "answers": 5,
     "demo": 5,
@@ -34,7 +35,7 @@ FLOORS = {
 }
 # Files that stand in src/neocog itself and are one room together.
 TOP_ROOMS = {"errors": "ground", "records": "ground", "page": "ground"} | dict.fromkeys(
-    ("cli", "cli_library", "cli_nets", "terminal", "answers", "demo", "subject"), "command line"
+    ("cli", "cli_library", "cli_nets", "cli_upkeep", "terminal", "answers", "demo", "subject"), "command line"
 )
 # Which files may import a module that is slow to load, or that is kept in one place.
 ONLY_IN = {
@@ -51,7 +52,7 @@ ONLY_IN = {
         "subject.py",
     ),
     "lancedb": ("library/store.py",),
-    "typer": ("cli.py", "cli_library.py", "cli_nets.py", "terminal.py", "answers.py", "demo.py"),
+    "typer": ("cli.py", "cli_library.py", "cli_nets.py", "cli_upkeep.py", "terminal.py", "answers.py", "demo.py"),
     "fastapi": ("web/",),
 }
 

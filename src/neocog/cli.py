@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from neocog import __version__, answers, cli_library, cli_nets, terminal
+from neocog import __version__, answers, cli_library, cli_nets, cli_upkeep, terminal
 from neocog.errors import UsageError
 
 app = typer.Typer(
@@ -286,6 +286,7 @@ def check(
 
 cli_nets.add_to(app)
 cli_library.add_to(app)
+app.add_typer(cli_upkeep.upkeep, name="library")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The commands about libraries: index, search, teach, correct, describe, and `neocog library ...`.
+"""The commands about libraries: index, search, teach, correct and describe; cli_upkeep.py has `neocog library ...`.
 
 They are added to the commands of cli.py. Each imports what it needs inside itself; a search by word loads no PyTorch.
 """
@@ -15,19 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neocog import answers, terminal
-from neocog.errors import LibraryError, UsageError
+from neocog.errors import UsageError
 
 if TYPE_CHECKING:
     from neocog.library import Library
 
-_LIBRARY_HELP = (
+LIBRARY_HELP = (
     "A library, a folder of pictures with one, or its name; default: the one here, else the one indexed last."
 )
-_LibraryOption = Annotated[str | None, typer.Option("--library", "-l", metavar="LIB", help=_LIBRARY_HELP)]
-_LibraryArgument = Annotated[str | None, typer.Argument(metavar="[LIB]", help=_LIBRARY_HELP)]
-_LibraryFirst = Annotated[str, typer.Argument(metavar="LIB", help="A library, or a folder of pictures with one.")]
+LibraryOption = Annotated[str | None, typer.Option("--library", "-l", metavar="LIB", help=LIBRARY_HELP)]
+LibraryFirst = Annotated[str, typer.Argument(metavar="LIB", help="A library, or a folder of pictures with one.")]
 _Top = Annotated[int, typer.Option("--top", "-n", metavar="N", min=1, help="How many to show.")]
-_Model = Annotated[
+Model = Annotated[
     str | None, typer.Option(metavar="NAME", help="Whose vectors and concepts; 'neocog library info' lists them.")
 ]
 _Sheet = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the hits as a contact sheet (.png).")]
@@ -40,25 +39,14 @@ class Metric(StrEnum):
     euclidean = "euclidean"
 
 
-class Level(StrEnum):
-    """How alike duplicates are."""
-
-    exact = "exact"
-    near = "near"
-    similar = "similar"
-
-
-library = typer.Typer(cls=terminal.Group, help="Look after a library.", no_args_is_help=True, rich_markup_mode=None)
-
-
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
     for command in (index, search, teach, correct, describe):
         app.command(cls=terminal.Wordy if command is search else None)(command)
-    app.add_typer(library, name="library")
 
 
-def _open(named: str | None) -> Library:
+def open_library(named: str | None) -> Library:
+    """The library that an option or argument names, or the usual one."""
     from neocog.library import Library
 
     return Library(named)
@@ -185,7 +173,7 @@ def search(
     ] = None,
     like: Annotated[list[str] | None, typer.Option(metavar="FILE", help="Pictures that look like this one.")] = None,
     unlike: Annotated[list[str] | None, typer.Option(metavar="FILE", help="And not like this one.")] = None,
-    library: _LibraryOption = None,
+    library: LibraryOption = None,
     top: _Top = 20,
     all: Annotated[bool, typer.Option("--all", help="Also what is more likely wrong than right.")] = False,
     threshold: Annotated[
@@ -195,7 +183,7 @@ def search(
     layer: Annotated[
         str, typer.Option(metavar="NAME", help="Where examples are compared: features, output, or an indexed layer.")
     ] = "features",
-    model: _Model = None,
+    model: Model = None,
     sheet: _Sheet = None,
     teach: Annotated[
         str | None, typer.Option(metavar="NAME", help="Teach a concept from these hits: look at them first.")
@@ -209,7 +197,7 @@ def search(
     if all and threshold is not None:
         raise UsageError("--all and --threshold exclude each other; give one of them")
     with terminal.work():
-        opened = _open(library)
+        opened = open_library(library)
         found = opened.search(
             " ".join(terminal.Wordy.words(query or ())),
             like=like or (),
@@ -248,14 +236,14 @@ def search(
 
 
 def teach(
-    library: _LibraryFirst,
+    library: LibraryFirst,
     name: Annotated[str, typer.Argument(metavar="NAME", help='The word, such as "our cat".')],
     examples: Annotated[list[str], typer.Argument(metavar="PICTURES...", help="Files or folders that show it.")],
     unlike: Annotated[
         list[str] | None, typer.Option("--not", metavar="FILE", help="A file or folder that does not show it.")
     ] = None,
     ask: Annotated[int, typer.Option(metavar="N", min=0, help="How many uncertain pictures to propose.")] = 12,
-    model: _Model = None,
+    model: Model = None,
     sheet: _Sheet = None,
     json: terminal.Json = False,
 ) -> None:
@@ -264,13 +252,13 @@ def teach(
     Then say yes or no to the pictures that it proposes: neocog correct LIB NAME PICTURE... [--no]
     """
     with terminal.work():
-        opened = _open(library)
+        opened = open_library(library)
         taught = opened.teach(name, list(examples), list(unlike or ()), ask=ask, model=model)
     _tell_taught(taught, opened, json=json, sheet=sheet)
 
 
 def correct(
-    library: _LibraryFirst,
+    library: LibraryFirst,
     name: Annotated[str, typer.Argument(metavar="NAME", help="A word that was taught.")],
     pictures: Annotated[
         list[str], typer.Argument(metavar="PICTURES...", help="Of the library: paths, ends of paths, or hashes.")
@@ -284,7 +272,7 @@ def correct(
     with terminal.work():
         from neocog.library.teaching import correct_all
 
-        opened = _open(library)
+        opened = open_library(library)
         taught = correct_all(opened.store, name, [(one, not no) for one in pictures], ask=ask)
     _tell_taught(taught, opened, json=json, sheet=sheet)
 
@@ -320,14 +308,14 @@ def _tell_taught(taught: Any, opened: Library, *, json: bool = False, sheet: Pat
 
 def describe(
     picture: Annotated[str, typer.Argument(metavar="PICTURE", help="A file, or a picture of the library.")],
-    library: _LibraryOption = None,
+    library: LibraryOption = None,
     top: _Top = 8,
-    model: _Model = None,
+    model: Model = None,
     json: terminal.Json = False,
 ) -> None:
     """Say what a picture shows, which pictures are like it, and what is unusual about it."""
     with terminal.work():
-        said = _open(library).describe(picture, top=top, model=model)
+        said = open_library(library).describe(picture, top=top, model=model)
     if json:
         answers.show_json(said)
         return
@@ -339,144 +327,3 @@ def describe(
         typer.echo(f"like it ({one.cosine:.2f}): {one.path}")
     for line in said.unusual or ("nothing unusual",):
         typer.echo(line)
-
-
-# --- neocog library ...
-
-
-@library.command()
-def info(lib: _LibraryArgument = None, json: terminal.Json = False) -> None:
-    """Count what is in it: pictures, vectors, labels, what was taught, bytes."""
-    with terminal.work():
-        opened = _open(lib)
-        found = opened.info()
-    if json:
-        answers.show_json({**answers.plain(found), "taught": opened.taught})
-        return
-    typer.echo(f"{opened.folder}\n{found}")
-    if opened.taught:
-        typer.echo(f"taught: {', '.join(opened.taught)}")
-
-
-@library.command()
-def verify(
-    lib: _LibraryArgument = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Read every file, and compare its content.")] = False,
-    fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended.")] = False,
-    json: terminal.Json = False,
-) -> None:
-    """Check that the library is whole, and agrees with the files. Exit status 1 means damage."""
-    with terminal.work():
-        found = _open(lib).verify(deep=deep, fix=fix)
-    if json:
-        answers.show_json(found)
-    else:
-        for one in found:
-            typer.echo(f"{'damage' if one.damage else 'note'}: {one}")
-        if not found:
-            typer.echo("all is well")
-    if any(one.damage for one in found):
-        raise typer.Exit(1)
-
-
-@library.command()
-def problems(lib: _LibraryArgument = None, json: terminal.Json = False) -> None:
-    """List the files that could not be read, and why."""
-    with terminal.work():
-        found = _open(lib).problems()
-    if json:
-        answers.show_json(found)
-        return
-    for one in found:
-        typer.echo(f"{one.key}: {one.reason}")
-    if not found:
-        typer.echo("none")
-
-
-@library.command()
-def export(
-    out: Annotated[Path, typer.Argument(metavar="FILE", help="Ends with .parquet or .csv.")],
-    library: _LibraryOption = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Also write the vectors of this net (Parquet only).")
-    ] = None,
-) -> None:
-    """Write everything that the library knows to a table."""
-    with terminal.work():
-        count = _open(library).export(out, model=model)
-    typer.echo(f"{count:,} pictures written to {out}")
-
-
-@library.command()
-def duplicates(
-    lib: _LibraryArgument = None,
-    level: Annotated[Level, typer.Option(help="The same file, the same picture, or the same scene.")] = Level.near,
-    threshold: Annotated[
-        float | None, typer.Option(metavar="C", help="Cosine from which vectors agree; default: measured.")
-    ] = None,
-    json: terminal.Json = False,
-) -> None:
-    """List groups of duplicates, the best picture of each first. Nothing is ever deleted."""
-    with terminal.work():
-        groups = _open(lib).duplicates(level.value, threshold=threshold)
-    if json:
-        answers.show_json(groups)
-        return
-    for group in groups:
-        for i, copy in enumerate(group.copies):
-            size = f"{copy.width}x{copy.height}, {copy.size:,} bytes"
-            typer.echo(f"{'keep ' if i == 0 else '     '} {copy.path}  ({size})")
-    spare = sum(group.superfluous for group in groups)
-    typer.echo(f"{len(groups):,} groups; all but the best are {spare / 1e6:,.1f} MB")
-
-
-@library.command()
-def concepts(
-    lib: _LibraryArgument = None,
-    like: Annotated[str | None, typer.Option(metavar="WORD", help="Which concepts a word stands for.")] = None,
-    json: terminal.Json = False,
-) -> None:
-    """List the words that were taught, and what a word of a query stands for."""
-    with terminal.work():
-        from neocog.library.teaching import concepts_of
-        from neocog.library.view import view_of
-
-        opened = _open(lib)
-        if like is not None:
-            view = view_of(opened.store)
-            chosen = view.model()
-            known = view.vocabulary(chosen) if chosen else None
-            match = known.find(like) if known is not None else None
-            if known is None or match is None:
-                raise LibraryError(f"the net of {opened.folder} has no concept for {like!r}; teach it: 'neocog teach'")
-            names = [known.classes[i] for i in match.concepts]
-        taught = concepts_of(opened.store)
-    if like is not None:
-        answers.show_json({"word": like, "concepts": names}) if json else typer.echo(f"{match}\n{', '.join(names)}")
-        return
-    rows = [
-        {"word": name, "net": one["model"], "examples": len(one["yes"]), "not": len(one["no"])}
-        for name, one in taught.items()
-    ]
-    answers.show_json(rows) if json else answers.show_table(rows)
-
-
-@library.command()
-def forget(library: _LibraryFirst, name: Annotated[str, typer.Argument(metavar="NAME", help="A taught word.")]) -> None:
-    """Remove a taught word with its examples, corrections and tags."""
-    with terminal.work():
-        _open(library).forget(name)
-    typer.echo(f"forgot {name!r}")
-
-
-@library.command()
-def calibrate(lib: _LibraryArgument = None, model: _Model = None, json: terminal.Json = False) -> None:
-    """Learn from the labels of this library what scores mean here, for better thresholds."""
-    with terminal.work():
-        from neocog.library.searching import calibrate as learn
-
-        learned = learn(_open(lib).store, model)
-    if json:
-        answers.show_json(learned)
-    else:
-        typer.echo(f"learned for: {', '.join(learned)}" if learned else "too few labels to learn from; nothing changed")

@@ -103,6 +103,21 @@ def test_a_crop_of_everything_is_the_picture() -> None:
     torch.testing.assert_close(aug.resized_crops(x, draws, 0.5), x, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_smaller_pictures_show_the_same(dtype: torch.dtype, layout: torch.memory_format) -> None:
+    x = torch.randn(2, 3, 32, 48, dtype=dtype).contiguous(memory_format=layout)
+    small = aug.smaller(x, 16)
+    assert small.shape == (2, 3, 16, 24) and small.dtype == dtype and small.is_contiguous(memory_format=layout)
+    assert aug.smaller(x, 32) is x
+    assert torch.equal(aug.smaller(torch.full_like(x, 0.5), 24), torch.full((2, 3, 24, 36), 0.5, dtype=dtype))
+    # by half, away from the edges: the triangle over four pixels, with weights 1, 3, 3, 1
+    weights = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    rows = (x.float()[0, 0, 9:13, 9:13] * weights[:, None]).sum(0)
+    tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-6
+    assert float(small[0, 0, 5, 5]) == pytest.approx(float(rows @ weights), abs=tolerance)
+
+
 def test_mixup_and_cutmix_tell_their_share() -> None:
     x = torch.stack([torch.full((1, 16, 16), float(i)) for i in range(8)])
     for how in (aug.Augment(mixup=0.5), aug.Augment(cutmix=1.0)):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from neocog.errors import UsageError
 from neocog.fit.recipes import RECIPES, Recipe, choose_batch, recipe
-from neocog.fit.schedules import SCHEDULES, schedule, warmed
+from neocog.fit.schedules import SCHEDULES, schedule, side, warmed
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -27,6 +27,22 @@ def test_known_values() -> None:
     assert schedule("triangle")(0.2) == 1 and schedule("triangle")(1.0) == 0
     assert schedule("triangle")(0.6) == pytest.approx(0.5)
     assert warmed(1.0, 0.05, 0.1) == pytest.approx(0.51) and warmed(0.5, 0.3, 0.1) == 0.5
+
+
+def test_pictures_grow_in_eighths() -> None:
+    shares = (0.0, 0.34, 0.36, 0.69, 0.7, 1.0)
+    assert [side(32, 0.75, 0.7, p) for p in shares] == [24, 24, 28, 28, 32, 32]
+    assert [side(224, 0.5, 0.8, p) for p in (0.0, 0.2, 0.4, 0.6, 0.8)] == [112, 140, 168, 196, 224]
+    assert side(32, 1.0, 0.7, 0.0) == 32
+
+
+@given(st.integers(1, 600), st.floats(0.01, 1.0), st.floats(0.01, 1.0), st.floats(0, 1), st.floats(0, 1))
+@settings(deadline=None)
+def test_pictures_never_shrink(whole: int, small: float, until: float, one: float, other: float) -> None:
+    early, late = sorted((one, other))
+    first, then = side(whole, small, until, early), side(whole, small, until, late)
+    assert 1 <= first <= then <= whole
+    assert side(whole, small, until, 1.0) == whole
 
 
 def test_errors_name_the_nearest() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from PIL import Image
 import neocog
 from neocog import fit
 from neocog.data import open_source
+from neocog.data.batches import Batch
 from neocog.errors import DataError, RunError, UsageError
+from neocog.fit import loop
 from neocog.fit.clock import Clock
 from neocog.fit.device import Device, choose, convolution_rate
 from neocog.fit.loop import judge
@@ -137,6 +140,29 @@ def test_training_for_a_time(folder: Path, tmp_path: Path) -> None:
     last = records(run.folder, "epoch")[-1]
     assert 1.5 <= last["elapsed"] < 20  # time is up in the epoch after it, or while its figures are taken
     assert last["lr"] < 0.5  # the schedule ended with the time
+
+
+def test_pictures_can_grow_while_a_net_trains(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    plain = loop.gradients
+
+    def gradients(net: torch.nn.Module, batch: Batch, *rest: Any) -> torch.Tensor:
+        seen.append(batch.x.size(-1))
+        return plain(net, batch, *rest)
+
+    monkeypatch.setattr(loop, "gradients", gradients)
+    how = {"recipe": "standard", "epochs": 10, "size": 32, "set": {"small": 0.5, "small_until": 0.5}}
+    run = fit.train(folder, net="resnet20", out=tmp_path / "grown", **how, **QUIET)
+    assert seen == sorted(seen) and set(seen) == {16, 20, 24, 28, 32} and seen.count(32) == len(seen) / 2
+    assert 0 <= run.metrics["test_accuracy"] <= 1
+
+    seen.clear()
+    fixed = fit.train(folder, net="lenet5", out=tmp_path / "fixed", **how, **QUIET)
+    notes = records(fixed.folder, "start")[0]["notes"]
+    assert "lenet5 is built for pictures of one size, so it is not shown small ones first" in notes
+    assert set(seen) == {32} and read_json(fixed.folder / "run.json")["settings"]["recipe"]["small"] == 1.0
+    with pytest.raises(UsageError, match="--set small= is a share"):
+        fit.train(folder, net="resnet20", out=tmp_path / "wrong", set={"small": 16}, **QUIET)
 
 
 def test_another_test_set(folder: Path, tmp_path: Path) -> None:

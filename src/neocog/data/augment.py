@@ -148,6 +148,19 @@ def resized_crops(pictures: Tensor, draws: Draws, smallest: float) -> Tensor:
     )
 
 
+def smaller(pictures: Tensor, side: int) -> Tensor:
+    """Pictures (B, C, H, W) with a height of `side` (antialiased bilinear, the ratio of the sides kept)."""
+    _, _, h, w = pictures.shape
+    if side == h:
+        return pictures
+    size = (side, max(1, round(w * side / h)))
+    small = torch.nn.functional.interpolate(
+        pictures.float(), size=size, mode="bilinear", antialias=True, align_corners=False
+    )
+    last = pictures.is_contiguous(memory_format=torch.channels_last)
+    return small.to(pictures.dtype, memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
 def mix(pictures: Tensor, how: Augment, g: torch.Generator) -> tuple[Tensor, Tensor | None, float]:
     """Mixup or CutMix of a batch (B, C, H, W) with a shuffled copy of itself.
 

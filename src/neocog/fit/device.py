@@ -40,6 +40,11 @@ class Device:
         """The memory format of pictures and filters."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which large products are computed."""
+        return torch.bfloat16 if self.bf16 else torch.float32
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which the forward pass is computed."""
         return torch.autocast(self.kind, torch.bfloat16) if self.bf16 else nullcontext()

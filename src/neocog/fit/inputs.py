@@ -27,6 +27,7 @@ from neocog.fit.plan import (
     choose_net,
     choose_size,
     fits_in_memory,
+    growing,
     letters,
     make_batch,
     make_recipe,
@@ -143,7 +144,7 @@ def make_inputs(plan: Plan, parts: Data, device: Device, world: World, show: Sho
         plan.batch,
         seed=plan.seed,
         device=device.torch,
-        dtype=torch.bfloat16 if device.bf16 else torch.float32,
+        dtype=device.dtype,
         channels_last=device.channels_last,
         weights=weights,
         rank=world.rank,
@@ -283,6 +284,8 @@ def make_plan(
             options.setdefault("dropout", r.dropout)
         else:
             parts.notes.append(f"{name} has no dropout, so the recipe's dropout of {r.dropout:g} is left out")
+    r, said = growing(r, name, pre.size)
+    parts.notes += said
     if not start and pre.size <= 64 and nets.options(name).get("stem") == "imagenet":
         options.setdefault("stem", "small")  # the ImageNet stem would leave 2x2 of a 64x64 picture at the end
     spec = {

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neocog.data.augment import generator
+from neocog.data.augment import generator, smaller
 from neocog.data.batches import Batch, Batches
 from neocog.errors import RunError
 from neocog.fit.clock import Clock
@@ -20,6 +20,7 @@ from neocog.fit.diagnose import update_ratios
 from neocog.fit.optim import set_rates
 from neocog.fit.parallel import World, share_gradients, total
 from neocog.fit.run import Log
+from neocog.fit.schedules import side
 from neocog.fit.state import State
 from neocog.nets.layers import WithAuxiliaries
 from neocog.tasks import Task
@@ -65,6 +66,7 @@ def fit(
         factor = set_rates(state.opts, recipe, progress, state.scale)
         torch.manual_seed(int(generator(seed, state.step, world.rank).initial_seed()))  # dropout, stochastic depth
         batch = next(stream)
+        batch.x = smaller(batch.x, side(batch.x.size(-2), recipe.small, recipe.small_until, progress))
         loss = gradients(net, batch, task, device, chunk, tally)
         penalise(state.net, recipe, state.step / batches.steps_per_epoch)
         share_gradients(state.net, world)

@@ -13,18 +13,19 @@ from neocog.fit.recipes import Recipe
 from neocog.fit.schedules import schedule, warmed
 
 
-def orthogonalise(gradient: Tensor, steps: int = 3) -> Tensor:
+def orthogonalise(gradient: Tensor, steps: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
     """Replace the singular values of a matrix by values near 1, with Newton-Schulz steps.
 
     Args:
-        gradient: (M, N). The work is done in bfloat16 on a GPU, in float32 on a CPU.
+        gradient: (M, N).
         steps: three are enough for convolution filters (airbench); the result's singular values lie near 0.7 to 1.2
             where the matrix has rank.
+        dtype: in which the work is done; bfloat16 is exact enough, where it is faster.
 
     Source: Jordan et al. 2024, Muon; coefficients of the quintic from there.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = gradient.bfloat16() if gradient.is_cuda else gradient.float()
+    x = gradient.to(dtype)
     x = x / (x.norm() + 1e-7)
     wide = x.size(0) <= x.size(1)
     x = x if wide else x.T  # the smaller Gram matrix is cheaper
@@ -45,9 +46,13 @@ class Muon(torch.optim.Optimizer):
         params: parameters of two or more dimensions; the first is the output.
         lr: step, in units of a spectral norm of about 1.
         momentum: of the gradient, Nesterov's form.
+        dtype: in which directions are orthogonalised.
     """
 
-    def __init__(self, params: Iterable[Any], lr: float = 0.24, momentum: float = 0.6) -> None:
+    def __init__(
+        self, params: Iterable[Any], lr: float = 0.24, momentum: float = 0.6, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.dtype = dtype
         super().__init__(params, {"lr": lr, "momentum": momentum, "own_norm": False})
 
     @torch.no_grad()
@@ -68,16 +73,19 @@ class Muon(torch.optim.Optimizer):
                 usual = len(weight) ** 0.5
                 norm = state.get("norm", usual)
                 weight.mul_(norm / weight.norm())
-                update = orthogonalise(direction.reshape(len(weight), -1)).view_as(weight)
+                update = orthogonalise(direction.reshape(len(weight), -1), dtype=self.dtype).view_as(weight)
                 weight.sub_(group["lr"] * (norm / usual) * update)
 
 
-def optimizers(net: nn.Module, head: nn.Module, recipe: Recipe, batch: int) -> list[torch.optim.Optimizer]:
+def optimizers(
+    net: nn.Module, head: nn.Module, recipe: Recipe, batch: int, dtype: torch.dtype = torch.float32
+) -> list[torch.optim.Optimizer]:
     """Return the optimizers of a recipe, one or two, with every trainable parameter in exactly one group.
 
     A parameter with the attribute ``train_until`` (share of the training) gets a group of its own, whose rate falls
     to zero there; one with ``lr_factor`` a group whose rate is that much of the others' (and Muon keeps its norm, see
-    there). `batch` scales the rates of SGD when it is smaller than the recipe's (Goyal et al. 2017).
+    there). `batch` scales the rates of SGD when it is smaller than the recipe's (Goyal et al. 2017). `dtype` is that
+    in which Muon orthogonalises.
 
     Raises:
         UsageError: the recipe names no known optimizer.
@@ -116,7 +124,7 @@ def optimizers(net: nn.Module, head: nn.Module, recipe: Recipe, batch: int) -> l
             nesterov = recipe.nesterov and recipe.momentum > 0
             found.append(torch.optim.SGD(made, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov))
         if filters:
-            found.append(Muon(filters, momentum=recipe.momentum_filters))
+            found.append(Muon(filters, momentum=recipe.momentum_filters, dtype=dtype))
         return found
     if recipe.optimizer == "adamw":
         return [torch.optim.AdamW(made, lr=recipe.lr, betas=(recipe.momentum, 0.999))]

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from neocog import nets
 from neocog.data.augment import Augment
 from neocog.data.decode import inspect
 from neocog.data.source import Source
 from neocog.data.split import complete_split
-from neocog.errors import DataError, NeocogError
+from neocog.errors import DataError, NeocogError, UsageError
 from neocog.fit.recipes import Recipe, choose_batch, recipe
+from neocog.fit.schedules import side
 from neocog.records import SPLITS, Preprocess
 from neocog.tasks.measures import wilson
 
@@ -182,6 +184,26 @@ def fits_in_memory(pictures: int, pre: Preprocess) -> bool:
 def make_recipe(name: str | None, net: str, fields: dict[str, Any] | None) -> Recipe:
     """The recipe by name (or the net's usual one) with changed fields."""
     return recipe(name or choose_recipe(net), **(fields or {}))
+
+
+def growing(r: Recipe, net: str, size: int) -> tuple[Recipe, list[str]]:
+    """The recipe as the net can follow it: with pictures that are whole from the start if it cannot take smaller ones.
+
+    Raises:
+        UsageError: the recipe's `small` is no share.
+    """
+    if not 0.0 < r.small <= 1.0:
+        raise UsageError(f"--set small= is a share of the pictures' side, more than 0 and at most 1, not {r.small:g}")
+    first, smallest = side(size, r.small, r.small_until, 0.0), nets.facts(net).smallest
+    if first == size:
+        return r, []
+    if nets.one_size(net):
+        why = "is built for pictures of one size"
+    elif first < smallest:
+        why = f"needs pictures of at least {smallest}x{smallest}"
+    else:
+        return r, []
+    return r.changed(small=1.0), [f"{net} {why}, so it is not shown small ones first"]
 
 
 def make_batch(r: Recipe, pictures: int, world: int) -> int:

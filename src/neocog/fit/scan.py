@@ -53,7 +53,7 @@ def find_lr(
         show=show,
     )
     made = make_inputs(plan, parts, chosen, world, show)
-    state = State(made.net, plan.recipe, plan.batch)
+    state = State(made.net, plan.recipe, plan.batch, chosen.dtype)
     stream = made.batches.stream(0)
     made.net.train()
     factors = diagnose.sweep(1e-3, 30.0, steps)

@@ -25,9 +25,9 @@ CHECKPOINT = "checkpoint.safetensors"
 class State:
     """Net, optimizers, averaged weights and counters of one training."""
 
-    def __init__(self, net: nn.Module, recipe: Recipe, batch: int) -> None:
+    def __init__(self, net: nn.Module, recipe: Recipe, batch: int, dtype: torch.dtype = torch.float32) -> None:
         self.net, self.recipe = net, recipe
-        self.opts = optimizers(net, head_of(net), recipe, batch)
+        self.opts = optimizers(net, head_of(net), recipe, batch, dtype)
         self.average = copy.deepcopy(net) if recipe.ema else None
         self.slow = {k: p.detach().clone() for k, p in net.named_parameters()} if recipe.lookahead else {}
         self.step = 0

@@ -228,7 +228,7 @@ def _carry_out(
     plan, net, batches, task = made.plan, made.net, made.batches, made.task
     if made.note:
         show.say(f"note: {made.note}")
-    state = State(net, plan.recipe, plan.batch)
+    state = State(net, plan.recipe, plan.batch, device.dtype)
     if again:
         state.load(folder)
         show.say(f"continuing {folder} at epoch {state.step / batches.steps_per_epoch:.2f}")

@@ -307,12 +307,11 @@ class Embedder:
 
     def _fuse(self, net: nn.Module, parts: list[str]) -> nn.Module:
         """The net with its convolutions fused, if it can be; says so in `parts`."""
-        import torch
 
         from neocog.library.fused import fuse, usable
         from neocog.nets import head_of
 
-        if self.device.kind != "cpu" or not usable(torch.bfloat16 if self.device.bf16 else torch.float32):
+        if self.device.kind != "cpu" or not usable(self.device.dtype):
             return net
         pre = self.preprocess
         net, count = fuse(net, (pre.channels, pre.size, pre.size), self.layer)

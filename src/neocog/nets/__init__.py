@@ -7,7 +7,7 @@ method ``forward_features(x) -> (B, D)``, and, when it was built here, `spec`: a
 ``build(**net.spec)`` makes the same net again.
 """
 
-from .registry import build, builder, change_head, example, facts, head_of, names, options, register
+from .registry import build, builder, change_head, example, facts, head_of, names, one_size, options, register
 from .weights import load_weights, preprocess_for
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "head_of",
     "load_weights",
     "names",
+    "one_size",
     "options",
     "preprocess_for",
     "register",

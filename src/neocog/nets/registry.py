@@ -105,6 +105,11 @@ def options(name: str) -> dict[str, Any]:
     return dict(_entry(name).options)
 
 
+def one_size(name: str) -> bool:
+    """Return whether a net is built for pictures of one size, as with linear layers on its maps; others take any."""
+    return "input_size" in _entry(name).takes
+
+
 def builder(name: str) -> Callable[..., nn.Module]:
     """Return the class or function that builds a net. Raises: NetError if there is none of that name."""
     return _entry(name).builder

@@ -1,0 +1,179 @@
+"""`neocog library ...`: look after a library. Each command imports what it needs inside itself."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from neocog import answers, terminal
+from neocog.cli_library import LIBRARY_HELP, LibraryFirst, LibraryOption, Model, open_library
+from neocog.errors import LibraryError, UsageError
+
+if TYPE_CHECKING:
+    from neocog.library import Library
+
+_LibraryArgument = Annotated[str | None, typer.Argument(metavar="[LIB]", help=LIBRARY_HELP)]
+
+
+class Level(StrEnum):
+    """How alike duplicates are."""
+
+    exact = "exact"
+    near = "near"
+    similar = "similar"
+
+
+upkeep = typer.Typer(cls=terminal.Group, help="Look after a library.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def _opened(lib: str | None, library: str | None) -> Library:
+    """Open what was named, as an argument or as the option that the other commands have."""
+    if lib is not None and library is not None:
+        raise UsageError(f"two libraries were named, {lib} and --library {library}; give one of them")
+    return open_library(library if lib is None else lib)
+
+
+@upkeep.command()
+def info(lib: _LibraryArgument = None, library: LibraryOption = None, json: terminal.Json = False) -> None:
+    """Count what is in it: pictures, vectors, labels, what was taught, bytes."""
+    with terminal.work():
+        opened = _opened(lib, library)
+        found = opened.info()
+    if json:
+        answers.show_json({**answers.plain(found), "taught": opened.taught})
+        return
+    typer.echo(f"{opened.folder}\n{found}")
+    if opened.taught:
+        typer.echo(f"taught: {', '.join(opened.taught)}")
+
+
+@upkeep.command()
+def verify(
+    lib: _LibraryArgument = None,
+    library: LibraryOption = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every file, and compare its content.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended.")] = False,
+    json: terminal.Json = False,
+) -> None:
+    """Check that the library is whole, and agrees with the files. Exit status 1 means damage."""
+    with terminal.work():
+        found = _opened(lib, library).verify(deep=deep, fix=fix)
+    if json:
+        answers.show_json(found)
+    else:
+        for one in found:
+            typer.echo(f"{'damage' if one.damage else 'note'}: {one}")
+        if not found:
+            typer.echo("all is well")
+    if any(one.damage for one in found):
+        raise typer.Exit(1)
+
+
+@upkeep.command()
+def problems(lib: _LibraryArgument = None, library: LibraryOption = None, json: terminal.Json = False) -> None:
+    """List the files that could not be read, and why."""
+    with terminal.work():
+        found = _opened(lib, library).problems()
+    if json:
+        answers.show_json(found)
+        return
+    for one in found:
+        typer.echo(f"{one.key}: {one.reason}")
+    if not found:
+        typer.echo("none")
+
+
+@upkeep.command()
+def export(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="Ends with .parquet or .csv.")],
+    library: LibraryOption = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Also write the vectors of this net (Parquet only).")
+    ] = None,
+) -> None:
+    """Write everything that the library knows to a table."""
+    with terminal.work():
+        count = open_library(library).export(out, model=model)
+    typer.echo(f"{count:,} pictures written to {out}")
+
+
+@upkeep.command()
+def duplicates(
+    lib: _LibraryArgument = None,
+    library: LibraryOption = None,
+    level: Annotated[Level, typer.Option(help="The same file, the same picture, or the same scene.")] = Level.near,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="C", help="Cosine from which vectors agree; default: measured.")
+    ] = None,
+    json: terminal.Json = False,
+) -> None:
+    """List groups of duplicates, the best picture of each first. Nothing is ever deleted."""
+    with terminal.work():
+        groups = _opened(lib, library).duplicates(level.value, threshold=threshold)
+    if json:
+        answers.show_json(groups)
+        return
+    for group in groups:
+        for i, copy in enumerate(group.copies):
+            size = f"{copy.width}x{copy.height}, {copy.size:,} bytes"
+            typer.echo(f"{'keep ' if i == 0 else '     '} {copy.path}  ({size})")
+    spare = sum(group.superfluous for group in groups)
+    typer.echo(f"{len(groups):,} groups; all but the best are {spare / 1e6:,.1f} MB")
+
+
+@upkeep.command()
+def concepts(
+    lib: _LibraryArgument = None,
+    library: LibraryOption = None,
+    like: Annotated[str | None, typer.Option(metavar="WORD", help="Which concepts a word stands for.")] = None,
+    json: terminal.Json = False,
+) -> None:
+    """List the words that were taught, and what a word of a query stands for."""
+    with terminal.work():
+        from neocog.library.teaching import concepts_of
+        from neocog.library.view import view_of
+
+        opened = _opened(lib, library)
+        if like is not None:
+            view = view_of(opened.store)
+            chosen = view.model()
+            known = view.vocabulary(chosen) if chosen else None
+            match = known.find(like) if known is not None else None
+            if known is None or match is None:
+                raise LibraryError(f"the net of {opened.folder} has no concept for {like!r}; teach it: 'neocog teach'")
+            names = [known.classes[i] for i in match.concepts]
+        taught = concepts_of(opened.store)
+    if like is not None:
+        answers.show_json({"word": like, "concepts": names}) if json else typer.echo(f"{match}\n{', '.join(names)}")
+        return
+    rows = [
+        {"word": name, "net": one["model"], "examples": len(one["yes"]), "not": len(one["no"])}
+        for name, one in taught.items()
+    ]
+    answers.show_json(rows) if json else answers.show_table(rows)
+
+
+@upkeep.command()
+def forget(library: LibraryFirst, name: Annotated[str, typer.Argument(metavar="NAME", help="A taught word.")]) -> None:
+    """Remove a taught word with its examples, corrections and tags."""
+    with terminal.work():
+        open_library(library).forget(name)
+    typer.echo(f"forgot {name!r}")
+
+
+@upkeep.command()
+def calibrate(
+    lib: _LibraryArgument = None, library: LibraryOption = None, model: Model = None, json: terminal.Json = False
+) -> None:
+    """Learn from the labels of this library what scores mean here, for better thresholds."""
+    with terminal.work():
+        from neocog.library.searching import calibrate as learn
+
+        learned = learn(_opened(lib, library).store, model)
+    if json:
+        answers.show_json(learned)
+    else:
+        typer.echo(f"learned for: {', '.join(learned)}" if learned else "too few labels to learn from; nothing changed")
