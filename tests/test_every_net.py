@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from neocog import nets
 from neocog.errors import NetError
+from neocog.fit.outputs import with_features
 from neocog.nets.layers import StochasticDepth, WithAuxiliaries
 
 CLASSES = 7
@@ -135,6 +136,17 @@ def test_head_works_on_features(net: nn.Module) -> None:
     if nets.facts(net.spec["name"]).family in SCALED:
         expected = expected * (logits.norm() / expected.norm())
     torch.testing.assert_close(logits, expected)
+
+
+def test_one_pass_gives_logits_and_features(net: nn.Module) -> None:
+    if task_of(net) != "label":
+        pytest.skip(f"task {task_of(net)!r} has no single head")
+    x = pictures(net, 2)
+    with torch.no_grad():
+        logits, features = with_features(net, x)
+        torch.testing.assert_close(logits, net(x))
+        torch.testing.assert_close(features, net.forward_features(x))
+    assert not nets.head_of(net)._forward_pre_hooks
 
 
 def outputs_of(made: Any) -> list[Tensor]:

@@ -152,7 +152,7 @@ def test_pictures_can_grow_while_a_net_trains(folder: Path, tmp_path: Path, monk
 
     monkeypatch.setattr(loop, "gradients", gradients)
     how = {"recipe": "standard", "epochs": 10, "size": 32, "set": {"small": 0.5, "small_until": 0.5}}
-    run = fit.train(folder, net="resnet20", out=tmp_path / "grown", **how, **QUIET)
+    run = fit.train(folder, net="cifar_resnet20", out=tmp_path / "grown", **how, **QUIET)
     assert seen == sorted(seen) and set(seen) == {16, 20, 24, 28, 32} and seen.count(32) == len(seen) / 2
     assert 0 <= run.metrics["test_accuracy"] <= 1
 
@@ -162,7 +162,7 @@ def test_pictures_can_grow_while_a_net_trains(folder: Path, tmp_path: Path, monk
     assert "lenet5 is built for pictures of one size, so it is not shown small ones first" in notes
     assert set(seen) == {32} and read_json(fixed.folder / "run.json")["settings"]["recipe"]["small"] == 1.0
     with pytest.raises(UsageError, match="--set small= is a share"):
-        fit.train(folder, net="resnet20", out=tmp_path / "wrong", set={"small": 16}, **QUIET)
+        fit.train(folder, net="cifar_resnet20", out=tmp_path / "wrong", set={"small": 16}, **QUIET)
 
 
 def test_another_test_set(folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from neocog.data.batches import Held, Streamed, in_order
 from neocog.errors import UsageError
 from neocog.fit.device import Device
 from neocog.fit.parallel import World, gathered
+from neocog.nets import head_of
 
 VIEWS = ("none", "flip", "shift")
 
@@ -40,6 +41,38 @@ def views(x: Tensor, kind: str, mirror: bool = True) -> Iterator[tuple[float, Te
         else:
             yield weight / 2, view
             yield weight / 2, view.flip(3)
+
+
+def with_features(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and features (B, D) of pictures (B, C, H, W), in one pass where the last layer reads the features."""
+    read: list[Tensor] = []
+    handle = head_of(net).register_forward_pre_hook(lambda _head, inputs: read.append(inputs[0]))
+    try:
+        logits = net(x)
+    finally:
+        handle.remove()
+    if len(read) == 1 and read[0].ndim == 2:
+        return logits, read[0]
+    return logits, net.forward_features(x)  # type: ignore[operator]  # a convolution is the last layer
+
+
+def averaged(net: nn.Module, x: Tensor, kind: str, mirror: bool, *, features: bool) -> tuple[Tensor, Tensor | None]:
+    """Logits (B, K) averaged over the views of pictures, and if wanted the features (B, D) of the plain view, float32.
+
+    Raises:
+        UsageError: no such kind of views.
+    """
+    logits: Tensor | None = None
+    traits: Tensor | None = None
+    for weight, view in views(x, kind, mirror):
+        if features and traits is None:  # the first view is the plain one
+            out, found = with_features(net, view)
+            traits = found.float()
+        else:
+            out = net(view)
+        logits = out.float() * weight if logits is None else logits + out.float() * weight
+    assert logits is not None
+    return logits, traits
 
 
 def usual_batch(pictures: Held | Streamed) -> int:
@@ -83,16 +116,12 @@ def outputs_of(
     try:
         done = 0
         for row, x in in_order(pictures, batch_size, device.torch, channels_last=device.channels_last, chosen=wanted):
-            total: Tensor | None = None
             with device.autocast():
-                for weight, view in views(x, tta, mirror):
-                    out = net(view.contiguous(memory_format=device.layout)).float() * weight
-                    total = out if total is None else total + out
-                if features:
-                    traits.append(net.forward_features(x).float().cpu())  # type: ignore[operator]
-            assert total is not None
+                out, seen = averaged(net, x, tta, mirror, features=features)
             rows.append(row)
-            logits.append(total.cpu())
+            logits.append(out.cpu())
+            if seen is not None:
+                traits.append(seen.cpu())
             done += len(row)
             if show:
                 show(done / max(1, len(wanted)), "")

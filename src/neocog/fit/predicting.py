@@ -17,7 +17,7 @@ from neocog.data.batches import Held, Streamed, workers
 from neocog.errors import DataError, DecodeError, RunError, UsageError
 from neocog.fit.device import Device, choose
 from neocog.fit.features import build
-from neocog.fit.outputs import outputs_of, views
+from neocog.fit.outputs import averaged, outputs_of
 from neocog.fit.run import load_state, read_json, read_tensors
 from neocog.records import SPLITS, Preprocess
 from neocog.tasks.measures import evaluate_logits, softmax
@@ -187,11 +187,9 @@ def predict(
             x = ((torch.from_numpy(np.stack(pixels)) / 255.0 - mean) / std).to(chosen.torch)
             x = x.contiguous(memory_format=chosen.layout)
             with torch.inference_mode(), chosen.autocast():
-                seen = [w * net(v).float() for w, v in views(x, run.views["tta"], run.views["mirror"])]
-                logits = torch.stack(seen).sum(0)
-                features = net.forward_features(x).float().cpu().numpy()  # type: ignore[operator]
+                logits, seen = averaged(net, x, run.views["tta"], run.views["mirror"], features=detector is not None)
             probabilities = softmax(logits.cpu().numpy(), run.temperature)
-            strange = detector.score(features) if detector else np.zeros(len(pixels))
+            strange = np.zeros(len(pixels)) if seen is None or not detector else detector.score(seen.cpu().numpy())
             rows = iter(list(zip(probabilities, strange.tolist(), strict=True)))
         for key, picture, problem in batch:
             if picture is None:

@@ -103,8 +103,8 @@ def _converted(key: str, value: Any, kind: type) -> Any:
 
 _SPEED = Recipe(
     name="fast",
-    about="time to accuracy: Muon, linear decay, alternating flip; made for speednet, 94 % on CIFAR-10",
-    epochs=9.5,
+    about="time to accuracy: Muon, linear decay, alternating flip, growing pictures; made for speednet, 94 % on CIFAR-10",
+    epochs=10.0,
     min_steps=200,
     batch_size=2000,
     chunk=500,
@@ -119,6 +119,7 @@ _SPEED = Recipe(
     label_smoothing=0.2,
     flip="alternating",
     translate=2,
+    small=0.625,
     tta="shift",
     val_share=0.02,
 )
@@ -134,6 +135,7 @@ RECIPES: dict[str, Recipe] = {
             epochs=27.0,
             cutout=10,
             translate=4,
+            small=1.0,
         ),
         Recipe(
             name="standard",
