@@ -21,7 +21,7 @@ from neocog.fit.clock import Clock
 from neocog.fit.device import Device, choose, convolution_rate
 from neocog.fit.loop import judge
 from neocog.fit.outputs import views
-from neocog.fit.plan import Plan, choose_size, letters
+from neocog.fit.plan import Plan, choose_size, growing, letters
 from neocog.fit.recipes import recipe
 from neocog.fit.run import read_json, records
 from neocog.fit.state import State
@@ -161,6 +161,14 @@ def test_pictures_can_grow_while_a_net_trains(folder: Path, tmp_path: Path, monk
     notes = records(fixed.folder, "start")[0]["notes"]
     assert "lenet5 is built for pictures of one size, so it is not shown small ones first" in notes
     assert set(seen) == {32} and read_json(fixed.folder / "run.json")["settings"]["recipe"]["small"] == 1.0
+    small = recipe("fast", small=0.5)
+    assert growing(small, "speednet", 32) == (small, [])
+    for net, size, compiled, why in (
+        ("speednet", 12, False, "speednet needs pictures of at least 9x9"),
+        ("speednet", 32, True, "compiled for pictures of one size"),
+    ):
+        whole, (note,) = growing(small, net, size, compiled=compiled)
+        assert whole.small == 1.0 and why in note
     with pytest.raises(UsageError, match="--set small= is a share"):
         fit.train(folder, net="cifar_resnet20", out=tmp_path / "wrong", set={"small": 16}, **QUIET)
 

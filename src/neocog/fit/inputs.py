@@ -284,7 +284,7 @@ def make_plan(
             options.setdefault("dropout", r.dropout)
         else:
             parts.notes.append(f"{name} has no dropout, so the recipe's dropout of {r.dropout:g} is left out")
-    r, said = growing(r, name, pre.size)
+    r, said = growing(r, name, pre.size, compiled=device.compile and "small" not in fields)
     parts.notes += said
     if not start and pre.size <= 64 and nets.options(name).get("stem") == "imagenet":
         options.setdefault("stem", "small")  # the ImageNet stem would leave 2x2 of a 64x64 picture at the end

@@ -21,6 +21,8 @@ VIEWS = ("none", "flip", "shift")
 def views(x: Tensor, kind: str, mirror: bool = True) -> Iterator[tuple[float, Tensor]]:
     """Views of pictures (B, C, H, W), each with its weight in the average; the weights add up to 1.
 
+    The picture as it is comes first.
+
     ``none``: the picture. ``flip``: also its mirror image (if `mirror`: for letters and digits it is another
     picture). ``shift``: half of the weight on that, half on the same moved by a pixel up left and down right
     (Jordan 2024, section 3.5).
@@ -65,7 +67,7 @@ def averaged(net: nn.Module, x: Tensor, kind: str, mirror: bool, *, features: bo
     logits: Tensor | None = None
     traits: Tensor | None = None
     for weight, view in views(x, kind, mirror):
-        if features and traits is None:  # the first view is the plain one
+        if features and traits is None:  # of the plain view, which comes first
             out, found = with_features(net, view)
             traits = found.float()
         else:

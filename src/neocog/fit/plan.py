@@ -186,8 +186,11 @@ def make_recipe(name: str | None, net: str, fields: dict[str, Any] | None) -> Re
     return recipe(name or choose_recipe(net), **(fields or {}))
 
 
-def growing(r: Recipe, net: str, size: int) -> tuple[Recipe, list[str]]:
+def growing(r: Recipe, net: str, size: int, *, compiled: bool = False) -> tuple[Recipe, list[str]]:
     """The recipe as the net can follow it: with pictures that are whole from the start if it cannot take smaller ones.
+
+    Args:
+        compiled: the net will be compiled, and for every size anew: not worth it unless it was asked for.
 
     Raises:
         UsageError: the recipe's `small` is no share.
@@ -201,6 +204,8 @@ def growing(r: Recipe, net: str, size: int) -> tuple[Recipe, list[str]]:
         why = "is built for pictures of one size"
     elif first < smallest:
         why = f"needs pictures of at least {smallest}x{smallest}"
+    elif compiled:
+        why = "is compiled for pictures of one size (--set small= asks for more)"
     else:
         return r, []
     return r.changed(small=1.0), [f"{net} {why}, so it is not shown small ones first"]
