@@ -41,8 +41,8 @@ class Device:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     @property
-    def dtype(self) -> torch.dtype:
-        """In which large products are computed."""
+    def dtype(self) -> Any:
+        """The type in which large products are computed."""
         return torch.bfloat16 if self.bf16 else torch.float32
 
     def autocast(self) -> AbstractContextManager[Any]:
