@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,18 +16,21 @@ from neocog import fit, nets
 from neocog.errors import RunError
 from neocog.fit.run import read_json, read_tensors, records
 
-# ema, momentum, balance, mixing and dropout-like randomness all have state that a resume must restore
+# ema, momentum, balance, mixing and dropout-like randomness all have state that a resume must restore; the device is fixed,
+# because on a busy machine the second training might measure otherwise and choose another
 SCRIPT = """
 import torch; torch.set_num_threads(1)
 from neocog import fit
-fit.train("digits", out={out!r}, net={net!r}, recipe="standard", epochs=12, device="cpu", seed=3, diagnosis=False,
-          save_every=0.2, progress=False, size={size},
-          set=dict(ema=0.9, lookahead=0.2, mixup=0.2, optimizer={optimizer!r}, lr=0.01, small={small}))
+from neocog.fit import training
+from neocog.fit.device import Device
+training.choose = lambda *_, **__: Device("cpu", bf16={bf16}, channels_last=True, side_by_side=True)
+fit.train("digits", out={out!r}, net="lenet5", recipe="standard", epochs=12, device="cpu", seed=3, diagnosis=False,
+          save_every=0.2, progress=False, set=dict(ema=0.9, lookahead=0.2, mixup=0.2, optimizer={optimizer!r}, lr=0.01))
 """
 
 
-def start(out: Path, **how: Any) -> subprocess.Popen[bytes]:
-    code = SCRIPT.format(out=str(out), **how)
+def start(out: Path, optimizer: str) -> subprocess.Popen[bytes]:
+    code = SCRIPT.format(out=str(out), optimizer=optimizer, bf16=optimizer == "muon")
     return subprocess.Popen([sys.executable, "-W", "error", "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
@@ -36,18 +38,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return read_tensors(folder / "weights.safetensors")[0]
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        {"optimizer": "muon", "net": "lenet5", "size": 32, "small": 1.0},
-        {"optimizer": "adamw", "net": "squeezenet1_1", "size": 24, "small": 0.75},  # pictures that grow
-    ],
-    ids=["muon", "adamw"],
-)
-def test_killed_and_resumed_is_bit_identical(tmp_path: Path, how: dict[str, Any]) -> None:
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_killed_and_resumed_is_bit_identical(tmp_path: Path, optimizer: str) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(whole, **how).wait() == 0
-    process = start(killed, **how)
+    assert start(whole, optimizer).wait() == 0
+    process = start(killed, optimizer)
     deadline = time.monotonic() + 120
     while not (killed / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -142,6 +142,14 @@ def test_training_for_a_time(folder: Path, tmp_path: Path) -> None:
     assert last["lr"] < 0.5  # the schedule ended with the time
 
 
+def test_a_net_whose_last_layer_is_a_convolution_can_be_trained(tmp_path: Path) -> None:
+    how = {"epochs": 1, "size": 20, "diagnosis": False, "set": {"min_steps": 1}}
+    run = fit.train("drawn:n=400,size=24,seed=2", net="squeezenet1_1", out=tmp_path / "r", **how, **QUIET)
+    assert run.metrics["test_n"] > 0 and read_json(run.folder / "net.json")["unknown"]["n"]["known"] > 0
+    answers = run.predict(np.zeros((1, 24, 24, 3), np.uint8))
+    assert len(answers) == 1 and answers[0].label in run.classes
+
+
 def test_pictures_can_grow_while_a_net_trains(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     plain = loop.gradients

@@ -46,7 +46,10 @@ def views(x: Tensor, kind: str, mirror: bool = True) -> Iterator[tuple[float, Te
 
 
 def with_features(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and features (B, D) of pictures (B, C, H, W), in one pass where the last layer reads the features."""
+    """Logits and features (B, D) of pictures (B, C, H, W), in one pass where the last layer reads the features.
+
+    Features that are maps (a convolution is the last layer) are averaged over their positions.
+    """
     read: list[Tensor] = []
     handle = head_of(net).register_forward_pre_hook(lambda _head, inputs: read.append(inputs[0]))
     try:
@@ -55,7 +58,8 @@ def with_features(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         handle.remove()
     if len(read) == 1 and read[0].ndim == 2:
         return logits, read[0]
-    return logits, net.forward_features(x)  # type: ignore[operator]  # a convolution is the last layer
+    features: Tensor = net.forward_features(x)  # type: ignore[operator]
+    return logits, features.flatten(2).mean(2) if features.ndim > 2 else features
 
 
 def averaged(net: nn.Module, x: Tensor, kind: str, mirror: bool, *, features: bool) -> tuple[Tensor, Tensor | None]:
