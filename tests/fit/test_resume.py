@@ -16,8 +16,8 @@ from neocog import fit, nets
 from neocog.errors import RunError
 from neocog.fit.run import read_json, read_tensors, records
 
-# ema, momentum, balance, mixing and dropout-like randomness all have state that a resume must restore; the device is fixed,
-# because on a busy machine the second training might measure otherwise and choose another
+# ema, momentum, balance, mixing and dropout-like randomness all have state that a resume must restore; the device is
+# fixed, because on a busy machine the second training might measure otherwise and choose another
 SCRIPT = """
 import torch; torch.set_num_threads(1)
 from neocog import fit
