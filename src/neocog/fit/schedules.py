@@ -65,7 +65,7 @@ def warmed(factor: float, progress: float, warmup: float) -> float:
 def side(whole: int, small: float, until: float, progress: float) -> int:
     """Side in pixels of the pictures shown at `progress`, out of `whole`: it grows from ``small * whole`` in eighths.
 
-    Small pictures cost less arithmetic (a half at 3/4), and a net that is far from done learns from them as well
+    Small pictures cost less arithmetic (about a half at 3/4), and a net that is far from done learns from them, too
     (progressive resizing: Howard 2018, DAWNBench). From progress `until` on pictures are whole.
     """
     if small >= 1.0 or progress >= until:
