@@ -53,6 +53,14 @@ fit.train("drawn:n=240,size=32", out=sys.argv[1], net="lenet5", recipe="standard
 """
 
 
+WITH_NORMS = """
+import sys, torch; torch.set_num_threads(1)
+from neocog import fit
+fit.train("drawn:n=240,size=32", out=sys.argv[1], net="speednet", epochs=1, device="cpu", progress=False,
+          set=dict(min_steps=1))
+"""
+
+
 def run(script: Path, code: str, processes: int, *arguments: Path) -> None:
     script.write_text(code)
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -86,3 +94,9 @@ def test_a_training_by_two_processes_is_that_of_one(tmp_path: Path) -> None:
     assert theirs["train_loss"] == pytest.approx(mine["train_loss"], rel=1e-3)
     assert theirs["val_accuracy"] == mine["val_accuracy"]
     assert read_json(two / "net.json")["metrics"]["test_n"] == read_json(one / "net.json")["metrics"]["test_n"]
+
+
+def test_the_first_look_of_one_process_does_not_disturb_the_others(tmp_path: Path) -> None:
+    run(tmp_path / "training.py", WITH_NORMS, 2, tmp_path / "run")
+    names = [r["name"] for r in records(tmp_path / "run", "diagnosis")]
+    assert names[:2] == ["initial loss", "overfit one batch"] and len(records(tmp_path / "run", "epoch")) == 1

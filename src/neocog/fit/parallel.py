@@ -7,6 +7,8 @@ processes compute what one would, up to the order of additions.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,3 +150,19 @@ def with_global_norms(net: nn.Module, world: World) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             module.__class__ = GlobalBatchNorm2d  # same state, another forward
     return net
+
+
+@contextmanager
+def alone(net: nn.Module) -> Iterator[None]:
+    """Let the BN layers of `net` use this process's statistics only, for what one process does by itself.
+
+    Otherwise they would wait for sums that the others never send.
+    """
+    changed = [(m, type(m)) for m in net.modules() if isinstance(m, (GlobalBatchNorm2d, nn.SyncBatchNorm))]
+    for module, _ in changed:
+        module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module, kind in changed:
+            module.__class__ = kind  # type: ignore[assignment]

@@ -26,7 +26,7 @@ from neocog.fit.learn_head import learn_head
 from neocog.fit.loop import fit, weighted
 from neocog.fit.new_run import make_folder
 from neocog.fit.outputs import outputs_of
-from neocog.fit.parallel import World, join, leave, same_everywhere, wait_for_all
+from neocog.fit.parallel import World, alone, join, leave, same_everywhere, wait_for_all
 from neocog.fit.plan import Plan
 from neocog.fit.predicting import Run
 from neocog.fit.report import write_report
@@ -261,7 +261,9 @@ def _carry_out(
         if not again:
             _first_words(made, parts, log, device)
             if diagnosis and world.first and plan.by_steps:
-                for finding in _first_look(made, device):
+                with alone(net):
+                    findings = _first_look(made, device)
+                for finding in findings:
                     log.write("diagnosis", **finding.to_json())
                     if finding.verdict != "good":
                         show.say(f"{finding.name}: {finding.evidence}. {finding.advice}")
