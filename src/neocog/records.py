@@ -67,8 +67,9 @@ class Facts:
 class Preprocess:
     """How a decoded picture becomes a net's input; saved beside the weights, used everywhere.
 
-    The short side is resized to `resize` (antialiased bilinear), the centre `size` x `size` is cut out, and the
-    bytes become ``(x / 255 - mean) / std`` for each of `channels` channels (1 = grey, 3 = RGB).
+    With ``fit="crop"`` the short side is resized to `resize` (antialiased bilinear) and the centre `size` x `size` is
+    cut out; with ``fit="pad"`` the whole picture is resized to fit into `shape` and laid in its middle, on grey.
+    The bytes become ``(x / 255 - mean) / std`` for each of `channels` channels (1 = grey, 3 = RGB).
     """
 
     size: int
@@ -76,3 +77,17 @@ class Preprocess:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     channels: int = field(default=3)
+    fit: str = "crop"
+    shape: tuple[int, int] | None = None  # height and width of the input with fit="pad"; None: size x size
+
+    @property
+    def input(self) -> tuple[int, int]:
+        """Height and width of the net's input."""
+        return self.shape or (self.size, self.size)
+
+    @staticmethod
+    def from_json(values: Any) -> Preprocess:
+        """The record that ``dataclasses.asdict`` made, as JSON gives it back."""
+        shape = values.get("shape")
+        given = {**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])}
+        return Preprocess(**{**given, "shape": None if shape is None else (int(shape[0]), int(shape[1]))})

@@ -24,6 +24,14 @@ class Augment:
     colour: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    zoom: float = 0.0
+    rotate: float = 0.0
+    elastic: float = 0.0
+
+    @property
+    def moves(self) -> bool:
+        """Whether whole batches are resampled: turned, scaled, bent."""
+        return bool(self.zoom or self.rotate or self.elastic)
 
 
 @dataclass(slots=True)
@@ -35,10 +43,15 @@ class Draws:
     square: Tensor  # float32 (N, 2), centre of the cutout in [0, 1)
     colour: Tensor  # float32 (N, 3), brightness, contrast, saturation factors
     box: Tensor  # float32 (N, 4), uniform numbers for the random resized crop
+    move: Tensor | None = None  # float32 (N, 4), uniform numbers in [-1, 1): scale, turn, place
+    bend: Tensor | None = None  # float32 (N, 2, 3, 3), normal: displacements of a coarse grid
 
     def at(self, rows: Tensor) -> Draws:
         """The numbers of some pictures."""
-        return Draws(self.flip[rows], self.shift[rows], self.square[rows], self.colour[rows], self.box[rows])
+        move, bend = (None if v is None else v[rows] for v in (self.move, self.bend))
+        return Draws(
+            self.flip[rows], self.shift[rows], self.square[rows], self.colour[rows], self.box[rows], move, bend
+        )
 
 
 def generator(*key: int) -> torch.Generator:
@@ -69,7 +82,10 @@ def draw(how: Augment, pictures: int, seed: int, epoch: int) -> Draws:
     shift = torch.randint(-reach, reach + 1, (pictures, 2), generator=g)
     square = torch.rand(pictures, 2, generator=g)
     colour = 1.0 + how.colour * (2.0 * torch.rand(pictures, 3, generator=g) - 1.0)
-    return Draws(flip, shift, square, colour, torch.rand(pictures, 4, generator=g))
+    box = torch.rand(pictures, 4, generator=g)
+    move = 2.0 * torch.rand(pictures, 4, generator=g) - 1.0 if how.moves else None
+    bend = torch.randn(pictures, 2, 3, 3, generator=g) if how.elastic else None
+    return Draws(flip, shift, square, colour, box, move, bend)
 
 
 def shift_and_flip(pictures: Tensor, draws: Draws, *, black: bool) -> Tensor:
@@ -134,18 +150,94 @@ def crop_box(uniform: Tensor, height: int, width: int, smallest: float) -> tuple
     return left, top, left + w, top + h
 
 
-def resized_crops(pictures: Tensor, draws: Draws, smallest: float) -> Tensor:
-    """Random resized crops of pictures (B, C, H, W), back to the same size by bilinear sampling."""
-    _, _, h, w = pictures.shape
-    boxes = torch.tensor([crop_box(u, h, w, smallest) for u in draws.box])
+def geometry(draws: Draws, how: Augment, height: int, width: int, *, cropped: bool = False) -> Tensor:
+    """What augmentation does to places: affine maps float64 (B, 2, 3) from pixels of the prepared picture to the input.
+
+    `cropped`: random resized crops were cut out when the pictures were decoded, so they are not part of it.
+    """
+    b = len(draws.flip)
+    made = torch.zeros(b, 2, 3, dtype=torch.float64)
+    sign = 1.0 - 2.0 * draws.flip.double()
+    # shift_and_flip: the input's column x shows column x + s, or W - x + s where it is mirrored
+    made[:, 0, 0], made[:, 1, 1] = sign, 1.0
+    made[:, 0, 2] = torch.where(draws.flip, width + draws.shift[:, 1], -draws.shift[:, 1]).double()
+    made[:, 1, 2] = -draws.shift[:, 0].double()
+    if how.resized_crop and not cropped:
+        made = compose(_crops(draws, how.resized_crop, height, width), made)
+    if how.moves:
+        made = compose(_moves(draws, how, height, width), made)
+    return made
+
+
+def compose(second: Tensor, first: Tensor) -> Tensor:
+    """The affine maps (B, 2, 3) that are `first`, then `second`."""
+    linear = second[:, :, :2] @ first[:, :, :2]
+    return torch.cat((linear, second[:, :, :2] @ first[:, :, 2:] + second[:, :, 2:]), 2)
+
+
+def inverted(matrix: Tensor) -> Tensor:
+    """The inverse affine maps of (B, 2, 3)."""
+    linear = torch.linalg.inv(matrix[:, :, :2])
+    return torch.cat((linear, -linear @ matrix[:, :, 2:]), 2)
+
+
+def _crops(draws: Draws, smallest: float, height: int, width: int) -> Tensor:
+    """Random resized crops, back to the same size, as affine maps (B, 2, 3)."""
+    boxes = torch.tensor([crop_box(u, height, width, smallest) for u in draws.box], dtype=torch.float64)
     left, top, right, bottom = boxes.T
-    theta = torch.zeros(len(pictures), 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1] = (right - left) / w, (bottom - top) / h
-    theta[:, 0, 2], theta[:, 1, 2] = (left + right) / w - 1.0, (top + bottom) / h - 1.0
-    grid = torch.nn.functional.affine_grid(theta.to(pictures.device), list(pictures.shape), align_corners=False)
-    return torch.nn.functional.grid_sample(
-        pictures, grid.to(pictures.dtype), padding_mode="reflection", align_corners=False
+    made = torch.zeros(len(boxes), 2, 3, dtype=torch.float64)
+    made[:, 0, 0], made[:, 1, 1] = width / (right - left), height / (bottom - top)
+    made[:, 0, 2], made[:, 1, 2] = -left * made[:, 0, 0], -top * made[:, 1, 1]
+    return made
+
+
+def _moves(draws: Draws, how: Augment, height: int, width: int) -> Tensor:
+    """Scaling by 1 / (1 + zoom) to 1 + zoom, turning by up to `rotate` degrees, and moving within the frame.
+
+    A picture that was made larger is moved over the frame, one made smaller inside it.
+    """
+    assert draws.move is not None
+    scale, turn, across, down = draws.move.double().T
+    scale = (1.0 + how.zoom) ** scale
+    angle = turn * how.rotate * torch.pi / 180
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    made = torch.stack((torch.stack((cos, -sin), -1), torch.stack((sin, cos), -1)), 1)  # (B, 2, 2)
+    centre = torch.tensor([width / 2, height / 2], dtype=torch.float64)
+    room = (scale - 1.0).abs()[:, None] * centre
+    to = centre + torch.stack((across, down), -1) * room
+    return torch.cat((made, (to - (made @ centre))[:, :, None]), 2)
+
+
+def bends(draws: Draws, how: Augment, height: int, width: int) -> Tensor | None:
+    """Elastic displacements float32 (B, H, W, 2) in pixels, or None: normal numbers of a 3 x 3 grid, bicubic between.
+
+    Ronneberger et al. 2015, section 3.1 (there with a deviation of 10 pixels for pictures of 512).
+    """
+    if draws.bend is None:
+        return None
+    coarse = draws.bend * how.elastic
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=True).permute(
+        0, 2, 3, 1
     )
+
+
+def resampled(pictures: Tensor, matrix: Tensor, field: Tensor | None = None, *, padding: str = "zeros") -> Tensor:
+    """Pictures (B, C, H, W) moved by affine maps (B, 2, 3) of their pixels, then bent, by bilinear sampling."""
+    b, _, h, w = pictures.shape
+    back = inverted(matrix)
+    # to the coordinates of grid_sample, -1 to 1 from edge to edge
+    theta = torch.empty(b, 2, 3, dtype=torch.float64)
+    theta[:, 0, 0], theta[:, 0, 1] = back[:, 0, 0], back[:, 0, 1] * h / w
+    theta[:, 1, 0], theta[:, 1, 1] = back[:, 1, 0] * w / h, back[:, 1, 1]
+    middle = torch.tensor([w / 2, h / 2], dtype=torch.float64)
+    shift = back[:, :, :2] @ middle + back[:, :, 2] - middle
+    theta[:, :, 2] = shift / middle
+    grid = torch.nn.functional.affine_grid(theta.float().to(pictures.device), list(pictures.shape), align_corners=False)
+    if field is not None:
+        linear = back[:, :, :2].float().to(pictures.device)
+        offset = torch.einsum("bij,bhwj->bhwi", linear, field.to(pictures.device))
+        grid = grid + offset / middle.float().to(pictures.device)
+    return torch.nn.functional.grid_sample(pictures, grid.to(pictures.dtype), padding_mode=padding, align_corners=False)
 
 
 def smaller(pictures: Tensor, side: int) -> Tensor:

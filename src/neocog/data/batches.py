@@ -6,35 +6,120 @@ can be continued at any step, and N processes see between them what one would se
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from neocog.data import augment as aug
-from neocog.data.decode import decode, prepare
+from neocog.data.decode import decoded, placed
+from neocog.data.kinds import Category, Column
 from neocog.data.source import Source
+from neocog.data.warp import Warp
 from neocog.errors import DataError
 from neocog.records import Preprocess, Problem
 
 _TINY = 2e-4  # seconds to decode one picture; below that one thread is faster than several
-IGNORED = -100  # label of a picture that could not be read: no loss, no metric
+Placed = tuple[np.ndarray, np.ndarray, tuple[int, int]]  # uint8 (H, W, C), and what `decode.placed` says of it
+
+
+Targets = dict[str, Any]  # name -> tensor (B, ...), or a list of B values
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Each picture of a batch was mixed with another: it counts for `share` of the answer, the partner for the rest."""
+
+    partner: Tensor  # int64 (B,), within the batch
+    share: float
 
 
 @dataclass(slots=True)
 class Batch:
-    """Normalised pictures (B, C, H, W), channels-last, and labels (B,); `partner` and `share` if they were mixed."""
+    """What a step carries.
 
-    x: Tensor
-    y: Tensor
-    partner: Tensor | None = None
-    share: float = 1.0
+    Attributes:
+        inputs: normalised pictures (B, C, H, W), channels-last; one tensor for each picture that a sample has.
+        targets: what is known of them, as the task wants it.
+        rows: int64 (B,) on the CPU: which pictures they are.
+        valid: bool (B,): the others could not be read; they must not count.
+        warp: what was done to their geometry, where the task asks for it.
+        mix: how they were mixed, or None.
+    """
+
+    inputs: tuple[Tensor, ...]
+    targets: Targets
+    rows: Tensor
+    valid: Tensor
+    warp: Warp | None = None
+    mix: Mix | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def x(self) -> Tensor:
+        """The (first) pictures."""
+        return self.inputs[0]
+
+    def part(self, rows: slice) -> Batch:
+        """Some of its samples, as a batch. Raises: ValueError if they were mixed: partners may be anywhere in it."""
+        if self.mix is not None:
+            raise ValueError("a mixed batch cannot be taken apart")
+        return Batch(
+            tuple(x[rows] for x in self.inputs),
+            {name: value[rows] for name, value in self.targets.items()},
+            self.rows[rows],
+            self.valid[rows],
+            None if self.warp is None else self.warp[rows],
+        )
+
+
+class Known:
+    """What is known of the pictures of a feed, by role of a column.
+
+    Args:
+        columns: one row for each picture of the feed.
+        collate: makes targets of values by role (int64 (B,) for a category, else a list of B), the warp, and which
+            pictures are valid.
+        warps: whether `collate` needs the warp.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, Column],
+        collate: Callable[[dict[str, Any], Warp | None, Tensor], Targets],
+        warps: bool = False,
+    ) -> None:
+        self.columns, self.collate, self.warps = dict(columns), collate, warps
+        self._codes = {
+            role: torch.from_numpy(column.codes.astype(np.int64))
+            for role, column in self.columns.items()
+            if isinstance(column, Category)
+        }
+        self.slow = any(column.kind == "mask" for column in self.columns.values())  # worth reading ahead
+
+    def values(self, rows: Tensor) -> dict[str, Any]:
+        """Values of some pictures. Thread-safe."""
+        return {
+            role: self._codes[role][rows] if role in self._codes else [column[int(i)] for i in rows]
+            for role, column in self.columns.items()
+        }
+
+    def select(self, rows: np.ndarray) -> Known:
+        """The same for some of the pictures."""
+        return Known({k: c.select(rows) for k, c in self.columns.items()}, self.collate, self.warps)
+
+
+NOTHING = Known({}, lambda values, warp, valid: {})
 
 
 def workers() -> int:
@@ -58,14 +143,16 @@ class Held:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.problems: list[Problem] = []
-        pixels = np.empty((len(indices), pre.size, pre.size, pre.channels), dtype=np.uint8)
+        pixels = np.empty((len(indices), *pre.input, pre.channels), dtype=np.uint8)
+        matrices, sizes = np.empty((len(indices), 2, 3)), np.empty((len(indices), 2), np.int64)
         good = np.ones(len(indices), dtype=bool)
 
         def load(rows: range) -> None:
             for row in rows:
                 index = int(indices[row])
                 try:
-                    pixels[row] = prepare(source.read(index), pre).transpose(1, 2, 0)
+                    made, matrices[row], sizes[row] = placed(source.read(index), pre)
+                    pixels[row] = made.transpose(1, 2, 0)
                 except (DataError, OSError) as error:
                     good[row] = False
                     self.problems.append(Problem(source.key(index), str(error)))
@@ -77,18 +164,15 @@ class Held:
                 progress(min(done * step, len(indices)), len(indices))
         self.kept = np.flatnonzero(good)
         if len(self.kept) < len(indices):
-            pixels = pixels[good]
+            pixels, matrices, sizes = pixels[good], matrices[good], sizes[good]
+        self.places = torch.from_numpy(matrices)  # float64 (N, 2, 3), see decode.placed
+        self.sizes = torch.from_numpy(sizes)
         self.problems.sort(key=lambda p: p.key)
         self.pixels = torch.from_numpy(pixels).to(device)
         self.pre = pre
 
     def __len__(self) -> int:
         return len(self.pixels)
-
-    def get(self, rows: Tensor, draws: aug.Draws | None, how: aug.Augment) -> Tensor:
-        """Pictures (B, H, W, C) as bytes, moved and mirrored."""
-        pictures = self.pixels[rows.to(self.pixels.device)]
-        return pictures if draws is None else aug.shift_and_flip(pictures, draws, black=how.crop > how.translate)
 
 
 def _loaded(load: Callable[[range], None], chunks: list[range]) -> Iterator[int]:
@@ -125,16 +209,15 @@ class Streamed:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def picture(self, row: int, box: Tensor | None, smallest: float) -> np.ndarray | None:
-        """One picture, uint8 (H, W, C); None (and a problem noted) if it cannot be read."""
+    def picture(self, row: int, box: Tensor | None, smallest: float) -> Placed | None:
+        """One picture, uint8 (H, W, C), and where it went; None (and a problem noted) if it cannot be read."""
         index = int(self.indices[row])
         try:
             data = self.source.read(index)
             if box is None or smallest <= 0:
-                return prepare(data, self.pre).transpose(1, 2, 0)
-            # a crop of share s is read at a scale where its own short side is about the net's input
-            raw = decode(data, short_side=int(self.pre.size / smallest**0.5)) if isinstance(data, bytes) else data
-            return _cropped(raw, box, self.pre, smallest)
+                made, matrix, size = placed(data, self.pre)
+                return made.transpose(1, 2, 0), matrix, size
+            return _cropped(data, box, self.pre, smallest)
         except (DataError, OSError) as error:
             with self._lock:
                 if index not in self._seen:
@@ -143,30 +226,53 @@ class Streamed:
             return None
 
 
-def _cropped(raw: np.ndarray, uniform: Tensor, pre: Preprocess, smallest: float) -> np.ndarray:
+def _cropped(data: bytes | np.ndarray, uniform: Tensor, pre: Preprocess, smallest: float) -> Placed:
+    """A random resized crop, cut out of the decoded picture."""
     from PIL import Image
 
-    box = aug.crop_box(uniform, raw.shape[0], raw.shape[1], smallest)
+    height, width = pre.input
+    # a crop of share s is read at a scale where its own short side is about the net's input
+    if isinstance(data, bytes):
+        raw, size = decoded(data, short_side=int(min(height, width) / smallest**0.5))
+    else:
+        raw, size = data, (data.shape[0], data.shape[1])
+    left, top, right, bottom = aug.crop_box(uniform, raw.shape[0], raw.shape[1], smallest)
     image = Image.fromarray(raw).convert("L" if pre.channels == 1 else "RGB")
-    image = image.resize((pre.size, pre.size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
-    return np.array(image).reshape(pre.size, pre.size, pre.channels)  # a copy: PyTorch wants it writable
+    image = image.resize((width, height), Image.Resampling.BILINEAR, box=(left, top, right, bottom), reducing_gap=2.0)
+    across, down = width / (right - left), height / (bottom - top)
+    matrix = np.array(
+        [[across * raw.shape[1] / size[1], 0.0, -left * across], [0.0, down * raw.shape[0] / size[0], -top * down]]
+    )
+    return np.array(image).reshape(height, width, pre.channels), matrix, size  # a copy: PyTorch wants it writable
+
+
+class Feed(Protocol):
+    """Where the loop's batches come from."""
+
+    seed: int
+    steps_per_epoch: int
+    waited: float  # seconds that the loop has waited for it
+
+    def stream(self, step: int) -> Iterator[Batch]:
+        """Batches from `step` on, without end; what they hold depends on nothing but the seed and the step."""
+        ...
 
 
 class Batches:
-    """Training batches of `pictures`, for ever; `batch(step)` depends on nothing but its arguments.
+    """Training batches of `pictures`, for ever; what a step shows depends on nothing but the arguments.
 
     Args:
-        pictures: Held or Streamed.
-        labels: int64 (N,), one for each picture.
+        pictures: Held or Streamed; several for samples that have several pictures.
+        known: what is known of them.
         batch_size: of all processes together; each gets its `rank`-th part.
-        weights: how often each picture is to be drawn (None: each once in an epoch).
+        order: the order of an epoch from a generator (``Task.order``); None or a result of None: each once, by chance.
         dtype: of the pictures that come out.
     """
 
     def __init__(
         self,
-        pictures: Held | Streamed,
-        labels: Tensor,
+        pictures: Held | Streamed | Sequence[Held | Streamed],
+        known: Known,
         how: aug.Augment,
         batch_size: int,
         *,
@@ -174,137 +280,218 @@ class Batches:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         channels_last: bool = True,
-        weights: Tensor | None = None,
+        order: Callable[[torch.Generator], Tensor | None] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if len(pictures) == 0:
-            raise DataError("no training picture is left; 'neocog check' tells what is wrong with them")
-        self.pictures, self.labels, self.how, self.seed = pictures, labels, how, seed
-        self.batch_size = min(batch_size, len(pictures))
+        self.all = tuple(pictures) if isinstance(pictures, Sequence) else (pictures,)
+        self.pictures = self.all[0]
+        if len(self.pictures) == 0:
+            raise DataError("no training picture is left; 'neocog check' says what is wrong with them")
+        self.known, self.how, self.seed = known, how, seed
+        self.batch_size = min(batch_size, len(self.pictures))
         if self.batch_size % world:
             raise DataError(f"a batch of {self.batch_size} cannot be shared by {world} processes; use a multiple")
-        self.steps_per_epoch = len(pictures) // self.batch_size
-        self.device, self.dtype, self.weights = device, dtype, weights
+        self.steps_per_epoch = len(self.pictures) // self.batch_size
+        self.device, self.dtype, self.order = device, dtype, order
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.rank, self.world = rank, world
-        self.waited = 0.0  # seconds that the loop has waited for pictures
-        pre = pictures.pre
-        self._mean = torch.tensor(pre.mean[: pre.channels], device=device)[None, :, None, None]
-        self._std = torch.tensor(pre.std[: pre.channels], device=device)[None, :, None, None]
+        self.waited = 0.0
         self._epoch = -1
 
     def _begin(self, epoch: int) -> None:
         if epoch == self._epoch:
             return
         n, g = len(self.pictures), aug.generator(self.seed, epoch, 0)
-        if self.weights is None:
-            self._order = torch.randperm(n, generator=g)
-        else:
-            self._order = torch.multinomial(self.weights, n, replacement=True, generator=g)
-        self._draws = aug.draw(self.how, n, self.seed, epoch)
+        order = self.order(g) if self.order else None
+        self._order = torch.randperm(n, generator=g) if order is None else order
+        self._draws = [aug.draw(self.how, n, self.seed + 7919 * k, epoch) for k in range(len(self.all))]
         self._epoch = epoch
 
-    def _rows(self, step: int) -> tuple[Tensor, aug.Draws]:
+    def _rows(self, step: int) -> tuple[Tensor, list[aug.Draws]]:
         epoch, within = divmod(step, self.steps_per_epoch)
         self._begin(epoch)
         share = self.batch_size // self.world
         first = within * self.batch_size + self.rank * share
         rows = self._order[first : first + share]
-        return rows, self._draws.at(rows)
+        return rows, [draws.at(rows) for draws in self._draws]
 
     def stream(self, step: int) -> Iterator[Batch]:
-        """Batches from `step` on, without end. Streamed pictures are decoded a few batches ahead."""
-        if isinstance(self.pictures, Held):
+        """Batches from `step` on, without end. What has to be decoded is decoded a few batches ahead."""
+        held = all(isinstance(one, Held) for one in self.all)
+        if held and not self.known.slow:
             while True:
                 begin = time.perf_counter()
                 rows, draws = self._rows(step)
-                batch = self._finish(self.pictures.get(rows, draws, self.how), self.labels[rows], draws, step)
+                parts = [_held(one, rows) for one in self.all]  # type: ignore[arg-type]
+                batch = self._finish(parts, rows, draws, self.known.values(rows), step)
                 self.waited += time.perf_counter() - begin
                 yield batch
                 step += 1
-        ahead: list[tuple[Tensor, aug.Draws, list]] = []  # type: ignore[type-arg]
+        ahead: list[tuple[Tensor, list[aug.Draws], list[list[Any]], Any]] = []
         pool = ThreadPoolExecutor(workers(), thread_name_prefix="neocog-decode")
         try:
             coming = step
             while True:
                 while len(ahead) < 3:
                     rows, draws = self._rows(coming)
-                    boxes = draws.box if self.how.resized_crop else [None] * len(rows)
-                    jobs = [
-                        pool.submit(self.pictures.picture, int(r), b, self.how.resized_crop)
-                        for r, b in zip(rows, boxes, strict=True)
-                    ]
-                    ahead.append((rows, draws, jobs))
+                    jobs = [self._submit(pool, one, rows, d) for one, d in zip(self.all, draws, strict=True)]
+                    ahead.append((rows, draws, jobs, _values(pool, self.known, rows)))
                     coming += 1
                 begin = time.perf_counter()
-                rows, draws, jobs = ahead.pop(0)
-                pixels, labels = _gathered([job.result() for job in jobs], self.labels[rows], self.pictures.pre)
-                pixels = aug.shift_and_flip(pixels.to(self.device), draws, black=self.how.crop > self.how.translate)
-                batch = self._finish(pixels, labels, draws, step)
+                rows, draws, jobs, values = ahead.pop(0)
+                parts = [
+                    _gathered([job.result() for job in job_list], one.pre) if job_list else _held(one, rows)
+                    for one, job_list in zip(self.all, jobs, strict=True)
+                ]
+                batch = self._finish(parts, rows, draws, values(), step)
                 self.waited += time.perf_counter() - begin
                 yield batch
                 step += 1
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _finish(self, pixels: Tensor, labels: Tensor, draws: aug.Draws, step: int) -> Batch:
-        """Bytes (B, H, W, C) to a normalised, augmented batch."""
+    def _submit(self, pool: ThreadPoolExecutor, one: Held | Streamed, rows: Tensor, draws: aug.Draws) -> list[Any]:
+        if isinstance(one, Held):
+            return []
+        boxes = draws.box if self.how.resized_crop else [None] * len(rows)
+        return [pool.submit(one.picture, int(r), b, self.how.resized_crop) for r, b in zip(rows, boxes, strict=True)]
+
+    def _finish(
+        self, parts: list[Gathered], rows: Tensor, draws: list[aug.Draws], values: dict[str, Any], step: int
+    ) -> Batch:
+        """Bytes to a normalised, augmented batch and its targets."""
+        inputs, warp = [], None
+        valid = torch.ones(len(rows), dtype=torch.bool)
+        for k, (one, part, draw) in enumerate(zip(self.all, parts, draws, strict=True)):
+            x, field = self._changed(one, part.pixels.to(self.device), draw)
+            valid &= part.valid
+            if k == 0 and self.known.warps:
+                height, width = one.pre.input
+                cropped = bool(self.how.resized_crop) and isinstance(one, Streamed)
+                moved = aug.geometry(draw, self.how, height, width, cropped=cropped)
+                warp = Warp(aug.compose(moved, part.places), part.sizes, (height, width), field)
+            inputs.append(x)
+        inputs[0], mix = self._mixed(inputs[0], step)
+        ready = tuple(x.to(self.dtype).contiguous(memory_format=self.layout) for x in inputs)
+        targets = to(self.known.collate(values, warp, valid), self.device)
+        return Batch(ready, targets, rows, valid.to(self.device), warp, mix)
+
+    def _changed(self, one: Held | Streamed, pixels: Tensor, draws: aug.Draws) -> tuple[Tensor, Tensor | None]:
+        """Bytes (B, H, W, C), augmented and normalised, (B, C, H, W); and how they were bent."""
+        how = self.how
+        pixels = aug.shift_and_flip(pixels, draws, black=how.crop > how.translate)
         x = pixels.permute(0, 3, 1, 2).float() / 255.0  # (B, C, H, W); the strides make it channels-last
-        if self.how.colour:
+        if how.colour:
             x = aug.jitter_colour(x, draws)
-        x = (x - self._mean) / self._std
-        if self.how.resized_crop and isinstance(self.pictures, Held):
-            x = aug.resized_crops(x, draws, self.how.resized_crop)
-        if self.how.cutout:
-            x = aug.cut_out(x, draws, self.how.cutout)
+        x, field = normalised(x, one.pre), None
+        if how.moves or (how.resized_crop and isinstance(one, Held)):
+            height, width = x.shape[2:]
+            still = dataclasses.replace(draws, flip=torch.zeros_like(draws.flip), shift=torch.zeros_like(draws.shift))
+            matrix = aug.geometry(still, how, height, width, cropped=isinstance(one, Streamed))
+            field = aug.bends(draws, how, height, width)
+            x = aug.resampled(x, matrix, field, padding="zeros" if how.moves else "reflection")
+        if how.cutout:
+            x = aug.cut_out(x, draws, how.cutout)
+        return x, field
+
+    def _mixed(self, x: Tensor, step: int) -> tuple[Tensor, Mix | None]:
         x, partner, share = aug.mix(x, self.how, aug.generator(self.seed, step, self.rank, 3))
-        x = x.to(self.dtype).contiguous(memory_format=self.layout)
-        return Batch(x, labels.to(self.device), partner, share)
+        return x, None if partner is None else Mix(partner, share)
 
 
-def _gathered(pictures: list[np.ndarray | None], labels: Tensor, pre: Preprocess) -> tuple[Tensor, Tensor]:
-    pixels = torch.zeros(len(pictures), pre.size, pre.size, pre.channels, dtype=torch.uint8)
-    labels = labels.clone()
+def normalised(x: Tensor, pre: Preprocess) -> Tensor:
+    """Pictures (B, C, H, W) in 0 to 1 as a net wants them: minus the mean, over the deviation. The one place for it."""
+    mean, std = (torch.tensor(v[: pre.channels], device=x.device)[None, :, None, None] for v in (pre.mean, pre.std))
+    return (x - mean) / std
+
+
+def to(targets: Any, device: torch.device) -> Any:
+    """Tensors in dicts and lists, on a device."""
+    if isinstance(targets, Tensor):
+        return targets.to(device)
+    if isinstance(targets, dict):
+        return {name: to(value, device) for name, value in targets.items()}
+    return [to(value, device) for value in targets] if isinstance(targets, list) else targets
+
+
+class Gathered(NamedTuple):
+    """Prepared pictures: bytes (B, H, W, C), which could be read, and where they went (see decode.placed)."""
+
+    pixels: Tensor
+    valid: Tensor
+    places: Tensor
+    sizes: Tensor
+
+
+def _held(pictures: Held, rows: Tensor) -> Gathered:
+    pixels = pictures.pixels[rows.to(pictures.pixels.device)]
+    return Gathered(pixels, torch.ones(len(rows), dtype=torch.bool), pictures.places[rows], pictures.sizes[rows])
+
+
+def _gathered(pictures: list[Placed | None], pre: Preprocess) -> Gathered:
+    b = len(pictures)
+    pixels = torch.zeros(b, *pre.input, pre.channels, dtype=torch.uint8)
+    places, sizes = torch.eye(2, 3, dtype=torch.float64).repeat(b, 1, 1), torch.ones(b, 2, dtype=torch.int64)
+    valid = torch.tensor([picture is not None for picture in pictures], dtype=torch.bool)
     for row, picture in enumerate(pictures):
-        if picture is None:
-            labels[row] = IGNORED
-        else:
-            pixels[row] = torch.from_numpy(picture)
-    return pixels, labels
+        if picture is not None:
+            pixels[row] = torch.from_numpy(picture[0])
+            places[row], sizes[row] = torch.from_numpy(picture[1]), torch.tensor(picture[2])
+    return Gathered(pixels, valid, places, sizes)
+
+
+def _values(pool: ThreadPoolExecutor, known: Known, rows: Tensor) -> Callable[[], dict[str, Any]]:
+    """The values of some pictures, read ahead where that takes time."""
+    if not known.slow:
+        return lambda: known.values(rows)
+    jobs = [pool.submit(known.values, row) for row in rows.split(1)]
+
+    def joined() -> dict[str, Any]:
+        parts = [job.result() for job in jobs]
+        return {
+            role: torch.cat([p[role] for p in parts]) if isinstance(first, Tensor) else [p[role][0] for p in parts]
+            for role, first in parts[0].items()
+        }
+
+    return joined
 
 
 def in_order(
-    pictures: Held | Streamed,
+    pictures: Held | Streamed | Sequence[Held | Streamed],
     batch_size: int,
     device: torch.device,
     *,
+    known: Known = NOTHING,
     dtype: torch.dtype = torch.float32,
     channels_last: bool = True,
     chosen: Tensor | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every picture once (or those in `chosen`), unchanged: pairs of rows (B,) and normalised pictures (B, C, H, W).
+) -> Iterator[Batch]:
+    """Every picture once (or those in `chosen`), unchanged. Pictures that cannot be read are left out.
 
-    Pictures that cannot be read are left out; they stand in ``pictures.problems``.
+    They stand in ``pictures.problems``.
     """
-    how = aug.Augment()
-    labels = torch.arange(len(pictures)) if chosen is None else chosen
-    if len(labels) == 0:
+    every = tuple(pictures) if isinstance(pictures, Sequence) else (pictures,)
+    rows = torch.arange(len(every[0])) if chosen is None else chosen
+    if len(rows) == 0:
         return
-    plain = Batches(pictures, labels, how, batch_size, seed=0, device=device, dtype=dtype, channels_last=channels_last)
-    pool = None if isinstance(pictures, Held) else ThreadPoolExecutor(workers())
+    how = aug.Augment()
+    plain = Batches(every, known, how, batch_size, seed=0, device=device, dtype=dtype, channels_last=channels_last)
+    pool = ThreadPoolExecutor(workers()) if known.slow or any(isinstance(one, Streamed) for one in every) else None
     try:
-        for begin in range(0, len(labels), batch_size):
-            rows = labels[begin : begin + batch_size]
-            if isinstance(pictures, Held):
-                pixels, kept = pictures.get(rows, None, how), rows
-            else:
-                read = list(pool.map(lambda r: pictures.picture(int(r), None, 0.0), rows))  # type: ignore[union-attr]
-                pixels, kept = _gathered(read, rows, pictures.pre)
-                good = kept != IGNORED
-                pixels, kept = pixels[good].to(device), kept[good]
-            draws = aug.draw(how, len(kept), 0, 0)
-            yield kept, plain._finish(pixels, kept, draws, 0).x
+        for some in rows.split(batch_size):
+            parts = [
+                _held(one, some)
+                if isinstance(one, Held)
+                else _gathered(list(pool.map(lambda r, one=one: one.picture(int(r), None, 0.0), some)), one.pre)  # type: ignore[union-attr, misc]
+                for one in every
+            ]
+            good = torch.stack([part.valid for part in parts]).all(0)
+            parts, some = [Gathered(*(v[good] for v in part)) for part in parts], some[good]
+            if len(some):
+                values = _values(pool, known, some)() if pool else known.values(some)
+                still = aug.draw(how, len(some), 0, 0)
+                yield plain._finish(parts, some, [still] * len(every), values, 0)
     finally:
         if pool:
             pool.shutdown()

@@ -48,6 +48,7 @@ from neocog.data.sniff import sniff
 from neocog.errors import DecodeError, UsageError
 from neocog.records import Preprocess
 
+_GROUND = (124, 116, 104)  # what lies around a padded picture: the mean colour of photographs
 _LONG = 3  # times as long as wide: such a picture is not resized whole
 MAX_PIXELS = 200_000_000  # 200 Mpixel decode to 0.6 GB; the largest phone sensors make 200 Mpixel pictures
 
@@ -259,6 +260,13 @@ def decode(data: bytes, *, short_side: int | None = None, max_pixels: int = MAX_
     stays at least this many pixels. `max_pixels` is checked on the header, before any pixel is decoded.
     Raises DecodeError with the reason in a few words: truncated, damaged, too large, not a picture, not supported.
     """
+    return decoded(data, short_side=short_side, max_pixels=max_pixels)[0]
+
+
+def decoded(
+    data: bytes, *, short_side: int | None = None, max_pixels: int = MAX_PIXELS
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """As `decode`, with the height and width of the upright picture before the decoder scaled it down."""
     with readable(data) as (kind, picture):
         width, height = picture.size
         if width * height > max_pixels:
@@ -267,13 +275,18 @@ def decode(data: bytes, *, short_side: int | None = None, max_pixels: int = MAX_
                 f"{max_pixels / 1e6:,.0f} million are accepted (a decompression bomb?)"
             )
         if kind == "JPEG":
+            turn = _orientation(picture.info)
+            size = (width, height) if turn > 4 else (height, width)
             pixels = _turbo(data, picture, short_side)
             if pixels is not None:
-                return np.ascontiguousarray(_upright(pixels, _orientation(picture.info)))
+                return np.ascontiguousarray(_upright(pixels, turn)), size
             if short_side:
                 picture.draft(None, (short_side, short_side))
+            picture.load()
+            return _rgb(kind, picture), size
         picture.load()
-        return _rgb(kind, picture)
+        pixels = _rgb(kind, picture)
+        return pixels, (pixels.shape[0], pixels.shape[1])
 
 
 def _turbo(data: bytes, picture: Any, short_side: int | None) -> np.ndarray | None:
@@ -321,31 +334,74 @@ def inspect(data: bytes) -> PictureInfo:
 
 
 def prepare(picture: np.ndarray | bytes, pre: Preprocess) -> np.ndarray:
-    """The evaluation transform: file bytes or uint8 (H, W), (H, W, 1), (H, W, 3) -> uint8 (C, size, size).
+    """The evaluation transform: file bytes or uint8 (H, W), (H, W, 1), (H, W, 3) -> uint8 (C, H, W) of `pre.input`.
 
     The short side is resized to `pre.resize` (antialiased bilinear; a smaller picture is scaled up), the centre is
     cut out, and 1 channel means luma (ITU-R 601). Where the short side is `pre.resize` already, pixels are cut out
     unchanged. Used by validation, prediction and indexing, so that they can never disagree.
     Raises DecodeError for bytes that cannot be read, UsageError for any other input.
     """
+    return placed(picture, pre)[0]
+
+
+def placed(picture: np.ndarray | bytes, pre: Preprocess) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """As `prepare`, with where things went.
+
+    Returns:
+        The input uint8 (C, H, W); the affine map float64 (2, 3) from pixels of the upright file to pixels of the input
+        (pixel i covers [i, i + 1)); height and width of the upright file.
+    """
     if pre.size > pre.resize or pre.size < 1 or pre.channels not in (1, 3):
         raise UsageError(
             f"expected 1 <= size <= resize and 1 or 3 channels, got size={pre.size}, resize={pre.resize}, "
             f"channels={pre.channels}"
         )
-    picture = _checked(picture if isinstance(picture, np.ndarray) else decode(picture, short_side=pre.resize))
-    height, width = picture.shape[:2]
-    if min(height, width) != pre.resize:
-        cut = _resized_centre(picture, height, width, pre)
+    if isinstance(picture, np.ndarray):
+        picture, size = _checked(picture), (picture.shape[0], picture.shape[1])
     else:
-        top, left = (height - pre.size) // 2, (width - pre.size) // 2
-        cut = picture[top : top + pre.size, left : left + pre.size]
+        picture, size = decoded(picture, short_side=pre.resize if pre.fit == "crop" else min(pre.input))
+    if pre.fit == "pad":
+        cut, matrix = _padded(picture, size, pre)
+    else:
+        cut, matrix = _cut(picture, size, pre)
     if pre.channels == 1:
         grey = cut if cut.ndim == 2 else np.asarray(Image.fromarray(np.ascontiguousarray(cut)).convert("L"))
-        return np.array(grey[None])
+        return np.array(grey[None]), matrix, size
     if cut.ndim == 2:
-        return np.repeat(cut[None], 3, axis=0)
-    return np.ascontiguousarray(cut.transpose(2, 0, 1))
+        return np.repeat(cut[None], 3, axis=0), matrix, size
+    return np.ascontiguousarray(cut.transpose(2, 0, 1)), matrix, size
+
+
+def _cut(picture: np.ndarray, size: tuple[int, int], pre: Preprocess) -> tuple[np.ndarray, np.ndarray]:
+    """The centre, and where it came from."""
+    height, width = picture.shape[:2]
+    rows, columns = _grid(height, width, pre.resize)
+    top, left = (rows - pre.size) // 2, (columns - pre.size) // 2
+    matrix = np.array([[columns / size[1], 0.0, -left], [0.0, rows / size[0], -top]])
+    if min(height, width) != pre.resize:
+        return _resized_centre(picture, height, width, pre), matrix
+    return picture[top : top + pre.size, left : left + pre.size], matrix
+
+
+def _padded(picture: np.ndarray, size: tuple[int, int], pre: Preprocess) -> tuple[np.ndarray, np.ndarray]:
+    """The whole picture inside `pre.input`, on the mean colour, and where it went."""
+    height, width = pre.input
+    scale = min(height / size[0], width / size[1])
+    rows, columns = (max(1, min(most, round(side * scale))) for side, most in zip(size, (height, width), strict=True))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    if picture.shape[:2] != (rows, columns):
+        if picture.ndim == 3:
+            picture = resized(picture, rows, columns)
+        else:
+            image = Image.fromarray(np.ascontiguousarray(picture))
+            picture = np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR, reducing_gap=2.0))
+    matrix = np.array([[columns / size[1], 0.0, left], [0.0, rows / size[0], top]])
+    if (rows, columns) == (height, width):
+        return picture, matrix
+    made = np.empty((height, width, *picture.shape[2:]), dtype=np.uint8)
+    made[:] = _GROUND if picture.ndim == 3 else _GROUND[1]
+    made[top : top + rows, left : left + columns] = picture
+    return made, matrix
 
 
 def _checked(picture: np.ndarray) -> np.ndarray:

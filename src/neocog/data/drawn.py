@@ -12,7 +12,7 @@ cosines rounded to 1/4096.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from neocog.data.columns import LabelSets, TextLists
+from neocog.data.drawn_columns import drawn_columns
 from neocog.data.drawn_scene import (
     COLOURS,
     COUNT_STREAM,
@@ -41,6 +42,7 @@ from neocog.data.drawn_scene import (
     make_tags,
     mix,
 )
+from neocog.data.kinds import Column
 from neocog.data.source import Source, as_indices
 from neocog.errors import UsageError, closest
 from neocog.records import SPLITS, Box, Sample
@@ -209,7 +211,7 @@ class Drawn(Source):
     """Drawn pictures as a Source. Holds no pictures, and computes label columns only when somebody asks for them."""
 
     def __init__(self, seed: int, size: int, task: str, indices: range | np.ndarray) -> None:
-        self.name, self.classes = "drawn", TASKS[task]
+        self.name = "drawn"
         self.notes: list[str] = []
         self.problems = []
         self.seed, self.size, self.task, self.indices = seed, size, task, indices
@@ -221,7 +223,11 @@ class Drawn(Source):
         return f"<Drawn {self.task!r}: {len(self)} pictures of {self.size}x{self.size}, {len(self.classes)} classes>"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if k not in ("labels", "splits", "label_sets")}
+        return {k: v for k, v in vars(self).items() if k not in ("labels", "splits", "label_sets", "columns")}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return TASKS[self.task]
 
     @cached_property
     def labels(self) -> np.ndarray:  # type: ignore[override]
@@ -247,16 +253,22 @@ class Drawn(Source):
     @cached_property
     def label_sets(self) -> LabelSets | None:  # type: ignore[override]
         """The tags of every picture if the task is "tags" (about 0.1 ms a picture), else None."""
-        if self.task != "tags":
-            return None
+        return self._tags() if self.task == "tags" else None
+
+    def _tags(self) -> LabelSets:
         rows = [[TAGS.index(tag) for tag in make_tags(make_scene(self.seed, int(i)))] for i in self.indices]
         ends = np.cumsum([0, *map(len, rows)], dtype=np.int64)
         return LabelSets(ends, np.array([code for row in rows for code in row], np.int32))
 
     @property
-    def captions(self) -> TextLists | None:  # type: ignore[override]
+    def captions(self) -> TextLists | None:
         """Captions by index, made when they are read."""
         return _Captions(self)
+
+    @cached_property
+    def columns(self) -> Mapping[str, Column]:  # type: ignore[override]
+        """Everything that is true of the pictures; each column is computed when somebody asks for it."""
+        return drawn_columns(self)
 
     def key(self, i: int) -> str:
         return f"drawn-{self.seed}#{self.indices[i]}"

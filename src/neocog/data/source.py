@@ -7,14 +7,15 @@ when somebody asks for it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from neocog.data.columns import LabelColumn, LabelSets, TextLists, count_splits, split_code
+from neocog.data.kinds import Categories, Category, Column, TextColumn
 from neocog.errors import DataError
-from neocog.records import SPLITS, Problem, Sample
+from neocog.records import SPLITS, Box, Problem, Sample
 
 
 class Source:
@@ -22,13 +23,13 @@ class Source:
 
     Attributes:
         name: short name, for reports.
-        classes: class names; sorted, or in a named set's official order.
-        labels: int32 (N,), index into `classes`, -1 = unlabelled (or several labels, see `label_sets`).
+        columns: what is known of every picture, by role: "label", "tags", "captions", "boxes", "mask", "points",
+            "numbers", "second"; each role only where it is known (see ``neocog.data.kinds``).
         splits: int8 (N,), index into `records.SPLITS`, -1 = not declared.
         notes: what was guessed and the user should know, one sentence each.
         problems: pictures that could not be listed; decoding errors come later.
-        label_sets: the labels of each picture where there can be several, else None.
-        captions: the captions of each picture, or None.
+
+    `classes`, `labels`, `label_sets` and `captions` are short for what the columns "label", "tags" and "captions" hold.
     """
 
     def __init__(
@@ -42,20 +43,45 @@ class Source:
         problems: Sequence[Problem] = (),
         label_sets: LabelSets | None = None,
         captions: TextLists | None = None,
+        columns: Mapping[str, Column] | None = None,
     ) -> None:
         self.name = name
-        self.classes = tuple(classes)
-        self.labels = np.ascontiguousarray(labels, dtype=np.int32)
         self.splits = np.ascontiguousarray(splits, dtype=np.int8)
         self.notes = list(notes)
         self.problems = list(problems)
-        self.label_sets = label_sets
-        self.captions = captions
-        if len(self.labels) != len(self.splits):
-            raise DataError(f"{name}: {len(self.labels)} labels but {len(self.splits)} splits; they must be as many")
+        self.columns: Mapping[str, Column] = known_columns(
+            Category(labels, classes), tags=label_sets, captions=captions, more=columns
+        )
+        for role, column in self.columns.items():
+            if len(column) != len(self.splits):
+                raise DataError(
+                    f"{name}: {len(column)} rows of {role!r} but {len(self.splits)} splits; they must be as many"
+                )
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.splits)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; sorted, or in a named set's official order."""
+        return self.columns["label"].names  # type: ignore[attr-defined, no-any-return]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 (N,), index into `classes`, -1 = unlabelled (or several labels, see `label_sets`)."""
+        return self.columns["label"].codes  # type: ignore[attr-defined, no-any-return]
+
+    @property
+    def label_sets(self) -> LabelSets | None:
+        """The labels of each picture where there can be several, else None."""
+        tags = self.columns.get("tags")
+        return tags.sets if isinstance(tags, Categories) else None
+
+    @property
+    def captions(self) -> TextLists | None:
+        """The captions of each picture, or None."""
+        texts = self.columns.get("captions")
+        return texts.rows if isinstance(texts, TextColumn) else None
 
     def __repr__(self) -> str:
         splits = count_splits(self.splits)
@@ -84,11 +110,16 @@ class Source:
             several = tuple(self.classes[j] for j in self.label_sets[i])
         else:
             several = (label,) if label is not None else ()
+        found = self.columns["boxes"][i] if "boxes" in self.columns else None
+        names: tuple[str, ...] = getattr(self.columns.get("boxes"), "names", ())
+        boxes = () if found is None else zip(found.corners.tolist(), found.labels, strict=True)
         return Sample(
             key=self.key(i),
             label=label,
             labels=several,
             captions=self.captions[i] if self.captions is not None else (),
+            boxes=tuple(Box(*corners, names[k]) for corners, k in boxes),
+            mask=self.columns["mask"][i] if "mask" in self.columns else None,
             split=SPLITS[self.splits[i]] if self.splits[i] >= 0 else None,
         )
 
@@ -106,6 +137,9 @@ class Source:
         if self.label_sets is not None:
             digest.update(self.label_sets.ends.astype("<i8").tobytes())
             digest.update(self.label_sets.values.astype("<i4").tobytes())
+        for role, column in self.columns.items():
+            if role not in ("label", "tags", "captions"):
+                digest.update(f"{role} {column.kind}\0".encode() + column.fingerprint())
         for i in range(len(self)):
             digest.update(self.key(i).encode("utf-8", "surrogateescape") + b"\0")
             digest.update(self._signature(i) + b"\0")
@@ -125,15 +159,9 @@ class Selected(Source):
             base = base.base
         self.base: Source = base
         self.indices: np.ndarray = indices
-        super().__init__(
-            base.name,
-            base.classes,
-            base.labels[indices],
-            base.splits[indices],
-            notes=base.notes,
-            problems=base.problems,
-            label_sets=base.label_sets.select(indices) if base.label_sets is not None else None,
-        )
+        self.name, self.splits = base.name, base.splits[indices]
+        self.notes, self.problems = list(base.notes), list(base.problems)
+        self.columns = {role: column.select(indices) for role, column in base.columns.items()}
 
     def key(self, i: int) -> str:
         return self.base.key(int(self.indices[i]))
@@ -155,6 +183,7 @@ class Arrays(Source):
     """Pictures in memory.
 
     Args:
+        columns: what else is known of them, by role.
         pictures: uint8 (N, H, W) or (N, H, W, 3), or a list of uint8 (H, W) or (H, W, 3) of any sizes.
         labels: N integers (index into `classes`, -1 = unlabelled), N names, N lists of names, or None.
         classes: class names; guessed from the labels if not given.
@@ -171,6 +200,7 @@ class Arrays(Source):
         classes: Sequence[str] | None = None,
         splits: Sequence | np.ndarray | None = None,
         name: str = "arrays",
+        columns: Mapping[str, Column] | None = None,
     ) -> None:
         many = pictures if isinstance(pictures, np.ndarray) else [np.asarray(one) for one in pictures]
         n = len(many)
@@ -200,7 +230,7 @@ class Arrays(Source):
             split_codes = np.array([split_code(s) if isinstance(s, str) else int(s) for s in splits], dtype=np.int8)
             if n and not (split_codes.min() >= -1 and split_codes.max() < len(SPLITS)):
                 raise DataError(f"splits must be names or codes 0..2 of {SPLITS} (-1 = not declared)")
-        super().__init__(name, names, codes, split_codes, label_sets=several)
+        super().__init__(name, names, codes, split_codes, label_sets=several, columns=columns)
         self.pictures = many
 
     def key(self, i: int) -> str:
@@ -213,6 +243,22 @@ class Arrays(Source):
         # pixels in memory are quick to hash, and nothing else would tell two sets of one shape apart
         picture = self.pictures[i]
         return str(picture.shape).encode() + hashlib.sha256(np.ascontiguousarray(picture).data).digest()
+
+
+def known_columns(
+    label: Category,
+    *,
+    tags: LabelSets | None = None,
+    captions: TextLists | None = None,
+    more: Mapping[str, Column] | None = None,
+) -> dict[str, Column]:
+    """The columns of a source by role. Label sets are of the classes of `label`."""
+    made: dict[str, Column] = {"label": label}
+    if tags is not None:
+        made["tags"] = Categories(tags, label.names)
+    if captions is not None:
+        made["captions"] = TextColumn(captions)
+    return {**made, **(more or {})}
 
 
 def as_indices(indices: np.ndarray | Sequence[int], n: int) -> np.ndarray:

@@ -1,27 +1,386 @@
-"""What a task is: the loss and the figures that turn a trunk into something useful. The loop knows no more."""
+"""What a task is: one kind of question about a picture. A task is a file in this folder that calls `register`.
+
+A task says what it needs of a sample (`needs`: role -> kind of column), gives the net its head, and knows the loss,
+the figures, the answers, and the sections of the report that are its own. Everything else (reading, augmentation,
+the loop, processes, resuming, the run folder) is the same for all tasks and knows none of them by name.
+
+The way of a batch: ``collate`` makes targets from the columns' values, ``run`` gives outputs, ``losses`` makes the
+loss of them; in evaluation ``observe`` keeps what ``figures`` needs, and ``answers`` says what was found.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from neocog.errors import UsageError, closest
+from neocog.page import Html
+
+if TYPE_CHECKING:
+    from neocog.data.batches import Batch
+    from neocog.data.source import Source
+    from neocog.data.warp import Warp
+    from neocog.nets.trunk import Trunk
+
+Targets = dict[str, Any]  # name -> tensor (B, ...) or list of B values
+Seen = dict[str, np.ndarray]  # what `observe` kept of a whole split, joined
 
 
-class Task(Protocol):
-    """One kind of question that is asked of a picture."""
+@dataclass(slots=True)
+class Losses:
+    """The loss of one batch, by part.
 
-    name: str
-    better: str  # the validation figure by which weights and learning rates are judged; higher is better
+    Attributes:
+        parts: named scalars, each a mean over `count` things; their sum is minimised.
+        count: how many things that is (pictures, labelled pixels, pairs): pieces of a batch, and the batches of
+            several processes, are joined in these proportions.
+        figures: named sums over the same things, detached, shown as curves of the training (number of right answers).
+    """
 
-    def loss(self, outputs: Tensor, targets: Tensor, partner: Tensor | None, share: float) -> Tensor:
-        """Mean loss of outputs (B, ...), float32; `partner` (B,) and `share` say how pictures were mixed."""
-        ...
+    parts: dict[str, Tensor]
+    count: Tensor | float
+    figures: dict[str, Tensor] = field(default_factory=dict)
 
-    def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """How many of the batch are answered right, a scalar on the device (no synchronisation)."""
-        ...
+    @property
+    def total(self) -> Tensor:
+        """The sum of the parts."""
+        return torch.stack(list(self.parts.values())).sum()
 
-    def measure(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """Figures of a whole split, JSON-able; `loss` and ``self.better`` are among them."""
-        ...
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report."""
+
+    title: str
+    body: Html
+
+
+class Answer(ABC):
+    """What a net says of one picture. `key` names it; `problem` is the reason if it could not be read."""
+
+    key: str
+    problem: str | None
+
+    @abstractmethod
+    def row(self) -> dict[str, Any]:
+        """The columns of a table or a CSV file, without the key."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able document, all there is."""
+
+    def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
+        """The answer drawn over the picture, uint8 (H, W, 3); `truth` is the column's value, where it is known."""
+        return picture
+
+    def tags(self) -> tuple[tuple[str, float], ...]:
+        """Words that the answer says of the picture, with probabilities, for the library."""
+        return ()
+
+
+class Task(ABC):
+    """One kind of question. Subclasses say what differs; the class attributes say what a task can take.
+
+    Attributes:
+        name: as it is typed after --task.
+        about: one line for people.
+        needs: role of a column -> its kind (see ``neocog.data.kinds``).
+        goal: the figure by which trainings are judged, and whether more or less of it is better.
+        figure: a short name of `goal` for people.
+        fit: how a picture is brought to the net's input, "crop" (the centre) or "pad" (whole, with borders).
+        geometry: whether targets move with the picture; batches then carry a warp.
+        mixes: whether two pictures may be mixed (then the loss heeds ``batch.mix``).
+        mirrors: whether a mirror image has the answer of the picture, once targets have moved with it.
+        views_back: whether ``unmirrored`` undoes a mirror view of the outputs, so that views can be averaged.
+        whole_batch: whether the loss compares the pictures of a batch, so that it is never computed in pieces.
+        recipe: the usual recipe; None: chosen by the net.
+        size: the usual short side of the net's input; None: chosen by the pictures.
+        options: names of what --task-option may set -> default.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str] = ""
+    needs: ClassVar[Mapping[str, str]]
+    goal: ClassVar[tuple[str, str]] = ("accuracy", "max")
+    figure: ClassVar[str] = "accuracy"
+    fit: ClassVar[str] = "crop"
+    geometry: ClassVar[bool] = False
+    mixes: ClassVar[bool] = False
+    mirrors: ClassVar[bool] = True
+    views_back: ClassVar[bool] = True
+    whole_batch: ClassVar[bool] = False
+    recipe: ClassVar[str | None] = None
+    size: ClassVar[int | None] = None
+    options: ClassVar[Mapping[str, Any]] = {}
+
+    # ---- before training
+
+    @classmethod
+    @abstractmethod
+    def plan(cls, source: Source, rows: np.ndarray, **options: Any) -> Task:
+        """The task for a source: classes, weights, notes.
+
+        Args:
+            rows: indices of the training samples.
+            options: as in `options`; unknown names are refused before this is called.
+
+        Raises:
+            DataError: the source lacks what is needed; says what was expected and what to type.
+        """
+
+    notes: tuple[str, ...] = ()  # what the user should know, one sentence each
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """What the run folder keeps: `from_json` makes the same task of it. Without the name."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Task:
+        """The task that `to_json` described."""
+
+    @classmethod
+    def known(cls, source: Source) -> np.ndarray:
+        """bool (N,): samples that can be learned from or judged, those of which all needs are known."""
+        good = np.ones(len(source), dtype=bool)
+        for role in cls.needs:
+            good &= source.columns[role].known
+        return good
+
+    @classmethod
+    def strata(cls, source: Source) -> np.ndarray | None:
+        """int (N,): samples of one number are spread evenly over splits, -1 = no matter; None: by chance."""
+        return None
+
+    @classmethod
+    def groups(cls, source: Source) -> np.ndarray | None:
+        """int (N,): samples of one number must be in one split, -1 = alone; None: all alone."""
+        return None
+
+    # ---- the net
+
+    @property
+    def outputs(self) -> int | None:
+        """How many numbers the net's own last layer gives; None where the task has a head of its own (see `head`)."""
+        return None
+
+    def head(self, trunk: Trunk) -> nn.Module:
+        """The head: a module with ``forward(maps: dict[int, Tensor], x: Tensor)``, maps by stride, x the input."""
+        raise NotImplementedError(f"task {self.name} has no head of its own")
+
+    def run(self, net: nn.Module, batch: Batch) -> Any:
+        """The net's outputs for a batch: a tensor, or a tuple or dict of tensors."""
+        return net(*batch.inputs)
+
+    # ---- a batch
+
+    @abstractmethod
+    def collate(self, values: dict[str, Any], warp: Warp | None, valid: Tensor) -> Targets:
+        """Targets of a batch, on the CPU.
+
+        Args:
+            values: role -> int64 tensor (B,) for a category, else a list of the B values of the column.
+            warp: what was done to the pictures, if `geometry`.
+            valid: bool (B,), which pictures could be read; the others must not count in any loss or figure.
+        """
+
+    def order(self, columns: Mapping[str, Any], n: int, batch: int, g: torch.Generator) -> Tensor | None:
+        """The order of an epoch, int64 (n // batch * batch or more,); None: by chance, each once."""
+        return None
+
+    @abstractmethod
+    def losses(self, outputs: Any, batch: Batch) -> Losses:
+        """The loss of a batch; outputs are float32."""
+
+    def unmirrored(self, outputs: Any) -> Any:
+        """Outputs for a mirror view, as they would be for the picture itself; left out where `views_back` is false."""
+        return outputs
+
+    # ---- figures
+
+    summed: ClassVar[frozenset[str]] = frozenset()  # of what `observe` gives: added up, while all else is joined
+
+    @abstractmethod
+    def observe(self, outputs: Any, batch: Batch) -> dict[str, Any]:
+        """What figures need of a batch of evaluation: arrays or tensors by name, small enough to keep for a split.
+
+        Pictures that are not ``batch.valid`` are left out of everything. ``batch.rows`` says which pictures they are.
+        """
+
+    @abstractmethod
+    def figures(self, seen: Seen) -> dict[str, Any]:
+        """Figures of a split by their plain names; `n`, `loss` and the goal are always among them."""
+
+    def calibrate(self, seen: Seen) -> None:  # noqa: B027  # most tasks have nothing to choose
+        """Choose from the validation split what is chosen after training: a temperature, thresholds, intervals."""
+
+    def worst(self, seen: Seen) -> np.ndarray:
+        """Rows (as in ``seen["rows"]``) of a split, the worst answers first, for the report's examples."""
+        return np.zeros(0, np.int64)
+
+    def headline(self, figures: Mapping[str, Any]) -> str:
+        """One line that says how good it is, for the terminal and the report."""
+        name, _ = self.goal
+        return f"{self.figure} {figures[name]:.4g} (n = {figures['n']:,})"
+
+    def sections(self, seen: Seen, figures: Mapping[str, Any]) -> list[Section]:
+        """Sections of the report about the split that it shows (test, else validation)."""
+        return []
+
+    # ---- answers
+
+    @abstractmethod
+    def answers(self, outputs: Any, batch: Batch, keys: Sequence[str]) -> list[Answer]:
+        """What is said of each picture of a batch; boxes, points and masks in pixels of the file (``batch.warp``)."""
+
+    @abstractmethod
+    def unread(self, key: str, problem: str) -> Answer:
+        """The answer for a picture that could not be read."""
+
+
+# ---------------------------------------------------------------- tasks are found like nets
+
+_tasks: dict[str, type[Task]] = {}
+_found = False
+
+
+def register(task: type[Task]) -> type[Task]:
+    """Add a task under its name; a class decorator. Raises: UsageError if the name is taken."""
+    if task.name in _tasks:
+        raise UsageError(f"a task named {task.name!r} is already registered; give the new one another name")
+    _tasks[task.name] = task
+    return task
+
+
+def names() -> tuple[str, ...]:
+    """All tasks, in the order in which they are tried on data (see `guess`)."""
+    _find()
+    return tuple(sorted(_tasks, key=lambda name: (_PREFERENCE.index(name) if name in _PREFERENCE else 99, name)))
+
+
+# the first whose needs a source meets is taken
+_PREFERENCE = ("label", "detect", "segment", "pose", "tags", "locate", "number", "match")
+
+
+def find(name: str) -> type[Task]:
+    """The task of that name. Raises: UsageError if there is none."""
+    _find()
+    if name not in _tasks:
+        raise UsageError(f"unknown task {name!r}{closest(name, _tasks)}; there are {', '.join(names())}")
+    return _tasks[name]
+
+
+def load(values: Mapping[str, Any]) -> Task:
+    """The task that ``saved`` described."""
+    return find(values["name"]).from_json({k: v for k, v in values.items() if k != "name"})
+
+
+def saved(task: Task) -> dict[str, Any]:
+    """What a run folder keeps of a task."""
+    return {"name": task.name, **task.to_json()}
+
+
+def guess(source: Source) -> str:
+    """The task that a source is made for: the first whose needs are met. Raises: UsageError if none is."""
+    for name in names():
+        if fits(find(name), source):
+            return name
+    there = ", ".join(f"{role} ({column.kind})" for role, column in source.columns.items()) or "pictures alone"
+    raise UsageError(
+        f"{source.name} has nothing that can be learned: {there}. Expected a folder for each class, a table with a "
+        "label column, or annotations (COCO, Pascal VOC, YOLO, masks)"
+    )
+
+
+def fits(task: type[Task], source: Source) -> bool:
+    """Whether a source has a column of the right kind for all that a task needs, and knows something there."""
+    for role, kind in task.needs.items():
+        column = source.columns.get(role)
+        if column is None or column.kind != kind or not column.known.any():
+            return False
+    return True
+
+
+def _find() -> None:
+    """Import every file of this folder once, so that each registers its task."""
+    global _found
+    if _found:
+        return
+    _found = True
+    package = importlib.import_module("neocog.tasks")
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"neocog.tasks.{module.name}")
+
+
+# ---------------------------------------------------------------- meters
+
+
+class Meter:
+    """What `observe` gave for the batches of a split, joined; streams, and is joined over processes.
+
+    Args:
+        gather: joins a list of one value from each process into the list of all (``fit.parallel``).
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self._parts: dict[str, list[np.ndarray]] = {}
+
+    def add(self, outputs: Any, batch: Batch) -> None:
+        """Take one batch."""
+        for name, value in self.task.observe(outputs, batch).items():
+            made = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+            parts = self._parts.setdefault(name, [])
+            if name in self.task.summed and parts:
+                parts[0] = parts[0] + made
+            else:
+                parts.append(made)
+
+    def seen(self, gather: Callable[[Any], Sequence[Any]] = lambda own: [own]) -> Seen:
+        """Everything, of all processes; rows in the order of the pictures where each array has one for each."""
+        joined = {
+            name: parts[0] if name in self.task.summed else np.concatenate(parts) for name, parts in self._parts.items()
+        }
+        every = [one for one in gather(joined) if one]
+        if not every:
+            return {}
+        made = {
+            name: sum(one[name] for one in every[1:]) + every[0][name]
+            if name in self.task.summed
+            else np.concatenate([one[name] for one in every])
+            for name in every[0]
+        }
+        rows = made.get("rows")
+        if rows is not None:
+            order = np.argsort(rows, kind="stable")
+            for name, value in made.items():
+                if name not in self.task.summed and len(value) == len(rows) and not name.startswith("each_"):
+                    made[name] = value[order]
+        return made
+
+
+# ---------------------------------------------------------------- nets for tasks
+
+
+def build_net(task: Task, spec: Mapping[str, Any], taps: Mapping[str, Any] | None = None) -> nn.Module:
+    """The net of a task with fresh weights: a net of the zoo whose last layer answers, or a trunk with the task's head.
+
+    Args:
+        spec: for ``neocog.nets.build``; its number of classes is replaced by what the task needs.
+        taps: stride -> name of module, the maps that a head reads; None finds them.
+    """
+    from neocog import nets
+    from neocog.nets.trunk import Headed, Trunk
+
+    if task.outputs is not None:
+        return nets.build(**{**spec, "classes": task.outputs})
+    return Headed(made := Trunk(nets.build(**spec), taps), task.head(made))

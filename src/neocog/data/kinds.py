@@ -1,0 +1,371 @@
+"""Columns: one thing that is known of every sample of a source, held compactly. One class for each kind.
+
+=============  =====================================================  ========================================
+kind           value of one sample                                    made by
+=============  =====================================================  ========================================
+category       int, index into `names`; -1 = not known                `Category`
+categories     float32 (K,): 1 has it, 0 has not, nan = not known     `Categories`
+number         float64 (D,), nan = not known                          `Numbers`
+boxes          `BoxSet`, in pixels of the upright picture             `Boxes`
+points         float32 (P, 3): x, y, 0 not known | 1 hidden | 2 seen  `Points`
+mask           uint8 (H, W), index into `names`; 255 = not labelled   `Masks`
+texts          tuple of str                                           `TextColumn`
+picture        bytes or uint8 array: a further picture                `Pictures`
+=============  =====================================================  ========================================
+
+A sample of which nothing is known has None (category: -1). Coordinates are those of the upright picture, x to the
+right and y down, pixel i covering [i, i + 1); x1 and y1 of a box are exclusive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from neocog.data.columns import LabelSets, TextLists
+from neocog.errors import DataError
+
+NOT_LABELLED = 255  # of a mask's pixels
+
+
+class Column(Protocol):
+    """One thing that is known of every sample."""
+
+    kind: str
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int) -> Any: ...
+
+    @property
+    def known(self) -> np.ndarray:
+        """bool (N,): of which samples something is known."""
+        ...
+
+    def select(self, rows: np.ndarray) -> Column:
+        """The samples `rows`, in that order."""
+        ...
+
+    def fingerprint(self) -> bytes:
+        """Stands for all values; enough to notice that annotations have changed."""
+        ...
+
+
+def digest(*parts: Any) -> bytes:
+    """sha256 over arrays, texts and bytes."""
+    made = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            made.update(f"{part.dtype} {part.shape}\0".encode() + np.ascontiguousarray(part).tobytes())
+        else:
+            made.update((part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogateescape")) + b"\0")
+    return made.digest()
+
+
+class Category:
+    """One class for each sample: codes int32 (N,), -1 = not known."""
+
+    kind = "category"
+
+    def __init__(self, codes: np.ndarray, names: Sequence[str]) -> None:
+        self.codes = np.ascontiguousarray(codes, dtype=np.int32)
+        self.names = tuple(names)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, i: int) -> int:
+        return int(self.codes[i])
+
+    @property
+    def known(self) -> np.ndarray:
+        return self.codes >= 0
+
+    def select(self, rows: np.ndarray) -> Category:
+        return Category(self.codes[rows], self.names)
+
+    def fingerprint(self) -> bytes:
+        return digest(*self.names, self.codes)
+
+
+class Categories:
+    """Several classes for each sample, or none.
+
+    Args:
+        sets: the classes that each sample has.
+        unknown: the classes of which nobody has said whether a sample has them; None: all others are absent.
+        present: bool (N,), of which samples anything is known; None: of all.
+    """
+
+    kind = "categories"
+
+    def __init__(
+        self,
+        sets: LabelSets,
+        names: Sequence[str],
+        unknown: LabelSets | None = None,
+        present: np.ndarray | None = None,
+    ) -> None:
+        self.sets, self.names, self.unknown = sets, tuple(names), unknown
+        self._present = np.ones(len(sets), dtype=bool) if present is None else np.asarray(present, dtype=bool)
+
+    def __len__(self) -> int:
+        return len(self.sets)
+
+    def __getitem__(self, i: int) -> np.ndarray | None:
+        if not self._present[i]:
+            return None
+        row = np.zeros(len(self.names), dtype=np.float32)
+        if self.unknown is not None:
+            row[self.unknown[i]] = np.nan
+        row[self.sets[i]] = 1.0
+        return row
+
+    @property
+    def known(self) -> np.ndarray:
+        return self._present
+
+    def select(self, rows: np.ndarray) -> Categories:
+        unknown = None if self.unknown is None else self.unknown.select(rows)
+        return Categories(self.sets.select(rows), self.names, unknown, self._present[rows])
+
+    def fingerprint(self) -> bytes:
+        more = () if self.unknown is None else (self.unknown.ends, self.unknown.values)
+        return digest(*self.names, self.sets.ends, self.sets.values, self._present, *more)
+
+
+class Numbers:
+    """One or more numbers for each sample: values float64 (N, D), nan = not known.
+
+    `periods`: for each number None, or the length after which it begins anew (360 for degrees).
+    """
+
+    kind = "number"
+
+    def __init__(self, values: np.ndarray, names: Sequence[str], periods: Sequence[float | None] = ()) -> None:
+        self.values = np.asarray(values, dtype=np.float64).reshape(-1, len(names))
+        self.names = tuple(names)
+        self.periods = tuple(periods) or (None,) * len(self.names)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, i: int) -> np.ndarray | None:
+        row = self.values[i]
+        return None if np.isnan(row).all() else row
+
+    @property
+    def known(self) -> np.ndarray:
+        return ~np.isnan(self.values).all(axis=1)
+
+    def select(self, rows: np.ndarray) -> Numbers:
+        return Numbers(self.values[rows], self.names, self.periods)
+
+    def fingerprint(self) -> bytes:
+        return digest(*self.names, *self.periods, self.values)
+
+
+class BoxSet(NamedTuple):
+    """The boxes of one sample: corners float32 (M, 4) x0 y0 x1 y1, classes int32 (M,), ignored bool (M,)."""
+
+    corners: np.ndarray
+    labels: np.ndarray
+    ignored: np.ndarray  # crowds and difficult ones: neither to be found nor wrong if found
+
+
+class Boxes:
+    """Any number of boxes for each sample, flat: sample i has the boxes ``ends[i]:ends[i + 1]``.
+
+    `present`: bool (N,), which samples were looked at; one without boxes is empty, one not looked at is unknown.
+    """
+
+    kind = "boxes"
+
+    def __init__(
+        self,
+        ends: np.ndarray,
+        corners: np.ndarray,
+        labels: np.ndarray,
+        names: Sequence[str],
+        ignored: np.ndarray | None = None,
+        present: np.ndarray | None = None,
+    ) -> None:
+        self.ends = np.asarray(ends, dtype=np.int64)
+        self.corners = np.asarray(corners, dtype=np.float32).reshape(-1, 4)
+        self.labels = np.asarray(labels, dtype=np.int32)
+        self.names = tuple(names)
+        self.ignored = np.zeros(len(self.labels), dtype=bool) if ignored is None else np.asarray(ignored, dtype=bool)
+        self._present = np.ones(len(self.ends) - 1, dtype=bool) if present is None else np.asarray(present, dtype=bool)
+        if not len(self.corners) == len(self.labels) == len(self.ignored) == self.ends[-1]:
+            raise DataError(
+                f"{len(self.corners)} boxes, {len(self.labels)} labels and ends up to {self.ends[-1]}: "
+                "expected as many of each"
+            )
+
+    @staticmethod
+    def of(rows: Iterable[BoxSet | None], names: Sequence[str]) -> Boxes:
+        """The column of these rows; None where a sample was not looked at."""
+        ends, present, sets = [0], [], []
+        for row in rows:
+            present.append(row is not None)
+            ends.append(ends[-1] + (0 if row is None else len(row.labels)))
+            if row is not None and len(row.labels):
+                sets.append(row)
+        if not sets:
+            sets = [BoxSet(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool))]
+        corners, labels, ignored = (np.concatenate([one[k] for one in sets]) for k in range(3))
+        return Boxes(np.array(ends), corners, labels, names, ignored, np.array(present, dtype=bool))
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, i: int) -> BoxSet | None:
+        if not self._present[i]:
+            return None
+        part = slice(self.ends[i], self.ends[i + 1])
+        return BoxSet(self.corners[part], self.labels[part], self.ignored[part])
+
+    @property
+    def known(self) -> np.ndarray:
+        return self._present
+
+    def select(self, rows: np.ndarray) -> Boxes:
+        return Boxes.of((self[int(i)] for i in rows), self.names)
+
+    def fingerprint(self) -> bytes:
+        return digest(*self.names, self.ends, self.corners, self.labels, self.ignored, self._present)
+
+
+class Points:
+    """Named points of each sample: values float32 (N, P, 3), the last number as COCO has it (see the module).
+
+    `swap`: for each point the index of its mirror partner (left eye, right eye), itself where it has none.
+    """
+
+    kind = "points"
+
+    def __init__(self, values: np.ndarray, names: Sequence[str], swap: Sequence[int] | None = None) -> None:
+        self.values = np.asarray(values, dtype=np.float32).reshape(-1, len(names), 3)
+        self.names = tuple(names)
+        self.swap = tuple(range(len(self.names))) if swap is None else tuple(swap)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, i: int) -> np.ndarray | None:
+        row = self.values[i]
+        return row if (row[:, 2] > 0).any() else None
+
+    @property
+    def known(self) -> np.ndarray:
+        return (self.values[:, :, 2] > 0).any(axis=1)
+
+    def select(self, rows: np.ndarray) -> Points:
+        return Points(self.values[rows], self.names, self.swap)
+
+    def fingerprint(self) -> bytes:
+        return digest(*self.names, *self.swap, self.values)
+
+
+class Masks:
+    """A class for each pixel, read when needed.
+
+    Args:
+        read: gives uint8 (H, W) of a sample, index into `names`, 255 = not labelled; thread-safe; raises DataError.
+        count: number of samples.
+        names: classes.
+        colours: RGB of each class, for drawing; None: chosen.
+        present: bool (N,), which samples have a mask; None: all.
+        mark: stands for the content (names and sizes of files, say) in the fingerprint.
+    """
+
+    kind = "mask"
+
+    def __init__(
+        self,
+        read: Callable[[int], np.ndarray],
+        count: int,
+        names: Sequence[str],
+        colours: Sequence[tuple[int, int, int]] | None = None,
+        present: np.ndarray | None = None,
+        mark: bytes = b"",
+    ) -> None:
+        self._read, self._count, self.names, self.mark = read, count, tuple(names), mark
+        self.colours = None if colours is None else tuple(colours)
+        self._present = np.ones(count, dtype=bool) if present is None else np.asarray(present, dtype=bool)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, i: int) -> np.ndarray | None:
+        return self._read(int(i)) if self._present[i] else None
+
+    @property
+    def known(self) -> np.ndarray:
+        return self._present
+
+    def select(self, rows: np.ndarray) -> Masks:
+        read, chosen = self._read, np.asarray(rows)
+        mark = digest(self.mark, chosen.astype(np.int64))
+        return Masks(lambda i: read(int(chosen[i])), len(chosen), self.names, self.colours, self._present[chosen], mark)
+
+    def fingerprint(self) -> bytes:
+        return digest(*self.names, self._present, self.mark)
+
+
+class TextColumn:
+    """Any number of texts for each sample, such as its captions."""
+
+    kind = "texts"
+
+    def __init__(self, rows: TextLists) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> tuple[str, ...]:
+        return self.rows[i]
+
+    @property
+    def known(self) -> np.ndarray:
+        return np.array([bool(self.rows[i]) for i in range(len(self))], dtype=bool)
+
+    def select(self, rows: np.ndarray) -> TextColumn:
+        return TextColumn(TextLists(self.rows[int(i)] for i in rows))
+
+    def fingerprint(self) -> bytes:
+        return digest(*(text for i in range(len(self)) for text in (*self.rows[i], "")))
+
+
+class Pictures:
+    """A further picture of each sample, read when needed, for questions about two of them.
+
+    Args:
+        read: gives encoded bytes or uint8 pixels of a sample; thread-safe; raises DataError.
+        key: the name of a sample's further picture.
+    """
+
+    kind = "picture"
+
+    def __init__(self, read: Callable[[int], bytes | np.ndarray], key: Callable[[int], str], count: int) -> None:
+        self._read, self.key, self._count = read, key, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, i: int) -> bytes | np.ndarray:
+        return self._read(int(i))
+
+    @property
+    def known(self) -> np.ndarray:
+        return np.ones(self._count, dtype=bool)
+
+    def select(self, rows: np.ndarray) -> Pictures:
+        read, key, chosen = self._read, self.key, np.asarray(rows)
+        return Pictures(lambda i: read(int(chosen[i])), lambda i: key(int(chosen[i])), len(chosen))
+
+    def fingerprint(self) -> bytes:
+        return digest(*(self.key(i) for i in range(len(self))))
