@@ -1,61 +1,198 @@
-"""One label for each picture."""
+"""One label for each picture: cross-entropy over classes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neocog.tasks.measures import accuracy, cross_entropy, evaluate_logits
+from neocog.errors import DataError, UsageError
+from neocog.tasks.measures import evaluate_logits, fit_temperature, softmax
+from neocog.tasks.task import Answer, Losses, Seen, Targets, Task, register
+
+if TYPE_CHECKING:
+    from neocog.data.batches import Batch
+    from neocog.data.source import Source
+    from neocog.data.warp import Warp
+
+IGNORED = -100  # PyTorch's label for what has no loss
+_UNBALANCED = 2.0  # the largest class over the smallest from which on classes are weighted
+_KEPT = ("n", "accuracy", "accuracy_interval", "top5_accuracy", "macro_f1", "loss", "ece")
 
 
-class Label:
-    """Cross-entropy over classes; targets are int64 (B,), -100 for pictures that do not count.
+@dataclass(frozen=True, slots=True)
+class Prediction(Answer):
+    """What a net says of one picture. `problem` is the reason if it could not be read; the rest is empty then.
+
+    `probability` is calibrated on the validation pictures. `unknown` is true for a picture unlike the training data:
+    its `strangeness`, a distance in feature space, is beyond what 95 % of the validation pictures have.
+    """
+
+    key: str
+    label: str = ""
+    probability: float = 0.0
+    top: tuple[tuple[str, float], ...] = ()
+    unknown: bool = False
+    strangeness: float = 0.0
+    problem: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        return {"label": self.label, "probability": self.probability, "unknown": self.unknown}
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "label": None if self.unknown or self.problem else self.label,
+            "probability": self.probability,
+            "top": [{"label": name, "probability": p} for name, p in self.top],
+            "unknown": self.unknown,
+            "strangeness": self.strangeness,
+        }
+
+    def tags(self) -> tuple[tuple[str, float], ...]:
+        return () if self.unknown else self.top
+
+    def judged(self, strangeness: float, threshold: float) -> Prediction:
+        """The same, with the distance to the training data and what follows from it."""
+        return replace(self, strangeness=strangeness, unknown=strangeness > threshold)
+
+
+@register
+class Label(Task):
+    """Cross-entropy over classes.
 
     Args:
         classes: names, in the order of the outputs.
         smoothing: label smoothing (Szegedy et al. 2015, section 7).
-        weights: float32 (K,), how much a picture of each class counts; None: all the same.
+        weights: (K,), how much a picture of each class counts; None: all the same.
+        sampling: (K,), how often a picture of each class is drawn; None: each once in an epoch.
+        temperature: logits are divided by this before the softmax.
     """
 
     name = "label"
-    better = "accuracy"
+    about = "one class for each picture"
+    needs = {"label": "category"}
+    mixes = True
 
-    def __init__(self, classes: Sequence[str], smoothing: float = 0.0, weights: Tensor | None = None) -> None:
-        self.classes = tuple(classes)
-        self.smoothing = smoothing
-        self.weights = weights
+    def __init__(
+        self,
+        classes: Sequence[str],
+        smoothing: float = 0.0,
+        weights: Sequence[float] | None = None,
+        sampling: Sequence[float] | None = None,
+        temperature: float = 1.0,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.classes, self.smoothing, self.temperature = tuple(classes), smoothing, temperature
+        self.weights = None if weights is None else torch.tensor(list(weights), dtype=torch.float32)
+        self.sampling = None if sampling is None else torch.tensor(list(sampling), dtype=torch.float32)
+        self.notes = tuple(notes)
 
-    def loss(self, outputs: Tensor, targets: Tensor, partner: Tensor | None = None, share: float = 1.0) -> Tensor:
-        """Mean cross-entropy of logits (B, K), float32; mixed pictures count for both labels, by `share`."""
-        loss = self._one(outputs, targets)
-        if partner is not None:
-            loss = share * loss + (1.0 - share) * self._one(outputs, targets[partner])
-        return loss.sum() / len(targets)
+    @classmethod
+    def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Label:
+        if len(source.classes) < 2:
+            raise DataError(
+                f"{source.name} has one class, {source.classes[0]!r}; expected at least two, such as a folder for each"
+            )
+        how, smoothing = settings.get("balance", "auto"), float(settings.get("label_smoothing", 0.0))
+        if how not in ("auto", "weights", "sampling", "none"):
+            raise UsageError(f"unknown balance {how!r}; there are 'auto', 'weights', 'sampling' and 'none'")
+        counts = np.bincount(source.labels[rows], minlength=len(source.classes))
+        there = counts[counts > 0]
+        uneven = len(there) > 1 and there.max() / there.min() >= _UNBALANCED
+        if how == "sampling":
+            drawn = balance(counts).tolist()
+            return cls(source.classes, smoothing, sampling=drawn, notes=["rare classes are drawn more often"])
+        if how == "weights" or (how == "auto" and uneven):
+            note = (
+                f"the classes are unbalanced ({there.max():,} pictures against {there.min():,}), so rare ones weigh "
+                "more in the loss (--set balance=none leaves them as they are, balance=sampling draws them more often)"
+            )
+            return cls(source.classes, smoothing, balance(counts).tolist(), notes=[note] if uneven else [])
+        return cls(source.classes, smoothing)
+
+    def to_json(self) -> dict[str, Any]:
+        lists = {
+            k: None if v is None else v.tolist() for k, v in (("weights", self.weights), ("sampling", self.sampling))
+        }
+        return {"classes": list(self.classes), "smoothing": self.smoothing, **lists, "temperature": self.temperature}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Label:
+        return cls(**values)
+
+    @classmethod
+    def strata(cls, source: Source) -> np.ndarray:
+        return source.labels
+
+    @property
+    def outputs(self) -> int:
+        return len(self.classes)
+
+    def collate(self, values: dict[str, Any], warp: Warp | None, valid: Tensor) -> Targets:
+        labels = values["label"]
+        return {"label": labels.masked_fill(~valid | (labels < 0), IGNORED)}
+
+    def order(self, columns: Mapping[str, Any], n: int, batch: int, g: torch.Generator) -> Tensor | None:
+        if self.sampling is None:
+            return None
+        drawn = self.sampling[torch.from_numpy(columns["label"].codes.astype(np.int64))]
+        return torch.multinomial(drawn, n, replacement=True, generator=g)
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Losses:
+        y = batch.targets["label"]
+        loss = self._one(outputs, y)
+        if batch.mix is not None:
+            share = batch.mix.share
+            loss = share * loss + (1.0 - share) * self._one(outputs, y[batch.mix.partner])
+        right = (outputs.detach().argmax(1) == y).sum()
+        return Losses({"loss": loss.sum() / len(y)}, len(y), {"accuracy": right})
 
     def _one(self, outputs: Tensor, targets: Tensor) -> Tensor:
         weights = None if self.weights is None else self.weights.to(outputs.device)
         return F.cross_entropy(
-            outputs, targets, weight=weights, label_smoothing=self.smoothing, ignore_index=-100, reduction="none"
+            outputs, targets, weight=weights, label_smoothing=self.smoothing, ignore_index=IGNORED, reduction="none"
         )
 
-    def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Number of correct answers."""
-        return (outputs.argmax(1) == targets).sum()
+    def observe(self, outputs: Tensor, batch: Batch) -> dict[str, Any]:
+        return {"rows": batch.rows, "logits": outputs, "labels": batch.targets["label"]}
 
-    def measure(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """`accuracy` and `loss` (without smoothing) of logits (N, K)."""
-        if len(targets) == 0:
-            return {"accuracy": float("nan"), "loss": float("nan"), "n": 0}
-        return {"accuracy": accuracy(outputs, targets), "loss": cross_entropy(outputs, targets), "n": len(targets)}
+    def figures(self, seen: Seen) -> dict[str, Any]:
+        full = self.full(seen)
+        return {k: full[k] for k in _KEPT if k in full}
 
-    def report(self, outputs: np.ndarray, targets: np.ndarray, temperature: float = 1.0) -> dict[str, Any]:
+    def full(self, seen: Seen, temperature: float | None = None) -> dict[str, Any]:
         """Every figure of `neocog.tasks.measures.evaluate_logits`."""
-        return evaluate_logits(outputs, targets, self.classes, temperature)
+        if not len(seen.get("labels", ())):
+            return {"n": 0, "accuracy": float("nan"), "loss": float("nan")}
+        temperature = self.temperature if temperature is None else temperature
+        return evaluate_logits(seen["logits"], seen["labels"], self.classes, temperature)
+
+    def calibrate(self, seen: Seen) -> None:
+        self.temperature = fit_temperature(seen["logits"], seen["labels"]) if len(seen.get("labels", ())) else 1.0
+
+    def headline(self, figures: Mapping[str, Any]) -> str:
+        low, high = figures["accuracy_interval"]
+        return (
+            f"accuracy {100 * figures['accuracy']:.2f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}, "
+            f"n = {figures['n']:,}), macro-F1 {figures['macro_f1']:.4f}"
+        )
+
+    def answers(self, outputs: Tensor, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
+        probabilities = softmax(outputs.cpu().numpy(), self.temperature)
+        found: list[Answer] = []
+        for key, p in zip(keys, probabilities, strict=True):
+            best = np.argsort(-p, kind="stable")[:top]
+            guesses = tuple((self.classes[k], float(p[k])) for k in best)
+            found.append(Prediction(key, guesses[0][0], guesses[0][1], guesses))
+        return found
+
+    def unread(self, key: str, problem: str) -> Answer:
+        return Prediction(key, problem=problem)
 
 
 def balance(counts: np.ndarray, most: float = 20.0) -> Tensor:

@@ -125,12 +125,13 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def plan(cls, source: Source, rows: np.ndarray, **options: Any) -> Task:
+    def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Task:
         """The task for a source: classes, weights, notes.
 
         Args:
             rows: indices of the training samples.
-            options: as in `options`; unknown names are refused before this is called.
+            settings: the fields of the recipe (label_smoothing, balance, ...), and above them the task's own `options`
+                with what the user gave; unknown names are refused before this is called.
 
         Raises:
             DataError: the source lacks what is needed; says what was expected and what to type.
@@ -238,8 +239,11 @@ class Task(ABC):
     # ---- answers
 
     @abstractmethod
-    def answers(self, outputs: Any, batch: Batch, keys: Sequence[str]) -> list[Answer]:
-        """What is said of each picture of a batch; boxes, points and masks in pixels of the file (``batch.warp``)."""
+    def answers(self, outputs: Any, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
+        """What is said of each picture of a batch; boxes, points and masks in pixels of the file (``batch.warp``).
+
+        `top`: how many guesses are wanted where there are several.
+        """
 
     @abstractmethod
     def unread(self, key: str, problem: str) -> Answer:
