@@ -151,9 +151,10 @@ def check(
     exact = seen.exact_pairs()
     pairs, across = _near_pairs(seen) if near else (np.empty((0, 2), np.int64),) * 2
     mirroring = judge(source.classes, to_look_at(source, seen.readable), seen.look.thumbs, across)
-    # equal files are near duplicates too, and copies of symmetrical pictures are mirrored ones: each is named once
-    pairs = _others(pairs, len(source), exact)
-    across = _others(across[: None if mirroring.allowed else 0], len(source), np.concatenate([exact, pairs]))
+    across = across[: None if mirroring.allowed else 0]
+    # equal files are near duplicates too, but are told once, as what they are
+    same = connected(len(source), exact)
+    pairs = pairs[same[pairs[:, 0]] != same[pairs[:, 1]]]
     doubts = list(suspicious(source) if callable(suspicious) else suspicious or ())
     counts = _counts(source)
     facts = Facts(source, seen, counts, exact, pairs, across, doubts)
@@ -227,12 +228,6 @@ def _near_pairs(seen: Survey) -> tuple[np.ndarray, np.ndarray]:
     rows = np.flatnonzero(seen.readable)
     pairs, across = near_and_mirrored(type(seen.look)(*(column[rows] for column in seen.look)))
     return rows[pairs].reshape(-1, 2), rows[across].reshape(-1, 2)
-
-
-def _others(pairs: np.ndarray, n: int, known: np.ndarray) -> np.ndarray:
-    """Those of `pairs` that are not connected by `known` pairs already."""
-    same = connected(n, known)
-    return pairs[same[pairs[:, 0]] != same[pairs[:, 1]]]
 
 
 def _counts(source: Source) -> np.ndarray:

@@ -300,14 +300,16 @@ def near_pairs(look: Look, distance: int = DISTANCE) -> np.ndarray:
 def near_and_mirrored(look: Look, distance: int = DISTANCE) -> tuple[np.ndarray, np.ndarray]:
     """Return `near_pairs`, and the pairs (int64 (P, 2), i < j) of which one is a near duplicate of the other mirrored.
 
-    A pair can be in both: two copies of a symmetrical picture.
+    Pictures that are connected by near pairs, such as copies of a symmetrical picture, are not named again.
     """
     n = len(look.hashes)
     turned = Look(look.mirrored, flipped_thumbs(look.thumbs), look.flat, look.tiny, look.hashes)
     pairs = near_pairs(Look(*(np.concatenate(both) for both in zip(look, turned, strict=True))), distance)
     across = pairs[(pairs[:, 0] < n) & (pairs[:, 1] >= n)] - np.array([0, n])
     across = np.sort(across[across[:, 0] != across[:, 1]], axis=1)
-    return pairs[(pairs < n).all(axis=1)], np.unique(across, axis=0)
+    pairs = pairs[(pairs < n).all(axis=1)]
+    group = connected(n, pairs)
+    return pairs, np.unique(across[group[across[:, 0]] != group[across[:, 1]]], axis=0)
 
 
 def near_duplicates(look: Look, distance: int = DISTANCE) -> list[np.ndarray]:

@@ -32,9 +32,9 @@ _COPIES = 5  # mirrored copies in other classes from which on they are no accide
 
 # What stands for left and for right: parts of words, without accents. A pair counts only if both names are there.
 _SIDES = """
-left right|link recht|gauche droit|izquierd derech|izq der|izda dcha|esquerd direit|esquerd dereit|sinistr destr|sx dx
-esquerra dreta|stang dreapt|venstre højre|venstre høyre|venstre hojre|vanster hoger|vase oikea|vasem oike|лев прав
-лів прав|ляв дясн|лев десн|lew praw|lev prav|lijev desn|lev desn|bal jobb|sol sag|kair desin|vasak parem|ezker eskuin
+left right|link recht|gauche droit|gauche droite|izquierd derech|izq der|izda dcha|esquerd direit|esquerd dereit|sinistr destr|sx dx
+esquerra dreta|stang dreapt|venstre højre|venstre høyre|venstre hojre|vanster hoger|vasen oikea|vasemma oikea
+лев прав|лів прав|ляв дясн|лев десн|lew praw|lev prav|lijev desn|lev desn|bal jobb|sol sag|kair desin|vasak parem|ezker eskuin
 αριστερ δεξι|שמאל ימין|يسار يمين|چپ راست|बाए दाए|बाय दाय|左 右|ひだり みぎ|왼 오른|좌 우|trai phai|kiri kanan|ซาย ขวา
 maldekstr dekstr|sinister dexter|sinistral dextral|laevus dexter|port starboard|levo dextro|northeast northwest
 southeast southwest|clockwise counterclockwise|clockwise counter clockwise|clockwise anticlockwise
@@ -53,7 +53,6 @@ _ABOUT_LETTERS = frozenset(
     "letter digit number numeral character char glyph symbol lower upper small capital case lowercase uppercase "
     "buchstabe ziffer lettre chiffre letra cifra lettera sample class".split()
 )
-_DIGITS = frozenset("zero one two three four five six seven eight nine".split())
 _FILLERS = frozenset("a an the to of on in at and is der die das la le les el il de du".split())
 
 
@@ -66,7 +65,7 @@ class Mirroring:
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    """``"left right|links rechts"`` -> pairs; what has more words is told apart by its first one."""
+    """``"left right|clockwise counter clockwise"`` -> pairs; the first of a pair is one word."""
     both = (_bare(pair).split(" ", 1) for pair in text.split("|") if pair.strip())
     return [(first, second) for first, second in both]
 
@@ -120,8 +119,7 @@ def characters(classes: Sequence[str]) -> bool:
     """Whether classes are letters or digits, whose mirror images are something else: "b", "digit 3", "lower_d"."""
     names = [[word for word in _plain(name).split() if word not in _ABOUT_LETTERS] for name in classes]
     single = sum(len(words) == 1 and len(words[0]) == 1 and words[0].isalnum() for words in names)
-    spelled = sum(len(words) == 1 and words[0] in _DIGITS for words in names)
-    return max(single, spelled) > 1 and 2 * max(single, spelled) >= len(classes)
+    return single > 1 and 2 * single >= len(classes)
 
 
 def by_names(classes: Sequence[str]) -> Mirroring | None:
@@ -139,7 +137,7 @@ def judge(classes: Sequence[str], labels: np.ndarray, thumbs: np.ndarray, copies
     Args:
         labels: (N,), index into `classes`, -1 = not to be looked at.
         thumbs: uint8 (N, 288), see `duplicates.Look`.
-        copies: pairs (P, 2) of rows of which one is about the mirror image of the other.
+        copies: pairs (P, 2) of rows of which one is a near copy of the other mirrored, and only so.
     """
     if said := by_names(classes):
         return said
