@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
+from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,6 +59,36 @@ def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def arrows() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """Arrows anywhere in the picture, in any colour on any ground: pictures uint8 (N, 48, 48, 3), and 1 where right.
+
+    `easy`: light ones on dark ground in the middle.
+    """
+
+    def draw(n: int, seed: int = 0, *, easy: bool = False, size: int = 48) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        sides = np.arange(n) % 2
+        pictures = []
+        for right in sides:
+            ground, ink = rng.integers(0, 256, (2, 3))
+            while abs(int(ground.sum()) - int(ink.sum())) < 200:
+                ground, ink = rng.integers(0, 256, (2, 3))
+            length, width = rng.uniform(0.4, 0.8) * size, rng.uniform(0.1, 0.2) * size
+            x, y = rng.uniform(length / 2, size - length / 2), rng.uniform(1.6 * width, size - 1.6 * width)
+            if easy:
+                ground, ink, x, y = ground // 4, 255 - ink // 4, size / 2, size / 2
+            tip, neck, end = np.array([-0.5, -0.05, 0.5]) * length * (-1 if right else 1) + x
+            head = [(neck, y - 1.5 * width), (tip, y), (neck, y + 1.5 * width)]
+            shaft = [(neck, y + width / 2), (end, y + width / 2), (end, y - width / 2), (neck, y - width / 2)]
+            picture = Image.new("RGB", (size, size), tuple(map(int, ground)))
+            ImageDraw.Draw(picture).polygon(head + shaft, fill=tuple(map(int, ink)))
+            pictures.append((np.asarray(picture) + rng.normal(0, 8, (size, size, 3))).clip(0, 255).astype(np.uint8))
+        return np.stack(pictures), sides
+
+    return draw
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from neocog.fit.clock import Clock
 from neocog.fit.device import Device, choose, convolution_rate
 from neocog.fit.loop import judge
 from neocog.fit.outputs import views
-from neocog.fit.plan import Plan, choose_size, growing, letters
+from neocog.fit.plan import Plan, choose_size, growing
 from neocog.fit.recipes import recipe
 from neocog.fit.run import read_json, records
 from neocog.fit.state import State
@@ -221,10 +221,9 @@ def test_views_add_up_and_mirror_only_when_allowed() -> None:
         list(views(x, "many"))
 
 
-def test_sizes_and_letters() -> None:
+def test_sizes() -> None:
     assert [choose_size(s, True) for s in (8, 32, 64, 375)] == [32, 32, 64, 128]
     assert choose_size(375, False) == 224
-    assert letters(("0", "1")) and letters(("a", "B")) and not letters(("cat", "dog")) and not letters(("0",))
 
 
 def test_devices_round_trip_and_rates_are_positive() -> None:

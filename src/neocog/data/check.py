@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from neocog.data import file_rules, label_rules
-from neocog.data.duplicates import connected, near_pairs, split_groups
+from neocog.data.duplicates import connected, near_and_mirrored, split_groups
 from neocog.data.findings import SEVERITIES, Facts, Finding, Suspicion
+from neocog.data.mirroring import Mirroring, judge, to_look_at
 from neocog.data.source import Source
 from neocog.data.survey import Progress, Survey, survey
 from neocog.records import SPLITS, Problem
@@ -25,6 +26,7 @@ class Check:
 
     `counts` int64 (classes + 1, 4): pictures for each class (last row: without a label) and split (train, val, test,
     undeclared). `groups` int64 (N,): near duplicates share a number; hand it to `make_split(..., groups=)`.
+    `mirroring`: whether mirrored copies count as near duplicates.
     `split_counts` int64 (4,) counts a picture with several labels once. `sizes` int32 (N, 2): width and height, 0 if
     unreadable.
     """
@@ -42,6 +44,7 @@ class Check:
     modes: dict[str, int]
     duplicates: dict[str, int]
     near: bool
+    mirroring: Mirroring
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
 
@@ -108,6 +111,8 @@ class Check:
             "formats": dict(self.formats),
             "modes": dict(self.modes),
             "near_duplicates_looked_for": self.near,
+            "mirrored_copies_count": self.mirroring.allowed,
+            "why_mirrored_copies_count": self.mirroring.why,
             "duplicates": dict(self.duplicates),
             "findings": [finding.to_json() for finding in self.findings],
             "unreadable": [{"key": problem.key, "reason": problem.reason} for problem in self.unreadable],
@@ -144,13 +149,15 @@ def check(
         source = open_source(source)
     seen = survey(source, workers=workers, progress=progress)
     exact = seen.exact_pairs()
-    pairs = _near_pairs(seen) if near else np.empty((0, 2), np.int64)
+    pairs, across = _near_pairs(seen) if near else (np.empty((0, 2), np.int64),) * 2
+    mirroring = judge(source.classes, to_look_at(source, seen.readable), seen.look.thumbs, across)
+    across = across[: None if mirroring.allowed else 0]
     # equal files are near duplicates too, but are told once, as what they are
     same = connected(len(source), exact)
     pairs = pairs[same[pairs[:, 0]] != same[pairs[:, 1]]]
     doubts = list(suspicious(source) if callable(suspicious) else suspicious or ())
     counts = _counts(source)
-    facts = Facts(source, seen, counts, exact, pairs, doubts)
+    facts = Facts(source, seen, counts, exact, pairs, across, doubts)
     rules = (*file_rules.RULES, *label_rules.RULES)
     found = [finding for rule in rules if (finding := rule(facts)) is not None]
     kinds = {name: seen.kinds[seen.readable] == k for k, name in enumerate(seen.kind_names)}
@@ -162,7 +169,7 @@ def check(
         split_counts=np.bincount(np.where(source.splits < 0, len(SPLITS), source.splits), minlength=len(SPLIT_COLUMNS)),
         findings=tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))),
         unreadable=tuple(seen.problems(source)),
-        groups=split_groups(seen.look, np.concatenate([exact, pairs])),
+        groups=split_groups(seen.look, np.concatenate([exact, pairs]), across),
         sizes=seen.sizes,
         formats=_tally((name[0], int(rows.sum())) for name, rows in kinds.items()),
         modes=_tally((name[1], int(rows.sum())) for name, rows in kinds.items()),
@@ -171,20 +178,42 @@ def check(
             "exact_copies": len(exact),
             "near_pairs": len(pairs),
             "near_pictures": len(np.unique(pairs)),
+            "mirrored_pairs": len(across),
         },
         near=near,
+        mirroring=mirroring,
         notes=tuple(source.notes),
         seconds=time.monotonic() - started,
     )
 
 
-def fast_groups(source: Source, indices: np.ndarray, progress: Progress | None = None) -> np.ndarray:
+def fast_groups(
+    source: Source, indices: np.ndarray, progress: Progress | None = None, *, mirrored: bool | None = None
+) -> np.ndarray:
+    """The numbers of `groups_and_mirroring`."""
+    return groups_and_mirroring(source, indices, progress, mirrored=mirrored)[0]
+
+
+def groups_and_mirroring(
+    source: Source, indices: np.ndarray, progress: Progress | None = None, *, mirrored: bool | None = None
+) -> tuple[np.ndarray, Mirroring]:
     """Return int64 (len(indices),): near duplicates among these pictures share a number, for a leak-free split.
 
     Only decodes and hashes. A picture that cannot be read is alone in its group.
+
+    Args:
+        mirrored: whether mirrored copies share a number, too; None decides by names and looks.
+
+    Returns:
+        The numbers, and what was decided.
     """
     seen = survey(source, indices, details=False, progress=progress)
-    return split_groups(seen.look, _near_pairs(seen))
+    pairs, across = _near_pairs(seen)
+    if mirrored is None:
+        mirroring = judge(source.classes, to_look_at(source, seen.readable, indices), seen.look.thumbs, across)
+    else:
+        mirroring = Mirroring(mirrored, "asked for")
+    return split_groups(seen.look, pairs, across if mirroring.allowed else None), mirroring
 
 
 def check_page(check: Check, source: Source) -> str:
@@ -194,11 +223,11 @@ def check_page(check: Check, source: Source) -> str:
     return make(check, source)
 
 
-def _near_pairs(seen: Survey) -> np.ndarray:
-    """`near_pairs` over the readable pictures, as rows of the whole survey."""
+def _near_pairs(seen: Survey) -> tuple[np.ndarray, np.ndarray]:
+    """`near_and_mirrored` over the readable pictures, as rows of the whole survey."""
     rows = np.flatnonzero(seen.readable)
-    pairs = near_pairs(type(seen.look)(*(column[rows] for column in seen.look)))
-    return rows[pairs].reshape(-1, 2)
+    pairs, across = near_and_mirrored(type(seen.look)(*(column[rows] for column in seen.look)))
+    return rows[pairs].reshape(-1, 2), rows[across].reshape(-1, 2)
 
 
 def _counts(source: Source) -> np.ndarray:

@@ -8,7 +8,8 @@ of one scene when looked at.
 
 The hash is the DCT hash (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"): grey
 picture at 32x32, two-dimensional DCT, the 8x8 lowest frequencies, one bit for each that is above their median. It
-survives rescaling, recompression, small crops, brightness and contrast; not mirroring or turning.
+survives rescaling, recompression, small crops, brightness and contrast; not turning. Mirrored copies are found by the
+hash of the mirror image (`near_and_mirrored`).
 Flat pictures (blank pages, night, a lens cap) have a hash made of noise: they are kept out of the search and are
 duplicates only when their thumbnails are equal byte for byte.
 """
@@ -42,12 +43,16 @@ _MOST_LEADERS = 1000  # different pictures with one hash that are told apart
 
 
 class Look(NamedTuple):
-    """What is compared: `hashes` uint64 (N,), `thumbs` uint8 (N, 288), `flat` bool (N,), `tiny` bool (N,)."""
+    """What is compared: `hashes` uint64 (N,), `thumbs` uint8 (N, 288), `flat` bool (N,), `tiny` bool (N,).
+
+    `mirrored` uint64 (N,): the hashes of the mirror images; empty where nobody needs them.
+    """
 
     hashes: np.ndarray
     thumbs: np.ndarray
     flat: np.ndarray
     tiny: np.ndarray  # a side under 32 pixels
+    mirrored: np.ndarray = np.zeros(0, np.uint64)
 
 
 def content_hash(data: bytes | np.ndarray) -> str:
@@ -91,17 +96,31 @@ def look_at(pictures: Sequence[np.ndarray] | np.ndarray) -> Look:
     for i, picture in enumerate(pictures):
         small[i] = at_side(picture)
     grey = small @ np.array([0.299, 0.587, 0.114], np.float32)  # (N, 32, 32)
-    low = (_COSINES @ grey.astype(np.float64) @ _COSINES.T).reshape(n, 64)
-    # + 2: frequencies that are absent (drawn, symmetrical pictures) must not be bits of rounding noise
-    bits = low > np.median(low[:, 1:], axis=1, keepdims=True) + 2 if n else low.astype(bool)
-    hashes = np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
+    low = _COSINES @ grey.astype(np.float64) @ _COSINES.T  # (N, 8, 8)
+    hashes = _hash_bits(low)
+    mirrored = _hash_bits(low * np.resize([1, -1], 8))  # odd horizontal frequencies change their sign
     blue, red = ((small[..., c] - grey).reshape(n, 4, 8, 4, 8).mean((2, 4)) for c in (2, 0))
     thumbs = np.empty((n, THUMB), np.uint8)
     thumbs[:, :256] = np.rint(grey.reshape(n, 16, 2, 16, 2).mean((2, 4))).reshape(n, 256)
     for at, plane in ((256, blue), (272, red)):
         thumbs[:, at : at + 16] = np.rint(plane / 2 + 128).clip(0, 255).reshape(n, 16)
     tiny = np.array([min(picture.shape[:2]) < SIDE for picture in pictures], dtype=bool)
-    return Look(hashes, thumbs, grey.reshape(n, SIDE * SIDE).std(axis=1) < _FLAT, tiny)
+    return Look(hashes, thumbs, grey.reshape(n, SIDE * SIDE).std(axis=1) < _FLAT, tiny, mirrored)
+
+
+def _hash_bits(low: np.ndarray) -> np.ndarray:
+    """Frequencies (N, 8, 8) -> hashes, uint64 (N,)."""
+    low = low.reshape(len(low), 64)
+    # + 2: frequencies that are absent (drawn, symmetrical pictures) must not be bits of rounding noise
+    bits = low > np.median(low[:, 1:], axis=1, keepdims=True) + 2 if len(low) else low.astype(bool)
+    return np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
+
+
+def flipped_thumbs(thumbs: np.ndarray) -> np.ndarray:
+    """The thumbnails (N, 288) of the mirror images."""
+    n = len(thumbs)
+    planes = ((thumbs[:, :256], 16), (thumbs[:, 256:272], 4), (thumbs[:, 272:], 4))
+    return np.concatenate([p.reshape(n, s, s)[:, :, ::-1].reshape(n, s * s) for p, s in planes], axis=1)
 
 
 def perceptual_hash(picture: np.ndarray) -> int:
@@ -278,6 +297,21 @@ def near_pairs(look: Look, distance: int = DISTANCE) -> np.ndarray:
     return np.concatenate([*known, _collect(n, verified())])
 
 
+def near_and_mirrored(look: Look, distance: int = DISTANCE) -> tuple[np.ndarray, np.ndarray]:
+    """Return `near_pairs`, and the pairs (int64 (P, 2), i < j) of which one is a near duplicate of the other mirrored.
+
+    Pictures that are connected by near pairs, such as copies of a symmetrical picture, are not named again.
+    """
+    n = len(look.hashes)
+    turned = Look(look.mirrored, flipped_thumbs(look.thumbs), look.flat, look.tiny, look.hashes)
+    pairs = near_pairs(Look(*(np.concatenate(both) for both in zip(look, turned, strict=True))), distance)
+    across = pairs[(pairs[:, 0] < n) & (pairs[:, 1] >= n)] - np.array([0, n])
+    across = np.sort(across[across[:, 0] != across[:, 1]], axis=1)
+    pairs = pairs[(pairs < n).all(axis=1)]
+    group = connected(n, pairs)
+    return pairs, np.unique(across[group[across[:, 0]] != group[across[:, 1]]], axis=0)
+
+
 def near_duplicates(look: Look, distance: int = DISTANCE) -> list[np.ndarray]:
     """Return groups (int64 indices, size >= 2, ascending) of near duplicates; each is near to its group's first."""
     return as_groups(_leaders(len(look.hashes), near_pairs(look, distance)))
@@ -341,13 +375,17 @@ def _merge(labels: np.ndarray, pairs: np.ndarray) -> np.ndarray:
             labels = next_
 
 
-def split_groups(look: Look, pairs: np.ndarray) -> np.ndarray:
+def split_groups(look: Look, pairs: np.ndarray, across: np.ndarray | None = None) -> np.ndarray:
     """Return int64 (N,): a number for each picture; pictures connected by `pairs` share it and must stay together.
+
+    `across`: pairs of mirrored copies, which stay together, too.
 
     Chains of look-alikes (every chest X-ray resembles some other) could swallow a data set: a group of more than 50
     pictures and 2 % of all is cut again, by pairs whose thumbnails agree strictly.
     """
     n = len(look.hashes)
+    turned = np.arange(len(pairs) + (0 if across is None else len(across))) >= len(pairs)
+    pairs = pairs if across is None else np.concatenate([pairs, across])
     labels = connected(n, pairs)
     sizes = np.bincount(labels, minlength=n)
     large = sizes[labels] > max(50, n // 50)
@@ -355,7 +393,8 @@ def split_groups(look: Look, pairs: np.ndarray) -> np.ndarray:
         return labels
     inside = large[pairs[:, 0]]
     i, j = pairs[inside].T
-    same = same_thumbs(look.thumbs[i], look.thumbs[j], np.ones(len(i), bool)) | (look.flat[i] & look.flat[j])
+    other = np.where(turned[inside][:, None], flipped_thumbs(look.thumbs[j]), look.thumbs[j])
+    same = same_thumbs(look.thumbs[i], other, np.ones(len(i), bool)) | (look.flat[i] & look.flat[j])
     return connected(n, np.concatenate([pairs[~inside], pairs[inside][same]]))
 
 

@@ -152,7 +152,7 @@ def _leaked(f: Facts, pairs: np.ndarray) -> np.ndarray:
 def _leak(f: Facts, name: str, pairs: np.ndarray, what: str) -> Finding | None:
     if not len(pairs):
         return None
-    parts, severity = [], "warning" if name == "leak_near" else "error"
+    parts, severity = [], "error" if name == "leak_exact" else "warning"
     for code in (2, 1):
         mine = pairs[f.source.splits[pairs[:, 0]] == code]
         if not len(mine):
@@ -197,11 +197,17 @@ def leak_near(f: Facts) -> Finding | None:
     return _leak(f, "leak_near", pairs, "a near copy (rescaled, recompressed, slightly cut)")
 
 
+def leak_mirrored(f: Facts) -> Finding | None:
+    told = np.concatenate([_leaked(f, _all_exact(f))[:, 0], _leaked(f, f.near)[:, 0]])
+    pairs = _leaked(f, f.mirrored)
+    return _leak(f, "leak_mirrored", pairs[~np.isin(pairs[:, 0], told)], "a mirrored copy")
+
+
 def _groups(pairs: np.ndarray, n: int) -> list[np.ndarray]:
     return as_groups(connected(n, pairs))
 
 
-def _conflict(f: Facts, name: str, severity: str, pairs: np.ndarray, what: str) -> Finding | None:
+def _conflict(f: Facts, name: str, severity: str, pairs: np.ndarray, what: str, more: str = "") -> Finding | None:
     if not f.single or not len(pairs):
         return None
     labels = f.source.labels[pairs]
@@ -213,7 +219,7 @@ def _conflict(f: Facts, name: str, severity: str, pairs: np.ndarray, what: str) 
     return f.finding(
         name, severity, f"{counted(count)} in {counted(len(groups), 'group')} of {what} with different labels", count,
         "At most one of the labels is right. Look at each group, keep the picture under the right label and delete "
-        "the others; if both are right, use a table with a column of several labels.", groups,
+        f"the others; if both are right, use a table with a column of several labels{more}.", groups,
     )  # fmt: skip
 
 
@@ -223,6 +229,11 @@ def conflict_exact(f: Facts) -> Finding | None:
 
 def conflict_near(f: Facts) -> Finding | None:
     return _conflict(f, "conflict_near", "warning", f.near, "near copies")
+
+
+def conflict_mirrored(f: Facts) -> Finding | None:
+    more = ", or, if left and right make the difference, train with --set flip=none"
+    return _conflict(f, "conflict_mirrored", "warning", f.mirrored, "mirrored copies", more)
 
 
 def copies_exact(f: Facts) -> Finding | None:
@@ -249,6 +260,7 @@ def copies_near(f: Facts) -> Finding | None:
 
 
 RULES: tuple[Rule, ...] = (
-    unreadable, leak_exact, leak_near, conflict_exact, conflict_near, unlisted, blank, _odd("small"),
-    _odd("long_shape"), _odd("large"), format_tells, copies_exact, copies_near, rotated, misnamed, animated,
+    unreadable, leak_exact, leak_near, leak_mirrored, conflict_exact, conflict_near, conflict_mirrored, unlisted, blank,
+    _odd("small"), _odd("long_shape"), _odd("large"), format_tells, copies_exact, copies_near, rotated, misnamed,
+    animated,
 )  # fmt: skip

@@ -63,13 +63,17 @@ class Finding:
 
 
 class Facts(NamedTuple):
-    """All that the rules look at. `exact` and `near` are pairs (P, 2) of rows; equal files are not in `near`."""
+    """All that the rules look at. `exact`, `near` and `mirrored` are pairs (P, 2) of rows, each in one of them only.
+
+    `mirrored` is empty where a mirror image is something else (left and right).
+    """
 
     source: Source
     seen: Survey
     counts: np.ndarray
     exact: np.ndarray
     near: np.ndarray
+    mirrored: np.ndarray
     doubts: list[Suspicion]
 
     @property

@@ -88,7 +88,8 @@ def survey(
     """
     chosen = np.arange(len(source)) if indices is None else np.asarray(indices, dtype=np.int64)
     n = len(chosen)
-    look = Look(np.zeros(n, np.uint64), np.zeros((n, THUMB), np.uint8), np.zeros(n, bool), np.zeros(n, bool))
+    hashes, thumbs = np.zeros((2, n), np.uint64), np.zeros((n, THUMB), np.uint8)
+    look = Look(hashes[0], thumbs, np.zeros(n, bool), np.zeros(n, bool), hashes[1])
     found = Survey(
         readable=np.zeros(n, bool),
         sizes=np.zeros((n, 2), np.int32),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from neocog.errors import UsageError
-from neocog.fit.findings import Finding, initial_loss, read_curves, read_dead, read_update_ratios
+from neocog.fit.findings import Finding, initial_loss, read_curves, read_dead, read_mirrored, read_update_ratios
 
 __all__ = [
     "Finding",
@@ -30,6 +30,7 @@ __all__ = [
     "overfit_one_batch",
     "read_curves",
     "read_dead",
+    "read_mirrored",
     "read_update_ratios",
     "sweep",
     "update_ratios",

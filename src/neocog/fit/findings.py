@@ -108,6 +108,23 @@ def read_dead(dead: Mapping[str, float]) -> Finding:
     return Finding("dead units", "good", evidence)
 
 
+_SURE = 3.1  # standard deviations: once in a thousand where mirroring changes nothing
+
+
+def read_mirrored(plain: np.ndarray, mirrored: np.ndarray) -> Finding:
+    """Judge whether a net is right less often about mirror images: McNemar's test on answers, bool (N,), right or not.
+
+    Where training pictures were mirrored both are as good, whatever mirroring means.
+    """
+    lost, won = int((plain & ~mirrored).sum()), int((mirrored & ~plain).sum())
+    evidence = f"of {len(plain):,} validation pictures {plain.mean():.1%} are right as they are, {mirrored.mean():.1%} "
+    evidence += "mirrored"
+    if lost - won - 1 > _SURE * np.sqrt(lost + won):
+        advice = "Mirroring seems to change what a picture shows. If left and right matter: --set flip=none."
+        return Finding("mirroring", "bad", evidence, advice)
+    return Finding("mirroring", "good", evidence)
+
+
 # Name, fields of a recipe that turn it on (one is enough), and what to type when the net overfits ("": not proposed).
 _REGULARISERS = (
     ("flips", ("flip",), "--set flip=random (if a mirrored picture keeps its class)"),
@@ -258,7 +275,7 @@ def _regularisers(settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     for name, fields, proposal in _REGULARISERS:
         if any(key in fields and _is_on(value) for key, value in values):
             on.append(name)
-        elif proposal:
+        elif proposal and not (name == "flips" and settings.get("mirror") is False):
             off.append(proposal)
     return on, off
 

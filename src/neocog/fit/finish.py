@@ -62,6 +62,15 @@ def finish(
                 net, pictures, device, features=True, chosen=chosen, world=world, show=bar, **(how or views)
             )
 
+    mirrored = None
+    if kept is None and plan.mirror and len(validation) and (plan.recipe.tta != "none" or plan.recipe.flip != "none"):
+        rows, plain, _ = look(validation, "validation pictures as they are", tta="none")
+        there = parts.source.labels[made.val_rows[rows]]
+        turned = look(validation, "mirrored validation pictures", tta="mirror")[1]
+        mirrored = diagnose.read_mirrored(plain.argmax(1) == there, turned.argmax(1) == there)
+        if mirrored.verdict != "good":
+            views["mirror"] = plan.mirror_asked
+            show.say(f"{mirrored.name}: {mirrored.evidence}. {mirrored.advice}")
     rows, val_logits, val_features = look(validation, "validation pictures")
     val_index = made.val_rows[rows]
     val_labels = parts.source.labels[val_index].astype(np.int64)
@@ -122,6 +131,8 @@ def finish(
     write_json(folder / "problems.json", [asdict(p) for p in problems])
     if problems:
         show.say(f"{len(problems)} pictures could not be read; they are listed in {folder / 'problems.json'}")
+    if mirrored is not None:
+        log.write("diagnosis", **mirrored.to_json())
     epochs = records(folder, "epoch")
     if epochs:
         findings = diagnose.read_curves(epochs, plan.as_dict())

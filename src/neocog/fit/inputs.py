@@ -21,16 +21,16 @@ from neocog.fit import features, transfer
 from neocog.fit.device import Device
 from neocog.fit.heads import CrossValidated
 from neocog.fit.kept import Kept
-from neocog.fit.parallel import World, with_global_norms
+from neocog.fit.parallel import World, same_everywhere, with_global_norms
 from neocog.fit.plan import (
     Plan,
     choose_net,
     choose_size,
     fits_in_memory,
     growing,
-    letters,
     make_batch,
     make_recipe,
+    mirror_as_decided,
     splits_of,
     usual_size,
 )
@@ -265,9 +265,11 @@ def make_plan(
         pre = Preprocess(size=size, resize=size if size <= 96 else round(size * 256 / 224), channels=channels)
     r = make_recipe(recipe or ("finetune" if start else None), name, fields)
     with show.bar("looking for near-duplicates") as bar:
-        parts.codes, parts.notes = splits_of(
-            source, r, seed, lambda done, of: bar(done / max(1, of), f"{done:,} of {of:,}")
+        mirrored = r.flip != "none" if "flip" in fields else None
+        split = splits_of(
+            source, r, seed, lambda done, of: bar(done / max(1, of), f"{done:,} of {of:,}"), mirrored=mirrored
         )
+    parts.codes, parts.notes, mirroring = same_everywhere(split, world)
     counts = np.bincount(source.labels[parts.codes == 0], minlength=len(source.classes))
     options, taps, began = dict(net_options or {}), None, None
     if start:
@@ -296,9 +298,8 @@ def make_plan(
         "input_size": pre.size,
         **options,
     }
-    mirror = not letters(source.classes)
-    if not mirror and r.flip != "none":
-        parts.notes.append("the classes are single letters or digits, so pictures are not mirrored")
+    r, mirror, said = mirror_as_decided(r, mirroring, source.classes, fields)
+    parts.notes += said
     for note in parts.notes:
         show.say(f"note: {note}")
     return Plan(
@@ -314,6 +315,7 @@ def make_plan(
         epochs=epochs,
         minutes=minutes,
         mirror=mirror,
+        mirror_asked=bool({"flip", "tta"} & set(fields)),
         device=device.as_dict(),
         start=began,
         taps=taps,

@@ -47,7 +47,8 @@ def learn_head(made: Inputs, parts: Data, folder: Path, device: Device, world: W
     how: dict[str, Any] = {"kind": r.head, "strength": r.strength, "weights": weights, "seed": plan.seed}
     few = each_class(np.bincount(y, minlength=classes)) < FEW
     crossed = r.folds > 1 or (few and r.folds == 0)
-    groups = _groups(parts, np.concatenate((made.train_rows[rows], val_index))) if few or crossed else None
+    seen = np.concatenate((made.train_rows[rows], val_index))
+    groups = _groups(parts, seen, plan.mirror) if few or crossed else None
     # a validation picture or two of each class say less about the strength than every training picture in its turn
     held_out = (val_x, val_y) if not few and len(val_y) >= 5 * classes else None
     head = fit_head(x, y, classes, held_out=held_out, groups=None if groups is None else groups[: len(y)], **how)
@@ -82,13 +83,13 @@ def learn_head(made: Inputs, parts: Data, folder: Path, device: Device, world: W
     )
 
 
-def _groups(parts: Data, index: np.ndarray) -> np.ndarray | None:
-    """Near-duplicates share a number; None where there are too many pictures to look."""
+def _groups(parts: Data, index: np.ndarray, mirrored: bool) -> np.ndarray | None:
+    """Near-duplicates share a number, mirrored ones if wanted; None where there are too many pictures to look."""
     if len(index) > _GROUPS_UP_TO:
         return None
     from neocog.data.check import fast_groups
 
-    return fast_groups(parts.source, index)
+    return fast_groups(parts.source, index, mirrored=mirrored)
 
 
 def _key(made: Inputs, parts: Data, device: Device) -> str:

@@ -15,7 +15,7 @@ from neocog.fit.device import Device
 from neocog.fit.parallel import World, gathered
 from neocog.nets import head_of
 
-VIEWS = ("none", "flip", "shift")
+VIEWS = ("none", "flip", "shift", "mirror")
 
 
 def views(x: Tensor, kind: str, mirror: bool = True) -> Iterator[tuple[float, Tensor]]:
@@ -25,13 +25,16 @@ def views(x: Tensor, kind: str, mirror: bool = True) -> Iterator[tuple[float, Te
 
     ``none``: the picture. ``flip``: also its mirror image (if `mirror`: for letters and digits it is another
     picture). ``shift``: half of the weight on that, half on the same moved by a pixel up left and down right
-    (Jordan 2024, section 3.5).
+    (Jordan 2024, section 3.5). ``mirror``: only its mirror image, to see what that changes.
 
     Raises:
         UsageError: no such kind.
     """
     if kind not in VIEWS:
         raise UsageError(f"unknown test-time views {kind!r}; there are {', '.join(VIEWS)}")
+    if kind == "mirror":
+        yield 1.0, x.flip(3)
+        return
     moved = [(1.0, x)]
     if kind == "shift":
         h, w = x.shape[2:]

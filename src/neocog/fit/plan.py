@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from neocog import nets
 from neocog.data.augment import Augment
 from neocog.data.decode import inspect
+from neocog.data.mirroring import Mirroring, by_names, decide
 from neocog.data.source import Source
 from neocog.data.split import complete_split
 from neocog.errors import DataError, NeocogError, UsageError
@@ -40,7 +41,8 @@ class Plan:
     seed: int = 0
     epochs: float | None = None
     minutes: float | None = None
-    mirror: bool = True
+    mirror: bool = True  # a mirror image keeps its class: for test-time views, and for copies in splits
+    mirror_asked: bool = False  # the user decided that
     columns: dict[str, str] | None = None
     device: dict[str, Any] = field(default_factory=dict)
     start: dict[str, Any] | None = None  # the weights that it starts from, see transfer.describe
@@ -66,7 +68,7 @@ class Plan:
 
     @property
     def augment(self) -> Augment:
-        """What is done to the training pictures; no mirror images where they would be other pictures."""
+        """What is done to the training pictures."""
         r = self.recipe
         return Augment(
             flip=r.flip if self.mirror else "none",
@@ -100,11 +102,6 @@ def usual_size(source: Source, rows: np.ndarray) -> tuple[int, int]:
     return int(np.median(sides)), 1 if grey else 3
 
 
-def letters(classes: tuple[str, ...]) -> bool:
-    """Whether the classes are single letters or digits, whose mirror images are something else."""
-    return len(classes) > 1 and all(len(c) == 1 and c.isalnum() for c in classes)
-
-
 def choose_size(side: int, on_cpu: bool) -> int:
     """The net's input for pictures whose usual short side is `side`: 32, 64, or 128 (224 on a GPU)."""
     if side <= 40:
@@ -125,24 +122,32 @@ def choose_recipe(net: str) -> str:
 
 
 def splits_of(
-    source: Source, r: Recipe, seed: int, progress: Callable[[int, int], None] | None = None
-) -> tuple[np.ndarray, list[str]]:
-    """A code for each picture (index into SPLITS, -1 = not used), and what was done, in sentences.
+    source: Source,
+    r: Recipe,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    mirrored: bool | None = None,
+) -> tuple[np.ndarray, list[str], Mirroring]:
+    """A code for each picture (index into SPLITS, -1 = not used), what was done, and whether mirror images are alike.
 
     Declared splits are kept. Otherwise 80 % train, 10 % validate and 10 % test, stratified, near-duplicates together;
     where only validation is missing, the recipe says how much is cut from training.
+
+    Args:
+        mirrored: whether a mirror image keeps its class; None decides by the names of the classes and by looking.
     """
     notes: list[str] = []
     labelled = source.labels >= 0
-    groups = None
+    groups = mirroring = None
     declared = set(np.unique(source.splits[labelled]).tolist()) - {-1}
     if not {1, 2} <= declared:
         # a validation split that is cut beside a declared test split only steers: there speed counts for more
         most = _GROUPS_UP_TO if 2 not in declared else _GROUPS_FOR_VALIDATION_UP_TO
         if len(source) <= most:
-            from neocog.data.check import fast_groups
+            from neocog.data.check import groups_and_mirroring
 
-            groups = fast_groups(source, np.arange(len(source)), progress)
+            groups, mirroring = groups_and_mirroring(source, np.arange(len(source)), progress, mirrored=mirrored)
         else:
             notes.append(f"near-duplicates were not looked for among {len(source):,} pictures ('neocog check' does)")
     trained = int((labelled & (source.splits == 0)).sum())
@@ -156,7 +161,30 @@ def splits_of(
     codes = np.where(labelled, codes, -1).astype(np.int8)
     if not labelled.all():
         notes.append(f"{int((~labelled).sum()):,} pictures without a label are not used")
-    return codes, notes + more + _too_few(codes)
+    if mirrored is not None:
+        mirroring = Mirroring(mirrored, "asked for")
+    return codes, notes + more + _too_few(codes), mirroring or decide(source)
+
+
+def mirror_as_decided(
+    r: Recipe, found: Mirroring, classes: tuple[str, ...], asked: Collection[str]
+) -> tuple[Recipe, bool, list[str]]:
+    """The recipe with or without mirrored training pictures, whether test-time views may be mirrored, and a note.
+
+    Args:
+        asked: the recipe fields that the user set: they always win.
+    """
+    views = "tta" in asked and r.tta == "flip"
+    if "flip" in asked:
+        said = by_names(classes) if r.flip != "none" else None
+        notes = [f"pictures are mirrored, as asked for, although {said.why}"] if said else []
+        return r, found.allowed or views, notes
+    used = [what for what, how in (("training pictures", r.flip), ("test-time views", r.tta)) if how != "none"]
+    if found.allowed:
+        note = f"{' and '.join(used)} are mirrored: {found.why} (--set flip=none leaves them as they are)"
+        return r, True, [note] * bool(used)
+    note = f"{found.why}, so pictures are not mirrored (--set flip=random mirrors them)"
+    return r.changed(flip="none"), views, [note] * bool(used)
 
 
 def _too_few(codes: np.ndarray) -> list[str]:

@@ -1,0 +1,196 @@
+"""Training on pictures whose mirror images are another class: arrows, under names that tell and names that do not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import neocog
+from neocog import fit
+from neocog.data import check as checking
+from neocog.data import mirroring, open_source
+from neocog.data.mirroring import Mirroring
+from neocog.fit.device import Device
+from neocog.fit.diagnose import read_curves, read_mirrored
+from neocog.fit.inputs import Data, make_plan
+from neocog.fit.outputs import views
+from neocog.fit.parallel import World
+from neocog.fit.plan import Plan, splits_of
+from neocog.fit.recipes import RECIPES, recipe
+from neocog.fit.run import read_json, records
+from neocog.fit.show import Show
+
+QUIET = {"progress": False, "device": "cpu", "diagnosis": False}
+
+
+@pytest.fixture(scope="module")
+def folders(
+    arrows: Callable[..., tuple[np.ndarray, np.ndarray]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """160 arrows in folders of two names; or others, of another seed."""
+
+    def write(*names: str, seed: int = 0) -> Path:
+        root = tmp_path_factory.mktemp("arrows")
+        for number, (picture, side) in enumerate(zip(*arrows(160, seed=seed, easy=True), strict=True)):
+            (root / names[side]).mkdir(exist_ok=True)
+            Image.fromarray(picture).save(root / names[side] / f"{number}.png")
+        return root
+
+    return write
+
+
+def plan(data: Any, **fields: Any) -> tuple[Plan, list[str]]:
+    parts = Data.open(data, None, True)
+    open_ = dict.fromkeys(("net", "recipe", "size", "net_options", "epochs", "minutes"))
+    how: dict[str, Any] = {**open_, "seed": 0, "device": Device("cpu"), "world": World(), "show": Show(False)}
+    return make_plan(parts, **how, fields=fields), parts.notes
+
+
+@pytest.mark.parametrize("names", [("left", "right"), ("first", "second")])
+def test_arrows_are_learned_with_defaults(names: tuple[str, str], folders: Callable[..., Path], tmp_path: Path) -> None:
+    run = fit.train(folders(*names), net="lenet5", epochs=10, out=tmp_path / "run", **QUIET)
+    figures = neocog.evaluate([run], folders(*names, seed=1))["runs"][0]  # 160 that it has not seen
+    assert figures["accuracy"] > 0.75
+    assert not run.views["mirror"]
+    settings, notes = read_json(run.folder / "run.json")["settings"], records(run.folder, "start")[0]["notes"]
+    assert settings["recipe"]["flip"] == "none" and settings["mirror"] is False
+    said = [note for note in notes if "mirror" in note]
+    assert len(said) == 1 and said[0].endswith("so pictures are not mirrored (--set flip=random mirrors them)")
+    report = run.report.read_text("utf-8")
+    assert "so pictures are not mirrored" in report and "flip=random (if" not in report
+    assert len(run.predict(open_source(folders(*names)).read(0), top=2)) == 1
+
+
+def test_relations_of_drawings_are_not_mirrored() -> None:
+    found, notes = plan("drawn:n=300,size=32,task=relation")
+    assert found.augment.flip == "none" and not found.mirror
+    assert any("'left' and 'right' are mirror images" in note for note in notes)
+
+
+def test_what_is_alike_when_mirrored_is_mirrored_and_says_so() -> None:
+    found, notes = plan("drawn:n=300,size=32")
+    assert found.augment.flip == "alternating" and found.mirror and not found.mirror_asked
+    said = [note for note in notes if "mirrored" in note]
+    assert len(said) == 1 and said[0].startswith(
+        "training pictures and test-time views are mirrored: neither the names"
+    )
+    assert said[0].endswith("(--set flip=none leaves them as they are)")
+
+
+def test_what_the_user_sets_wins(folders: Callable[..., Path]) -> None:
+    sides, shapes = folders("left", "right"), "drawn:n=300,size=32"
+    assert not plan(folders("a", "b"))[0].mirror
+    for data, fields, flip, mirror in (
+        (sides, {"flip": "random"}, "random", True),
+        (sides, {"tta": "flip"}, "none", True),
+        (sides, {"tta": "shift"}, "none", False),
+        (shapes, {"flip": "none"}, "none", False),
+        (shapes, {"flip": "none", "tta": "flip"}, "none", True),
+        (shapes, {"tta": "none"}, "alternating", True),
+    ):
+        found, notes = plan(data, **fields)
+        assert (found.augment.flip, found.mirror, found.mirror_asked) == (flip, mirror, True), fields
+        asked = [note for note in notes if "as asked for, although" in note]
+        assert len(asked) == (fields == {"flip": "random"})
+    assert Plan.from_dict(found.as_dict()) == found
+
+
+def test_weights_to_start_from_change_nothing(folders: Callable[..., Path], tmp_path: Path) -> None:
+    data = folders("first", "second")
+    base = fit.train(data, net="lenet5", epochs=1, out=tmp_path / "base", **QUIET)
+    for regime in ("top", "all", "features"):
+        run = fit.train(data, start=base, regime=regime, out=tmp_path / regime, **QUIET, **_short(regime))
+        settings = read_json(run.folder / "run.json")["settings"]
+        assert settings["recipe"]["flip"] == "none" and not run.views["mirror"]
+
+
+def _short(regime: str) -> dict[str, Any]:
+    return {} if regime == "features" else {"epochs": 1}
+
+
+def test_what_was_decided_is_not_decided_again(
+    folders: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = fit.train(folders("first", "second"), net="lenet5", epochs=1, out=tmp_path / "run", **QUIET)
+
+    def never(*_: Any) -> Mirroring:
+        raise AssertionError("resume looked again")
+
+    for place in (mirroring, checking):
+        monkeypatch.setattr(place, "judge", never)
+    again = fit.resume(run.folder, epochs=2, progress=False)
+    assert not again.views["mirror"]
+
+
+def test_mirrored_copies_are_on_one_side_of_the_split(tmp_path: Path) -> None:
+    source = open_source("drawn:n=120,size=48")
+    for i in range(len(source)):
+        place = tmp_path / source.classes[source.labels[i]]
+        place.mkdir(exist_ok=True)
+        Image.fromarray(source.read(i)).save(place / f"{i:03}.png")
+        Image.fromarray(np.asarray(source.read(i))[:, ::-1]).save(place / f"{i:03}m.png")
+    both = open_source(tmp_path)
+    codes, _, found = splits_of(both, recipe("fast"), seed=0)
+    split = {Path(both.key(i)).stem: code for i, code in enumerate(codes.tolist())}
+    assert found.allowed and set(split.values()) == {0, 1, 2}
+    assert all(split[f"{i:03}"] == split[f"{i:03}m"] for i in range(len(source)))
+    apart, _, _ = splits_of(both, recipe("fast"), seed=0, mirrored=False)
+    split = {Path(both.key(i)).stem: code for i, code in enumerate(apart.tolist())}
+    assert any(split[f"{i:03}"] != split[f"{i:03}m"] for i in range(len(source)))
+
+
+# ---------------------------------------------------------------- afterwards, on validation pictures
+
+
+def test_answers_that_mirroring_spoils_are_told_from_chance() -> None:
+    rng = np.random.default_rng(0)
+    right = rng.random(500) < 0.9
+    assert read_mirrored(right, rng.random(500) < 0.9).verdict == "good"
+    assert read_mirrored(~right, right).verdict == "good"  # better when mirrored harms nobody
+    found = read_mirrored(right, right & (rng.random(500) < 0.5))
+    assert found.verdict == "bad" and "--set flip=none" in found.advice and "500 validation pictures" in found.evidence
+    assert read_mirrored(np.ones(8, bool), np.zeros(8, bool)).verdict == "good"  # too few to say
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_views_that_spoil_answers_are_left_out_unless_asked_for(
+    asked: bool, folders: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "judge", lambda *_: Mirroring(True, "nobody looked"))
+    changed = dataclasses.replace(RECIPES["standard"], flip="none", val_share=0.5)
+    monkeypatch.setitem(RECIPES, "standard", changed)
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "train").symlink_to(folders("first", "second"))
+    (root / "val").symlink_to(folders("first", "second", seed=1))
+    monkeypatch.setattr(mirroring, "judge", lambda *_: Mirroring(True, "nobody looked"))
+    fields = {"tta": "flip"} if asked else {}
+    run = fit.train(root, net="lenet5", epochs=10, out=tmp_path / "run", set=fields, **QUIET)
+    found = next(r for r in records(run.folder, "diagnosis") if r["name"] == "mirroring")
+    assert found["verdict"] == "bad" and "flip=none" in found["advice"]
+    assert run.views["mirror"] is asked
+    assert "Mirroring seems to change what a picture shows" in run.report.read_text("utf-8")
+    if not asked:
+        assert run.metrics["val_accuracy"] > 0.7
+
+
+def test_mirrored_views_alone() -> None:
+    import torch
+
+    x = torch.rand(2, 3, 8, 8)
+    ((weight, view),) = views(x, "mirror")
+    assert weight == 1 and torch.equal(view, x.flip(3))
+
+
+def test_flips_are_not_proposed_where_they_were_ruled_out() -> None:
+    epochs = [{"epoch": n, "train_loss": 1 / n, "val_loss": 1.0, "train_accuracy": 0.99, "val_accuracy": 0.6}
+              for n in range(1, 9)]  # fmt: skip
+    for mirror in (True, False):
+        found = {f.name: f for f in read_curves(epochs, {"mirror": mirror, "recipe": {"flip": "none"}})}
+        assert ("flip=random" in found["overfitting"].advice) is mirror
