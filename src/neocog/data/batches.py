@@ -258,7 +258,7 @@ class Batches:
             x = aug.resized_crops(x, draws, self.how.resized_crop)
         if self.how.cutout:
             x = aug.cut_out(x, draws, self.how.cutout)
-        x, partner, share = aug.mix(x, self.how, aug.generator(self.seed, step, self.rank, 3))
+        x, partner, share = aug.mix(x, self.how, aug.generator(self.seed, step, 3))
         x = x.to(self.dtype).contiguous(memory_format=self.layout)
         return Batch(x, labels.to(self.device), partner, share)
 

@@ -26,7 +26,7 @@ from neocog.fit.learn_head import learn_head
 from neocog.fit.loop import fit, weighted
 from neocog.fit.new_run import make_folder
 from neocog.fit.outputs import outputs_of
-from neocog.fit.parallel import World, alone, join, leave, same_everywhere, wait_for_all
+from neocog.fit.parallel import World, alone, join, same_everywhere, wait_for_all
 from neocog.fit.plan import Plan
 from neocog.fit.predicting import Run
 from neocog.fit.report import write_report
@@ -159,8 +159,6 @@ def carry_out_new(
     except KeyboardInterrupt as stop:
         stop.run = folder  # type: ignore[attr-defined]  # the command line says how to continue
         raise
-    finally:
-        leave()
 
 
 def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None, progress: bool = True) -> Run:
@@ -207,8 +205,6 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     except KeyboardInterrupt as stop:
         stop.run = folder  # type: ignore[attr-defined]
         raise
-    finally:
-        leave()
 
 
 def _carry_out(
