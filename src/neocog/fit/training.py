@@ -247,7 +247,8 @@ def _carry_out(
         if len(made.validation) == 0:
             return {}
         rows, logits, _ = outputs_of(tried, made.validation, device, world=world)
-        return {f"val_{k}": v for k, v in task.measure(logits, val_labels[rows]).items() if k != "n"}
+        finite = np.isfinite(logits).all()  # a net that diverges has no figures
+        return {f"val_{k}": v for k, v in task.measure(logits, val_labels[rows]).items()} if finite else {}
 
     def inspect(tried: nn.Module, batch: Batch) -> dict[str, Any]:
         with device.autocast():
@@ -275,6 +276,7 @@ def _carry_out(
     except RunError:
         if world.first and (folder / CHECKPOINT).exists():
             state.load(folder)
+            state.choose(task.better)
             write_tensors(folder / "weights.safetensors", state.final_net.state_dict())
         raise
     finally:
