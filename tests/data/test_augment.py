@@ -126,6 +126,8 @@ def test_mixup_and_cutmix_tell_their_share() -> None:
             assert partner is not None and 0 <= share <= 1
             mean = mixed.mean(dim=(1, 2, 3))
             torch.testing.assert_close(mean, share * torch.arange(8.0) + (1 - share) * partner.float())
+    _, partner, _ = aug.mix(x[:5], aug.Augment(mixup=0.5), aug.generator(0))
+    assert partner is not None and partner.tolist() == [1, 0, 3, 2, 4]  # pairs, so that processes need not share them
     same, partner, share = aug.mix(x, aug.Augment(), aug.generator(0))
     assert same is x and partner is None and share == 1.0
 

@@ -12,36 +12,45 @@ import torch
 
 from neocog.fit.run import read_json, read_tensors, records
 
-# float64, so that the order of additions is no excuse: a net with BN, whose statistics are those of the whole batch
+# float64, so that the order of additions is no excuse: a net with BN, whose statistics are those of the whole batch, and
+# pictures that are mixed
 EXACT = """
 import copy, sys, torch
 from torch import nn
 from neocog import nets
-from neocog.fit.parallel import World, join, leave, share_gradients, with_global_norms
+from neocog.data import open_source
+from neocog.data.augment import Augment
+from neocog.data.batches import Batches, Held
+from neocog.fit.parallel import World, join, share_gradients, with_global_norms
 from neocog.fit.run import write_tensors
+from neocog.records import Preprocess
+from neocog.tasks import Label
 from pathlib import Path
 torch.set_num_threads(1)
 world = join()
 torch.manual_seed(0)
 net = nets.build("cifar_resnet20").double()
 single = copy.deepcopy(net)
-x, y = torch.randn(16, 3, 32, 32).double(), torch.arange(16) % 10
+source = open_source("drawn:n=48,size=32")
+pictures = Held(source, torch.arange(48).numpy(), Preprocess(32, 32), torch.device("cpu"))
+labels, task = torch.from_numpy(source.labels).long(), Label(source.classes, 0.1)
 
-def train(net, x, y, world):
+def train(net, world):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, nesterov=True)
-    for _ in range(3):
-        nn.functional.cross_entropy(net(x), y).backward()
+    stream = Batches(pictures, labels, Augment(mixup=0.5, cutmix=1.0), 16, seed=3, device=torch.device("cpu"),
+                     dtype=torch.float64, rank=world.rank, world=world.size).stream(0)
+    for _ in range(6):
+        batch = next(stream)
+        task.loss(net(batch.x), batch.y, batch.partner, batch.share).backward()
         share_gradients(net, world)
         optimizer.step()
         optimizer.zero_grad()
     return net.state_dict()
 
-part = slice(world.rank * 8, world.rank * 8 + 8)
-shared = train(with_global_norms(net, world), x[part], y[part], world)
+shared = train(with_global_norms(net, world), world)
 if world.first:
     write_tensors(Path(sys.argv[1]), shared)
-    write_tensors(Path(sys.argv[2]), train(single, x, y, World()))
-leave()
+    write_tensors(Path(sys.argv[2]), train(single, World()))
 """
 
 TRAINING = """
@@ -49,7 +58,16 @@ import sys, torch; torch.set_num_threads(1)
 from neocog import fit
 fit.train("drawn:n=240,size=32", out=sys.argv[1], net="lenet5", recipe="standard", epochs=2, device="cpu", seed=1,
           precision="float32", diagnosis=False, progress=False,
-          set=dict(optimizer="sgd", batch_size=48, resized_crop=0, mixup=0))
+          set=dict(optimizer="sgd", batch_size=48, resized_crop=0, mixup=0.3, cutmix=1))
+"""
+
+
+TWICE = """
+import sys, torch; torch.set_num_threads(1)
+from neocog import fit
+how = dict(net="lenet5", epochs=1, device="cpu", diagnosis=False, progress=False, set=dict(min_steps=1))
+first, second = (fit.train("drawn:n=240,size=32", out=f"{sys.argv[1]}/{n}", **how) for n in (1, 2))
+fit.resume(second.folder, epochs=2, progress=False)
 """
 
 
@@ -94,6 +112,11 @@ def test_a_training_by_two_processes_is_that_of_one(tmp_path: Path) -> None:
     assert theirs["train_loss"] == pytest.approx(mine["train_loss"], rel=1e-3)
     assert theirs["val_accuracy"] == mine["val_accuracy"]
     assert read_json(two / "net.json")["metrics"]["test_n"] == read_json(one / "net.json")["metrics"]["test_n"]
+
+
+def test_one_program_can_train_several_times(tmp_path: Path) -> None:
+    run(tmp_path / "twice.py", TWICE, 2, tmp_path / "runs")
+    assert [len(records(tmp_path / "runs" / n, "epoch")) for n in ("1", "2")] == [1, 2]
 
 
 def test_the_first_look_of_one_process_does_not_disturb_the_others(tmp_path: Path) -> None:

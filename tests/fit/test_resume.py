@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -9,12 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from neocog import fit, nets
 from neocog.errors import RunError
+from neocog.fit.recipes import recipe
 from neocog.fit.run import read_json, read_tensors, records
+from neocog.fit.state import State
 
 # ema, momentum, balance, mixing and dropout-like randomness all have state that a resume must restore; the device is
 # fixed, because on a busy machine the second training might measure otherwise and choose another
@@ -65,6 +69,69 @@ def test_killed_and_resumed_is_bit_identical(tmp_path: Path, optimizer: str) -> 
     assert fit.Run(killed).metrics == fit.Run(whole).metrics
 
 
+# labels that nothing in the pictures tells: validation goes up and down, and the last epoch is not the best
+NOISE = np.random.default_rng(2).integers(0, 256, (120, 32, 32), dtype=np.uint8), [i % 3 % 2 for i in range(120)]
+STOPPED = {"net": "lenet5", "recipe": "paper-resnet", "epochs": 12, "device": "cpu", "progress": False,
+           "diagnosis": False, "set": {"early_stop": 3, "lr": 0.02, "flip": "none"}}  # fmt: skip
+
+
+def test_early_stop_keeps_the_best_weights_and_says_so(tmp_path: Path) -> None:
+    run = fit.train(NOISE, out=tmp_path / "r", **STOPPED)
+    epochs, kept = records(run.folder, "epoch"), read_json(run.folder / "net.json")["kept"]
+    best = max(epochs, key=lambda r: (r["val_accuracy"], -r["val_loss"]))
+    assert epochs[-1]["epoch"] < 12 and best is not epochs[-1]
+    assert (kept["step"], kept["epoch"], kept["of"]) == (best["step"], best["epoch"], epochs[-1]["epoch"])
+    assert run.metrics["val_accuracy"] == best["val_accuracy"] > epochs[-1]["val_accuracy"]
+    assert records(run.folder, "kept")[0]["why"] == kept["why"] and kept["why"].startswith("the weights of the best")
+    assert f"Weights kept: epoch {kept['epoch']:g} of {kept['of']:g}, the weights of the best" in run.report.read_text()
+
+    # stopped right after each checkpoint, the last one included, it ends in the same weights
+    for number in range(1, len(epochs)):
+        folder, save, count = tmp_path / str(number), State.save, iter(range(1, 99))
+
+        def then_stop(state: State, where: Path) -> None:
+            save(state, where)  # noqa: B023
+            if next(count) == number:  # noqa: B023
+                raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(State, "save", then_stop)
+            fit.train(NOISE, out=folder, save_every=1e9, **STOPPED)
+        again = fit.resume(folder, data=NOISE, progress=False)
+        assert read_json(folder / "net.json")["kept"] == kept and again.metrics == run.metrics
+        assert all(torch.equal(a, b) for a, b in zip(weights(folder).values(), weights(run.folder).values()))
+
+
+def test_which_weights_are_kept() -> None:
+    def kept(epochs: list[tuple[float, float]], n: int = 100, **fields: int) -> tuple[int, str]:
+        state = State(nets.build("lenet5"), recipe("standard", ema=0, **fields), 32)
+        first = next(iter(state.net.parameters()))
+        for state.step, (figure, loss) in enumerate(epochs, 1):
+            with torch.no_grad():
+                first.fill_(state.step)
+            state.note(figure, loss, n)
+        choice = state.choose("accuracy")
+        assert float(first.detach().flatten()[0]) == choice["step"]
+        return choice["step"], choice["why"]
+
+    nan = math.nan
+    assert kept([(0.5, 1.0), (0.7, 1.0), (0.6, 1.0)], early_stop=2) == (
+        2, "the weights of the best epoch (validation accuracy 0.7000, the last 0.6000)")  # fmt: skip
+    assert kept([(0.5, 1.0), (0.7, 1.0), (0.69, 1.0)], stall=2)[0] == 2
+    # nothing but the schedule ends it: the last, unless the best is better by more than a standard error (0.046)
+    assert kept([(0.5, 1.0), (0.7, 1.0), (0.66, 1.0)]) == (
+        3, "the last weights; the best epoch is within a standard error (validation accuracy 0.7000, the last 0.6600)"
+    )  # fmt: skip
+    assert kept([(0.5, 1.0), (0.7, 1.0), (0.64, 1.0)])[0] == 2
+    assert kept([(0.5, 1.0), (0.7, 1.0), (0.66, 1.0)], n=10_000)[0] == 2
+    # equal figures: the lower loss, then the later; what is no number is never the best
+    assert kept([(0.7, 0.9), (0.7, 1.0), (0.6, 1.0)], early_stop=2)[0] == 1
+    assert kept([(0.7, 1.0), (0.7, 1.0), (0.6, 1.0)], early_stop=2)[0] == 2
+    assert kept([(0.7, nan), (0.7, 1.0), (0.7, nan), (nan, 0.1)], early_stop=2)[0] == 2
+    assert kept([(0.7, 1.0), (nan, nan)])[0] == 1
+    assert kept([(nan, nan), (nan, nan)]) == (2, "the last weights, because no epoch has a validation figure")
+
+
 def test_more_epochs_and_what_cannot_be_resumed(tmp_path: Path) -> None:
     pictures = torch.randint(0, 256, (80, 32, 32), dtype=torch.uint8).numpy()
     labels = [i % 2 for i in range(80)]
@@ -80,8 +147,8 @@ def test_more_epochs_and_what_cannot_be_resumed(tmp_path: Path) -> None:
         fit.train((pictures, labels), out=run.folder, net="lenet5", epochs=1, progress=False)
 
 
-def test_nan_stops_and_keeps_the_last_good_weights(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"loss became .*--set lr="):
+def test_nan_before_the_first_checkpoint_keeps_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"loss became .*no weights were saved\. .*--set lr="):
         fit.train(
             "digits",
             out=tmp_path / "r",
@@ -94,14 +161,12 @@ def test_nan_stops_and_keeps_the_last_good_weights(tmp_path: Path) -> None:
             save_every=0.0,
             set={"optimizer": "sgd", "lr": 1e30, "clip": 0, "schedule": "linear", "warmup": 0},
         )
-    kept = tmp_path / "r" / "weights.safetensors"
-    if kept.exists():
-        assert all(torch.isfinite(v).all() for v in weights(tmp_path / "r").values())
+    assert not (tmp_path / "r" / "weights.safetensors").exists()
 
 
 def test_weights_that_a_step_has_spoiled_are_not_kept(tmp_path: Path) -> None:
     """The loss before a step may be fine and the weights after it lost: they must not overwrite the good ones."""
-    with pytest.raises(RunError, match="loss became"):
+    with pytest.raises(RunError, match="loss became .*the last good weights are in"):
         fit.train(
             "digits",
             out=tmp_path / "r",

@@ -83,5 +83,6 @@ def test_the_papers_numbers() -> None:
 def test_batches_can_be_shared_and_are_no_larger_than_the_data(wanted: int, pictures: int, world: int) -> None:
     batch = choose_batch(wanted, pictures, world)
     assert batch % world == 0
+    assert world == 1 or batch < 2 * world or batch // world % 2 == 0  # pictures are mixed in pairs
     if pictures >= world:
         assert batch <= max(wanted, world) and batch <= max(pictures, world)

@@ -254,7 +254,11 @@ def smaller(pictures: Tensor, side: int) -> Tensor:
 
 
 def mix(pictures: Tensor, how: Augment, g: torch.Generator) -> tuple[Tensor, Tensor | None, float]:
-    """Mixup or CutMix of a batch (B, C, H, W) with a shuffled copy of itself.
+    """Mixup or CutMix of a batch (B, C, H, W), each picture with its neighbour: 0 with 1, 2 with 3, and so on.
+
+    Epochs are shuffled, so neighbours are random pictures, as they would be in a shuffled copy of the batch. Pairs
+    stay together when several processes share a batch: each mixes what one process would. The last picture of an odd
+    number stays as it is.
 
     Returns:
         The pictures, the partner of each (B,) or None if nothing was mixed, and the share of the first picture.
@@ -266,7 +270,7 @@ def mix(pictures: Tensor, how: Augment, g: torch.Generator) -> tuple[Tensor, Ten
         return pictures, None, 1.0
     kind, alpha = alphas[int(torch.randint(len(alphas), (1,), generator=g))]
     share = _beta(alpha, g)
-    partner = torch.randperm(len(pictures), generator=g).to(pictures.device)
+    partner = (torch.arange(len(pictures)) ^ 1).clamp(max=len(pictures) - 1).to(pictures.device)
     if kind == "mixup":
         return pictures.lerp(pictures[partner], 1.0 - share), partner, share
     _, _, h, w = pictures.shape

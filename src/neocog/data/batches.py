@@ -396,7 +396,7 @@ class Batches:
         return x, field
 
     def _mixed(self, x: Tensor, step: int) -> tuple[Tensor, Mix | None]:
-        x, partner, share = aug.mix(x, self.how, aug.generator(self.seed, step, self.rank, 3))
+        x, partner, share = aug.mix(x, self.how, aug.generator(self.seed, step, 3))
         return x, None if partner is None else Mix(partner, share)
 
 

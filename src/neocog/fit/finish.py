@@ -51,6 +51,12 @@ def finish(
 ) -> None:
     """Evaluate the trained net on validation and test pictures, and write weights, net.json and the rest."""
     plan, task, net, kept = made.plan, made.task, state.final_net, made.kept
+    chosen = None
+    if plan.by_steps:
+        choice, steps = state.choose(task.better), made.batches.steps_per_epoch
+        chosen = {"epoch": choice["step"] / steps, "of": state.step / steps, **choice}
+        log.write("kept", **chosen)
+        show.say(f"kept: epoch {chosen['epoch']:.4g} of {chosen['of']:.4g}, {chosen['why']}")
     training, validation = made.training, made.validation
     views: dict[str, Any] = {"tta": plan.recipe.tta, "mirror": plan.mirror}
 
@@ -122,6 +128,7 @@ def finish(
             "classes": list(plan.classes),
             "preprocess": asdict(training.pre),
             **views,
+            **({"kept": chosen} if chosen else {}),
             "metrics": metrics,
             "temperature": temperature,
             "unknown": facts,

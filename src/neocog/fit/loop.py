@@ -21,7 +21,7 @@ from neocog.fit.optim import set_rates
 from neocog.fit.parallel import World, share_gradients, total
 from neocog.fit.run import Log
 from neocog.fit.schedules import side
-from neocog.fit.state import State
+from neocog.fit.state import CHECKPOINT, State
 from neocog.nets.layers import WithAuxiliaries
 from neocog.tasks import Task
 
@@ -52,7 +52,7 @@ def fit(
         interrupted: asked after every step; if true, a checkpoint is written and KeyboardInterrupt raised.
 
     Raises:
-        RunError: the loss became NaN or infinite. The last good weights are in the checkpoint.
+        RunError: the loss became NaN or infinite. The last good weights are in the checkpoint, if there is one.
     """
     world, recipe, seed = world or World(), state.recipe, batches.seed
     net: Any = torch.compile(state.net) if device.compile else state.net
@@ -75,7 +75,7 @@ def fit(
         epoch_ends = (state.step + 1) % batches.steps_per_epoch == 0
         before = weights_of(state.net) if epoch_ends and world.first else None
         if device.kind == "cpu" or epoch_ends:
-            stop_if_lost(loss, state, world)
+            stop_if_lost(loss, state, world, folder)
         for opt in state.opts:
             opt.step()
             opt.zero_grad(set_to_none=True)
@@ -86,8 +86,11 @@ def fit(
 
         over = clock.progress(state.step) >= 1.0
         if epoch_ends or over:
+            stop_if_lost(loss_now(state.net, batch, task, device), state, world, folder)
             figures = validate(state.final_net)
-            stop = judge(state, figures.get(f"val_{task.better}"), figures.get("val_loss"))
+            figure, val_loss = figures.get(f"val_{task.better}", math.nan), figures.get("val_loss", math.nan)
+            state.note(figure, val_loss, figures.get("val_n", 0))
+            stop = judge(state, figure, val_loss)
             log.write(
                 "epoch",
                 epoch=state.step / batches.steps_per_epoch,
@@ -106,7 +109,8 @@ def fit(
                 break
         stopping = interrupted()
         if world.first and (epoch_ends or over or stopping or time.monotonic() - saved > save_every):
-            stop_if_lost(loss_now(state.net, batch, task, device), state, World())
+            if not (epoch_ends or over):
+                stop_if_lost(loss_now(state.net, batch, task, device), state, World(), folder)
             state.elapsed, state.log_size = clock.elapsed, log.size
             state.save(folder)
             saved = time.monotonic()
@@ -132,7 +136,7 @@ def gradients(net: nn.Module, batch: Batch, task: Task, device: Device, chunk: i
     Pieces of a batch stay in the processor's cache: 500 pictures of 32x32 at a time are 7 % faster than 1,000.
     """
     count = len(batch.y)
-    # a mixed batch refers to partners anywhere in it, so it stays whole
+    # a mixed batch refers to partners by their place in it, so it stays whole
     size = chunk if chunk and batch.partner is None and chunk < count else count
     loss = torch.zeros((), device=batch.y.device)
     for first in range(0, count, size):
@@ -168,24 +172,25 @@ def penalise(net: nn.Module, recipe: Any, epoch: float) -> None:
                 p.grad.add_(recipe.l1 * p.detach().sign() + recipe.l2 * p.detach())
 
 
-def stop_if_lost(loss: Tensor, state: State, world: World) -> None:
-    """Raise if the loss is no number any more, in any process."""
+def stop_if_lost(loss: Tensor, state: State, world: World, folder: Path) -> None:
+    """Raise if the loss is not a number any more, in any process."""
     bad = total((~torch.isfinite(loss)).float(), world)
     if bad.item():
         rate = state.opts[0].param_groups[0]["lr"]
+        kept = f"the last good weights are in {folder}" if (folder / CHECKPOINT).exists() else "no weights were saved"
         raise RunError(
-            f"the loss became {loss.item()} at step {state.step} (learning rate {rate:.3g}); the last good weights "
-            f"are kept. Try a tenth of the rate (--set lr={state.recipe.lr / 10:.3g}), gradient clipping "
+            f"the loss became {loss.item()} at step {state.step} (learning rate {rate:.3g}); {kept}. "
+            f"Try a tenth of the rate (--set lr={state.recipe.lr / 10:.3g}), gradient clipping "
             "(--set clip=1), a warm-up (--set warmup=0.05), or look for the rate with --find-lr"
         )
 
 
-def judge(state: State, figure: float | None, loss: float | None) -> bool:
-    """Note the epoch's validation figure; lower the rate when it stalls. True if the training should stop."""
-    if figure is None or math.isnan(figure):
+def judge(state: State, figure: float, loss: float) -> bool:
+    """Lower the learning rate when the validation figure stalls. True if the training should stop."""
+    if not math.isfinite(figure):
         return False
     recipe = state.recipe
-    score = -loss if recipe.early_stop and loss is not None else figure
+    score = -loss if recipe.early_stop and math.isfinite(loss) else figure
     if score > state.best:
         state.best, state.stale = score, 0
         return False

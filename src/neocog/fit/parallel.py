@@ -6,6 +6,7 @@ processes compute what one would, up to the order of additions.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,11 +39,12 @@ def join() -> World:
         return World()
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(leave)  # not before: torchrun's processes can meet only once
     return World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def leave() -> None:
-    """Leave the group, if there is one."""
+    """Leave the group, if there is one. A program that trains several times stays in it until it ends."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

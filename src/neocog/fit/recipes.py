@@ -25,7 +25,7 @@ class Recipe:
     min_steps: int = 400  # few pictures are shown more often, until there were this many steps
     batch_size: int = 128
     chunk: int = 0  # on a CPU: pictures in one pass (0: the batch); BN statistics are those of a chunk
-    early_stop: int = 0  # stop after this many epochs without a better validation loss (0: never)
+    early_stop: int = 0  # stop after this many epochs without a lower validation loss (0: never); the best is kept
     # optimizer
     optimizer: str = "sgd"  # sgd | adamw | muon (muon: filters by Muon, all else by SGD)
     lr: float = 0.1
@@ -224,7 +224,9 @@ def recipe(name: str, **fields: Any) -> Recipe:
 def choose_batch(wanted: int, pictures: int, world: int = 1) -> int:
     """The batch for `pictures` training pictures: `wanted`, or less so that an epoch has about 20 steps, at least 16.
 
-    Always a multiple of `world` (the number of processes), and never more than there are pictures.
+    Always a multiple of `world` (the number of processes), and never more than there are pictures. Several processes
+    get an even number each if possible, because pictures are mixed in pairs.
     """
-    batch = min(wanted, max(16, pictures // 20))
-    return max(world, min(batch, pictures) // world * world)
+    batch = min(wanted, max(16, pictures // 20), pictures)
+    shares = 2 * world if world > 1 and batch >= 2 * world else world
+    return max(world, batch // shares * shares)

@@ -60,7 +60,7 @@ def write_report(run_folder: Path, pictures: Pictures | None = None) -> Path:
     temperature = _temperature(net, results)
     figures = _figures(results, split, classes, temperature)
 
-    result = _headline(run, start, end, epochs, figures, split) + cross_validation(net.get("metrics") or {})
+    result = _headline(run, start, end, epochs, figures, split) + _kept(net) + cross_validation(net.get("metrics") or {})
     sections: list[tuple[str, str]] = [("Result", result)]
     if start.get("start"):
         sections.append(("Start", transfer_section(start["start"], _last(log, "head"))))
@@ -208,6 +208,11 @@ def _headline(
     size = f"{start['params']:,} parameters; " if isinstance(start.get("params"), int) else ""
     parts.append(paragraph(f"{size}pictures: {shown}." if shown else size) if shown or size else "")
     return Html("".join(parts))
+
+
+def _kept(net: Any) -> Html:
+    epoch, of, why = (_dig(net, "kept", key) for key in ("epoch", "of", "why"))
+    return paragraph(f"Weights kept: epoch {epoch:.4g} of {of:.4g}, {why}.") if why else Html("")
 
 
 def _epoch(epochs: Sequence[Mapping[str, Any]]) -> str:

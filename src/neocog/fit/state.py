@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from neocog.fit.optim import optimizers
 from neocog.fit.recipes import Recipe
 from neocog.fit.run import load_state, read_tensors, write_tensors
 from neocog.nets import head_of
+from neocog.tasks.measures import wilson
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -35,6 +37,9 @@ class State:
         self.scale = 1.0  # on the learning rate, lowered when validation stalls
         self.best = float("-inf")  # best validation figure so far
         self.stale = 0  # epochs since then
+        self.top: dict[str, Any] = {}  # the best epoch: step, figure (higher is better), loss
+        self.last: dict[str, Any] = {}  # the same of the last epoch, and n, its validation pictures
+        self._top: dict[str, Tensor] = {}  # weights of the best epoch
         self.log_size = 0
 
     @property
@@ -57,12 +62,40 @@ class State:
                 self.slow[name].lerp_(p, 1.0 - self.recipe.lookahead)
                 p.copy_(self.slow[name])
 
+    def note(self, figure: float, loss: float, n: int) -> None:
+        """Note an epoch's validation figure, and copy its weights if it is the best (then by loss; of equals, the last)."""
+        self.last = {"step": self.step, "figure": figure, "loss": loss, "n": n}
+        if math.isfinite(figure) and (not self.top or _rank(self.last) >= _rank(self.top)):
+            self.top = self.last
+            self._top = {k: v.detach().to("cpu", copy=True) for k, v in self.final_net.state_dict().items()}
+
+    def choose(self, better: str) -> dict[str, Any]:
+        """Give `final_net` the weights that are kept; returns their step, and why they are.
+
+        Where validation ends the training (early stop, stall) they are those of the best epoch. Otherwise they are
+        the last, which the whole schedule led to, unless the best epoch is better by more than a standard error: the
+        highest of many noisy figures is mostly luck.
+        """
+        last, top = self.last, self.top
+        if not top:
+            return {"step": self.step, "why": "the last weights, because no epoch has a validation figure"}
+        if top["step"] == self.step:
+            return {"step": self.step, "why": f"the last weights, which have the best validation {better}"}
+        low, _ = wilson(round(top["figure"] * top["n"]), top["n"], z=1.0)
+        figures = f"(validation {better} {top['figure']:.4f}, the last {last['figure']:.4f})"
+        if not (self.recipe.early_stop or self.recipe.stall) and last["figure"] >= low:
+            return {"step": self.step, "why": f"the last weights; the best epoch is within a standard error {figures}"}
+        self.final_net.load_state_dict(self._top)
+        return {"step": top["step"], "why": f"the weights of the best epoch {figures}"}
+
     def save(self, folder: Path) -> None:
         """Write the checkpoint, atomically."""
         tensors = {f"net/{k}": v for k, v in self.net.state_dict().items()}
         if self.average is not None:
             tensors |= {f"average/{k}": v for k, v in self.average.state_dict().items()}
         tensors |= {f"slow/{k}": v for k, v in self.slow.items()}
+        if self.top and self.top["step"] != self.step:
+            tensors |= {f"top/{k}": v for k, v in self._top.items()}
         plain: dict[str, Any] = {}
         for number, opt in enumerate(self.opts):
             for index, values in opt.state_dict()["state"].items():
@@ -72,7 +105,8 @@ class State:
                         tensors[name] = value
                     elif value is not None:
                         plain[name] = value
-        counters = {k: getattr(self, k) for k in ("step", "elapsed", "scale", "best", "stale", "log_size")}
+        names = ("step", "elapsed", "scale", "best", "stale", "top", "last", "log_size")
+        counters = {k: getattr(self, k) for k in names}
         write_tensors(folder / CHECKPOINT, tensors, {"counters": json.dumps(counters), "plain": json.dumps(plain)})
 
     def load(self, folder: Path) -> None:
@@ -100,6 +134,13 @@ class State:
                 raise RunError(f"{path} was written with another optimizer: {error}") from None
         for key, value in json.loads(metadata["counters"]).items():
             setattr(self, key, value)
+        self._top = _under(tensors, "top/")
+        if self.top and not self._top:  # the best epoch is the one of the checkpoint
+            self._top = {k: v.to("cpu", copy=True) for k, v in self.final_net.state_dict().items()}
+
+
+def _rank(epoch: dict[str, Any]) -> tuple[float, float]:
+    return epoch["figure"], -epoch["loss"] if math.isfinite(epoch["loss"]) else -math.inf
 
 
 def _under(values: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from neocog.fit.learn_head import learn_head
 from neocog.fit.loop import fit, weighted
 from neocog.fit.new_run import make_folder
 from neocog.fit.outputs import outputs_of
-from neocog.fit.parallel import World, alone, join, leave, same_everywhere, wait_for_all
+from neocog.fit.parallel import World, alone, join, same_everywhere, wait_for_all
 from neocog.fit.plan import Plan
 from neocog.fit.predicting import Run
 from neocog.fit.report import write_report
@@ -159,8 +159,6 @@ def carry_out_new(
     except KeyboardInterrupt as stop:
         stop.run = folder  # type: ignore[attr-defined]  # the command line says how to continue
         raise
-    finally:
-        leave()
 
 
 def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None, progress: bool = True) -> Run:
@@ -207,8 +205,6 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     except KeyboardInterrupt as stop:
         stop.run = folder  # type: ignore[attr-defined]
         raise
-    finally:
-        leave()
 
 
 def _carry_out(
@@ -251,7 +247,8 @@ def _carry_out(
         if len(made.validation) == 0:
             return {}
         rows, logits, _ = outputs_of(tried, made.validation, device, world=world)
-        return {f"val_{k}": v for k, v in task.measure(logits, val_labels[rows]).items() if k != "n"}
+        finite = np.isfinite(logits).all()  # a net that diverges has no figures
+        return {f"val_{k}": v for k, v in task.measure(logits, val_labels[rows]).items()} if finite else {}
 
     def inspect(tried: nn.Module, batch: Batch) -> dict[str, Any]:
         with device.autocast():
@@ -279,6 +276,7 @@ def _carry_out(
     except RunError:
         if world.first and (folder / CHECKPOINT).exists():
             state.load(folder)
+            state.choose(task.better)
             write_tensors(folder / "weights.safetensors", state.final_net.state_dict())
         raise
     finally:
