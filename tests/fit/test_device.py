@@ -48,10 +48,11 @@ def test_a_processor_without_bfloat16_is_never_asked_to_compute_in_it(
     assert timed == [["float32", "float32 channels-last"], ["plain", "side by side"]]
 
 
-def test_a_processor_with_a_unit_for_bfloat16_is_not_measured(
-    cache: Path, timed: list[list[str]], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16"])
+def test_a_processor_made_for_bfloat16_is_not_measured(
+    flag: str, cache: Path, timed: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    processor(monkeypatch, "avx512_bf16", "amx_bf16")
+    processor(monkeypatch, "avx2", flag)
     chosen = choose("cpu")
     assert chosen.bf16 and chosen.channels_last and not chosen.rates and not timed
 
@@ -59,7 +60,7 @@ def test_a_processor_with_a_unit_for_bfloat16_is_not_measured(
 def test_what_the_processor_leaves_open_is_measured_once(
     cache: Path, timed: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    processor(monkeypatch, "avx512_bf16")
+    processor(monkeypatch, "bf16")
     first = choose("cpu", training=True)
     assert first.bf16 and len(timed) == 2 and "bfloat16 channels-last" in timed[0]
     monkeypatch.setattr(speed, "best_times", lambda ways, seconds: pytest.fail("measured again"))
