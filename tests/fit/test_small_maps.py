@@ -110,7 +110,6 @@ def test_a_net_in_bfloat16_learns_the_same(name: str) -> None:
 
 
 def test_only_training_measures_whether_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neocog.fit.device.convolution_rate", lambda *given, **options: 1.0)
-    monkeypatch.setattr("neocog.fit.device.pays", lambda dtype: True)
+    monkeypatch.setattr("neocog.fit.device.pays", lambda dtype, machine: True)
     assert not choose("cpu").side_by_side and choose("cpu", training=True).side_by_side
     assert Device.from_dict(choose("cpu", training=True).as_dict()).side_by_side  # so that resuming does the same

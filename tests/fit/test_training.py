@@ -18,7 +18,6 @@ from neocog.data.batches import Batch
 from neocog.errors import DataError, RunError, UsageError
 from neocog.fit import loop
 from neocog.fit.clock import Clock
-from neocog.fit.device import Device, choose, convolution_rate
 from neocog.fit.loop import judge
 from neocog.fit.outputs import views
 from neocog.fit.plan import Plan, choose_size, growing
@@ -224,16 +223,6 @@ def test_views_add_up_and_mirror_only_when_allowed() -> None:
 def test_sizes() -> None:
     assert [choose_size(s, True) for s in (8, 32, 64, 375)] == [32, 32, 64, 128]
     assert choose_size(375, False) == 224
-
-
-def test_devices_round_trip_and_rates_are_positive() -> None:
-    device = choose("cpu", precision="float32")
-    assert Device.from_dict(json.loads(json.dumps(device.as_dict()))) == device
-    assert not device.bf16 and str(device).startswith("cpu (")
-    assert choose("cpu", precision="bfloat16").bf16
-    assert convolution_rate(torch.device("cpu"), torch.float32, True, batch=2, channels=(4, 4), repeats=1) > 0
-    with pytest.raises(UsageError, match="unknown precision 'int8'"):
-        choose("cpu", precision="int8")
 
 
 def test_clock_counts_steps_and_at_least_some() -> None:

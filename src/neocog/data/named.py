@@ -97,8 +97,10 @@ NAMED = (*_SETS, "digits", "drawn")
 
 
 def cache_folder() -> Path:
-    """Return where fetched files are kept: NEOCOG_CACHE, else ``~/.cache/neocog``."""
-    return Path(os.environ.get("NEOCOG_CACHE") or Path.home() / ".cache" / "neocog")
+    """Return where fetched files are kept: NEOCOG_CACHE, else ``XDG_CACHE_HOME/neocog``, else ``~/.cache/neocog``."""
+    if folder := os.environ.get("NEOCOG_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neocog"
 
 
 def open_named(spec: str, *, offline: bool = False, say: Callable[[str], object] = tell) -> Source:

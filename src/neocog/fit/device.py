@@ -1,4 +1,7 @@
-"""Where and how to compute: the device, the precision and the memory layout, chosen by a moment's measurement."""
+"""Where and how to compute: the device, the precision and the memory layout.
+
+What the processor says about itself decides first; the rest is measured once and kept in the user's cache.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ import ctypes
 import os
 import platform
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,11 +18,13 @@ import torch
 
 from neocog.errors import UsageError
 from neocog.fit.small_maps import SideBySide, pays
+from neocog.fit.speed import best_times, seconds_of
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What was chosen. `rates` are the measured TFLOP/s (2 per multiply-accumulate) behind the choice."""
+    """What was chosen. `rates` are the TFLOP/s (2 per multiply-accumulate) behind the choice, where it had to be
+    measured."""
 
     kind: str  # cpu | cuda | mps
     index: int = 0
@@ -73,37 +77,38 @@ class Device:
         return f"{self.kind} ({name}), {how}" + (f"; measured TFLOP/s: {rates}" if rates else "")
 
 
-_ROUNDS = 4
+_WORTH = 1.15  # a way is taken if it is this many times as fast as the plain one
+# instructions for bfloat16 with which a convolution is about twice as fast as in float32 (with AMX far more), and those
+# with which it may be
+_BF16_FAST, _BF16_MAYBE = {"amx_bf16", "avx512_bf16"}, {"bf16", "sve_bf16"}
+_BATCH, _CHANNELS, _SIZE = 8, (64, 128), 16  # of the convolution that is timed
 
 
-def choose(
-    wanted: str | None = None, *, precision: str | None = None, local_rank: int = 0, training: bool = False
-) -> Device:
-    """Choose the device, and measure which precision and layout are the fastest there.
-
-    A plain 3x3 convolution, forward and backward, is timed for about a second; bfloat16 and channels-last are
-    taken only if they are at least 1.15 times as fast (on a processor without bfloat16 arithmetic they are slower).
+def place(wanted: str | None = None, *, local_rank: int = 0) -> tuple[str, int]:
+    """Kind and number of the device to use; nothing is measured.
 
     Args:
         wanted: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``; None takes the best that is there.
-        precision: ``"float32"`` or ``"bfloat16"``; None takes what is faster.
         local_rank: number of this process on its machine; picks the GPU.
-        training: measure what only training needs, too.
 
     Raises:
-        UsageError: the wanted device is not there, or no such precision.
+        UsageError: the wanted device is not there.
     """
-    if precision not in (None, "float32", "bfloat16"):
-        raise UsageError(f"unknown precision {precision!r}; there are 'float32' and 'bfloat16'")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = {"cpu": True, "cuda": gpus > 0, "mps": torch.backends.mps.is_available()}
     name, _, number = (wanted or "").partition(":")
     if not name:
-        mps = getattr(torch.backends, "mps", None)
-        name = "cuda" if torch.cuda.is_available() else "mps" if mps and mps.is_available() else "cpu"
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(name, False):
-        have = ", ".join(k for k, v in there.items() if v)
-        raise UsageError(f"no device {wanted!r} on this machine; it has {have} (leave --device away to choose)")
-    index = int(number) if number else (local_rank % max(1, torch.cuda.device_count()) if name == "cuda" else 0)
+        name = "cuda" if there["cuda"] else "mps" if there["mps"] else "cpu"
+    count = gpus if name == "cuda" else 1
+    if not there.get(name, False) or (number and not (number.isdecimal() and int(number) < count)):
+        have = [k for k, v in there.items() if v and k != "cuda"] + [f"cuda:{i}" for i in range(gpus)]
+        raise UsageError(f"no device {wanted!r} on this machine; it has {', '.join(have)} (without --device, the best)")
+    return name, int(number) if number else local_rank % count
+
+
+def prepare(wanted: str | None = None, *, local_rank: int = 0) -> int:
+    """Set PyTorch up for a device (see `place`), and return its number."""
+    name, index = place(wanted, local_rank=local_rank)
     if name == "cpu":
         _keep_memory()
     if name == "cuda":
@@ -111,21 +116,78 @@ def choose(
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
-    device = torch.device(name, index) if name == "cuda" else torch.device(name)
-    ways = {"float32": (torch.float32, False), "float32 channels-last": (torch.float32, True)}
-    if name != "mps":
-        ways["bfloat16 channels-last"] = (torch.bfloat16, True)
-    rates = dict.fromkeys(ways, 0.0)
-    for _ in range(_ROUNDS):  # in turns, and the best of each: other work on the machine then spoils no choice
-        for way, (dtype, last) in ways.items():
-            rates[way] = max(rates[way], convolution_rate(device, dtype, last, repeats=2))
-    last = rates["float32 channels-last"] > 1.15 * rates["float32"]
-    best_float = max(rates["float32"], rates["float32 channels-last"])
-    bf16 = rates.get("bfloat16 channels-last", 0.0) > 1.15 * best_float
-    if precision is not None:
-        bf16 = precision == "bfloat16"
-    aside = training and name == "cpu" and pays(torch.bfloat16 if bf16 else torch.float32)
-    return Device(name, index, bf16, last or bf16, name == "cuda", aside, tuple(rates.items()))
+    return index
+
+
+def check_precision(precision: str | None) -> None:
+    """Raises: UsageError: no such precision."""
+    if precision not in (None, "float32", "bfloat16"):
+        raise UsageError(f"unknown precision {precision!r}; there are 'float32' and 'bfloat16'")
+
+
+def choose(
+    wanted: str | None = None, *, precision: str | None = None, local_rank: int = 0, training: bool = False
+) -> Device:
+    """Choose the device, and the precision and layout that are the fastest there.
+
+    bfloat16 and channels-last are taken if the processor is known to be made for them, or if they are at least 1.15
+    times as fast; see `speed.seconds_of`. A first measurement takes less than half a second.
+
+    Args:
+        wanted, local_rank: see `place`.
+        precision: ``"float32"`` or ``"bfloat16"``; None takes what is faster.
+        training: also decide what only matters for training.
+
+    Raises:
+        UsageError: the wanted device is not there, or no such precision.
+    """
+    check_precision(precision)
+    name, _ = place(wanted, local_rank=local_rank)
+    index = prepare(wanted, local_rank=local_rank)
+    bf16 = _bf16(name, index) if precision is None else precision == "bfloat16"
+    machine, device = _machine(name, index), torch.device(name, index) if name == "cuda" else torch.device(name)
+    rates: dict[str, float] = {}
+    last = True  # which bfloat16 always wants
+    if bf16 is not True:
+        ways = {"float32": (torch.float32, False), "float32 channels-last": (torch.float32, True)}
+        if bf16 is None:
+            ways["bfloat16 channels-last"] = (torch.bfloat16, True)
+        calls = {way: _convolution(device, *how, _BATCH, _CHANNELS, _SIZE) for way, how in ways.items()}
+        question = f"{' or '.join(ways)}, convolution of {_BATCH}x{_CHANNELS[0]}x{_SIZE}x{_SIZE}"
+        taken = seconds_of(question, machine, calls)
+        rates = {way: _operations(_BATCH, _CHANNELS, _SIZE) / s / 1e12 for way, s in taken.items()}
+        bf16 = rates.get("bfloat16 channels-last", 0.0) > _WORTH * max(rates[k] for k in list(ways)[:2])
+        last = bf16 or rates["float32 channels-last"] > _WORTH * rates["float32"]
+    aside = training and name == "cpu" and pays(torch.bfloat16 if bf16 else torch.float32, machine)
+    return Device(name, index, bf16, last, name == "cuda", aside, tuple(rates.items()))
+
+
+def _bf16(kind: str, index: int) -> bool | None:
+    """Whether bfloat16 is faster than float32, as far as the device says so itself; None: to be measured."""
+    if kind == "mps":
+        return False
+    if kind == "cuda":
+        return torch.cuda.get_device_capability(index) >= (8, 0)
+    flags = _flags()
+    if flags & _BF16_FAST:
+        return True
+    return None if not flags or flags & _BF16_MAYBE else False
+
+
+def _flags() -> set[str]:
+    """What the processor can do, by the names of Linux and of PyTorch, which agree here; empty if nothing says so."""
+    if hasattr(torch.cpu, "get_capabilities"):  # newer than PyTorch 2.6
+        return {name for name, has in torch.cpu.get_capabilities().items() if has is True}
+    return set(_cpuinfo("flags").split()) or set(_cpuinfo("Features").split())  # x86, ARM
+
+
+def _machine(kind: str, index: int) -> str:
+    """Everything but the problem that a speed depends on."""
+    if kind == "cuda":
+        return f"{torch.cuda.get_device_name(index)}, torch {torch.__version__}"
+    flags = ", ".join(sorted(_flags() & (_BF16_FAST | _BF16_MAYBE)))
+    level = torch.backends.cpu.get_cpu_capability()
+    return f"{kind}: {_processor()} ({level} {flags}), {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def convolution_rate(
@@ -133,29 +195,39 @@ def convolution_rate(
     dtype: torch.dtype,
     channels_last: bool,
     *,
-    batch: int = 32,
-    channels: tuple[int, int] = (64, 128),
-    size: int = 16,
-    repeats: int = 5,
+    batch: int = _BATCH,
+    channels: tuple[int, int] = _CHANNELS,
+    size: int = _SIZE,
+    seconds: float = 0.5,
 ) -> float:
-    """TFLOP/s of a 3x3 convolution forward and backward (6 operations per weight and position), best of `repeats`."""
+    """TFLOP/s of a 3x3 convolution forward and backward (6 operations per weight and position), measured now."""
+    call = _convolution(device, dtype, channels_last, batch, channels, size)
+    return _operations(batch, channels, size) / best_times({"": call}, seconds)[""] / 1e12
+
+
+def _operations(batch: int, channels: tuple[int, int], size: int) -> int:
+    return 6 * batch * size * size * channels[0] * channels[1] * 9
+
+
+def _convolution(
+    device: torch.device, dtype: torch.dtype, channels_last: bool, batch: int, channels: tuple[int, int], size: int
+) -> Callable[[], None]:
+    """A 3x3 convolution forward and backward; without autograd, which takes a second to load the first time."""
     ins, outs = channels
     layout = torch.channels_last if channels_last else torch.contiguous_format
     g = torch.Generator().manual_seed(0)
     x = torch.randn(batch, ins, size, size, generator=g).to(device, dtype).contiguous(memory_format=layout)
     w = torch.randn(outs, ins, 3, 3, generator=g).to(device, dtype).contiguous(memory_format=layout)
-    x.requires_grad_()
-    w.requires_grad_()
-    with torch.no_grad():
-        gradient = torch.ones_like(torch.nn.functional.conv2d(x, w, padding=1))
-    times = []
-    for _ in range(repeats + 2):
+    gradient = torch.ones(batch, outs, size, size, device=device, dtype=dtype).contiguous(memory_format=layout)
+
+    def call() -> None:
+        torch.conv2d(x, w, None, 1, 1)
+        torch.ops.aten.convolution_backward(
+            gradient, x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
+        )
         _wait(device)
-        begin = time.perf_counter()
-        torch.nn.functional.conv2d(x, w, padding=1).backward(gradient)
-        _wait(device)
-        times.append(time.perf_counter() - begin)
-    return 6 * batch * size * size * outs * ins * 9 / min(times[2:]) / 1e12
+
+    return call
 
 
 def _wait(device: torch.device) -> None:
@@ -181,14 +253,19 @@ def _keep_memory() -> None:
 
 
 def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(field: str) -> str:
+    """A line of Linux's description of the first processor; "" if there is none."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             for line in lines:
-                if line.startswith("model name"):
+                if line.startswith(field):
                     return line.partition(":")[2].strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def hardware() -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""A last layer for features that stay as they are: fitted in seconds, its strength chosen, its accuracy told honestly.
+"""A last layer for features that stay as they are: fitted in seconds, its strength chosen, its accuracy estimated.
 
-Three kinds, all linear in the features: ``softmax`` (logistic regression, by L-BFGS), ``linear`` (least squares to
+Three kinds, all linear in the features: ``softmax`` (logistic regression), ``linear`` (least squares to
 one-hot targets) and ``svm`` (one linear support vector machine for each class against the others, squared hinge).
 Features are brought to mean 0 and deviation 1 first, and the layer that comes out takes them as they were.
 
@@ -18,10 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from neocog.errors import DataError, UsageError, closest
+from neocog.tasks.logistic import few_threads, logistic
 from neocog.tasks.measures import accuracy, cross_entropy, fit_temperature, wilson
 
 KINDS = ("softmax", "linear", "svm")
@@ -34,7 +33,7 @@ _WORK = (1e8, 1e9, 1e10)  # pictures x features x classes up to which cross-vali
 
 @dataclass(frozen=True)
 class Head:
-    """A fitted layer: logits (N, K) are ``features @ weight.T + bias``; `tried` tells the loss of each strength."""
+    """A fitted layer: logits (N, K) are ``features @ weight.T + bias``; `tried` holds the loss of each strength."""
 
     kind: str
     weight: np.ndarray  # float32 (K, D)
@@ -142,7 +141,7 @@ def _path(
     mean, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     # a feature that hardly ever differs would be blown up to the size of the others
     spread = np.maximum(spread, max(0.05 * float(np.mean(spread)), 1e-12))
-    # float64 is as fast for few pictures, and L-BFGS stops at the same place on every machine
+    # float64 is as fast for few pictures, and ends at the same place on every machine
     x = ((features - mean) / spread).astype(np.float64 if features.size < 2e7 else np.float32)
     counts = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)[labels]
     counts = counts / counts.mean()
@@ -156,31 +155,10 @@ _Layers = Iterator[tuple[np.ndarray, np.ndarray]]  # weight (K, D) and bias (K,)
 
 
 def _softmax(x: np.ndarray, labels: np.ndarray, classes: int, counts: np.ndarray, strengths: Any) -> _Layers:
-    inputs, targets = torch.from_numpy(x), torch.from_numpy(labels.astype(np.int64))
-    shares = torch.from_numpy(counts / counts.sum()).to(inputs.dtype)
-    w = torch.zeros(classes, x.shape[1], dtype=inputs.dtype, requires_grad=True)
-    b = torch.zeros(classes, dtype=inputs.dtype, requires_grad=True)
+    fitted = None
     for strength in strengths:
-        optimizer = torch.optim.LBFGS(
-            [w, b],
-            max_iter=200,
-            history_size=10,
-            tolerance_grad=1e-4,  # losses on other pictures to four digits; 1e-5 takes half as many steps again
-            tolerance_change=1e-7,
-            line_search_fn="strong_wolfe",
-        )
-
-        def closure(strength: float = strength, optimizer: torch.optim.Optimizer = optimizer) -> torch.Tensor:
-            optimizer.zero_grad()
-            each = F.cross_entropy(inputs @ w.T + b, targets, reduction="none")
-            # the little pull on the bias keeps that of a class without pictures finite
-            loss = (each * shares).sum() + strength / 2 * w.square().sum() + 1e-6 * b.square().sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
-
-        with torch.enable_grad():
-            optimizer.step(closure)  # type: ignore[arg-type]
-        yield w.detach().numpy().astype(np.float64), b.detach().numpy().astype(np.float64)
+        fitted = logistic(x, labels, classes, counts, strength, start=fitted)
+        yield fitted[0].astype(np.float64), fitted[1].astype(np.float64)
 
 
 def _linear(x: np.ndarray, labels: np.ndarray, classes: int, counts: np.ndarray, strengths: Any) -> _Layers:
@@ -189,7 +167,8 @@ def _linear(x: np.ndarray, labels: np.ndarray, classes: int, counts: np.ndarray,
     targets = np.eye(classes)[labels]
     centre, share = (counts[:, None] * x).sum(0) / n, (counts[:, None] * targets).sum(0) / n
     a, y = (x - centre) * root, (targets - share) * root
-    u, s, vt = np.linalg.svd(a, full_matrices=False) if min(a.shape) < 3000 else _thin_svd(a)
+    with few_threads(a.size * min(a.shape)):
+        u, s, vt = np.linalg.svd(a, full_matrices=False) if min(a.shape) < 3000 else _thin_svd(a)
     projected = u.T @ y  # (R, K)
     for strength in strengths:
         w = (vt.T @ ((s / (s**2 + n * strength))[:, None] * projected)).T

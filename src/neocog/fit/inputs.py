@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,23 @@ class Data:
         self.notes: list[str] = []
         self.columns: dict[str, str] | None = None
 
+    @cached_property
+    def usual(self) -> tuple[int, int]:
+        """The usual short side of the labelled pictures, and their channels. Raises: DataError if none can be read."""
+        return usual_size(self.source, np.flatnonzero(self.source.labels >= 0))
+
     @staticmethod
     def open(data: Any, test: Any, offline: bool, columns: dict[str, str] | None = None) -> Data:
         """Open what the user named. Raises: DataError if it cannot be used."""
         source = open_source(data, offline=offline, columns=columns)
+        if not (source.labels >= 0).any():
+            raise DataError(
+                f"{source.name} has no labels; expected a folder for each class, or a table with a label column"
+            )
+        if len(source.classes) < 2:
+            raise DataError(
+                f"{source.name} has one class, {source.classes[0]!r}; expected at least two, such as a folder for each"
+            )
         other = None if test is None else open_source(test, offline=offline, columns=columns)
         if other is not None:
             unknown = sorted({c for c in other.classes if c not in source.classes})
@@ -65,6 +79,7 @@ class Data:
                 )
         found = Data(source, other, _spec(data), None if test is None else _spec(test))
         found.columns = columns
+        _ = found.usual  # so that pictures of which none can be read are refused before anything else is done
         return found
 
     def fingerprint(self) -> str:
@@ -237,16 +252,8 @@ def make_plan(
     With a `start`, net and preprocessing are those of its weights, and the regime is decided, too.
     """
     source = parts.source
-    if not (source.labels >= 0).any():
-        raise DataError(
-            f"{source.name} has no labels; expected a folder for each class, or a table with a label column"
-        )
-    if len(source.classes) < 2:
-        raise DataError(
-            f"{source.name} has one class, {source.classes[0]!r}; expected at least two, such as a folder for each"
-        )
     fields = dict(fields or {})
-    side, channels = usual_size(source, np.flatnonzero(source.labels >= 0))
+    side, channels = parts.usual
     usual = choose_size(side, device.kind == "cpu")
     name = start.spec["name"] if start else net or choose_net(size or usual)
     facts = nets.facts(name)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from neocog.fit import diagnose
-from neocog.fit.device import choose
+from neocog.fit.device import choose, place
 from neocog.fit.inputs import Data, make_inputs, make_plan
 from neocog.fit.loop import Tally, gradients
 from neocog.fit.parallel import World
@@ -35,9 +35,10 @@ def find_lr(
         ``{"points": [{"factor", "lr", "loss", "smoothed"}], "suggested_lr", "suggested_factor", "recipe_lr",
         "diverged_lr", "reason", "set"}``; `set` is what to type.
     """
-    world, show, chosen = World(), Show(progress), choose(device, training=True)
+    place(device)
+    world, show, parts = World(), Show(progress), Data.open(data, None, offline)
+    chosen = choose(device, training=True)
     show.say(f"device: {chosen}")
-    parts = Data.open(data, None, offline)
     plan = make_plan(
         parts,
         net=net,

@@ -8,13 +8,13 @@ same, and takes 25 and 6 ms.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from neocog.fit.speed import seconds_of
 
 _WIDEST = 8  # maps up to this many pixels wide are put side by side
 _ROW = 32  # until a row is this wide
@@ -102,22 +102,20 @@ def _backward(gradient: Tensor, x: Tensor, filters: Tensor, pad: int, *, of_filt
     return found[1 if of_filters else 0]
 
 
-def pays(dtype: torch.dtype, rounds: int = 4) -> bool:
-    """Whether the gradient of filters is at least 1.15 times as fast here; takes about a tenth of a second."""
+def pays(dtype: torch.dtype, machine: str) -> bool:
+    """Whether the gradient of filters is at least 1.15 times as fast here; see `speed.seconds_of`."""
     g = torch.Generator().manual_seed(0)
     x, gradient = (
         torch.randn(64, 128, 7, 7, generator=g).to(dtype).contiguous(memory_format=torch.channels_last)
         for _ in range(2)
     )
     filters = torch.randn(128, 128, 3, 3, generator=g).to(dtype).contiguous(memory_format=torch.channels_last)
-    ways: tuple[Callable[[], Tensor], ...] = (
-        lambda: _backward(gradient, x, filters, 1, of_filters=True),
-        lambda: filter_gradient(gradient, x, filters, 1),
+    taken = seconds_of(
+        f"gradient of filters on small maps, 64x128x7x7 {dtype}",
+        machine,
+        {
+            "plain": lambda: _backward(gradient, x, filters, 1, of_filters=True),
+            "side by side": lambda: filter_gradient(gradient, x, filters, 1),
+        },
     )
-    best = [float("inf"), float("inf")]
-    for _ in range(rounds):
-        for number, way in enumerate(ways):
-            begin = time.perf_counter()
-            way()
-            best[number] = min(best[number], time.perf_counter() - begin)
-    return best[0] > 1.15 * best[1]
+    return taken["plain"] > 1.15 * taken["side by side"]

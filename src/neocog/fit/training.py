@@ -18,7 +18,7 @@ from neocog.errors import RunError, UsageError
 from neocog.fit import diagnose
 from neocog.fit import plan as planning
 from neocog.fit.clock import Clock
-from neocog.fit.device import Device, choose
+from neocog.fit.device import Device, check_precision, choose, place, prepare
 from neocog.fit.features import check_layers, layer_names
 from neocog.fit.finish import finish
 from neocog.fit.inputs import Data, Inputs, make_inputs, make_plan
@@ -77,7 +77,7 @@ def train(
         columns: which column of a table is what, as for ``neocog.open_source``.
         net_options: further options for ``neocog.nets.build``.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None chooses.
-        precision: ``"float32"`` or ``"bfloat16"``; None takes what a short measurement shows to be faster.
+        precision: ``"float32"`` or ``"bfloat16"``; None takes what is faster.
         diagnosis: check the net on one batch before training starts (a few seconds).
         save_every: seconds between checkpoints within an epoch.
         start: weights to start from: a run, a safetensors file, or the name of a net for its ImageNet weights.
@@ -102,18 +102,20 @@ def train(
         nets.facts(net)
     planning.make_recipe(recipe, net or "speednet", dict(set or {}))  # a wrong name is told before anything is read
     check_wishes(start is not None, regime, layer_names(layer), set or {})
+    check_precision(precision)
     opened = None
     world = join()
+    place(device, local_rank=world.local_rank)
     show = Show(progress and world.first)
+    parts = Data.open(data, test, offline, dict(columns) if columns else None)
+    for note in parts.source.notes:
+        show.say(f"note: {note}")
     here = choose(device, precision=precision, local_rank=world.local_rank, training=True)
     chosen = dataclasses.replace(same_everywhere(here, world), index=here.index)  # one choice for all processes
     show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))
     if start is not None:
         opened = open_start(start, net=net, options=net_options, offline=offline or None, say=show.say)
         check_layers(opened.trunk, layer_names(layer))
-    parts = Data.open(data, test, offline, dict(columns) if columns else None)
-    for note in parts.source.notes:
-        show.say(f"note: {note}")
 
     plan = make_plan(
         parts,
@@ -185,8 +187,7 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     world = join()
     show = Show(progress and world.first)
     chosen = Device.from_dict(plan.device)
-    now = choose(chosen.kind, local_rank=world.local_rank)
-    chosen = dataclasses.replace(chosen, index=now.index)
+    chosen = dataclasses.replace(chosen, index=prepare(chosen.kind, local_rank=world.local_rank))
     show.say(f"device: {chosen}")
     if plan.data is None and data is None:
         raise RunError(f"{folder} was trained on arrays in memory; give them again: neocog.resume(run, data=...)")

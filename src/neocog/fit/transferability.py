@@ -32,7 +32,7 @@ from neocog.data import open_source
 from neocog.data.source import Source
 from neocog.errors import UsageError
 from neocog.fit.depth import in_order, units
-from neocog.fit.device import choose
+from neocog.fit.device import choose, place
 from neocog.fit.inputs import Data, make_plan
 from neocog.fit.parallel import World
 from neocog.fit.predicting import Run
@@ -111,7 +111,7 @@ def transferability(
     Raises:
         UsageError: too few classes, or no such kind or depth.
     """
-    show, here = Show(progress), choose(device, training=True)
+    place(device)
     source = open_source(data, offline=offline)
     if len(source.classes) < 4:
         raise UsageError(f"two halves of classes need at least 4 classes, and {source.name} has {len(source.classes)}")
@@ -120,9 +120,10 @@ def transferability(
     order = np.random.default_rng(seed).permutation(len(source.classes))
     middle = len(order) // 2
     halves = {"A": _Half(source, sorted(order[:middle]), "A"), "B": _Half(source, sorted(order[middle:]), "B")}
+    parts = {half: Data.open(pictures, None, offline) for half, pictures in halves.items()}
+    show, here = Show(progress), choose(device, training=True)
     common: dict[str, Any] = {"net": net, "recipe": recipe, "size": size, "epochs": epochs, "fields": dict(set or {})}
     common |= {"seed": seed, "device": here, "minutes": None, "net_options": None, "world": World()}
-    parts = {half: Data.open(pictures, None, offline) for half, pictures in halves.items()}
     plans = {half: make_plan(parts[half], **common, show=show) for half in halves}
     used = in_order(nets.build(**plans["B"].net))
     names = [used[group[0]].name for group in units(used)]

@@ -1,0 +1,70 @@
+"""Which of several ways to compute the same thing is the fastest here: measured once, then read from the user's cache.
+
+The cache is ``speed.json`` in the folder that NEOCOG_CACHE names (see ``neocog.data.named.cache_folder``). It may be
+deleted at any time; one that cannot be read or written is ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from neocog.data.named import cache_folder
+from neocog.fit.run import write_json
+
+SECONDS = 0.2  # for one question; at most two are asked of a machine
+FILE = "speed.json"
+
+
+def seconds_of(
+    question: str, machine: str, ways: Mapping[str, Callable[[], object]], seconds: float = SECONDS
+) -> dict[str, float]:
+    """Seconds that each way takes: those that were measured before on this machine, or measured now.
+
+    Args:
+        question: what is computed, such as "convolution 8x64x16x16".
+        machine: everything else that the answer depends on: processor, threads, versions.
+    """
+    path, key = cache_folder() / FILE, f"{question} on {machine}"
+    known = _read(path)
+    found = known.get(key)
+    if isinstance(found, dict) and found.keys() == ways.keys() and all(map(_positive, found.values())):
+        return found
+    measured = best_times(ways, seconds)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {**_read(path), key: measured})
+    except OSError:
+        pass  # a home that is read-only: measured again next time
+    return measured
+
+
+def best_times(ways: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """The shortest time of each way, called in turns for about `seconds`, and each at least once.
+
+    In turns, and the best of each, so that other work on the machine does not decide.
+    """
+    best = dict.fromkeys(ways, math.inf)
+    begin = time.perf_counter()
+    while True:
+        for name, way in ways.items():
+            if best[name] < math.inf and time.perf_counter() - begin + best[name] > seconds:
+                return best
+            called = time.perf_counter()
+            way()
+            best[name] = min(best[name], time.perf_counter() - called)
+
+
+def _read(path: Any) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < math.inf
