@@ -341,7 +341,9 @@ class Batches:
                 begin = time.perf_counter()
                 rows, draws, jobs, values = ahead.pop(0)
                 parts = [
-                    _gathered([job.result() for job in job_list], one.pre) if job_list else _held(one, rows)
+                    _held(one, rows)
+                    if isinstance(one, Held)
+                    else gathered_pictures([job.result() for job in job_list], one.pre)
                     for one, job_list in zip(self.all, jobs, strict=True)
                 ]
                 batch = self._finish(parts, rows, draws, values(), step)
@@ -429,7 +431,7 @@ def _held(pictures: Held, rows: Tensor) -> Gathered:
     return Gathered(pixels, torch.ones(len(rows), dtype=torch.bool), pictures.places[rows], pictures.sizes[rows])
 
 
-def _gathered(pictures: list[Placed | None], pre: Preprocess) -> Gathered:
+def gathered_pictures(pictures: list[Placed | None], pre: Preprocess) -> Gathered:
     b = len(pictures)
     pixels = torch.zeros(b, *pre.input, pre.channels, dtype=torch.uint8)
     places, sizes = torch.eye(2, 3, dtype=torch.float64).repeat(b, 1, 1), torch.ones(b, 2, dtype=torch.int64)
@@ -483,7 +485,7 @@ def in_order(
             parts = [
                 _held(one, some)
                 if isinstance(one, Held)
-                else _gathered(list(pool.map(lambda r, one=one: one.picture(int(r), None, 0.0), some)), one.pre)  # type: ignore[union-attr, misc]
+                else gathered_pictures(list(pool.map(lambda r, one=one: one.picture(int(r), None, 0.0), some)), one.pre)  # type: ignore[union-attr, misc]
                 for one in every
             ]
             good = torch.stack([part.valid for part in parts]).all(0)

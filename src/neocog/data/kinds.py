@@ -158,7 +158,7 @@ class Numbers:
 
     @property
     def known(self) -> np.ndarray:
-        return ~np.isnan(self.values).all(axis=1)
+        return np.asarray(~np.isnan(self.values).all(axis=1))
 
     def select(self, rows: np.ndarray) -> Numbers:
         return Numbers(self.values[rows], self.names, self.periods)
@@ -260,7 +260,7 @@ class Points:
 
     @property
     def known(self) -> np.ndarray:
-        return (self.values[:, :, 2] > 0).any(axis=1)
+        return np.asarray((self.values[:, :, 2] > 0).any(axis=1))
 
     def select(self, rows: np.ndarray) -> Points:
         return Points(self.values[rows], self.names, self.swap)
@@ -369,3 +369,30 @@ class Pictures:
 
     def fingerprint(self) -> bytes:
         return digest(*(self.key(i) for i in range(len(self))))
+
+
+def renamed(column: Column, wanted: Column) -> Column:
+    """A column with its classes in the order of another one's. Raises: DataError: a class that the other lacks."""
+    own, names = getattr(column, "names", ()), getattr(wanted, "names", ())
+    if own == names:
+        return column
+    if lacking := [name for name in own if name not in names]:
+        more = " ..." if len(names) > 5 else ""
+        raise DataError(
+            f"the test data have classes that the training data lack: {', '.join(lacking[:5])}; "
+            f"training has {', '.join(names[:5])}{more}"
+        )
+    number = np.array([names.index(name) for name in own] or [0], dtype=np.int32)
+    if isinstance(column, Category):
+        return Category(np.where(column.codes >= 0, number[column.codes], -1), names)
+    if isinstance(column, Boxes):
+        return Boxes(column.ends, column.corners, number[column.labels], names, column.ignored, column.known)
+    if isinstance(column, Categories):
+        unknown = None if column.unknown is None else LabelSets(column.unknown.ends, number[column.unknown.values])
+        return Categories(LabelSets(column.sets.ends, number[column.sets.values]), names, unknown, column.known)
+    if isinstance(column, Masks):
+        table = np.full(256, NOT_LABELLED, dtype=np.uint8)
+        table[: len(own)] = number
+        read = column._read
+        return Masks(lambda i: table[read(i)], len(column), names, column.colours, column.known, column.mark)
+    raise DataError(f"the test data have {', '.join(own)} where the training data have {', '.join(names)}")

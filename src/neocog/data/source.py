@@ -118,7 +118,7 @@ class Source:
             label=label,
             labels=several,
             captions=self.captions[i] if self.captions is not None else (),
-            boxes=tuple(Box(*corners, names[k]) for corners, k in boxes),
+            boxes=tuple(Box(x0, y0, x1, y1, names[k]) for (x0, y0, x1, y1), k in boxes),
             mask=self.columns["mask"][i] if "mask" in self.columns else None,
             split=SPLITS[self.splits[i]] if self.splits[i] >= 0 else None,
         )

@@ -74,10 +74,13 @@ def complete_split(
     source: Source,
     *,
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
+    strata: np.ndarray | None = None,
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> tuple[np.ndarray, list[str]]:
     """Return (codes int8 (N,), notes): the declared splits, and what is missing made from training pictures.
+
+    `strata`: integers (N,), pictures of one number are spread evenly; None: the labels.
 
     Nothing declared, or only training: everything is divided by `fractions`. Test declared but no validation:
     validation is cut from training. Validation declared but no test: test stays empty and a note says so. Pictures
@@ -85,9 +88,10 @@ def complete_split(
     """
     shares = _check_fractions(fractions)
     codes = source.splits.copy()
+    strata = source.labels if strata is None else strata
     has = [bool((codes == code).any()) for code in (TRAIN, VAL, TEST)]
     if not has[VAL] and not has[TEST]:
-        codes = make_split(source.labels, groups=groups, fractions=fractions, seed=seed)
+        codes = make_split(strata, groups=groups, fractions=fractions, seed=seed)
         why = "only training pictures are declared" if has[TRAIN] else "no split is declared"
         return codes, [f"{why}: divided by class and seed {seed} into {count_splits(codes)}"]
 
@@ -101,12 +105,30 @@ def complete_split(
     if not has[VAL] and len(train):
         share = shares[VAL] / (shares[TRAIN] + shares[VAL]) if shares[TRAIN] + shares[VAL] > 0 else 0.0
         inner = None if groups is None else np.asarray(groups)[train]
-        cut = make_split(source.labels[train], groups=inner, fractions=(1 - share, share, 0.0), seed=seed)
+        cut = make_split(strata[train], groups=inner, fractions=(1 - share, share, 0.0), seed=seed)
         codes[train] = cut
         notes.append(f"no validation split is declared: {int((cut == VAL).sum())} training pictures became validation")
     if not has[TEST]:
         notes.append("no test split is declared: figures are those of validation, which also chose the network")
     return codes, notes
+
+
+def joined_groups(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    """Groups int64 (N,) in which pictures are together if they are in either of two; -1 = alone."""
+    if first is None or second is None:
+        return first if second is None else second
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n, offset = len(first), 0
+    edges = []
+    for groups in (first, second):
+        rows = np.flatnonzero(groups >= 0)
+        edges.append(np.stack((rows, n + offset + groups[rows])))
+        offset += int(groups.max(initial=-1)) + 1
+    both = np.concatenate(edges, axis=1)
+    graph = coo_array((np.ones(both.shape[1], bool), (both[0], both[1])), shape=(n + offset, n + offset))
+    return connected_components(graph, directed=False)[1][:n].astype(np.int64)
 
 
 def _check_fractions(fractions: Sequence[float]) -> np.ndarray:

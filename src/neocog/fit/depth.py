@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from neocog import nets
 from neocog.fit.features import Tapped
+from neocog.nets.trunk import Headed
 
 _SHARE = 0.1  # the last stages hold at least this share of the trunk's weights
 
@@ -35,7 +36,16 @@ class Used:
 def heads_of(net: nn.Module) -> tuple[str, ...]:
     """Dotted names of the layers that name classes: the net's own and its auxiliary ones, and those of its trunk."""
     own = (str(net.head), *getattr(net, "aux_heads", ()))
+    if isinstance(net, Headed):
+        return own + tuple(f"trunk.net.{name}" for name in heads_of(net.trunk.net))
     return own + tuple(f"trunk.{name}" for name in heads_of(net.trunk)) if isinstance(net, Tapped) else own
+
+
+def zoo_net(net: nn.Module) -> nn.Module:
+    """The net of the zoo inside one that answers by its layers or maps."""
+    if isinstance(net, Headed):
+        return net.trunk.net
+    return net.trunk if isinstance(net, Tapped) else net
 
 
 def inside(name: str, layers: Sequence[str]) -> bool:
@@ -61,7 +71,7 @@ def in_order(net: nn.Module) -> list[Used]:
     net.eval()
     try:
         with torch.no_grad():
-            x = nets.example(net.trunk if isinstance(net, Tapped) else net, 1)
+            x = nets.example(zoo_net(net), 1)
             net(x.to(next(net.parameters()).device))
     finally:
         net.train(mode)

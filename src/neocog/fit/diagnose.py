@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from neocog.errors import UsageError
 from neocog.fit.findings import Finding, initial_loss, read_curves, read_dead, read_mirrored, read_update_ratios
+from neocog.tasks import Losses
 
 __all__ = [
     "Finding",
@@ -36,29 +37,25 @@ __all__ = [
     "update_ratios",
 ]
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
-
-
 # ---------------------------------------------------------------- before training
 
 
 def overfit_one_batch(
     net: nn.Module,
-    loss_fn: LossFunction,
-    x: Tensor,
-    y: Tensor,
+    losses: Callable[[nn.Module], Losses],
+    pictures: int,
     *,
     steps: int = 60,
     rates: Sequence[float] = (1e-3, 1e-2),
 ) -> Finding:
-    """Train a copy of `net` on the one batch `x` (B, C, H, W), `y`, and say whether it can learn it by heart.
+    """Train a copy of `net` on one batch of `pictures`, given its `losses`, and say whether it can learn it by heart.
 
     Adam with each of `rates` in turn, at most `steps` steps each, ending when the loss is a tenth of what it was, or
     every picture is right and the loss halved (label smoothing keeps the loss up). Dropout is off in the copy. 16 to 64
     pictures are enough. Cost: up to ``steps * len(rates)`` training steps.
     """
     best, first, done, learned, rate_used = math.inf, math.nan, 0, False, rates[0]
-    with _random_state_kept(x.device), torch.enable_grad():
+    with _random_state_kept(next(net.parameters()).device), torch.enable_grad():
         for rate in rates:
             trial = copy.deepcopy(net)
             trial.train()
@@ -70,13 +67,13 @@ def overfit_one_batch(
                 raise UsageError("overfit one batch: expected a net with trainable parameters, got all frozen")
             optimizer = torch.optim.Adam(parameters, lr=rate)
             for step in range(steps + 1):
-                output = trial(x)
-                loss = loss_fn(output, y)
+                found = losses(trial)
+                loss = found.total
                 value = float(loss.detach())
                 first = value if math.isnan(first) else first
                 if value < best:
                     best, done, rate_used = value, step, rate
-                learned = value <= 0.1 * first or (value <= 0.5 * first and _all_right(output, y))
+                learned = value <= 0.1 * first or (value <= 0.5 * first and _all_right(found))
                 if learned or step == steps or not math.isfinite(value):
                     break
                 optimizer.zero_grad()
@@ -85,7 +82,9 @@ def overfit_one_batch(
                 torch.clear_autocast_cache()  # a caller's autocast would go on using the low-precision copies of before
             if learned:
                 break
-    evidence = f"loss {first:.3f} to {best:.3f} in {done} steps on one batch of {len(x)} pictures (Adam, {rate_used:g})"
+    evidence = (
+        f"loss {first:.3f} to {best:.3f} in {done} steps on one batch of {pictures} pictures (Adam, {rate_used:g})"
+    )
     if learned:
         return Finding("overfit one batch", "good", evidence)
     if best <= 0.5 * first:
@@ -98,10 +97,9 @@ def overfit_one_batch(
     return Finding("overfit one batch", "bad", evidence, advice)
 
 
-def _all_right(output: Any, y: Tensor) -> bool:
-    if not isinstance(output, Tensor) or output.ndim != 2 or y.ndim != 1 or y.is_floating_point():
-        return False
-    return bool((output.detach().argmax(dim=1) == y).all())
+def _all_right(found: Losses) -> bool:
+    right = found.figures.get("accuracy")
+    return right is not None and float(right) == float(found.count)
 
 
 @contextmanager
@@ -182,8 +180,8 @@ class _Watch(TorchDispatchMode):
         return isinstance(low, int | float) and low == 0
 
 
-def dead_units(net: nn.Module, x: Tensor) -> dict[str, float]:
-    """Return for each activation the share (0 to 1) of channels that are not above zero anywhere in the batch `x`.
+def dead_units(net: nn.Module, *inputs: Tensor) -> dict[str, float]:
+    """Return for each activation the share (0 to 1) of channels that are nowhere above zero in a batch of `inputs`.
 
     The net runs once in eval mode without gradient. Seen are ReLU, ReLU6, clamp and threshold at zero, GELU, SiLU, Mish
     and Hardswish, as modules, functions or methods; names are those of the innermost module that called the operator,
@@ -205,8 +203,8 @@ def dead_units(net: nn.Module, x: Tensor) -> dict[str, float]:
         handles.append(module.register_forward_hook(leave, always_call=True))
     try:
         net.eval()
-        with _random_state_kept(x.device), torch.no_grad(), watch:
-            net(x)
+        with _random_state_kept(next(net.parameters()).device), torch.no_grad(), watch:
+            net(*inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -19,10 +19,12 @@ from neocog.data import open_source
 from neocog.data.batches import Held, Streamed, in_order
 from neocog.errors import UsageError, closest
 from neocog.fit.device import Device, choose
-from neocog.fit.outputs import usual_batch
+from neocog.fit.evaluating import usual_batch
 from neocog.fit.parallel import World, gathered
 from neocog.fit.show import Show
 from neocog.records import Preprocess, Problem
+from neocog.tasks import Task
+from neocog.tasks.task import build_net
 
 POOLS = ("mean", "max", "spatial")
 LAST = ""  # the name of what the net's last layer reads
@@ -153,12 +155,13 @@ class Tapped(nn.Module):
         return self.classifier(self.forward_features(x))
 
 
-def build(spec: Mapping[str, Any], taps: Mapping[str, Any] | None, classes: int) -> nn.Module:
+def build(spec: Mapping[str, Any], taps: Mapping[str, Any] | None, task: Task) -> nn.Module:
     """Return the net of a run with fresh weights: that of `spec`, or one that reads its layers (`taps`)."""
-    net = nets.build(**spec)
     if not taps:
-        return net
-    return Tapped(net, taps["layers"], taps["pool"], classes, nets.example(net, 2))
+        return build_net(task, spec)
+    net = nets.build(**spec)
+    assert task.outputs is not None
+    return Tapped(net, taps["layers"], taps["pool"], task.outputs, nets.example(net, 2))
 
 
 def plain_head(net: nn.Module) -> bool:
@@ -247,10 +250,10 @@ def features_of(
     rows: list[Tensor] = []
     values: list[Tensor] = []
     try:
-        for row, x in in_order(pictures, batch, device.torch, channels_last=device.channels_last, chosen=wanted):
+        for part in in_order(pictures, batch, device.torch, channels_last=device.channels_last, chosen=wanted):
             with device.autocast():
-                values.append(read(x).float().cpu())
-            rows.append(row)
+                values.append(read(part.x).float().cpu())
+            rows.append(part.rows)
             if show:
                 show(sum(map(len, rows)) / max(1, len(wanted)), "")
     finally:

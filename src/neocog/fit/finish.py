@@ -1,4 +1,4 @@
-"""After the last step: the figures of every split, calibration, strangers, and the files of the run folder."""
+"""After the last step: figures of every split, calibration, strangers, examples, and the files of the run folder."""
 
 from __future__ import annotations
 
@@ -12,18 +12,15 @@ import torch
 
 import neocog
 from neocog.data import open_source
-from neocog.data.batches import Held, Streamed
 from neocog.fit import diagnose
-from neocog.fit.device import Device
-from neocog.fit.inputs import Data, Inputs
-from neocog.fit.outputs import outputs_of
-from neocog.fit.parallel import World
-from neocog.fit.plan import Plan, fits_in_memory
-from neocog.fit.run import Log, records, write_json, write_tensors
-from neocog.fit.show import Show
+from neocog.fit.evaluating import observed
+from neocog.fit.examples import write_examples
+from neocog.fit.inputs import split_of
+from neocog.fit.job import Job, Split, open_split
+from neocog.fit.run import records, write_json, write_tensors
 from neocog.fit.state import State
-from neocog.records import Problem
-from neocog.tasks.measures import auroc, fit_temperature
+from neocog.tasks.measures import auroc
+from neocog.tasks.task import Seen, saved
 from neocog.tasks.unknown import Unknown, fit_unknown
 
 _BANK = 5000  # training pictures whose features describe what is known
@@ -38,83 +35,69 @@ _KEPT = {
 }
 
 
-def finish(
-    made: Inputs,
-    parts: Data,
-    folder: Path,
-    state: State,
-    device: Device,
-    world: World,
-    show: Show,
-    log: Log,
-    begin: float,
-) -> None:
+def finish(job: Job, state: State) -> None:
     """Evaluate the trained net on validation and test pictures, and write weights, net.json and the rest."""
-    plan, task, net, kept = made.plan, made.task, state.final_net, made.kept
+    plan, task, folder, log, show = job.plan, job.task, job.folder, job.log, job.show
     chosen = None
     if plan.by_steps:
-        choice, steps = state.choose(task.better), made.batches.steps_per_epoch
+        choice, steps = state.choose(task.figure), job.batches.steps_per_epoch
         chosen = {"epoch": choice["step"] / steps, "of": state.step / steps, **choice}
         log.write("kept", **chosen)
         show.say(f"kept: epoch {chosen['epoch']:.4g} of {chosen['of']:.4g}, {chosen['why']}")
-    training, validation = made.training, made.validation
+    net = state.final_net
     views: dict[str, Any] = {"tta": plan.recipe.tta, "mirror": plan.mirror}
 
-    def look(pictures: Held | Streamed, what: str, chosen: np.ndarray | None = None, **how: Any) -> Any:
-        if kept is not None:  # the net has seen most of these pictures already
-            return kept.outputs(pictures, _KEPT.get(what, ""), chosen)
+    def look(split: Split, what: str, chosen: np.ndarray | None = None, **how: Any) -> tuple[Seen, np.ndarray]:
+        if job.kept is not None:  # the net has seen most of these pictures already
+            return job.kept.observed(task, split, _KEPT.get(what, ""), chosen)
         with show.bar(f"evaluating on {what}") as bar:
-            return outputs_of(
-                net, pictures, device, features=True, chosen=chosen, world=world, show=bar, **(how or views)
+            return observed(
+                net,
+                task,
+                split,
+                job.device,
+                features=task.knows_strangers,
+                chosen=chosen,
+                world=job.world,
+                show=bar,
+                **(how or views),
             )
 
+    validation = job.splits["val"]
     mirrored = None
-    if kept is None and plan.mirror and len(validation) and (plan.recipe.tta != "none" or plan.recipe.flip != "none"):
-        rows, plain, _ = look(validation, "validation pictures as they are", tta="none")
-        there = parts.source.labels[made.val_rows[rows]]
-        turned = look(validation, "mirrored validation pictures", tta="mirror")[1]
-        mirrored = diagnose.read_mirrored(plain.argmax(1) == there, turned.argmax(1) == there)
+    flips = plan.recipe.tta != "none" or plan.recipe.flip != "none"
+    if task.name == "label" and job.kept is None and plan.mirror and len(validation) and flips:
+        plain, _ = look(validation, "validation pictures as they are", tta="none")
+        turned, _ = look(validation, "mirrored validation pictures", tta="mirror")
+        right = [found["logits"].argmax(1) == found["labels"] for found in (plain, turned)]
+        mirrored = diagnose.read_mirrored(*right)
         if mirrored.verdict != "good":
             views["mirror"] = plan.mirror_asked
             show.say(f"{mirrored.name}: {mirrored.evidence}. {mirrored.advice}")
-    rows, val_logits, val_features = look(validation, "validation pictures")
-    val_index = made.val_rows[rows]
-    val_labels = parts.source.labels[val_index].astype(np.int64)
+    val, val_features = look(validation, "validation pictures")
     # where pictures are few, cross-validation has answers for all but the test pictures, each unseen
-    logits, labels = (val_logits, val_labels) if made.cross is None else (made.cross.logits, made.cross.labels)
-    temperature = fit_temperature(logits, labels) if len(labels) else 1.0
+    unseen = val if job.cross is None else {"logits": job.cross.logits, "labels": job.cross.labels}
+    task.calibrate(unseen)
 
-    test_source, test_rows, test_labels = parts.labelled_test()
-    unseen: Held | Streamed
-    if fits_in_memory(len(test_rows), training.pre):
-        unseen = Held(test_source, test_rows, training.pre, device.torch)
-        test_rows, test_labels = test_rows[unseen.kept], test_labels[unseen.kept]
-    else:
-        unseen = Streamed(test_source, test_rows, training.pre)
-    rows, test_logits, test_features = look(unseen, "test pictures")
-    test_index, test_labels = test_rows[rows], test_labels[rows]
-
+    testing = job.splits["test"] = split_of(job, *job.data.testing(), "test pictures")
+    test, test_features = look(testing, "test pictures")
     metrics: dict[str, Any] = {}
-    for split, logits, labels in (("test", test_logits, test_labels), ("val", val_logits, val_labels)):
-        if len(labels):
-            full = task.report(logits, labels, temperature)
-            keep = ("n", "accuracy", "accuracy_interval", "top5_accuracy", "macro_f1", "loss", "ece")
-            metrics |= {f"{split}_{k}": full[k] for k in keep if k in full}
-    if made.cross is not None:
-        metrics |= made.cross.figures()
-    log.write("metrics", metrics=metrics, seconds=time.monotonic() - begin)  # pictures to figures, all told
-    known = test_features if len(test_features) else val_features
-    unknown, facts = _strangers(plan, training, made.train_labels.numpy(), val_features, known, look)
+    for split, seen in (("test", test), ("val", val)):
+        if figures := task.figures(seen):
+            metrics |= {f"{split}_{k}": v for k, v in figures.items() if figures["n"]}
+    if job.cross is not None:
+        metrics |= job.cross.figures()
+    log.write("metrics", metrics=metrics, seconds=time.monotonic() - job.begin)  # from pictures to figures
+    unknown, facts = None, None
+    if task.knows_strangers:
+        known = test_features if len(test_features) else val_features
+        unknown, facts = _strangers(job, val_features, known, look)
 
-    if not world.first:
+    if not job.world.first:
         return
-    for split, index, logits, labels in (
-        ("val", val_index, val_logits, val_labels),
-        ("test", test_index, test_logits, test_labels),
-    ):
-        if len(labels):
-            arrays = {"logits": logits.astype(np.float32), "labels": labels.astype(np.int64), "index": index}
-            write_tensors(folder / f"{split}.safetensors", {k: torch.from_numpy(v) for k, v in arrays.items()})
+    for name, seen in (("val", val), ("test", test)):
+        if len(seen.get("rows", ())):
+            _write_seen(folder / f"{name}.safetensors", seen, job.splits[name])
     if unknown is not None:
         arrays = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in unknown.save().items()}
         write_tensors(folder / "unknown.safetensors", arrays)
@@ -123,53 +106,73 @@ def finish(
         folder / "net.json",
         {
             "neocog": neocog.__version__,
+            "task": saved(task),
             "net": plan.net,
             **({"taps": plan.taps} if plan.taps else {}),
-            "classes": list(plan.classes),
-            "preprocess": asdict(training.pre),
+            "classes": list(getattr(task, "classes", ())),
+            "preprocess": asdict(plan.preprocess),
             **views,
             **({"kept": chosen} if chosen else {}),
             "metrics": metrics,
-            "temperature": temperature,
+            "temperature": getattr(task, "temperature", 1.0),
             "unknown": facts,
         },
     )
-    problems: list[Problem] = [*training.problems, *validation.problems, *unseen.problems, *parts.source.problems]
+    for name, seen in (("test", test), ("val", val)):
+        if len(seen.get("rows", ())):
+            write_examples(job, net, name, seen, views)
+            break
+    problems = [*(p for split in job.splits.values() for p in split.problems), *job.data.source.problems]
     write_json(folder / "problems.json", [asdict(p) for p in problems])
     if problems:
         show.say(f"{len(problems)} pictures could not be read; they are listed in {folder / 'problems.json'}")
     if mirrored is not None:
         log.write("diagnosis", **mirrored.to_json())
+    _read_log(job, folder)
+
+
+def _read_log(job: Job, folder: Path) -> None:
     epochs = records(folder, "epoch")
-    if epochs:
-        findings = diagnose.read_curves(epochs, plan.as_dict())
-        middle = epochs[len(epochs) // 2]  # at the end the learning rate is zero
-        if middle.get("update_ratio"):
-            findings.append(diagnose.read_update_ratios(middle["update_ratio"], optimizer=plan.recipe.optimizer))
-        if epochs[-1].get("dead"):
-            findings.append(diagnose.read_dead(epochs[-1]["dead"]))
-        for finding in findings:
-            log.write("diagnosis", **finding.to_json())
+    if not epochs:
+        return
+    findings = diagnose.read_curves(epochs, job.plan.as_dict())
+    middle = epochs[len(epochs) // 2]  # at the end the learning rate is zero
+    if middle.get("update_ratio"):
+        findings.append(diagnose.read_update_ratios(middle["update_ratio"], optimizer=job.plan.recipe.optimizer))
+    if epochs[-1].get("dead"):
+        findings.append(diagnose.read_dead(epochs[-1]["dead"]))
+    for finding in findings:
+        job.log.write("diagnosis", **finding.to_json())
+
+
+def _write_seen(path: Path, seen: Seen, split: Split) -> None:
+    """What the task keeps of a split; ``index`` says which pictures of the source they are."""
+    arrays = {k: v for k, v in seen.items() if k != "rows"} | {"index": split.rows[seen["rows"]]}
+    single = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in arrays.items()}
+    write_tensors(path, {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in single.items()})
 
 
 def _strangers(
-    plan: Plan, training: Held | Streamed, train_labels: np.ndarray, held_out: np.ndarray, known: np.ndarray, look: Any
+    job: Job, held_out: np.ndarray, known: np.ndarray, look: Any
 ) -> tuple[Unknown | None, dict[str, Any] | None]:
     """Fit the detector of unknown pictures, and measure it on drawn pictures and handwritten digits."""
     if len(held_out) < 20:
         return None, None  # a threshold for 5 % false alarms cannot be told from fewer
+    plan, training, task = job.plan, job.splits["train"], job.task
     chosen = np.linspace(0, len(training) - 1, min(_BANK, len(training))).astype(np.int64)
-    rows, _, features = look(training, "known pictures", chosen, tta="none")
-    unknown = fit_unknown(features, train_labels[rows], len(plan.classes), held_out=held_out, seed=plan.seed)
+    seen, features = look(training, "known pictures", chosen, tta="none")
+    unknown = fit_unknown(features, seen["labels"], len(task.classes), held_out=held_out, seed=plan.seed)  # type: ignore[attr-defined]
     facts = {**unknown.facts(), "auroc": {}, "caught": {}, "n": {"known": len(known)}}
     ordinary = unknown.score(known)
-    most = _STRANGERS[training.pre.size > 96]
+    most = _STRANGERS[plan.preprocess.size > 96]
     for name in ("drawn", "digits"):
         if plan.data is not None and plan.data.startswith(name):
             continue
         source = open_source(f"drawn:n={most},size=64,seed=1" if name == "drawn" else name)
-        strange = Streamed(source, np.arange(min(most, len(source))), training.pre)
-        scores = unknown.score(look(strange, f"strangers ({name})", None, tta="none")[2])
+        rows = np.arange(min(most, len(source)))
+        columns: dict[str, Any] = {"label": source.columns["label"].select(rows)}
+        strange = open_split(columns, task, source, rows, plan.preprocess, job.device, job.show, "other pictures")
+        scores = unknown.score(look(strange, f"strangers ({name})", None, tta="none")[1])
         both = np.concatenate((ordinary, scores))
         facts["auroc"][name] = auroc(both, np.arange(len(both)) >= len(ordinary))
         facts["caught"][name] = float((scores > unknown.threshold).mean())

@@ -17,12 +17,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from neocog import nets
-from neocog.data.batches import Held, Streamed
+from neocog.data.batches import Batch, Held, Streamed
 from neocog.fit.device import Device
 from neocog.fit.features import features_of
+from neocog.fit.job import Split
 from neocog.fit.parallel import World, same_everywhere
 from neocog.fit.run import read_tensors, write_tensors
 from neocog.fit.show import Show
+from neocog.tasks import Meter, Task
+from neocog.tasks.task import Seen
 
 FOLDER = "features"
 _PART = 4096  # pictures whose features are one file: a killed run loses no more than these
@@ -60,20 +63,24 @@ class Kept:
             self._memory[id(pictures)] = pictures, np.concatenate(rows), made
         return self._memory[id(pictures)][1:]
 
-    def outputs(
-        self, pictures: Held | Streamed, name: str = "", chosen: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, logits of the net's last layer and features, as `outputs.outputs_of` gives them."""
-        rows, values = self.of(pictures, name)
+    def observed(
+        self, task: Task, split: Split, name: str = "", chosen: np.ndarray | None = None
+    ) -> tuple[Seen, np.ndarray]:
+        """What the task keeps of a split, and its features, as `evaluating.observed` gives them, without the trunk."""
+        rows, values = self.of(split.pictures[0], name)
         if chosen is not None:
             wanted = np.isin(rows, chosen)
             rows, values = rows[wanted], values[wanted]
         head = nets.head_of(self.net)
         assert isinstance(head, nn.Linear) and head.bias is not None  # features.plain_head or features.Tapped
         if not len(rows):
-            return rows, np.zeros((0, head.out_features), np.float32), values
-        weight, bias = head.weight.detach().cpu().numpy(), head.bias.detach().cpu().numpy()
-        return rows, (values @ weight.T + bias).astype(np.float32), values
+            return {}, values
+        which, all_valid = torch.from_numpy(rows), torch.ones(len(rows), dtype=torch.bool)
+        outputs = torch.from_numpy(values) @ head.weight.detach().cpu().T + head.bias.detach().cpu()
+        targets = split.known.collate(split.known.values(which), None, all_valid)
+        meter = Meter(task)
+        meter.add(outputs, Batch((), targets, which, all_valid))
+        return meter.seen(), values
 
     def _read(self, name: str, first: int) -> tuple[np.ndarray, np.ndarray] | None:
         # the first process looks: another might see a file that was not there a moment ago

@@ -13,42 +13,39 @@ import numpy as np
 import torch
 
 from neocog import nets
-from neocog.fit.device import Device
 from neocog.fit.heads import FOLDS, cross_validate, fit_head
-from neocog.fit.inputs import Data, Inputs
+from neocog.fit.job import Data, Job
 from neocog.fit.kept import Kept, fingerprint, neighbours
-from neocog.fit.parallel import World
-from neocog.fit.run import Log
-from neocog.fit.show import Show
 from neocog.fit.transfer import FEW, ONE_SPLIT, each_class
 
 _GROUPS_UP_TO = 20_000  # pictures among which near-duplicates are looked for before cross-validation
 
 
-def learn_head(made: Inputs, parts: Data, folder: Path, device: Device, world: World, log: Log, show: Show) -> None:
-    """Compute the features, fit the last layer of ``made.net``, and cross-validate where pictures are few.
+def learn_head(job: Job) -> None:
+    """Compute the features, fit the last layer of ``job.net``, and cross-validate where pictures are few.
 
-    Sets ``made.kept`` and ``made.cross``; the log gets a record "head".
+    Sets ``job.kept`` and ``job.cross``; the log gets a record "head".
     """
-    plan, net, classes = made.plan, made.net.eval(), len(made.plan.classes)
+    task: Any = job.task
+    plan, net, classes, show = job.plan, job.net.eval(), len(task.classes), job.show
     assert plan.start is not None
     began = time.monotonic()
-    others = [Path(plan.start["weights"]), *neighbours(folder)]
-    kept = made.kept = Kept(net, _key(made, parts, device), folder, others, device, world, show)
-    rows, x = kept.of(made.training, "train")
-    y = made.train_labels.numpy()[rows]
-    val_rows, val_x = kept.of(made.validation, "val")
-    val_index = made.val_rows[val_rows]
-    val_y = parts.source.labels[val_index].astype(np.int64)
+    training, validation = job.splits["train"], job.splits["val"]
+    others = [Path(plan.start["weights"]), *neighbours(job.folder)]
+    kept = job.kept = Kept(net, _key(job), job.folder, others, job.device, job.world, show)
+    rows, x = kept.of(training.pictures[0], "train")
+    y = job.labels("train").numpy()[rows]
+    val_rows, val_x = kept.of(validation.pictures[0], "val")
+    val_y = job.labels("val").numpy()[val_rows]
     looked = time.monotonic()
 
     r = plan.recipe
-    weights = None if made.task.weights is None else made.task.weights.numpy()
+    weights = None if task.weights is None else task.weights.numpy()
     how: dict[str, Any] = {"kind": r.head, "strength": r.strength, "weights": weights, "seed": plan.seed}
     few = each_class(np.bincount(y, minlength=classes)) < FEW
     crossed = r.folds > 1 or (few and r.folds == 0)
-    seen = np.concatenate((made.train_rows[rows], val_index))
-    groups = _groups(parts, seen, plan.mirror) if few or crossed else None
+    seen = np.concatenate((training.rows[rows], validation.rows[val_rows]))
+    groups = _groups(job.data, seen, plan.mirror) if few or crossed else None
     # a validation picture or two of each class say less about the strength than every training picture in its turn
     held_out = (val_x, val_y) if not few and len(val_y) >= 5 * classes else None
     head = fit_head(x, y, classes, held_out=held_out, groups=None if groups is None else groups[: len(y)], **how)
@@ -60,10 +57,10 @@ def learn_head(made: Inputs, parts: Data, folder: Path, device: Device, world: W
     if crossed:
         both = np.concatenate((x, val_x)) if len(val_y) else x
         how |= {"folds": r.folds or FOLDS, "costly": r.folds > 1, "groups": groups}
-        made.cross = cross_validate(both, np.concatenate((y, val_y)), classes, **how)
-        if made.cross is None:
+        job.cross = cross_validate(both, np.concatenate((y, val_y)), classes, **how)
+        if job.cross is None:
             show.say(f"note: {ONE_SPLIT}")
-    log.write(
+    job.log.write(
         "head",
         head=head.kind,
         strength=head.strength,
@@ -83,25 +80,25 @@ def learn_head(made: Inputs, parts: Data, folder: Path, device: Device, world: W
     )
 
 
-def _groups(parts: Data, index: np.ndarray, mirrored: bool) -> np.ndarray | None:
+def _groups(data: Data, index: np.ndarray, mirrored: bool) -> np.ndarray | None:
     """Near-duplicates share a number, mirrored ones if wanted; None where there are too many pictures to look."""
     if len(index) > _GROUPS_UP_TO:
         return None
     from neocog.data.check import fast_groups
 
-    return fast_groups(parts.source, index, mirrored=mirrored)
+    return fast_groups(data.source, index, mirrored=mirrored)
 
 
-def _key(made: Inputs, parts: Data, device: Device) -> str:
+def _key(job: Job) -> str:
     """What features depend on: pictures, splits, weights of the trunk, layers, preprocessing and precision."""
-    net, plan = made.net, made.plan
+    net, plan = job.net, job.plan
     values = {
-        "data": parts.fingerprint(),
-        "splits": hashlib.sha256(parts.codes.tobytes()).hexdigest(),
+        "data": job.data.fingerprint(),
+        "splits": hashlib.sha256(job.data.codes.tobytes()).hexdigest(),
         "weights": fingerprint(net.state_dict(), without=[str(net.head)]),
         "net": {k: v for k, v in plan.net.items() if k != "classes"},
         "taps": plan.taps,
-        "preprocess": dataclasses.asdict(made.training.pre),
-        "device": [device.kind, device.bf16],
+        "preprocess": dataclasses.asdict(plan.preprocess),
+        "device": [job.device.kind, job.device.bf16],
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

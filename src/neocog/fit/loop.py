@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,44 +16,41 @@ from neocog.errors import RunError
 from neocog.fit.clock import Clock
 from neocog.fit.device import Device
 from neocog.fit.diagnose import update_ratios
+from neocog.fit.evaluating import floated
+from neocog.fit.job import Job
 from neocog.fit.optim import set_rates
 from neocog.fit.parallel import World, share_gradients, total
-from neocog.fit.run import Log
 from neocog.fit.schedules import side
 from neocog.fit.state import CHECKPOINT, State
 from neocog.nets.layers import WithAuxiliaries
-from neocog.tasks import Task
+from neocog.tasks import Losses, Task
 
 
 def fit(
+    job: Job,
     state: State,
-    batches: Batches,
-    task: Task,
-    device: Device,
     clock: Clock,
-    folder: Path,
-    log: Log,
     *,
     validate: Callable[[nn.Module], dict[str, Any]],
     inspect: Callable[[nn.Module, Batch], dict[str, Any]] | None = None,
     show: Callable[[float, str], None] | None = None,
-    world: World | None = None,
-    save_every: float = 60.0,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train ``state.net`` until the clock says that it is over, or validation says that it is enough.
 
+    A checkpoint is written at the end of each epoch, and within it every ``job.save_every`` seconds.
+
     Args:
         validate: the figures of a net on the validation split (an empty dict if there is none).
         inspect: further figures for the log, from a net and a batch, once an epoch.
-        show: is told the progress in [0, 1] and a line of text after every step.
-        save_every: seconds between checkpoints within an epoch; one is written at the end of each epoch, too.
+        show: gets the progress in [0, 1] and a line of text after every step.
         interrupted: asked after every step; if true, a checkpoint is written and KeyboardInterrupt raised.
 
     Raises:
         RunError: the loss became NaN or infinite. The last good weights are in the checkpoint, if there is one.
     """
-    world, recipe, seed = world or World(), state.recipe, batches.seed
+    task, device, world, batches, log, recipe = job.task, job.device, job.world, job.batches, job.log, state.recipe
+    folder, seed, (goal, better) = job.folder, job.batches.seed, task.goal
     net: Any = torch.compile(state.net) if device.compile else state.net
     chunk = recipe.chunk if device.kind == "cpu" else 0  # a GPU is kept busy by whole batches
     stream = batches.stream(state.step)
@@ -66,16 +62,18 @@ def fit(
         factor = set_rates(state.opts, recipe, progress, state.scale)
         torch.manual_seed(int(generator(seed, state.step, world.rank).initial_seed()))  # dropout, stochastic depth
         batch = next(stream)
-        batch.x = smaller(batch.x, side(batch.x.size(-2), recipe.small, recipe.small_until, progress))
-        loss = gradients(net, batch, task, device, chunk, tally)
+        batch.inputs = tuple(
+            smaller(x, side(x.size(-2), recipe.small, recipe.small_until, progress)) for x in batch.inputs
+        )
+        loss, count = gradients(net, batch, task, device, chunk, tally)
+        share_gradients(state.net, count, world)
         penalise(state.net, recipe, state.step / batches.steps_per_epoch)
-        share_gradients(state.net, world)
         if recipe.clip:
             nn.utils.clip_grad_norm_(state.net.parameters(), recipe.clip)
         epoch_ends = (state.step + 1) % batches.steps_per_epoch == 0
         before = weights_of(state.net) if epoch_ends and world.first else None
         if device.kind == "cpu" or epoch_ends:
-            stop_if_lost(loss, state, world, folder)
+            stop_if_lost(loss, job, state)
         for opt in state.opts:
             opt.step()
             opt.zero_grad(set_to_none=True)
@@ -86,17 +84,18 @@ def fit(
 
         over = clock.progress(state.step) >= 1.0
         if epoch_ends or over:
-            stop_if_lost(loss_now(state.net, batch, task, device), state, world, folder)
+            stop_if_lost(loss_now(state.net, batch, task, device), job, state)
             figures = validate(state.final_net)
-            figure, val_loss = figures.get(f"val_{task.better}", math.nan), figures.get("val_loss", math.nan)
-            state.note(figure, val_loss, figures.get("val_n", 0))
-            stop = judge(state, figure, val_loss)
+            figure, val_loss = figures.get(f"val_{goal}", math.nan), figures.get("val_loss", math.nan)
+            score = figure if better == "max" else -figure
+            state.note(score, val_loss, figures.get("val_error", 0.0))
+            stop = judge(state, score, val_loss)
             log.write(
                 "epoch",
                 epoch=state.step / batches.steps_per_epoch,
                 step=state.step,
                 **tally.figures(batches, world),
-                **figures,
+                **{k: v for k, v in figures.items() if isinstance(v, (int, float))},
                 lr=factor,
                 elapsed=clock.elapsed,
                 update_ratio=update_ratios(before, weights_of(state.net)) if before else {},
@@ -108,9 +107,9 @@ def fit(
             if stop:
                 break
         stopping = interrupted()
-        if world.first and (epoch_ends or over or stopping or time.monotonic() - saved > save_every):
-            if not (epoch_ends or over):
-                stop_if_lost(loss_now(state.net, batch, task, device), state, World(), folder)
+        if world.first and (epoch_ends or over or stopping or time.monotonic() - saved > job.save_every):
+            if not (epoch_ends or over or task.whole_batch):
+                stop_if_lost(loss_now(state.net, batch, task, device), job, state, alone=True)
             state.elapsed, state.log_size = clock.elapsed, log.size
             state.save(folder)
             saved = time.monotonic()
@@ -124,44 +123,57 @@ def fit(
 def loss_now(net: nn.Module, batch: Batch, task: Task, device: Device, most: int = 500) -> Tensor:
     """Loss of the weights as they are, in evaluation mode, so that a checkpoint never holds weights that are lost."""
     net.eval()
+    plain = Batch(batch.inputs, batch.targets, batch.rows, batch.valid, batch.warp)
+    some = plain.part(slice(0, most))
     with device.autocast():
-        outputs = net(batch.x[:most])
+        outputs = task.run(net, some)
     net.train()
-    return task.loss(outputs.float(), batch.y[:most], None, 1.0)
+    return task.losses(floated(outputs), some).total
 
 
-def gradients(net: nn.Module, batch: Batch, task: Task, device: Device, chunk: int, tally: Tally) -> Tensor:
-    """Add the gradients of a batch's mean loss to the net's parameters, `chunk` pictures at a time (0: all).
+def gradients(
+    net: nn.Module, batch: Batch, task: Task, device: Device, chunk: int, tally: Tally
+) -> tuple[Tensor, Tensor]:
+    """Add the gradients of a batch's loss times its count to the net's parameters, `chunk` pictures at a time (0: all).
 
     Pieces of a batch stay in the processor's cache: 500 pictures of 32x32 at a time are 7 % faster than 1,000.
+
+    Returns:
+        The mean loss, and the count that it is a mean over.
     """
-    count = len(batch.y)
     # a mixed batch refers to partners by their place in it, so it stays whole
-    size = chunk if chunk and batch.partner is None and chunk < count else count
-    loss = torch.zeros((), device=batch.y.device)
-    for first in range(0, count, size):
-        x, y = batch.x[first : first + size], batch.y[first : first + size]
+    size = chunk if chunk and batch.mix is None and not task.whole_batch and chunk < len(batch) else len(batch)
+    loss = torch.zeros((), device=batch.x.device)
+    count = torch.zeros((), device=batch.x.device)
+    for first in range(0, len(batch), size):
+        part = batch if size == len(batch) else batch.part(slice(first, first + size))
         with device.training():
-            made = net(x)
-        part = loss_of(task, made, y, batch) * (len(y) / count)
-        part.backward()
-        loss += part.detach()
-        tally.right += task.right(weighted(made)[0][0].detach().float(), y)
-    tally.add(loss, count)
-    return loss
+            made = task.run(net, part)
+        found = loss_of(task, made, part)
+        times = torch.as_tensor(found.count, dtype=loss.dtype, device=loss.device)
+        total = found.total * times
+        total.backward()
+        loss += total.detach()
+        count += times
+        tally.add(found, times)
+    tally.step(len(batch))
+    return loss / count.clamp(min=1e-6), count
 
 
-def weighted(made: Tensor | WithAuxiliaries) -> list[tuple[Tensor, float]]:
+def weighted(made: Any) -> list[tuple[Any, float]]:
     """What a net puts out in training, with the weight of each in the loss: its output, then its auxiliary heads'."""
-    if isinstance(made, Tensor):
+    if not isinstance(made, WithAuxiliaries):
         return [(made, 1.0)]
     return [(made.logits, 1.0), *((auxiliary, made.weight) for auxiliary in made.auxiliaries)]
 
 
-def loss_of(task: Task, made: Tensor | WithAuxiliaries, y: Tensor, batch: Batch) -> Tensor:
-    """The mean loss of a net's output, plus that of its auxiliary heads, weighted."""
-    parts = [w * task.loss(out.float(), y, batch.partner, batch.share) for out, w in weighted(made)]
-    return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+def loss_of(task: Task, made: Any, batch: Batch) -> Losses:
+    """The losses of a net's output, and those of its auxiliary heads, weighted."""
+    (out, _), *others = weighted(made)
+    found = task.losses(floated(out), batch)
+    for number, (auxiliary, weight) in enumerate(others, 1):
+        found.parts[f"auxiliary_{number}"] = weight * task.losses(floated(auxiliary), batch).total
+    return found
 
 
 def penalise(net: nn.Module, recipe: Any, epoch: float) -> None:
@@ -172,10 +184,10 @@ def penalise(net: nn.Module, recipe: Any, epoch: float) -> None:
                 p.grad.add_(recipe.l1 * p.detach().sign() + recipe.l2 * p.detach())
 
 
-def stop_if_lost(loss: Tensor, state: State, world: World, folder: Path) -> None:
-    """Raise if the loss is not a number any more, in any process."""
-    bad = total((~torch.isfinite(loss)).float(), world)
-    if bad.item():
+def stop_if_lost(loss: Tensor, job: Job, state: State, *, alone: bool = False) -> None:
+    """Raise if the loss is not a number any more, in any process (`alone`: in this one)."""
+    bad, folder = (~torch.isfinite(loss)).float(), job.folder
+    if (bad if alone else total(bad, job.world)).item():
         rate = state.opts[0].param_groups[0]["lr"]
         kept = f"the last good weights are in {folder}" if (folder / CHECKPOINT).exists() else "no weights were saved"
         raise RunError(
@@ -210,33 +222,42 @@ class Tally:
     """Running sums of an epoch, on the device, so that no step waits for them."""
 
     def __init__(self, device: torch.device) -> None:
-        self.loss = torch.zeros((), device=device)
-        self.right = torch.zeros((), device=device)
-        self.count = 0
+        self.sums: dict[str, Tensor] = {}
+        self.pictures = 0
         self.steps = 0
         self.begin = time.perf_counter()
         self.device = device
 
-    def add(self, loss: Tensor, count: int) -> None:
-        """Count a batch."""
-        self.loss += loss
-        self.count += count
+    def add(self, found: Losses, count: Tensor) -> None:
+        """Count a piece of a batch."""
+        parts = {name: value.detach() * count for name, value in found.parts.items()}
+        several = parts if len(parts) > 1 else {}
+        whole = torch.stack(list(parts.values())).sum()
+        for name, value in {"count": count, "loss": whole, **several, **found.figures}.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+
+    def step(self, pictures: int) -> None:
+        """Count a step."""
+        self.pictures += pictures
         self.steps += 1
 
     def text(self, epoch: float) -> str:
         """A line for the progress bar."""
         if self.device.type != "cpu":  # reading the loss would wait for the device
             return f"epoch {epoch:.2f}"
-        return f"epoch {epoch:.2f}  loss {self.loss.item() / max(1, self.steps):.3f}"
+        mean = self.sums["loss"].item() / max(1e-6, self.sums["count"].item())
+        return f"epoch {epoch:.2f}  loss {mean:.3f}"
 
     def figures(self, batches: Batches, world: World) -> dict[str, float]:
         """The epoch's figures for the log, over all processes."""
-        sums = total(torch.stack((self.loss / max(1, self.steps), self.right)).float(), world)
+        names = sorted(self.sums)
+        sums = total(torch.stack([self.sums[name].float() for name in names]), world).tolist()
+        found = dict(zip(names, sums, strict=True))
+        count = max(1e-6, found.pop("count"))
         seconds = time.perf_counter() - self.begin
         return {
-            "train_loss": float(sums[0]) / world.size,
-            "train_accuracy": float(sums[1]) / max(1, self.count * world.size),
+            **{f"train_{name}": value / count for name, value in found.items()},
             "seconds": seconds,
-            "pictures_per_second": self.count * world.size / seconds,
+            "pictures_per_second": self.pictures * world.size / seconds,
             "waiting": batches.waited / seconds,
         }

@@ -14,23 +14,21 @@ import torch
 import neocog
 from neocog.errors import RunError
 from neocog.fit.device import Device, hardware
-from neocog.fit.inputs import Data
+from neocog.fit.job import Data
 from neocog.fit.plan import Plan
 from neocog.fit.run import write_json, write_tensors
 from neocog.records import SPLITS
 
 
-def make_folder(folder: Path, plan: Plan, parts: Data) -> None:
+def make_folder(folder: Path, plan: Plan, data: Data) -> None:
     """Make it, with run.json and split.safetensors. Raises: RunError if a run is there."""
     if (folder / "run.json").exists():
         raise RunError(
             f"{folder} already holds a run; continue it with 'neocog resume {folder}', or choose another --out"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    counts = {split: len(parts.rows(split)) for split in SPLITS}
-    if parts.test is not None:
-        counts["test"] = len(parts.labelled_test()[1])
-    write_tensors(folder / "split.safetensors", {"codes": torch.from_numpy(parts.codes)})
+    counts = {split: len(data.rows(split)) for split in SPLITS} | {"test": len(data.testing()[1])}
+    write_tensors(folder / "split.safetensors", {"codes": torch.from_numpy(data.codes)})
     write_json(
         folder / "run.json",
         {
@@ -38,12 +36,12 @@ def make_folder(folder: Path, plan: Plan, parts: Data) -> None:
             "command": sys.argv,
             "settings": plan.as_dict(),
             "data": {
-                "name": parts.source.name,
+                "name": data.source.name,
                 "spec": plan.data,
-                "fingerprint": parts.fingerprint(),
+                "fingerprint": data.fingerprint(),
                 **counts,
-                "classes": list(plan.classes),
-                "notes": [*parts.source.notes, *parts.notes],
+                "classes": list(plan.task.get("classes", ())),
+                "notes": [*data.source.notes, *data.notes],
             },
             "versions": _versions(),
             "hardware": hardware(),

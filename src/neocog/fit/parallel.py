@@ -55,23 +55,31 @@ def wait_for_all(world: World) -> None:
         dist.barrier()
 
 
-def share_gradients(net: nn.Module, world: World) -> None:
-    """Replace every gradient by its mean over the processes: one message for all of them."""
+def share_gradients(net: nn.Module, count: Tensor, world: World) -> Tensor:
+    """Replace every gradient by its sum over the processes, divided by the sum of their `count`, which is returned.
+
+    One message for all of them. Before, gradients are those of sums over `count` things.
+    """
     if world.size == 1:
-        return
+        for p in net.parameters():
+            if p.grad is not None:
+                p.grad /= count.clamp(min=1e-6).to(p.grad)
+        return count
     gradients = []
     for p in net.parameters():
         if p.requires_grad:
             if p.grad is None:  # a block that stochastic depth left out here may have been used elsewhere
                 p.grad = torch.zeros_like(p)
             gradients.append(p.grad)
-    flat = torch.cat([g.reshape(-1) for g in gradients])
+    flat = torch.cat([*(g.reshape(-1) for g in gradients), count.to(gradients[0]).reshape(1)])
     dist.all_reduce(flat)
-    flat /= world.size
+    whole = flat[-1].clone()
+    flat /= whole.clamp(min=1e-6)
     first = 0
     for g in gradients:
         g.copy_(flat[first : first + g.numel()].view_as(g))
         first += g.numel()
+    return whole
 
 
 def same_everywhere(value: Any, world: World) -> Any:
@@ -90,13 +98,22 @@ def total(values: Tensor, world: World) -> Tensor:
     return values
 
 
+def of_all(value: Any, world: World) -> list[Any]:
+    """The values of all processes, in their order (arrays, dicts: anything that can be sent)."""
+    if world.size == 1:
+        return [value]
+    parts: list[Any] = [None] * world.size
+    dist.all_gather_object(parts, value)
+    return parts
+
+
 def gathered(values: Tensor, world: World) -> Tensor:
     """Rows (n_i, ...) of all processes, one after another; the numbers of rows may differ."""
-    if world.size == 1:
-        return values
-    parts: list[Any] = [None] * world.size
-    dist.all_gather_object(parts, values.cpu())
-    return torch.cat(parts)
+    return (
+        values
+        if world.size == 1
+        else torch.cat([part for part in of_all(values.cpu(), world) if len(part)] or [values])
+    )
 
 
 class _Sum(torch.autograd.Function):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,20 +9,29 @@ import numpy as np
 
 from neocog import nets
 from neocog.data.augment import Augment
-from neocog.data.decode import inspect
-from neocog.data.mirroring import Mirroring, by_names, decide
-from neocog.data.source import Source
-from neocog.data.split import complete_split
-from neocog.errors import DataError, NeocogError, UsageError
-from neocog.fit.recipes import Recipe, choose_batch, recipe
-from neocog.fit.schedules import side
-from neocog.records import SPLITS, Preprocess
-from neocog.tasks.measures import wilson
+from neocog.errors import UsageError
+from neocog.fit import transfer
+from neocog.fit.choices import (
+    choose_net,
+    choose_shape,
+    choose_size,
+    growing,
+    make_batch,
+    make_recipe,
+    mirror_as_decided,
+    splits_of,
+)
+from neocog.fit.device import Device
+from neocog.fit.job import Data, Wishes, task_options
+from neocog.fit.parallel import World, same_everywhere
+from neocog.fit.recipes import Recipe
+from neocog.fit.show import Show
+from neocog.fit.start import Start
+from neocog.records import Facts, Preprocess
+from neocog.tasks import Task
+from neocog.tasks.task import load, saved
 
-_LOOK_AT = 256  # pictures whose headers are read to find the usual size
-_GROUPS_UP_TO = 200_000  # pictures; beyond that near-duplicates are not looked for without being asked
-_GROUPS_FOR_VALIDATION_UP_TO = 20_000
-_FEW = 30  # pictures of a split whose figures say little
+_STEP = 32  # whole pictures are brought to multiples of this, the deepest stride of the usual nets
 
 
 @dataclass(frozen=True)
@@ -33,20 +40,20 @@ class Plan:
 
     data: str | None
     test: str | None
+    task: dict[str, Any]  # see tasks.task.saved
     net: dict[str, Any]
     recipe: Recipe
-    classes: tuple[str, ...]
     preprocess: Preprocess
     batch: int
     seed: int = 0
     epochs: float | None = None
     minutes: float | None = None
-    mirror: bool = True  # a mirror image keeps its class: for test-time views, and for copies in splits
+    mirror: bool = True  # a mirror image keeps its answer: for test-time views, and for copies in splits
     mirror_asked: bool = False  # the user decided that
     columns: dict[str, str] | None = None
     device: dict[str, Any] = field(default_factory=dict)
     start: dict[str, Any] | None = None  # the weights that it starts from, see transfer.describe
-    taps: dict[str, Any] | None = None  # the layers that a new head reads, see features.Tapped
+    taps: dict[str, Any] | None = None  # the layers that a new head reads, see features.Tapped and nets.trunk
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -54,12 +61,13 @@ class Plan:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Plan:
-        """The plan that ``as_dict`` described."""
-        pre = values["preprocess"]
-        pre = Preprocess(**{**pre, "mean": tuple(pre["mean"]), "std": tuple(pre["std"])})
-        return Plan(
-            **{**values, "recipe": Recipe(**values["recipe"]), "preprocess": pre, "classes": tuple(values["classes"])}
-        )
+        """The plan that ``as_dict`` described, also that of a run of a version that knew only the task label."""
+        values = dict(values)
+        recipe = Recipe(**values["recipe"])
+        classes = values.pop("classes", None)
+        if "task" not in values:
+            values["task"] = {"name": "label", "classes": classes, "smoothing": recipe.label_smoothing}
+        return Plan(**{**values, "recipe": recipe, "preprocess": Preprocess.from_json(values["preprocess"])})
 
     @property
     def by_steps(self) -> bool:
@@ -79,170 +87,156 @@ class Plan:
             colour=r.colour,
             mixup=r.mixup,
             cutmix=r.cutmix,
+            zoom=r.zoom,
+            rotate=r.rotate,
+            elastic=r.elastic,
         )
 
 
-def usual_size(source: Source, rows: np.ndarray) -> tuple[int, int]:
-    """The median short side of some pictures, in pixels, and the number of their channels (1 if all are grey)."""
-    sides, grey = [], True
-    for i in rows[np.linspace(0, len(rows) - 1, min(_LOOK_AT, len(rows))).astype(int)]:
-        try:
-            data = source.read(int(i))
-            if isinstance(data, bytes):
-                info = inspect(data)
-                sides.append(min(info.width, info.height))
-                grey &= info.mode in ("L", "1", "I;16", "I")
-            else:
-                sides.append(min(data.shape[:2]))
-                grey &= data.ndim == 2
-        except (DataError, OSError):
-            continue
-    if not sides:
-        raise DataError(f"no picture of {source.name} can be read; 'neocog check' says why")
-    return int(np.median(sides)), 1 if grey else 3
+def make_plan(
+    wishes: Wishes, data: Data, device: Device, world: World, show: Show, start: Start | None = None
+) -> tuple[Plan, Task]:
+    """Decide what was left open: the size, the net, the recipe, the splits and the batch; and say so.
 
-
-def choose_size(side: int, on_cpu: bool) -> int:
-    """The net's input for pictures whose usual short side is `side`: 32, 64, or 128 (224 on a GPU)."""
-    if side <= 40:
-        return 32
-    if side <= 96:
-        return 64
-    return 128 if on_cpu or side < 180 else 224
-
-
-def choose_net(size: int) -> str:
-    """The net for an input size: speednet for small pictures, resnet18 for the others."""
-    return "speednet" if size <= 64 else "resnet18"
-
-
-def choose_recipe(net: str) -> str:
-    """The recipe for a net: fast for the nets that it was made for."""
-    return "fast" if net.startswith("speednet") else "standard"
-
-
-def splits_of(
-    source: Source,
-    r: Recipe,
-    seed: int,
-    progress: Callable[[int, int], None] | None = None,
-    *,
-    mirrored: bool | None = None,
-) -> tuple[np.ndarray, list[str], Mirroring]:
-    """A code for each picture (index into SPLITS, -1 = not used), what was done, and whether mirror images are alike.
-
-    Declared splits are kept. Otherwise 80 % train, 10 % validate and 10 % test, stratified, near-duplicates together;
-    where only validation is missing, the recipe says how much is cut from training.
-
-    Args:
-        mirrored: whether a mirror image keeps its class; None decides by the names of the classes and by looking.
+    With a `start`, net and preprocessing are those of its weights, and the regime is decided, too.
     """
-    notes: list[str] = []
-    labelled = source.labels >= 0
-    groups = mirroring = None
-    declared = set(np.unique(source.splits[labelled]).tolist()) - {-1}
-    if not {1, 2} <= declared:
-        # a validation split that is cut beside a declared test split only steers: there speed counts for more
-        most = _GROUPS_UP_TO if 2 not in declared else _GROUPS_FOR_VALIDATION_UP_TO
-        if len(source) <= most:
-            from neocog.data.check import groups_and_mirroring
-
-            groups, mirroring = groups_and_mirroring(source, np.arange(len(source)), progress, mirrored=mirrored)
+    source, kind = data.source, data.task
+    usual, channels = data.usual
+    side = min(usual)
+    small = wishes.size or choose_size(side, device.kind == "cpu")
+    name = start.spec["name"] if start else wishes.net or choose_net(small)
+    facts = nets.facts(name)
+    _check_net(facts, kind)
+    pre = _preprocess(wishes, data, start, facts, device)
+    r = make_recipe(wishes.recipe or ("finetune" if start and kind.recipe is None else None), name, wishes.fields, kind)
+    with show.bar("looking for near-duplicates") as bar:
+        mirrored = r.flip != "none" if "flip" in wishes.fields else None
+        split = splits_of(
+            source,
+            kind,
+            r,
+            wishes.seed,
+            lambda done, of: bar(done / max(1, of), f"{done:,} of {of:,}"),
+            mirrored=mirrored,
+        )
+    data.codes, data.notes, mirroring = same_everywhere(split, world)
+    rows = data.rows("train")
+    options = task_options(kind, wishes.task_options)
+    task = kind.plan(source, rows, {**r.as_dict(), **options})
+    net_options, taps, began = dict(wishes.net_options), None, None
+    if start:
+        decision = transfer.decide(start, task, data, wishes)
+        taps, began, r = decision.taps, decision.start, decision.recipe.changed(val_share=r.val_share)
+        data.notes += decision.notes
+        if pre.channels < channels:
+            data.notes.append("the weights are for grey pictures, so colours are not used")
+    elif kind.name == "label" and transfer.each_class(np.bincount(source.labels[rows])) < transfer.FEW:
+        data.notes.append(transfer.ONE_SPLIT)
+    if r.dropout >= 0:
+        if "dropout" in nets.options(name):
+            net_options.setdefault("dropout", r.dropout)
         else:
-            notes.append(f"near-duplicates were not looked for among {len(source):,} pictures ('neocog check' does)")
-    trained = int((labelled & (source.splits == 0)).sum())
-    if SPLITS.index("test") in declared and trained:
-        # a small share of few pictures would tell nothing: at least 1,000, or a tenth
-        share = min(max(r.val_share, min(0.1, 1000 / trained)), r.val_most / trained)
-        fractions = (1.0 - share, share, 0.0)
-    else:
-        fractions = (0.8, 0.1, 0.1)
-    codes, more = complete_split(source, fractions=fractions, groups=groups, seed=seed)
-    codes = np.where(labelled, codes, -1).astype(np.int8)
-    if not labelled.all():
-        notes.append(f"{int((~labelled).sum()):,} pictures without a label are not used")
-    if mirrored is not None:
-        mirroring = Mirroring(mirrored, "asked for")
-    return codes, notes + more + _too_few(codes), mirroring or decide(source)
+            data.notes.append(f"{name} has no dropout, so the recipe's dropout of {r.dropout:g} is left out")
+    r, said = _as_the_task_can(r, kind)
+    data.notes += said
+    r, said = growing(r, name, pre.size, compiled=device.compile and "small" not in wishes.fields)
+    data.notes += said
+    if not start and min(pre.input) <= 64 and nets.options(name).get("stem") == "imagenet":
+        net_options.setdefault("stem", "small")  # the ImageNet stem would leave 2x2 of a 64x64 picture at the end
+    own = task.outputs if task.outputs is not None else task.zoo_outputs if facts.task == kind.name else None
+    kept = (start.spec["classes"] if start else facts.classes) if own is None or taps else own
+    spec = {
+        **(start.spec if start else {}),
+        "name": name,
+        "classes": kept,
+        "in_channels": pre.channels,
+        "input_size": min(pre.input) if nets.one_size(name) or pre.shape is None else facts.input[-1],
+        **net_options,
+    }
+    r, mirror, said = mirror_as_decided(r, mirroring, _names(task), wishes.fields)
+    data.notes += said
+    data.notes += task.notes
+    for note in data.notes:
+        show.say(f"note: {note}")
+    plan = Plan(
+        data=data.spec,
+        test=data.test_spec,
+        columns=data.columns,
+        task=saved(task),
+        net=spec,
+        recipe=r,
+        preprocess=pre,
+        batch=make_batch(r, len(rows), world.size),
+        seed=wishes.seed,
+        epochs=wishes.epochs,
+        minutes=wishes.minutes,
+        mirror=mirror,
+        mirror_asked=bool({"flip", "tta"} & set(wishes.fields)),
+        device=device.as_dict(),
+        start=began,
+        taps=taps,
+    )
+    return plan, task
 
 
-def mirror_as_decided(
-    r: Recipe, found: Mirroring, classes: tuple[str, ...], asked: Collection[str]
-) -> tuple[Recipe, bool, list[str]]:
-    """The recipe with or without mirrored training pictures, whether test-time views may be mirrored, and a note.
-
-    Args:
-        asked: the recipe fields that the user set: they always win.
-    """
-    views = "tta" in asked and r.tta == "flip"
-    if "flip" in asked:
-        said = by_names(classes) if r.flip != "none" else None
-        notes = [f"pictures are mirrored, as asked for, although {said.why}"] if said else []
-        return r, found.allowed or views, notes
-    used = [what for what, how in (("training pictures", r.flip), ("test-time views", r.tta)) if how != "none"]
-    if found.allowed:
-        note = f"{' and '.join(used)} are mirrored: {found.why} (--set flip=none leaves them as they are)"
-        return r, True, [note] * bool(used)
-    note = f"{found.why}, so pictures are not mirrored (--set flip=random mirrors them)"
-    return r.changed(flip="none"), views, [note] * bool(used)
+def task_of(plan: Plan, data: Data) -> Task:
+    """The task of a plan; that of a run of an older version is planned again."""
+    if plan.task["name"] == "label" and "weights" not in plan.task:
+        return data.task.plan(data.source, data.rows("train"), plan.recipe.as_dict())
+    return load(plan.task)
 
 
-def _too_few(codes: np.ndarray) -> list[str]:
-    """What figures on a few pictures are worth, even if all of them are right."""
-    counts = {name: int((codes == SPLITS.index(name)).sum()) for name in ("val", "test")}
-    return [
-        f"the {name} split has only {n} picture{'s' * (n > 1)}: even if all are right, the accuracy may be as low as "
-        f"{100 * wilson(n, n)[0]:.0f} % (95 % confidence)"
-        for name, n in counts.items()
-        if 0 < n < _FEW
-    ]
+def _names(task: Task) -> tuple[str, ...]:
+    return tuple(getattr(task, "classes", ()))
 
 
-def fits_in_memory(pictures: int, pre: Preprocess) -> bool:
-    """Whether small pictures are held as one tensor: up to 96 pixels wide, and a quarter of the free memory."""
-    if pre.size > 96:
-        return False
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        free = 4 << 30
-    return pictures * pre.size * pre.size * pre.channels <= free // 4
+def _check_net(facts: Facts, task: type[Task]) -> None:
+    if len(facts.input) != 3 or facts.task not in ("label", "embed", task.name):
+        raise UsageError(
+            f"{facts.name} is a net for the task {facts.task!r} on inputs of shape {facts.input}, and this training is "
+            f"for the task {task.name!r} on pictures; 'neocog nets --task label' lists the nets for that"
+        )
+    if getattr(nets.builder(facts.name), "learns_by_itself", False):
+        raise UsageError(
+            f"{facts.name} learns by its own rule, not by gradients: call its method learn(pictures, labels)"
+        )
 
 
-def make_recipe(name: str | None, net: str, fields: dict[str, Any] | None) -> Recipe:
-    """The recipe by name (or the net's usual one) with changed fields."""
-    return recipe(name or choose_recipe(net), **(fields or {}))
+def _preprocess(wishes: Wishes, data: Data, start: Start | None, facts: Facts, device: Device) -> Preprocess:
+    usual, channels = data.usual
+    side, kind = min(usual), data.task
+    given = start.sized(wishes.size, side) if start else None
+    if kind.fit == "pad":
+        size = wishes.size or kind.size or min(side, 64 if side <= 96 else 256 if device.kind == "cpu" else 512)
+        one = nets.one_size(facts.name)
+        step = 1 if one else 8 if size <= 96 else _STEP
+        shape = (size, size) if one else choose_shape(usual, max(size, facts.smallest), step)
+        made = Preprocess(min(shape), min(shape), channels=channels, fit="pad", shape=shape)
+        if given is None:
+            return made
+        return Preprocess(made.size, made.resize, given.mean, given.std, given.channels, "pad", made.shape)
+    if given is not None:
+        return given
+    usually = choose_size(side, device.kind == "cpu")
+    size = wishes.size or (max(facts.smallest, min(facts.input[-1], usually)) if wishes.net else usually)
+    return Preprocess(size=size, resize=size if size <= 96 else round(size * 256 / 224), channels=channels)
 
 
-def growing(r: Recipe, net: str, size: int, *, compiled: bool = False) -> tuple[Recipe, list[str]]:
-    """The recipe as the net can follow it: with pictures that are whole from the start if it cannot take smaller ones.
-
-    Args:
-        compiled: the net will be compiled, and for every size anew: not worth it unless it was asked for.
-
-    Raises:
-        UsageError: the recipe's `small` is no share.
-    """
-    if not 0.0 < r.small <= 1.0:
-        raise UsageError(f"--set small= is a share of the pictures' side, more than 0 and at most 1, not {r.small:g}")
-    first, smallest = side(size, r.small, r.small_until, 0.0), nets.facts(net).smallest
-    if first == size:
-        return r, []
-    if nets.one_size(net):
-        why = "is built for pictures of one size"
-    elif first < smallest:
-        why = f"needs pictures of at least {smallest}x{smallest}"
-    elif compiled:
-        why = "is compiled for pictures of one size (--set small= asks for more)"
-    else:
-        return r, []
-    return r.changed(small=1.0), [f"{net} {why}, so it is not shown small ones first"]
-
-
-def make_batch(r: Recipe, pictures: int, world: int) -> int:
-    """The batch for a recipe and a number of training pictures; see `choose_batch`."""
-    if pictures < 1:
-        raise DataError("there is no labelled picture to train on")
-    if pictures < world:
-        raise NeocogError(f"{pictures} training pictures cannot be shared by {world} processes")
-    return choose_batch(r.batch_size, pictures, world)
+def _as_the_task_can(r: Recipe, task: type[Task]) -> tuple[Recipe, list[str]]:
+    """The recipe without what the task cannot do; notes say what was left out, if the recipe asked for it."""
+    notes, changes = [], dict[str, Any]()
+    if (r.mixup or r.cutmix) and not task.mixes:
+        changes |= {"mixup": 0.0, "cutmix": 0.0}
+        notes.append(f"the task {task.name} cannot be learned from mixed pictures, so they are not mixed")
+    if task.geometry:
+        if r.small < 1.0:
+            changes["small"] = 1.0
+        if r.tta == "shift":
+            changes["tta"] = "flip"
+    elif r.elastic:
+        changes["elastic"] = 0.0
+    if r.tta != "none" and not task.views_back:
+        changes["tta"] = "none"
+    if task.whole_batch and r.chunk:
+        changes["chunk"] = 0
+    return r.changed(**changes), notes

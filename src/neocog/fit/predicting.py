@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +12,27 @@ import numpy as np
 import torch
 from torch import nn
 
-from neocog.data import open_source, prepare
-from neocog.data.batches import Held, Streamed, workers
+from neocog.data import open_source
+from neocog.data.batches import Batch, Known, Streamed, gathered_pictures, normalised, workers
+from neocog.data.decode import placed
+from neocog.data.kinds import Category
+from neocog.data.source import Source
+from neocog.data.warp import Warp
 from neocog.errors import DataError, DecodeError, RunError, UsageError
 from neocog.fit.device import Device, choose
+from neocog.fit.evaluating import averaged, observed
 from neocog.fit.features import build
-from neocog.fit.outputs import averaged, outputs_of
+from neocog.fit.job import Split, open_split
 from neocog.fit.run import load_state, read_json, read_tensors
+from neocog.fit.show import Show
 from neocog.records import SPLITS, Preprocess
+from neocog.tasks import Label, Task
+from neocog.tasks.label import Prediction
 from neocog.tasks.measures import evaluate_logits, softmax
+from neocog.tasks.task import fits, load
 from neocog.tasks.unknown import Unknown
 
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What a net says of one picture. `problem` is the reason if it could not be read; the rest is empty then.
-
-    `probability` is calibrated on the validation pictures. `unknown` is true for a picture unlike the training data:
-    its `strangeness`, a distance in feature space, is beyond what 95 % of the validation pictures have.
-    """
-
-    key: str
-    label: str = ""
-    probability: float = 0.0
-    top: tuple[tuple[str, float], ...] = ()
-    unknown: bool = False
-    strangeness: float = 0.0
-    problem: str | None = None
+__all__ = ["Prediction", "Run", "evaluate", "logits_of", "predict"]
 
 
 class Run:
@@ -58,6 +52,13 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
 
+    @cached_property
+    def task(self) -> Task:
+        """What the net answers, with what was chosen after training."""
+        if "task" in self._card:
+            return load(self._card["task"])
+        return Label(self._card["classes"], temperature=float(self._card["temperature"]))  # of an older version
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of the net's outputs."""
@@ -76,8 +77,7 @@ class Run:
     @property
     def preprocess(self) -> Preprocess:
         """How pictures become the net's input."""
-        values = self._card["preprocess"]
-        return Preprocess(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        return Preprocess.from_json(self._card["preprocess"])
 
     @property
     def views(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Run:
     def net(self) -> nn.Module:
         """The trained net, in eval mode, on the CPU."""
         if self._net is None:
-            net = build(self.spec, self.taps, len(self.classes))
+            net = build(self.spec, self.taps, self.task)
             path = self.folder / "weights.safetensors"
             load_state(net, read_tensors(path)[0], str(path))
             self._net = net.eval()
@@ -115,8 +115,11 @@ class Run:
             self._unknown = Unknown.load({k: v.numpy() for k, v in read_tensors(path)[0].items()})
         return self._unknown
 
-    def predict(self, pictures: Any, *, top: int = 5) -> list[Prediction]:
-        """Predictions for one picture or many: paths, encoded bytes or uint8 arrays; a folder means its pictures."""
+    def predict(self, pictures: Any, *, top: int = 5) -> list[Any]:
+        """What the net says of one picture or many: paths, encoded bytes or uint8 arrays; a folder means its pictures.
+
+        Each answer is an `Answer` of the run's task, a `Prediction` of the task label.
+        """
         if isinstance(pictures, (str, Path)) and Path(pictures).is_dir():
             source = open_source(Path(pictures))
             pictures = [source.path(i) or source.read(i) for i in range(len(source))]
@@ -128,12 +131,9 @@ class Run:
         """The result in a few lines."""
         m, lines = self.metrics, []
         for split, name in (("test", "test"), ("val", "validation")):
-            if f"{split}_accuracy" in m:
-                low, high = m[f"{split}_accuracy_interval"]
-                lines.append(
-                    f"{name} accuracy {100 * m[f'{split}_accuracy']:.2f} % (95 % interval {100 * low:.1f} to "
-                    f"{100 * high:.1f}, n = {m[f'{split}_n']:,}), macro-F1 {m[f'{split}_macro_f1']:.4f}"
-                )
+            figures = {k.removeprefix(f"{split}_"): v for k, v in m.items() if k.startswith(f"{split}_")}
+            if figures:
+                lines.append(f"{name} {self.task.headline(figures)}")
         if "cv_accuracy" in m:
             low, high = m["cv_accuracy_interval"]
             lines.append(
@@ -149,12 +149,12 @@ def _single(array: np.ndarray) -> bool:
 
 def predict(
     run: Run | str | Path, inputs: Iterable[Any], *, top: int = 5, batch_size: int = 64, device: str | None = None
-) -> Iterator[Prediction]:
-    """Predict pictures one batch at a time, in their order; one that cannot be read gets a `problem`.
+) -> Iterator[Any]:
+    """Answers for pictures one batch at a time, in their order; one that cannot be read gets a `problem`.
 
     Args:
         inputs: paths, encoded bytes, or uint8 arrays (H, W) or (H, W, 3).
-        top: classes in `Prediction.top`.
+        top: guesses for each picture, where a task has several.
         device: ``"cpu"``, ``"cuda"``, ``"mps"``; None takes a GPU if there is one.
 
     Raises:
@@ -163,52 +163,57 @@ def predict(
     run = run if isinstance(run, Run) else Run(run)
     if top < 1:
         raise UsageError(f"--top needs at least 1, got {top}")
-    pre, chosen = run.preprocess, _here(device)
+    pre, chosen, task = run.preprocess, _here(device), run.task
     net = run.net().to(chosen.torch).to(memory_format=chosen.layout)  # type: ignore[call-overload]
-    detector = run.detector()
-    mean = torch.tensor(pre.mean[: pre.channels])[:, None, None]
-    std = torch.tensor(pre.std[: pre.channels])[:, None, None]
+    detector = run.detector() if task.knows_strangers else None
+    if pre.fit == "pad":
+        batch_size = min(batch_size, 8)
 
-    def read(one: tuple[int, Any]) -> tuple[str, np.ndarray | None, str | None]:
+    def read(one: tuple[int, Any]) -> tuple[str, Any, str | None]:
         number, item = one
         key = str(item) if isinstance(item, (str, Path)) else f"picture {number}"
         try:
             data = Path(item).read_bytes() if isinstance(item, (str, Path)) else item
-            return key, prepare(data, pre), None
+            made, matrix, size = placed(data, pre)
+            return key, (made.transpose(1, 2, 0), matrix, size), None
         except DecodeError as error:
             return key, None, str(error)
         except OSError as error:
             return key, None, error.strerror or str(error)
 
-    def answer(batch: list[tuple[str, np.ndarray | None, str | None]]) -> Iterator[Prediction]:
-        pixels = [p for _, p, _ in batch if p is not None]
-        rows: Iterator[tuple[np.ndarray, float]] = iter(())
-        if pixels:
-            x = ((torch.from_numpy(np.stack(pixels)) / 255.0 - mean) / std).to(chosen.torch)
-            x = x.contiguous(memory_format=chosen.layout)
-            with torch.inference_mode(), chosen.autocast():
-                logits, seen = averaged(net, x, run.views["tta"], run.views["mirror"], features=detector is not None)
-            probabilities = softmax(logits.cpu().numpy(), run.temperature)
-            strange = np.zeros(len(pixels)) if seen is None or not detector else detector.score(seen.cpu().numpy())
-            rows = iter(list(zip(probabilities, strange.tolist(), strict=True)))
-        for key, picture, problem in batch:
-            if picture is None:
-                yield Prediction(key, problem=problem)
-                continue
-            p, distance = next(rows)
-            best = np.argsort(-p, kind="stable")[:top]
-            guesses = tuple((run.classes[k], float(p[k])) for k in best)
-            odd = detector is not None and distance > detector.threshold
-            yield Prediction(key, guesses[0][0], guesses[0][1], guesses, odd, float(distance))
+    @torch.inference_mode()
+    def answer(some: list[tuple[str, Any, str | None]]) -> list[Any]:
+        good = [(key, picture) for key, picture, problem in some if problem is None]
+        found: Iterator[Any] = iter(())
+        if good:
+            batch = pictures_only([picture for _, picture in good], pre, chosen)
+            with chosen.autocast():
+                outputs, seen = averaged(
+                    net, task, batch, run.views["tta"], run.views["mirror"], features=detector is not None
+                )
+            answers: list[Any] = task.answers(outputs, batch, [key for key, _ in good], top)
+            if detector is not None and seen is not None:
+                distances = detector.score(seen.cpu().numpy()).tolist()
+                answers = [a.judged(d, detector.threshold) for a, d in zip(answers, distances, strict=True)]
+            found = iter(answers)
+        return [next(found) if problem is None else task.unread(key, problem) for key, _, problem in some]
 
     with ThreadPoolExecutor(workers()) as pool:
-        batch: list[Any] = []
+        waiting: list[Any] = []
         for one in enumerate(inputs):
-            batch.append(one)
-            if len(batch) == batch_size:
-                yield from answer(list(pool.map(read, batch)))
-                batch = []
-        yield from answer(list(pool.map(read, batch)))
+            waiting.append(one)
+            if len(waiting) == batch_size:
+                yield from answer(list(pool.map(read, waiting)))
+                waiting = []
+        yield from answer(list(pool.map(read, waiting)))
+
+
+def pictures_only(pictures: list[Any], pre: Preprocess, device: Device) -> Batch:
+    """A batch of prepared pictures (see ``data.batches.Placed``) of which nothing is known."""
+    part = gathered_pictures(pictures, pre)
+    x = normalised(part.pixels.to(device.torch).permute(0, 3, 1, 2).float() / 255.0, pre)
+    x = x.contiguous(memory_format=device.layout)
+    return Batch((x,), {}, torch.arange(len(x)), part.valid.to(device.torch), Warp(part.places, part.sizes, pre.input))
 
 
 def _here(device: str | None) -> Device:
@@ -242,6 +247,8 @@ def evaluate(
                 f"{other.folder} and {opened[0].folder} were trained on different classes, so their probabilities "
                 "cannot be averaged"
             )
+    if opened[0].task.name != "label":
+        return _evaluate_one(opened, data, split, device)
     source = open_source(data)
     unknown = [c for c in source.classes if c not in classes]
     if unknown:
@@ -259,9 +266,7 @@ def evaluate(
     where = choose(device)
     figures, probabilities, common = [], [], np.ones(len(rows), dtype=bool)
     for run in opened:
-        pictures: Held | Streamed = Streamed(source, rows, run.preprocess)
-        net = run.net().to(where.torch).to(memory_format=where.layout)  # type: ignore[call-overload]
-        found, logits, _ = outputs_of(net, pictures, where, **run.views)
+        found, logits = logits_of(run, source, rows, where)
         order = np.array([run.classes.index(c) for c in classes])
         logits = logits[:, order]
         result = evaluate_logits(logits, labels[found], classes, run.temperature)
@@ -281,3 +286,34 @@ def evaluate(
         "runs": figures,
         "ensemble": ensemble,
     }
+
+
+def logits_of(run: Run, source: Source, rows: np.ndarray, where: Device) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in `rows` int64 (N,) of the pictures that can be read, and a label run's logits (N, K) for them."""
+    column = Category(np.zeros(len(rows)), ("?",))  # the labels do not matter here
+    shown = Split((Streamed(source, rows, run.preprocess),), source, rows, Known({"label": column}, run.task.collate))
+    net = run.net().to(where.torch).to(memory_format=where.layout)  # type: ignore[call-overload]
+    seen, _ = observed(net, run.task, shown, where, **run.views)
+    return seen["rows"], seen["logits"]
+
+
+def _evaluate_one(runs: Sequence[Run], data: Any, split: str | None, device: str | None) -> dict[str, Any]:
+    """Figures of runs of one task, each by itself."""
+    figures, where, name, n = [], choose(device), split, 0
+    for run in runs:
+        task, source = run.task, open_source(data)
+        if not fits(type(task), source):
+            raise DataError(f"{source.name} has no {' and '.join(task.needs)}, by which the task {task.name} is judged")
+        usable = task.known(source)
+        if name is None:
+            name = "test" if (usable & (source.splits == SPLITS.index("test"))).any() else "all"
+        rows = np.flatnonzero(usable if name == "all" else usable & (source.splits == SPLITS.index(name)))
+        if not len(rows):
+            raise DataError(f"{source.name} has no picture with {' and '.join(task.needs)} in the split {name}")
+        columns = {role: source.columns[role].select(rows) for role in task.needs}
+        shown = open_split(columns, task, source, rows, run.preprocess, where, Show(False), "pictures")
+        net = run.net().to(where.torch).to(memory_format=where.layout)  # type: ignore[call-overload]
+        seen, _ = observed(net, task, shown, where, **run.views)
+        figures.append({"run": str(run.folder), **task.figures(seen)})
+        n = figures[-1]["n"]
+    return {"data": open_source(data).name, "split": name, "n": n, "runs": figures, "ensemble": None}

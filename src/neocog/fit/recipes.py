@@ -66,6 +66,9 @@ class Recipe:
     colour: float = 0.0  # strength of brightness, contrast and saturation jitter
     mixup: float = 0.0  # alpha of the Beta distribution
     cutmix: float = 0.0
+    zoom: float = 0.0  # pictures are shown larger or smaller by up to this share, places with them
+    rotate: float = 0.0  # and turned by up to so many degrees
+    elastic: float = 0.0  # and bent: deviation in pixels of a 3x3 grid of displacements (Ronneberger et al. 2015)
     small: float = 1.0  # side of the pictures at the beginning, as a share; it grows in eighths (1: always whole)
     small_until: float = 0.7  # share of the training after which pictures are whole
     # evaluation
@@ -171,6 +174,25 @@ RECIPES: dict[str, Recipe] = {
             ema=0.98,
             resized_crop=0.5,
             colour=0.2,
+            tta="flip",
+        ),
+        Recipe(
+            name="dense",
+            about="for answers with places (masks, boxes, points): AdamW, zoomed and mirrored pictures, EMA",
+            epochs=40.0,
+            min_steps=400,
+            batch_size=8,
+            optimizer="adamw",
+            lr=1e-3,
+            weight_decay=0.02,
+            schedule="cosine",
+            warmup=0.05,
+            clip=5.0,
+            ema=0.99,
+            zoom=0.5,
+            colour=0.2,
+            lr_last=0.5,
+            lr_early=0.2,
             tta="flip",
         ),
         Recipe(

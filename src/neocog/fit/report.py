@@ -60,7 +60,9 @@ def write_report(run_folder: Path, pictures: Pictures | None = None) -> Path:
     temperature = _temperature(net, results)
     figures = _figures(results, split, classes, temperature)
 
-    result = _headline(run, start, end, epochs, figures, split) + _kept(net) + cross_validation(net.get("metrics") or {})
+    result = (
+        _headline(run, start, end, epochs, figures, split) + _kept(net) + cross_validation(net.get("metrics") or {})
+    )
     sections: list[tuple[str, str]] = [("Result", result)]
     if start.get("start"):
         sections.append(("Start", transfer_section(start["start"], _last(log, "head"))))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from neocog.fit import diagnose
 from neocog.fit.device import choose, place
-from neocog.fit.inputs import Data, make_inputs, make_plan
+from neocog.fit.inputs import prepare
+from neocog.fit.job import Data, Job, Wishes
 from neocog.fit.loop import Tally, gradients
-from neocog.fit.parallel import World
+from neocog.fit.parallel import World, share_gradients
+from neocog.fit.plan import make_plan
 from neocog.fit.show import Show
 from neocog.fit.state import State
 
@@ -36,24 +40,14 @@ def find_lr(
         "diverged_lr", "reason", "set"}``; `set` is what to type.
     """
     place(device)
-    world, show, parts = World(), Show(progress), Data.open(data, None, offline)
+    world, show, opened = World(), Show(progress), Data.open(data, None, offline)
     chosen = choose(device, training=True)
     show.say(f"device: {chosen}")
-    plan = make_plan(
-        parts,
-        net=net,
-        recipe=recipe,
-        fields=set,
-        size=size,
-        net_options=None,
-        epochs=None,
-        minutes=None,
-        seed=seed,
-        device=chosen,
-        world=world,
-        show=show,
-    )
-    made = make_inputs(plan, parts, chosen, world, show)
+    wishes = Wishes(net=net, recipe=recipe, fields=dict(set or {}), seed=seed, size=size)
+    plan, task = make_plan(wishes, opened, chosen, world, show)
+    made = Job(plan, opened, task, chosen, world, show, Path(), time.monotonic())
+    prepare(made)
+    plan = made.plan
     state = State(made.net, plan.recipe, plan.batch, chosen.dtype)
     stream = made.batches.stream(0)
     made.net.train()
@@ -67,7 +61,9 @@ def find_lr(
             for opt in state.opts:
                 for group in opt.param_groups:
                     group["lr"] = group["peak"] * factor
-            loss = gradients(made.net, next(stream), made.task, chosen, plan.recipe.chunk, Tally(chosen.torch))
+            tally = Tally(chosen.torch)
+            loss, count = gradients(made.net, next(stream), task, chosen, plan.recipe.chunk, tally)
+            share_gradients(made.net, count, world)
             for opt in state.opts:
                 opt.step()
                 opt.zero_grad(set_to_none=True)

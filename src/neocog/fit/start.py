@@ -13,11 +13,13 @@ from torch import nn
 from neocog import nets
 from neocog.errors import NetError, UsageError, closest
 from neocog.fit import features
+from neocog.fit.depth import zoo_net
 from neocog.fit.predicting import Run
 from neocog.fit.run import load_state
 from neocog.nets.weight_files import preprocess_for, read_weights, resolve_weights
 from neocog.nets.weights import build_with_weights, nearest
 from neocog.records import Preprocess
+from neocog.tasks.task import saved
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,12 @@ class Start:
     preprocess: Preprocess
     classes: tuple[str, ...] | None = None
     taps: dict[str, Any] | None = None
+    task: dict[str, Any] | None = None  # what a run was trained for, see tasks.task.saved
 
     @property
     def trunk(self) -> nn.Module:
         """The net of the zoo."""
-        return self.net.trunk if isinstance(self.net, features.Tapped) else self.net
+        return zoo_net(self.net)
 
     def sized(self, size: int | None, side: int) -> Preprocess:
         """The preprocessing of the weights, or the same for another size, for pictures whose short side is `side`.
@@ -104,6 +107,7 @@ def _open_run(run: Run, net: str | None, options: dict[str, Any]) -> Start:
         raise UsageError(f"{run.folder} trained {spec['name']}, not {net}; leave --net away")
     made = run.net()
     if options:
-        made = features.build(spec, run.taps, len(run.classes)).eval()
+        made = features.build(spec, run.taps, run.task).eval()
         load_state(made, run.net().state_dict(), str(run.folder))
-    return Start(run.folder.resolve(), made, spec, run.preprocess, run.classes, run.taps)
+    classes = run.classes if run.task.name == "label" else None
+    return Start(run.folder.resolve(), made, spec, run.preprocess, classes, run.taps, saved(run.task))

@@ -19,7 +19,6 @@ from neocog.fit.optim import optimizers
 from neocog.fit.recipes import Recipe
 from neocog.fit.run import load_state, read_tensors, write_tensors
 from neocog.nets import head_of
-from neocog.tasks.measures import wilson
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -37,8 +36,8 @@ class State:
         self.scale = 1.0  # on the learning rate, lowered when validation stalls
         self.best = float("-inf")  # best validation figure so far
         self.stale = 0  # epochs since then
-        self.top: dict[str, Any] = {}  # the best epoch: step, figure (higher is better), loss
-        self.last: dict[str, Any] = {}  # the same of the last epoch, and n, its validation pictures
+        self.top: dict[str, Any] = {}  # the best epoch: step, figure (higher is better), loss, error
+        self.last: dict[str, Any] = {}  # the same of the last epoch
         self._top: dict[str, Tensor] = {}  # weights of the best epoch
         self.log_size = 0
 
@@ -62,9 +61,12 @@ class State:
                 self.slow[name].lerp_(p, 1.0 - self.recipe.lookahead)
                 p.copy_(self.slow[name])
 
-    def note(self, figure: float, loss: float, n: int) -> None:
-        """Note an epoch's validation figure, and copy its weights if it is the best (then by loss; of equals, the last)."""
-        self.last = {"step": self.step, "figure": figure, "loss": loss, "n": n}
+    def note(self, figure: float, loss: float, error: float) -> None:
+        """Note an epoch's validation figure, higher is better, and its standard error.
+
+        Its weights are copied if it is the best (then by loss; of equals, the last).
+        """
+        self.last = {"step": self.step, "figure": figure, "loss": loss, "error": error}
         if math.isfinite(figure) and (not self.top or _rank(self.last) >= _rank(self.top)):
             self.top = self.last
             self._top = {k: v.detach().to("cpu", copy=True) for k, v in self.final_net.state_dict().items()}
@@ -81,9 +83,9 @@ class State:
             return {"step": self.step, "why": "the last weights, because no epoch has a validation figure"}
         if top["step"] == self.step:
             return {"step": self.step, "why": f"the last weights, which have the best validation {better}"}
-        low, _ = wilson(round(top["figure"] * top["n"]), top["n"], z=1.0)
-        figures = f"(validation {better} {top['figure']:.4f}, the last {last['figure']:.4f})"
-        if not (self.recipe.early_stop or self.recipe.stall) and last["figure"] >= low:
+        figures = f"(validation {better} {abs(top['figure']):.4f}, the last {abs(last['figure']):.4f})"
+        near = last["figure"] >= top["figure"] - top["error"]
+        if not (self.recipe.early_stop or self.recipe.stall) and near:
             return {"step": self.step, "why": f"the last weights; the best epoch is within a standard error {figures}"}
         self.final_net.load_state_dict(self._top)
         return {"step": top["step"], "why": f"the weights of the best epoch {figures}"}

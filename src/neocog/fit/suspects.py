@@ -11,12 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from neocog.data.batches import Streamed
 from neocog.data.source import Source
 from neocog.errors import DataError
 from neocog.fit.device import choose
-from neocog.fit.outputs import outputs_of
-from neocog.fit.predicting import Run
+from neocog.fit.predicting import Run, logits_of
 from neocog.tasks.measures import softmax
 
 
@@ -67,8 +65,7 @@ def suspicious_labels(
             f"{source.name} has no labelled picture of a class that {run.folder} knows: {', '.join(run.classes[:8])}"
         )
     where = choose(device)
-    net = run.net().to(where.torch).to(memory_format=where.layout)  # type: ignore[call-overload]
-    found, logits, _ = outputs_of(net, Streamed(source, rows, run.preprocess), where, **run.views)
+    found, logits = logits_of(run, source, rows, where)
     probabilities = softmax(logits, run.temperature)
     rows = rows[found]
     which, believed = doubted(probabilities, labels[rows])

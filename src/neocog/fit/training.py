@@ -1,4 +1,4 @@
-"""From pictures to a trained net and an honest report: `train`, `resume` and `find_lr`."""
+"""From pictures to a trained net and an honest report: `train` and `resume`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from neocog import nets
 from neocog.data.batches import Batch
 from neocog.errors import RunError, UsageError
 from neocog.fit import diagnose
-from neocog.fit import plan as planning
+from neocog.fit.choices import make_recipe
 from neocog.fit.clock import Clock
-from neocog.fit.device import Device, check_precision, choose, place, prepare
+from neocog.fit.device import Device, check_precision, choose, place
+from neocog.fit.device import prepare as prepare_device
+from neocog.fit.evaluating import floated, observed
 from neocog.fit.features import check_layers, layer_names
 from neocog.fit.finish import finish
-from neocog.fit.inputs import Data, Inputs, make_inputs, make_plan
+from neocog.fit.inputs import count_parameters, prepare
+from neocog.fit.job import Data, Job, Wishes
 from neocog.fit.learn_head import learn_head
 from neocog.fit.loop import fit, weighted
 from neocog.fit.new_run import make_folder
-from neocog.fit.outputs import outputs_of
-from neocog.fit.parallel import World, alone, join, same_everywhere, wait_for_all
-from neocog.fit.plan import Plan
+from neocog.fit.parallel import alone, join, same_everywhere, wait_for_all
+from neocog.fit.plan import Plan, make_plan, task_of
 from neocog.fit.predicting import Run
 from neocog.fit.report import write_report
 from neocog.fit.run import Log, free_folder, read_json, read_tensors, write_json, write_tensors
@@ -36,12 +38,15 @@ from neocog.fit.signals import interruptible
 from neocog.fit.start import open_start
 from neocog.fit.state import CHECKPOINT, State
 from neocog.fit.transfer import check_wishes
+from neocog.tasks import Losses, Task, find
 
 
 def train(
     data: Any,
     *,
     test: Any = None,
+    task: str | None = None,
+    task_options: Mapping[str, Any] | None = None,
     net: str | None = None,
     recipe: str | None = None,
     epochs: float | None = None,
@@ -67,6 +72,8 @@ def train(
     Args:
         data: a folder, a table, tar shards, the name of a data set, a Source, or (pictures, labels) in memory.
         test: pictures that are only used at the end (default: the test split of `data`, declared or made).
+        task: what is asked of the pictures, a name of ``neocog.tasks.names()``; None takes what the data are made for.
+        task_options: options of the task to change.
         net: a name of ``neocog.nets.names()``; None chooses by the size of the pictures.
         recipe: a name of ``neocog.fit.recipes.RECIPES``; None chooses by the net.
         epochs: how often every picture is shown; `minutes`: train for a time instead.
@@ -100,67 +107,55 @@ def train(
             raise UsageError(f"{name} must be more than 0, got {value}")
     if net is not None:
         nets.facts(net)
-    planning.make_recipe(recipe, net or "speednet", dict(set or {}))  # a wrong name is told before anything is read
-    check_wishes(start is not None, regime, layer_names(layer), set or {})
+    if task is not None:
+        find(task)
+    fields, layers = dict(set or {}), layer_names(layer)
+    make_recipe(recipe, net or "speednet", fields)  # a wrong name is refused before anything is read
+    check_wishes(start is not None, regime, layers, fields)
     check_precision(precision)
-    opened = None
-    world = join()
-    place(device, local_rank=world.local_rank)
-    show = Show(progress and world.first)
-    parts = Data.open(data, test, offline, dict(columns) if columns else None)
-    for note in parts.source.notes:
-        show.say(f"note: {note}")
-    here = choose(device, precision=precision, local_rank=world.local_rank, training=True)
-    chosen = dataclasses.replace(same_everywhere(here, world), index=here.index)  # one choice for all processes
-    show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))
-    if start is not None:
-        opened = open_start(start, net=net, options=net_options, offline=offline or None, say=show.say)
-        check_layers(opened.trunk, layer_names(layer))
-
-    plan = make_plan(
-        parts,
+    wishes = Wishes(
+        task=task,
+        task_options=dict(task_options or {}),
         net=net,
+        net_options=dict(net_options or {}),
         recipe=recipe,
-        fields=set,
-        size=size,
-        net_options=net_options,
+        fields=fields,
         epochs=epochs,
         minutes=minutes,
         seed=seed,
-        device=chosen,
-        world=world,
-        show=show,
-        start=opened,
+        size=size,
+        start=start,
         regime=regime,
-        layers=layer_names(layer),
+        layers=layers,
+        offline=offline,
     )
-    return carry_out_new(plan, parts, out, chosen, world, show, diagnosis=diagnosis, save_every=save_every, begin=begin)
-
-
-def carry_out_new(
-    plan: Plan,
-    parts: Data,
-    out: str | Path | None,
-    chosen: Device,
-    world: World,
-    show: Show,
-    *,
-    diagnosis: bool,
-    save_every: float,
-    begin: float,
-) -> Run:
-    """Make the folder of a new run, and train as planned."""
-    stem = f"{parts.source.name or 'pictures'}-{plan.net['name']}".replace("/", "-").replace(" ", "-")
+    world = join()
+    place(device, local_rank=world.local_rank)
+    show = Show(progress and world.first)
+    opened = Data.open(data, test, offline, dict(columns) if columns else None, task)
+    for note in opened.source.notes:
+        show.say(f"note: {note}")
+    if task is None and opened.task.name != "label":
+        show.say(f"task: {opened.task.name} ({opened.task.about}); --task chooses another")
+    here = choose(device, precision=precision, local_rank=world.local_rank, training=True)
+    chosen = dataclasses.replace(same_everywhere(here, world), index=here.index)  # one choice for all processes
+    show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))
+    weights = None
+    if start is not None:
+        weights = open_start(start, net=net, options=net_options, offline=offline or None, say=show.say)
+        check_layers(weights.trunk, layers)
+    plan, what = make_plan(wishes, opened, chosen, world, show, weights)
+    stem = f"{opened.source.name or 'pictures'}-{plan.net['name']}".replace("/", "-").replace(" ", "-")
     folder = Path(same_everywhere(str(out or free_folder(stem)), world))
-    if world.first:
-        make_folder(folder, plan, parts)
-    try:
-        return _carry_out(
-            plan, parts, folder, chosen, world, show, diagnosis=diagnosis, save_every=save_every, begin=begin
-        )
-    except KeyboardInterrupt as stop:
-        stop.run = folder  # type: ignore[attr-defined]  # the command line says how to continue
-        raise
+    job = Job(plan, opened, what, chosen, world, show, folder, begin, save_every)
+    return carry_out_new(job, diagnosis=diagnosis)
+
+
+def carry_out_new(job: Job, *, diagnosis: bool) -> Run:
+    """Make the folder of a new run, and train as planned."""
+    if job.world.first:
+        make_folder(job.folder, job.plan, job.data)
+    return _carry_out(job, diagnosis=diagnosis)
 
 
 def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None, progress: bool = True) -> Run:
@@ -187,146 +182,150 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     world = join()
     show = Show(progress and world.first)
     chosen = Device.from_dict(plan.device)
-    chosen = dataclasses.replace(chosen, index=prepare(chosen.kind, local_rank=world.local_rank))
+    chosen = dataclasses.replace(chosen, index=prepare_device(chosen.kind, local_rank=world.local_rank))
     show.say(f"device: {chosen}")
     if plan.data is None and data is None:
         raise RunError(f"{folder} was trained on arrays in memory; give them again: neocog.resume(run, data=...)")
-    parts = Data.open(plan.data if data is None else data, plan.test, offline=False, columns=plan.columns)
-    if parts.fingerprint() != saved["data"]["fingerprint"]:
+    opened = Data.open(
+        plan.data if data is None else data, plan.test, offline=False, columns=plan.columns, task=plan.task["name"]
+    )
+    if opened.fingerprint() != saved["data"]["fingerprint"]:
         raise RunError(
             f"the pictures of {plan.data} have changed since {folder} began (files, labels or splits), so it cannot "
             "be continued exactly; train a new run with 'neocog train'"
         )
     tensors, _ = read_tensors(folder / "split.safetensors")
-    parts.codes = tensors["codes"].numpy()
+    opened.codes = tensors["codes"].numpy()
     if world.first and epochs is not None:
         write_json(folder / "run.json", {**saved, "settings": plan.as_dict()})
-    try:
-        return _carry_out(plan, parts, folder, chosen, world, show, diagnosis=False, save_every=60.0, begin=begin)
-    except KeyboardInterrupt as stop:
-        stop.run = folder  # type: ignore[attr-defined]
-        raise
+    job = Job(plan, opened, task_of(plan, opened), chosen, world, show, folder, begin)
+    return _carry_out(job, diagnosis=False)
 
 
-def _carry_out(
-    plan: Plan,
-    parts: Data,
-    folder: Path,
-    device: Device,
-    world: World,
-    show: Show,
-    *,
-    diagnosis: bool,
-    save_every: float,
-    begin: float,
-) -> Run:
+def _carry_out(job: Job, *, diagnosis: bool) -> Run:
+    folder, world, show, device = job.folder, job.world, job.show, job.device
     again = (folder / CHECKPOINT).exists()
-    made = make_inputs(plan, parts, device, world, show, fresh=not again)
-    plan, net, batches, task = made.plan, made.net, made.batches, made.task
-    if made.note:
-        show.say(f"note: {made.note}")
+    prepare(job, fresh=not again)
+    plan, net, task = job.plan, job.net, job.task
     state = State(net, plan.recipe, plan.batch, device.dtype)
     if again:
         state.load(folder)
-        show.say(f"continuing {folder} at epoch {state.step / batches.steps_per_epoch:.2f}")
-    epochs = plan.epochs if plan.epochs is not None else plan.recipe.epochs
-    clock = Clock.for_epochs(epochs, batches.steps_per_epoch, plan.recipe.min_steps if plan.epochs is None else 0)
-    clock.minutes, clock.world = plan.minutes, world
-    log = Log(folder if world.first else None, keep=state.log_size)
-    length = f"{plan.minutes:g} minutes" if plan.minutes else f"{clock.steps / batches.steps_per_epoch:.4g} epochs"
-    length = f": {length}, batches of {plan.batch}" if plan.by_steps else ""
-    show.say(
-        f"{plan.net['name']} ({sum(p.numel() for p in net.parameters() if p.requires_grad):,} parameters), recipe "
-        f"{plan.recipe.name}{length}; {len(made.training):,} pictures to train, "
-        f"{len(made.validation):,} to validate, {len(plan.classes)} classes; {folder}"
-    )
-    if made.trained:
-        show.say(made.trained)
-    val_labels = parts.source.labels[made.val_rows].astype(np.int64)
+        show.say(f"continuing {folder} at epoch {state.step / job.batches.steps_per_epoch:.2f}")
+    clock = _clock(job)
+    job.log = Log(folder if world.first else None, keep=state.log_size)
+    _say_what_is_done(job, clock)
+    validation = job.splits["val"]
 
     def validate(tried: nn.Module) -> dict[str, Any]:
-        if len(made.validation) == 0:
+        if len(validation) == 0:
             return {}
-        rows, logits, _ = outputs_of(tried, made.validation, device, world=world)
-        finite = np.isfinite(logits).all()  # a net that diverges has no figures
-        return {f"val_{k}": v for k, v in task.measure(logits, val_labels[rows]).items()} if finite else {}
+        seen, _ = observed(tried, task, validation, device, world=world)
+        if not all(np.isfinite(v).all() for v in seen.values() if v.dtype.kind == "f"):
+            return {}  # a net that diverges has no figures
+        figures = task.figures(seen)
+        return {f"val_{k}": v for k, v in {**figures, "error": task.error(figures)}.items()}
 
     def inspect(tried: nn.Module, batch: Batch) -> dict[str, Any]:
         with device.autocast():
-            return {"dead": diagnose.dead_units(tried, batch.x[:128])}
+            return {"dead": diagnose.dead_units(tried, *(x[:128] for x in batch.inputs))}
 
     try:
         if not again:
-            _first_words(made, parts, log, device)
+            _first_words(job)
             if diagnosis and world.first and plan.by_steps:
                 with alone(net):
-                    findings = _first_look(made, device)
+                    findings = _first_look(job)
                 for finding in findings:
-                    log.write("diagnosis", **finding.to_json())
+                    job.log.write("diagnosis", **finding.to_json())
                     if finding.verdict != "good":
                         show.say(f"{finding.name}: {finding.evidence}. {finding.advice}")
         if plan.by_steps:
             with show.bar("training") as bar, interruptible(world.size == 1) as asked:
-                how: dict[str, Any] = {"validate": validate, "inspect": inspect, "show": bar, "world": world}
-                how |= {"save_every": save_every, "interrupted": asked}
-                fit(state, batches, task, device, clock, folder, log, **how)
+                fit(job, state, clock, validate=validate, inspect=inspect, show=bar, interrupted=asked)
         else:
-            learn_head(made, parts, folder, device, world, log, show)
-        finish(made, parts, folder, state, device, world, show, log, begin)
-        log.write("end", seconds=time.monotonic() - begin)
+            learn_head(job)
+        finish(job, state)
+        job.log.write("end", seconds=time.monotonic() - job.begin)
     except RunError:
         if world.first and (folder / CHECKPOINT).exists():
             state.load(folder)
-            state.choose(task.better)
+            state.choose(task.figure)
             write_tensors(folder / "weights.safetensors", state.final_net.state_dict())
         raise
+    except KeyboardInterrupt as stop:
+        stop.run = folder  # type: ignore[attr-defined]  # the command line says how to continue
+        raise
     finally:
-        log.close()
-    if not world.first:
-        wait_for_all(world)  # until the first process has written everything
-        return Run(folder)
-    test_source, test_rows, _ = parts.labelled_test()
-    write_report(folder, pictures=test_source.read if len(test_rows) else parts.source.read)
-    wait_for_all(world)
+        job.log.close()
+    if world.first:
+        source, rows = job.data.testing()
+        write_report(folder, pictures=source.read if len(rows) else job.data.source.read)
+    wait_for_all(world)  # until the first process has written everything
     return Run(folder)
 
 
-def _first_words(made: Inputs, parts: Data, log: Log, device: Device) -> None:
-    log.write(
+def _clock(job: Job) -> Clock:
+    plan, steps = job.plan, job.batches.steps_per_epoch
+    epochs = plan.epochs if plan.epochs is not None else plan.recipe.epochs
+    clock = Clock.for_epochs(epochs, steps, plan.recipe.min_steps if plan.epochs is None else 0)
+    clock.minutes, clock.world = plan.minutes, job.world
+    return clock
+
+
+def _say_what_is_done(job: Job, clock: Clock) -> None:
+    plan = job.plan
+    length = f"{plan.minutes:g} minutes" if plan.minutes else f"{clock.steps / job.batches.steps_per_epoch:.4g} epochs"
+    length = f": {length}, batches of {plan.batch}" if plan.by_steps else ""
+    classes = getattr(job.task, "classes", ())
+    job.show.say(
+        f"{plan.net['name']} ({count_parameters(job.net):,} parameters), task {job.task.name}, recipe "
+        f"{plan.recipe.name}{length}; {len(job.splits['train']):,} pictures to train, "
+        f"{len(job.splits['val']):,} to validate{f', {len(classes)} classes' if classes else ''}; {job.folder}"
+    )
+    if job.trained:
+        job.show.say(job.trained)
+
+
+def _first_words(job: Job) -> None:
+    plan, data = job.plan, job.data
+    job.log.write(
         "start",
-        device=str(device),
-        recipe=made.plan.recipe.as_dict(),
-        net=made.plan.net,
-        params=sum(p.numel() for p in made.net.parameters() if p.requires_grad),
-        **({"start": {**made.plan.start, "trained": made.trained}} if made.plan.start else {}),
-        train=len(made.training),
-        val=len(made.validation),
-        test=len(parts.labelled_test()[1]),
-        classes=len(made.plan.classes),
-        notes=[*parts.source.notes, *parts.notes, *([made.note] if made.note else [])],
+        device=str(job.device),
+        task=job.task.name,
+        recipe=plan.recipe.as_dict(),
+        net=plan.net,
+        params=count_parameters(job.net),
+        **({"start": {**plan.start, "trained": job.trained}} if plan.start else {}),
+        train=len(job.splits["train"]),
+        val=len(job.splits["val"]),
+        test=len(data.testing()[1]),
+        classes=len(getattr(job.task, "classes", ())),
+        notes=[*data.source.notes, *data.notes],
     )
 
 
-def _first_look(made: Inputs, device: Device) -> list[diagnose.Finding]:
+def _first_look(job: Job) -> list[diagnose.Finding]:
     """Loss before the first step, and whether the net can learn one small batch by heart."""
-    net, task = made.net, made.task
-    stream = made.batches.stream(0)
+    net, task, device = job.net, job.task, job.device
+    stream = job.batches.stream(0)
     batch = next(stream)
     stream.close()  # type: ignore[attr-defined]
-    x, y = batch.x[:256], batch.y[:256]
+    batch.mix = None
+    some = batch.part(slice(0, 256))
     net.train()
     kept = {k: v.clone() for k, v in net.named_buffers()}
     with torch.no_grad(), device.autocast():
-        loss = float(task.loss(weighted(net(x))[0][0].float(), y))
+        loss = float(losses_of(task, net, some).total)
     for k, v in net.named_buffers():
         v.copy_(kept[k])
-
-    def loss_of(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
-        return task.loss(weighted(outputs)[0][0].float(), labels)
-
-    few = min(32, len(x))
+    few = some.part(slice(0, 32 if max(some.x.shape[-2:]) <= 256 else 8))
     with device.autocast():
-        learned = diagnose.overfit_one_batch(net, loss_of, x[:few], y[:few])
-    if made.plan.start and made.plan.start["head"] == "kept":
-        return [learned]  # better than chance, as it should be
-    return [diagnose.initial_loss(loss, len(made.plan.classes)), learned]
+        learned = diagnose.overfit_one_batch(net, lambda trial: losses_of(task, trial, few), len(few))
+    if task.chance is None or (job.plan.start and job.plan.start["head"] == "kept"):
+        return [learned]  # better than chance, as it should be, or a loss of which chance says nothing
+    return [diagnose.initial_loss(loss, task.chance), learned]
+
+
+def losses_of(task: Task, net: nn.Module, batch: Batch) -> Losses:
+    """The losses of a net's main output for a batch."""
+    return task.losses(floated(weighted(task.run(net, batch))[0][0]), batch)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -29,12 +29,19 @@ from torch import Tensor, nn
 from neocog import nets
 from neocog.errors import NetError, RunError, UsageError, closest
 from neocog.fit import features
+from neocog.fit.choices import choose_recipe, make_recipe
 from neocog.fit.depth import heads_of, in_order, inside, keep_still, last_stages, units
 from neocog.fit.heads import check_kind
 from neocog.fit.kept import fingerprint
-from neocog.fit.plan import Plan, choose_recipe, make_recipe
 from neocog.fit.recipes import Recipe
 from neocog.fit.start import Start, open_start
+from neocog.nets.trunk import Headed
+from neocog.tasks import Task
+from neocog.tasks.task import saved
+
+if TYPE_CHECKING:
+    from neocog.fit.job import Data, Wishes
+    from neocog.fit.plan import Plan
 
 REGIMES = ("features", "top", "all")
 FEW = 50  # training pictures a class below which one split tells little: regime features cross-validates then
@@ -58,43 +65,50 @@ class Decision:
     notes: list[str]
 
 
-def decide(
-    start: Start,
-    counts: np.ndarray,
-    classes: tuple[str, ...],
-    *,
-    regime: str | None,
-    layers: Sequence[str],
-    recipe: str | None,
-    fields: Mapping[str, Any],
-    long: bool,
-) -> Decision:
+def decide(start: Start, task: Task, data: Data, wishes: Wishes) -> Decision:
     """Choose what is left open of regime and recipe.
-
-    Args:
-        counts: training pictures of each class (K,).
-        layers: dotted names that the user gave.
-        recipe, fields: its name and the fields to change, as the user gave them.
-        long: whether the user said how long to train.
 
     Raises:
         UsageError: names that do not exist, or wishes that exclude each other.
     """
-    regime, why = choose_regime(regime, counts, layers=bool(layers), recipe=recipe)
+    recipe, fields, layers = wishes.recipe, wishes.fields, wishes.layers
+    pictures = len(data.rows("train"))
+    if task.fits_at_once:
+        counts = np.bincount(data.source.labels[data.rows("train")], minlength=len(data.source.classes))
+        regime, why = choose_regime(wishes.regime, counts, layers=bool(layers), recipe=recipe)
+    else:
+        regime, why = _by_steps(task, pictures, wishes)
     _check_recipe(regime, recipe, fields)
     name = start.spec["name"]
     # speednet divides its logits and was made for Muon; its own recipe fits it, and no other
-    usual = "features" if regime == "features" else "fast" if choose_recipe(name) == "fast" else "finetune"
-    r = make_recipe(recipe or usual, name, dict(fields))
+    usual = "features" if regime == "features" else task.recipe
+    usual = usual or ("fast" if choose_recipe(name) == "fast" else "finetune")
+    r = make_recipe(recipe or usual, name, fields)
     check_kind(r.head)
     taps = _plan_taps(start, regime, layers, r.pool)
-    began = describe(start, regime, why, taps, classes)
+    began = describe(start, regime, why, taps, task)
     notes = [f"regime {regime}: {why}", began["told"]]
-    if regime == "features" and long:
+    if regime == "features" and (wishes.epochs or wishes.minutes):
         notes.append("regime features fits a last layer at once, so epochs and minutes have no meaning")
-    if each_class(counts) < FEW and (regime != "features" or r.folds == 1):
+    if task.fits_at_once and each_class(counts) < FEW and (regime != "features" or r.folds == 1):
         notes.append(ONE_SPLIT)
     return Decision(r, taps, began, notes)
+
+
+def _by_steps(task: Task, pictures: int, wishes: Wishes) -> tuple[str, str]:
+    """The regime of a task that cannot be fitted at once, and why."""
+    if wishes.regime == "features" or wishes.layers or wishes.recipe == "features":
+        raise UsageError(
+            f"the task {task.name} is learned by steps, so there is no regime features for it; --regime top trains the "
+            "last stages, all every layer"
+        )
+    if wishes.regime:
+        return wishes.regime, "asked for"
+    if task.outputs is None:
+        return "all", "answers with places need every layer"
+    if pictures < _TOP_FROM:
+        return "top", f"{pictures:,} pictures to learn from are few; from {_TOP_FROM:,} on it would be all"
+    return "all", f"{pictures:,} pictures are enough for every layer"
 
 
 def check_wishes(starts: bool, regime: str | None, layers: Sequence[str], fields: Collection[str]) -> None:
@@ -178,13 +192,22 @@ def _plan_taps(start: Start, regime: str, layers: Sequence[str], pool: str) -> d
     return {"layers": [features.LAST], "pool": "mean"}  # its own last layer cannot hold any linear function
 
 
-def describe(
-    start: Start, regime: str, why: str, taps: dict[str, Any] | None, classes: tuple[str, ...]
-) -> dict[str, Any]:
+def describe(start: Start, regime: str, why: str, taps: dict[str, Any] | None, task: Task) -> dict[str, Any]:
     """What a plan keeps of a start, JSON-able."""
+    if task.name != "label":
+        kept = start.task is not None and same_answers(start.task, task)
+        return {
+            "weights": str(start.path),
+            "fingerprint": fingerprint(start.net.state_dict()),
+            "regime": regime,
+            "why": why,
+            "head": "kept" if kept else "new",
+            "told": f"the head of the weights is {'kept' if kept else f'replaced by one for the task {task.name}'}",
+        }
+    classes: tuple[str, ...] = task.classes  # type: ignore[attr-defined]
     known = len(start.classes) if start.classes is not None else int(start.spec["classes"])
     same = start.classes == classes if start.classes is not None else known == len(classes)
-    kept = same and regime != "features" and taps == start.taps
+    kept = same and regime != "features" and taps == start.taps and not isinstance(start.net, Headed)
     whose = "of the same names" if start.classes is not None else "whose names the weights do not tell"
     done = f"is kept: there are as many here, {whose}" if kept else f"is replaced by a new one for {len(classes)}"
     return {
@@ -197,10 +220,16 @@ def describe(
     }
 
 
+def same_answers(first: Mapping[str, Any], task: Task) -> bool:
+    """Whether a saved task has the outputs of another one, so that its head can be kept."""
+    second = saved(task)
+    return all(first.get(key) == second.get(key) for key in ("name", "classes", "names", "width", "dimensions"))
+
+
 # ---------------------------------------------------------------- before the first step
 
 
-def take_over(net: nn.Module, plan: Plan) -> None:
+def take_over(net: nn.Module, plan: Plan, task: Task) -> None:
     """Give a new net the weights that its plan starts from.
 
     Raises:
@@ -208,12 +237,22 @@ def take_over(net: nn.Module, plan: Plan) -> None:
     """
     start = plan.start or {}
     opened = open_start(start["weights"], net=plan.net["name"], say=lambda line: None)
-    state = opened.net.state_dict()
+    state: dict[str, Tensor] = opened.net.state_dict()
     if fingerprint(state) != start["fingerprint"]:
         raise RunError(
             f"{start['weights']} has changed since this run began, so it cannot be begun again; train a new run"
         )
-    if isinstance(net, features.Tapped) and plan.taps != opened.taps:
+    if isinstance(net, Headed) and start["head"] == "new":
+        own = net.trunk.net.state_dict()  # the zoo net's last layer is not used, and may have another size
+        given = opened.trunk.state_dict()
+        state = {
+            f"trunk.net.{k}": v
+            for k, v in given.items()
+            if not inside(k, heads_of(net.trunk.net)) or (k in own and own[k].shape == v.shape)
+        }
+    elif isinstance(opened.net, Headed) and not isinstance(net, Headed):
+        state = {k: v for k, v in opened.trunk.state_dict().items() if not inside(k, heads_of(net))}
+    elif isinstance(net, features.Tapped) and plan.taps != opened.taps:
         state = {f"trunk.{k}": v for k, v in opened.trunk.state_dict().items()}
     elif start["head"] == "new":
         left = (str(net.head), *getattr(net, "aux_heads", ()))  # a trunk that is read keeps its own

@@ -33,8 +33,9 @@ from neocog.data.source import Source
 from neocog.errors import UsageError
 from neocog.fit.depth import in_order, units
 from neocog.fit.device import choose, place
-from neocog.fit.inputs import Data, make_plan
+from neocog.fit.job import Data, Job, Wishes
 from neocog.fit.parallel import World
+from neocog.fit.plan import make_plan
 from neocog.fit.predicting import Run
 from neocog.fit.run import free_folder, write_atomically, write_json
 from neocog.fit.show import Show
@@ -120,11 +121,11 @@ def transferability(
     order = np.random.default_rng(seed).permutation(len(source.classes))
     middle = len(order) // 2
     halves = {"A": _Half(source, sorted(order[:middle]), "A"), "B": _Half(source, sorted(order[middle:]), "B")}
-    parts = {half: Data.open(pictures, None, offline) for half, pictures in halves.items()}
+    opened = {half: Data.open(pictures, None, offline, task="label") for half, pictures in halves.items()}
     show, here = Show(progress), choose(device, training=True)
-    common: dict[str, Any] = {"net": net, "recipe": recipe, "size": size, "epochs": epochs, "fields": dict(set or {})}
-    common |= {"seed": seed, "device": here, "minutes": None, "net_options": None, "world": World()}
-    plans = {half: make_plan(parts[half], **common, show=show) for half in halves}
+    wishes = Wishes(net=net, recipe=recipe, size=size, epochs=epochs, fields=dict(set or {}), seed=seed)
+    planned = {half: make_plan(wishes, opened[half], here, World(), show) for half in halves}
+    plans = {half: plan for half, (plan, _) in planned.items()}
     used = in_order(nets.build(**plans["B"].net))
     names = [used[group[0]].name for group in units(used)]
     chosen = _depths(depths, len(names))
@@ -141,7 +142,7 @@ def transferability(
         plan = plans[half]
         if begun:
             start = open_start(folder / begun["base"], say=show.say)
-            told = describe(start, "all", "transferability", None, plan.classes)
+            told = describe(start, "all", "transferability", None, planned[half][1])
             plan = dataclasses.replace(
                 plan,
                 start={**told, "head": "new", "first": begun["first"], "frozen": begun["frozen"]},
@@ -149,8 +150,8 @@ def transferability(
                 preprocess=start.preprocess,
                 seed=seed + 1,  # the layers that begin anew do not begin as those that the base grew from
             )
-        how: dict[str, Any] = {"diagnosis": False, "save_every": 60.0, "begin": time.monotonic()}
-        return carry_out_new(plan, parts[half], place, here, World(), Show(False), **how).metrics
+        job = Job(plan, opened[half], planned[half][1], here, World(), Show(False), place, time.monotonic())
+        return carry_out_new(job, diagnosis=False).metrics
 
     rows: list[dict[str, Any]] = []
     wanted = [(n, kind) for n in chosen for kind in kinds]

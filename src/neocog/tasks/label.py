@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neocog.errors import DataError, UsageError
-from neocog.tasks.measures import evaluate_logits, fit_temperature, softmax
+from neocog.tasks.measures import evaluate_logits, fit_temperature, softmax, wilson
 from neocog.tasks.task import Answer, Losses, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ class Label(Task):
     about = "one class for each picture"
     needs = {"label": "category"}
     mixes = True
+    fits_at_once = True
+    knows_strangers = True
 
     def __init__(
         self,
@@ -133,6 +135,10 @@ class Label(Task):
     def outputs(self) -> int:
         return len(self.classes)
 
+    @property
+    def chance(self) -> int:
+        return len(self.classes)
+
     def collate(self, values: dict[str, Any], warp: Warp | None, valid: Tensor) -> Targets:
         labels = values["label"]
         return {"label": labels.masked_fill(~valid | (labels < 0), IGNORED)}
@@ -171,6 +177,10 @@ class Label(Task):
             return {"n": 0, "accuracy": float("nan"), "loss": float("nan")}
         temperature = self.temperature if temperature is None else temperature
         return evaluate_logits(seen["logits"], seen["labels"], self.classes, temperature)
+
+    def error(self, figures: Mapping[str, Any]) -> float:
+        n, share = figures["n"], figures["accuracy"]
+        return share - wilson(round(share * n), n, z=1.0)[0] if n else 0.0
 
     def calibrate(self, seen: Seen) -> None:
         self.temperature = fit_temperature(seen["logits"], seen["labels"]) if len(seen.get("labels", ())) else 1.0

@@ -210,8 +210,8 @@ class Match(Task):
     def sections(self, seen: Seen, figures: Mapping[str, Any]) -> list[Section]:
         line = (
             f"At a cosine of {figures['threshold']:.3f} as many different pairs pass as same pairs are refused: "
-            f"{figures['eer']:.2%}. If 1 % of different pairs may pass, {figures['verified_at_1']:.2%} of the same pairs "
-            f"do; if 0.1 %, {figures['verified_at_01']:.2%}."
+            f"{figures['eer']:.2%}. If 1 % of different pairs may pass, {figures['verified_at_1']:.2%} of the same "
+            f"pairs do; if 0.1 %, {figures['verified_at_01']:.2%}."
         )
         return [Section("Verification", paragraph(line))]
 

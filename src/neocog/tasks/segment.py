@@ -148,10 +148,9 @@ class Segment(Task):
         if settings.get("balance", "auto") != "none" and (counts > 0).sum() > 1:
             share = counts / counts.sum()
             there = share > 0
-            weights = np.ones(len(names))
-            weights[there] = 1 / np.sqrt(share[there])  # between none and equal weight for all classes
-            weights /= (weights * share).sum()
-            weights = weights.tolist()
+            each = np.ones(len(names))
+            each[there] = 1 / np.sqrt(share[there])  # between none and equal weight for all classes
+            weights = (each / (each * share).sum()).tolist()
         return cls(names, weights, settings.get("dice", 0.0), settings.get("width", 128))
 
     def to_json(self) -> dict[str, Any]:
@@ -161,6 +160,10 @@ class Segment(Task):
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Segment:
         return cls(**values)
+
+    @property
+    def zoo_outputs(self) -> int:
+        return len(self.classes)
 
     def head(self, trunk: Trunk) -> nn.Module:
         return Decoder(trunk.channels, len(self.classes), self.width)
@@ -229,6 +232,9 @@ class Segment(Task):
 
     def worst(self, seen: Seen) -> np.ndarray:
         return seen["rows"][np.argsort(seen["iou"], kind="stable")]
+
+    def caption(self, seen: Seen, row: int) -> str:
+        return f"IoU {seen['iou'][seen['rows'] == row][0]:.2f}; left the labels, right the answer"
 
     def sections(self, seen: Seen, figures: Mapping[str, Any]) -> list[Section]:
         rows = [

@@ -101,6 +101,8 @@ class Task(ABC):
         mirrors: whether a mirror image has the answer of the picture, once targets have moved with it.
         views_back: whether ``unmirrored`` undoes a mirror view of the outputs, so that views can be averaged.
         whole_batch: whether the loss compares the pictures of a batch, so that it is never computed in pieces.
+        fits_at_once: whether a last layer can be fitted on features at once (regime features, see fit.learn_head).
+        knows_strangers: whether features tell pictures unlike the training data (then answers have ``judged``).
         recipe: the usual recipe; None: chosen by the net.
         size: the usual short side of the net's input; None: chosen by the pictures.
         options: names of what --task-option may set -> default.
@@ -117,6 +119,8 @@ class Task(ABC):
     mirrors: ClassVar[bool] = True
     views_back: ClassVar[bool] = True
     whole_batch: ClassVar[bool] = False
+    fits_at_once: ClassVar[bool] = False
+    knows_strangers: ClassVar[bool] = False
     recipe: ClassVar[str | None] = None
     size: ClassVar[int | None] = None
     options: ClassVar[Mapping[str, Any]] = {}
@@ -173,6 +177,11 @@ class Task(ABC):
         """How many numbers the net's own last layer gives; None where the task has a head of its own (see `head`)."""
         return None
 
+    @property
+    def zoo_outputs(self) -> int | None:
+        """How many outputs (maps, say) a net of the zoo that is made for this task gives."""
+        return None
+
     def head(self, trunk: Trunk) -> nn.Module:
         """The head: a module with ``forward(maps: dict[int, Tensor], x: Tensor)``, maps by stride, x the input."""
         raise NotImplementedError(f"task {self.name} has no head of its own")
@@ -180,6 +189,11 @@ class Task(ABC):
     def run(self, net: nn.Module, batch: Batch) -> Any:
         """The net's outputs for a batch: a tensor, or a tuple or dict of tensors."""
         return net(*batch.inputs)
+
+    @property
+    def chance(self) -> int | None:
+        """Among how many classes of one loss a net without an opinion would guess; None where that means nothing."""
+        return None
 
     # ---- a batch
 
@@ -220,12 +234,20 @@ class Task(ABC):
     def figures(self, seen: Seen) -> dict[str, Any]:
         """Figures of a split by their plain names; `n`, `loss` and the goal are always among them."""
 
+    def error(self, figures: Mapping[str, Any]) -> float:
+        """A standard error of the goal: epochs that differ by less are not told apart."""
+        return 0.01 * abs(figures[self.goal[0]])
+
     def calibrate(self, seen: Seen) -> None:  # noqa: B027  # most tasks have nothing to choose
         """Choose from the validation split what is chosen after training: a temperature, thresholds, intervals."""
 
     def worst(self, seen: Seen) -> np.ndarray:
         """Rows (as in ``seen["rows"]``) of a split, the worst answers first, for the report's examples."""
         return np.zeros(0, np.int64)
+
+    def caption(self, seen: Seen, row: int) -> str:
+        """A line under the example of row `row`: how good the answer is."""
+        return ""
 
     def headline(self, figures: Mapping[str, Any]) -> str:
         """One line that says how good it is, for the terminal and the report."""
@@ -375,16 +397,16 @@ class Meter:
 # ---------------------------------------------------------------- nets for tasks
 
 
-def build_net(task: Task, spec: Mapping[str, Any], taps: Mapping[str, Any] | None = None) -> nn.Module:
-    """The net of a task with fresh weights: a net of the zoo whose last layer answers, or a trunk with the task's head.
+def build_net(task: Task, spec: Mapping[str, Any]) -> nn.Module:
+    """The net of a task with fresh weights, of what ``neocog.nets.build`` makes of `spec`.
 
-    Args:
-        spec: for ``neocog.nets.build``; its number of classes is replaced by what the task needs.
-        taps: stride -> name of module, the maps that a head reads; None finds them.
+    A net of the zoo whose last layer answers, or that is made for this task; else a trunk with the task's head.
     """
     from neocog import nets
     from neocog.nets.trunk import Headed, Trunk
 
-    if task.outputs is not None:
-        return nets.build(**{**spec, "classes": task.outputs})
-    return Headed(made := Trunk(nets.build(**spec), taps), task.head(made))
+    net = nets.build(**spec)
+    if task.outputs is not None or nets.facts(spec["name"]).task == task.name:
+        return net
+    trunk = Trunk(net)
+    return Headed(trunk, task.head(trunk))

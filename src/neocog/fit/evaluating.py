@@ -1,0 +1,198 @@
+"""What a net puts out for pictures, from several views of each if wanted, and the figures of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from neocog.data.batches import Batch, Held, Streamed, in_order
+from neocog.errors import UsageError
+from neocog.fit.device import Device
+from neocog.fit.job import Split
+from neocog.fit.parallel import World, gathered, of_all
+from neocog.nets import head_of
+from neocog.tasks import Meter, Task
+from neocog.tasks.task import Seen
+
+VIEWS = ("none", "flip", "shift", "mirror")
+
+
+def views(x: Tensor, kind: str, mirror: bool = True) -> Iterator[tuple[float, Tensor, bool]]:
+    """Views of pictures (B, C, H, W): the weight of each in the average, the pictures, whether they are mirrored.
+
+    The weights add up to 1; the picture as it is comes first.
+
+    ``none``: the picture. ``flip``: also its mirror image (if `mirror`: for letters and digits it is another
+    picture). ``shift``: half of the weight on that, half on the same moved by a pixel up left and down right
+    (Jordan 2024, section 3.5). ``mirror``: only its mirror image, to see what that changes.
+
+    Raises:
+        UsageError: no such kind.
+    """
+    if kind not in VIEWS:
+        raise UsageError(f"unknown test-time views {kind!r}; there are {', '.join(VIEWS)}")
+    if kind == "mirror":
+        yield 1.0, x.flip(3), True
+        return
+    moved = [(1.0, x)]
+    if kind == "shift":
+        h, w = x.shape[2:]
+        padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        moved = [(0.5, x), (0.25, padded[:, :, :h, :w]), (0.25, padded[:, :, 2:, 2:])]
+    for weight, view in moved:
+        if kind == "none" or not mirror:
+            yield weight, view, False
+        else:
+            yield weight / 2, view, False
+            yield weight / 2, view.flip(3), True
+
+
+class Reading:
+    """Catches what a net's last layer reads in a pass: features (B, D); maps are averaged over their positions."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        self._read: list[Tensor] = []
+
+    def __enter__(self) -> Reading:
+        self._handle = head_of(self.net).register_forward_pre_hook(lambda _head, inputs: self._read.append(inputs[0]))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+    def features(self, x: Tensor) -> Tensor:
+        """The features of the pass over pictures `x`; computed again where the last layer does not read them."""
+        if len(self._read) == 1 and isinstance(self._read[0], Tensor) and self._read[0].ndim == 2:
+            return self._read[0]
+        found: Tensor = self.net.forward_features(x)  # type: ignore[operator]
+        return found.flatten(2).mean(2) if found.ndim > 2 else found
+
+
+def with_features(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs and features (B, D) of pictures (B, C, H, W), in one pass where the last layer reads the features."""
+    with Reading(net) as reading:
+        made = net(x)
+    return made, reading.features(x)
+
+
+def averaged(
+    net: nn.Module, task: Task, batch: Batch, kind: str, mirror: bool, *, features: bool
+) -> tuple[Any, Tensor | None]:
+    """Outputs averaged over the views of a batch's pictures, and if wanted the features (B, D) of the plain view.
+
+    All are float32. Raises: UsageError: no such kind of views.
+    """
+    outputs: Any = None
+    traits: Tensor | None = None
+    seen = [list(views(x, kind, mirror)) for x in batch.inputs]
+    for parts in zip(*seen, strict=True):
+        weight, _, mirrored = parts[0]
+        shown = Batch(tuple(view for _, view, _ in parts), batch.targets, batch.rows, batch.valid, batch.warp)
+        if features and traits is None:  # of the plain view, which comes first
+            with Reading(net) as reading:
+                made = task.run(net, shown)
+            traits = reading.features(shown.x).float()
+        else:
+            made = task.run(net, shown)
+        made = floated(made)
+        if mirrored and kind != "mirror":
+            made = task.unmirrored(made)
+        if weight != 1.0:
+            made = tree_map(lambda v, w=weight: v * w if isinstance(v, Tensor) else v, made)
+        outputs = made if outputs is None else tree_map(_sum, outputs, made)
+    return outputs, traits
+
+
+def _sum(a: Any, b: Any) -> Any:
+    return a + b if isinstance(a, Tensor) else a
+
+
+def floated(outputs: Any) -> Any:
+    """Outputs with every floating tensor in float32 (or as it is, in float64)."""
+    return tree_map(
+        lambda v: v.float() if isinstance(v, Tensor) and v.is_floating_point() and v.dtype != torch.float64 else v,
+        outputs,
+    )
+
+
+def usual_batch(pictures: Held | Streamed) -> int:
+    """Pictures in one pass: 500 of up to 64x64; of larger ones fewer, so that a pass takes about the same memory."""
+    height, width = pictures.pre.input
+    return max(4 if pictures.pre.fit == "pad" else 16, min(500, 500 * 64**2 // (height * width)))
+
+
+class Passed(NamedTuple):
+    """One batch of evaluation."""
+
+    batch: Batch
+    outputs: Any
+    features: Tensor | None
+
+
+@torch.inference_mode()
+def passes(
+    net: nn.Module,
+    task: Task,
+    split: Split,
+    device: Device,
+    *,
+    tta: str = "none",
+    mirror: bool = True,
+    features: bool = False,
+    batch_size: int | None = None,
+    chosen: np.ndarray | None = None,
+    world: World | None = None,
+    show: Callable[[float, str], None] | None = None,
+) -> Iterator[Passed]:
+    """Run a net in eval mode over the pictures of a split that can be read; its mode is restored.
+
+    Args:
+        batch_size: pictures at a time; None: `usual_batch`.
+        chosen: rows of the split (default all). Several processes share them.
+    """
+    world = world or World()
+    wanted = torch.arange(len(split)) if chosen is None else torch.from_numpy(np.asarray(chosen, dtype=np.int64))
+    wanted = wanted[world.rank :: world.size]
+    size, mode, done = batch_size or usual_batch(split.pictures[0]), net.training, 0
+    net.eval()
+    try:
+        for batch in in_order(
+            split.pictures, size, device.torch, known=split.known, channels_last=device.channels_last, chosen=wanted
+        ):
+            with device.autocast():
+                outputs, traits = averaged(net, task, batch, tta, mirror, features=features)
+            yield Passed(batch, outputs, traits)
+            done += len(batch)
+            if show:
+                show(done / max(1, len(wanted)), "")
+    finally:
+        net.train(mode)
+
+
+def observed(
+    net: nn.Module, task: Task, split: Split, device: Device, *, world: World | None = None, **how: Any
+) -> tuple[Seen, np.ndarray]:
+    """What the task keeps of a split (`Task.observe`), and features float32 (N, D) in the order of its rows.
+
+    Further arguments are those of `passes`; every process gets what all have seen.
+    """
+    world, meter = world or World(), Meter(task)
+    rows, traits = [torch.zeros(0, dtype=torch.int64)], []
+    for batch, outputs, found in passes(net, task, split, device, world=world, **how):
+        meter.add(outputs, batch)
+        rows.append(batch.rows)
+        if found is not None:
+            traits.append(found.cpu())
+    seen = meter.seen(lambda own: of_all(own, world))
+    if not how.get("features"):
+        return seen, np.zeros((0, 0), np.float32)
+    order = torch.argsort(gathered(torch.cat(rows), world))
+    vectors = gathered(torch.cat(traits) if traits else torch.zeros(0, 0), world)
+    return seen, vectors[order].numpy() if len(order) else np.zeros((0, 0), np.float32)

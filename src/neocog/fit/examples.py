@@ -1,0 +1,52 @@
+"""Pictures of a split with a task's answers drawn over them, the worst first: files in the run folder, for reports."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from neocog.data.decode import decode
+from neocog.errors import NeocogError
+from neocog.fit.evaluating import passes
+from neocog.fit.job import Job
+from neocog.fit.run import write_atomically, write_json
+from neocog.tasks.task import Seen
+
+FOLDER = "examples"
+MOST = 24
+_SIDE = 640  # of the longer side of a picture that is drawn on
+
+
+def write_examples(job: Job, net: nn.Module, name: str, seen: Seen, views: dict[str, Any]) -> None:
+    """Write ``examples/0.jpg`` and so on, and ``examples/examples.json`` with a line for each."""
+    task, split = job.task, job.splits[name]
+    worst = task.worst(seen)
+    if not len(worst):
+        return
+    half = MOST // 2
+    few = worst if len(worst) <= MOST else np.concatenate((worst[:half], worst[half :: len(worst) // half][:half]))
+    column: Any = split.known.columns[next(iter(task.needs))]
+    lines: list[dict[str, Any]] = []
+    (job.folder / FOLDER).mkdir(exist_ok=True)
+    for batch, outputs, _ in passes(net, task, split, job.device, chosen=few, **views):
+        keys = [split.source.key(int(split.rows[i])) for i in batch.rows]
+        for row, answer in zip(batch.rows.tolist(), task.answers(outputs, batch, keys), strict=True):
+            try:
+                data = split.source.read(int(split.rows[row]))
+                picture = decode(data) if isinstance(data, bytes) else data
+            except (NeocogError, OSError):
+                continue  # it was there a moment ago
+            drawn = answer.draw(picture, column[row])
+            out = io.BytesIO()
+            image = Image.fromarray(drawn)
+            image.thumbnail((2 * _SIDE, _SIDE))
+            image.convert("RGB").save(out, "JPEG", quality=85)
+            place = int(np.flatnonzero(worst == row)[0])
+            write_atomically(job.folder / FOLDER / f"{place}.jpg", out.getvalue())
+            lines.append({"place": place, "file": f"{place}.jpg", "key": answer.key, "line": task.caption(seen, row)})
+    lines.sort(key=lambda line: int(line["place"]))
+    write_json(job.folder / FOLDER / "examples.json", {"split": name, "of": len(worst), "examples": lines})

@@ -1,0 +1,275 @@
+"""One training as one thing: what was asked for, the pictures, the plan, and everything that is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from neocog.data import open_source
+from neocog.data.batches import Batches, Held, Known, Streamed
+from neocog.data.decode import inspect
+from neocog.data.kinds import Column, Pictures, renamed
+from neocog.data.source import Source
+from neocog.errors import DataError, UsageError
+from neocog.fit.choices import fits_in_memory
+from neocog.fit.device import Device
+from neocog.fit.parallel import World
+from neocog.fit.run import Log
+from neocog.fit.show import Show
+from neocog.records import SPLITS, Preprocess, Problem
+from neocog.tasks import Task, find, guess
+from neocog.tasks.task import fits
+
+if TYPE_CHECKING:
+    from neocog.fit.heads import CrossValidated
+    from neocog.fit.kept import Kept
+    from neocog.fit.plan import Plan
+
+_LOOK_AT = 256  # pictures whose headers are read to find the usual size
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a user may say of a training; None leaves it open. The fields are the arguments of `training.train`."""
+
+    task: str | None = None
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    net: str | None = None
+    net_options: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    epochs: float | None = None
+    minutes: float | None = None
+    seed: int = 0
+    size: int | None = None
+    start: Any = None
+    regime: str | None = None
+    layers: tuple[str, ...] = ()
+    offline: bool = False
+
+
+class Data:
+    """The pictures of a run: a source with a split code for each, and perhaps another source to test on.
+
+    Attributes:
+        task: what is asked of them, the class.
+        known: bool (N,), pictures of which enough is known to learn from them.
+        codes: int8 (N,), index into SPLITS, -1 = not used; declared at first, then as planned.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        test: Source | None,
+        task: type[Task],
+        *,
+        spec: str | None = None,
+        test_spec: str | None = None,
+        columns: dict[str, str] | None = None,
+    ) -> None:
+        self.source, self.test, self.task = source, test, task
+        self.spec, self.test_spec, self.columns = spec, test_spec, columns
+        self.known = task.known(source)
+        self.codes = source.splits
+        self.notes: list[str] = []
+
+    @staticmethod
+    def open(
+        data: Any, test: Any, offline: bool, columns: dict[str, str] | None = None, task: str | None = None
+    ) -> Data:
+        """Open what the user named. Raises: DataError if the task cannot be learned from it."""
+        source = open_source(data, offline=offline, columns=columns)
+        chosen = find(task or guess(source))
+        _check(source, chosen)
+        other = None if test is None else open_source(test, offline=offline, columns=columns)
+        if other is not None:
+            _check(other, chosen)
+            for role in chosen.needs:
+                renamed(other.columns[role], source.columns[role])  # says which classes training lacks
+        specs = {"spec": _spec(data), "test_spec": None if test is None else _spec(test)}
+        found = Data(source, other, chosen, columns=columns, **specs)
+        _ = found.usual  # so that pictures of which none can be read are refused before anything else is done
+        return found
+
+    @cached_property
+    def usual(self) -> tuple[tuple[int, int], int]:
+        """The usual height and width of the known pictures, and their channels. Raises: DataError: none can be read."""
+        return usual_size(self.source, np.flatnonzero(self.known))
+
+    def fingerprint(self) -> str:
+        both = self.source.fingerprint()
+        return both if self.test is None else f"{both}+{self.test.fingerprint()}"
+
+    def rows(self, split: str) -> np.ndarray:
+        """Indices into the source."""
+        return np.flatnonzero(self.codes == SPLITS.index(split))
+
+    def testing(self) -> tuple[Source, np.ndarray]:
+        """The source to test on, and indices into it."""
+        if self.test is None:
+            return self.source, self.rows("test")
+        return self.test, np.flatnonzero(self.task.known(self.test))
+
+    def columns_of(self, source: Source, rows: np.ndarray) -> dict[str, Column]:
+        """What the task needs of some pictures, in the classes of the training."""
+        return {role: renamed(source.columns[role], self.source.columns[role]).select(rows) for role in self.task.needs}
+
+
+def usual_size(source: Source, rows: np.ndarray) -> tuple[tuple[int, int], int]:
+    """The median height and width of some pictures, and the number of their channels (1 if all are grey)."""
+    sides, grey = [], True
+    for i in rows[np.linspace(0, len(rows) - 1, min(_LOOK_AT, len(rows))).astype(int)]:
+        try:
+            data = source.read(int(i))
+            if isinstance(data, bytes):
+                info = inspect(data)
+                sides.append((info.height, info.width))
+                grey &= info.mode in ("L", "1", "I;16", "I")
+            else:
+                sides.append((data.shape[0], data.shape[1]))
+                grey &= data.ndim == 2
+        except (DataError, OSError):
+            continue
+    if not sides:
+        raise DataError(f"no picture of {source.name} can be read; 'neocog check' says why")
+    # of the short sides and of the shapes, so that lying and standing pictures do not make a square of neither
+    short = int(np.median([min(side) for side in sides]))
+    ratio = float(np.median([height / width for height, width in sides]))
+    return (round(short * max(1.0, ratio)), round(short * max(1.0, 1 / ratio))), 1 if grey else 3
+
+
+def _check(source: Source, task: type[Task]) -> None:
+    if not fits(task, source):
+        needed = ", ".join(f"{role} ({kind})" for role, kind in task.needs.items())
+        there = ", ".join(f"{role} ({c.kind})" for role, c in source.columns.items() if c.known.any())
+        advice = ""
+        if task.name == "label":
+            advice = "; expected a folder for each class, or a table with a label column"
+        elif there:
+            advice = "; --task chooses another question"
+        raise DataError(
+            f"{source.name} has no {' and '.join(task.needs)} for the task {task.name!r}, which needs {needed}; "
+            f"it has {there or 'pictures alone'}{advice}"
+        )
+
+
+def _spec(data: Any) -> str | None:
+    if isinstance(data, Path):
+        return str(data.resolve())
+    if isinstance(data, str):
+        return str(Path(data).resolve()) if Path(data).exists() else data
+    return None
+
+
+@dataclass
+class Split:
+    """The pictures of one split as the net sees them: `pictures` (one for each input), where from, what is known."""
+
+    pictures: tuple[Held | Streamed, ...]
+    source: Source
+    rows: np.ndarray  # int64 (N,), indices into the source
+    known: Known
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def problems(self) -> list[Problem]:
+        return [problem for one in self.pictures for problem in one.problems]
+
+
+def open_split(
+    columns: dict[str, Any],
+    task: Task,
+    source: Source,
+    rows: np.ndarray,
+    pre: Preprocess,
+    device: Device,
+    show: Show,
+    what: str,
+) -> Split:
+    """As `split_of`, for pictures outside a training."""
+    known = Known(columns, task.collate, task.geometry)
+    further = [column for column in columns.values() if isinstance(column, Pictures)]
+    if further or not fits_in_memory(len(rows), pre):
+        more = [Streamed(_Further(column, source), np.arange(len(rows)), pre) for column in further]
+        return Split((Streamed(source, rows, pre), *more), source, rows, known)
+    with show.bar(f"reading {what}") as bar:
+        held = Held(source, rows, pre, device.torch, lambda done, of: bar(done / of, f"{done:,} of {of:,}"))
+    if len(held) < len(rows):
+        known = known.select(held.kept)
+    return Split((held,), source, rows[held.kept], known)
+
+
+class _Further(Source):
+    """The second pictures of a source, as a source."""
+
+    def __init__(self, column: Pictures, base: Source) -> None:
+        super().__init__(base.name, (), np.full(len(column), -1), np.full(len(column), -1))
+        self.column = column
+
+    def key(self, i: int) -> str:
+        return self.column.key(i)
+
+    def read(self, i: int) -> bytes | np.ndarray:
+        return self.column[i]
+
+
+@dataclass
+class Job:
+    """A training under way; every function of a training takes this one thing.
+
+    The first fields stand from the beginning; `inputs.prepare` makes the others.
+    """
+
+    plan: Plan
+    data: Data
+    task: Task
+    device: Device
+    world: World
+    show: Show
+    folder: Path
+    begin: float  # time.monotonic() when the user called
+    save_every: float = 60.0
+    log: Log = field(default_factory=lambda: Log(None))
+    net: nn.Module = field(default_factory=nn.Identity)
+    feed: Batches | None = None
+    splits: dict[str, Split] = field(default_factory=dict)
+    trained: str = ""  # what is trained, where it starts from weights
+    kept: Kept | None = None  # regime features: what the trunk makes of the pictures
+    cross: CrossValidated | None = None  # regime features with few pictures
+
+    @property
+    def batches(self) -> Batches:
+        """The training's feed."""
+        assert self.feed is not None, "inputs.prepare comes first"
+        return self.feed
+
+    def labels(self, split: str) -> torch.Tensor:
+        """int64 (N,): classes of a split's pictures, for what knows only the task label."""
+        codes: Any = self.splits[split].known.columns["label"]
+        return torch.from_numpy(codes.codes.astype(np.int64))
+
+
+def task_options(task: type[Task], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The task's options with what the user gave, texts converted. Raises: UsageError: no such option."""
+    from neocog.errors import closest
+
+    values = dict(task.options)
+    for name, value in given.items():
+        if name not in values:
+            known = ", ".join(f"{k}={v}" for k, v in values.items()) or "none"
+            raise UsageError(f"the task {task.name} has no option {name!r}{closest(name, values)}; it has {known}")
+        kind = type(values[name])
+        try:
+            values[name] = value if values[name] is None or isinstance(value, kind) else kind(value)
+        except (TypeError, ValueError):
+            raise UsageError(f"--task-option {name}= needs a value of type {kind.__name__}, not {value!r}") from None
+    return values
