@@ -53,8 +53,8 @@ class Plan:
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Plan:
         """The plan that ``as_dict`` described."""
-        pre = values["preprocess"]
-        pre = Preprocess(**{**pre, "mean": tuple(pre["mean"]), "std": tuple(pre["std"])})
+        fields = values["preprocess"].items()
+        pre = Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields})
         return Plan(
             **{**values, "recipe": Recipe(**values["recipe"]), "preprocess": pre, "classes": tuple(values["classes"])}
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -14,14 +15,82 @@ from torch import nn
 
 from neocog.data import open_source, prepare
 from neocog.data.batches import Held, Streamed, workers
-from neocog.errors import DataError, DecodeError, RunError, UsageError
+from neocog.errors import DataError, DecodeError, NetError, RunError, UsageError
 from neocog.fit.device import Device, choose
 from neocog.fit.features import build
 from neocog.fit.outputs import averaged, outputs_of
-from neocog.fit.run import load_state, read_json, read_tensors
+from neocog.fit.run import damaged, load_state, misfit, read_json, read_tensors
 from neocog.records import SPLITS, Preprocess
 from neocog.tasks.measures import evaluate_logits, softmax
 from neocog.tasks.unknown import Unknown
+
+
+class Spec(TypedDict):
+    """With which ``neocog.nets.build`` makes a net; further keys are its options."""
+
+    name: str
+    classes: int
+    in_channels: int
+    input_size: int
+
+
+class _Layers(TypedDict):
+    layers: list[str]
+    pool: str
+
+
+class _Needed(TypedDict):
+    net: Spec
+    classes: list[str]
+    preprocess: Preprocess
+    tta: str
+    mirror: bool
+    metrics: dict[str, float | list[float]]
+    temperature: float
+
+
+class Card(_Needed, total=False):
+    """What is in net.json."""
+
+    taps: _Layers | None
+    unknown: dict[str, Any] | None
+    kept: dict[str, Any]
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Read net.json of a run folder. Raises: RunError if it is damaged, or names other classes than the net has."""
+    path = folder / "net.json"
+    card: dict[str, Any] = read_json(path, Card)
+    names, outputs, pre = len(card["classes"]), card["net"]["classes"], _preprocess(card)
+    if not card.get("taps") and names != outputs:
+        raise damaged(path, f"it names {names} classes for a net with {outputs} outputs")
+    if not (min(len(pre.mean), len(pre.std)) >= pre.channels > 0 and min(pre.size, pre.resize, *pre.std) > 0):
+        raise damaged(path, f"this is impossible: {pre}")
+    if wrong := misfit_metrics(card["metrics"]):
+        raise damaged(path, wrong)
+    if not (card["temperature"] > 0 and math.isfinite(card["temperature"])):
+        raise damaged(path, f"the temperature is {card['temperature']} instead of a number above 0")
+    return card
+
+
+def misfit_metrics(metrics: Mapping[str, Any]) -> str:
+    """What is wrong with the figures in net.json, "" if nothing: a split has all of its figures, or none."""
+    common = {"accuracy": float, "accuracy_interval": tuple[float, float], "n": int}
+    for split, more in (
+        ("test", {"macro_f1": float}),
+        ("val", {"macro_f1": float}),
+        ("cv", {"repeats": int, "folds": int}),
+    ):
+        forms = {f"{split}_{name}": form for name, form in (common | more).items()}
+        if any(key.startswith(f"{split}_") for key in metrics):
+            for key, form in forms.items():
+                if wrong := misfit(metrics.get(key), form, f"metrics.{key}"):
+                    return wrong
+    return ""
+
+
+def _preprocess(card: Mapping[str, Any]) -> Preprocess:
+    return Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in card["preprocess"].items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +117,9 @@ class Run:
         """Raises: RunError if the folder holds no run."""
         self.folder = Path(folder)
         self.settings: dict[str, Any] = read_json(self.folder / "run.json")
-        path = self.folder / "net.json"
-        if not path.exists():
+        if not (self.folder / "net.json").exists():
             raise RunError(f"the training of {folder} is not finished; continue it with 'neocog resume {folder}'")
-        self._card: dict[str, Any] = read_json(path)
+        self._card = read_card(self.folder)
         self._net: nn.Module | None = None
         self._unknown: Unknown | None = None
 
@@ -76,8 +144,7 @@ class Run:
     @property
     def preprocess(self) -> Preprocess:
         """How pictures become the net's input."""
-        values = self._card["preprocess"]
-        return Preprocess(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        return _preprocess(self._card)
 
     @property
     def views(self) -> dict[str, Any]:
@@ -102,9 +169,16 @@ class Run:
     def net(self) -> nn.Module:
         """The trained net, in eval mode, on the CPU."""
         if self._net is None:
-            net = build(self.spec, self.taps, len(self.classes))
-            path = self.folder / "weights.safetensors"
-            load_state(net, read_tensors(path)[0], str(path))
+            card, path = self.folder / "net.json", self.folder / "weights.safetensors"
+            tensors, _ = read_tensors(path)
+            try:
+                net = build(self.spec, self.taps, len(self.classes))
+            except (NetError, TypeError, ValueError) as error:
+                raise damaged(card, f"the net that it describes cannot be built ({error})") from error
+            head = tensors.get(f"{net.head}.weight")
+            if head is not None and len(head) != len(self.classes):
+                raise damaged(card, f"it names {len(self.classes)} classes for a net with {len(head)} outputs")
+            load_state(net, tensors, str(path))
             self._net = net.eval()
         return self._net
 

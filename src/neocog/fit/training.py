@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -30,12 +30,21 @@ from neocog.fit.parallel import World, alone, join, same_everywhere, wait_for_al
 from neocog.fit.plan import Plan
 from neocog.fit.predicting import Run
 from neocog.fit.report import write_report
-from neocog.fit.run import Log, free_folder, read_json, read_tensors, write_json, write_tensors
+from neocog.fit.run import Log, damaged, free_folder, misfit, read_json, read_tensors, write_json, write_tensors
 from neocog.fit.show import Show
 from neocog.fit.signals import interruptible
 from neocog.fit.start import open_start
 from neocog.fit.state import CHECKPOINT, State
 from neocog.fit.transfer import check_wishes
+
+
+class _SavedData(TypedDict):
+    fingerprint: str
+
+
+class _Saved(TypedDict):
+    settings: Plan
+    data: _SavedData
 
 
 def train(
@@ -173,7 +182,9 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     """
     begin = time.monotonic()
     folder = Path(folder)
-    saved = read_json(folder / "run.json")
+    saved = read_json(folder / "run.json", _Saved)
+    if saved["settings"].get("device") and (wrong := misfit(saved["settings"]["device"], Device, "settings.device")):
+        raise damaged(folder / "run.json", wrong)
     plan = Plan.from_dict(saved["settings"])
     if epochs is not None:
         if not plan.by_steps:
