@@ -91,6 +91,7 @@ def finish(
             full = task.report(logits, labels, temperature)
             keep = ("n", "accuracy", "accuracy_interval", "top5_accuracy", "macro_f1", "loss", "ece")
             metrics |= {f"{split}_{k}": full[k] for k in keep if k in full}
+            metrics[f"{split}_classes"] = sum(row["support"] > 0 for row in full["per_class"])
     if made.cross is not None:
         metrics |= made.cross.figures()
     log.write("metrics", metrics=metrics, seconds=time.monotonic() - begin)  # pictures to figures, all told

@@ -22,7 +22,7 @@ from neocog.tasks.measures import wilson
 
 _LOOK_AT = 256  # pictures whose headers are read to find the usual size
 _GROUPS_UP_TO = 200_000  # pictures; beyond that near-duplicates are not looked for without being asked
-_GROUPS_FOR_VALIDATION_UP_TO = 20_000
+LEAKS_UP_TO = 20_000  # pictures beside a declared test split
 _FEW = 30  # pictures of a split whose figures say little
 
 
@@ -136,15 +136,13 @@ def splits_of(
     labelled = source.labels >= 0
     groups = None
     declared = set(np.unique(source.splits[labelled]).tolist()) - {-1}
-    if not {1, 2} <= declared:
-        # a validation split that is cut beside a declared test split only steers: there speed counts for more
-        most = _GROUPS_UP_TO if 2 not in declared else _GROUPS_FOR_VALIDATION_UP_TO
-        if len(source) <= most:
-            from neocog.data.check import fast_groups
+    # a validation split that is cut beside a declared test split only steers: there speed counts for more
+    if len(source) <= (_GROUPS_UP_TO if 2 not in declared else LEAKS_UP_TO):
+        from neocog.data.check import fast_groups
 
-            groups = fast_groups(source, np.arange(len(source)), progress)
-        else:
-            notes.append(f"near-duplicates were not looked for among {len(source):,} pictures ('neocog check' does)")
+        groups = fast_groups(source, np.arange(len(source)), progress)
+    else:
+        notes.append(f"near-duplicates were not looked for among {len(source):,} pictures ('neocog check' does)")
     trained = int((labelled & (source.splits == 0)).sum())
     if SPLITS.index("test") in declared and trained:
         # a small share of few pictures would tell nothing: at least 1,000, or a tenth
@@ -156,7 +154,21 @@ def splits_of(
     codes = np.where(labelled, codes, -1).astype(np.int8)
     if not labelled.all():
         notes.append(f"{int((~labelled).sum()):,} pictures without a label are not used")
-    return codes, notes + more + _too_few(codes)
+    return codes, notes + more + leaks(codes, groups) + _too_few(codes)
+
+
+def leaks(codes: np.ndarray, groups: np.ndarray | None) -> list[str]:
+    """What near-duplicates (equal numbers in `groups`) across splits mean for the figures; nothing if none leaks."""
+    notes = []
+    for name, others in (("test", ("train", "val")), ("val", ("train",))) if groups is not None else ():
+        rows = groups[codes == SPLITS.index(name)]
+        seen = int(np.isin(rows, groups[np.isin(codes, [SPLITS.index(other) for other in others])]).sum())
+        if seen:
+            notes.append(
+                f"{seen:,} of {len(rows):,} {name} pictures have a near-copy in {' or '.join(others)}, so the {name} "
+                "figures are too high ('neocog check' lists them)"
+            )
+    return notes
 
 
 def _too_few(codes: np.ndarray) -> list[str]:

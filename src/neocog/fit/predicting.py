@@ -208,6 +208,8 @@ class Run:
                     f"{name} accuracy {100 * m[f'{split}_accuracy']:.2f} % (95 % interval {100 * low:.1f} to "
                     f"{100 * high:.1f}, n = {m[f'{split}_n']:,}), macro-F1 {m[f'{split}_macro_f1']:.4f}"
                 )
+                if m.get(f"{split}_classes", len(self.classes)) < len(self.classes):
+                    lines[-1] += f" ({m[f'{split}_classes']} of {len(self.classes)} classes have {name} pictures)"
         if "cv_accuracy" in m:
             low, high = m["cv_accuracy_interval"]
             lines.append(

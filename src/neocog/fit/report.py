@@ -208,8 +208,12 @@ def _headline(
                 " There is no test split: settings were chosen on these pictures, so new ones will do a little worse."
             )
         parts.append(paragraph(line))
+        of, there = len(now["per_class"]), sum(row["support"] > 0 for row in now["per_class"])
+        equal = "every class counts the same"
+        if there < of:
+            equal += f"; {of - there} of {of} classes have no picture here, and are not measured"
         rows = [
-            {"figure": "macro-F1 (every class counts the same)", "value": f"{now['macro_f1']:.4f}"},
+            {"figure": f"macro-F1 ({equal})", "value": f"{now['macro_f1']:.4f}"},
             {"figure": "log loss, after temperature", "value": f"{now['loss']:.4f}"},
             {"figure": "calibration error, after temperature", "value": f"{now['ece']:.2%}"},
             {"figure": "Brier score (0 to 2, less is better)", "value": f"{now['brier']:.4f}"},

@@ -18,6 +18,7 @@ from neocog.errors import RunError, UsageError
 from neocog.fit import diagnose
 from neocog.fit import plan as planning
 from neocog.fit.clock import Clock
+from neocog.fit.coverage import coverage
 from neocog.fit.device import Device, choose
 from neocog.fit.features import check_layers, layer_names
 from neocog.fit.finish import finish
@@ -141,6 +142,9 @@ def train(
         regime=regime,
         layers=layer_names(layer),
     )
+    for note in coverage(parts):
+        parts.notes.append(note)
+        show.say(f"note: {note}")
     return carry_out_new(plan, parts, out, chosen, world, show, diagnosis=diagnosis, save_every=save_every, begin=begin)
 
 
@@ -183,7 +187,7 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     begin = time.monotonic()
     folder = Path(folder)
     saved = read_json(folder / "run.json", _Saved)
-    if saved["settings"].get("device") and (wrong := misfit(saved["settings"]["device"], Device, "settings.device")):
+    if wrong := misfit(saved["settings"].get("device"), Device, "settings.device"):
         raise damaged(folder / "run.json", wrong)
     plan = Plan.from_dict(saved["settings"])
     if epochs is not None:
@@ -195,7 +199,7 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
         plan = dataclasses.replace(plan, epochs=float(epochs), minutes=None)
     world = join()
     show = Show(progress and world.first)
-    chosen = Device.from_dict(plan.device)
+    chosen = Device.from_dict({"rates": (), **plan.device})
     now = choose(chosen.kind, local_rank=world.local_rank)
     chosen = dataclasses.replace(chosen, index=now.index)
     show.say(f"device: {chosen}")
