@@ -151,6 +151,7 @@ def read_curves(epochs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
     shown = epochs[-1].get("val_n")
     unsure = isinstance(shown, int) and shown < _FEW_PICTURES
     findings = [divergence] if len(train_loss) > 1 or divergence.verdict != "good" else []
+    length: Finding | None
     if few:
         said = f"only {steps} steps were made"
         if len(train_loss) > 1:

@@ -53,8 +53,8 @@ class Plan:
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Plan:
         """The plan that ``as_dict`` described."""
-        fields = values["preprocess"].items()
-        pre = Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields})
+        fields: dict[str, Any] = {k: tuple(v) if k in ("mean", "std") else v for k, v in values["preprocess"].items()}
+        pre = Preprocess(**fields)
         return Plan(
             **{**values, "recipe": Recipe(**values["recipe"]), "preprocess": pre, "classes": tuple(values["classes"])}
         )
@@ -159,8 +159,10 @@ def splits_of(
 
 def leaks(codes: np.ndarray, groups: np.ndarray | None) -> list[str]:
     """What near-duplicates (equal numbers in `groups`) across splits mean for the figures; nothing if none leaks."""
-    notes = []
-    for name, others in (("test", ("train", "val")), ("val", ("train",))) if groups is not None else ():
+    notes: list[str] = []
+    if groups is None:
+        return notes
+    for name, others in (("test", ("train", "val")), ("val", ("train",))):
         rows = groups[codes == SPLITS.index(name)]
         seen = int(np.isin(rows, groups[np.isin(codes, [SPLITS.index(other) for other in others])]).sum())
         if seen:

@@ -76,11 +76,8 @@ def read_card(folder: Path) -> dict[str, Any]:
 def misfit_metrics(metrics: Mapping[str, Any]) -> str:
     """What is wrong with the figures in net.json, "" if nothing: a split has all of its figures, or none."""
     common = {"accuracy": float, "accuracy_interval": tuple[float, float], "n": int}
-    for split, more in (
-        ("test", {"macro_f1": float}),
-        ("val", {"macro_f1": float}),
-        ("cv", {"repeats": int, "folds": int}),
-    ):
+    one, crossed = {"macro_f1": float}, {"repeats": int, "folds": int}
+    for split, more in (("test", one), ("val", one), ("cv", crossed)):
         forms = {f"{split}_{name}": form for name, form in (common | more).items()}
         if any(key.startswith(f"{split}_") for key in metrics):
             for key, form in forms.items():
@@ -90,7 +87,8 @@ def misfit_metrics(metrics: Mapping[str, Any]) -> str:
 
 
 def _preprocess(card: Mapping[str, Any]) -> Preprocess:
-    return Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in card["preprocess"].items()})
+    fields: dict[str, Any] = {k: tuple(v) if k in ("mean", "std") else v for k, v in card["preprocess"].items()}
+    return Preprocess(**fields)
 
 
 @dataclass(frozen=True, slots=True)
