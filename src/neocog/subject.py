@@ -102,11 +102,11 @@ def _run(named: str, size: str | None, values: dict[str, Any]) -> Subject:
     import torch
 
     from neocog import nets
-    from neocog.fit.run import read_json
+    from neocog.fit.predicting import read_card
 
     if values:
         raise UsageError("--set cannot change a run; it is built as it was trained")
-    card = read_json(Path(named) / "net.json")["net"]
+    card = read_card(Path(named))["net"]
     with torch.device("meta"):
         net = nets.build(**card)
     usual = (card["in_channels"], card["input_size"], card["input_size"])

@@ -320,6 +320,37 @@ def test_still_falling_means_longer() -> None:
     assert found["length"].verdict == "warn" and "longer" in found["length"].advice
 
 
+def test_few_steps_are_no_reason_for_another_net() -> None:
+    for n in (1, 2, 3):
+        low = [0.1, 0.11, 0.12][:n]
+        records = [{**r, "step": i + 1, "val_n": 200} for i, r in enumerate(epochs(low, low, [2.3, 2.3, 2.3][:n]))]
+        found = verdicts(records)
+        assert "good" not in {finding.verdict for finding in found.values()}  # nothing was shown yet
+        assert set(found) == {"length"} and f"only {n} steps" in found["length"].evidence
+        assert "train longer" in found["length"].advice and "pretrained weights" in found["length"].advice
+    (started,) = d.read_curves(records, {"start": {"regime": "all"}})
+    assert "train longer" in started.advice and "pretrained" not in started.advice
+
+
+def test_a_loss_that_still_falls_comes_before_another_net() -> None:
+    steady = [0.1 + 0.06 * i for i in range(8)]
+    found = verdicts([{**r, "step": 100 * i + 100} for i, r in enumerate(epochs(steady, steady))])
+    assert "capacity" not in found and found["length"].verdict == "warn"
+    assert "train longer" in found["length"].advice and "pretrained weights" in found["length"].advice
+    # three epochs of many steps: the slope is known, the end is not
+    found = verdicts([{**r, "step": 1000 * i + 1000} for i, r in enumerate(epochs(steady[:3], steady[:3]))])
+    assert found["length"].verdict == "warn" and "capacity" not in found
+    flat = [0.3, 0.3, 0.3]
+    found = verdicts([{**r, "step": 1000 * i + 1000} for i, r in enumerate(epochs(flat, flat, [2.3, 1.7, 1.7]))])
+    assert "length" not in found and "capacity" not in found
+
+
+def test_good_needs_enough_validation_pictures() -> None:
+    curves = epochs(RISE, [v - 0.01 for v in RISE])
+    many, few = (verdicts([{**r, "val_n": n} for r in curves])["overfitting"] for n in (400, 12))
+    assert many.verdict == "good" and few.verdict == "warn" and "only 12 validation pictures" in few.evidence
+
+
 def test_a_loss_that_falls_without_gain_is_long_enough() -> None:
     perfect = [0.9] + [1.0] * 9
     found = verdicts(epochs(perfect, perfect, [1.0 * 0.8**i for i in range(10)]))

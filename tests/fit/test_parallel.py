@@ -12,8 +12,8 @@ import torch
 
 from neocog.fit.run import read_json, read_tensors, records
 
-# float64, so that the order of additions is no excuse: a net with BN, whose statistics are those of the whole batch, and
-# pictures that are mixed
+# float64, so that the order of additions is no excuse: a net with BN, whose statistics are those of the whole
+# batch, and pictures that are mixed
 EXACT = """
 import copy, sys, torch
 from torch import nn

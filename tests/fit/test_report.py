@@ -216,7 +216,7 @@ def test_damaged_files_are_named(whole: Path) -> None:
     with pytest.raises(RunError, match=r"test\.safetensors is damaged"):
         write_report(whole)
     (whole / "run.json").write_text("{")
-    with pytest.raises(RunError, match=r"run\.json is not valid JSON"):
+    with pytest.raises(RunError, match=r"run\.json is damaged: it is not valid JSON"):
         write_report(whole)
 
 

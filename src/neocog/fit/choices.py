@@ -20,7 +20,7 @@ from neocog.tasks import Label, Task
 from neocog.tasks.measures import wilson
 
 _GROUPS_UP_TO = 200_000  # pictures; beyond that near-duplicates are not looked for without being asked
-_GROUPS_FOR_VALIDATION_UP_TO = 20_000
+LEAKS_UP_TO = 20_000  # pictures beside a declared test split
 _FEW = 30  # pictures of a split whose figures say little
 
 
@@ -74,16 +74,14 @@ def splits_of(
     labelled, own = task.known(source), task.groups(source)
     groups = mirroring = None
     declared = set(np.unique(source.splits[labelled]).tolist()) - {-1}
-    if not {1, 2} <= declared:
-        # a validation split that is cut beside a declared test split only steers: there speed counts for more
-        most = _GROUPS_UP_TO if 2 not in declared else _GROUPS_FOR_VALIDATION_UP_TO
-        if len(source) <= most:
-            from neocog.data.check import groups_and_mirroring
+    # a validation split that is cut beside a declared test split only steers: there speed counts for more
+    if len(source) <= (_GROUPS_UP_TO if 2 not in declared else LEAKS_UP_TO):
+        from neocog.data.check import groups_and_mirroring
 
-            alike = mirrored if task.name == "label" else True  # targets of places move with the mirror image
-            groups, mirroring = groups_and_mirroring(source, np.arange(len(source)), progress, mirrored=alike)
-        else:
-            notes.append(f"near-duplicates were not looked for among {len(source):,} pictures ('neocog check' does)")
+        alike = mirrored if task.name == "label" else True  # targets of places move with the mirror image
+        groups, mirroring = groups_and_mirroring(source, np.arange(len(source)), progress, mirrored=alike)
+    else:
+        notes.append(f"near-duplicates were not looked for among {len(source):,} pictures ('neocog check' does)")
     trained = int((labelled & (source.splits == 0)).sum())
     if SPLITS.index("test") in declared and trained:
         # a small share of few pictures would tell nothing: at least 1,000, or a tenth
@@ -107,7 +105,24 @@ def splits_of(
         mirroring = Mirroring(mirrored, "asked for")
     elif task.name != "label":
         mirroring = _by_task(source, task)
-    return codes, notes + more + (_too_few(codes) if task.name == "label" else []), mirroring or decide(source)
+    few = _too_few(codes) if task.name == "label" else []
+    return codes, notes + more + leaks(codes, groups) + few, mirroring or decide(source)
+
+
+def leaks(codes: np.ndarray, groups: np.ndarray | None) -> list[str]:
+    """What near-duplicates (equal numbers in `groups`) across splits mean for the figures; nothing if none leaks."""
+    notes: list[str] = []
+    if groups is None:
+        return notes
+    for name, others in (("test", ("train", "val")), ("val", ("train",))):
+        rows = groups[codes == SPLITS.index(name)]
+        seen = int(np.isin(rows, groups[np.isin(codes, [SPLITS.index(other) for other in others])]).sum())
+        if seen:
+            notes.append(
+                f"{seen:,} of {len(rows):,} {name} pictures have a near-copy in {' or '.join(others)}, so the {name} "
+                "figures are too high ('neocog check' lists them)"
+            )
+    return notes
 
 
 def _by_task(source: Source, task: type[Task]) -> Mirroring:

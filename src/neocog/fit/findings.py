@@ -142,26 +142,49 @@ _REGULARISERS = (
 )
 
 
+_FEW_STEPS = 100  # a net that was shown fewer batches has hardly begun to learn
+_FEW_PICTURES = 30  # of validation: the accuracy on fewer is uncertain by 15 points and more
+_PRETRAINED = "start from pretrained weights (neocog train DATA --from NET)"
+
+
 def read_curves(epochs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any] | None = None) -> list[Finding]:
     """Read the epoch records of log.jsonl as a practised eye would, and return what there is to see.
 
-    `settings` (nested dicts are searched) tells which regularisers are on. Names of the findings: "divergence",
-    "overfitting", "over-confidence", "capacity", "length"; those that the records cannot answer are left out.
+    `settings` (nested dicts are searched) has the regularisers that are on. Names of the findings: "divergence",
+    "overfitting", "over-confidence", "capacity", "length"; those that the records cannot answer are left out. After
+    few steps only trouble is named: nothing is called good, and a low accuracy is no fault of the net.
     """
     settings = settings or {}
     train_loss, val_loss = _series(epochs, "train_loss"), _series(epochs, "val_loss")
-    findings = [_divergence(epochs, train_loss)] if epochs else []
-    if not findings or findings[0].verdict == "bad":
-        return findings
+    if not epochs:
+        return []
+    steps = epochs[-1].get("step")
+    few = isinstance(steps, int) and steps < _FEW_STEPS
+    longer = "train longer (neocog resume RUN --epochs N)" + ("" if settings.get("start") else f", or {_PRETRAINED}")
+    divergence = _divergence(epochs, train_loss, few)
+    if divergence.verdict == "bad":
+        return [divergence]
     train, val = _series(epochs, "train_accuracy"), _series(epochs, "val_accuracy")
-    falling = _length(val_loss or train_loss, val, [lr for _, lr in _series(epochs, "lr")])
+    shown = epochs[-1].get("val_n")
+    unsure = isinstance(shown, int) and shown < _FEW_PICTURES
+    findings = [divergence] if len(train_loss) > 1 or divergence.verdict != "good" else []
+    length: Finding | None
+    if few:
+        said = f"only {steps} steps were made"
+        if len(train_loss) > 1:
+            said += f", and the training loss went from {train_loss[0][1]:.3f} to {train_loss[-1][1]:.3f}"
+        length = Finding("length", "warn", said, f"Too early to judge: {longer}.")
+    else:
+        length = _length(val_loss or train_loss, val, [lr for _, lr in _series(epochs, "lr")], longer)
     if train and val:
-        findings.append(_overfitting(train[-1][1], val, settings))
-        capacity = _capacity(train[-1][1], val[-1][1], falling is not None and falling.verdict == "warn", settings)
-        findings += [capacity] if capacity else []
+        findings.append(_overfitting(train[-1][1], val, settings, shown if unsure else None))
+        if length and length.verdict == "good":
+            capacity = _capacity(train[-1][1], val[-1][1], settings)
+            findings += [capacity] if capacity else []
     if len(val_loss) > 2 and val:
         findings.append(_over_confidence(val_loss, dict(val)))
-    return findings + ([falling] if falling else [])
+    found = [finding for finding in findings if not (few and finding.verdict == "good")]
+    return found + ([length] if length else [])
 
 
 def _series(epochs: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
@@ -176,7 +199,7 @@ def _series(epochs: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, 
     return pairs
 
 
-def _divergence(epochs: Sequence[Mapping[str, Any]], losses: list[tuple[float, float]]) -> Finding:
+def _divergence(epochs: Sequence[Mapping[str, Any]], losses: list[tuple[float, float]], few: bool) -> Finding:
     last = epochs[-1].get("train_loss")
     advice = "Lower the learning rate (neocog train --find-lr proposes one), warm it up, or clip gradients."
     if isinstance(last, int | float) and not math.isfinite(last):
@@ -191,13 +214,16 @@ def _divergence(epochs: Sequence[Mapping[str, Any]], losses: list[tuple[float, f
     # 0.2: at losses near zero a rise of half is only noise.
     if values[-1] > 1.5 * lowest and values[-1] - lowest > 0.2:
         return Finding("divergence", "bad", evidence, advice)
-    if len(values) > 2 and values[0] - values[-1] < 0.02 * values[0]:
+    if len(values) > 2 and values[0] - values[-1] < 0.02 * values[0] and not few:
         advice = "Nothing was learned. Is the learning rate far too small or too large? See 'overfit one batch'."
         return Finding("divergence", "bad", evidence, advice)
     return Finding("divergence", "good", evidence)
 
 
-def _overfitting(train: float, val: list[tuple[float, float]], settings: Mapping[str, Any]) -> Finding:
+def _overfitting(
+    train: float, val: list[tuple[float, float]], settings: Mapping[str, Any], pictures: int | None
+) -> Finding:
+    """`pictures`: of validation, where they are too few to be sure."""
     on, off = _regularisers(settings)
     gap = train - val[-1][1]
     best_at, best = max(val, key=lambda pair: pair[1])
@@ -207,17 +233,22 @@ def _overfitting(train: float, val: list[tuple[float, float]], settings: Mapping
     evidence += f"; regularisers on: {', '.join(on) if on else 'none recorded'}"
     if {"mixup", "cutmix"} & set(on):
         evidence += " (mixed pictures lower the training accuracy, so the real gap is larger)"
-    if gap <= 0.05:
+    if pictures is not None:
+        evidence += f"; only {pictures} validation pictures, so the gap is uncertain"
+    if gap <= 0.05 and pictures is None:
         return Finding("overfitting", "good", evidence)
+    if gap <= 0.05:
+        return Finding("overfitting", "warn", evidence, "More validation pictures would tell.")
     proposals = ", ".join(off[:3])
     advice = f"Turn on more: {proposals}; or " if proposals else "Strengthen the regularisers, use a smaller net, "
     advice += "collect more pictures."
     if best - val[-1][1] > 0.01:
-        advice += " Early stopping (--set early_stop=5) would have kept the best epoch."
+        advice += " Early stopping (--set early_stop=5) ends the training soon after its best epoch, and keeps that."
     return Finding("overfitting", "bad" if gap > 0.15 else "warn", evidence, advice)
 
 
-def _capacity(train: float, val: float, still_falling: bool, settings: Mapping[str, Any]) -> Finding | None:
+def _capacity(train: float, val: float, settings: Mapping[str, Any]) -> Finding | None:
+    """Judge whether the net is large enough, where longer training would not help."""
     if train - val > 0.05:
         return None  # overfitting: capacity is not what is missing
     evidence = f"training accuracy {train:.1%}, validation {val:.1%}"
@@ -225,7 +256,7 @@ def _capacity(train: float, val: float, still_falling: bool, settings: Mapping[s
         return Finding("capacity", "good", evidence)
     on, _ = _regularisers(settings)
     evidence += ": no gap, and both low"
-    advice = "Train longer first. " if still_falling else ""
+    advice = "" if settings.get("start") else f"{_PRETRAINED[0].upper()}{_PRETRAINED[1:]}. "
     advice += "A wider or deeper net, larger pictures, or better labels"
     advice += f"; or weaken what is on: {', '.join(on)}." if on else "."
     return Finding("capacity", "warn", evidence, advice)
@@ -245,9 +276,11 @@ def _over_confidence(losses: list[tuple[float, float]], accuracy: Mapping[float,
     return Finding("over-confidence", "good", evidence)
 
 
-def _length(losses: list[tuple[float, float]], accuracy: list[tuple[float, float]], lrs: list[float]) -> Finding | None:
-    """Judge whether the loss was still falling in the last fifth of the epochs."""
-    if len(losses) < 5:
+def _length(
+    losses: list[tuple[float, float]], accuracy: list[tuple[float, float]], lrs: list[float], longer: str
+) -> Finding | None:
+    """Judge whether the loss was still falling in the last fifth of the epochs; 5 are needed to say that it was not."""
+    if len(losses) < 2:
         return None
     at, before = losses[-1 - max(1, len(losses) // 5)]
     fall = (before - losses[-1][1]) / before if before > 0 else 0.0
@@ -262,10 +295,10 @@ def _length(losses: list[tuple[float, float]], accuracy: list[tuple[float, float
         evidence += f", and accuracy changed by {100 * gain:+.1f} points"
     # As the rate goes to zero a last fall comes with it, even in a training that is long enough.
     if fall <= (0.1 if annealed else 0.05) or gain < 0.005:
-        return Finding("length", "good", evidence)
+        return Finding("length", "good", evidence) if len(losses) >= 5 else None
     if annealed:
-        return Finding("length", "warn", evidence, "A longer schedule should gain: train with more epochs.")
-    return Finding("length", "warn", evidence, "Still falling: train longer (neocog resume RUN --epochs more).")
+        return Finding("length", "warn", evidence, f"A longer schedule should gain: {longer}.")
+    return Finding("length", "warn", evidence, f"Still falling: {longer}.")
 
 
 def _regularisers(settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:

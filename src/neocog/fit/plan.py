@@ -61,13 +61,19 @@ class Plan:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Plan:
-        """The plan that ``as_dict`` described, also that of a run of a version that knew only the task label."""
-        values = dict(values)
+        """The plan that ``as_dict`` described."""
         recipe = Recipe(**values["recipe"])
-        classes = values.pop("classes", None)
-        if "task" not in values:
-            values["task"] = {"name": "label", "classes": classes, "smoothing": recipe.label_smoothing}
         return Plan(**{**values, "recipe": recipe, "preprocess": Preprocess.from_json(values["preprocess"])})
+
+    @staticmethod
+    def upgraded(values: dict[str, Any]) -> dict[str, Any]:
+        """What ``as_dict`` would have given, of the settings of a run of a version that knew only the task label."""
+        if "task" in values or not isinstance(values.get("recipe"), dict):
+            return values
+        smoothing = values["recipe"].get("label_smoothing", 0.0)
+        classes = values.get("classes", [])
+        rest = {k: v for k, v in values.items() if k != "classes"}
+        return {**rest, "task": {"name": "label", "classes": classes, "smoothing": smoothing}}
 
     @property
     def by_steps(self) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -18,12 +19,12 @@ from neocog.data.decode import placed
 from neocog.data.kinds import Category
 from neocog.data.source import Source
 from neocog.data.warp import Warp
-from neocog.errors import DataError, DecodeError, RunError, UsageError
+from neocog.errors import DataError, DecodeError, NeocogError, NetError, RunError, UsageError
 from neocog.fit.device import Device, choose
 from neocog.fit.evaluating import averaged, observed
 from neocog.fit.features import build
 from neocog.fit.job import Split, open_split
-from neocog.fit.run import load_state, read_json, read_tensors
+from neocog.fit.run import damaged, load_state, misfit, read_json, read_tensors
 from neocog.fit.show import Show
 from neocog.records import SPLITS, Preprocess
 from neocog.tasks import Label, Task
@@ -31,6 +32,83 @@ from neocog.tasks.label import Prediction
 from neocog.tasks.measures import evaluate_logits, softmax
 from neocog.tasks.task import fits, load
 from neocog.tasks.unknown import Unknown
+
+
+class Spec(TypedDict):
+    """With which ``neocog.nets.build`` makes a net; further keys are its options."""
+
+    name: str
+    classes: int
+    in_channels: int
+    input_size: int
+
+
+class _Layers(TypedDict):
+    layers: list[str]
+    pool: str
+
+
+class _Needed(TypedDict):
+    net: Spec
+    classes: list[str]
+    preprocess: Preprocess
+    tta: str
+    mirror: bool
+    metrics: dict[str, Any]
+    temperature: float
+
+
+class Card(_Needed, total=False):
+    """What is in net.json."""
+
+    task: dict[str, Any]
+    taps: _Layers | None
+    unknown: dict[str, Any] | None
+    kept: dict[str, Any]
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Read net.json of a run folder. Raises: RunError if it is damaged, or names other classes than the net has."""
+    path = folder / "net.json"
+    card: dict[str, Any] = read_json(path, Card)
+    task, pre = task_in(card, path), Preprocess.from_json(card["preprocess"])
+    names, outputs = len(card["classes"]), card["net"]["classes"]
+    if task.name == "label" and not card.get("taps") and names != outputs:
+        raise damaged(path, f"it names {names} classes for a net with {outputs} outputs")
+    if not (min(len(pre.mean), len(pre.std)) >= pre.channels > 0 and min(pre.size, pre.resize, *pre.std) > 0):
+        raise damaged(path, f"this is impossible: {pre}")
+    if wrong := misfit_metrics(card["metrics"]) if task.name == "label" else "":
+        raise damaged(path, wrong)
+    if not (card["temperature"] > 0 and math.isfinite(card["temperature"])):
+        raise damaged(path, f"the temperature is {card['temperature']} instead of a number above 0")
+    return card
+
+
+def task_in(card: Mapping[str, Any], path: Path) -> Task:
+    """The task that net.json describes. Raises: RunError if it cannot be made."""
+    if "task" not in card:  # of a version that knew one task only
+        return Label(card["classes"], temperature=float(card["temperature"]))
+    try:
+        task = load(card["task"])
+    except (KeyError, TypeError, ValueError, NeocogError) as error:
+        raise damaged(path, f"its task cannot be made ({type(error).__name__}: {error})") from None
+    if list(getattr(task, "classes", ())) != card["classes"]:
+        raise damaged(path, "the classes of the task and of the net differ")
+    return task
+
+
+def misfit_metrics(metrics: Mapping[str, Any]) -> str:
+    """What is wrong with the figures of the task label in net.json, "" if nothing: a split has all, or none."""
+    common = {"accuracy": float, "accuracy_interval": tuple[float, float], "n": int}
+    one, crossed = {"macro_f1": float}, {"repeats": int, "folds": int}
+    for split, more in (("test", one), ("val", one), ("cv", crossed)):
+        forms = {f"{split}_{name}": form for name, form in (common | more).items()}
+        if any(key.startswith(f"{split}_") for key in metrics):
+            for key, form in forms.items():
+                if wrong := misfit(metrics.get(key), form, f"metrics.{key}"):
+                    return wrong
+    return ""
+
 
 __all__ = ["Prediction", "Run", "evaluate", "logits_of", "predict"]
 
@@ -42,10 +120,9 @@ class Run:
         """Raises: RunError if the folder holds no run."""
         self.folder = Path(folder)
         self.settings: dict[str, Any] = read_json(self.folder / "run.json")
-        path = self.folder / "net.json"
-        if not path.exists():
+        if not (self.folder / "net.json").exists():
             raise RunError(f"the training of {folder} is not finished; continue it with 'neocog resume {folder}'")
-        self._card: dict[str, Any] = read_json(path)
+        self._card = read_card(self.folder)
         self._net: nn.Module | None = None
         self._unknown: Unknown | None = None
 
@@ -55,9 +132,7 @@ class Run:
     @cached_property
     def task(self) -> Task:
         """What the net answers, with what was chosen after training."""
-        if "task" in self._card:
-            return load(self._card["task"])
-        return Label(self._card["classes"], temperature=float(self._card["temperature"]))  # of an older version
+        return task_in(self._card, self.folder / "net.json")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -102,9 +177,16 @@ class Run:
     def net(self) -> nn.Module:
         """The trained net, in eval mode, on the CPU."""
         if self._net is None:
-            net = build(self.spec, self.taps, self.task)
-            path = self.folder / "weights.safetensors"
-            load_state(net, read_tensors(path)[0], str(path))
+            card, path = self.folder / "net.json", self.folder / "weights.safetensors"
+            tensors, _ = read_tensors(path)
+            try:
+                net = build(self.spec, self.taps, self.task)
+            except (NetError, TypeError, ValueError) as error:
+                raise damaged(card, f"the net that it describes cannot be built ({error})") from error
+            head = tensors.get(f"{net.head}.weight")
+            if head is not None and self.task.outputs not in (None, len(head)):
+                raise damaged(card, f"it names {self.task.outputs} classes for a net with {len(head)} outputs")
+            load_state(net, tensors, str(path))
             self._net = net.eval()
         return self._net
 

@@ -5,12 +5,11 @@ Whatever a run has not (no test split, no end because it was killed, no pictures
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from safetensors import SafetensorError
@@ -18,6 +17,7 @@ from safetensors.numpy import load_file
 
 from neocog.errors import RunError
 from neocog.fit.findings import Finding, read_curves, read_dead, read_update_ratios
+from neocog.fit.predicting import misfit_metrics
 from neocog.fit.report_results import (
     Pictures,
     calibration_section,
@@ -28,7 +28,7 @@ from neocog.fit.report_results import (
     unknown_section,
 )
 from neocog.fit.report_transfer import cross_validation, transfer_section
-from neocog.fit.run import records, write_atomically
+from neocog.fit.run import damaged, read_json, records, write_atomically
 from neocog.page import Html, line_chart, page, paragraph, table, text
 from neocog.tasks.measures import evaluate_logits, fit_temperature
 
@@ -48,7 +48,9 @@ def write_report(run_folder: Path, pictures: Pictures | None = None) -> Path:
         RunError: the folder holds none of these files, or one of its JSON files is damaged.
     """
     run_folder = Path(run_folder)
-    run, net = _json(run_folder / "run.json"), _json(run_folder / "net.json")
+    run, net = _json(run_folder / "run.json", _Run), _json(run_folder / "net.json", _Net)
+    if wrong := misfit_metrics(net.get("metrics") or {}):
+        raise damaged(run_folder / "net.json", wrong)
     log = records(run_folder)
     results = {split: found for split in ("test", "val") if (found := _logits(run_folder / f"{split}.safetensors"))}
     if not (run or net or log or results):
@@ -60,9 +62,8 @@ def write_report(run_folder: Path, pictures: Pictures | None = None) -> Path:
     temperature = _temperature(net, results)
     figures = _figures(results, split, classes, temperature)
 
-    result = (
-        _headline(run, start, end, epochs, figures, split) + _kept(net) + cross_validation(net.get("metrics") or {})
-    )
+    result = _headline(run, start, end, epochs, figures, split) + _kept(net)
+    result += cross_validation(net.get("metrics") or {})
     sections: list[tuple[str, str]] = [("Result", result)]
     if start.get("start"):
         sections.append(("Start", transfer_section(start["start"], _last(log, "head"))))
@@ -78,7 +79,8 @@ def write_report(run_folder: Path, pictures: Pictures | None = None) -> Path:
         sections.append(("Unknown pictures", unknown_section(net["unknown"])))
     sections.append(("Time", _time(epochs, end)))
     sections.append(("Settings", _settings(run, start)))
-    sections.append(("Notes and problems", _notes(run, start, _json(run_folder / "problems.json"))))
+    problems = _json(run_folder / "problems.json", list[Any] | dict[str, Any])
+    sections.append(("Notes and problems", _notes(run, start, problems)))
     sections.append(("How to reproduce", _reproduce(run, net)))
     name, data = _net_name(run, net, start), _dig(run, "data", "name")
     title = f"{name} on {data}" if data else name
@@ -91,13 +93,35 @@ def write_report(run_folder: Path, pictures: Pictures | None = None) -> Path:
 # ---------------------------------------------------------------- reading
 
 
-def _json(path: Path) -> Any:
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path} is not valid JSON ({error}); was it edited?") from None
+class _Run(TypedDict, total=False):
+    command: str | list[str]
+    settings: dict[str, Any]
+    data: dict[str, Any]
+
+
+class _Unknown(TypedDict, total=False):
+    false_alarm: float
+    auroc: dict[str, float] | float | None
+    caught: dict[str, float]
+
+
+class _Kept(TypedDict):
+    epoch: float
+    of: float
+    why: str
+
+
+class _Net(TypedDict, total=False):
+    net: dict[str, Any] | str
+    classes: list[str]
+    temperature: float | None
+    metrics: dict[str, float | list[float]]
+    unknown: _Unknown | None
+    kept: _Kept
+
+
+def _json(path: Path, form: Any) -> Any:
+    return read_json(path, form) if path.exists() else {}
 
 
 def _logits(path: Path) -> dict[str, np.ndarray] | None:
@@ -184,8 +208,12 @@ def _headline(
                 " There is no test split: settings were chosen on these pictures, so new ones will do a little worse."
             )
         parts.append(paragraph(line))
+        of, there = len(now["per_class"]), sum(row["support"] > 0 for row in now["per_class"])
+        equal = "every class counts the same"
+        if there < of:
+            equal += f"; {of - there} of {of} classes have no picture here, and are not measured"
         rows = [
-            {"figure": "macro-F1 (every class counts the same)", "value": f"{now['macro_f1']:.4f}"},
+            {"figure": f"macro-F1 ({equal})", "value": f"{now['macro_f1']:.4f}"},
             {"figure": "log loss, after temperature", "value": f"{now['loss']:.4f}"},
             {"figure": "calibration error, after temperature", "value": f"{now['ece']:.2%}"},
             {"figure": "Brier score (0 to 2, less is better)", "value": f"{now['brier']:.4f}"},
@@ -213,8 +241,8 @@ def _headline(
 
 
 def _kept(net: Any) -> Html:
-    epoch, of, why = (_dig(net, "kept", key) for key in ("epoch", "of", "why"))
-    return paragraph(f"Weights kept: epoch {epoch:.4g} of {of:.4g}, {why}.") if why else Html("")
+    kept = net.get("kept")
+    return paragraph("Weights kept: epoch {epoch:.4g} of {of:.4g}, {why}.".format(**kept)) if kept else Html("")
 
 
 def _epoch(epochs: Sequence[Mapping[str, Any]]) -> str:

@@ -91,7 +91,7 @@ def per_class_section(figures: Mapping[str, Any]) -> Html:
     parts.append(table(shown, numeric=("precision", "recall", "f1", "pictures", "predicted")))
     if len(present) > _CLASS_ROWS:
         parts.append(paragraph(f"The {_CLASS_ROWS} weakest of {len(present)} classes."))
-    if absent := [row["class"] for row in rows if row not in present]:
+    if absent := [row["class"] for row in rows if not row["support"]]:
         more = f" and {len(absent) - 20} more" if len(absent) > 20 else ""
         parts.append(paragraph(f"Without a picture in this split: {', '.join(absent[:20])}{more}."))
     return Html("".join(parts))

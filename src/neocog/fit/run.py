@@ -10,15 +10,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+import neocog
 from neocog.errors import RunError
 
 
@@ -45,21 +49,93 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, form: Any = dict) -> Any:
     """Read a JSON file of a run folder.
 
+    Args:
+        form: what must be in it, see `misfit`.
+
     Raises:
-        RunError: it is not there or not JSON.
+        RunError: it is not there, not JSON, of another form, or written by a newer neocog.
     """
     try:
-        return json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise RunError(
             f"{path.parent} has no {path.name}, so it is not the folder of a run; "
             "'neocog train DATA --out FOLDER' makes one"
         ) from None
-    except ValueError as error:
-        raise RunError(f"{path} is not valid JSON ({error}); was it edited?") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"it is not valid JSON ({error})") from None
+    written = value.get("neocog") if isinstance(value, dict) else None
+    if isinstance(written, str) and _release(written) > _release(neocog.__version__):
+        raise RunError(
+            f"{path} was written by neocog {written}, and this is {neocog.__version__}; update neocog to use this run"
+        )
+    if wrong := misfit(value, form):
+        raise damaged(path, wrong)
+    return value
+
+
+def damaged(path: Path, wrong: str) -> RunError:
+    """The error for a file of a run folder that is not as neocog wrote it."""
+    again = f"'neocog resume {path.parent}' writes it again" if path.name == "net.json" else "put back a copy of it"
+    return RunError(f"{path} is damaged: {wrong}. Was it edited? {again[0].upper()}{again[1:]}, or train a new run")
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """(1, 2) of "1.2.0.dev3"."""
+    numbers = [int(n) for n in re.split(r"[^\d.]", version)[0].split(".") if n]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def misfit(value: Any, form: Any, at: str = "the file") -> str:
+    """What is wrong with a value of a JSON file, "" if nothing.
+
+    `form` is a type; a TypedDict stands for an object with these keys and perhaps others, a dataclass for one with
+    its fields and no others.
+    """
+    origin, inner = get_origin(form), get_args(form)
+    if form is Any:
+        return ""
+    if origin in (Union, UnionType):
+        found = [misfit(value, one, at) for one in inner]
+        return "" if "" in found else found[0]
+    if is_typeddict(form) or is_dataclass(form):
+        if wrong := misfit(value, dict, at):
+            return wrong
+        hints = get_type_hints(form)
+        if is_dataclass(form):
+            needed = {f.name for f in fields(form) if f.default is MISSING and f.default_factory is MISSING}
+            if more := sorted(value.keys() - hints.keys()):
+                return f"{at} has an unknown key {more[0]!r}"
+        else:
+            needed = form.__required_keys__
+        if gone := sorted(needed - value.keys()):
+            return f"{at} has no key {gone[0]!r}"
+        parts = [(value[key], hints[key], key if at == "the file" else f"{at}.{key}") for key in hints if key in value]
+        return next(filter(None, (misfit(*part) for part in parts)), "")
+    if origin in (list, tuple, dict) and not misfit(value, dict if origin is dict else list, at):
+        if origin is dict:
+            parts = [(one, inner[1], f"{at}.{key}") for key, one in value.items()]
+        elif origin is tuple and inner[-1] is not Ellipsis:
+            if len(value) != len(inner):
+                return f"{at} has {len(value)} values instead of {len(inner)}"
+            parts = [(one, part, f"{at}[{n}]") for n, (one, part) in enumerate(zip(value, inner, strict=True))]
+        else:
+            parts = [(one, inner[0], f"{at}[{n}]") for n, one in enumerate(value)]
+        return next(filter(None, (misfit(*part) for part in parts)), "")
+    plain = list if origin is tuple else origin or form
+    fits = isinstance(value, (int, float) if plain is float else plain)
+    if fits and not (isinstance(value, bool) and plain in (int, float)):
+        return ""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    shown = names[type(value)] if isinstance(value, dict | list) else json.dumps(value)[:40]
+    return f"{at} is {shown} instead of {names.get(plain, 'a number')}"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -136,9 +212,9 @@ def records(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
     for line in path.read_bytes().splitlines():
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if kind is None or record.get("kind") == kind:
+        if isinstance(record, dict) and kind in (None, record.get("kind")):
             found.append(record)
     return found
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from neocog.errors import RunError
 from neocog.fit.optim import optimizers
 from neocog.fit.recipes import Recipe
-from neocog.fit.run import load_state, read_tensors, write_tensors
+from neocog.fit.run import damaged, load_state, read_tensors, write_tensors
 from neocog.nets import head_of
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -119,12 +119,15 @@ class State:
         """
         path = folder / CHECKPOINT
         tensors, metadata = read_tensors(path)
+        try:
+            plain, counters = json.loads(metadata["plain"]), json.loads(metadata["counters"])
+        except (KeyError, ValueError, RecursionError):
+            raise damaged(path, "its counters cannot be read") from None
         load_state(self.net, _under(tensors, "net/"), str(path))
         if self.average is not None:
             load_state(self.average, _under(tensors, "average/"), str(path))
         if self.slow:
             self.slow = {k: v.to(self.slow[k].device) for k, v in _under(tensors, "slow/").items()}
-        plain = json.loads(metadata["plain"])
         for number, opt in enumerate(self.opts):
             state: dict[int, dict[str, Any]] = {}
             for name, value in [*_under(tensors, f"opt/{number}/").items(), *_under(plain, f"opt/{number}/").items()]:
@@ -134,7 +137,7 @@ class State:
                 opt.load_state_dict({"state": state, "param_groups": opt.state_dict()["param_groups"]})
             except ValueError as error:
                 raise RunError(f"{path} was written with another optimizer: {error}") from None
-        for key, value in json.loads(metadata["counters"]).items():
+        for key, value in counters.items():
             setattr(self, key, value)
         self._top = _under(tensors, "top/")
         if self.top and not self._top:  # the best epoch is the one of the checkpoint

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from neocog.errors import RunError, UsageError
 from neocog.fit import diagnose
 from neocog.fit.choices import make_recipe
 from neocog.fit.clock import Clock
+from neocog.fit.coverage import coverage
 from neocog.fit.device import Device, check_precision, choose, place
 from neocog.fit.device import prepare as prepare_device
 from neocog.fit.evaluating import floated, observed
@@ -32,13 +33,22 @@ from neocog.fit.parallel import alone, join, same_everywhere, wait_for_all
 from neocog.fit.plan import Plan, make_plan, task_of
 from neocog.fit.predicting import Run
 from neocog.fit.report import write_report
-from neocog.fit.run import Log, free_folder, read_json, read_tensors, write_json, write_tensors
+from neocog.fit.run import Log, damaged, free_folder, misfit, read_json, read_tensors, write_json, write_tensors
 from neocog.fit.show import Show
 from neocog.fit.signals import interruptible
 from neocog.fit.start import open_start
 from neocog.fit.state import CHECKPOINT, State
 from neocog.fit.transfer import check_wishes
 from neocog.tasks import Losses, Task, find
+
+
+class _SavedData(TypedDict):
+    fingerprint: str
+
+
+class _Saved(TypedDict):
+    settings: dict[str, Any]
+    data: _SavedData
 
 
 def train(
@@ -145,6 +155,9 @@ def train(
         weights = open_start(start, net=net, options=net_options, offline=offline or None, say=show.say)
         check_layers(weights.trunk, layers)
     plan, what = make_plan(wishes, opened, chosen, world, show, weights)
+    for note in coverage(opened):
+        opened.notes.append(note)
+        show.say(f"note: {note}")
     stem = f"{opened.source.name or 'pictures'}-{plan.net['name']}".replace("/", "-").replace(" ", "-")
     folder = Path(same_everywhere(str(out or free_folder(stem)), world))
     job = Job(plan, opened, what, chosen, world, show, folder, begin, save_every)
@@ -170,8 +183,11 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     """
     begin = time.monotonic()
     folder = Path(folder)
-    saved = read_json(folder / "run.json")
-    plan = Plan.from_dict(saved["settings"])
+    saved = read_json(folder / "run.json", _Saved)
+    settings = Plan.upgraded(saved["settings"])
+    if wrong := misfit(settings, Plan, "settings") or misfit(settings.get("device"), Device, "settings.device"):
+        raise damaged(folder / "run.json", wrong)
+    plan = Plan.from_dict(settings)
     if epochs is not None:
         if not plan.by_steps:
             raise UsageError(
@@ -181,7 +197,7 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
         plan = dataclasses.replace(plan, epochs=float(epochs), minutes=None)
     world = join()
     show = Show(progress and world.first)
-    chosen = Device.from_dict(plan.device)
+    chosen = Device.from_dict({"rates": (), **plan.device})
     chosen = dataclasses.replace(chosen, index=prepare_device(chosen.kind, local_rank=world.local_rank))
     show.say(f"device: {chosen}")
     if plan.data is None and data is None:

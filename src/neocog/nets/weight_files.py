@@ -100,7 +100,7 @@ def description(path: Path) -> dict[str, Any]:
         if file.is_file():
             try:
                 found = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise NetError(f"{file} should describe {path.name} as JSON, but cannot be read: {error}") from None
             if isinstance(found, dict):
                 return found

@@ -169,7 +169,8 @@ class Label(Task):
 
     def figures(self, seen: Seen) -> dict[str, Any]:
         full = self.full(seen)
-        return {k: full[k] for k in _KEPT if k in full}
+        there = sum(row["support"] > 0 for row in full.get("per_class", ()))
+        return {**{k: full[k] for k in _KEPT if k in full}, "classes": there}
 
     def full(self, seen: Seen, temperature: float | None = None) -> dict[str, Any]:
         """Every figure of `neocog.tasks.measures.evaluate_logits`."""
@@ -187,10 +188,12 @@ class Label(Task):
 
     def headline(self, figures: Mapping[str, Any]) -> str:
         low, high = figures["accuracy_interval"]
-        return (
+        line = (
             f"accuracy {100 * figures['accuracy']:.2f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}, "
             f"n = {figures['n']:,}), macro-F1 {figures['macro_f1']:.4f}"
         )
+        there, of = figures.get("classes", len(self.classes)), len(self.classes)
+        return line if there >= of else f"{line} ({there} of {of} classes have pictures)"
 
     def answers(self, outputs: Tensor, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
         probabilities = softmax(outputs.cpu().numpy(), self.temperature)
