@@ -159,6 +159,15 @@ def thumbnail(picture: np.ndarray, *, size: int = 96, caption: str = "", alt: st
     )
 
 
+def picture_file(jpeg: bytes, caption: str, *, width: int = 320) -> Html:
+    """Return a <figure> with a picture that is a JPEG already, shown up to `width` pixels wide."""
+    uri = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    return Html(
+        f'<figure style="width:{width}px;max-width:100%"><img src="{uri}" alt="{escape(caption)}" '
+        f'style="width:100%;height:auto"><figcaption>{text(caption)}</figcaption></figure>\n'
+    )
+
+
 def gallery(figures: Sequence[str], *, framed: bool = False) -> Html:
     """Return thumbnails (or other galleries) side by side, wrapping; `framed` shows that they belong together."""
     return Html(f'<div class="gallery{" framed" if framed else ""}">{"".join(figures)}</div>\n')

@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from neocog.errors import RunError
+from neocog.fit import report_task
 from neocog.fit.findings import Finding, read_curves, read_dead, read_update_ratios
-from neocog.fit.predicting import misfit_metrics
+from neocog.fit.predicting import misfit_metrics, task_in
 from neocog.fit.report_results import (
     Pictures,
     calibration_section,
@@ -49,9 +50,12 @@ def write_report(run_folder: Path, pictures: Pictures | None = None) -> Path:
     """
     run_folder = Path(run_folder)
     run, net = _json(run_folder / "run.json", _Run), _json(run_folder / "net.json", _Net)
+    log = records(run_folder)
+    asked = _dig(net, "task", "name") or _dig(run, "settings", "task", "name") or "label"
+    if asked != "label":
+        return _write_task_report(run_folder, run, net, log)
     if wrong := misfit_metrics(net.get("metrics") or {}):
         raise damaged(run_folder / "net.json", wrong)
-    log = records(run_folder)
     results = {split: found for split in ("test", "val") if (found := _logits(run_folder / f"{split}.safetensors"))}
     if not (run or net or log or results):
         raise RunError(f"expected a run folder with run.json or log.jsonl, got {run_folder}; 'neocog train' makes one")
@@ -64,12 +68,7 @@ def write_report(run_folder: Path, pictures: Pictures | None = None) -> Path:
 
     result = _headline(run, start, end, epochs, figures, split) + _kept(net)
     result += cross_validation(net.get("metrics") or {})
-    sections: list[tuple[str, str]] = [("Result", result)]
-    if start.get("start"):
-        sections.append(("Start", transfer_section(start["start"], _last(log, "head"))))
-    if epochs or _dig(start, "start", "regime") != "features":
-        sections.append(("Diagnosis", _diagnosis(log, epochs, run)))
-        sections.append(("Curves", _curves(epochs)))
+    sections: list[tuple[str, str]] = [("Result", result), *_training(run, log, start, epochs)]
     if figures and split:
         sections.append(("Errors", errors_section(results[split], classes, temperature, figures[1], pictures)))
         sections.append(("Classes", per_class_section(figures[1])))
@@ -77,15 +76,61 @@ def write_report(run_folder: Path, pictures: Pictures | None = None) -> Path:
         sections.append(("Calibration", calibration_section(*figures)))
     if net.get("unknown"):
         sections.append(("Unknown pictures", unknown_section(net["unknown"])))
+    return _write(run_folder, sections, run, net, log, epochs)
+
+
+def _write_task_report(folder: Path, run: Any, net: Any, log: Sequence[Mapping[str, Any]]) -> Path:
+    """The report of a task that is not label, by the contract of tasks."""
+    start = _last(log, "start")
+    epochs = list({record.get("step", number): record for number, record in enumerate(_of(log, "epoch"))}.values())
+    sections: list[tuple[str, str]] = []
+    if net:
+        task = task_in(net, folder / "net.json")
+        split, seen = report_task.seen_of(folder)
+        metrics = net.get("metrics") or {}
+        head = report_task.result(task, split, metrics) + _kept(net) + _pictures(run, start)
+        sections = [("Result", Html(head)), *_training(run, log, start, epochs)]
+        if (shown := report_task.examples(folder)) is not None:
+            sections.append(("Examples", shown))
+        if split is not None:
+            sections += [(part.title, part.body) for part in task.sections(seen, task.figures(seen))]
+    else:
+        sections = [("Result", Html(_unfinished(epochs) + _pictures(run, start))), *_training(run, log, start, epochs)]
+    return _write(folder, sections, run, net, log, epochs)
+
+
+def _training(
+    run: Any, log: Sequence[Mapping[str, Any]], start: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    """How it was learned: what it started from, the diagnosis, the curves."""
+    sections: list[tuple[str, str]] = []
+    if start.get("start"):
+        sections.append(("Start", transfer_section(start["start"], _last(log, "head"))))
+    if epochs or _dig(start, "start", "regime") != "features":
+        sections.append(("Diagnosis", _diagnosis(log, epochs, run)))
+        sections.append(("Curves", _curves(epochs)))
+    return sections
+
+
+def _write(
+    folder: Path,
+    sections: list[tuple[str, str]],
+    run: Any,
+    net: Any,
+    log: Sequence[Mapping[str, Any]],
+    epochs: Sequence[Mapping[str, Any]],
+) -> Path:
+    """Add what is the same for every task, and write the page."""
+    start, end = _last(log, "start"), _last(log, "end")
     sections.append(("Time", _time(epochs, end)))
     sections.append(("Settings", _settings(run, start)))
-    problems = _json(run_folder / "problems.json", list[Any] | dict[str, Any])
+    problems = _json(folder / "problems.json", list[Any] | dict[str, Any])
     sections.append(("Notes and problems", _notes(run, start, problems)))
     sections.append(("How to reproduce", _reproduce(run, net)))
     name, data = _net_name(run, net, start), _dig(run, "data", "name")
     title = f"{name} on {data}" if data else name
-    path = run_folder / "report.html"
-    html = page(title, sections, subtitle=f"neocog run {run_folder.resolve().name}")
+    path = folder / "report.html"
+    html = page(title, sections, subtitle=f"neocog run {folder.resolve().name}")
     write_atomically(path, html.encode("utf-8", "replace"))  # file names need not be valid Unicode
     return path
 
@@ -115,7 +160,8 @@ class _Net(TypedDict, total=False):
     net: dict[str, Any] | str
     classes: list[str]
     temperature: float | None
-    metrics: dict[str, float | list[float]]
+    metrics: dict[str, Any]
+    task: dict[str, Any]
     unknown: _Unknown | None
     kept: _Kept
 
@@ -229,15 +275,22 @@ def _headline(
     else:
         parts.append(paragraph("No labelled validation or test picture was evaluated."))
     if not end:
-        told = f" after {_epoch(epochs)} epochs" if epochs else " before anything was learned"
-        parts.append(
-            paragraph(f"This training did not end: the log stops{told}. 'neocog resume' continues it.", kind="warning")
-        )
+        parts.append(_unfinished(epochs))
+    parts.append(_pictures(run, start))
+    return Html("".join(parts))
+
+
+def _unfinished(epochs: Sequence[Mapping[str, Any]]) -> Html:
+    when = f" after {_epoch(epochs)} epochs" if epochs else " before anything was learned"
+    line = f"This training did not end: the log stops{when}. 'neocog resume' continues it."
+    return paragraph(line, kind="warning")
+
+
+def _pictures(run: Any, start: Mapping[str, Any]) -> Html:
     counts = [(name, start.get(name, _dig(run, "data", name))) for name in ("train", "val", "test")]
     shown = ", ".join(f"{count:,} {name}" for name, count in counts if isinstance(count, int))
     size = f"{start['params']:,} parameters; " if isinstance(start.get("params"), int) else ""
-    parts.append(paragraph(f"{size}pictures: {shown}." if shown else size) if shown or size else "")
-    return Html("".join(parts))
+    return paragraph(f"{size}pictures: {shown}." if shown else size) if shown or size else Html("")
 
 
 def _kept(net: Any) -> Html:
@@ -291,9 +344,24 @@ def _curves(epochs: Sequence[Mapping[str, Any]]) -> Html:
     if not epochs:
         return paragraph("No epoch was finished.")
     parts = []
+    known = {"train_loss", "val_loss", "val_n", "val_error", "val_accuracy_interval", "val_classes"}
+    figures = dict.fromkeys(
+        key.split("_", 1)[1]
+        for record in epochs
+        for key in record
+        if key.startswith(("train_", "val_")) and key not in known
+    )
+    own = [
+        (
+            name.replace("_", " ").capitalize(),
+            {"training": f"train_{name}", "validation": f"val_{name}"},
+            name.replace("_", " "),
+        )
+        for name in figures
+    ]
     for heading, keys, y in (
         ("Loss", {"training": "train_loss", "validation": "val_loss"}, "loss"),
-        ("Accuracy", {"training": "train_accuracy", "validation": "val_accuracy"}, "accuracy"),
+        *own[:8],
         ("Learning rate", {"learning rate": "lr"}, "learning rate"),
     ):
         series = {name: points for name, key in keys.items() if (points := _series(epochs, key))}
