@@ -155,6 +155,7 @@ def test_answers_that_mirroring_spoils_are_told_from_chance() -> None:
     assert read_mirrored(~right, right).verdict == "good"  # better when mirrored harms nobody
     found = read_mirrored(right, right & (rng.random(500) < 0.5))
     assert found.verdict == "bad" and "--set flip=none" in found.advice and "500 validation pictures" in found.evidence
+    assert "training pictures were mirrored too" in read_mirrored(right, right, trained=True).evidence
     assert read_mirrored(np.ones(8, bool), np.zeros(8, bool)).verdict == "good"  # too few to say
 
 

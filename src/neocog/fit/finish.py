@@ -67,7 +67,8 @@ def finish(
         rows, plain, _ = look(validation, "validation pictures as they are", tta="none")
         there = parts.source.labels[made.val_rows[rows]]
         turned = look(validation, "mirrored validation pictures", tta="mirror")[1]
-        mirrored = diagnose.read_mirrored(plain.argmax(1) == there, turned.argmax(1) == there)
+        right = (plain.argmax(1) == there, turned.argmax(1) == there)
+        mirrored = diagnose.read_mirrored(*right, trained=plan.augment.flip != "none")
         if mirrored.verdict != "good":
             views["mirror"] = plan.mirror_asked
             show.say(f"{mirrored.name}: {mirrored.evidence}. {mirrored.advice}")
