@@ -32,10 +32,11 @@ _COPIES = 5  # mirrored copies in other classes from which on they are no accide
 
 # What stands for left and for right: parts of words, without accents. A pair counts only if both names are there.
 _SIDES = """
-left right|link recht|gauche droit|gauche droite|izquierd derech|izq der|izda dcha|esquerd direit|esquerd dereit|sinistr destr|sx dx
-esquerra dreta|stang dreapt|venstre højre|venstre høyre|venstre hojre|vanster hoger|vasen oikea|vasemma oikea
-лев прав|лів прав|ляв дясн|лев десн|lew praw|lev prav|lijev desn|lev desn|bal jobb|sol sag|kair desin|vasak parem|ezker eskuin
-αριστερ δεξι|שמאל ימין|يسار يمين|چپ راست|बाए दाए|बाय दाय|左 右|ひだり みぎ|왼 오른|좌 우|trai phai|kiri kanan|ซาย ขวา
+left right|link recht|gauche droit|gauche droite|izquierd derech|izq der|izda dcha|esquerd direit|esquerd dereit
+sinistr destr|sx dx|esquerra dreta|stang dreapt|venstre højre|venstre høyre|venstre hojre|vanster hoger|vasen oikea
+vasemma oikea|лев прав|лів прав|ляв дясн|лев десн|lew praw|lev prav|lijev desn|lev desn|bal jobb|sol sag|kair desin
+vasak parem|ezker eskuin|αριστερ δεξι|שמאל ימין|يسار يمين|چپ راست|बाए दाए|बाय दाय|左 右|ひだり みぎ|왼 오른|좌 우
+trai phai|kiri kanan|ซาย ขวา
 maldekstr dekstr|sinister dexter|sinistral dextral|laevus dexter|port starboard|levo dextro|northeast northwest
 southeast southwest|clockwise counterclockwise|clockwise counter clockwise|clockwise anticlockwise
 clockwise anti clockwise|horaire antihoraire|horario antihorario|orario antiorario|slash backslash
