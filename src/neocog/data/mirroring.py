@@ -38,8 +38,8 @@ vasemma oikea|лев прав|лів прав|ляв дясн|лев десн|le
 vasak parem|ezker eskuin|αριστερ δεξι|שמאל ימין|يسار يمين|چپ راست|बाए दाए|बाय दाय|左 右|ひだり みぎ|왼 오른|좌 우
 trai phai|kiri kanan|ซาย ขวา|maldekstr dekstr|sinister dexter|sinistral dextral|laevus dexter|port starboard
 levo dextro|northeast northwest|southeast southwest|clockwise counterclockwise|clockwise counter clockwise
-clockwise anticlockwise|clockwise anti clockwise|horaire antihoraire|horario antihorario|orario antiorario|slash backslash
-< >|( )|[ ]|{ }|/ \\|« »
+clockwise anticlockwise|clockwise anti clockwise|horaire antihoraire|horario antihorario|orario antiorario
+slash backslash|< >|( )|[ ]|{ }|/ \\|« »
 """.replace("\n", "|")
 # ... as whole words only
 _WORDS = "l r|os od|lhs rhs|lh rh|lt rt|cw ccw|ne nw|se sw|lt gt|leq geq|s z"
