@@ -57,6 +57,7 @@ def test_letters_and_digits_are_known_by_their_names() -> None:
     for classes in (("0", "1"), ("a", "B"), ("b", "d", "other"), ("p", "q"), ("digit 3", "digit 5"), ("lower_b", "d")):
         assert characters(classes), classes
     assert not characters(("cat", "dog")) and not characters(("0",)) and not characters(("a", "cat", "dog", "cow"))
+    assert not characters(tuple(map(str, range(20)))) and not characters(("class 1", "class 2"))
 
 
 @pytest.fixture

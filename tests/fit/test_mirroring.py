@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,19 +53,34 @@ def plan(data: Any, **fields: Any) -> tuple[Plan, list[str]]:
     return make_plan(parts, **how, fields=fields), parts.notes
 
 
-@pytest.mark.parametrize("names", [("left", "right"), ("first", "second")])
-def test_arrows_are_learned_with_defaults(names: tuple[str, str], folders: Callable[..., Path], tmp_path: Path) -> None:
-    run = fit.train(folders(*names), net="lenet5", epochs=10, out=tmp_path / "run", **QUIET)
-    figures = neocog.evaluate([run], folders(*names, seed=1))["runs"][0]  # 160 that it has not seen
-    assert figures["accuracy"] > 0.75
-    assert not run.views["mirror"]
-    settings, notes = read_json(run.folder / "run.json")["settings"], records(run.folder, "start")[0]["notes"]
-    assert settings["recipe"]["flip"] == "none" and settings["mirror"] is False
+@pytest.fixture(scope="module")
+def trained(folders: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> fit.Run:
+    out = tmp_path_factory.mktemp("runs") / "arrows"
+    return fit.train(folders("first", "second"), net="lenet5", epochs=10, out=out, **QUIET)
+
+
+def test_arrows_are_learned_with_defaults(trained: fit.Run, folders: Callable[..., Path]) -> None:
+    unseen = folders("first", "second", seed=1)
+    assert neocog.evaluate([trained], unseen)["runs"][0]["accuracy"] > 0.75
+    answers = trained.predict(sorted(unseen.glob("*/*.png")), top=1)
+    assert np.mean([Path(p.key).parent.name == p.label for p in answers]) > 0.75
+
+
+@pytest.mark.parametrize("names", [("left", "right"), ("a", "b"), ("first", "second")])
+def test_arrows_are_not_mirrored_and_a_note_says_so(names: tuple[str, str], folders: Callable[..., Path]) -> None:
+    found, notes = plan(folders(*names))
+    assert found.augment.flip == "none" and not found.mirror
     said = [note for note in notes if "mirror" in note]
     assert len(said) == 1 and said[0].endswith("so pictures are not mirrored (--set flip=random mirrors them)")
-    report = run.report.read_text("utf-8")
+
+
+def test_the_decision_is_in_the_run_and_in_the_report(trained: fit.Run) -> None:
+    assert trained.views == {"tta": "flip", "mirror": False}
+    settings = read_json(trained.folder / "run.json")["settings"]
+    assert settings["recipe"]["flip"] == "none" and settings["mirror"] is False
+    assert any("not mirrored" in note for note in records(trained.folder, "start")[0]["notes"])
+    report = trained.report.read_text("utf-8")
     assert "so pictures are not mirrored" in report and "flip=random (if" not in report
-    assert len(run.predict(open_source(folders(*names)).read(0), top=2)) == 1
 
 
 def test_relations_of_drawings_are_not_mirrored() -> None:
@@ -85,7 +101,6 @@ def test_what_is_alike_when_mirrored_is_mirrored_and_says_so() -> None:
 
 def test_what_the_user_sets_wins(folders: Callable[..., Path]) -> None:
     sides, shapes = folders("left", "right"), "drawn:n=300,size=32"
-    assert not plan(folders("a", "b"))[0].mirror
     for data, fields, flip, mirror in (
         (sides, {"flip": "random"}, "random", True),
         (sides, {"tta": "flip"}, "none", True),
@@ -101,31 +116,26 @@ def test_what_the_user_sets_wins(folders: Callable[..., Path]) -> None:
     assert Plan.from_dict(found.as_dict()) == found
 
 
-def test_weights_to_start_from_change_nothing(folders: Callable[..., Path], tmp_path: Path) -> None:
-    data = folders("first", "second")
-    base = fit.train(data, net="lenet5", epochs=1, out=tmp_path / "base", **QUIET)
-    for regime in ("top", "all", "features"):
-        run = fit.train(data, start=base, regime=regime, out=tmp_path / regime, **QUIET, **_short(regime))
-        settings = read_json(run.folder / "run.json")["settings"]
-        assert settings["recipe"]["flip"] == "none" and not run.views["mirror"]
-
-
-def _short(regime: str) -> dict[str, Any]:
-    return {} if regime == "features" else {"epochs": 1}
+@pytest.mark.parametrize("regime", ["all", "features"])
+def test_weights_to_start_from_change_nothing(
+    regime: str, trained: fit.Run, folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    how = {} if regime == "features" else {"epochs": 1}
+    data = folders("first", "second", seed=1)
+    run = fit.train(data, start=trained, regime=regime, out=tmp_path / "run", **QUIET, **how)
+    assert read_json(run.folder / "run.json")["settings"]["recipe"]["flip"] == "none" and not run.views["mirror"]
 
 
 def test_what_was_decided_is_not_decided_again(
-    folders: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: fit.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = fit.train(folders("first", "second"), net="lenet5", epochs=1, out=tmp_path / "run", **QUIET)
-
     def never(*_: Any) -> Mirroring:
         raise AssertionError("resume looked again")
 
     for place in (mirroring, checking):
         monkeypatch.setattr(place, "judge", never)
-    again = fit.resume(run.folder, epochs=2, progress=False)
-    assert not again.views["mirror"]
+    shutil.copytree(trained.folder, tmp_path / "run")
+    assert not fit.resume(tmp_path / "run", epochs=11, progress=False).views["mirror"]
 
 
 def test_mirrored_copies_are_on_one_side_of_the_split(tmp_path: Path) -> None:
@@ -155,6 +165,7 @@ def test_answers_that_mirroring_spoils_are_told_from_chance() -> None:
     assert read_mirrored(~right, right).verdict == "good"  # better when mirrored harms nobody
     found = read_mirrored(right, right & (rng.random(500) < 0.5))
     assert found.verdict == "bad" and "--set flip=none" in found.advice and "500 validation pictures" in found.evidence
+    assert "training pictures were mirrored too" in read_mirrored(right, right, trained=True).evidence
     assert read_mirrored(np.ones(8, bool), np.zeros(8, bool)).verdict == "good"  # too few to say
 
 

@@ -32,14 +32,14 @@ _COPIES = 5  # mirrored copies in other classes from which on they are no accide
 
 # What stands for left and for right: parts of words, without accents. A pair counts only if both names are there.
 _SIDES = """
-left right|link recht|gauche droit|gauche droite|izquierd derech|izq der|izda dcha|esquerd direit|esquerd dereit|sinistr destr|sx dx
-esquerra dreta|stang dreapt|venstre højre|venstre høyre|venstre hojre|vanster hoger|vasen oikea|vasemma oikea
-лев прав|лів прав|ляв дясн|лев десн|lew praw|lev prav|lijev desn|lev desn|bal jobb|sol sag|kair desin|vasak parem|ezker eskuin
-αριστερ δεξι|שמאל ימין|يسار يمين|چپ راست|बाए दाए|बाय दाय|左 右|ひだり みぎ|왼 오른|좌 우|trai phai|kiri kanan|ซาย ขวา
-maldekstr dekstr|sinister dexter|sinistral dextral|laevus dexter|port starboard|levo dextro|northeast northwest
-southeast southwest|clockwise counterclockwise|clockwise counter clockwise|clockwise anticlockwise
-clockwise anti clockwise|horaire antihoraire|horario antihorario|orario antiorario|slash backslash
-< >|( )|[ ]|{ }|/ \\|« »
+left right|link recht|gauche droit|gauche droite|izquierd derech|izq der|izda dcha|esquerd direit|esquerd dereit
+sinistr destr|sx dx|esquerra dreta|stang dreapt|venstre højre|venstre høyre|venstre hojre|vanster hoger|vasen oikea
+vasemma oikea|лев прав|лів прав|ляв дясн|лев десн|lew praw|lev prav|lijev desn|lev desn|bal jobb|sol sag|kair desin
+vasak parem|ezker eskuin|αριστερ δεξι|שמאל ימין|يسار يمين|چپ راست|बाए दाए|बाय दाय|左 右|ひだり みぎ|왼 오른|좌 우
+trai phai|kiri kanan|ซาย ขวา|maldekstr dekstr|sinister dexter|sinistral dextral|laevus dexter|port starboard
+levo dextro|northeast northwest|southeast southwest|clockwise counterclockwise|clockwise counter clockwise
+clockwise anticlockwise|clockwise anti clockwise|horaire antihoraire|horario antihorario|orario antiorario
+slash backslash|< >|( )|[ ]|{ }|/ \\|« »
 """.replace("\n", "|")
 # ... as whole words only
 _WORDS = "l r|os od|lhs rhs|lh rh|lt rt|cw ccw|ne nw|se sw|lt gt|leq geq|s z"
@@ -50,8 +50,8 @@ _ABOUT_DIRECTIONS = frozenset(
 )
 # Words that add nothing to a single letter: "lower_b", "digit 3"
 _ABOUT_LETTERS = frozenset(
-    "letter digit number numeral character char glyph symbol lower upper small capital case lowercase uppercase "
-    "buchstabe ziffer lettre chiffre letra cifra lettera sample class".split()
+    "letter digit numeral character char glyph symbol lower upper small capital lowercase uppercase buchstabe ziffer "
+    "lettre chiffre letra cifra lettera".split()
 )
 _FILLERS = frozenset("a an the to of on in at and is der die das la le les el il de du".split())
 
@@ -119,7 +119,8 @@ def characters(classes: Sequence[str]) -> bool:
     """Whether classes are letters or digits, whose mirror images are something else: "b", "digit 3", "lower_d"."""
     names = [[word for word in _plain(name).split() if word not in _ABOUT_LETTERS] for name in classes]
     single = sum(len(words) == 1 and len(words[0]) == 1 and words[0].isalnum() for words in names)
-    return single > 1 and 2 * single >= len(classes)
+    numbered = any(word.isdigit() and len(word) > 1 for words in names for word in words)  # 0 to 19 are no digits
+    return single > 1 and 2 * single >= len(classes) and not numbered
 
 
 def by_names(classes: Sequence[str]) -> Mirroring | None:

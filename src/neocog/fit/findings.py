@@ -111,10 +111,10 @@ def read_dead(dead: Mapping[str, float]) -> Finding:
 _SURE = 3.1  # standard deviations: once in a thousand where mirroring changes nothing
 
 
-def read_mirrored(plain: np.ndarray, mirrored: np.ndarray) -> Finding:
+def read_mirrored(plain: np.ndarray, mirrored: np.ndarray, *, trained: bool = False) -> Finding:
     """Judge whether a net is right less often about mirror images: McNemar's test on answers, bool (N,), right or not.
 
-    Where training pictures were mirrored both are as good, whatever mirroring means.
+    `trained`: training pictures were mirrored. Then both are as good, whatever mirroring means.
     """
     lost, won = int((plain & ~mirrored).sum()), int((mirrored & ~plain).sum())
     evidence = f"of {len(plain):,} validation pictures {plain.mean():.1%} are right as they are, {mirrored.mean():.1%} "
@@ -122,6 +122,7 @@ def read_mirrored(plain: np.ndarray, mirrored: np.ndarray) -> Finding:
     if lost - won - 1 > _SURE * np.sqrt(lost + won):
         advice = "Mirroring seems to change what a picture shows. If left and right matter: --set flip=none."
         return Finding("mirroring", "bad", evidence, advice)
+    evidence += " (expected: training pictures were mirrored too)" if trained else ""
     return Finding("mirroring", "good", evidence)
 
 

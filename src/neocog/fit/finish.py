@@ -70,7 +70,7 @@ def finish(job: Job, state: State) -> None:
         plain, _ = look(validation, "validation pictures as they are", tta="none")
         turned, _ = look(validation, "mirrored validation pictures", tta="mirror")
         right = [found["logits"].argmax(1) == found["labels"] for found in (plain, turned)]
-        mirrored = diagnose.read_mirrored(*right)
+        mirrored = diagnose.read_mirrored(*right, trained=plan.augment.flip != "none")
         if mirrored.verdict != "good":
             views["mirror"] = plan.mirror_asked
             show.say(f"{mirrored.name}: {mirrored.evidence}. {mirrored.advice}")
