@@ -242,3 +242,13 @@ def test_without_pread_nothing_is_lost(tmp_path, monkeypatch):
     shard(tmp_path / "packed.tar", samples(0, 1), mode="w:gz")
     with pytest.raises(DataError, match="compressed tar"):
         open_source(tmp_path / "packed.tar")
+
+
+def test_labels_and_names_of_classes_that_are_not_utf8(tmp_path):
+    members = [("0.jpg", b"p"), ("0.cls", b"caf\xe9"), ("1.jpg", b"p"), ("1.cls", b"caf\xe8"), ("1.txt", b"\xfcber")]
+    (tmp_path / "x.tar").write_bytes(raw(members))
+    source = open_source(tmp_path / "x.tar")
+    assert source.classes == ("cafè", "café") and source.sample(1).captions == ("über",)
+    (tmp_path / "y.tar").write_bytes(raw([("0.jpg", b"p"), ("0.cls", b"0")]))
+    (tmp_path / "classes.txt").write_bytes("Käse\n".encode("utf-16"))
+    assert open_source(tmp_path / "y.tar").classes == ("Käse",)

@@ -21,6 +21,7 @@ import numpy as np
 
 from neocog.data.columns import LabelColumn, TextLists, Texts, count_splits, is_picture, split_code, split_code_in
 from neocog.data.source import Source
+from neocog.data.text import text_of
 from neocog.errors import DataError
 from neocog.records import Problem
 
@@ -296,7 +297,7 @@ def _broken(file: Any, offset: int, end: int) -> str:
 
 def _learn(sample: _Sample, column: str, data: bytes) -> None:
     """Take label and captions from a member beside a picture; .cls and .txt win over .json."""
-    text = data.decode("utf-8", "replace").strip()
+    text = text_of(data).strip()
     if column == "cls":
         sample.label = text or None
     elif column == "txt":
@@ -330,6 +331,6 @@ def _class_names(root: Path, files: Sequence[Path]) -> tuple[list[str] | None, s
     for folder in dict.fromkeys([root, *(path.parent for path in files[:1])]):
         for name in _CLASS_FILES:
             if (path := folder / name).is_file():
-                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+                lines = text_of(path.read_bytes()).splitlines()
                 return [line.strip() for line in lines if line.strip()], name
     return None, ""
