@@ -107,11 +107,13 @@ class TextLists:
 class LabelColumn:
     """Collects what a table says about labels: nothing, a name, a number, or several of them, one row per picture."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Iterable[object] = ()) -> None:
         self._ids: dict[str | int, int] = {}
         self._seen: list[str | int] = []
         self._values = array("i")
         self._ends = array("q", [0])
+        for row in rows:
+            self.append(row)
 
     def append(self, value: object) -> None:
         """Add one row: None, a text, an integer (negative = unlabelled), or a list of texts or integers."""
@@ -130,6 +132,15 @@ class LabelColumn:
         if len(self._seen) != len(self._ids):
             self._seen = list(self._ids)
         return [self._seen[j] for j in self._values[self._ends[i] : self._ends[i + 1]]]
+
+    def distinct(self) -> list[str | int]:
+        """Return every label once, as it came."""
+        return list(self._ids)
+
+    @property
+    def total(self) -> int:
+        """Number of labels over all rows."""
+        return len(self._values)
 
     def finish(
         self, classes: Sequence[str] | None = None, *, several: bool = False

@@ -24,7 +24,7 @@ from neocog.data.columns import (
     split_code_in,
 )  # fmt: skip
 from neocog.data.folder import Folder
-from neocog.data.guess import Guess, guess_columns, may_name_files, named_classes
+from neocog.data.guess import Guess, guess_columns, is_binary, may_name_files, named_classes, why_unfit
 from neocog.data.text import read_lines, spellings
 from neocog.errors import DataError
 from neocog.records import Problem
@@ -112,6 +112,7 @@ def open_manifest(
     label_names: dict[object, set[str]] = {}
     name_column: str | None = None
     has_captions = several = False
+    guess: Guess | None = None
     for path in (Path(os.path.abspath(one)) for one in files):
         rows = _rows(path, problems, notes)
         head = [row for _, row in zip(range(_PEEK), rows, strict=False)]
@@ -138,7 +139,7 @@ def open_manifest(
                 label_names.setdefault(str(label).strip(), set()).add(str(row[guess.label_name]).strip())
             table.append(
                 key,
-                guess.split_labels(label),
+                guess.labels(row),
                 guess.caption_list([row.get(one) for one in guess.captions]),
                 split_code(row.get(guess.split)) if guess.split else split,
             )
@@ -155,7 +156,10 @@ def open_manifest(
     table, repeated = table.merged()
     if repeated:
         notes.append(f"{repeated} rows name a picture again: their labels and captions were joined")
-    names, codes, sets = table.labels.finish(classes, several=several)
+    unfit = "" if classes or guess is None else why_unfit(name, guess, table.labels, repeated)
+    if unfit:
+        table.labels = LabelColumn([None] * len(table.keys))
+    names, codes, sets = table.labels.finish(classes, several=several and not unfit)
     if name_column and classes is None:
         names = named_classes(names, label_names, name_column, notes)
     splits = np.frombuffer(table.splits, dtype=np.int8).copy()
@@ -172,6 +176,7 @@ def open_manifest(
         problems=problems,
         label_sets=sets,
         captions=table.captions if has_captions else None,
+        unfit=unfit,
     )
 
 
@@ -284,6 +289,7 @@ def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: 
         lists=[name for name in names if any(isinstance(one, list) for one in cells[name])],
         integers=[name for name in names if cells[name] and all(_integer(one) for one in cells[name])],
         looks_like_path=likely,
+        binary=[name for name in names if is_binary(cells[name])],
     )
     if guess.label and not guess.several:
         marked = any(isinstance(one, str) and (";" in one or "|" in one) for one in cells[guess.label])

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from neocog.data.columns import LabelColumn, TextLists, count_splits, split_code, split_code_in
-from neocog.data.guess import Guess, guess_columns, named_classes
+from neocog.data.guess import Guess, guess_columns, is_binary, named_classes, why_unfit
 from neocog.data.source import Source
 from neocog.errors import DataError
 from neocog.records import SPLITS
@@ -192,9 +192,9 @@ def open_parquet(
             with pq.ParquetFile(os_file(path)) as file:
                 schema = file.schema_arrow
                 if guess is None:
-                    guess = _guess(schema, binary_columns(path), columns, str(path))
+                    guess = _guess(file, binary_columns(path), columns, str(path))
                     classes = classes or _classes_in(schema, guess.label)
-                wanted = [one for one in (guess.label, guess.split, guess.label_name, *guess.captions) if one]
+                wanted = guess.wanted
                 if missing := [one for one in [guess.path, *wanted] if one not in schema.names]:
                     raise DataError(
                         f"{path}: column {missing[0]!r} of the first file is missing here; it has "
@@ -215,7 +215,10 @@ def open_parquet(
     if guess is None or not first:
         raise DataError(f"{root}: no pictures in {len(files)} Parquet files")
     notes = list(guess.notes)
-    names, codes, sets = labels.finish(classes, several=guess.several)
+    unfit = "" if classes else why_unfit(name, guess, labels, 0)
+    if unfit:
+        labels = LabelColumn([None] * first)
+    names, codes, sets = labels.finish(classes, several=guess.several and not unfit)
     if guess.label_name and classes is None:
         names = named_classes(names, label_names, guess.label_name, notes)
     split_codes = np.concatenate(splits)
@@ -235,11 +238,16 @@ def open_parquet(
         notes=notes,
         label_sets=sets,
         captions=captions if guess.captions else None,
+        unfit=unfit,
     )
 
 
-def _guess(schema: Any, pictures: list[str], columns: Mapping[str, str] | None, where: str) -> Guess:
+def _guess(file: Any, pictures: list[str], columns: Mapping[str, str] | None, where: str) -> Guess:
     import pyarrow as pa
+
+    schema = file.schema_arrow
+    few = [one.name for one in schema if pa.types.is_boolean(one.type) or pa.types.is_integer(one.type)]
+    head = next(file.iter_batches(batch_size=64, columns=few), None) if few else None
 
     def texts(kind: Any) -> bool:
         return pa.types.is_list(kind) or pa.types.is_large_list(kind)
@@ -251,16 +259,18 @@ def _guess(schema: Any, pictures: list[str], columns: Mapping[str, str] | None, 
         pictures=pictures,
         lists=[field.name for field in schema if texts(field.type)],
         integers=[field.name for field in schema if pa.types.is_integer(field.type)],
+        binary=[one for one in few if head is not None and is_binary(head.column(one).to_pylist())],
     )
 
 
 def _append_rows(
     table: Any, rows: int, guess: Guess, labels: LabelColumn, captions: TextLists, names: dict[object, set[str]]
 ) -> None:
-    values = table.column(guess.label).to_pylist() if guess.label else [None] * rows
-    for value in values:
-        labels.append(guess.split_labels(value))
+    kept = [guess.label] if guess.label else list(guess.flags)
+    for row in table.select(kept).to_pylist() if kept else [{}] * rows:
+        labels.append(guess.labels(row))
     if guess.label_name:
+        values = table.column(guess.label).to_pylist()
         for value, text in zip(values, table.column(guess.label_name).to_pylist(), strict=True):
             names.setdefault(str(value), set()).add(str(text))
     if guess.captions:

@@ -13,9 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from neocog.data.columns import LabelColumn, LabelSets, TextLists, count_splits, split_code
+from neocog.data.layouts import Layout
 from neocog.errors import DataError
 from neocog.names import shown
 from neocog.records import SPLITS, Problem, Sample
+
+ONE_LABEL = "This version of neocog trains one label for each picture."
 
 
 class Source:
@@ -30,7 +33,11 @@ class Source:
         problems: pictures that could not be listed; decoding errors come later.
         label_sets: the labels of each picture where there can be several, else None.
         captions: the captions of each picture, or None.
+        layout: what the folder looks like, if it holds annotations of another kind than one label for each picture.
     """
+
+    layout: Layout | None = None
+    _unfit = ""
 
     def __init__(
         self,
@@ -43,6 +50,7 @@ class Source:
         problems: Sequence[Problem] = (),
         label_sets: LabelSets | None = None,
         captions: TextLists | None = None,
+        unfit: str = "",
     ) -> None:
         self.name = name
         self.classes = tuple(shown(one) for one in classes)
@@ -52,6 +60,7 @@ class Source:
         self.problems = list(problems)
         self.label_sets = label_sets
         self.captions = captions
+        self._unfit = unfit
         if len(self.labels) != len(self.splits):
             raise DataError(f"{name}: {len(self.labels)} labels but {len(self.splits)} splits; they must be as many")
 
@@ -61,6 +70,30 @@ class Source:
     def __repr__(self) -> str:
         splits = count_splits(self.splits)
         return f"<{type(self).__name__} {self.name!r}: {len(self)} pictures, {len(self.classes)} classes, {splits}>"
+
+    @property
+    def unfit(self) -> str:
+        """Why no net can be trained on one label for each of these pictures, in sentences, or ""."""
+        if self._unfit or self.label_sets is None:
+            return self._unfit
+        labels = np.diff(self.label_sets.ends)
+        if 2 * self.several <= (labels > 0).sum():
+            return ""
+        return (
+            f"{self.name} has several labels for a picture ({self.several:,} of {len(self):,} pictures; "
+            f"{labels.sum() / max(1, (labels > 0).sum()):.3g} labels on average). {ONE_LABEL} "
+            "Choose a column with one label (--column label=NAME), or keep the pictures that have one label."
+        )
+
+    @property
+    def several(self) -> int:
+        """Number of pictures with more than one label."""
+        return 0 if self.label_sets is None else int((np.diff(self.label_sets.ends) > 1).sum())
+
+    def require_labels(self) -> None:
+        """Raises: DataError if the data were made for another task than one label for each picture."""
+        if self.unfit:
+            raise DataError(self.unfit)
 
     def key(self, i: int) -> str:
         """Return the unique, readable name of picture `i`, such as ``train/cat/1.jpg`` or ``train.parquet#17``."""
@@ -134,6 +167,7 @@ class Selected(Source):
             notes=base.notes,
             problems=base.problems,
             label_sets=base.label_sets.select(indices) if base.label_sets is not None else None,
+            unfit=base._unfit,
         )
 
     def key(self, i: int) -> str:

@@ -55,8 +55,10 @@ class Data:
     def open(data: Any, test: Any, offline: bool, columns: dict[str, str] | None = None) -> Data:
         """Open what the user named. Raises: DataError if it cannot be used."""
         source = open_source(data, offline=offline, columns=columns)
+        source.require_labels()
         other = None if test is None else open_source(test, offline=offline, columns=columns)
         if other is not None:
+            other.require_labels()
             unknown = sorted({c for c in other.classes if c not in source.classes})
             if unknown:
                 raise DataError(

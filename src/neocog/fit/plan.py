@@ -12,7 +12,7 @@ import numpy as np
 from neocog import nets
 from neocog.data.augment import Augment
 from neocog.data.decode import inspect
-from neocog.data.source import Source
+from neocog.data.source import ONE_LABEL, Source
 from neocog.data.split import complete_split
 from neocog.errors import DataError, NeocogError, UsageError
 from neocog.fit.recipes import Recipe, choose_batch, recipe
@@ -154,8 +154,10 @@ def splits_of(
         fractions = (0.8, 0.1, 0.1)
     codes, more = complete_split(source, fractions=fractions, groups=groups, seed=seed)
     codes = np.where(labelled, codes, -1).astype(np.int8)
-    if not labelled.all():
-        notes.append(f"{int((~labelled).sum()):,} pictures without a label are not used")
+    if source.several:
+        notes.append(f"{source.several:,} pictures with several labels are not used; {ONE_LABEL}")
+    if missing := int((~labelled).sum()) - source.several:
+        notes.append(f"{missing:,} pictures without a label are not used")
     return codes, notes + more + _too_few(codes)
 
 
