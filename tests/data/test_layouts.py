@@ -209,7 +209,7 @@ def test_a_few_pictures_with_several_labels_are_said_and_left_out(tmp_path):
         ({"label": [["a", "b"]] * 40}, "several labels for a picture"),
         ({"cat": [True] * 40, "dog": [True, False] * 20}, ""),
         ({"objects": [{"bbox": [1.0]}] * 40}, "holds boxes"),
-        ({"label": [b"mask"] * 40}, "holds masks"),
+        ({"label": [b"\x89PNG\r\n\x1a\n"] * 40}, "holds masks"),
         ({"label": [i / 7 for i in range(40)]}, "different decimal numbers"),
     ],
 )

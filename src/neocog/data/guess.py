@@ -112,7 +112,7 @@ def guess_columns(
         where: the table's name for messages.
         pictures: columns with embedded pictures, if the table has any; then one of them is the path column.
         lists, integers: columns that hold lists, integers.
-        looks_like_path: columns whose cells lead to files, or end like pictures.
+        looks_like_path: columns whose cells lead to files, or end like pictures, or are pictures.
         binary: columns with nothing but 0 and 1 (or -1 and 1, or true and false).
 
     Raises:
@@ -134,7 +134,7 @@ def guess_columns(
     boxes = tuple(n for n in names if _bare(n) in _BOXES and n not in taken)
     bare = {_bare(n): n for n in names if n not in taken}
     boxes = next((tuple(bare[b] for b in bare if b in four) for four in _CORNERS if four <= bare.keys()), boxes)
-    masks = tuple(n for n in names if (_bare(n) in _MASKS or n in pictures or n in looks_like_path) and n not in taken)
+    masks = tuple(n for n in names if (_bare(n) in _MASKS or n in looks_like_path) and n not in taken)
     split = given.get("split") or _only("split", [n for n in names if _is("split", n) and n not in taken], where)
     taken.update([split] if split else [])
 

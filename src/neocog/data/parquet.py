@@ -6,6 +6,7 @@ large the files are; a set of less than 512 MB ends up in memory whole.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -20,8 +21,9 @@ import numpy as np
 
 from neocog.data.columns import LabelColumn, TextLists, count_splits, split_code, split_code_in
 from neocog.data.guess import Guess, guess_columns, is_binary, named_classes, why_unfit
+from neocog.data.sniff import sniff
 from neocog.data.source import Source
-from neocog.errors import DataError
+from neocog.errors import DataError, DecodeError
 from neocog.records import SPLITS
 
 _WHOLE = 512 << 20  # up to this many encoded bytes everything may stay in memory
@@ -259,8 +261,21 @@ def _guess(file: Any, pictures: list[str], columns: Mapping[str, str] | None, wh
         pictures=pictures,
         lists=[field.name for field in schema if texts(field.type)],
         integers=[field.name for field in schema if pa.types.is_integer(field.type)],
+        looks_like_path=_of_pictures(file, pictures) if len(pictures) > 1 else (),
         binary=[one for one in few if head is not None and is_binary(head.column(one).to_pylist())],
     )
+
+
+def _of_pictures(file: Any, columns: list[str]) -> list[str]:
+    """Return the binary columns whose first cell is a picture: labels may be bytes, too."""
+    found = []
+    for row in next(file.iter_batches(batch_size=1, columns=columns)).to_pylist() if file.metadata.num_rows else ():
+        for name, cell in row.items():
+            data = cell.get("bytes") if isinstance(cell, dict) else cell
+            with contextlib.suppress(DecodeError):
+                sniff(data or b"")
+                found.append(name)
+    return found
 
 
 def _append_rows(
