@@ -126,7 +126,8 @@ def show_check(found: Check) -> None:
     splits = [name for name, count in document["splits"].items() if count]
     rows = [{"class": row["name"], **{name: row[name] for name in splits}} for row in document["classes"]]
     if document["unlabelled"]:
-        rows.append({"class": "(no label)", splits[0]: document["unlabelled"]})
+        by_split = dict(zip(document["splits"], found.counts[-1].tolist(), strict=True))
+        rows.append({"class": "(no label)", **{name: by_split[name] for name in splits}})
     echo("")
     show_table(rows[:_CLASSES_SHOWN])
     if len(rows) > _CLASSES_SHOWN:

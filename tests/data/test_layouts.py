@@ -106,6 +106,15 @@ def test_class_folders_with_masks_are_trained_without_the_masks(tmp_path):
     assert source.unfit == "" and any("6 masks were left out" in note for note in source.notes)
 
 
+def test_a_table_of_labels_beside_annotations_is_used(tmp_path):
+    make(tmp_path, LAYOUTS["labelme"][2])
+    (tmp_path / "labels.csv").write_text("path,label\n0.jpg,a\n1.jpg,b\n2.jpg,a\n")
+    source = open_source(tmp_path)
+    assert source.classes == ("a", "b") and source.unfit == "" and "also looks like LabelMe" in source.notes[-1]
+    (tmp_path / "labels.csv").write_text("path,bbox\n0.jpg,1 2 3 4\n")
+    assert open_source(tmp_path).layout == recognise(tmp_path)
+
+
 @pytest.mark.parametrize("file", ["data.yaml", "annotations/instances_train2017.json"])
 def test_a_file_of_annotations_leads_to_its_folder(file, tmp_path):
     make(tmp_path, LAYOUTS["yolo" if file == "data.yaml" else "coco"][2])

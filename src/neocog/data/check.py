@@ -145,7 +145,7 @@ def check(
     seen = survey(source, workers=workers, progress=progress)
     exact = seen.exact_pairs()
     pairs = _near_pairs(seen) if near else np.empty((0, 2), np.int64)
-    # equal files are near duplicates too, but are told once, as what they are
+    # equal files are near duplicates too, but are reported once, as what they are
     same = connected(len(source), exact)
     pairs = pairs[same[pairs[:, 0]] != same[pairs[:, 1]]]
     doubts = list(suspicious(source) if callable(suspicious) else suspicious or ())

@@ -1,4 +1,4 @@
-"""Which column of a table is the picture, the label, the caption, the split: guessed from its name, and told."""
+"""Which column of a table is the picture, the label, the caption, the split: guessed, and said in the notes."""
 
 from __future__ import annotations
 
@@ -166,12 +166,12 @@ def guess_columns(
     role = "labels" if several else "label"
     kind = "picture" if pictures else "path"
     roles = {kind: path, role: label, "name of the label": label_name, "split": split}
-    told = [f"{name!r} as {role}" for role, name in roles.items() if name and name not in given.values()]
-    told += [f"{name!r} as caption" for name in captions if name not in given.values()]
-    told += [f"the columns of 0 and 1 as labels ({_some(flags)})"] if flags else []
-    notes = [f"columns guessed: {', '.join(told)}" + (f"; not used: {_some(rest)}" if rest else "")]
+    guessed = [f"{name!r} as {role}" for role, name in roles.items() if name and name not in given.values()]
+    guessed += [f"{name!r} as caption" for name in captions if name not in given.values()]
+    guessed += [f"the columns of 0 and 1 as labels ({_some(flags)})"] if flags else []
+    notes = [f"columns guessed: {', '.join(guessed)}" + (f"; not used: {_some(rest)}" if rest else "")]
     return Guess(
-        path, label, several or label in lists, captions, split, label_name, tuple(notes if told else ()),
+        path, label, several or label in lists, captions, split, label_name, tuple(notes if guessed else ()),
         flags, boxes, masks, declared=bool({"label", "labels"} & given.keys()),
     )  # fmt: skip
 

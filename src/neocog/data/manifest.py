@@ -98,7 +98,7 @@ def open_manifest(
 ) -> Folder:
     """Open the pictures that tables list, as one source.
 
-    Columns are guessed from their names and contents (see `guess.guess_columns`), and told in the notes. Paths are
+    Columns are guessed from their names and contents (see `guess.guess_columns`); the notes say how. Paths are
     relative to the table's folder, or to the one of its folders where the first rows are found. Files that do not
     exist become problems. The split comes from a column, else from the table's name or folder.
 

@@ -145,9 +145,13 @@ def _open_folder(path: Path, columns: Mapping[str, str] | None, classes: Sequenc
     from neocog.data.layouts import recognise
     from neocog.data.manifest import find_manifests
 
-    if columns is None and (layout := recognise(path)):
-        return _open_layout(layout)
-    manifests, note = find_manifests(path, forced=columns is not None)
+    layout = recognise(path) if columns is None else None
+    try:
+        manifests, note = find_manifests(path, forced=columns is not None)
+    except DataError:
+        if layout is None:
+            raise
+        manifests, note = [], ""
     if manifests:
         try:
             source = _open_tables(manifests, path, name, columns, classes)
@@ -155,11 +159,17 @@ def _open_folder(path: Path, columns: Mapping[str, str] | None, classes: Sequenc
             if columns is not None:
                 raise
             try:
-                source = open_folder(path)
+                source = open_folder(path) if layout is None else _open_layout(layout)
             except DataError:
                 raise error from None
             source.notes.append(f"a table beside the pictures was not used: {error}")
-        return source
+            return source
+        if layout is None or (source.labels >= 0).any():
+            if layout is not None:
+                source.notes.append(f"the table was used; the folder also looks like {layout}")
+            return source
+    if layout is not None:
+        return _open_layout(layout)
     source = open_folder(path)
     if note:
         source.notes.append(note)
