@@ -229,3 +229,12 @@ def test_parquet_with_pictures_for_another_task_says_so(tmp_path, column, messag
     pq.write_table(pa.table({"image": [b"x"] * 40, **column}), tmp_path / "p.parquet")
     source = open_source(tmp_path / "p.parquet")
     assert message in source.unfit and bool(message) == bool(source.unfit)
+
+
+def test_a_large_tree_is_looked_at_in_part(tmp_path, monkeypatch):
+    from neocog.data import layouts
+
+    monkeypatch.setattr(layouts, "_ENTRIES", 2)
+    monkeypatch.setattr(layouts, "_ALL", 0)
+    found = recognise(make(tmp_path, LAYOUTS["yolo"][2]))
+    assert found is not None and found.kind == "yolo"
