@@ -231,10 +231,13 @@ def test_parquet_with_pictures_for_another_task_says_so(tmp_path, column, messag
     assert message in source.unfit and bool(message) == bool(source.unfit)
 
 
-def test_a_large_tree_is_looked_at_in_part(tmp_path, monkeypatch):
+def test_a_large_folder_is_looked_at_in_part(tmp_path, monkeypatch):
     from neocog.data import layouts
 
-    monkeypatch.setattr(layouts, "_ENTRIES", 2)
-    monkeypatch.setattr(layouts, "_ALL", 0)
-    found = recognise(make(tmp_path, LAYOUTS["yolo"][2]))
-    assert found is not None and found.kind == "yolo"
+    make(tmp_path, LAYOUTS["yolo"][2])
+    for i in range(3, 20):
+        (tmp_path / f"images/train/{i}.jpg").write_bytes(b"x")
+        (tmp_path / f"labels/train/{i}.txt").write_text(BOX)
+    monkeypatch.setattr(layouts, "_ENTRIES", 3)  # three labels, and three pictures that need not be theirs
+    found = recognise(tmp_path)
+    assert found is not None and tmp_path / "images/train" in found.pictures
