@@ -113,6 +113,7 @@ def transferability(
     """
     show, here = Show(progress), choose(device, training=True)
     source = open_source(data, offline=offline)
+    source.require_labels()
     if len(source.classes) < 4:
         raise UsageError(f"two halves of classes need at least 4 classes, and {source.name} has {len(source.classes)}")
     if wrong := [k for k in kinds if k not in KINDS]:
