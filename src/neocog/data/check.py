@@ -152,7 +152,7 @@ def check(
     pairs, across = _near_pairs(seen) if near else (np.empty((0, 2), np.int64),) * 2
     mirroring = judge(source.classes, to_look_at(source, seen.readable), seen.look.thumbs, across)
     across = across[: None if mirroring.allowed else 0]
-    # equal files are near duplicates too, but are told once, as what they are
+    # equal files are near duplicates too, but are reported once, as what they are
     same = connected(len(source), exact)
     pairs = pairs[same[pairs[:, 0]] != same[pairs[:, 1]]]
     doubts = list(suspicious(source) if callable(suspicious) else suspicious or ())

@@ -23,6 +23,7 @@ _HEADINGS = {
     "long_shape": "Long shapes", "format_tells": "Format tells the class", "rotated": "Stored lying",
     "misnamed": "Wrong endings", "animated": "Several frames", "suspicious_label": "Suspicious labels",
     "not_in_train": "Classes without training", "not_measured": "Classes not measured", "one_class": "One class",
+    "another_task": "Another task", "several_labels": "Several labels",
     "empty_class": "Empty classes", "single_picture": "Single pictures", "few_pictures": "Small classes",
     "similar_names": "Similar names", "imbalance": "Balance", "unlabelled": "Without a label",
 }  # fmt: skip

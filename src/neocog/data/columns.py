@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from neocog.errors import DataError
+from neocog.names import shown
 from neocog.records import SPLITS
 
 PICTURE_ENDINGS = frozenset(
@@ -88,7 +89,7 @@ class TextLists:
     def append(self, row: Sequence[str]) -> None:
         """Add the list of one picture."""
         for text in row:
-            self._texts.append(text)
+            self._texts.append(shown(text))
         self._ends.append(len(self._texts))
 
     def __len__(self) -> int:
@@ -106,11 +107,13 @@ class TextLists:
 class LabelColumn:
     """Collects what a table says about labels: nothing, a name, a number, or several of them, one row per picture."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Iterable[object] = ()) -> None:
         self._ids: dict[str | int, int] = {}
         self._seen: list[str | int] = []
         self._values = array("i")
         self._ends = array("q", [0])
+        for row in rows:
+            self.append(row)
 
     def append(self, value: object) -> None:
         """Add one row: None, a text, an integer (negative = unlabelled), or a list of texts or integers."""
@@ -129,6 +132,15 @@ class LabelColumn:
         if len(self._seen) != len(self._ids):
             self._seen = list(self._ids)
         return [self._seen[j] for j in self._values[self._ends[i] : self._ends[i + 1]]]
+
+    def distinct(self) -> list[str | int]:
+        """Return every label once, as it came."""
+        return list(self._ids)
+
+    @property
+    def total(self) -> int:
+        """Number of labels over all rows."""
+        return len(self._values)
 
     def finish(
         self, classes: Sequence[str] | None = None, *, several: bool = False

@@ -1,11 +1,16 @@
-"""Which column of a table is the picture, the label, the caption, the split: guessed from its name, and told."""
+"""Which column of a table is the picture, the label, the caption, the split: guessed, and said in the notes."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from neocog.data.columns import LabelColumn
+from neocog.data.source import ONE_LABEL
 from neocog.errors import DataError, UsageError, closest
 
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -26,6 +31,15 @@ _NAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _NAME_COLUMNS = ("name", "class_name", "label_name", "classname", "label_text", "category_name", "species")
 ROLES = tuple(_NAMES)
+_CORNERS = (
+    {"xmin", "ymin", "xmax", "ymax"}, {"x1", "y1", "x2", "y2"}, {"x0", "y0", "x1", "y1"},
+    {"left", "top", "right", "bottom"}, {"left", "top", "width", "height"}, {"x", "y", "width", "height"},
+    {"x", "y", "w", "h"}, {"xcenter", "ycenter", "width", "height"}, {"bboxx", "bboxy", "bboxwidth", "bboxheight"},
+)  # fmt: skip
+_BOXES = frozenset("bbox bboxes boxes box objects annotations regions keypoints polygon polygons".split())
+_MASKS = frozenset("mask masks maskpath segmentation segmentationmask encodedpixels rle maskrle".split())
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)([.,]\d+)?([eE][+-]?\d+)?")
+_FEW_NUMBERS = 20  # different whole numbers, up to which a column holds classes whatever its name
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,21 @@ class Guess:
     split: str | None
     label_name: str | None
     notes: tuple[str, ...]
+    flags: tuple[str, ...] = ()  # columns of 0 and 1, one for each class
+    boxes: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
+    declared: bool = False  # the user named the column of the label
+
+    @property
+    def wanted(self) -> list[str]:
+        """The columns that are read, without the path."""
+        return [one for one in (self.label, self.split, self.label_name, *self.captions, *self.flags) if one]
+
+    def labels(self, row: Mapping[str, object]) -> object:
+        """Return the label of a row, or a list of labels where there can be several."""
+        if self.flags:
+            return [one for one in self.flags if str(row.get(one)).strip().lower() in ("1", "1.0", "true")]
+        return self.split_labels(row.get(self.label)) if self.label else None
 
     def split_labels(self, value: object) -> object:
         """Return the cell of a label column as a label, or as a list of labels where there can be several."""
@@ -73,6 +102,7 @@ def guess_columns(
     lists: Collection[str] = (),
     integers: Collection[str] = (),
     looks_like_path: Collection[str] = (),
+    binary: Collection[str] = (),
 ) -> Guess:
     """Find the role of each column.
 
@@ -82,7 +112,8 @@ def guess_columns(
         where: the table's name for messages.
         pictures: columns with embedded pictures, if the table has any; then one of them is the path column.
         lists, integers: columns that hold lists, integers.
-        looks_like_path: columns whose cells lead to files, or end like pictures.
+        looks_like_path: columns whose cells lead to files, or end like pictures, or are pictures.
+        binary: columns with nothing but 0 and 1 (or -1 and 1, or true and false).
 
     Raises:
         DataError: no column, or several as likely as each other, for a role; the message names them.
@@ -100,12 +131,16 @@ def guess_columns(
 
     path = given.get("path") or _path(names, pictures, looks_like_path, taken, where)
     taken.add(path)
+    boxes = tuple(n for n in names if _bare(n) in _BOXES and n not in taken)
+    bare = {_bare(n): n for n in names if n not in taken}
+    boxes = next((tuple(bare[b] for b in bare if b in four) for four in _CORNERS if four <= bare.keys()), boxes)
+    masks = tuple(n for n in names if (_bare(n) in _MASKS or n in looks_like_path) and n not in taken)
     split = given.get("split") or _only("split", [n for n in names if _is("split", n) and n not in taken], where)
     taken.update([split] if split else [])
 
     label, label_name, several = given.get("label") or given.get("labels"), None, "labels" in given
     if label is None:
-        label, several = _label(names, integers, lists, taken, where)
+        label, several = _label(names, integers, lists, taken | {*boxes, *masks}, where)
         taken.update([label] if label else [])
     if label in integers and not several and not given:
         found = [n for n in names if n.lower() in _NAME_COLUMNS and n not in taken and n not in integers]
@@ -120,16 +155,74 @@ def guess_columns(
             captions = (_only("caption", list(captions), where) or "",)
     taken.update(captions)
     rest = [n for n in names if n not in taken]
-    if label is None and not captions and len(rest) == 1 and not pictures and len(names) <= 3:
-        label = rest.pop()  # a table of files and one thing more: that thing is the label
+    flags: tuple[str, ...] = ()
+    if label is None and not captions and not boxes and not masks:
+        flags = tuple(n for n in rest if n in binary)
+        flags = flags if len(flags) > 1 else ()
+        rest = [n for n in rest if n not in flags]
+        if len(rest) == 1 and not flags and not pictures and len(names) <= 3:
+            label = rest.pop()  # a table of files and one thing more: that thing is the label
 
     role = "labels" if several else "label"
     kind = "picture" if pictures else "path"
     roles = {kind: path, role: label, "name of the label": label_name, "split": split}
-    told = [f"{name!r} as {role}" for role, name in roles.items() if name and name not in given.values()]
-    told += [f"{name!r} as caption" for name in captions if name not in given.values()]
-    notes = [f"columns guessed: {', '.join(told)}" + (f"; not used: {_some(rest)}" if rest else "")]
-    return Guess(path, label, several or label in lists, captions, split, label_name, tuple(notes if told else ()))
+    guessed = [f"{name!r} as {role}" for role, name in roles.items() if name and name not in given.values()]
+    guessed += [f"{name!r} as caption" for name in captions if name not in given.values()]
+    guessed += [f"the columns of 0 and 1 as labels ({_some(flags)})"] if flags else []
+    notes = [f"columns guessed: {', '.join(guessed)}" + (f"; not used: {_some(rest)}" if rest else "")]
+    return Guess(
+        path, label, several or label in lists, captions, split, label_name, tuple(notes if guessed else ()),
+        flags, boxes, masks, declared=bool({"label", "labels"} & given.keys()),
+    )  # fmt: skip
+
+
+def why_unfit(name: str, guess: Guess, labels: LabelColumn, repeated: int) -> str:
+    """Say why a table cannot be trained with one label for each picture, or return "".
+
+    Args:
+        name: the table's name for messages.
+        labels: what its label column holds.
+        repeated: rows that name a picture again, as tables with a row for each box do.
+    """
+    choose = "Choose a column with one label for each picture: --column label=NAME."
+    bare = guess.label is None and not guess.flags
+    if guess.boxes and (bare or (repeated and not guess.declared)):
+        return f"{name} holds boxes ({_some(guess.boxes)}): data for object detection. {ONE_LABEL} {choose}"
+    if guess.masks and bare and not guess.captions:
+        return f"{name} holds masks ({_some(guess.masks)}): data for segmentation. {ONE_LABEL} {choose}"
+    if not guess.label or guess.several or not (found := _quantity(guess.label, labels, guess.declared)):
+        return ""
+    whole = "" if "decimal" in found else f" If each number is a class, say so: --column label={guess.label}."
+    return (
+        f"{name}: column {guess.label!r} holds {found}, which looks like a quantity, not like classes. {ONE_LABEL} "
+        f"Group the numbers into classes in a new column, and choose it: --column label=NAME.{whole}"
+    )
+
+
+def _quantity(name: str, labels: LabelColumn, declared: bool) -> str:
+    """Describe the numbers of a column if they are a quantity (ages, prices) and not the numbers of classes."""
+    texts, count = [str(one) for one in labels.distinct()], labels.total
+    if not texts or not all(map(_NUMBER.fullmatch, texts)):
+        return ""
+    values = np.array([float(one.replace(",", ".")) for one in texts])
+    fractions = bool((values != np.floor(values)).any())
+    if len(values) <= (_FEW_NUMBERS // 2 if fractions else _FEW_NUMBERS) or (declared and not fractions):
+        return ""
+    # whole numbers of a column with a class's name are classes; those of a "target" if they count on or come again
+    counted_on = values.min() in (0, 1) and values.max() - values.min() + 1 == len(values)
+    open_name = _bare(name) in ("target", "y")
+    if not fractions and _class_like(name) and (not open_name or counted_on or 5 * len(values) <= count):
+        return ""
+    kind = "decimal" if fractions else "whole"
+    return f"{len(values):,} different {kind} numbers from {values.min():g} to {values.max():g}"
+
+
+def _class_like(name: str) -> bool:
+    return _is("label", name) or _bare(name).endswith(("class", "label", "category", "id", "idx", "index", "code"))
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\s_\-.]", "", name).lower()
 
 
 def named_classes(
@@ -147,6 +240,19 @@ def named_classes(
     return tuple(
         f"{name} ({number})" if named.count(name) > 1 else name for name, number in zip(named, numbers, strict=True)
     )
+
+
+def is_binary(cells: Sequence[object]) -> bool:
+    """Tell whether cells are 0 and 1 (or -1 and 1, or true and false), and nothing else."""
+    return bool(cells) and {str(one).strip().lower() for one in cells} <= {
+        "0",
+        "1",
+        "-1",
+        "0.0",
+        "1.0",
+        "true",
+        "false",
+    }
 
 
 def may_name_files(name: str) -> bool:

@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from neocog.data.findings import Facts, Finding, Rule, counted, listed
+from neocog.data.source import ONE_LABEL
 from neocog.records import SPLITS
 
 _RATIO_HINT, _RATIO_WARNING = 3.0, 10.0  # largest class against smallest
@@ -19,7 +20,24 @@ def _trained(f: Facts) -> tuple[np.ndarray, bool]:
     return (f.counts[:-1, 0] if declared else f.counts[:-1].sum(axis=1)), declared
 
 
+def another_task(f: Facts) -> Finding | None:
+    title, one_label, advice = f.source.unfit.partition(ONE_LABEL)
+    return Finding("another_task", "error", title.strip(" ."), len(f.source), one_label + advice) if title else None
+
+
+def several_labels(f: Facts) -> Finding | None:
+    if f.source.unfit or not f.source.several:
+        return None
+    rows = np.flatnonzero(np.diff(f.source.label_sets.ends) > 1)  # type: ignore[union-attr]
+    return f.finding(
+        "several_labels", "warning", f"{counted(len(rows))} with more than one label", len(rows),
+        f"{ONE_LABEL} They are not used for training.", rows,
+    )  # fmt: skip
+
+
 def unlabelled(f: Facts) -> Finding | None:
+    if f.source._unfit:
+        return None  # said already
     rows = f.source.labels < 0 if f.source.label_sets is None else np.diff(f.source.label_sets.ends) == 0
     n, missing = len(f.source), int(rows.sum())
     if not missing:
@@ -161,6 +179,7 @@ def suspicious_labels(f: Facts) -> Finding | None:
 
 
 RULES: tuple[Rule, ...] = (
-    suspicious_labels, not_in_train, one_class, empty_classes, single_picture, similar_names, imbalance, few_pictures,
+    another_task, suspicious_labels, several_labels,
+    not_in_train, one_class, empty_classes, single_picture, similar_names, imbalance, few_pictures,
     not_measured, unlabelled,
 )  # fmt: skip

@@ -8,11 +8,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from neocog.data.columns import Texts, split_code
 from neocog.data.fetch import tell
-from neocog.data.source import Arrays, Source
+from neocog.data.source import ONE_LABEL, Arrays, Source
 from neocog.errors import DataError, UsageError, closest
+
+if TYPE_CHECKING:
+    from neocog.data.layouts import Layout
 
 PLUGINS = "neocog.sources"  # entry points: how rooms above this one, and other packages, add sources
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
@@ -74,6 +80,10 @@ def open_source(
             from neocog.data.shards import open_shards
 
             return open_shards([path], root=path.parent, name=name, classes=classes)
+        from neocog.data.layouts import recognise
+
+        if layout := recognise(path):
+            return _open_folder(layout.root, columns, classes)
         raise DataError(
             f"{text!r} is a file, but none that holds a set of pictures; expected a folder, {', '.join(_TABLES)}, "
             ".parquet or .tar"
@@ -132,9 +142,16 @@ def _open_folder(path: Path, columns: Mapping[str, str] | None, classes: Sequenc
         from neocog.data.shards import open_shards
 
         return open_shards(tars, root=path, name=name, classes=classes)
+    from neocog.data.layouts import recognise
     from neocog.data.manifest import find_manifests
 
-    manifests, note = find_manifests(path, forced=columns is not None)
+    layout = recognise(path) if columns is None else None
+    try:
+        manifests, note = find_manifests(path, forced=columns is not None)
+    except DataError:
+        if layout is None:
+            raise
+        manifests, note = [], ""
     if manifests:
         try:
             source = _open_tables(manifests, path, name, columns, classes)
@@ -142,14 +159,61 @@ def _open_folder(path: Path, columns: Mapping[str, str] | None, classes: Sequenc
             if columns is not None:
                 raise
             try:
-                source = open_folder(path)
+                source = open_folder(path) if layout is None else _open_layout(layout)
             except DataError:
                 raise error from None
             source.notes.append(f"a table beside the pictures was not used: {error}")
-        return source
+            return source
+        if layout is None or (source.labels >= 0).any():
+            if layout is not None:
+                source.notes.append(f"the table was used; the folder also looks like {layout}")
+            return source
+    if layout is not None:
+        return _open_layout(layout)
     source = open_folder(path)
     if note:
         source.notes.append(note)
+    return source
+
+
+def _open_layout(layout: Layout) -> Source:
+    """Open the pictures of a layout, without its masks; labelled only where class folders hold them."""
+    from neocog.data.folder import Folder, open_folder
+    from neocog.data.layouts import is_generic
+
+    found = open_folder(layout.root)
+    keys = [os.fsdecode(found.keys.raw(i)) for i in range(len(found))]
+    rows = np.array([i for i, key in enumerate(keys) if not layout.is_mask(layout.root / key)], dtype=np.int64)
+    used = sorted(set(found.labels[rows].tolist()) - {-1})
+    labelled = sum(not is_generic(found.classes[i]) for i in used) >= 2
+    notes, unfit = [], ""
+    if len(rows) < len(found):
+        notes.append(f"{len(found) - len(rows):,} masks were left out")
+    splits = found.splits[rows]
+    if labelled:
+        notes = [*found.notes, *notes, f"the folders were taken as classes, but this looks like {layout}"]
+        labels = np.searchsorted(used, found.labels[rows]).astype(np.int32)
+        labels[found.labels[rows] < 0] = -1
+    else:
+        labels = np.full(len(rows), -1, dtype=np.int32)
+        for row in np.flatnonzero(splits < 0):  # images/train/1.jpg
+            splits[row] = max(map(split_code, keys[rows[row]].split("/")))
+        unfit = (
+            f"{found.name} looks like {layout}. {ONE_LABEL} To classify whole pictures, put each into a folder named "
+            "after its class, or write a table with the columns path and label and open that."
+        )
+    source = Folder(
+        layout.root,
+        Texts(found.keys.raw(int(i)) for i in rows),
+        found.name,
+        [found.classes[i] for i in used] if labelled else (),
+        labels,
+        splits,
+        notes=notes,
+        problems=found.problems,
+        unfit=unfit,
+    )
+    source.layout = layout
     return source
 
 

@@ -6,7 +6,9 @@ large the files are; a set of less than 512 MB ends up in memory whole.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -18,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from neocog.data.columns import LabelColumn, TextLists, count_splits, split_code, split_code_in
-from neocog.data.guess import Guess, guess_columns, named_classes
+from neocog.data.guess import Guess, guess_columns, is_binary, named_classes, why_unfit
+from neocog.data.sniff import sniff
 from neocog.data.source import Source
-from neocog.errors import DataError
+from neocog.errors import DataError, DecodeError
 from neocog.records import SPLITS
 
 _WHOLE = 512 << 20  # up to this many encoded bytes everything may stay in memory
@@ -118,7 +121,7 @@ class ParquetPictures(Source):
         try:
             # opened anew each time: nothing is shared between threads or with forked processes, and the metadata,
             # which is the slow part, is kept
-            with pq.ParquetFile(path, metadata=self._metadata.get(group.file), pre_buffer=False) as file:
+            with pq.ParquetFile(os_file(path), metadata=self._metadata.get(group.file), pre_buffer=False) as file:
                 self._metadata.setdefault(group.file, file.metadata)
                 table = file.read_row_group(group.number, columns=[self.column], use_threads=False)
         except (OSError, pa.ArrowException) as error:
@@ -136,6 +139,13 @@ class ParquetPictures(Source):
         return ends, memoryview(data) if data is not None else memoryview(b""), int(ends[-1] - ends[0])
 
 
+def os_file(path: Path) -> Any:
+    """Open a file for pyarrow, which takes a name that is not UTF-8 as bytes only."""
+    import pyarrow as pa
+
+    return pa.OSFile(os.fsencode(path))
+
+
 def binary_columns(path: Path) -> list[str]:
     """Return the names of the columns that hold pictures: binary, or a struct with a binary field `bytes`."""
     import pyarrow as pa
@@ -147,7 +157,7 @@ def binary_columns(path: Path) -> list[str]:
         return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
     try:
-        return [field.name for field in pq.read_schema(path) if binary(field.type)]
+        return [field.name for field in pq.read_schema(os_file(path)) if binary(field.type)]
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: expected a Parquet file, but it cannot be read: {error}") from error
 
@@ -181,12 +191,12 @@ def open_parquet(
     first = 0
     for number, path in enumerate(files):
         try:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(os_file(path)) as file:
                 schema = file.schema_arrow
                 if guess is None:
-                    guess = _guess(schema, binary_columns(path), columns, str(path))
+                    guess = _guess(file, binary_columns(path), columns, str(path))
                     classes = classes or _classes_in(schema, guess.label)
-                wanted = [one for one in (guess.label, guess.split, guess.label_name, *guess.captions) if one]
+                wanted = guess.wanted
                 if missing := [one for one in [guess.path, *wanted] if one not in schema.names]:
                     raise DataError(
                         f"{path}: column {missing[0]!r} of the first file is missing here; it has "
@@ -207,7 +217,10 @@ def open_parquet(
     if guess is None or not first:
         raise DataError(f"{root}: no pictures in {len(files)} Parquet files")
     notes = list(guess.notes)
-    names, codes, sets = labels.finish(classes, several=guess.several)
+    unfit = "" if classes else why_unfit(name, guess, labels, 0)
+    if unfit:
+        labels = LabelColumn([None] * first)
+    names, codes, sets = labels.finish(classes, several=guess.several and not unfit)
     if guess.label_name and classes is None:
         names = named_classes(names, label_names, guess.label_name, notes)
     split_codes = np.concatenate(splits)
@@ -227,11 +240,16 @@ def open_parquet(
         notes=notes,
         label_sets=sets,
         captions=captions if guess.captions else None,
+        unfit=unfit,
     )
 
 
-def _guess(schema: Any, pictures: list[str], columns: Mapping[str, str] | None, where: str) -> Guess:
+def _guess(file: Any, pictures: list[str], columns: Mapping[str, str] | None, where: str) -> Guess:
     import pyarrow as pa
+
+    schema = file.schema_arrow
+    few = [one.name for one in schema if pa.types.is_boolean(one.type) or pa.types.is_integer(one.type)]
+    head = next(file.iter_batches(batch_size=64, columns=few), None) if few else None
 
     def texts(kind: Any) -> bool:
         return pa.types.is_list(kind) or pa.types.is_large_list(kind)
@@ -243,16 +261,31 @@ def _guess(schema: Any, pictures: list[str], columns: Mapping[str, str] | None, 
         pictures=pictures,
         lists=[field.name for field in schema if texts(field.type)],
         integers=[field.name for field in schema if pa.types.is_integer(field.type)],
+        looks_like_path=_of_pictures(file, pictures) if len(pictures) > 1 else (),
+        binary=[one for one in few if head is not None and is_binary(head.column(one).to_pylist())],
     )
+
+
+def _of_pictures(file: Any, columns: list[str]) -> list[str]:
+    """Return the binary columns whose first cell is a picture: labels may be bytes, too."""
+    found = []
+    for row in next(file.iter_batches(batch_size=1, columns=columns)).to_pylist() if file.metadata.num_rows else ():
+        for name, cell in row.items():
+            data = cell.get("bytes") if isinstance(cell, dict) else cell
+            with contextlib.suppress(DecodeError):
+                sniff(data or b"")
+                found.append(name)
+    return found
 
 
 def _append_rows(
     table: Any, rows: int, guess: Guess, labels: LabelColumn, captions: TextLists, names: dict[object, set[str]]
 ) -> None:
-    values = table.column(guess.label).to_pylist() if guess.label else [None] * rows
-    for value in values:
-        labels.append(guess.split_labels(value))
+    kept = [guess.label] if guess.label else list(guess.flags)
+    for row in table.select(kept).to_pylist() if kept else [{}] * rows:
+        labels.append(guess.labels(row))
     if guess.label_name:
+        values = table.column(guess.label).to_pylist()
         for value, text in zip(values, table.column(guess.label_name).to_pylist(), strict=True):
             names.setdefault(str(value), set()).add(str(text))
     if guess.captions:

@@ -14,8 +14,12 @@ import numpy as np
 
 from neocog.data.columns import LabelColumn, LabelSets, TextLists, count_splits, split_code
 from neocog.data.kinds import Categories, Category, Column, TextColumn
+from neocog.data.layouts import Layout
 from neocog.errors import DataError
+from neocog.names import shown
 from neocog.records import SPLITS, Box, Problem, Sample
+
+ONE_LABEL = "The task label is one label for each picture."
 
 
 class Source:
@@ -28,9 +32,13 @@ class Source:
         splits: int8 (N,), index into `records.SPLITS`, -1 = not declared.
         notes: what was guessed and the user should know, one sentence each.
         problems: pictures that could not be listed; decoding errors come later.
+        layout: what the folder looks like, if it holds annotations of another kind than one label for each picture.
 
     `classes`, `labels`, `label_sets` and `captions` are short for what the columns "label", "tags" and "captions" hold.
     """
+
+    layout: Layout | None = None
+    _unfit = ""
 
     def __init__(
         self,
@@ -44,13 +52,15 @@ class Source:
         label_sets: LabelSets | None = None,
         captions: TextLists | None = None,
         columns: Mapping[str, Column] | None = None,
+        unfit: str = "",
     ) -> None:
         self.name = name
         self.splits = np.ascontiguousarray(splits, dtype=np.int8)
         self.notes = list(notes)
         self.problems = list(problems)
+        self._unfit = unfit
         self.columns: Mapping[str, Column] = known_columns(
-            Category(labels, classes), tags=label_sets, captions=captions, more=columns
+            Category(labels, [shown(one) for one in classes]), tags=label_sets, captions=captions, more=columns
         )
         for role, column in self.columns.items():
             if len(column) != len(self.splits):
@@ -86,6 +96,30 @@ class Source:
     def __repr__(self) -> str:
         splits = count_splits(self.splits)
         return f"<{type(self).__name__} {self.name!r}: {len(self)} pictures, {len(self.classes)} classes, {splits}>"
+
+    @property
+    def unfit(self) -> str:
+        """Why no net can be trained on one label for each of these pictures, in sentences, or ""."""
+        if self._unfit or self.label_sets is None:
+            return self._unfit
+        labels = np.diff(self.label_sets.ends)
+        if 2 * self.several <= (labels > 0).sum():
+            return ""
+        return (
+            f"{self.name} has several labels for a picture ({self.several:,} of {len(self):,} pictures; "
+            f"{labels.sum() / max(1, (labels > 0).sum()):.3g} labels on average). {ONE_LABEL} "
+            "Choose a column with one label (--column label=NAME), or keep the pictures that have one label."
+        )
+
+    @property
+    def several(self) -> int:
+        """Number of pictures with more than one label."""
+        return 0 if self.label_sets is None else int((np.diff(self.label_sets.ends) > 1).sum())
+
+    def require_labels(self) -> None:
+        """Raises: DataError if the data were made for another task than one label for each picture."""
+        if self.unfit:
+            raise DataError(self.unfit)
 
     def key(self, i: int) -> str:
         """Return the unique, readable name of picture `i`, such as ``train/cat/1.jpg`` or ``train.parquet#17``."""
@@ -160,7 +194,7 @@ class Selected(Source):
         self.base: Source = base
         self.indices: np.ndarray = indices
         self.name, self.splits = base.name, base.splits[indices]
-        self.notes, self.problems = list(base.notes), list(base.problems)
+        self.notes, self.problems, self._unfit = list(base.notes), list(base.problems), base._unfit
         self.columns = {role: column.select(indices) for role, column in base.columns.items()}
 
     def key(self, i: int) -> str:

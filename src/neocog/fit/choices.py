@@ -10,7 +10,7 @@ import numpy as np
 
 from neocog import nets
 from neocog.data.mirroring import Mirroring, by_names, decide
-from neocog.data.source import Source
+from neocog.data.source import ONE_LABEL, Source
 from neocog.data.split import complete_split, joined_groups
 from neocog.errors import DataError, NeocogError, UsageError
 from neocog.fit.recipes import Recipe, choose_batch, recipe
@@ -98,9 +98,12 @@ def splits_of(
         seed=seed,
     )
     codes = np.where(labelled, codes, -1).astype(np.int8)
-    if not labelled.all():
+    several = source.several if task.name == "label" else 0
+    if several:
+        notes.append(f"{several:,} pictures with several labels are not used; {ONE_LABEL}")
+    if missing := int((~labelled).sum()) - several:
         what = "a label" if task.name == "label" else " and ".join(task.needs)
-        notes.append(f"{int((~labelled).sum()):,} pictures without {what} are not used")
+        notes.append(f"{missing:,} pictures without {what} are not used")
     if mirrored is not None:
         mirroring = Mirroring(mirrored, "asked for")
     elif task.name != "label":

@@ -332,6 +332,7 @@ def evaluate(
     if opened[0].task.name != "label":
         return _evaluate_one(opened, data, split, device)
     source = open_source(data)
+    source.require_labels()
     unknown = [c for c in source.classes if c not in classes]
     if unknown:
         raise DataError(f"the runs do not know the class {unknown[0]!r}; they know {', '.join(classes[:8])}")

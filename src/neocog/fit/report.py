@@ -131,7 +131,7 @@ def _write(
     title = f"{name} on {data}" if data else name
     path = folder / "report.html"
     html = page(title, sections, subtitle=f"neocog run {folder.resolve().name}")
-    write_atomically(path, html.encode("utf-8", "replace"))  # file names need not be valid Unicode
+    write_atomically(path, html.encode())
     return path
 
 

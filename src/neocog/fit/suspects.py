@@ -57,6 +57,7 @@ def suspicious_labels(
         RunError: the run cannot be used. DataError: no labelled picture of a class that the run knows.
     """
     run = run if isinstance(run, Run) else Run(run)
+    source.require_labels()
     number = np.array([run.classes.index(c) if c in run.classes else -1 for c in source.classes] or [-1])
     labels = np.where(source.labels >= 0, number[source.labels], -1)
     rows = np.flatnonzero(labels >= 0)

@@ -114,6 +114,7 @@ def transferability(
     """
     place(device)
     source = open_source(data, offline=offline)
+    source.require_labels()
     if len(source.classes) < 4:
         raise UsageError(f"two halves of classes need at least 4 classes, and {source.name} has {len(source.classes)}")
     if wrong := [k for k in kinds if k not in KINDS]:

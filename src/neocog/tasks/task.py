@@ -317,8 +317,10 @@ def saved(task: Task) -> dict[str, Any]:
 def guess(source: Source) -> str:
     """The task that a source is made for: the first whose needs are met. Raises: UsageError if none is."""
     for name in names():
-        if fits(find(name), source):
+        if fits(find(name), source) and not (name == "label" and source.unfit):
             return name
+    if source.unfit:
+        return "label"  # which says what is wrong with it
     there = ", ".join(f"{role} ({column.kind})" for role, column in source.columns.items()) or "pictures alone"
     raise UsageError(
         f"{source.name} has nothing that can be learned: {there}. Expected a folder for each class, a table with a "
