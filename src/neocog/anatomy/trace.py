@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from ..errors import NetError
 from . import geometry
 from .attention import attention_of_a_processor
-from .formulas import MACS, OTHERS, attention_others, kind_of, place_of
+from .formulas import MACS, OTHERS, attention_others, kind_of, place_of, place_on
 from .geometry import Place
 from .record import Anatomy, Layer, Shape
 from .running import Calls, Shapes, arguments, flat, not_compiled, once_each, shape_only, tensors_in, unwrapped
@@ -190,13 +190,17 @@ class _Open:
         self.params = self.frozen = self.shared = self.weights = self.macs = self.others = 0
         self.output_bytes = self.saved_bytes = 0
         self.place: Place | None = None
+        self.lost = False  # it comes from an input, and its place is not known
+
+    def note(self, note: _Note) -> None:
+        self.place, self.lost = note.place, note.place is None and bool(note.sources)
 
     def finish(self) -> Layer:
         return Layer(
             self.index, self.name, self.module, self.kind, tuple(self.inputs), self.outputs, tuple(self.sources),
             tuple(self.operators), self.settings, tuple(self.parameters), self.params, self.frozen, self.shared,
             self.weights, self.macs, self.others, self.output_bytes, self.saved_bytes,
-            None if self.place is None else self.place.field(),
+            None if self.place is None else self.place.field(), self.lost,
         )  # fmt: skip
 
 
@@ -285,7 +289,7 @@ class _Run(Shapes):
             layer.inputs = [tuple(t.shape) for t in arrived if _from_picture(t)]
         layer.outputs = tuple(tuple(t.shape) for t in results)
         if results and (note := note_of(results[0])) is not None:
-            layer.place = note.place
+            layer.note(note)
 
     def _open(self, name: str, module: str, kind: str) -> _Open:
         layer = _Open(len(self.layers), name, module, kind)
@@ -342,11 +346,11 @@ class _Run(Shapes):
             self._credit(layer, names)
             self._cost(layer, name, kind, func, args, kwargs, results[0])
             layer.operators.append(str(func._schema.name).replace("::", "."))
-        read = [(note.place, tuple(t.shape)) for t, note in active if note.place is not None]
+        read = [t for t, _ in active]
         sources = tuple(dict.fromkeys(s for _, n in active for s in n.sources)) if layer is None else (layer.index,)
         old = None
         for index, r in enumerate(results):
-            place = self._place(name, args, kwargs, read, r, results, index)
+            place = self._place(name, kind, args, kwargs, read, r, results, index)
             if alias is None:
                 size = r.numel() * r.element_size()
                 block = self.ledger.block(size)
@@ -358,21 +362,23 @@ class _Run(Shapes):
             r._neocog = _Note(sources, place, block)  # type: ignore[attr-defined]
         if layer is not None and layer.name != layer.module:
             layer.outputs = tuple(tuple(r.shape) for r in results[: 1 if name in _SECOND_RESULTS else None])
-            layer.place = results[0]._neocog.place  # type: ignore[attr-defined]
+            layer.note(results[0]._neocog)  # type: ignore[attr-defined]
 
     def _place(
-        self, name: str, args: Any, kwargs: Any, read: Any, r: Tensor, results: list[Tensor], index: int
-    ) -> Place | None:
-        if not read:
-            return None
+        self, name: str, kind: str, args: Any, kwargs: Any, read: list[Tensor], r: Tensor, results: list[Tensor],
+        index: int,
+    ) -> Place | None:  # fmt: skip
         if len(results) > 1 and name in _SPLITS:
             dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % r.dim()
             before = sum(t.shape[dim] for t in results[:index])
-            return geometry.sliced(read[0][0], dim, before, 1, r.shape[dim])
+            place = place_on(args[0])
+            return None if place is None else geometry.sliced(place, dim, before, 1, r.shape[dim])
         if name == "unbind":
             dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
-            return place_of("select", (args[0], dim, index), kwargs, read, r)
-        return place_of(name, args, kwargs, read, r)
+            return place_of("select", kind, (args[0], dim, index), kwargs, read, r)
+        if index and r.shape == results[0].shape:
+            return note_of(results[0]).place  # type: ignore[union-attr]
+        return None if index else place_of(name, kind, args, kwargs, read, r)
 
     def _layer(self, name: str, kind: str) -> _Open | None:
         """The layer that an operator belongs to; None for one that only looks at numbers in another way."""
