@@ -201,6 +201,8 @@ def place_of(
     known = [p for p in places.values() if p is not None]
     if not known:
         return None
+    if name in _NEW:
+        return g.free(shape)
     if name in _JOINTLY:
         place = _JOINTLY[name](args, kwargs, shape)
     elif name in _PLACES:
@@ -552,8 +554,12 @@ _SAME_PLACE = frozenset(("copy", "max_unpool2d", "max_unpool3d"))
 _EACH = frozenset(
     """where masked_fill clone _to_copy detach alias lift lift_fresh tril triu contiguous to real imag native_dropout
     _native_batch_norm_legit_no_training _batch_norm_no_update dropout prelu rrelu_with_noise bernoulli
-    zeros_like ones_like empty_like full_like rand_like randn_like fill zero""".split()
+    """.split()
 )
+_NEW = frozenset(
+    """zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_full new_empty
+    new_empty_strided fill zero""".split()
+)  # numbers that depend on nothing
 
 
 def kind_of(func: Any) -> tuple[str, str]:

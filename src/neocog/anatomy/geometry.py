@@ -634,16 +634,14 @@ def _union(a: Axis, b: Axis, digits: list[int]) -> tuple[Axis, bool]:
     one, two = a.firsts(digits, over), b.firsts(digits, over)
     spans = np.stack((np.minimum(one[0], two[0]), np.maximum(one[1], two[1])))
     base = replace(a, over=tuple(over), steps=tuple(fine[i] for i in over), stride=stride, spans=None)
-    return _told(base, spans, _shift(one, spans)), bool(np.array_equal(one.sum(0), two.sum(0)))
+    return _told(base, spans, _shift(one, spans)), bool(np.array_equal(*np.broadcast_arrays(one.sum(0), two.sum(0))))
 
 
 def _shift(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> float:
     """How far the centres of intervals move, on average over the positions that saw something."""
+    before = np.broadcast_to(before, after.shape)
     seen = np.isfinite(before[0])
-    if not seen.any():
-        return 0.0
-    moved = (after.sum(0) - np.where(seen, before.sum(0), 0.0))[np.broadcast_to(seen, after.shape[1:])]
-    return float(moved.mean()) / 2
+    return float((after[:, seen] - before[:, seen]).sum(0).mean()) / 2 if seen.any() else 0.0
 
 
 def joined(places: Sequence[Place], dim: int, out: Shape) -> Place | None:
@@ -684,6 +682,20 @@ def joined(places: Sequence[Place], dim: int, out: Shape) -> Place | None:
     place = Place(dims, tuple(axes), shown[0].sides, False, whole, at_least)
     back = [*range(dim), len(out) - 1, *range(dim, len(out) - 1)]
     return moved(place, back)
+
+
+def written(place: Place, shape: Shape, part: Place | None, offsets: dict[int, int] | None) -> Place | None:
+    """What a tensor sees, after a part of it has been overwritten from `offsets` on; None if that is not known."""
+    if part is None or offsets is None:
+        return replace(place, at_least=True) if place.axes else None
+    new = padded(part, offsets, shape)
+    if not place.axes or not new.axes:
+        return new if new.axes else place
+    same = place.dims == new.dims and all(
+        (a.over, a.steps, a.size) == (b.over, b.steps, b.size) and a.spans is b.spans is None
+        and (a.padding - b.padding) % side == 0 for a, b, side in zip(place.axes, new.axes, place.sides, strict=True)
+    )  # fmt: skip
+    return place if same else merged([place, new], shape)  # the same on a ring: circular padding
 
 
 def _nothing(place: Place) -> tuple[Axis, ...]:

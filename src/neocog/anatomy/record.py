@@ -152,16 +152,17 @@ class Anatomy:
     @property
     def receptive_field(self) -> Field | None:
         """That of the last layer with several positions, before they are summed up; None if it is not known."""
-        last = self._last_map()
+        last = self.last_map
         return None if last is None else last.field
 
     @property
-    def receptive_field_unknown(self) -> bool:
-        """Whether `receptive_field` is None although the net has a map that comes from the picture."""
-        last = self._last_map()
-        return last is not None and last.field_unknown
+    def field_lost_at(self) -> Layer | None:
+        """The first layer whose receptive field is unknown or only a lower bound; None where all are known."""
+        return next((x for x in self.layers if x.field_unknown or (x.field and x.field.at_least)), None)
 
-    def _last_map(self) -> Layer | None:
+    @property
+    def last_map(self) -> Layer | None:
+        """The last layer with several positions that come from the picture."""
         spatial = [x for x in self.layers if (x.field is not None or x.field_unknown) and len(x.output) >= 3]
         several = [x for x in spatial if prod(x.output[2:]) > 1]
         return (several or spatial)[-1] if spatial else None

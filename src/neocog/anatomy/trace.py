@@ -307,8 +307,11 @@ class _Run(Shapes):
         tensors = tensors_in(args, kwargs)
         if self.real and func._schema.is_mutable:
             self._undo.writes_to(tensors)
+        given = tensors
         result, args, tensors = self.compute(func, args, kwargs, tensors)
         self._record(name, kind, func, args, kwargs, tensors, result)
+        if func._schema.is_mutable and given and isinstance(result, Tensor):
+            self._written(given[0], result)
         return result
 
     def _record(
@@ -363,6 +366,28 @@ class _Run(Shapes):
         if layer is not None and layer.name != layer.module:
             layer.outputs = tuple(tuple(r.shape) for r in results[: 1 if name in _SECOND_RESULTS else None])
             layer.note(results[0]._neocog)  # type: ignore[attr-defined]
+
+    def _written(self, t: Tensor, result: Tensor) -> None:
+        """An operator has changed a tensor in place: so is what it is a part of."""
+        note, base = note_of(result), t._base
+        if note is None or not note.sources:
+            return
+        t._neocog = note  # type: ignore[attr-defined]
+        if base is None:
+            return
+        old = note_of(base)
+        sources = tuple(dict.fromkeys((*(() if old is None else old.sources), *note.sources)))
+        offsets: dict[int, int] | None = None
+        if t.dim() == base.dim() and t.stride() == base.stride():
+            offsets, rest = {}, t.storage_offset() - base.storage_offset()
+            for d in sorted(range(t.dim()), key=base.stride, reverse=True):
+                offsets[d], rest = divmod(rest, base.stride(d)) if base.stride(d) else (0, rest)
+        shape = tuple(base.shape)
+        place = geometry.written(place_on(base) or geometry.free(shape), shape, note.place, offsets)
+        made = _Note(sources, place, None if old is None else old.block)
+        base._neocog = made  # type: ignore[attr-defined]
+        if (known := self.stand_ins.get(id(base))) is not None:
+            known[1]._neocog = made  # type: ignore[attr-defined]
 
     def _place(
         self, name: str, kind: str, args: Any, kwargs: Any, read: list[Tensor], r: Tensor, results: list[Tensor],
