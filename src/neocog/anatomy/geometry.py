@@ -1,271 +1,33 @@
-"""Receptive fields: which pixels a position of a tensor can see, carried through every operator.
-
-A `Place` takes the index along each dimension of a tensor apart into digits, as a number is written: a map of 56 rows
-that is cut into windows of 7 has the digits (8, 7) there. `Axis` is one axis of the picture. As long as the interval
-of pixels that a position sees follows a formula, it begins at ``sum(digit * step) - padding`` and has `size` pixels,
-and the recurrences are those of Araujo, Norris, Sim 2019 (doi 10.23915/distill.00021), equations 1 to 5:
-``r += d (k - 1) j``, ``P += p j``, ``j *= s``. Else (windows of attention, tokens in one row) `spans` holds the first
-and the last pixel for every value of the digits. Behind branches the union of the intervals is kept.
-"""
+"""What operators do to places: windows, slices, sums, products, concatenations (see `place`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from math import ceil, floor, inf, prod
 from typing import Any
 
 import numpy as np
 
-from .record import Field, Number, Shape
+from .place import (
+    Axis,
+    Place,
+    covered,
+    expanded,
+    free,
+    fresh,
+    fresh_digit,
+    moved,
+    neat,
+    one_digit,
+    reshaped,
+    with_spans,
+)
+from .record import Number, Shape
 
 _MOST = 2**22  # numbers in a table of intervals; beyond it, one interval for all positions
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Axis:
-    """One axis of the picture, as the positions of a tensor see it."""
-
-    size: int  # pixels that a position sees; of the one that sees most, if they differ
-    stride: Number
-    padding: Number  # where positions differ: so that the centre is right on average
-    over: tuple[int, ...]  # digits on which the interval depends, in order; () once the axis has been summed up
-    steps: tuple[Number, ...]  # pixels for one more of each
-    spans: np.ndarray[Any, Any] | None = None  # (first and last pixel, digits ...); inf, -inf: sees nothing
-
-    def firsts(self, digits: Sequence[int], over: Sequence[int], formula: bool = False) -> np.ndarray[Any, Any]:
-        """(first and last pixel, one dimension for each digit in `over`); those that do not matter have size 1."""
-        if self.spans is not None and not formula:
-            where = [i in self.over for i in over]
-            sides = iter(self.spans.shape[1:])
-            return self.spans.reshape(2, *(next(sides) if here else 1 for here in where))
-        first = np.full((1,) * len(over), float(-self.padding) if self.size else inf)
-        for digit, step in zip(self.over, self.steps, strict=True):
-            k = over.index(digit)
-            first = first + np.arange(digits[digit]).reshape(-1, *(1,) * (len(over) - k - 1)) * float(step)
-        return np.stack((first, first + self.size - 1 if self.size else -first))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Place:
-    """What each position of a tensor sees of the picture. Without axes: nothing of it."""
-
-    dims: tuple[tuple[int, ...], ...]  # sizes of the digits of each dimension; they are numbered from left to right
-    axes: tuple[Axis, ...]
-    sides: Shape  # of the picture
-    aligned: bool = True
-    whole: bool = False
-    at_least: bool = False  # some path to it could not be followed
-
-    def field(self) -> Field | None:
-        """The receptive field of one position; None for a tensor that does not come from a picture."""
-        if not self.axes:
-            return None
-        axes = [
-            replace(a, size=n, padding=0) if self.whole and not a.size else a
-            for a, n in zip(self.axes, self.sides, strict=True)
-        ]
-        return Field(
-            tuple(a.size for a in axes),
-            tuple(a.stride for a in axes),
-            tuple(a.padding for a in axes),
-            self.aligned,
-            self.whole,
-            self.at_least,
-        )
-
-    def shape(self) -> Shape:
-        return tuple(prod(dim) for dim in self.dims)
-
-    def digits(self) -> list[int]:
-        return [n for dim in self.dims for n in dim]
-
-    def of(self, dim: int) -> range:
-        """Numbers of the digits of a dimension."""
-        before = sum(len(d) for d in self.dims[:dim])
-        return range(before, before + len(self.dims[dim]))
-
-    def runs(self, dim: int) -> bool:
-        """Whether it matters where one is along a dimension."""
-        mine = self.of(dim)
-        return any(i in mine for a in self.axes for i in a.over)
-
-
-def free(shape: Shape) -> Place:
-    """Place of a tensor that sees nothing of the picture: a constant, a second input."""
-    return Place(tuple((n,) if n != 1 else () for n in shape), (), ())
-
-
-def start(shape: Shape, integers: bool) -> Place | None:
-    """Place of an input: (B, C, H, W), (B, C, L), (B, C, T, H, W), or token ids (B, N); None for more dimensions."""
-    first = 1 if integers and len(shape) == 2 else 2
-    sides = shape[first:]
-    if len(sides) > 3:
-        return None
-    dims = (*free(shape[:first]).dims, *((n,) for n in sides))
-    before = sum(len(d) for d in dims[:first])
-    return Place(dims, tuple(Axis(1, 1, 0, (before + i,), (1,)) for i in range(len(sides))), sides)
-
-
-def _neat(value: Number) -> Number:
-    return value.numerator if isinstance(value, Fraction) and value.denominator == 1 else value
-
-
-def _over(place: Place, axes: Sequence[Axis]) -> Place:
-    return replace(place, axes=tuple(axes))
-
-
-def _told(axis: Axis, spans: np.ndarray[Any, Any], shift: float = 0.0) -> Axis:
-    """The axis with other intervals; `shift` is how far their centres have moved on average."""
-    widths = spans[1] - spans[0] + 1
-    size = ceil(float(widths.max(initial=0)) - 1e-6)
-    padding = axis.padding
-    if size and axis.size:
-        padding = _neat(Fraction(axis.padding + Fraction(size - axis.size, 2) - Fraction(shift)).limit_denominator(1000))
-    if not axis.over:
-        first = spans[0].min()
-        return replace(axis, size=size, padding=_neat(Fraction(-first)) if size else 0, spans=None)
-    return replace(axis, size=size, padding=padding, spans=spans)
-
-
-# --- other digits: nothing that is seen changes ------------------------------------------------------------------------
-
-
-class _Digits:
-    """The digits of a place, while they are split, joined or dropped."""
-
-    def __init__(self, place: Place) -> None:
-        self.sizes, self.axes = place.digits(), list(place.axes)
-
-    def split(self, i: int, inner: int) -> None:
-        self.sizes[i : i + 1] = [self.sizes[i] // inner, inner]
-        for k, a in enumerate(self.axes):
-            over = tuple(j + (j > i) for j in a.over)
-            if i in a.over:
-                at = a.over.index(i)
-                steps = (*a.steps[:at], _neat(Fraction(a.steps[at]) * inner), *a.steps[at:])
-                spans = a.spans
-                if spans is not None:
-                    sides = spans.shape
-                    spans = spans.reshape(*sides[: at + 1], sides[at + 1] // inner, inner, *sides[at + 2 :])
-                over = (*over[: at + 1], i + 1, *over[at + 1 :])
-                a = replace(a, steps=steps, spans=spans)
-            self.axes[k] = replace(a, over=over)
-
-    def join(self, i: int) -> None:
-        """Make one digit of the digits i and i + 1."""
-        outer, inner = self.sizes[i : i + 2]
-        for k, a in enumerate(self.axes):
-            pair = [j for j in (i, i + 1) if j in a.over]
-            over = tuple(dict.fromkeys(j - (j > i) for j in a.over))
-            if pair:
-                at = a.over.index(pair[0])
-                step = a.steps[a.over.index(i + 1)] if i + 1 in a.over else Fraction(a.steps[at]) / inner
-                linear = (
-                    len(pair) == 2 and a.steps[at] == step * inner or outer == 1 and i + 1 in a.over or inner == 1
-                )
-                spans = a.spans
-                if spans is not None or not linear:
-                    both = sorted({*a.over, i, i + 1})
-                    spans = a.firsts(self.sizes, both)
-                    spans = np.broadcast_to(spans, (2, *(self.sizes[j] if j in (i, i + 1) else spans.shape[n + 1]
-                                                         for n, j in enumerate(both))))  # fmt: skip
-                    at = both.index(i)
-                    spans = spans.reshape(*spans.shape[: at + 1], outer * inner, *spans.shape[at + 3 :])
-                at = a.over.index(pair[0])
-                steps = (*a.steps[:at], _neat(Fraction(step)), *a.steps[at + len(pair) :])
-                a = replace(a, steps=steps, spans=spans)
-            self.axes[k] = replace(a, over=over)
-        self.sizes[i : i + 2] = [outer * inner]
-
-    def drop(self, i: int) -> None:
-        """Leave out a digit of one value, or one on which nothing depends."""
-        del self.sizes[i]
-        for k, a in enumerate(self.axes):
-            if i in a.over:
-                at = a.over.index(i)
-                spans = None if a.spans is None else a.spans.take(0, at + 1)
-                a = replace(
-                    a, over=a.over[:at] + a.over[at + 1 :], steps=a.steps[:at] + a.steps[at + 1 :], spans=spans
-                )
-                a = a if spans is None else _told(a, spans)
-            self.axes[k] = replace(a, over=tuple(j - (j > i) for j in a.over))
-
-
-def reshaped(place: Place, after: Shape) -> Place:
-    """The same numbers in the same order, with other dimensions."""
-    work, at = _Digits(place), 0
-    sizes = work.sizes
-    dims: list[tuple[int, ...]] = []
-    for n in after:
-        begin, have = at, 1
-        if n == 1 and at < len(sizes) and sizes[at] == 1:
-            at += 1
-        while have < n and at < len(sizes):
-            rest = n // have
-            if sizes[at] == 1:
-                work.drop(at)
-            elif rest % sizes[at] == 0:
-                have *= sizes[at]
-                at += 1
-            elif sizes[at] % rest == 0:
-                work.split(at, sizes[at] // rest)
-            else:
-                work.join(at)
-        dims.append(tuple(sizes[begin:at]))
-    while at < len(sizes):
-        work.drop(at)
-    return replace(place, dims=tuple(dims), axes=tuple(work.axes))
-
-
-def moved(place: Place, order: Sequence[int]) -> Place:
-    """Dimensions in another order."""
-    old = [i for d in order for i in place.of(d)]
-    new = {i: k for k, i in enumerate(old)}
-    axes = []
-    for a in place.axes:
-        sequence = sorted(range(len(a.over)), key=lambda k: new[a.over[k]])
-        spans = None if a.spans is None else a.spans.transpose(0, *(k + 1 for k in sequence))
-        axes.append(
-            replace(
-                a,
-                over=tuple(new[a.over[k]] for k in sequence),
-                steps=tuple(a.steps[k] for k in sequence),
-                spans=spans,
-            )
-        )
-    return replace(place, dims=tuple(place.dims[d] for d in order), axes=tuple(axes))
-
-
-def one_digit(place: Place, dim: int) -> Place:
-    """A dimension written as one digit."""
-    if len(place.dims[dim]) <= 1:
-        return place
-    work, first = _Digits(place), place.of(dim)[0]
-    for _ in place.dims[dim][1:]:
-        work.join(first)
-    dims = (*place.dims[:dim], (work.sizes[first],), *place.dims[dim + 1 :])
-    return replace(place, dims=dims, axes=tuple(work.axes))
-
-
-def expanded(place: Place, out: Shape) -> Place:
-    """Repeated to a larger shape, as sums do."""
-    dims = ((),) * (len(out) - len(place.dims)) + place.dims
-    place = replace(place, dims=dims)
-    for d, n in enumerate(out):
-        if n != prod(place.dims[d]):
-            place = covered(place, [d], keep=True)
-            place = fresh(place, d, n)
-    return place
-
-
-def fresh(place: Place, dim: int, n: int) -> Place:
-    """Put `n` positions on which nothing depends in the place of a dimension that nothing depends on."""
-    mine, sizes = place.of(dim), (n,) if n != 1 else ()
-    more = len(sizes) - len(mine)
-    axes = [replace(a, over=tuple(i + more if i >= mine.stop else i for i in a.over)) for a in place.axes]
-    return replace(place, dims=(*place.dims[:dim], sizes, *place.dims[dim + 1 :]), axes=tuple(axes))
 
 
 def repeated(place: Place, times: Sequence[int], out: Shape) -> Place:
@@ -287,7 +49,7 @@ def _reading(place: Place, dim: int, first: Sequence[int], last: Sequence[int], 
     place = one_digit(place, dim)
     if not place.dims[dim]:
         return fresh(place, dim, len(first))
-    (digit,), (n,) = place.of(dim), place.dims[dim]
+    (digit,) = place.of(dim)
     axes: list[Axis] = []
     for a in place.axes:
         if digit in a.over:
@@ -301,7 +63,7 @@ def _reading(place: Place, dim: int, first: Sequence[int], last: Sequence[int], 
                     part = source[max(i, 0) : max(j + 1, 0)]
                     if len(part):
                         new[x, 0], new[x, 1] = part[:, 0].min(0), part[:, 1].max(0)
-                a = _told(a, spans)
+                a = with_spans(a, spans)
         axes.append(a)
     dims = (*place.dims[:dim], (len(first),), *place.dims[dim + 1 :])
     return replace(place, dims=dims, axes=tuple(axes))
@@ -309,8 +71,8 @@ def _reading(place: Place, dim: int, first: Sequence[int], last: Sequence[int], 
 
 def _stepped(a: Axis, at: int, factor: Number) -> dict[str, Any]:
     """Stride and steps after each position along a dimension moves `factor` times as far."""
-    steps = (*a.steps[:at], _neat(Fraction(a.steps[at]) * factor), *a.steps[at + 1 :])
-    return {"stride": _neat(Fraction(a.stride) * abs(factor)), "steps": steps}
+    steps = (*a.steps[:at], neat(Fraction(a.steps[at]) * factor), *a.steps[at + 1 :])
+    return {"stride": neat(Fraction(a.stride) * length(factor)), "steps": steps}
 
 
 def window(
@@ -330,8 +92,11 @@ def window(
 
         def formula(a: Axis, at: int, s: int = s, p: int = p, reach: int = reach) -> Axis:
             step = a.steps[at]
-            size, padding = int(a.size + reach * abs(step)), a.padding + p * step + (reach * -step if step < 0 else 0)
-            return replace(a, size=size, padding=_neat(padding), **_stepped(a, at, s))
+            size, padding = (
+                int(a.size + reach * length(step)),
+                a.padding + p * step + (reach * -step if step < 0 else 0),
+            )
+            return replace(a, size=size, padding=neat(padding), **_stepped(a, at, s))
 
         starts = [floor(x * s) - p for x in range(n)]
         place = _reading(place, dim, starts, [x + reach for x in starts], formula)
@@ -345,8 +110,8 @@ def _centred(a: Axis, at: int, taps: int, factor: Fraction, middle: Fraction) ->
     is on average.
     """
     step = a.steps[at]
-    size = int(a.size + (taps - 1) * abs(step))
-    padding = _neat(a.padding - middle * step + Fraction(taps - 1) * abs(step) / 2)
+    size = int(a.size + (taps - 1) * length(step))
+    padding = neat(a.padding - middle * step + Fraction(taps - 1) * length(step) / 2)
     return replace(a, size=size, padding=padding, **_stepped(a, at, factor))
 
 
@@ -415,7 +180,7 @@ def sliced(place: Place, dim: int, first: int, step: int, n: int) -> Place:
         return fresh(covered(place, [dim], keep=True), dim, n)
 
     def formula(a: Axis, at: int) -> Axis:
-        return replace(a, padding=_neat(a.padding - first * a.steps[at]), **_stepped(a, at, step))
+        return replace(a, padding=neat(a.padding - first * a.steps[at]), **_stepped(a, at, step))
 
     reads = [first + step * x for x in range(n)]
     return _reading(place, dim, reads, reads, formula)
@@ -426,7 +191,7 @@ def flipped(place: Place, dim: int) -> Place:
     n = prod(place.dims[dim])
 
     def formula(a: Axis, at: int) -> Axis:
-        return replace(a, padding=_neat(a.padding - (n - 1) * a.steps[at]), **_stepped(a, at, -1))
+        return replace(a, padding=neat(a.padding - (n - 1) * a.steps[at]), **_stepped(a, at, -1))
 
     reads = list(range(n - 1, -1, -1))
     return _reading(place, dim, reads, reads, formula)
@@ -449,7 +214,7 @@ def rolled(place: Place, dim: int, by: int) -> Place:
             at = a.over.index(digit)
             ring = a.steps[at] * n in (side, -side)
             if ring and a.spans is None:
-                a = replace(a, padding=_neat(a.padding + by * a.steps[at]))
+                a = replace(a, padding=neat(a.padding + by * a.steps[at]))
             else:
                 spans = np.roll(a.firsts(place.digits(), a.over), by, at + 1)
                 if ring:
@@ -457,9 +222,9 @@ def rolled(place: Place, dim: int, by: int) -> Place:
                     part[at + 1] = slice(0, by) if by > 0 else slice(n + by, n)
                     spans = spans.copy()
                     spans[tuple(part)] -= float(n * a.steps[at]) * (1 if by > 0 else -1)
-                a = _told(a, spans, float(-by * a.steps[at]) if ring else 0.0)
+                a = with_spans(a, spans, float(-by * a.steps[at]) if ring else 0.0)
         axes.append(a)
-    return _over(place, axes)
+    return replace(place, axes=tuple(axes))
 
 
 def unfolded(place: Place, dim: int, size: int, step: int) -> Place:
@@ -478,41 +243,11 @@ def unfolded(place: Place, dim: int, size: int, step: int) -> Place:
             if spans is not None:
                 at_once = np.arange(n)[:, None] * step + np.arange(size)
                 spans = np.moveaxis(spans.take(at_once, at + 1), at + 2, -1)
-            steps = (*a.steps[:at], _neat(Fraction(a.steps[at]) * step), *a.steps[at + 1 :], a.steps[at])
+            steps = (*a.steps[:at], neat(Fraction(a.steps[at]) * step), *a.steps[at + 1 :], a.steps[at])
             a = replace(a, over=(*a.over, last), steps=steps, spans=spans)
         axes.append(a)
     dims = (*place.dims[:dim], (n,), *place.dims[dim + 1 :], (size,))
     return replace(place, dims=dims, axes=tuple(axes))
-
-
-def covered(place: Place, dims: Sequence[int], keep: bool) -> Place:
-    """A sum or maximum over dimensions: what is left sees what all their positions saw."""
-    gone = {d % len(place.dims) for d in dims}
-    digits = place.digits()
-    summed = {i for d in gone for i in place.of(d)}
-    left = [i for i in range(len(digits)) if i not in summed]
-    new = {i: k for k, i in enumerate(left)}
-    axes = []
-    for a in place.axes:
-        mine = [k for k, i in enumerate(a.over) if i in summed]
-        if mine:
-            kept = [k for k in range(len(a.over)) if k not in mine]
-            a_over, a_steps = tuple(a.over[k] for k in kept), tuple(a.steps[k] for k in kept)
-            ranges = [(digits[a.over[k]] - 1) * a.steps[k] for k in mine]
-            within = min(abs(a.steps[k]) for k in mine)
-            rest = [abs(s) for s in a_steps if abs(s) > within]
-            stride = min(rest) if rest and len(rest) == len(a_steps) else a.stride
-            if a.spans is None:
-                size = int(a.size + sum(abs(r) for r in ranges)) if a.size else 0
-                padding = _neat(a.padding - sum(r for r in ranges if r < 0))
-                a = Axis(size, stride, padding, a_over, a_steps)
-            else:
-                across = tuple(k + 1 for k in mine)
-                spans = np.stack((a.spans.min(across)[0], a.spans.max(across)[1]))
-                a = _told(Axis(a.size, stride, a.padding, a_over, a_steps), spans)
-        axes.append(replace(a, over=tuple(new[i] for i in a.over)))
-    kept_dims = tuple(() if i in gone else d for i, d in enumerate(place.dims) if keep or i not in gone)
-    return replace(place, dims=kept_dims, axes=tuple(axes))
 
 
 def swept(place: Place, dims: Sequence[int], out: Shape) -> Place:
@@ -538,15 +273,15 @@ def _alike(places: Sequence[Place], out: Shape) -> list[Place]:
             if prod(p.dims[d]) == n:
                 cuts.update(prod(p.dims[d][k:]) for k in range(len(p.dims[d])))
         ends = sorted(cuts, reverse=True)
-        if all(a % b == 0 for a, b in zip(ends, ends[1:], strict=False)):
-            fine.append(tuple(a // b for a, b in zip(ends, ends[1:], strict=False)) or (1,))
+        if all(a % b == 0 for a, b in pairwise(ends)):
+            fine.append(tuple(a // b for a, b in pairwise(ends)) or (1,))
         else:
             fine.append((n,))
     made = []
     for p in wide:
         target = tuple(m for d, n in enumerate(out) for m in (fine[d] if prod(p.dims[d]) == n else (1,) * len(fine[d])))
         p = reshaped(p, target)
-        for d, n in enumerate(target):
+        for d in range(len(target)):
             p = one_digit(p, d)
             if not p.dims[d]:
                 p = fresh_digit(p, d)
@@ -556,13 +291,6 @@ def _alike(places: Sequence[Place], out: Shape) -> list[Place]:
             at += len(sizes)
         made.append(replace(p, dims=tuple(dims)))
     return made
-
-
-def fresh_digit(place: Place, dim: int) -> Place:
-    """A digit of one value in a dimension of size 1."""
-    at = place.of(dim).start
-    axes = [replace(a, over=tuple(i + (i >= at) for i in a.over)) for a in place.axes]
-    return replace(place, dims=(*place.dims[:dim], (1,), *place.dims[dim + 1 :]), axes=tuple(axes))
 
 
 def merged(places: Sequence[Place], out: Shape) -> Place | None:
@@ -608,7 +336,7 @@ def _still(a: Axis, own: list[int], digits: list[int]) -> Axis:
     kept = [k for k in range(len(a.over)) if k not in gone]
     spans = None if a.spans is None else a.spans.squeeze(tuple(k + 1 for k in gone))
     a = replace(a, over=tuple(a.over[k] for k in kept), steps=tuple(a.steps[k] for k in kept), spans=spans)
-    return a if spans is None else _told(a, spans)
+    return a if spans is None else with_spans(a, spans)
 
 
 def _covers(a: Axis, side: int) -> bool:
@@ -624,17 +352,19 @@ def _union(a: Axis, b: Axis, digits: list[int]) -> tuple[Axis, bool]:
     if (a.over, a.steps) == (b.over, b.steps) and a.spans is b.spans is None:
         first, last = min(-a.padding, -b.padding), max(a.size - a.padding, b.size - b.padding)
         centres = 2 * a.padding - a.size == 2 * b.padding - b.size
-        return Axis(int(last - first), stride, _neat(-first), a.over, a.steps), centres and a.stride == b.stride
+        return Axis(int(last - first), stride, neat(-first), a.over, a.steps), centres and a.stride == b.stride
     over = sorted({*a.over, *b.over})
     fine = dict(zip(b.over, b.steps, strict=True)) | dict(zip(a.over, a.steps, strict=True))
     if prod(digits[i] for i in over) > _MOST:
         one, two = a.firsts(digits, a.over), b.firsts(digits, b.over)
         low, high = min(one[0].min(), two[0].min()), max(one[1].max(), two[1].max())
-        return Axis(int(high - low) + 1, stride, _neat(Fraction(-low)), (), ()), False
+        return Axis(int(high - low) + 1, stride, neat(Fraction(-low)), (), ()), False
     one, two = a.firsts(digits, over), b.firsts(digits, over)
     spans = np.stack((np.minimum(one[0], two[0]), np.maximum(one[1], two[1])))
     base = replace(a, over=tuple(over), steps=tuple(fine[i] for i in over), stride=stride, spans=None)
-    return _told(base, spans, _shift(one, spans)), bool(np.array_equal(*np.broadcast_arrays(one.sum(0), two.sum(0))))
+    return with_spans(base, spans, _shift(one, spans)), bool(
+        (np.nan_to_num(one.sum(0)) == np.nan_to_num(two.sum(0))).all()
+    )
 
 
 def _shift(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> float:

@@ -109,8 +109,13 @@ def summary(anatomy: Anatomy) -> list[tuple[str, str]]:
         more = "" if last.field.aligned else "; the paths to it are not centred on one another"
         lines.append(("receptive field", f"{size}, stride {stride}, padding {padding}{more}"))
     if (lost := a.field_lost_at) is not None:
-        lines.append(("receptive field", f"unknown, or a lower bound (>=), from {lost.name} on, which moves positions "
-                      "in a way that cannot be followed"))
+        lines.append(
+            (
+                "receptive field",
+                f"unknown, or a lower bound (>=), from {lost.name} on, which moves positions "
+                "in a way that cannot be followed",
+            )
+        )
     if any(x.field is not None and x.field.whole for x in a.layers):
         lines.append(("receptive field with a star", "a position also sees the whole input (a gate, attention)"))
     if a.unused:
@@ -166,7 +171,10 @@ def to_csv(anatomy: Anatomy) -> str:
             "receptive_field": size,
             "stride": stride,
             "padding": padding,
-            **{flag: "" if x.field is None else int(getattr(x.field, flag)) for flag in ("aligned", "whole", "at_least")},
+            **{
+                flag: "" if x.field is None else int(getattr(x.field, flag))
+                for flag in ("aligned", "whole", "at_least")
+            },
             "kernel": shape_text(x.settings.get("kernel", ()), "x", empty=""),
             "groups": x.settings.get("groups", ""),
             "sources": " ".join(map(str, x.sources)),

@@ -246,6 +246,12 @@ def _attention(args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
     return like(q), empty((q.shape[0], q.shape[2], q.shape[1]), exact).transpose(1, 2)
 
 
+def _flexible(args: Any, kwargs: Any) -> tuple[Tensor, ...]:
+    """flex_attention: result, and for each query the logarithm of the sum of exponentials and the largest score."""
+    q, v = args[0], args[2]
+    return empty((*q.shape[:-1], v.shape[-1]), q.dtype), *(empty(q.shape[:-1], torch.float32) for _ in range(2))
+
+
 def _same(args: Any, kwargs: Any) -> Tensor:
     return like(args[0])
 
@@ -260,7 +266,8 @@ _POINTWISE = (
     "hardtanh.default sigmoid.default tanh.default silu.default leaky_relu.default elu.default hardswish.default "
     "hardsigmoid.default exp.default sqrt.default rsqrt.default neg.default abs.default"
 ).split()
-SHORTCUTS: dict[Any, Callable[[Any, Any], Any]] = {
+SHORTCUTS: dict[Any, Callable[[Any, Any], Any]] = {  # by operator; those that take functions by name
+    "flex_attention": _flexible,
     _aten.convolution.default: _convolution,
     _aten.native_batch_norm.default: _batch_norm,
     _aten.relu.default: _same,
