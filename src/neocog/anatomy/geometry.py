@@ -19,6 +19,7 @@ from .place import (
     free,
     fresh,
     fresh_digit,
+    length,
     moved,
     neat,
     one_digit,
@@ -362,16 +363,15 @@ def _union(a: Axis, b: Axis, digits: list[int]) -> tuple[Axis, bool]:
     one, two = a.firsts(digits, over), b.firsts(digits, over)
     spans = np.stack((np.minimum(one[0], two[0]), np.maximum(one[1], two[1])))
     base = replace(a, over=tuple(over), steps=tuple(fine[i] for i in over), stride=stride, spans=None)
-    return with_spans(base, spans, _shift(one, spans)), bool(
-        (np.nan_to_num(one.sum(0)) == np.nan_to_num(two.sum(0))).all()
-    )
+    moved = _drift(one, spans)
+    return with_spans(base, spans, float(moved.mean()) if moved.size else 0.0), not _drift(one, two).any()
 
 
-def _shift(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> float:
-    """How far the centres of intervals move, on average over the positions that saw something."""
-    before = np.broadcast_to(before, after.shape)
-    seen = np.isfinite(before[0])
-    return float((after[:, seen] - before[:, seen]).sum(0).mean()) / 2 if seen.any() else 0.0
+def _drift(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """How far the centres of intervals move, where both see something."""
+    before, after = np.broadcast_arrays(before, after)
+    seen = np.isfinite(before[0]) & np.isfinite(after[0])
+    return (after[:, seen] - before[:, seen]).sum(0) / 2  # type: ignore[no-any-return]
 
 
 def joined(places: Sequence[Place], dim: int, out: Shape) -> Place | None:

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import NetError
-from .shortcuts import META, SHORTCUTS
+from .shortcuts import HIGHER, META, SHORTCUTS
 
 
 def entries(t: Tensor) -> int:
@@ -186,7 +186,7 @@ class Shapes(TorchDispatchMode):
             tensors = tensors_in(args, kwargs)
         if kwargs.get("device") is not None:
             kwargs = {**kwargs, "device": META}
-        shortcut = SHORTCUTS.get(func.name() if isinstance(func, HigherOrderOperator) else func)
+        shortcut = HIGHER.get(func.name()) if isinstance(func, HigherOrderOperator) else SHORTCUTS.get(func)
         result = func(*args, **kwargs) if shortcut is None else shortcut(args, kwargs)
         return result, args, tensors
 

@@ -260,14 +260,14 @@ def _itself(args: Any, kwargs: Any) -> Tensor:
     return args[0]  # type: ignore[no-any-return]
 
 
+HIGHER = {"flex_attention": _flexible}  # operators that take functions
 _SCALARS = frozenset((Tensor, nn.Parameter, int, float, bool))
 _POINTWISE = (
     "add.Tensor sub.Tensor mul.Tensor div.Tensor add.Scalar sub.Scalar mul.Scalar div.Scalar pow.Tensor_Scalar "
     "hardtanh.default sigmoid.default tanh.default silu.default leaky_relu.default elu.default hardswish.default "
     "hardsigmoid.default exp.default sqrt.default rsqrt.default neg.default abs.default"
 ).split()
-SHORTCUTS: dict[Any, Callable[[Any, Any], Any]] = {  # by operator; those that take functions by name
-    "flex_attention": _flexible,
+SHORTCUTS: dict[Any, Callable[[Any, Any], Any]] = {
     _aten.convolution.default: _convolution,
     _aten.native_batch_norm.default: _batch_norm,
     _aten.relu.default: _same,

@@ -444,7 +444,7 @@ class _Run(Shapes):
         self, name: str, kind: str, args: Any, kwargs: Any, read: list[Tensor], r: Tensor, results: list[Tensor],
         index: int,
     ) -> Place | None:  # fmt: skip
-        if len(results) > 1 and name in _SPLITS:
+        if name in _SPLITS:
             dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % r.dim()
             before = sum(t.shape[dim] for t in results[:index])
             place = place_on(args[0])
