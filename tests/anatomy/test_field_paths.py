@@ -1,4 +1,4 @@
-"""Receptive fields where positions move, mix or get lost: against gradients, and what is said where they are not known."""
+"""Receptive fields where positions move, mix or get lost: against gradients, and what is shown where none is known."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ CASES: dict[str, tuple[nn.Module, Any]] = {
     "flip": (Applied(lambda net, x: x + net.conv(x).flip(3), conv=conv()), None),
     "fourier": (Applied(lambda net, x: x + torch.fft.ifft2(torch.fft.fft2(x) * net.w).real, w=nn.Parameter(
         torch.ones(32, 32))), "*"),
-    "softmax over the map": (Applied(lambda net, x: x * net.conv(x).flatten(2).softmax(-1).view_as(x), conv=conv()), "*"),
+    "softmax over the map": (Applied(lambda net, x: x * net.conv(x).flatten(2).softmax(-1).view_as(x),
+                                     conv=conv()), "*"),
     "group norm": (nn.Sequential(conv(), nn.GroupNorm(1, 1)), "*"),
     "layer norm of channels": (Applied(lambda net, x: F.layer_norm(net.conv(x).movedim(1, -1), (4,)).movedim(-1, 1),
                                        conv=conv(3, 4)), (3, 3)),
@@ -160,7 +161,7 @@ def test_no_position_sees_more_than_the_field_says(name: str) -> None:
 
 
 def test_swin_of_the_paper() -> None:
-    """Patches of 4 and windows of 7: 28 rows behind the first block, 56 behind the second, whose windows are shifted."""
+    """Patches of 4 and windows of 7: 28 rows behind the first block, 56 behind the second, with shifted windows."""
     net = Swin(0, 3)
     net.patches = nn.Conv2d(3, 4, 4, 4)
     for block in net.blocks:

@@ -469,7 +469,7 @@ def test_a_mixture_of_experts(left: Any, right: Any, offsets: Any, macs: int) ->
 
 
 def test_bilinear() -> None:
-    """One multiply-add for each weight and example; the products of both inputs are other operations, as is the bias."""
+    """One multiply-add for each weight and example; the products of both inputs and the bias are other operations."""
     anatomy = applied(lambda net, a, b: net.layer(a, b), [(4,), (5,)], layer=nn.Bilinear(4, 5, 3))
     assert (anatomy.macs, anatomy.others, anatomy.uncounted) == (3 * 4 * 5, 4 * 5 + 3, {})
 
