@@ -45,11 +45,14 @@ def repeated(place: Place, times: Sequence[int], out: Shape) -> Place:
 Formula = Callable[[Axis, int], Axis]  # an axis, and which of its digits lies along the dimension
 
 
-def _reading(place: Place, dim: int, first: Sequence[int], last: Sequence[int], formula: Formula) -> Place:
-    """Each position along a dimension reads the positions from `first` to `last`; outside of the map is nothing."""
+Position = Callable[[int], int]
+
+
+def _reading(place: Place, dim: int, n: int, first: Position, last: Position, formula: Formula) -> Place:
+    """Each of `n` positions along a dimension reads those from `first` to `last`; outside of the map is nothing."""
     place = one_digit(place, dim)
     if not place.dims[dim]:
-        return fresh(place, dim, len(first))
+        return fresh(place, dim, n)
     (digit,) = place.of(dim)
     axes: list[Axis] = []
     for a in place.axes:
@@ -57,16 +60,16 @@ def _reading(place: Place, dim: int, first: Sequence[int], last: Sequence[int], 
             at, old = a.over.index(digit), a.spans
             a = formula(a, at)
             if old is not None:
-                spans = np.full((*old.shape[: at + 1], len(first), *old.shape[at + 2 :]), inf)
+                spans = np.full((*old.shape[: at + 1], n, *old.shape[at + 2 :]), inf)
                 spans[1] = -inf
                 new, source = np.moveaxis(spans, at + 1, 0), np.moveaxis(old, at + 1, 0)
-                for x, (i, j) in enumerate(zip(first, last, strict=True)):
-                    part = source[max(i, 0) : max(j + 1, 0)]
+                for x in range(n):
+                    part = source[max(first(x), 0) : max(last(x) + 1, 0)]
                     if len(part):
                         new[x, 0], new[x, 1] = part[:, 0].min(0), part[:, 1].max(0)
                 a = with_spans(a, spans)
         axes.append(a)
-    dims = (*place.dims[:dim], (len(first),), *place.dims[dim + 1 :])
+    dims = (*place.dims[:dim], (n,), *place.dims[dim + 1 :])
     return replace(place, dims=dims, axes=tuple(axes))
 
 
@@ -99,8 +102,13 @@ def window(
             )
             return replace(a, size=size, padding=neat(padding), **_stepped(a, at, s))
 
-        starts = [floor(x * s) - p for x in range(n)]
-        place = _reading(place, dim, starts, [x + reach for x in starts], formula)
+        def starts(x: int, s: int = s, p: int = p) -> int:
+            return floor(x * s) - p
+
+        def ends(x: int, s: int = s, p: int = p, reach: int = reach) -> int:
+            return floor(x * s) - p + reach
+
+        place = _reading(place, dim, n, starts, ends, formula)
     return place
 
 
@@ -130,13 +138,17 @@ def transposed(
         extent = d * (k - 1) + 1
         most = ceil(Fraction(extent, s))  # input positions that meet in one output position
         middle = Fraction(2 * p - extent + 1, 2 * s)  # input position in the centre of output position 0
-        firsts = [ceil(Fraction(x + p - extent + 1, s)) for x in range(n)]
-        lasts = [floor(Fraction(x + p, s)) for x in range(n)]
+
+        def starts(x: int, s: int = s, p: int = p, extent: int = extent) -> int:
+            return ceil(Fraction(x + p - extent + 1, s))
+
+        def ends(x: int, s: int = s, p: int = p) -> int:
+            return (x + p) // s
 
         def formula(a: Axis, at: int, most: int = most, middle: Fraction = middle, s: int = s) -> Axis:
             return _centred(a, at, most, Fraction(1, s), middle)
 
-        place = _reading(place, rank - len(kernel) + i, firsts, lasts, formula)
+        place = _reading(place, rank - len(kernel) + i, n, starts, ends, formula)
     return place
 
 
@@ -158,12 +170,17 @@ def resized(place: Place, before: Shape, out: Shape, taps: int) -> Place:
             place = fresh(covered(place, [dim], keep=True), dim, o)
             continue
         middle, factor = Fraction(n, 2 * o) - Fraction(1, 2), Fraction(n, o)
-        firsts = [ceil(x * factor + middle - Fraction(taps, 2)) for x in range(o)]
+
+        def starts(x: int, middle: Fraction = middle, factor: Fraction = factor) -> int:
+            return ceil(x * factor + middle - Fraction(taps, 2))
+
+        def ends(x: int, middle: Fraction = middle, factor: Fraction = factor) -> int:
+            return floor(x * factor + middle + Fraction(taps, 2))
 
         def formula(a: Axis, at: int, middle: Fraction = middle, factor: Fraction = factor) -> Axis:
             return _centred(a, at, taps, factor, middle)
 
-        place = _reading(place, dim, firsts, [x + taps for x in firsts], formula)
+        place = _reading(place, dim, o, starts, ends, formula)
     return place
 
 
@@ -183,8 +200,10 @@ def sliced(place: Place, dim: int, first: int, step: int, n: int) -> Place:
     def formula(a: Axis, at: int) -> Axis:
         return replace(a, padding=neat(a.padding - first * a.steps[at]), **_stepped(a, at, step))
 
-    reads = [first + step * x for x in range(n)]
-    return _reading(place, dim, reads, reads, formula)
+    def reads(x: int) -> int:
+        return first + step * x
+
+    return _reading(place, dim, n, reads, reads, formula)
 
 
 def flipped(place: Place, dim: int) -> Place:
@@ -194,8 +213,10 @@ def flipped(place: Place, dim: int) -> Place:
     def formula(a: Axis, at: int) -> Axis:
         return replace(a, padding=neat(a.padding - (n - 1) * a.steps[at]), **_stepped(a, at, -1))
 
-    reads = list(range(n - 1, -1, -1))
-    return _reading(place, dim, reads, reads, formula)
+    def reads(x: int) -> int:
+        return n - 1 - x
+
+    return _reading(place, dim, n, reads, reads, formula)
 
 
 def rolled(place: Place, dim: int, by: int) -> Place:

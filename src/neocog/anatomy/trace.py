@@ -301,7 +301,8 @@ class _Run(Shapes):
 
     def _forget(self) -> None:
         """Leave no note on tensors that were there before."""
-        for t in (*self.held, *self.module.parameters(), *self.module.buffers()):
+        own = (*self.module.parameters(), *self.module.buffers()) if self.real else ()  # else stand-ins were noted
+        for t in (*self.held, *own):
             if note_of(t) is not None:
                 del t._neocog  # type: ignore[attr-defined]
 
