@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._higher_order_ops import while_loop
 from torch.nn.utils import parametrizations, parametrize
 
 from neocog.anatomy.record import Anatomy
@@ -73,10 +78,13 @@ def test_a_shape_takes_the_type_of_the_parameters() -> None:
 
 
 def test_complex_numbers() -> None:
-    """PyTorch computes a complex convolution as three real ones (Gauss), and a complex product as one product."""
+    """A product of complex numbers is three real ones (Gauss), as PyTorch computes convolutions, whatever the layer."""
     anatomy = trace(nn.Conv1d(3, 4, 3, dtype=torch.complex64), torch.zeros(1, 3, 9, dtype=torch.complex64))
     assert (anatomy.macs, anatomy.outputs, anatomy.param_bytes) == (3 * 7 * 36, ((1, 4, 7),), 8 * 40)
-    assert applied(lambda net, x: x @ x, torch.zeros(4, 4, dtype=torch.complex64)).macs == 64
+    assert applied(lambda net, x: x @ x, torch.zeros(4, 4, dtype=torch.complex64)).macs == 3 * 64
+    assert trace(nn.Linear(3, 4, dtype=torch.complex64), torch.zeros(9, 3, dtype=torch.complex64)).macs == 3 * 9 * 12
+    one = trace(nn.Conv1d(3, 4, 1, dtype=torch.complex64), torch.zeros(1, 3, 9, dtype=torch.complex64))
+    assert one.macs == 3 * 9 * 12
 
 
 def test_integers_and_truth_values() -> None:
@@ -348,6 +356,188 @@ def test_a_net_on_the_meta_device() -> None:
     with torch.device("meta"):
         net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2))
     assert trace(net, (3, 8, 8)).macs == 36 * 108 + 288
+
+
+# --- tensors that are no arguments -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Graph:
+    x: Tensor
+    edges: Tensor
+
+
+class Slotted:
+    __slots__ = ("graph",)
+
+    def __init__(self, graph: Any) -> None:
+        self.graph = graph
+
+
+def _message(net: Any, given: Any) -> Tensor:
+    graph = given["batch"][0].graph if isinstance(given, dict) else getattr(given, "graph", given)
+    h = torch.relu(net.one(graph.x))
+    return net.two(torch.zeros_like(h).index_add(0, graph.edges[1], h[graph.edges[0]]))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda graph: graph,
+        lambda graph: SimpleNamespace(graph=graph),
+        Slotted,
+        lambda graph: {"batch": [Slotted(graph)]},
+        lambda graph: UserDict(batch=[Slotted(graph)]).data,
+    ],
+)
+def test_tensors_in_an_object_are_inputs(wrap: Callable[[Any], Any]) -> None:
+    graph = Graph(torch.rand(5, 4), torch.tensor([[0, 1, 2], [1, 2, 0]]))
+    before = graph.x.clone()
+    anatomy = applied(_message, (wrap(graph),), one=nn.Linear(4, 6), two=nn.Linear(6, 2))
+    assert anatomy.unused == ()
+    assert sum(layer.params for layer in anatomy.layers) == anatomy.params == 30 + 14
+    assert anatomy.macs == 5 * 4 * 6 + 5 * 6 * 2
+    assert anatomy.others == 5 * 6 + 5 * 6  # the ReLU, and the sum of the messages
+    assert anatomy.inputs == ((5, 4), (2, 3))
+    assert torch.equal(graph.x, before) and set(vars(graph.x)) == set()
+
+
+def test_tensors_that_are_made_inside_are_inputs() -> None:
+    def text(net: Any, words: str) -> Tensor:
+        return net.head(torch.relu(net.words(torch.tensor([ord(c) % 8 for c in words]))).mean(0))
+
+    anatomy = applied(text, ("hello",), words=nn.Embedding(8, 4), head=nn.Linear(4, 2))
+    assert (anatomy.unused, anatomy.macs, anatomy.others) == ((), 8, 5 * 4 + 5 * 4)
+
+    def array(net: Any, pixels: Any) -> Tensor:
+        x = torch.relu(net.conv(torch.from_numpy(pixels)[None] / 255))
+        return net.head(net.norm(x).mean((2, 3)))
+
+    parts = {"conv": nn.Conv2d(3, 4, 3), "norm": nn.BatchNorm2d(4), "head": nn.Linear(4, 2)}
+    inside, outside = (
+        applied(array, (numpy.ones((3, 8, 8), numpy.float32),), **parts),
+        applied(lambda net, x: net.head(net.norm(torch.relu(net.conv(x / 255))).mean((2, 3))), (3, 8, 8), **parts),
+    )
+    assert (inside.unused, inside.macs, inside.others) == ((), outside.macs, outside.others)
+    assert inside.params == sum(layer.params for layer in inside.layers)
+
+
+def test_a_branch_of_constants_is_read() -> None:
+    net = {"one": nn.Linear(3, 5), "two": nn.Linear(5, 4), "never": nn.Linear(2, 2)}
+    anatomy = applied(lambda net, x: x + net.two(torch.relu(net.one(torch.ones(1, 3)))), torch.ones(2, 4), **net)
+    assert anatomy.unused == ("never.weight", "never.bias")
+    assert [(x.name, x.params, x.macs, x.others) for x in anatomy.layers] == [
+        ("one", 20, 15, 0), (":relu", 0, 0, 5), ("two", 24, 20, 0), (":add", 0, 0, 8),
+    ]  # fmt: skip
+
+
+# --- operators of other kinds ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "named", "others"),
+    [
+        (lambda w: torch.linalg.inv(w), {"aten.linalg_inv_ex": 1}, 0),
+        (lambda w: torch.fft.fft(w).real, {"aten._fft_r2c": 1}, 0),
+        (lambda w: w.exp(), {}, 16),
+        (lambda w: (w - w.mean()) / w.std(), {}, 16 + 4 * 16 + 16 + 16),
+    ],
+)
+def test_operators_on_parameters_alone_count(function: Callable[..., Any], named: Any, others: int) -> None:
+    anatomy = applied(lambda net, x: x @ function(net.w), torch.rand(4, 4), w=nn.Parameter(torch.eye(4)))
+    assert (anatomy.uncounted, anatomy.others, anatomy.macs, anatomy.unused) == (named, others, 64, ())
+    assert anatomy.layer(":matmul").params == 16
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "offsets", "macs"),
+    [
+        ((8, 16), (3, 16, 32), [2, 4, 8], 8 * 16 * 32),
+        ((3, 8, 16), (3, 16, 32), None, 3 * 8 * 16 * 32),
+        ((8, 16), (16, 32), [4, 16], 8 * 16 * 32),
+        ((2, 8, 16), (16, 32), [8, 32], 8 * 16 * 32),
+    ],
+)
+def test_a_mixture_of_experts(left: Any, right: Any, offsets: Any, macs: int) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        offs = None if offsets is None else torch.tensor(offsets, dtype=torch.int32)
+        return torch._grouped_mm(x, net.w, offs=offs)
+
+    w = nn.Parameter(torch.zeros(right, dtype=torch.bfloat16))
+    anatomy = applied(forward, torch.zeros(left, dtype=torch.bfloat16), w=w)
+    assert (anatomy.macs, anatomy.uncounted) == (macs, {})
+
+
+def test_bilinear() -> None:
+    """One multiply-add for each weight and example; the products of both inputs and the bias are other operations."""
+    anatomy = applied(lambda net, a, b: net.layer(a, b), [(4,), (5,)], layer=nn.Bilinear(4, 5, 3))
+    assert (anatomy.macs, anatomy.others, anatomy.uncounted) == (3 * 4 * 5, 4 * 5 + 3, {})
+
+
+@pytest.mark.parametrize("sparse", [Tensor.to_sparse, Tensor.to_sparse_csr])
+@pytest.mark.filterwarnings("ignore:Sparse CSR:UserWarning", "ignore:Sparse invariant:UserWarning")
+def test_sparse_parameters(sparse: Callable[[Tensor], Tensor]) -> None:
+    w = nn.Parameter(sparse(torch.eye(4)))
+    anatomy = applied(lambda net, x: net.w @ x, torch.ones(4, 5), w=w)
+    assert (anatomy.params, anatomy.macs, anatomy.unused, anatomy.uncounted) == (4, 4 * 5, (), {})
+    assert "sparse parameters" in anatomy.notes[0]
+
+
+def test_flex_attention() -> None:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    x = torch.rand(1, 2, 16, 8)
+    plain = applied(lambda net, x: flex_attention(net.fc(x), x, x), x, fc=nn.Linear(8, 8))
+    assert (plain.macs, plain.uncounted) == (32 * 64 + 2 * 32 * 16 * 8, {})
+    shifted = applied(lambda net, x: flex_attention(x, x, x, score_mod=lambda s, b, h, i, j: s + i - j), x)
+    assert (shifted.macs, shifted.uncounted) == (2 * 32 * 16 * 8, {"flex_attention.score_mod": 1})
+
+
+def test_branches_and_loops_as_operators() -> None:
+    def branch(net: Any, x: Tensor) -> Tensor:
+        return torch.cond(x.sum() > 0, lambda x: net.fc(x), lambda x: x * 2, (x,))
+
+    taken = applied(branch, torch.ones(2, 4), fc=nn.Linear(4, 4))
+    assert (taken.macs, taken.unused, taken.uncounted) == (32, (), {})
+    left = applied(branch, -torch.ones(2, 4), fc=nn.Linear(4, 4))
+    assert (left.macs, left.unused) == (0, ("fc.weight", "fc.bias"))
+
+    def loop(net: Any, x: Tensor) -> Tensor:
+        start = (torch.tensor(0), x)
+        return while_loop(lambda i, x: i < 3, lambda i, x: (i + 1, net.fc(x)), start)[1]
+
+    assert applied(loop, torch.ones(2, 4), fc=nn.Linear(4, 4)).macs == 3 * 32
+
+
+def test_an_operator_that_takes_functions_and_has_no_formula_is_named() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        return torch._higher_order_ops.map(lambda row: row * net.w, x)
+
+    assert applied(forward, torch.ones(2, 4), w=nn.Parameter(torch.ones(4))).uncounted == {"higher_order.map_impl": 1}
+
+
+def test_an_operator_of_another_package_is_not_taken_for_one_of_pytorch() -> None:
+    library = torch.library.Library("neocog_test", "DEF")
+    library.define("linear(Tensor x) -> Tensor")
+    library.impl("linear", lambda x: x * 2, "CPU")
+    anatomy = applied(lambda net, x: torch.ops.neocog_test.linear(net.fc(x)), torch.ones(2, 4), fc=nn.Linear(4, 4))
+    assert anatomy.uncounted == {"neocog_test.linear": 1}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_quantized_layers() -> None:
+    from torch.ao import quantization
+
+    net = nn.Sequential(quantization.QuantStub(), nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5))
+    net = nn.Sequential(*net, quantization.DeQuantStub()).eval()
+    net.qconfig = quantization.get_default_qconfig(torch.backends.quantized.engine)
+    quantization.prepare(net, inplace=True)
+    net(torch.randn(1, 3, 8, 8))
+    quantization.convert(net, inplace=True)
+    anatomy = trace(net, torch.randn(1, 3, 8, 8))
+    assert (anatomy.macs, anatomy.uncounted) == (36 * 108 + 144 * 5, {})
+    moving = quantization.quantize_dynamic(nn.Sequential(nn.Linear(8, 4)), {nn.Linear}, dtype=torch.qint8)
+    assert trace(moving, torch.randn(3, 8)).macs == 3 * 32
 
 
 # --- wrappers ------------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def receptive_field(view: View, field_share: float, field_excess: float) -> list
     spatial = [
         x for x in view.layers if x.field is not None and len(x.output) > 2 and positions(x.output) > 1 and x.operators
     ]
-    if not spatial or len(picture) < 3:
+    if not spatial or len(picture) < 3 or view.anatomy.field_lost_at is not None:
         return []
     last = spatial[-1]
     field = last.field

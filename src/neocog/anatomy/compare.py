@@ -233,7 +233,7 @@ def _entry(name: str, a: Anatomy, accuracy: str, year: int | None) -> Entry:
         macs=a.macs // batch,
         peak_bytes=a.peak_bytes // batch,
         training_bytes=None if a.training_bytes is None else a.training_bytes // batch,
-        receptive_field=None if field is None else field.size,
+        receptive_field=None if field is None or field.at_least else field.size,
         layers=sum(1 for layer in a.layers if layer.macs and layer.weights),
         input=a.inputs[0][1:] if a.inputs else (),
         accuracy=accuracy,

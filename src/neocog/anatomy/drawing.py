@@ -190,7 +190,7 @@ class _Drawing(Measure):
         if macs := sum(x.macs for x in step.layers):
             told.append(f"{short(macs)} MACs")
         if first.field is not None and not step.volume.upright:
-            told.append("receptive field " + joined(first.field.size))
+            told.append("receptive field " + "at least " * first.field.at_least + joined(first.field.size))
         return "; ".join(told)
 
     def _place_tangle(self, item: Tangle, x: float, y: float, wires: list[Wire]) -> list[Wire]:

@@ -1,4 +1,4 @@
-"""What each operator costs, and what it does to receptive fields.
+"""What each operator costs.
 
 Multiply-adds (MACs) are those of convolutions and matrix products, without biases: positions of the output times
 weights that meet there. All other arithmetic is counted in `others`, in operations:
@@ -12,7 +12,10 @@ weights that meet there. All other arithmetic is counted in `others`, in operati
     linear and cubic interpolation              2 for each tap
     attention by one operator                   4 for each score (scaling 1, softmax 3), and 1 for a mask
 
-Operators that only move numbers cost nothing. Whatever is in none of the tables is named in `Anatomy.uncounted`.
+A product of complex numbers is three real ones in the multiply-adds (Gauss; so PyTorch computes complex convolutions).
+What a sparse matrix leaves out is not multiplied. Operators that only move numbers cost nothing. Whatever is in none of
+the tables, also of other packages, is named in `Anatomy.uncounted`; of attention with a function for scores or masks
+(flex_attention), that function.
 """
 
 from __future__ import annotations
@@ -23,22 +26,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 
-from . import geometry as g
-from .geometry import Place
-from .record import Shape
-
-Places = list[tuple[Place, Shape]]  # places and shapes of the tensors that an operator reads
+from .running import entries
 
 
-def _pair(value: Any, n: int) -> list[int]:
+def pair(value: Any, n: int) -> list[int]:
     """A size for each of `n` axes from a number, a list of one, or a list of `n`."""
     values = [int(value)] if isinstance(value, int) else [int(v) for v in value]
     return values * n if len(values) == 1 else values
-
-
-def _given(args: Sequence[Any], index: int, default: Any) -> Any:
-    return args[index] if len(args) > index and args[index] is not None else default
 
 
 # --- multiply-adds: (arguments, result) -> (MACs, numbers of weights that take part) -------------------------------
@@ -54,14 +50,38 @@ def _product(a: int, b: int) -> Callable[[Sequence[Any], Tensor], int]:
     """Matrix product of arguments a and b: all of the left one's numbers, times columns of the right one."""
 
     def macs(args: Sequence[Any], out: Tensor) -> int:
-        columns = args[b].shape[-1] if args[b].dim() > 1 else 1
-        return args[a].numel() * columns  # type: ignore[no-any-return]
+        left, right = args[a], args[b]
+        if right.layout != torch.strided and left.layout == torch.strided:  # its entries, times rows of the left one
+            return entries(right) * left.shape[-2]
+        return entries(left) * (right.shape[-1] if right.dim() > 1 else 1)
 
     return macs
 
 
 def _linear(args: Sequence[Any], out: Tensor) -> int:
     return args[0].numel() * args[1].shape[0]  # type: ignore[no-any-return]
+
+
+def _per_column(args: Sequence[Any], out: Tensor) -> int:
+    """A product whose right side is packed, or is several matrices, of which a row or a column meets only one."""
+    if args[0].dim() == 2 and out.dim() == 3:  # the rows that are summed are shared out
+        return args[0].numel() * out.shape[-1]  # type: ignore[no-any-return]
+    return out.numel() * args[0].shape[-1]  # type: ignore[no-any-return]
+
+
+def outer_numbers(args: Sequence[Any], which: Sequence[int]) -> int:
+    """Numbers in the product of some of the three arguments of ``_trilinear``, before they are summed."""
+    shapes = []
+    for k in which:
+        shape = list(args[k].shape)
+        for dim in sorted(args[3 + k]):
+            shape.insert(dim, 1)
+        shapes.append(shape)
+    return prod(map(max, zip(*shapes, strict=True)))
+
+
+def _quantized_convolution(args: Sequence[Any], out: Tensor) -> int:
+    return out.numel() * prod(args[1].unpack()[0].shape[1:])
 
 
 def _attention(args: Sequence[Any], out: Tensor) -> int:
@@ -71,7 +91,7 @@ def _attention(args: Sequence[Any], out: Tensor) -> int:
 
 def attention_others(args: Sequence[Any], kwargs: dict[str, Any]) -> int:
     """What attention by one operator computes besides its products."""
-    scores: int = prod(args[0].shape[:-1]) * args[1].shape[-2]
+    scores: int = prod(args[0].shape[:-1]) * args[1].shape[-2]  # also those that a mask hides
     return scores * (4 if kwargs.get("attn_mask") is None else 5)
 
 
@@ -95,6 +115,29 @@ MACS: dict[str, Callable[[Sequence[Any], Tensor], int]] = {
     "baddbmm": _product(1, 2),
     "addbmm": _product(1, 2),
     "linear": _linear,
+    "_trilinear": lambda args, out: outer_numbers(args, (0, 1, 2)),
+    **dict.fromkeys(
+        "_grouped_mm _scaled_grouped_mm _scaled_mm _int_mm _weight_int8pack_mm _weight_int4pack_mm "
+        "_weight_int4pack_mm_for_cpu _dyn_quant_matmul_4bit".split(),
+        _per_column,
+    ),
+    "_sparse_mm": _product(0, 1),
+    **dict.fromkeys(("_sparse_addmm", "sspaddmm"), _product(1, 2)),
+    **{
+        f"quantized.linear{x}": _per_column
+        for x in (
+            "",
+            "_relu",
+            "_dynamic",
+            "_relu_dynamic",
+            "_dynamic_fp16",
+            "_relu_dynamic_fp16",
+            "_leaky_relu",
+            "_tanh",
+        )
+    },
+    **{f"quantized.conv{n}d{x}": _quantized_convolution for n in (1, 2, 3) for x in ("", "_relu", "_dynamic")},
+    "flex_attention": _attention,
     "_scaled_dot_product_flash_attention": _attention,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "_scaled_dot_product_efficient_attention": _attention,
@@ -117,7 +160,7 @@ def _per_input(factor: int = 1) -> Callable[[Sequence[Any], Tensor], int]:
 
 
 def _pooling(axes: int) -> Callable[[Sequence[Any], Tensor], int]:
-    return lambda args, out: out.numel() * prod(_pair(args[1], axes))
+    return lambda args, out: out.numel() * prod(pair(args[1], axes))
 
 
 def _batch_norm(args: Sequence[Any], out: Tensor) -> int:
@@ -125,12 +168,12 @@ def _batch_norm(args: Sequence[Any], out: Tensor) -> int:
     return (7 if training else 2) * out.numel()
 
 
-_REDUCTIONS = (
+REDUCTIONS = (
     "mean sum prod amax amin aminmax max min logsumexp norm linalg_vector_norm var std var_mean std_mean argmax argmin "
     "any all nansum median mode cumsum cumprod logcumsumexp cummax cummin count_nonzero trace"
 ).split()
 OTHERS: dict[str, Callable[[Sequence[Any], Tensor], int]] = {
-    **dict.fromkeys(_REDUCTIONS, _per_input()),
+    **dict.fromkeys(REDUCTIONS, _per_input()),
     **{name: _per_input(4) for name in ("var", "std", "var_mean", "std_mean")},
     **{f"{kind}_pool{n}d": _pooling(n) for kind in ("avg", "max") for n in (1, 2, 3)},
     **{f"max_pool{n}d_with_indices": _pooling(n) for n in (2, 3)},
@@ -155,6 +198,12 @@ OTHERS: dict[str, Callable[[Sequence[Any], Tensor], int]] = {
     "_embedding_bag_forward_only": lambda args, out: args[1].numel() * args[0].shape[-1],
     "_weight_norm_interface": _per_input(3),
     "renorm": _per_input(3),
+    **dict.fromkeys(
+        "quantize_per_tensor quantize_per_tensor_dynamic quantize_per_channel dequantize".split(), _per_output(1)
+    ),
+    **{f"quantized.{name}": _per_output(1) for name in (
+        "add add_relu add_scalar add_scalar_relu mul mul_relu mul_scalar mul_scalar_relu relu6 leaky_relu hardswish "
+        "sigmoid elu celu batch_norm2d batch_norm3d batch_norm batch_norm_relu").split()},
     "index_add": _per_output(1),
     "scatter_add": _per_output(1),
     "scatter_reduce": _per_output(1),
@@ -187,217 +236,21 @@ FREE = frozenset(
     """.split()
 )
 
-# --- what an operator does to receptive fields ---------------------------------------------------------------------
 
-
-def place_of(name: str, args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Tensor) -> Place | None:
-    """Place of the result. `name` is the operator's, without "aten." and without a trailing underscore."""
-    if not read:
-        return None
-    shape = tuple(out.shape)
-    rule = _PLACES.get(name)
-    if rule is not None:
-        return rule(args, kwargs, read, shape)
-    if any(s == shape for _, s in read) or name in _POINTWISE:
-        return g.merged(read, shape)
-    return None
-
-
-def _place_convolution(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    kernel = tuple(args[1].shape[2:])
-    stride, padding, dilation = (_pair(args[i], len(kernel)) for i in (3, 4, 5))
-    rule = g.transposed if args[6] else g.window
-    return rule(read[0][0], kernel, stride, padding, dilation, out)
-
-
-def _place_pool(axes: int, dilated: bool) -> Callable[..., Place | None]:
-    def rule(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-        kernel = _pair(args[1], axes)
-        stride = _pair(_given(args, 2, None) or kernel, axes)
-        padding = _pair(_given(args, 3, 0), axes)
-        dilation = _pair(_given(args, 4, 1), axes) if dilated else [1] * axes
-        return g.window(read[0][0], kernel, stride, padding, dilation, out)
-
-    return rule
-
-
-def _place_adaptive(axes: int) -> Callable[..., Place | None]:
-    return lambda args, kwargs, read, out: g.adaptive(read[0][0], read[0][1], out, axes)
-
-
-def _place_resize(taps: int) -> Callable[..., Place | None]:
-    return lambda args, kwargs, read, out: g.resized(read[0][0], read[0][1], out, taps)
-
-
-def _place_pad(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    amounts = args[1]  # (left, right) of the last dimension, then of the one before it
-    return g.padded(read[0][0], {len(out) - 1 - i: int(v) for i, v in enumerate(amounts[::2])}, out)
-
-
-def _place_slice(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    dim = _given(args, 1, 0) % len(out)
-    n = read[0][1][dim]
-    first = min(max(_given(args, 2, 0) + (n if _given(args, 2, 0) < 0 else 0), 0), n)
-    return g.sliced(read[0][0], dim, first, _given(args, 4, 1), out[dim])
-
-
-def _place_select(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    place, shape = read[0]
-    dim = args[1] % len(shape)
-    one = g.sliced(place, dim, args[2] % shape[dim], 1, 1)
-    return None if one is None else g.covered(one, [dim], keep=False)
-
-
-def _place_view(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    return g.reshaped(read[0][0], read[0][1], out)
-
-
-def _place_permute(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    return g.moved(read[0][0], [d % len(out) for d in args[1]])
-
-
-def _place_transpose(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    order = list(range(len(out)))
-    a, b = (args[1] % len(out), args[2] % len(out)) if len(args) > 2 else (0, len(out) - 1)
-    order[a], order[b] = order[b], order[a]
-    return g.moved(read[0][0], order)
-
-
-def _place_reduce(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    place, shape = read[0]
-    dims = next((a for a in args[1:] if isinstance(a, (int, list, tuple)) and not isinstance(a, bool)), None)
-    dims = kwargs.get("dim", dims)
-    chosen = list(range(len(shape))) if dims is None or dims == [] else [dims] if isinstance(dims, int) else list(dims)
-    return g.covered(place, [d % len(shape) for d in chosen], keep=len(out) == len(shape))
-
-
-def _place_cat(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    dim = _given(args, 1, kwargs.get("dim", 0)) % len(out)
-    joined = g.merged(read, out)
-    if joined is not None and any(p.dims[dim] for p, _ in read):
-        axis = joined.dims[dim]
-        axes = tuple(g.replace(a, n=out[dim]) if i in axis and len(axis) == 1 else a for i, a in enumerate(joined.axes))
-        return g.replace(joined, axes=axes, aligned=False)
-    return joined
-
-
-def _place_stack(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    dim = _given(args, 1, kwargs.get("dim", 0)) % len(out)
-    joined = g.merged(read, read[0][1])
-    return None if joined is None else g.replace(joined, dims=(*joined.dims[:dim], (), *joined.dims[dim:]))
-
-
-def _place_product(a: int, b: int) -> Callable[..., Place | None]:
-    def rule(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-        left = next((p for p, _ in read if p is places_of(args[a])), None)
-        right = next((p for p, _ in read if p is places_of(args[b])), None)
-        return g.contracted(left, right, len(out), args[a].dim(), args[b].dim())
-
-    return rule
-
-
-def places_of(tensor: Tensor) -> Place | None:
-    """The place that the trace has noted on a tensor."""
-    note = getattr(tensor, "_neocog", None)
-    return None if note is None else note.place
-
-
-def _place_linear(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    return g.covered(read[0][0], [len(out) - 1], keep=True)
-
-
-def _place_expand(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    place = read[0][0]
-    return g.replace(place, dims=((),) * (len(out) - len(place.dims)) + place.dims)
-
-
-def _place_squeeze(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    return g.reshaped(read[0][0], read[0][1], out)
-
-
-def _place_embedding(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    place = read[-1][0]
-    return g.replace(place, dims=(*place.dims, ())) if len(place.dims) + 1 == len(out) else None
-
-
-def _place_attention(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    """As its two products: queries times keys, and the scores times values."""
-    q, k, v = args[:3]
-    keys, rank = places_of(k), len(out)
-    if keys is not None:
-        keys = g.moved(keys, [*range(rank - 2), rank - 1, rank - 2])
-    scores = g.contracted(places_of(q), keys, rank, rank, rank)
-    return g.contracted(scores, places_of(v), rank, rank, rank)
-
-
-def _place_shuffle(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    return g.resized(read[0][0], (*out[:-2], *read[0][1][-2:]), out, 1)
-
-
-def _place_unpool(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    return g.resized(read[0][0], read[0][1], out, 1)
-
-
-def _place_im2col(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    place, shape = read[0]
-    if len(shape) != 4:
-        return None
-    kernel, dilation, padding, stride = (_pair(args[i], 2) for i in (1, 2, 3, 4))
-    sides = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, d, p, s in zip(shape[2:], kernel, dilation, padding, stride, strict=True)
-    ]
-    seen = g.window(place, kernel, stride, padding, dilation, (*shape[:2], *sides))
-    return None if seen is None else g.replace(seen, dims=((), (), seen.dims[2] + seen.dims[3]))
-
-
-def _unknown(args: Sequence[Any], kwargs: dict[str, Any], read: Places, out: Shape) -> Place | None:
-    return None
-
-
-_Rule = Callable[[Sequence[Any], dict[str, Any], Places, Shape], Place | None]
-_PLACES: dict[str, _Rule] = {
-    "convolution": _place_convolution,
-    "_convolution": _place_convolution,
-    **{f"avg_pool{n}d": _place_pool(n, False) for n in (1, 2, 3)},
-    **{f"max_pool{n}d{suffix}": _place_pool(n, True) for n in (1, 2, 3) for suffix in ("", "_with_indices")},
-    **{f"{under}adaptive_avg_pool{n}d": _place_adaptive(n) for n in (1, 2, 3) for under in ("", "_")},
-    **{f"adaptive_max_pool{n}d": _place_adaptive(n) for n in (1, 2, 3)},
-    **{f"upsample_nearest{n}d": _place_resize(1) for n in (1, 2, 3)},
-    **{f"_upsample_nearest_exact{n}d": _place_resize(1) for n in (1, 2, 3)},
-    **{f"upsample_{kind}": _place_resize(2) for kind in ("linear1d", "bilinear2d", "trilinear3d")},
-    **dict.fromkeys(("upsample_bicubic2d", "_upsample_bicubic2d_aa"), _place_resize(4)),
-    "_upsample_bilinear2d_aa": _place_resize(2),
-    **dict.fromkeys(
-        ("constant_pad_nd", *(f"{k}_pad{n}d" for k in ("reflection", "replication") for n in (1, 2, 3))), _place_pad
-    ),
-    "slice": _place_slice,
-    "select": _place_select,
-    **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias"), _place_view),
-    **dict.fromkeys(("squeeze", "unsqueeze"), _place_squeeze),
-    "permute": _place_permute,
-    **dict.fromkeys(("transpose", "t"), _place_transpose),
-    **dict.fromkeys(_REDUCTIONS, _place_reduce),
-    "cat": _place_cat,
-    "stack": _place_stack,
-    **{name: _place_product(0, 1) for name in ("mm", "bmm", "mv", "matmul")},
-    **{name: _place_product(1, 2) for name in ("addmm", "_addmm_activation", "baddbmm", "addmv")},
-    "linear": _place_linear,
-    "expand": _place_expand,
-    "embedding": _place_embedding,
-    **{name: _place_attention for name in MACS if "attention" in name},
-    "pixel_shuffle": _place_shuffle,
-    "max_unpool2d": _place_unpool,
-    "max_unpool3d": _place_unpool,
-    "im2col": _place_im2col,
-    **dict.fromkeys(("roll", "flip", "as_strided", "gather", "index", "index_select", "sort", "repeat"), _unknown),
-}  # fmt: skip
-_POINTWISE = frozenset(("where", "masked_fill", "clone", "_to_copy", "detach", "alias"))
+def label(func: Any) -> str:
+    """Name of an operator with its package, such as "aten.convolution"."""
+    return (
+        f"higher_order.{func.name()}" if isinstance(func, HigherOrderOperator) else func._schema.name.replace("::", ".")
+    )
 
 
 def kind_of(func: Any) -> tuple[str, str]:
-    """Name of an operator and what is known of it: "macs", "others", "free" or "unknown"."""
-    name = func._schema.name.rpartition("::")[2]
+    """Name of an operator and what is known of it: "macs", "others", "pointwise", "free" or "unknown"."""
+    package, _, name = label(func).partition(".")
+    if package not in ("aten", "prims", "higher_order"):  # another package may mean something else by a name
+        name = f"{package}.{name}"
+    if isinstance(func, HigherOrderOperator):
+        return name, "macs" if name in MACS else "unknown"
     bare = name if name.endswith("__") else name.rstrip("_") or name
     for table, kind in ((MACS, "macs"), (OTHERS, "others"), (FREE, "free")):
         if bare in table:

@@ -1,71 +1,82 @@
-"""Receptive fields: which pixels a position of a tensor can see, carried through every operator.
-
-A `Place` says for one tensor what each of its dimensions means in the picture. `Axis` is one axis of the picture as a
-tensor sees it: position x covers the pixels ``x * stride - padding`` to ``x * stride - padding + size - 1``, and the
-recurrences are those of Araujo, Norris, Sim 2019 (doi 10.23915/distill.00021), equations 1 to 5:
-``r += d (k - 1) j``, ``P += p j``, ``j *= s``. Behind branches the union of the intervals is kept.
-"""
+"""What operators do to places: windows, slices, sums, products, concatenations (see `place`)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
-from math import ceil, floor, prod
+from itertools import pairwise
+from math import ceil, floor, inf, prod
+from typing import Any
 
-from .record import Field, Number, Shape
+import numpy as np
 
+from .place import (
+    Axis,
+    Place,
+    covered,
+    expanded,
+    free,
+    fresh,
+    fresh_digit,
+    length,
+    moved,
+    neat,
+    one_digit,
+    reshaped,
+    with_spans,
+)
+from .record import Number, Shape
 
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """One axis of the picture, as seen from a tensor with `n` positions along it."""
-
-    n: int
-    size: int
-    stride: Number
-    padding: Number
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Axes of the picture, and for each dimension of the tensor the axes that run along it (row-major if several)."""
-
-    axes: tuple[Axis, ...]
-    dims: tuple[tuple[int, ...], ...]
-    aligned: bool = True
-    whole: bool = False
-
-    def field(self) -> Field:
-        """The receptive field of one position."""
-        return Field(
-            tuple(a.size for a in self.axes),
-            tuple(a.stride for a in self.axes),
-            tuple(a.padding for a in self.axes),
-            self.aligned,
-            self.whole,
-        )
-
-    def runs(self) -> frozenset[int]:
-        """Axes along which the tensor has its own positions; the others have been summed up."""
-        return frozenset(a for dim in self.dims for a in dim)
+_MOST = 2**22  # numbers in a table of intervals; beyond it, one interval for all positions
 
 
-def start(shape: Shape, integers: bool) -> Place | None:
-    """Place of an input: (B, C, H, W), (B, C, L), (B, C, T, H, W), or token ids (B, N)."""
-    first = 1 if integers and len(shape) == 2 else 2
-    sides = shape[first:]
-    if not sides or len(sides) > 3:
-        return None
-    axes = tuple(Axis(n, 1, 1, 0) for n in sides)
-    return Place(axes, ((),) * first + tuple((i,) for i in range(len(sides))))
+def repeated(place: Place, times: Sequence[int], out: Shape) -> Place:
+    """The whole tensor several times along its dimensions."""
+    place = replace(place, dims=((),) * (len(out) - len(place.dims)) + place.dims)
+    shape = [n for times_, dim in zip(times, place.shape(), strict=True) for n in (times_, dim)]
+    place = reshaped(place, [n for dim in place.shape() for n in (1, dim)])  # type: ignore[arg-type]
+    return reshaped(expanded(place, tuple(shape)), out)
 
 
-def _neat(value: Number) -> Number:
-    return value.numerator if isinstance(value, Fraction) and value.denominator == 1 else value
+# --- positions that read several others ------------------------------------------------------------------------------
 
 
-def _over(place: Place, changed: dict[int, Axis]) -> Place:
-    return replace(place, axes=tuple(changed.get(i, a) for i, a in enumerate(place.axes)))
+Formula = Callable[[Axis, int], Axis]  # an axis, and which of its digits lies along the dimension
+
+
+Position = Callable[[int], int]
+
+
+def _reading(place: Place, dim: int, n: int, first: Position, last: Position, formula: Formula) -> Place:
+    """Each of `n` positions along a dimension reads those from `first` to `last`; outside of the map is nothing."""
+    place = one_digit(place, dim)
+    if not place.dims[dim]:
+        return fresh(place, dim, n)
+    (digit,) = place.of(dim)
+    axes: list[Axis] = []
+    for a in place.axes:
+        if digit in a.over:
+            at, old = a.over.index(digit), a.spans
+            a = formula(a, at)
+            if old is not None:
+                spans = np.full((*old.shape[: at + 1], n, *old.shape[at + 2 :]), inf)
+                spans[1] = -inf
+                new, source = np.moveaxis(spans, at + 1, 0), np.moveaxis(old, at + 1, 0)
+                for x in range(n):
+                    part = source[max(first(x), 0) : max(last(x) + 1, 0)]
+                    if len(part):
+                        new[x, 0], new[x, 1] = part[:, 0].min(0), part[:, 1].max(0)
+                a = with_spans(a, spans)
+        axes.append(a)
+    dims = (*place.dims[:dim], (n,), *place.dims[dim + 1 :])
+    return replace(place, dims=dims, axes=tuple(axes))
+
+
+def _stepped(a: Axis, at: int, factor: Number) -> dict[str, Any]:
+    """Stride and steps after each position along a dimension moves `factor` times as far."""
+    steps = (*a.steps[:at], neat(Fraction(a.steps[at]) * factor), *a.steps[at + 1 :])
+    return {"stride": neat(Fraction(a.stride) * length(factor)), "steps": steps}
 
 
 def window(
@@ -75,32 +86,42 @@ def window(
     padding: Sequence[int],
     dilation: Sequence[int],
     out: Shape,
-) -> Place | None:
+) -> Place:
     """A convolution or pooling over the last ``len(kernel)`` dimensions."""
-    changed: dict[int, Axis] = {}
-    spatial = place.dims[len(place.dims) - len(kernel) :]
-    for k, s, p, d, dim, n in zip(kernel, stride, padding, dilation, spatial, out[-len(kernel) :], strict=True):
-        if len(dim) > 1:
-            if (k, s, p) != (1, 1, 0):
-                return None
-        elif dim:
-            a = place.axes[dim[0]]
-            changed[dim[0]] = Axis(
-                n, int(a.size + d * (k - 1) * a.stride), _neat(a.stride * s), _neat(a.padding + p * a.stride)
+    rank = len(place.dims)
+    for i, (k, s, p, d, n) in enumerate(zip(kernel, stride, padding, dilation, out[-len(kernel) :], strict=True)):
+        dim, reach = rank - len(kernel) + i, d * (k - 1)
+        if (k, s, p) == (1, 1, 0):
+            continue
+
+        def formula(a: Axis, at: int, s: int = s, p: int = p, reach: int = reach) -> Axis:
+            step = a.steps[at]
+            size, padding = (
+                int(a.size + reach * length(step)),
+                a.padding + p * step + (reach * -step if step < 0 else 0),
             )
-    return _over(place, changed)
+            return replace(a, size=size, padding=neat(padding), **_stepped(a, at, s))
+
+        def starts(x: int, s: int = s, p: int = p) -> int:
+            return floor(x * s) - p
+
+        def ends(x: int, s: int = s, p: int = p, reach: int = reach) -> int:
+            return floor(x * s) - p + reach
+
+        place = _reading(place, dim, n, starts, ends, formula)
+    return place
 
 
-def _centred(a: Axis, n: int, taps: int, stride: Number, middle: Fraction) -> Axis:
+def _centred(a: Axis, at: int, taps: int, factor: Fraction, middle: Fraction) -> Axis:
     """Enlarged axis: each position sees `taps` old ones, around `middle` for position 0.
 
     Which ones, changes from position to position in the rhythm of the enlargement; the padding says where the centre
     is on average.
     """
-    size = int(a.size + (taps - 1) * a.stride)
-    return Axis(
-        n, size, _neat(Fraction(stride)), _neat(a.padding - middle * a.stride + Fraction(taps - 1) * a.stride / 2)
-    )
+    step = a.steps[at]
+    size = int(a.size + (taps - 1) * length(step))
+    padding = neat(a.padding - middle * step + Fraction(taps - 1) * length(step) / 2)
+    return replace(a, size=size, padding=padding, **_stepped(a, at, factor))
 
 
 def transposed(
@@ -110,23 +131,28 @@ def transposed(
     padding: Sequence[int],
     dilation: Sequence[int],
     out: Shape,
-) -> Place | None:
+) -> Place:
     """A transposed convolution; the size is that of the output position which sees most."""
-    changed: dict[int, Axis] = {}
-    spatial = place.dims[len(place.dims) - len(kernel) :]
-    for k, s, p, d, dim, n in zip(kernel, stride, padding, dilation, spatial, out[-len(kernel) :], strict=True):
-        if len(dim) > 1:
-            return None
-        if dim:
-            a = place.axes[dim[0]]
-            extent = d * (k - 1) + 1
-            most = ceil(Fraction(extent, s))  # input positions that meet in one output position
-            middle = Fraction(2 * p - extent + 1, 2 * s)  # input position in the centre of output position 0
-            changed[dim[0]] = _centred(a, n, most, Fraction(a.stride) / s, middle)
-    return _over(place, changed)
+    rank = len(place.dims)
+    for i, (k, s, p, d, n) in enumerate(zip(kernel, stride, padding, dilation, out[-len(kernel) :], strict=True)):
+        extent = d * (k - 1) + 1
+        most = ceil(Fraction(extent, s))  # input positions that meet in one output position
+        middle = Fraction(2 * p - extent + 1, 2 * s)  # input position in the centre of output position 0
+
+        def starts(x: int, s: int = s, p: int = p, extent: int = extent) -> int:
+            return ceil(Fraction(x + p - extent + 1, s))
+
+        def ends(x: int, s: int = s, p: int = p) -> int:
+            return (x + p) // s
+
+        def formula(a: Axis, at: int, most: int = most, middle: Fraction = middle, s: int = s) -> Axis:
+            return _centred(a, at, most, Fraction(1, s), middle)
+
+        place = _reading(place, rank - len(kernel) + i, n, starts, ends, formula)
+    return place
 
 
-def adaptive(place: Place, before: Shape, out: Shape, spatial: int) -> Place | None:
+def adaptive(place: Place, before: Shape, out: Shape, spatial: int) -> Place:
     """Adaptive pooling of the last `spatial` dimensions; windows may overlap where sizes do not divide."""
     kernel, stride = [], []
     for n, o in zip(before[-spatial:], out[-spatial:], strict=True):
@@ -135,146 +161,306 @@ def adaptive(place: Place, before: Shape, out: Shape, spatial: int) -> Place | N
     return window(place, kernel, stride, [0] * spatial, [1] * spatial, out)  # type: ignore[arg-type]
 
 
-def resized(place: Place, before: Shape, out: Shape, taps: int) -> Place | None:
+def resized(place: Place, before: Shape, out: Shape, taps: int) -> Place:
     """Interpolation of the last dimensions: `taps` is 1 for nearest, 2 for linear, 4 for cubic."""
-    changed: dict[int, Axis] = {}
-    for dim, n, o in zip(place.dims, before, out, strict=True):
-        if n == o or not dim:
+    for dim, (n, o) in enumerate(zip(before, out, strict=True)):
+        if n == o:
             continue
-        if len(dim) > 1:
-            return None
-        a = place.axes[dim[0]]
-        middle = Fraction(n, 2 * o) - Fraction(1, 2)
-        changed[dim[0]] = _centred(a, o, taps, Fraction(a.stride) * n / o, middle)
-    return _over(place, changed)
+        if not place.runs(dim):
+            place = fresh(covered(place, [dim], keep=True), dim, o)
+            continue
+        middle, factor = Fraction(n, 2 * o) - Fraction(1, 2), Fraction(n, o)
+
+        def starts(x: int, middle: Fraction = middle, factor: Fraction = factor) -> int:
+            return ceil(x * factor + middle - Fraction(taps, 2))
+
+        def ends(x: int, middle: Fraction = middle, factor: Fraction = factor) -> int:
+            return floor(x * factor + middle + Fraction(taps, 2))
+
+        def formula(a: Axis, at: int, middle: Fraction = middle, factor: Fraction = factor) -> Axis:
+            return _centred(a, at, taps, factor, middle)
+
+        place = _reading(place, dim, o, starts, ends, formula)
+    return place
 
 
-def padded(place: Place, left: dict[int, int], out: Shape) -> Place | None:
-    """Padding (or, negative, cropping) in front of dimensions."""
-    changed: dict[int, Axis] = {}
+def padded(place: Place, left: dict[int, int], out: Shape) -> Place:
+    """Padding (or, negative, cropping) in front of dimensions; the rest of the new size lies behind."""
     for dim, n in enumerate(out):
-        carried = place.dims[dim]
-        if len(carried) > 1:
-            return None if left.get(dim) else place
-        if carried:
-            a = place.axes[carried[0]]
-            changed[carried[0]] = replace(a, n=n, padding=_neat(a.padding + left.get(dim, 0) * a.stride))
-    return _over(place, changed)
+        if n != prod(place.dims[dim]) or left.get(dim):
+            place = sliced(place, dim, -left.get(dim, 0), 1, n)
+    return place
 
 
-def sliced(place: Place, dim: int, first: int, step: int, n: int) -> Place | None:
+def sliced(place: Place, dim: int, first: int, step: int, n: int) -> Place:
     """Every `step`-th position of a dimension from `first` on."""
-    carried = place.dims[dim]
-    if not carried:
-        return place
-    if len(carried) > 1:
-        return None
-    a = place.axes[carried[0]]
-    return _over(place, {carried[0]: Axis(n, a.size, _neat(a.stride * step), _neat(a.padding - first * a.stride))})
+    if not place.runs(dim):
+        return fresh(covered(place, [dim], keep=True), dim, n)
+
+    def formula(a: Axis, at: int) -> Axis:
+        return replace(a, padding=neat(a.padding - first * a.steps[at]), **_stepped(a, at, step))
+
+    def reads(x: int) -> int:
+        return first + step * x
+
+    return _reading(place, dim, n, reads, reads, formula)
 
 
-def covered(place: Place, dims: Sequence[int], keep: bool) -> Place:
-    """A sum or maximum over dimensions: what is left sees what all their positions saw."""
-    changed: dict[int, Axis] = {}
-    for dim in dims:
-        for index in place.dims[dim]:
-            a = place.axes[index]
-            changed[index] = Axis(1, int(a.size + (a.n - 1) * a.stride), a.stride, a.padding)
-    gone = {d % len(place.dims) for d in dims}
-    kept = tuple(() if i in gone else d for i, d in enumerate(place.dims) if keep or i not in gone)
-    return replace(_over(place, changed), dims=kept)
+def flipped(place: Place, dim: int) -> Place:
+    """The positions of a dimension in reverse."""
+    n = prod(place.dims[dim])
+
+    def formula(a: Axis, at: int) -> Axis:
+        return replace(a, padding=neat(a.padding - (n - 1) * a.steps[at]), **_stepped(a, at, -1))
+
+    def reads(x: int) -> int:
+        return n - 1 - x
+
+    return _reading(place, dim, n, reads, reads, formula)
 
 
-def moved(place: Place, order: Sequence[int]) -> Place:
-    """Dimensions in another order."""
-    return replace(place, dims=tuple(place.dims[i] for i in order))
+def rolled(place: Place, dim: int, by: int) -> Place:
+    """Positions that leave at one end and come in at the other.
 
-
-def reshaped(place: Place, before: Shape, after: Shape) -> Place | None:
-    """A view with other dimensions; None where an axis is cut in a way that has no single stride."""
-    dims: list[tuple[int, ...]] = []
-    i = j = 0
-    while i < len(before) or j < len(after):
-        olds, news = [i] if i < len(before) else [], [j] if j < len(after) else []
-        i, j = i + len(olds), j + len(news)
-        while prod(before[k] for k in olds) != prod(after[k] for k in news):
-            if prod(before[k] for k in olds) < prod(after[k] for k in news):
-                if i >= len(before):
-                    return None
-                olds.append(i)
-                i += 1
-            else:
-                if j >= len(after):
-                    return None
-                news.append(j)
-                j += 1
-        carried = [a for k in olds for a in place.dims[k]]
-        large = [k for k in news if after[k] > 1]
-        if not carried or len(large) <= 1:
-            target = large[0] if large else None
-            dims.extend(tuple(carried) if k == target else () for k in news)
-        elif [place.axes[a].n for a in carried] == [after[k] for k in large]:
-            queue = list(carried)
-            dims.extend((queue.pop(0),) if after[k] > 1 else () for k in news)
-        elif len(carried) == 1 and len([k for k in olds if before[k] > 1]) == 1:
-            return None  # one axis cut into blocks
-        else:  # channels and positions regrouped together
-            return None
-    return replace(place, dims=tuple(dims))
-
-
-def merged(places: Sequence[tuple[Place, Shape]], out: Shape) -> Place | None:
-    """Union of what several tensors see, for a sum or a concatenation; broadcast from the right as tensors are."""
-    spread = [(replace(p, dims=((),) * (len(out) - len(p.dims)) + p.dims), s) for p, s in places]
-    if not spread:
-        return None
-    most = max((p for p, _ in spread), key=lambda p: len(p.runs()))
-    aligned, whole = most.aligned, most.whole
-    axes = list(most.axes)
-    for p, _ in spread:
-        if p is most:
-            continue
-        if len(p.axes) != len(axes):
-            return None
-        aligned, whole = aligned and p.aligned, whole or p.whole
-        for index, (a, b) in enumerate(zip(axes, p.axes, strict=True)):
-            here, there = index in most.runs(), index in p.runs()
-            if here and not there:
-                whole = True  # a value of the whole picture joins every position
-                continue
-            if here and _dim_of(most, index) != _dim_of(p, index):
-                return None
-            axes[index], fits = _union(a, b)
-            aligned = aligned and fits
-    return Place(tuple(axes), most.dims, aligned, whole)
-
-
-def _dim_of(place: Place, axis: int) -> int:
-    return next(i for i, dim in enumerate(place.dims) if axis in dim)
-
-
-def _union(a: Axis, b: Axis) -> tuple[Axis, bool]:
-    """Interval that covers both; and whether their centres and strides agree."""
-    first = min(-a.padding, -b.padding)
-    last = max(a.size - a.padding, b.size - b.padding)
-    centres = 2 * a.padding - a.size == 2 * b.padding - b.size
-    stride = max(a.stride, b.stride)
-    return Axis(max(a.n, b.n), int(last - first), stride, _neat(-first)), centres and a.stride == b.stride
-
-
-def contracted(a: Place | None, b: Place | None, rows: int, a_rank: int, b_rank: int) -> Place | None:
-    """Matrix product of (..., m, k) and (..., k, n), where `rows` is the rank of the result.
-
-    Where only one side comes from the picture, its dimension k is summed up. Where both do (attention), every
-    position of the result sees all that either has seen.
+    The picture is taken as a ring where the map covers it: what comes in continues the map beyond its border.
     """
-    if a is not None and b is not None:
-        both = merged([(covered(a, range(a_rank), True), ()), (covered(b, range(b_rank), True), ())], ((0,) * rows))
-        return None if both is None else replace(both, whole=True)
-    if a is not None:
-        left = covered(a, [a_rank - 1], keep=True)
-        return replace(left, dims=((),) * (rows - a_rank) + left.dims)
-    if b is not None:
-        right = covered(b, [b_rank - 2], keep=True)
-        return replace(right, dims=((),) * (rows - b_rank) + right.dims)
-    return None
+    n = prod(place.dims[dim])
+    by = (by + n // 2) % n - n // 2 if n else 0
+    if not by or not place.runs(dim):
+        return place
+    place = one_digit(place, dim)
+    digit = place.of(dim)[0]
+    axes = []
+    for a, side in zip(place.axes, place.sides, strict=True):
+        if digit in a.over:
+            at = a.over.index(digit)
+            ring = a.steps[at] * n in (side, -side)
+            if ring and a.spans is None:
+                a = replace(a, padding=neat(a.padding + by * a.steps[at]))
+            else:
+                spans = np.roll(a.firsts(place.digits(), a.over), by, at + 1)
+                if ring:
+                    part = [slice(None)] * spans.ndim
+                    part[at + 1] = slice(0, by) if by > 0 else slice(n + by, n)
+                    spans = spans.copy()
+                    spans[tuple(part)] -= float(n * a.steps[at]) * (1 if by > 0 else -1)
+                a = with_spans(a, spans, float(-by * a.steps[at]) if ring else 0.0)
+        axes.append(a)
+    return replace(place, axes=tuple(axes))
+
+
+def unfolded(place: Place, dim: int, size: int, step: int) -> Place:
+    """Windows of a dimension, whose positions become a last dimension (``Tensor.unfold``)."""
+    n = (prod(place.dims[dim]) - size) // step + 1
+    if not place.runs(dim):
+        place = fresh(place, dim, n)
+        return replace(place, dims=(*place.dims, (size,)))
+    place = one_digit(place, dim)
+    digit, last = place.of(dim)[0], len(place.digits())
+    axes = []
+    for a in place.axes:
+        if digit in a.over:
+            at = a.over.index(digit)
+            spans = a.spans
+            if spans is not None:
+                at_once = np.arange(n)[:, None] * step + np.arange(size)
+                spans = np.moveaxis(spans.take(at_once, at + 1), at + 2, -1)
+            steps = (*a.steps[:at], neat(Fraction(a.steps[at]) * step), *a.steps[at + 1 :], a.steps[at])
+            a = replace(a, over=(*a.over, last), steps=steps, spans=spans)
+        axes.append(a)
+    dims = (*place.dims[:dim], (n,), *place.dims[dim + 1 :], (size,))
+    return replace(place, dims=dims, axes=tuple(axes))
+
+
+def swept(place: Place, dims: Sequence[int], out: Shape) -> Place:
+    """Positions that each see all along some dimensions: a softmax, a linear layer, a Fourier transform."""
+    for d in {d % len(place.dims) for d in dims}:
+        if place.runs(d) or out[d] != prod(place.dims[d]):
+            place = fresh(covered(place, [d], keep=True), d, out[d])
+    return place
+
+
+# --- several tensors -------------------------------------------------------------------------------------------------
+
+
+def _alike(places: Sequence[Place], out: Shape) -> list[Place]:
+    """The places with the same digits in every dimension, broadcast to the same rank; 1 where one is repeated."""
+    wide = [replace(p, dims=((),) * (len(out) - len(p.dims)) + p.dims) for p in places]
+    if all(p.dims == wide[0].dims for p in wide[1:]) and wide[0].shape() == out:
+        return wide
+    fine: list[tuple[int, ...]] = []
+    for d, n in enumerate(out):
+        cuts = {1, n}
+        for p in wide:
+            if prod(p.dims[d]) == n:
+                cuts.update(prod(p.dims[d][k:]) for k in range(len(p.dims[d])))
+        ends = sorted(cuts, reverse=True)
+        if all(a % b == 0 for a, b in pairwise(ends)):
+            fine.append(tuple(a // b for a, b in pairwise(ends)) or (1,))
+        else:
+            fine.append((n,))
+    made = []
+    for p in wide:
+        target = tuple(m for d, n in enumerate(out) for m in (fine[d] if prod(p.dims[d]) == n else (1,) * len(fine[d])))
+        p = reshaped(p, target)
+        for d in range(len(target)):
+            p = one_digit(p, d)
+            if not p.dims[d]:
+                p = fresh_digit(p, d)
+        dims, at = [], 0
+        for sizes in fine:
+            dims.append(tuple(n for dim in p.dims[at : at + len(sizes)] for n in dim))
+            at += len(sizes)
+        made.append(replace(p, dims=tuple(dims)))
+    return made
+
+
+def merged(places: Sequence[Place], out: Shape) -> Place | None:
+    """Union of what several tensors see, for a sum or a product; broadcast from the right as tensors are."""
+    shown = [p for p in places if p.axes]
+    if not shown:
+        return replace(free(out), at_least=any(p.at_least for p in places))
+    if len({len(p.axes) for p in shown}) > 1:
+        return None  # two pictures with different axes
+    if any(len(p.dims) > len(out) or any(n not in (1, o) for n, o in zip(p.shape()[::-1], out[::-1], strict=False))
+           for p in shown):  # fmt: skip
+        return None
+    alike = _alike([*shown, free(out)], out) if any(p.shape() != out for p in shown) else _alike(shown, out)
+    digits = [max(sizes) for sizes in zip(*(p.digits() for p in alike), strict=True)]
+    shown = alike[: len(shown)]
+    sources = [[_still(a, p.digits(), digits) for a in p.axes] for p in shown]
+    most = max(range(len(shown)), key=lambda k: sum(bool(a.over) for a in sources[k]))
+    first = shown[most]
+    aligned, whole, at_least = first.aligned, first.whole, any(p.at_least for p in places)
+    axes = sources[most]
+    for k, p in enumerate(shown):
+        if k == most:
+            continue
+        aligned, whole = aligned and p.aligned, whole or p.whole
+        if all(_covers(b, n) for b, n in zip(sources[k], p.sides, strict=True)) and any(a.over for a in axes):
+            whole = True  # a value of the whole picture joins every position
+            continue
+        made = [_union(a, b, digits) for a, b in zip(axes, sources[k], strict=True)]
+        axes, aligned = [a for a, _ in made], aligned and all(fits for _, fits in made)
+    dims: list[tuple[int, ...]] = []
+    at = 0
+    for dim in first.dims:
+        dims.append(tuple(digits[at : at + len(dim)]))
+        at += len(dim)
+    return Place(tuple(dims), tuple(axes), first.sides, aligned, whole, at_least)
+
+
+def _still(a: Axis, own: list[int], digits: list[int]) -> Axis:
+    """The axis without the digits along which its tensor is repeated."""
+    gone = [k for k, i in enumerate(a.over) if own[i] != digits[i]]
+    if not gone:
+        return a
+    kept = [k for k in range(len(a.over)) if k not in gone]
+    spans = None if a.spans is None else a.spans.squeeze(tuple(k + 1 for k in gone))
+    a = replace(a, over=tuple(a.over[k] for k in kept), steps=tuple(a.steps[k] for k in kept), spans=spans)
+    return a if spans is None else with_spans(a, spans)
+
+
+def _covers(a: Axis, side: int) -> bool:
+    """Whether an axis has been summed up, but for a border that its stride leaves out."""
+    return not a.over and a.size > 0 and -a.padding < a.stride and a.size - a.padding > side - a.stride
+
+
+def _union(a: Axis, b: Axis, digits: list[int]) -> tuple[Axis, bool]:
+    """Interval that covers both; and whether their centres and strides agree."""
+    if not b.size or not a.size:
+        return (a if a.size else b), True
+    stride = max(a.stride, b.stride) if len(a.over) == len(b.over) else (a if len(a.over) > len(b.over) else b).stride
+    if (a.over, a.steps) == (b.over, b.steps) and a.spans is b.spans is None:
+        first, last = min(-a.padding, -b.padding), max(a.size - a.padding, b.size - b.padding)
+        centres = 2 * a.padding - a.size == 2 * b.padding - b.size
+        return Axis(int(last - first), stride, neat(-first), a.over, a.steps), centres and a.stride == b.stride
+    over = sorted({*a.over, *b.over})
+    fine = dict(zip(b.over, b.steps, strict=True)) | dict(zip(a.over, a.steps, strict=True))
+    if prod(digits[i] for i in over) > _MOST:
+        one, two = a.firsts(digits, a.over), b.firsts(digits, b.over)
+        low, high = min(one[0].min(), two[0].min()), max(one[1].max(), two[1].max())
+        return Axis(int(high - low) + 1, stride, neat(Fraction(-low)), (), ()), False
+    one, two = a.firsts(digits, over), b.firsts(digits, over)
+    spans = np.stack((np.minimum(one[0], two[0]), np.maximum(one[1], two[1])))
+    base = replace(a, over=tuple(over), steps=tuple(fine[i] for i in over), stride=stride, spans=None)
+    moved = _drift(one, spans)
+    return with_spans(base, spans, float(moved.mean()) if moved.size else 0.0), not _drift(one, two).any()
+
+
+def _drift(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """How far the centres of intervals move, where both see something."""
+    before, after = np.broadcast_arrays(before, after)
+    seen = np.isfinite(before[0]) & np.isfinite(after[0])
+    return (after[:, seen] - before[:, seen]).sum(0) / 2  # type: ignore[no-any-return]
+
+
+def joined(places: Sequence[Place], dim: int, out: Shape) -> Place | None:
+    """A concatenation along a dimension: positions keep what they see; where nothing depends on it, all see all."""
+    if not any(p.runs(dim) for p in places):
+        one = [fresh(covered(p, [dim], keep=True), dim, out[dim]) for p in places]
+        return merged(one, out)
+    shown = [p for p in places if p.axes]
+    if len({len(p.axes) for p in shown}) > 1:
+        return None
+    cut = [one_digit(p if p.axes else replace(p, axes=_nothing(shown[0]), sides=shown[0].sides), dim) for p in places]
+    sides = [prod(p.dims[dim]) for p in cut]
+    # the other dimensions with the same digits: as places of one position along `dim`
+    rest = out[:dim] + out[dim + 1 :]
+    order = [*(d for d in range(len(out)) if d != dim), dim]
+    tails = [moved(p, order) for p in cut]
+    longest = max(sides)
+    wide = _alike([sliced(p, len(rest), 0, 1, longest) for p in tails], (*rest, longest))
+    last = len(wide[0].digits()) - 1
+    digits = [max(sizes) for sizes in zip(*(p.digits() for p in wide), strict=True)]
+    axes = []
+    for k in range(len(shown[0].axes)):
+        mine = [p.axes[k] for p in wide]
+        over = sorted({i for a in mine for i in a.over} | {last})
+        parts = []
+        for a, n in zip(mine, sides, strict=True):
+            spans = a.firsts(digits, over)
+            spans = np.broadcast_to(spans, (2, *(digits[i] for i in over)))
+            parts.append(spans[..., :n])
+        base = max(mine, key=lambda a: (a.size > 0) * len(a.over))
+        steps = dict(zip(base.over, base.steps, strict=True))
+        spans = np.concatenate(parts, -1)
+        made = Axis(base.size, base.stride, base.padding, tuple(over), tuple(steps.get(i, 0) for i in over))
+        size = max(a.size for a in mine)
+        axes.append(replace(made, size=size, spans=spans))
+    dims = (*wide[0].dims[:-1], (out[dim],))
+    whole, at_least = any(p.whole for p in places), any(p.at_least for p in places)
+    place = Place(dims, tuple(axes), shown[0].sides, False, whole, at_least)
+    back = [*range(dim), len(out) - 1, *range(dim, len(out) - 1)]
+    return moved(place, back)
+
+
+def written(place: Place, shape: Shape, part: Place | None, offsets: dict[int, int] | None) -> Place | None:
+    """What a tensor sees, after a part of it has been overwritten from `offsets` on; None if that is not known."""
+    if part is None or offsets is None:
+        return replace(place, at_least=True) if place.axes else None
+    new = padded(part, offsets, shape)
+    if not place.axes or not new.axes:
+        return new if new.axes else place
+    same = place.dims == new.dims and all(
+        (a.over, a.steps, a.size) == (b.over, b.steps, b.size) and a.spans is b.spans is None
+        and (a.padding - b.padding) % side == 0 for a, b, side in zip(place.axes, new.axes, place.sides, strict=True)
+    )  # fmt: skip
+    return place if same else merged([place, new], shape)  # the same on a ring: circular padding
+
+
+def _nothing(place: Place) -> tuple[Axis, ...]:
+    return tuple(Axis(0, a.stride, 0, (), ()) for a in place.axes)
+
+
+def contracted(a: Place, b: Place, out: Shape) -> Place | None:
+    """Matrix product of (..., m, k) and (..., k, n).
+
+    The dimension k of both is summed up. Where a row of the left one and a column of the right one both have their own
+    place in the picture (attention), every position of the result sees all the columns.
+    """
+    left = covered(a, [len(a.dims) - 1], keep=True)
+    right = covered(b, [len(b.dims) - 2], keep=True)
+    if len(a.dims) > 1 and left.runs(len(a.dims) - 2) and right.runs(len(b.dims) - 1):
+        right = covered(right, [len(b.dims) - 1], keep=True)
+    return merged([left, right], out)

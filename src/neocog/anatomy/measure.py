@@ -27,7 +27,7 @@ class EffectiveField:
     """Where a unit really looks: mean size of the gradient of the middle unit of `layer` for each pixel."""
 
     layer: str
-    theoretical: tuple[int, ...]  # receptive field of the layer, in pixels
+    theoretical: tuple[int, ...]  # receptive field of the layer, in pixels; the picture, where it is not known
     heat: Tensor  # (H, W), largest value 1
     size: float  # side in pixels of a square with as many pixels as lie above 4.55 % of the largest
     share: float  # part of the theoretical field (inside the picture) that these pixels cover
@@ -83,7 +83,8 @@ def effective_receptive_field(
     heat = gradient.float().abs().mean((0, 1)).cpu()
     heat = heat / heat.max().clamp(min=1e-30)
     above = int((heat > 1 - 0.9545).sum())
-    theoretical = field.size if field is not None else tuple(shape[1:])
+    followed = field is not None and not field.whole and not field.at_least
+    theoretical = field.size if field is not None and followed else tuple(shape[1:])
     seen = prod(min(r, n) for r, n in zip(theoretical, shape[1:], strict=True))
     return EffectiveField(layer, theoretical, heat, above**0.5, above / seen)
 

@@ -42,6 +42,7 @@ class Row:
     output_bytes: int
     saved_bytes: int
     field: Field | None  # behind the last one
+    field_unknown: bool
     layers: tuple[int, ...]
     folds: bool  # it has rows of its own, below
 
@@ -53,7 +54,7 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """One text for each of `COLUMNS`."""
-        size, stride, padding = ("", "", "") if self.field is None else _field_cells(self.field)
+        size, stride, padding = _field_cells(self)
         return (
             "  " * self.level + self.name,
             self.label,
@@ -103,10 +104,18 @@ def summary(anatomy: Anatomy) -> list[tuple[str, str]]:
     ]
     if a.buffers:
         lines.insert(3, ("numbers in buffers", f"{a.buffers:,}"))
-    if a.receptive_field is not None:
-        size, stride, padding = _field_cells(a.receptive_field)
-        more = "" if a.receptive_field.aligned else "; the paths to it are not centred on one another"
+    if (last := a.last_map) is not None and last.field is not None:
+        size, stride, padding = _field_cells(last)
+        more = "" if last.field.aligned else "; the paths to it are not centred on one another"
         lines.append(("receptive field", f"{size}, stride {stride}, padding {padding}{more}"))
+    if (lost := a.field_lost_at) is not None:
+        lines.append(
+            (
+                "receptive field",
+                f"unknown, or a lower bound (>=), from {lost.name} on, which moves positions "
+                "in a way that cannot be followed",
+            )
+        )
     if any(x.field is not None and x.field.whole for x in a.layers):
         lines.append(("receptive field with a star", "a position also sees the whole input (a gate, attention)"))
     if a.unused:
@@ -149,20 +158,23 @@ def to_csv(anatomy: Anatomy) -> str:
     """Return one line for each layer, with a line of names first; sizes are written 3x224x224, without the batch."""
     names = (
         "index name module kind output params frozen shared macs flops connections others output_bytes saved_bytes "
-        "receptive_field stride padding aligned kernel groups sources"
+        "receptive_field stride padding aligned whole at_least kernel groups sources"
     ).split()
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(names)
     for x in anatomy.layers:
-        size, stride, padding = ("", "", "") if x.field is None else _field_cells(x.field, "x", always=True)
+        size, stride, padding = _field_cells(x, "x", always=True)
         cells = {name: getattr(x, name) for name in names if hasattr(x, name)} | {
             "output": shape_text(x.output[1:], "x"),
             "flops": 2 * x.macs,  # as in the totals: other operations have a column of their own
             "receptive_field": size,
             "stride": stride,
             "padding": padding,
-            "aligned": "" if x.field is None else int(x.field.aligned),
+            **{
+                flag: "" if x.field is None else int(getattr(x.field, flag))
+                for flag in ("aligned", "whole", "at_least")
+            },
             "kernel": shape_text(x.settings.get("kernel", ()), "x", empty=""),
             "groups": x.settings.get("groups", ""),
             "sources": " ".join(map(str, x.sources)),
@@ -204,13 +216,19 @@ def bytes_text(number: int) -> str:
     return f"{number} B"
 
 
-def _field_cells(field: Field, by: str = " x ", always: bool = False) -> tuple[str, str, str]:
+def _field_cells(of: Layer | Row, by: str = " x ", always: bool = False) -> tuple[str, str, str]:
     """Size, stride and padding; one number where all axes agree, unless `always`. A star: it also sees everything."""
+    field = of.field
+    if field is None:
+        return "unknown" if of.field_unknown else "", "", ""
 
     def text(values: Sequence[object]) -> str:
         return str(values[0]) if not always and values and len(set(values)) == 1 else shape_text(values, by)
 
-    return text(field.size) + ("" if always or not field.whole else " *"), text(field.stride), text(field.padding)
+    size = text(field.size)
+    if not always:
+        size = ">= " * field.at_least + size + " *" * field.whole
+    return size, text(field.stride), text(field.padding)
 
 
 def _listed(names: Sequence[str], noun: str) -> str:
@@ -309,6 +327,7 @@ def _row(group: Sequence[_Node], level: int, folds: bool, named: Sequence[_Node]
         output_bytes=sum(x.output_bytes for x in layers),
         saved_bytes=sum(x.saved_bytes for x in layers),
         field=last.field,
+        field_unknown=last.field_unknown,
         layers=tuple(x.index for x in layers),
         folds=folds,
     )

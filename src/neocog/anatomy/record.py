@@ -20,9 +20,10 @@ class Field:
     A unit at position x of the map sees the pixels from ``x * stride - padding`` to ``x * stride - padding + size - 1``
     (Araujo, Norris, Sim 2019, doi 10.23915/distill.00021). Behind branches it is the union over all paths; `aligned` is
     False when the centres of the paths differ, or they have different strides. `whole` is True where some path (a
-    squeeze-and-excitation gate, attention) also sees the whole picture. Behind a transposed convolution or an
-    interpolation the size is that of the output position that sees most, and the padding puts the centre where it is on
-    average over the positions.
+    squeeze-and-excitation gate, attention) also sees the whole picture. Where positions differ (behind a transposed
+    convolution, an interpolation, attention in windows) the size is that of the output position that sees most, and the
+    padding puts the centre where it is on average over the positions. `at_least` is True where some path moves
+    positions in a way that cannot be followed: there the field is that of the other paths.
     """
 
     size: tuple[int, ...]
@@ -30,6 +31,7 @@ class Field:
     padding: tuple[Number, ...]
     aligned: bool = True
     whole: bool = False
+    at_least: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ class Layer:
     others: int = 0  # other arithmetic operations: pooling, normalisation, activations, sums
     output_bytes: int = 0  # new memory that it fills (views and in-place operators fill none)
     saved_bytes: int = 0  # what training keeps of it for the backward pass (tensors that several keep count once)
-    field: Field | None = None  # None where a position of the output has no place in the picture
+    field: Field | None = None  # None where the output does not come from a picture, or `field_unknown`
+    field_unknown: bool = False  # the output comes from the picture, but which pixels a position sees is not known
 
     @property
     def output(self) -> Shape:
@@ -94,6 +97,7 @@ class Totals:
     saved_bytes: int
     output: Shape
     field: Field | None
+    field_unknown: bool
 
 
 @dataclass(frozen=True)
@@ -147,10 +151,21 @@ class Anatomy:
 
     @property
     def receptive_field(self) -> Field | None:
-        """That of the last layer with several positions, before they are summed up."""
-        spatial = [x for x in self.layers if x.field is not None and len(x.output) >= 3]
+        """That of the last layer with several positions, before they are summed up; None if it is not known."""
+        last = self.last_map
+        return None if last is None else last.field
+
+    @property
+    def field_lost_at(self) -> Layer | None:
+        """The first layer whose receptive field is unknown or only a lower bound; None where all are known."""
+        return next((x for x in self.layers if x.field_unknown or (x.field and x.field.at_least)), None)
+
+    @property
+    def last_map(self) -> Layer | None:
+        """The last layer with several positions that come from the picture."""
+        spatial = [x for x in self.layers if (x.field is not None or x.field_unknown) and len(x.output) >= 3]
         several = [x for x in spatial if prod(x.output[2:]) > 1]
-        return (several or spatial)[-1].field if spatial else None
+        return (several or spatial)[-1] if spatial else None
 
     def layer(self, name: str) -> Layer:
         """Return the first layer called `name`. Raises: KeyError if there is none."""
@@ -208,4 +223,5 @@ def _totals(name: str, kind: str, depth: int, layers: Iterable[Layer]) -> Totals
         saved_bytes=sum(layer.saved_bytes for layer in layers),
         output=last.output,
         field=last.field,
+        field_unknown=last.field_unknown,
     )

@@ -8,18 +8,63 @@ from __future__ import annotations
 
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.nn.modules import module as _torch_module
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import NetError
-from .shortcuts import META, SHORTCUTS
+from .shortcuts import HIGHER, META, SHORTCUTS
+
+
+def entries(t: Tensor) -> int:
+    """Numbers that a tensor stores: of a sparse one, those that are not left out."""
+    if t.layout == torch.strided:
+        return t.numel()
+    return t._values().numel() if t.layout == torch.sparse_coo else t.values().numel()
+
+
+def storage(t: Tensor) -> int:
+    """What tells the memory of a tensor from that of others."""
+    return t.untyped_storage()._cdata if t.layout == torch.strided else -id(t)  # type: ignore[no-any-return]
+
+
+def held(given: Any) -> list[Tensor]:
+    """Tensors in the attributes of objects among the arguments: a dataclass, a graph, a batch of another library."""
+    found: dict[int, Tensor] = {}
+    seen: dict[int, Any] = {}
+    leaves = [v for v in pytree.tree_leaves(given) if not isinstance(v, Tensor)]
+    while leaves:
+        value = leaves.pop()
+        if id(value) in seen or isinstance(value, type | nn.Module | str | bytes | int | float | torch.device):
+            continue
+        seen[id(value)] = value  # kept, so that its id stays its own
+        if isinstance(value, Tensor):
+            found[id(value)] = value
+        elif isinstance(value, Mapping):
+            leaves.extend(value.values())
+        elif isinstance(value, list | tuple | set | frozenset):
+            leaves.extend(value)
+        if not isinstance(value, Tensor) and not callable(value):
+            leaves.extend(getattr(value, "__dict__", {}).values())
+            leaves.extend(getattr(value, name) for name in slots(value))
+    return list(found.values())[::-1]
+
+
+def slots(value: Any) -> list[str]:
+    """Attributes that an object has in ``__slots__``."""
+    names: list[str] = []
+    for kind in type(value).__mro__:
+        own = kind.__dict__.get("__slots__", ())
+        names.extend((own,) if isinstance(own, str) else own)
+    return [name for name in dict.fromkeys(names) if name not in ("__dict__", "__weakref__") and hasattr(value, name)]
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -61,11 +106,13 @@ def arguments(given: Any, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str
 
 @contextmanager
 def not_compiled() -> Iterator[None]:
-    """Run functions and parts of a module that went through torch.compile as they were written."""
-    if "torch._dynamo" not in sys.modules:  # nothing has been compiled, and the import takes two seconds
+    """Run functions and parts of a module that went through torch.compile, or go through it, as they were written."""
+    # else nothing is compiled, and the import takes two seconds
+    if not {"torch._dynamo", "torch.nn.attention.flex_attention"} & sys.modules.keys():
         yield
         return
-    with torch.compiler.set_stance("force_eager"):
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
         yield
 
 
@@ -99,6 +146,8 @@ class Calls:
 
 class Shapes(TorchDispatchMode):
     """Computes on shapes as soon as one tensor is a shape only; constants among themselves stay real."""
+
+    supports_higher_order_operators = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,9 +186,28 @@ class Shapes(TorchDispatchMode):
             tensors = tensors_in(args, kwargs)
         if kwargs.get("device") is not None:
             kwargs = {**kwargs, "device": META}
-        shortcut = SHORTCUTS.get(func)
+        shortcut = HIGHER.get(func.name()) if isinstance(func, HigherOrderOperator) else SHORTCUTS.get(func)
         result = func(*args, **kwargs) if shortcut is None else shortcut(args, kwargs)
         return result, args, tensors
+
+    def higher(self, func: Any, args: Any) -> Any:
+        """Run an operator that takes functions as a program does: the branch that is chosen, every turn of a loop.
+
+        `NotImplemented` for any other, whose functions cannot be looked into.
+        """
+        name = func.name() if isinstance(func, HigherOrderOperator) else ""
+        if name == "cond":
+            chosen, yes, no, operands = args
+            branch = yes if bool(chosen) else no  # on shapes alone this fails, and the module is run on real numbers
+            with self:
+                return branch(*operands)
+        if name == "while_loop":
+            again, turn, state, more = args
+            with self:
+                while bool(again(*state, *more)):
+                    state = tuple(turn(*state, *more))
+                return state
+        return NotImplemented
 
     def _stand_in(self, t: Tensor) -> Tensor:
         """The shape-only tensor for a real one."""
@@ -155,7 +223,8 @@ class Shapes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        return self.compute(func, args, kwargs, tensors_in(args, kwargs))[0]
+        result = self.higher(func, args)
+        return self.compute(func, args, kwargs, tensors_in(args, kwargs))[0] if result is NotImplemented else result
 
 
 def flat(value: Any) -> Iterator[Any]:

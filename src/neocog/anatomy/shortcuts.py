@@ -246,6 +246,12 @@ def _attention(args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
     return like(q), empty((q.shape[0], q.shape[2], q.shape[1]), exact).transpose(1, 2)
 
 
+def _flexible(args: Any, kwargs: Any) -> tuple[Tensor, ...]:
+    """flex_attention: result, and for each query the logarithm of the sum of exponentials and the largest score."""
+    q, v = args[0], args[2]
+    return empty((*q.shape[:-1], v.shape[-1]), q.dtype), *(empty(q.shape[:-1], torch.float32) for _ in range(2))
+
+
 def _same(args: Any, kwargs: Any) -> Tensor:
     return like(args[0])
 
@@ -254,6 +260,7 @@ def _itself(args: Any, kwargs: Any) -> Tensor:
     return args[0]  # type: ignore[no-any-return]
 
 
+HIGHER = {"flex_attention": _flexible}  # operators that take functions
 _SCALARS = frozenset((Tensor, nn.Parameter, int, float, bool))
 _POINTWISE = (
     "add.Tensor sub.Tensor mul.Tensor div.Tensor add.Scalar sub.Scalar mul.Scalar div.Scalar pow.Tensor_Scalar "

@@ -16,15 +16,30 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.utils import _pytree as pytree
 
 from ..errors import NetError
 from . import geometry
 from .attention import attention_of_a_processor
-from .formulas import MACS, OTHERS, attention_others, kind_of, place_of
-from .geometry import Place
+from .fields import place_of, place_on
+from .formulas import MACS, OTHERS, attention_others, kind_of, label, outer_numbers
+from .place import Place, free, start
 from .record import Anatomy, Layer, Shape
-from .running import Calls, Shapes, arguments, flat, not_compiled, once_each, shape_only, tensors_in, unwrapped
+from .running import (
+    Calls,
+    Shapes,
+    arguments,
+    entries,
+    flat,
+    held,
+    not_compiled,
+    once_each,
+    shape_only,
+    storage,
+    tensors_in,
+    unwrapped,
+)  # fmt: skip
 from .shortcuts import META, spread
 from .training import training_memory_of
 from .undo import as_it_was
@@ -66,6 +81,8 @@ def trace(module: nn.Module, input: Any, *, name: str = "", training_memory: boo
     notes: list[str] = []
     run = _Run(module, real=False)
     try:
+        if any(t.layout != torch.strided for t in (*module.parameters(), *module.buffers())):
+            raise NotImplementedError("it has sparse parameters or buffers")
         outputs = run.go(args, kwargs)
     except Exception as error:
         if isinstance(error, NetError):
@@ -94,15 +111,15 @@ def trace(module: nn.Module, input: Any, *, name: str = "", training_memory: boo
     parameters = [p for _, p in everything.values()]
     return Anatomy(
         name=name or type(module).__name__,
-        inputs=tuple(tuple(t.shape) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)),
+        inputs=tuple(tuple(t.shape) for t in (*pytree.tree_leaves((args, kwargs)), *run.held) if isinstance(t, Tensor)),
         outputs=tuple(tuple(t.shape) for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor)),
         layers=tuple(layer.finish() for layer in layers),
         modules={path: type(m).__name__ for path, m in module.named_modules() if path in run.ran or not path},
-        params=sum(p.numel() for p in parameters),
-        trainable=sum(p.numel() for p in parameters if p.requires_grad),
-        buffers=sum(b.numel() for b in module.buffers()),
-        unused=tuple(path for path, p in everything.values() if path not in run.read),
-        param_bytes=sum(p.numel() * p.element_size() for p in parameters),
+        params=sum(map(entries, parameters)),
+        trainable=sum(entries(p) for p in parameters if p.requires_grad),
+        buffers=sum(map(entries, module.buffers())),
+        unused=tuple(path for path, p in everything.values() if path not in run.touched),
+        param_bytes=sum(entries(p) * p.element_size() for p in parameters),
         peak_bytes=run.ledger.peak,
         training_bytes=training,
         uncounted=dict(sorted(run.uncounted.items())),
@@ -190,13 +207,17 @@ class _Open:
         self.params = self.frozen = self.shared = self.weights = self.macs = self.others = 0
         self.output_bytes = self.saved_bytes = 0
         self.place: Place | None = None
+        self.lost = False  # it comes from an input, and its place is not known
+
+    def note(self, note: _Note) -> None:
+        self.place, self.lost = note.place, note.place is None and bool(note.sources)
 
     def finish(self) -> Layer:
         return Layer(
             self.index, self.name, self.module, self.kind, tuple(self.inputs), self.outputs, tuple(self.sources),
             tuple(self.operators), self.settings, tuple(self.parameters), self.params, self.frozen, self.shared,
             self.weights, self.macs, self.others, self.output_bytes, self.saved_bytes,
-            None if self.place is None else self.place.field(),
+            None if self.place is None else self.place.field(), self.lost,
         )  # fmt: skip
 
 
@@ -218,7 +239,10 @@ class _Run(Shapes):
         self.module, self.real = module, real
         self.layers: list[_Open] = []
         self.ledger = _Ledger()
-        self.read: set[str] = set()  # parameters that an operator has read
+        self.read: set[str] = set()  # parameters that a layer has been given
+        self.touched: dict[str, _Open | None] = {}  # those that any operator has read, and the layer that was first
+        self.held: list[Tensor] = []  # tensors in objects among the arguments
+        self.inside = False  # no tensor arrives at all: the module makes its input itself, of a text or an array
         self.ran: set[str] = set()
         self.uncounted: dict[str, int] = {}
         self._stack: list[tuple[str, nn.Module, bool]] = []
@@ -238,14 +262,24 @@ class _Run(Shapes):
                 self.swap(self.module)
                 stack.enter_context(attention_of_a_processor(self.module))
             for path, parameter in self.module.named_parameters(remove_duplicate=False):
-                self._parameters.setdefault(id(parameter), (path, parameter.numel(), parameter.requires_grad))
+                self._parameters.setdefault(id(parameter), (path, entries(parameter), parameter.requires_grad))
+            self._buffers = {id(b) for b in self.module.buffers()}
+            self.held = held((args, kwargs))
+            self.inside = not self.held and not any(isinstance(v, Tensor) for v in pytree.tree_leaves((args, kwargs)))
             args, kwargs = once_each(self._input, (args, kwargs))
+            stack.callback(self._forget)
+            for t in self.held:
+                self._begin(t)
             calls = Calls(self.module, self._entered, self._left)
             stack.enter_context(torch.no_grad())
             stack.enter_context(not_compiled())
             stack.enter_context(calls.watching())
             stack.enter_context(self)
-            return self.module(*args, **kwargs)
+            outputs = self.module(*args, **kwargs)
+            for name, layer in self.touched.items():
+                if layer is not None and name not in self.read:
+                    self._credit(layer, [name])
+            return outputs
 
     def _input(self, x: Tensor) -> Tensor:
         if self.real:
@@ -257,9 +291,20 @@ class _Run(Shapes):
             x = shape_only(x)
         else:  # masks and token ids keep their numbers, for code that looks at them
             x = x.detach().clone()
-        place = geometry.start(tuple(x.shape), not (x.is_floating_point() or x.is_complex()))
-        x._neocog = _Note((-1,), place, self.ledger.block(x.numel() * x.element_size()))  # type: ignore[attr-defined]
+        return self._begin(x)
+
+    def _begin(self, x: Tensor) -> Tensor:
+        """Note a tensor as an input."""
+        place = start(tuple(x.shape), not (x.is_floating_point() or x.is_complex()))
+        x._neocog = _Note((-1,), place, self.ledger.block(entries(x) * x.element_size()))  # type: ignore[attr-defined]
         return x
+
+    def _forget(self) -> None:
+        """Leave no note on tensors that were there before."""
+        own = (*self.module.parameters(), *self.module.buffers()) if self.real else ()  # else stand-ins were noted
+        for t in (*self.held, *own):
+            if note_of(t) is not None:
+                del t._neocog  # type: ignore[attr-defined]
 
     def _entered(self, module: nn.Module, path: str, args: Any) -> None:
         self.ran.add(path)
@@ -285,7 +330,7 @@ class _Run(Shapes):
             layer.inputs = [tuple(t.shape) for t in arrived if _from_picture(t)]
         layer.outputs = tuple(tuple(t.shape) for t in results)
         if results and (note := note_of(results[0])) is not None:
-            layer.place = note.place
+            layer.note(note)
 
     def _open(self, name: str, module: str, kind: str) -> _Open:
         layer = _Open(len(self.layers), name, module, kind)
@@ -296,15 +341,22 @@ class _Run(Shapes):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        result = self.higher(func, args)
+        if result is not NotImplemented:
+            return result
         known = _KNOWN.get(func)
         if known is None:
             known = _KNOWN[func] = kind_of(func)
         name, kind = known
         tensors = tensors_in(args, kwargs)
-        if self.real and func._schema.is_mutable:
+        mutable = not isinstance(func, HigherOrderOperator) and func._schema.is_mutable
+        if self.real and mutable:
             self._undo.writes_to(tensors)
+        given = tensors
         result, args, tensors = self.compute(func, args, kwargs, tensors)
         self._record(name, kind, func, args, kwargs, tensors, result)
+        if mutable and given and isinstance(result, Tensor):
+            self._written(given[0], result)
         return result
 
     def _record(
@@ -321,6 +373,8 @@ class _Run(Shapes):
                 names.append(parameter[0])
                 continue
             note = note_of(t)
+            if note is None and self.inside and id(t) not in self._buffers:
+                note = note_of(self._begin(t))
             if note is not None and note.sources:
                 active.append((t, note))
             elif note is not None:
@@ -329,26 +383,31 @@ class _Run(Shapes):
             for r in results:
                 if id(r) not in self._parameters:
                     r._neocog = _Note((), None, None, tuple(names))  # type: ignore[attr-defined]
-            if names and kind in ("macs", "others"):
-                layer = self._layer(name, kind)
-                if layer is not None:
-                    self._cost(layer, name, kind, func, args, kwargs, results[0])
+            layer = self._layer(name, kind) if names and kind != "free" else None
+            if layer is not None:
+                self._cost(layer, name, kind, func, args, kwargs, results[0])
+                layer.operators.append(label(func))
+                if layer.name == layer.module:  # a layer has its parameters; else whatever reads the result does
+                    self._credit(layer, names)
+            for n in names:
+                self.touched[n] = self.touched.get(n) or layer
             return
         alias = _alias(results[0], tensors)
         layer = self._layer(name, kind)
+        self.touched.update((n, self.touched.get(n)) for n in names)
         if layer is not None:
             for t, note in active:
                 self._note_input(layer, t, note)
             self._credit(layer, names)
             self._cost(layer, name, kind, func, args, kwargs, results[0])
-            layer.operators.append(str(func._schema.name).replace("::", "."))
-        read = [(note.place, tuple(t.shape)) for t, note in active if note.place is not None]
+            layer.operators.append(label(func))
+        read = [t for t, _ in active]
         sources = tuple(dict.fromkeys(s for _, n in active for s in n.sources)) if layer is None else (layer.index,)
         old = None
         for index, r in enumerate(results):
-            place = self._place(name, args, kwargs, read, r, results, index)
+            place = self._place(name, kind, args, kwargs, read, r, results, index)
             if alias is None:
-                size = r.numel() * r.element_size()
+                size = entries(r) * r.element_size()
                 block = self.ledger.block(size)
                 if layer is not None and not (index and name in _SECOND_RESULTS):
                     layer.output_bytes += size
@@ -358,21 +417,45 @@ class _Run(Shapes):
             r._neocog = _Note(sources, place, block)  # type: ignore[attr-defined]
         if layer is not None and layer.name != layer.module:
             layer.outputs = tuple(tuple(r.shape) for r in results[: 1 if name in _SECOND_RESULTS else None])
-            layer.place = results[0]._neocog.place  # type: ignore[attr-defined]
+            layer.note(results[0]._neocog)  # type: ignore[attr-defined]
+
+    def _written(self, t: Tensor, result: Tensor) -> None:
+        """An operator has changed a tensor in place: so is what it is a part of."""
+        note, base = note_of(result), t._base
+        if note is None or not note.sources:
+            return
+        t._neocog = note  # type: ignore[attr-defined]
+        if base is None:
+            return
+        old = note_of(base)
+        sources = tuple(dict.fromkeys((*(() if old is None else old.sources), *note.sources)))
+        offsets: dict[int, int] | None = None
+        if t.dim() == base.dim() and t.stride() == base.stride():
+            offsets, rest = {}, t.storage_offset() - base.storage_offset()
+            for d in sorted(range(t.dim()), key=base.stride, reverse=True):
+                offsets[d], rest = divmod(int(rest), int(base.stride(d))) if base.stride(d) else (0, rest)
+        shape = tuple(base.shape)
+        place = geometry.written(place_on(base) or free(shape), shape, note.place, offsets)
+        made = _Note(sources, place, None if old is None else old.block)
+        base._neocog = made  # type: ignore[attr-defined]
+        if (known := self.stand_ins.get(id(base))) is not None:
+            known[1]._neocog = made  # type: ignore[attr-defined]
 
     def _place(
-        self, name: str, args: Any, kwargs: Any, read: Any, r: Tensor, results: list[Tensor], index: int
-    ) -> Place | None:
-        if not read:
-            return None
-        if len(results) > 1 and name in _SPLITS:
+        self, name: str, kind: str, args: Any, kwargs: Any, read: list[Tensor], r: Tensor, results: list[Tensor],
+        index: int,
+    ) -> Place | None:  # fmt: skip
+        if name in _SPLITS:
             dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % r.dim()
             before = sum(t.shape[dim] for t in results[:index])
-            return geometry.sliced(read[0][0], dim, before, 1, r.shape[dim])
+            place = place_on(args[0])
+            return None if place is None else geometry.sliced(place, dim, before, 1, r.shape[dim])
         if name == "unbind":
             dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
-            return place_of("select", (args[0], dim, index), kwargs, read, r)
-        return place_of(name, args, kwargs, read, r)
+            return place_of("select", kind, (args[0], dim, index), kwargs, read, r)
+        if index and r.shape == results[0].shape:
+            return note_of(results[0]).place  # type: ignore[union-attr]
+        return None if index else place_of(name, kind, args, kwargs, read, r)
 
     def _layer(self, name: str, kind: str) -> _Open | None:
         """The layer that an operator belongs to; None for one that only looks at numbers in another way."""
@@ -423,7 +506,7 @@ class _Run(Shapes):
 
     def _cost(self, layer: _Open, name: str, kind: str, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
         if kind == "macs":
-            layer.macs += MACS[name](args, out)
+            layer.macs += MACS[name](args, out) * (3 if out.is_complex() else 1)
             if name.endswith("convolution"):
                 weight, axes = args[1], args[1].dim() - 2
                 layer.weights += weight.numel()
@@ -437,6 +520,11 @@ class _Run(Shapes):
                 layer.weights += sum(
                     t.numel() for t in args if isinstance(t, Tensor) and t.dim() > 1 and not _from_picture(t)
                 )
+                if name == "_trilinear":
+                    layer.others += outer_numbers(args, (0, 2))
+                if name == "flex_attention":
+                    self._uncounted("flex_attention.score_mod", args[3])
+                    self._uncounted("flex_attention.mask_mod", args[4][-1])
                 if "attention" in name:
                     layer.others += attention_others(args, kwargs)
         elif kind == "others":
@@ -452,8 +540,12 @@ class _Run(Shapes):
         elif kind == "pointwise":
             layer.others += out.numel()
         elif kind == "unknown":
-            key = str(func._schema.name).replace("::", ".")
-            self.uncounted[key] = self.uncounted.get(key, 0) + 1
+            self._uncounted(label(func))
+
+    def _uncounted(self, what: str, function: Any = None) -> None:
+        """Name what has no formula; of functions those that compute something."""
+        if getattr(function, "__name__", "") not in ("_identity", "noop_mask"):
+            self.uncounted[what] = self.uncounted.get(what, 0) + 1
 
 
 _KNOWN: dict[Any, tuple[str, str]] = {}
@@ -490,8 +582,8 @@ def _from_picture(t: Tensor) -> bool:
 
 def _alias(result: Tensor, tensors: list[Tensor]) -> Tensor | None:
     """The tensor whose memory the result shares, if any."""
-    key = result.untyped_storage()._cdata
+    key = storage(result)
     for t in tensors:
-        if t is result or t.untyped_storage()._cdata == key:
+        if t is result or storage(t) == key:
             return t
     return None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from .attention import attention_of_a_processor
-from .running import Calls, Shapes, not_compiled, once_each
+from .running import Calls, Shapes, entries, not_compiled, once_each, storage
 from .shortcuts import META
 from .undo import as_it_was
 
@@ -56,15 +56,17 @@ def _saved(module: nn.Module, args: Any, kwargs: Any, mode: bool) -> dict[str, i
         for m in module.modules():
             m.training = mode
         shapes.swap(module)
-        seen.update(t.untyped_storage()._cdata for _, t in shapes.stand_ins.values())
+        seen.update(storage(t) for _, t in shapes.stand_ins.values())
         keep: list[Tensor] = []
 
         def pack(t: Tensor) -> Tensor:
-            key = t.untyped_storage()._cdata
+            key = storage(t)
             if key not in seen and not isinstance(t, nn.Parameter):
                 seen.add(key)
                 keep.append(t)  # so that the storage is not given to another tensor
-                saved[path[-1]] = saved.get(path[-1], 0) + t.untyped_storage().nbytes()
+                saved[path[-1]] = saved.get(path[-1], 0) + (
+                    t.untyped_storage().nbytes() if t.layout == torch.strided else entries(t) * t.element_size()
+                )
             return t
 
         def left(m: nn.Module, name: str, out: Any) -> None:

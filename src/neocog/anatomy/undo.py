@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .running import slots
+
 _PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size))
 _COMMON = frozenset((dict, OrderedDict, list, set))
 
@@ -92,7 +94,7 @@ class Undo:
         if isinstance(state := getattr(value, "__dict__", None), dict):
             self._attributes.append((state, dict(state)))
             held.extend(state.values())
-        if names := _slots(value):
+        if names := slots(value):
             self._slots.append((value, {name: getattr(value, name) for name in names}))
             held.extend(self._slots[-1][1].values())
         return held
@@ -122,7 +124,7 @@ class Undo:
             state.clear()
             state.update(attributes)
         for value, attributes in self._slots:
-            for name in _slots(value):
+            for name in slots(value):
                 object.__delattr__(value, name)
             for name, old in attributes.items():
                 object.__setattr__(value, name, old)
@@ -137,15 +139,6 @@ class Undo:
                     tensor.copy_(numbers)
         for put_state, state in self._states:
             put_state(state)
-
-
-def _slots(value: Any) -> list[str]:
-    """Attributes that an object has in ``__slots__``."""
-    names: list[str] = []
-    for kind in type(value).__mro__:
-        own = kind.__dict__.get("__slots__", ())
-        names.extend((own,) if isinstance(own, str) else own)
-    return [name for name in dict.fromkeys(names) if name not in ("__dict__", "__weakref__") and hasattr(value, name)]
 
 
 @contextmanager
