@@ -295,11 +295,20 @@ class _Drawing(Measure):
             if first != last:
                 kind = self.anatomy.modules.get(first, "")
                 until = last.rpartition(".")[2] if first.rpartition(".")[0] == last.rpartition(".")[0] else last
-                return [f"{name} – {until} {kind}".strip() for name in tails(first)] + [f"{tails(first)[-1]} – {until}"]
+                stem = first.rpartition(".")[2].rstrip("0123456789")  # "denselayer1 – 6", not "– denselayer6"
+                until = until.removeprefix(stem) if until[len(stem) :].isdigit() else until
+                names = self._clear(first)
+                return [f"{name} – {until} {kind}".strip() for name in names] + [f"{names[-1]} – {until}"]
             path = first
         kind = self.anatomy.modules.get(path, "")
         plain = kind in ("", "Sequential", "ModuleList")
-        return [*([] if plain else [f"{name} {kind}" for name in tails(path)]), *tails(path)] if path else []
+        names = self._clear(path) if path else []
+        return [*([] if plain else [f"{name} {kind}" for name in names]), *names]
+
+    def _clear(self, path: str) -> list[str]:
+        """The path, and shorter ends of it that no other module has."""
+        whole, *ends = tails(path)
+        return [whole, *(e for e in ends if sum(m == e or m.endswith(f".{e}") for m in self.anatomy.modules) < 2)]
 
     def svg(self, title: str) -> str:
         """Place everything and write the file."""
