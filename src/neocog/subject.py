@@ -141,11 +141,11 @@ def _other(named: str, size: str | None, values: dict[str, Any]) -> Subject:
     if not isinstance(made, nn.Module):
         raise UsageError(f"{named} gives a {type(made).__name__}; expected a torch.nn.Module, or what makes one")
     example = getattr(made, "example_input", None) or getattr(home, "example_input", None)
-    usual = example() if callable(example) else example
+    usual: Any = example() if callable(example) else example
     if size is not None:
-        known = tuple(usual.shape[1:]) if hasattr(usual, "shape") else usual
-        plain = isinstance(known, tuple) and all(isinstance(n, int) for n in known)
-        usual = shape_of(size, known if plain else None)
+        given: Any = tuple(usual.shape[1:]) if hasattr(usual, "shape") else usual
+        plain = isinstance(given, tuple) and all(isinstance(n, int) for n in given)
+        usual = shape_of(size, given if plain else None)
         if len(usual) == 1 and not plain:
             usual = _meant_by(usual[0], made)
     return Subject(attribute, made, usual)

@@ -57,6 +57,7 @@ class Layer:
     output_bytes: int = 0  # new memory that it fills (views and in-place operators fill none)
     saved_bytes: int = 0  # what training keeps of it for the backward pass (tensors that several keep count once)
     field: Field | None = None  # None where a position of the output has no place in the picture
+    reads: tuple[int, ...] = ()  # which inputs of the net it reads itself, where `sources` has -1
 
     @property
     def output(self) -> Shape:

@@ -192,11 +192,12 @@ class _Open:
         self.place: Place | None = None
 
     def finish(self) -> Layer:
+        sources = tuple(dict.fromkeys(max(s, -1) for s in self.sources))  # -1 is the first input, -2 the second
         return Layer(
-            self.index, self.name, self.module, self.kind, tuple(self.inputs), self.outputs, tuple(self.sources),
+            self.index, self.name, self.module, self.kind, tuple(self.inputs), self.outputs, sources,
             tuple(self.operators), self.settings, tuple(self.parameters), self.params, self.frozen, self.shared,
             self.weights, self.macs, self.others, self.output_bytes, self.saved_bytes,
-            None if self.place is None else self.place.field(),
+            None if self.place is None else self.place.field(), tuple(-1 - s for s in self.sources if s < 0),
         )  # fmt: skip
 
 
@@ -239,6 +240,8 @@ class _Run(Shapes):
                 stack.enter_context(attention_of_a_processor(self.module))
             for path, parameter in self.module.named_parameters(remove_duplicate=False):
                 self._parameters.setdefault(id(parameter), (path, parameter.numel(), parameter.requires_grad))
+            given = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+            self._numbers = {id(t): k for k, t in reversed(list(enumerate(given)))}
             args, kwargs = once_each(self._input, (args, kwargs))
             calls = Calls(self.module, self._entered, self._left)
             stack.enter_context(torch.no_grad())
@@ -248,6 +251,7 @@ class _Run(Shapes):
             return self.module(*args, **kwargs)
 
     def _input(self, x: Tensor) -> Tensor:
+        number = self._numbers[id(x)]
         if self.real:
             if x.device == META:
                 x = torch.randn(x.shape, dtype=x.dtype) if x.is_floating_point() else torch.zeros_like(x, device="cpu")
@@ -258,7 +262,7 @@ class _Run(Shapes):
         else:  # masks and token ids keep their numbers, for code that looks at them
             x = x.detach().clone()
         place = geometry.start(tuple(x.shape), not (x.is_floating_point() or x.is_complex()))
-        x._neocog = _Note((-1,), place, self.ledger.block(x.numel() * x.element_size()))  # type: ignore[attr-defined]
+        x._neocog = _Note((-1 - number,), place, self.ledger.block(x.numel() * x.element_size()))  # type: ignore[attr-defined]
         return x
 
     def _entered(self, module: nn.Module, path: str, args: Any) -> None:
