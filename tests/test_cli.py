@@ -495,6 +495,41 @@ def test_anatomy_of_a_run_and_of_an_own_module(tmp_path, run):
     assert call("anatomy", "torch.nn:ReLU", "--input", "3x4x4").exit_code == 0
 
 
+ONE_SIZE = """
+import torch
+from torch import nn
+
+Colour = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+Grey = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 4, 3))
+Sound = nn.Conv1d(2, 4, 3)
+Flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 24, 5))
+Digits = nn.Sequential(nn.Flatten(), nn.Linear(24 * 24, 5))
+Vector = nn.Sequential(nn.Linear(24, 5))
+Example = nn.Conv2d(2, 4, 3)
+Example.example_input = lambda: torch.zeros(1, 2, 8, 8)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("Colour", [3, 24, 24]),
+        ("Grey", [1, 24, 24]),
+        ("Sound", [2, 24]),
+        ("Flat", [3, 24, 24]),
+        ("Digits", [1, 24, 24]),
+        ("Vector", [24]),
+        ("Example", [2, 24, 24]),
+    ],
+)
+def test_one_number_is_the_size_of_a_picture(tmp_path, name, shape):
+    file = tmp_path / "one_size.py"
+    file.write_text(ONE_SIZE)
+    found = json.loads(call("anatomy", f"{file}:{name}", "--input", "24", "--json").stdout)
+    assert found["inputs"] == [[1, *shape]]
+    assert json.loads(call("anatomy", "torch.nn:ReLU", "--input", "24", "--json").stdout)["inputs"] == [[1, 3, 24, 24]]
+
+
 def test_anatomy_measures(tmp_path):
     found = json.loads(call("anatomy", "lenet5", "--time", "--effective", "--json").stdout)
     assert 0 < found["effective"]["share"] <= 1

@@ -38,7 +38,8 @@ def load(named: str, size: str | None = None, options: Mapping[str, str] | None 
         named: a net of the zoo; a run folder; ``file.py:Name`` or ``package.module:Name``, where Name is a module, a
             class, or a function without required arguments. The file may say ``NAME.example_input`` or have a function
             ``example_input()``: a shape, a tensor, a tuple of arguments or a dict of keyword arguments.
-        size: the input, such as 3x224x224 or 224; default: what is known of the net.
+        size: the input, such as 3x224x224 or 224 (a square picture, or a vector for a module that reads no pictures);
+            default: what is known of the net.
         options: keyword arguments for building it, as texts.
 
     Raises:
@@ -140,10 +141,27 @@ def _other(named: str, size: str | None, values: dict[str, Any]) -> Subject:
     if not isinstance(made, nn.Module):
         raise UsageError(f"{named} gives a {type(made).__name__}; expected a torch.nn.Module, or what makes one")
     example = getattr(made, "example_input", None) or getattr(home, "example_input", None)
-    usual = example() if callable(example) else example
+    usual: Any = example() if callable(example) else example
     if size is not None:
-        usual = shape_of(size, usual if isinstance(usual, tuple) and all(isinstance(n, int) for n in usual) else None)
+        given: Any = tuple(usual.shape[1:]) if hasattr(usual, "shape") else usual
+        plain = isinstance(given, tuple) and all(isinstance(n, int) for n in given)
+        usual = shape_of(size, given if plain else None)
+        if len(usual) == 1 and not plain:
+            usual = _meant_by(usual[0], made)
     return Subject(attribute, made, usual)
+
+
+def _meant_by(side: int, module: nn.Module) -> tuple[int, ...]:
+    """The input that one number means: a picture with the channels of the first convolution, else 3, or a vector."""
+    from torch import nn
+
+    convs = [m for m in module.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+    if convs:
+        return (convs[0].in_channels or 3, *(side,) * len(convs[0].kernel_size))
+    first = next((m for m in module.modules() if next(m.parameters(recurse=False), None) is not None), None)
+    inputs = getattr(first, "in_features", side)  # a linear layer on all numbers of a picture, or on a vector
+    channels = 3 if first is None else next((c for c in (3, 1) if inputs == c * side * side), 0)
+    return (channels, side, side) if channels else (side,)
 
 
 def _imported(where: str) -> Any:

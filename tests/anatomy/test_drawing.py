@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -18,7 +19,7 @@ from neocog.anatomy.drawing import to_svg
 from neocog.anatomy.drawing_items import Chain, Fan, Item, Repeat, Tangle, walk
 from neocog.anatomy.drawing_marks import text_width
 from neocog.anatomy.drawing_plan import plan
-from neocog.anatomy.drawing_steps import Step
+from neocog.anatomy.drawing_steps import FROM, INPUT, TO, Step
 from neocog.anatomy.record import Anatomy, Layer
 from neocog.anatomy.trace import trace
 
@@ -213,31 +214,34 @@ def test_unusual_nets_can_be_drawn(net: nn.Module, shape: object) -> None:
 
 
 def by_hand(sources: list[tuple[int, ...]]) -> Anatomy:
-    """A net of 1x1 convolutions with these connections."""
+    """A net of 1x1 convolutions with these connections; -1 is the first input, -2 the second."""
     shape = (1, 8, 4, 4)
     layers = tuple(
-        Layer(i, f"l{i}", f"l{i}", "Conv2d", (shape,) * len(s), (shape,), s, ("aten.convolution",),
-              {"kernel": (1, 1), "stride": (1, 1)}, macs=i + 1, params=i + 1)
+        Layer(i, f"l{i}", f"l{i}", "Conv2d", (shape,) * len(s), (shape,), tuple(dict.fromkeys(max(n, -1) for n in s)),
+              ("aten.convolution",), {"kernel": (1, 1), "stride": (1, 1)}, macs=i + 1, params=i + 1,
+              reads=tuple(-1 - n for n in s if n < 0))
         for i, s in enumerate(sources)
     )  # fmt: skip
     modules = {"": "Net"} | {layer.name: "Conv2d" for layer in layers}
-    return Anatomy("net", (shape,), (shape,), layers, modules, 1, 1, 0, (), 4, 4, None, {})
+    inputs = (shape,) * -min(-1, *(n for s in sources for n in s))
+    return Anatomy("net", inputs, (shape,), layers, modules, 1, 1, 0, (), 4, 4, None, {})
 
 
-def arrows(chain: Chain) -> Counter[tuple[int, int]]:
-    """Connections that a plan shows, as numbers of steps."""
-    found: Counter[tuple[int, int]] = Counter()
+def arrows(chain: Chain) -> Counter[tuple[Step, Step]]:
+    """Connections that a plan shows."""
+    found: Counter[tuple[Step, Step]] = Counter()
 
-    def follow(item: Item | Chain, ends: list[int]) -> list[int]:
+    def follow(item: Item | Chain, ends: list[Step]) -> list[Step]:
         if isinstance(item, Step):
-            found.update((end, item.number) for end in ends)
-            return [item.number]
+            found.update((end, item) for end in ends if item.kind != INPUT)
+            return [item]
         if isinstance(item, Fan):
             return [end for b in item.branches for end in (follow(b, ends) if b.joined else follow(b, ends)[:0])]
         if isinstance(item, Tangle):
+            inside = {step.number: step for step in walk(item)}
             for a, b in item.edges:
-                found.update((end, b) for end in (ends if a == -1 else [a]))
-            return item.ends
+                found.update((end, inside[b]) for end in (ends if a == -1 else [inside[a]]) if inside[b].kind != INPUT)
+            return [inside[n] for n in item.ends]
         assert not isinstance(item, Repeat)
         for inner in item.items:
             ends = follow(inner, ends)
@@ -249,22 +253,37 @@ def arrows(chain: Chain) -> Counter[tuple[int, int]]:
 
 @st.composite
 def graphs(draw: st.DrawFn) -> list[tuple[int, ...]]:
-    count = draw(st.integers(1, 14))
+    """What each step reads; the inputs are -1, -2, ..."""
+    count, inputs = draw(st.integers(1, 14)), draw(st.integers(1, 3))
     return [
-        tuple(sorted(draw(st.sets(st.integers(-1, i - 1), min_size=1, max_size=3), label=f"sources of {i}")))
+        tuple(sorted(draw(st.sets(st.integers(-inputs, i - 1), min_size=1, max_size=3), label=f"sources of {i}")))
         for i in range(count)
     ]
 
 
 @given(graphs())
-@settings(max_examples=150)
+@settings(max_examples=200)
 def test_a_plan_shows_every_step_and_every_connection_once(sources: list[tuple[int, ...]]) -> None:
-    chain = plan(by_hand(sources), fold=False)
-    names = {step.number: step.layers[0].index if step.layers else -1 for step in walk(chain)}
-    assert sorted(names.values()) == list(range(-1, len(sources)))
-    shown = Counter({(names[a], names[b]): n for (a, b), n in arrows(chain).items()})
-    assert shown == Counter((s, i) for i, several in enumerate(sources) for s in several)
-    ElementTree.fromstring(to_svg(by_hand(sources)))
+    net = by_hand(sources)
+    chain = plan(net, fold=False)
+    steps = list(walk(chain))
+    several = len({s for some in sources for s in some if s < 0}) > 1
+    names: dict[int, object] = {}  # by id: one that stands for a map elsewhere has its name
+    for step in steps:
+        number = -int(step.label[0][6:]) if step.kind == INPUT and several else -1
+        names[id(step)] = step.label[0] if step.kind in (TO, FROM) else step.layers[0].index if step.layers else number
+    drawn = [names[id(s)] for s in steps if s.kind not in (TO, FROM)]
+    used = {s for some in sources for s in some if s < 0} if several else {-1}
+    assert sorted(drawn) == sorted(used) + list(range(len(sources)))  # type: ignore[type-var]
+    pairs = arrows(chain)
+    named = {names[id(b)]: names[id(a)] for a, b in pairs if b.kind == TO}
+    shown: Counter[tuple[object, object]] = Counter()
+    for (a, b), times in pairs.items():
+        if b.kind not in (TO, FROM):
+            shown[named.get(names[id(a)], names[id(a)]), names[id(b)]] += times
+    expected = Counter((s if several else max(s, -1), i) for i, some in enumerate(sources) for s in some)
+    assert shown == expected
+    ElementTree.fromstring(to_svg(net))
 
 
 @pytest.mark.parametrize("count", [2000])
@@ -274,3 +293,105 @@ def test_a_very_long_net_is_planned_in_time_and_stays_small(count: int) -> None:
     assert len(svg.encode()) < 300_000
     skipping = by_hand([(i - 1,) if i % 3 else (i - 1, max(-1, i - 3)) for i in range(600)])
     assert len(to_svg(skipping).encode()) < 300_000
+
+
+# --- several inputs, tokens ------------------------------------------------------------------------------------------
+
+
+def lines(svg: str) -> list[list[tuple[float, float]]]:
+    """Corners of every wire."""
+    paths = [node.get("d", "") for node in ElementTree.fromstring(svg).iter(f"{SVG}path") if node.get("class") == "w"]
+    return [[(float(x), float(y)) for x, y in re.findall(r"([\d.]+) ([\d.]+)(?=[LQ]|$)", d)] for d in paths]
+
+
+def fronts(svg: str) -> list[tuple[float, float, float, float]]:
+    """(left, top, right, bottom) of the front of every box."""
+    found = []
+    for node in ElementTree.fromstring(svg).iter(f"{SVG}g"):
+        if len(node) > 3 and (m := re.match(r"M([\d.]+) ([\d.]+)h([\d.]+)v([\d.]+)", node[1].get("d", ""))):
+            x, y, w, h = map(float, m.groups())
+            found.append((x, y, x + w, y + h))
+    return found
+
+
+@pytest.mark.parametrize(("layers", "same"), [(6, False), (6, True), (1, True)])
+def test_a_transformer_is_two_chains(layers: int, same: bool) -> None:
+    """The encoder, and the decoder, whose layers name the encoder's result; both are folded."""
+    net = nn.Transformer(32, 4, layers, layers, 64, batch_first=True)
+    svg = to_svg(trace(net, [(10, 32), (10 if same else 20, 32)]))
+    words = Counter(t[4] for t in texts(svg))
+    assert words["input 1"] == words["input 2"] == 1
+    assert words["encoder"] == 2  # where it is made, and in the one decoder layer that is drawn
+    assert words["×6"] == (2 if layers == 6 else 0)
+    chain = plan(trace(net, [(10, 32), (20, 32)]))
+    assert not any(isinstance(item, Tangle) for item in chain.items)
+    assert len(faces(svg, "fc")) == 4 + 7
+    for wire in lines(svg):
+        for (ax, ay), (bx, by) in pairwise(wire):
+            for left, top, right, bottom in fronts(svg):
+                through = (min(ax, bx) < left and right < max(ax, bx) and top < ay < bottom and ay == by) or (
+                    ax == bx and left < ax < right and min(ay, by) < bottom and max(ay, by) > top
+                )
+                assert not through
+    shown = texts(svg)
+    for k, a in enumerate(shown):
+        for b in shown[k + 1 :]:
+            assert not (a[0] < b[2] - 1 and b[0] < a[2] - 1 and a[1] < b[3] - 1 and b[1] < a[3] - 1), (a[4], b[4])
+
+
+class Conditioned(nn.Module):
+    """Every block adds a projection of a second input."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, 16)
+        self.blocks = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(blocks))
+        self.projections = nn.ModuleList(nn.Linear(16, 4) for _ in range(blocks))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        t = self.embed(t)
+        for block, projection in zip(self.blocks, self.projections, strict=True):
+            x = torch.relu(block(x) + projection(t)[:, :, None, None])
+        return x
+
+
+def test_an_input_that_is_read_in_many_places_is_named_there() -> None:
+    net = trace(Conditioned(3), [(4, 8, 8), (8,)])
+    chain = plan(net, fold=False)
+    assert [step.label[0] for step in walk(chain) if step.kind in (TO, FROM)] == ["embed"] * 4
+    assert not any(isinstance(item, Tangle) for item in chain.items)
+    folded = to_svg(net)
+    assert "×3" in {t[4] for t in texts(folded)} and len(faces(folded, "co")) == 1
+
+
+def test_inputs_that_join_once_are_branches() -> None:
+    chain = plan(trace(nn.Bilinear(3, 4, 5), [(3,), (4,)]))
+    assert branches(chain) == [[1, 1]]
+    assert [(s.label, s.volume.channels) for s in walk(chain)][:2] == [(("input 1",), 3), (("input 2",), 4)]
+
+
+class Tokens(nn.Module):
+    """A picture as tokens with one more in front, as in ViT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 24, 4, 4)
+        self.extra = nn.Parameter(torch.zeros(1, 1, 24))
+        self.attend = nn.MultiheadAttention(24, 3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.extra.expand(len(x), -1, -1), x], 1)
+        return x + self.attend(x, x, x, need_weights=False)[0]
+
+
+def test_channels_stay_channels_when_they_become_the_last_dimension() -> None:
+    steps = {s.layers[0].kind: s.volume for s in walk(plan(trace(Tokens(), (3, 16, 16)))) if s.layers}
+    assert (steps["cat"].channels, steps["cat"].extent) == (24, (17,))
+    assert (steps["attention"].channels, steps["attention"].extent) == (24, (17,))
+    assert (steps["linear"].channels, steps["linear"].extent) == (24, (17,))
+
+
+def test_names_below_a_drawing_are_those_of_one_module() -> None:
+    words = {t[4] for t in texts(to_svg(anatomy("densenet121")))}
+    assert {f"denseblock{k}.denselayer1 – {n} DenseLayer" for k, n in enumerate((6, 12, 24, 16), start=1)} <= words

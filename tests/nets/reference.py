@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Container
+from collections.abc import Container, Sequence
+from hashlib import sha256
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neocog import nets
 
@@ -43,6 +45,21 @@ def filled(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return values
 
 
+def picture(size: Sequence[int]) -> Tensor:
+    """The input by the rule of reference_outputs.json, float64: (1, C, H, W)."""
+    return torch.sin(0.013 * torch.arange(prod(size), dtype=torch.float64)).reshape(1, *size)
+
+
+def shapes_of(net: nn.Module) -> dict[str, list[int]]:
+    """Names and shapes of a state dict, sorted."""
+    return {key: list(value.shape) for key, value in sorted(net.state_dict().items())}
+
+
+def checksum(shapes: dict[str, list[int]]) -> str:
+    """A short text that differs where names or shapes differ."""
+    return sha256(json.dumps(shapes).encode()).hexdigest()[:16]
+
+
 def check_against_reference(name: str, reference: str, folder: Path, **options: Any) -> None:
     """Build a net, fill it by the rule of reference_outputs.json, and compare names, shapes and outputs."""
     expected = json.loads((folder / "reference_outputs.json").read_text())[reference]
@@ -50,13 +67,14 @@ def check_against_reference(name: str, reference: str, folder: Path, **options: 
         net = nets.build(name, **options)
     state = net.state_dict()
     counters = "num_batches_tracked"  # which early checkpoints do not have
-    shapes = {key: list(value.shape) for key, value in state.items() if not key.endswith(counters)}
-    assert shapes == {key: shape for key, shape in expected["state"].items() if not key.endswith(counters)}
+    shapes, known = (
+        {key: shape for key, shape in given.items() if not key.endswith(counters)}
+        for given in (shapes_of(net), expected["state"])
+    )
+    assert shapes == known
     net.load_state_dict(filled(state), strict=True, assign=True)
-    size = torch.Size(expected["input"])
-    x = torch.sin(0.013 * torch.arange(size.numel(), dtype=torch.float64)).reshape(1, *size)
     with torch.no_grad():  # float32 as users compute; the figures were made in float64
-        out = net.float().eval()(x.float()).flatten()
+        out = net.float().eval()(picture(expected["input"]).float()).flatten()
     assert len(out) == expected["output_shape_flat"]
     scale = expected["std"]
     torch.testing.assert_close(out[:8], torch.tensor(expected["first"]), rtol=1e-4, atol=1e-4 * scale)

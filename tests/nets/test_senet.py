@@ -73,6 +73,23 @@ def test_stride_sits_where_it_is_told() -> None:
     assert next_.layer1[0].conv2.groups == 32
 
 
+def test_the_papers_block_has_no_relu_before_the_gate() -> None:
+    """The weights for SE-ResNet-18 and -34 were trained with one; without it a branch can lower its input."""
+    for name, default in (("se_resnet18", True), ("se_resnet34", True), ("se_resnet50", False)):
+        assert nets.options(name)["relu_before_gate"] is default
+        torch.manual_seed(0)
+        block = nets.build(name, relu_before_gate=False).layer1[1].eval()
+        x = torch.randn(1, 64 if default else 256, 5, 5)
+        seen = []
+        block.se_module.register_forward_hook(lambda *arguments, seen=seen: seen.append(arguments[2].min().item()))
+        with torch.no_grad():
+            block(x)
+            block.relu_before_gate = True
+            block(x)
+        assert seen[0] < 0 <= seen[1]
+    assert nets.build("se_resnet18", relu_before_gate=False).spec["relu_before_gate"] is False
+
+
 def test_senet154_has_the_papers_differences() -> None:
     """Section 6.4: stem of three 3x3, halved first 1x1, 3x3 shortcuts, dropout 0.2."""
     with torch.device("meta"):

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import UsageError, closest
-from . import advice_rules, advice_waste
+from . import advice_chains, advice_rules, advice_waste
 from .advice_view import Advice, View
 from .record import Anatomy
 
@@ -55,6 +55,12 @@ RULES: dict[str, Rule] = {
         Rule("dilation", "a net that answers for every position shrinks its map, and enlarges it again",
              f"{_SLIDES} 6; Yu, Koltun 2015, arXiv:1511.07122; Chen et al. 2014, arXiv:1412.7062",
              {"output_stride": 8}, advice_rules.dilation),
+        Rule("linear-stack", "linear layers with no activation between", "arithmetic", {}, advice_chains.linear_stack),
+        Rule("sigmoid-stack", "sigmoids one behind another, through which gradients vanish",
+             "Glorot, Bengio 2010, Understanding the difficulty of training deep feedforward neural networks",
+             {"sigmoids": 2}, advice_chains.sigmoid_stack),
+        Rule("softmax-answer", "a softmax at the end, which cross-entropy applies again",
+             "PyTorch, documentation of nn.CrossEntropyLoss: expects logits", {}, advice_chains.softmax_answer),
         Rule("unused", "parameters that are never read", "arithmetic", {}, advice_waste.unused),
         Rule("dead-bias", "biases that the normalisation behind them cancels",
              "Ioffe, Szegedy 2015, arXiv:1502.03167, section 3.2", {}, advice_waste.dead_bias),

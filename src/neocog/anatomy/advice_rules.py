@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil, prod
 
 from . import rewrite_plans as plans
@@ -102,10 +103,11 @@ def _sees_all(view: View, layer: Layer) -> bool:
 
 
 def large_filter(view: View, side: int) -> list[Advice]:
-    """Filters of `side` or more that a chain of 3x3 replaces: 25 C C against 18 C C. One item for each size."""
+    """Filters of `side` or more that a cheaper chain of 3x3 replaces: 25 C C against 18 C C. An item for each size."""
     by_side: dict[int, list[tuple[Layer, Conv]]] = {}
     for layer, conv in view.convs:
-        if plans.fits_chain(conv, side) and plans.chain(conv, norm=view.norm):
+        links = plans.chain(conv, norm=view.norm) if plans.fits_chain(conv, side) else []
+        if links and view.cheaper(layer, links):
             by_side.setdefault(conv.kernel[0], []).append((layer, conv))
     found = []
     for k, chosen in by_side.items():
@@ -116,7 +118,6 @@ def large_filter(view: View, side: int) -> list[Advice]:
         old = sum(c.weights for _, c in chosen)
         steps = sizes([step.stride[0] for step in links])
         strides = "" if conv.stride[0] == 1 else f", strides {steps.replace('x', ', ')}"
-        dearer = " (dearer, as its inputs are so few)" if saved[1] < 0 else ""
         found.append(
             Advice(
                 "large-filter",
@@ -124,7 +125,7 @@ def large_filter(view: View, side: int) -> list[Advice]:
                 f"{k}x{k} filters: {old:,} weights, {sum(x.macs for x, _ in chosen):,} multiply-adds; {who[0]} "
                 f"({conv.inputs} -> {conv.outputs} channels) has {conv.weights:,} weights, a chain {new:,}",
                 f"{len(links)} convolutions of 3x3 with ReLU between{strides}: they see as much, with more "
-                f"non-linearity{dearer}",
+                "non-linearity",
                 *saved,
                 rewrite="chain-3x3",
             )
@@ -147,11 +148,16 @@ def heavy_layer(view: View, heavy_share: float, least_channels: int) -> list[Adv
         if (source := view.flattened(layer)) is not None:
             found.append(_pooled_head(view, layer, source, _holds([layer], total)))
             done |= {x.index for x in view.behind(layer)}
-        elif conv is not None and plans.fits_dense(conv, least_channels):
+        elif (
+            conv
+            and plans.fits_dense(conv, least_channels)
+            and view.cheaper(layer, plans.squeezed(conv, norm=view.norm))
+        ):
             wide.append((layer, conv))
         elif layer.kind == "Linear" and len(layer.output) == 2 and layer.index not in view.last:
             rank = max(min(layer.inputs[0][-1], layer.output[-1]) // 4, 1)
-            linear.append((layer, rank))
+            if rank * (layer.inputs[0][-1] + layer.output[-1]) < layer.weights:
+                linear.append((layer, rank))
     if wide:
         who, saved = view.replaced(wide, lambda conv: plans.squeezed(conv, norm=view.norm))
         change = "a 1x1 convolution to a quarter of the channels in front (GoogLeNet, ResNet)"
@@ -204,9 +210,12 @@ def _pooled_head(view: View, layer: Layer, source: Layer, evidence: str) -> Advi
     )
 
 
-def _dense(view: View, least_channels: int, dense_share: float, axes: int = 0) -> list[tuple[Layer, Conv]]:
-    """Dense filters, if together they take more than `dense_share` of the multiply-adds."""
+def _dense(
+    view: View, least_channels: int, dense_share: float, plan: Callable[[Conv], list[Conv]], axes: int = 0
+) -> list[tuple[Layer, Conv]]:
+    """Dense filters that `plan` makes cheaper, if together they take more than `dense_share` of the multiply-adds."""
     chosen = [(x, c) for x, c in view.convs if plans.fits_dense(c, least_channels) and axes in (0, len(c.kernel))]
+    chosen = [(x, c) for x, c in chosen if view.cheaper(x, plan(c))]
     macs = sum(x.macs for x, _ in chosen)
     return chosen if macs > dense_share * view.anatomy.macs else []
 
@@ -223,7 +232,7 @@ def _evidence(view: View, chosen: list[tuple[Layer, Conv]]) -> str:
 
 def depthwise(view: View, least_channels: int, dense_share: float) -> list[Advice]:
     """Dense filters -> one filter per channel, and a 1x1 convolution: 1/K + 1/9 of the weights for 3x3."""
-    chosen = _dense(view, least_channels, dense_share)
+    chosen = _dense(view, least_channels, dense_share, lambda conv: plans.separable(conv, view.norm))
     if not chosen:
         return []
     who, saved = view.replaced(chosen, lambda conv: plans.separable(conv, view.norm))
@@ -238,7 +247,7 @@ def depthwise(view: View, least_channels: int, dense_share: float) -> list[Advic
 
 def groups(view: View, least_channels: int, dense_share: float) -> list[Advice]:
     """Dense filters -> groups of filters, and a 1x1 convolution that mixes them."""
-    chosen = [item for item in _dense(view, least_channels, dense_share) if plans.grouped(item[1])]
+    chosen = _dense(view, least_channels, dense_share, plans.grouped)
     if not chosen:
         return []
     who, saved = view.replaced(chosen, plans.grouped)
@@ -249,7 +258,7 @@ def groups(view: View, least_channels: int, dense_share: float) -> list[Advice]:
 
 def low_rank(view: View, least_channels: int, dense_share: float) -> list[Advice]:
     """k x k -> k x 1 and 1 x k."""
-    chosen = _dense(view, least_channels, dense_share, axes=2)
+    chosen = _dense(view, least_channels, dense_share, plans.split, axes=2)
     if not chosen:
         return []
     who, saved = view.replaced(chosen, plans.split)

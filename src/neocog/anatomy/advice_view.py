@@ -130,6 +130,11 @@ class View:
             total = [a + b for a, b in zip(total, self.saved([layer], new), strict=True)]
         return names(layer for layer, _ in chosen), (total[0], total[1], total[2])
 
+    def cheaper(self, layer: Layer, plan: list[Conv]) -> bool:
+        """True if a plan saves parameters or multiply-adds, and costs more of neither."""
+        saved = self.replaced([(layer, plan[0])], lambda _: plan)[1][:2] if plan else (0, 0)
+        return min(saved) >= 0 and max(saved) > 0
+
     def score(self, item: Advice) -> float:
         """How large the saving is: shares of all parameters and of all multiply-adds, added."""
         return item.saves_params / max(self.anatomy.params, 1) + item.saves_macs / max(self.anatomy.macs, 1)

@@ -14,7 +14,7 @@ from .drawing_items import Chain, Fan, Item, Repeat, Tangle, module_path, walk
 from .drawing_marks import STYLE, Ink, Wire, clipped, joined, n, safe, short, tails, text_width, wrapped
 from .drawing_measure import LANE, RADIUS, TRUNK, Measure, longest
 from .drawing_plan import plan
-from .drawing_steps import CONCAT, CONV, FULL, INPUT, OTHER, POOL, PRODUCT, SUM, UP, Step
+from .drawing_steps import CONCAT, CONV, FROM, FULL, INPUT, OTHER, POOL, PRODUCT, SUM, TO, UP, Step
 from .record import Anatomy
 
 _CLASS = {INPUT: "in", CONV: "co", UP: "up", POOL: "po", FULL: "fc", CONCAT: "ca", OTHER: "ot"}
@@ -126,6 +126,14 @@ class _Drawing(Measure):
         gap, slot = self.gap(step), self.slot(step)
         left = x + gap + (slot - w - ox) / 2
         self.right = max(self.right, x + gap + slot)
+        if step.kind in (TO, FROM):
+            if step.kind == TO:
+                self.ink.wire((*wires[0], (x + gap, y)))
+            self.ink.frames.append(
+                f'<rect class="fr" x="{n(x + gap)}" y="{n(y - h / 2)}" width="{n(w)}" height="{n(h)}" rx="9"/>'
+            )
+            self.ink.text(x + gap + w / 2, y + 3, step.label[0], "m s")
+            return ((x + gap + w, y),)
         if step.kind in (SUM, PRODUCT):
             left = x + gap
             cx = left + RADIUS
@@ -155,7 +163,7 @@ class _Drawing(Measure):
             else:
                 self.ink.text(middle, y - (h + oy) / 2 - 4, step.volume.size, "m s")
         below = left + w / 2 if not step.volume.upright else middle
-        self.ink.text(below, y + (h + oy) / 2 + 11, self.number(step), "m")
+        self.ink.text(below, y + (h + oy) / 2 + 11, str(step.volume.channels), "m")
         if name := self.name(step):
             self.ink.text(below, y + (h + oy) / 2 + 21, name, "m s")
         for k, line in enumerate(step.label if wires else ()):
@@ -181,7 +189,7 @@ class _Drawing(Measure):
         """What a box says when the pointer rests on it."""
         shape = " × ".join(map(str, (step.volume.channels, *step.volume.extent)))
         if step.kind == INPUT:
-            return "input: " + "; ".join(" × ".join(map(str, s[1:])) for s in self.anatomy.inputs)
+            return f"{step.label[0]}: {shape}"
         first = step.layers[0]
         names = ", ".join(f"{x.name} ({x.kind})" for x in step.layers[:6]) + (", …" if len(step.layers) > 6 else "")
         told = [names, f"output {shape}"]
@@ -250,7 +258,7 @@ class _Drawing(Measure):
             rows: list[list[list[Item]]] = []
             at = math.inf
             for unit, w in zip(units, widths, strict=True):
-                if at + w > limit:
+                if at + w > limit or _begins(unit):
                     rows.append([])
                     at = 0.0
                 rows[-1].append(unit)
@@ -295,11 +303,20 @@ class _Drawing(Measure):
             if first != last:
                 kind = self.anatomy.modules.get(first, "")
                 until = last.rpartition(".")[2] if first.rpartition(".")[0] == last.rpartition(".")[0] else last
-                return [f"{name} – {until} {kind}".strip() for name in tails(first)] + [f"{tails(first)[-1]} – {until}"]
+                stem = first.rpartition(".")[2].rstrip("0123456789")  # "denselayer1 – 6", not "– denselayer6"
+                until = until.removeprefix(stem) if until[len(stem) :].isdigit() else until
+                names = self._clear(first)
+                return [f"{name} – {until} {kind}".strip() for name in names] + [f"{names[-1]} – {until}"]
             path = first
         kind = self.anatomy.modules.get(path, "")
         plain = kind in ("", "Sequential", "ModuleList")
-        return [*([] if plain else [f"{name} {kind}" for name in tails(path)]), *tails(path)] if path else []
+        names = self._clear(path) if path else []
+        return [*([] if plain else [f"{name} {kind}" for name in names]), *names]
+
+    def _clear(self, path: str) -> list[str]:
+        """The path, and shorter ends of it that no other module has."""
+        whole, *ends = tails(path)
+        return [whole, *(e for e in ends if sum(m == e or m.endswith(f".{e}") for m in self.anatomy.modules) < 2)]
 
     def svg(self, title: str) -> str:
         """Place everything and write the file."""
@@ -313,6 +330,8 @@ class _Drawing(Measure):
         for row in self.rows():
             sizes = [self.measure(item) for unit in row for item in unit]
             axis = y + max(s.up for s in sizes)
+            if _begins(row[0]):
+                wires = []
             if wires:  # from the end of the row before, around, to the start of this one
                 self.right += 12
                 around = ((self.right, wires[0][-1][1]), (self.right, y - 8), (8, y - 8), (8, axis), (14, axis))
@@ -342,13 +361,14 @@ class _Drawing(Measure):
 
     def _subtitle(self) -> str:
         a = self.anatomy
-        inputs = ", ".join(" × ".join(map(str, shape[1:])) or "1" for shape in a.inputs)
-        return f"{short(a.params)} parameters, {short(a.macs / max(1, a.batch))} MACs for one input of {inputs}"
+        inputs = " and ".join(" × ".join(map(str, shape[1:])) or "1" for shape in a.inputs)
+        one = "one input" if len(a.inputs) < 2 else "inputs"
+        return f"{short(a.params)} parameters, {short(a.macs / max(1, a.batch))} MACs for {one} of {inputs}"
 
     def _legend(self, y: float) -> float:
         limit = max(self.right, 500.0)
         x = 14.0
-        for kind in dict.fromkeys(step.kind for step in walk(self.chain) if step.kind not in (INPUT, SUM, PRODUCT)):
+        for kind in dict.fromkeys(step.kind for step in walk(self.chain) if step.kind in _CLASS and step.kind != INPUT):
             w = 24 + text_width(kind, 10)
             if x + w > limit and x > 14:
                 x, y = 14.0, y + 17
@@ -358,7 +378,18 @@ class _Drawing(Measure):
             self.ink.text(x + 16, y + 9.5, kind, "")
             x += w + 6
         y += 28
-        for line in wrapped(self.scale.text(any(s.volume.upright for s in walk(self.chain))), 9, limit - 20):
+        boxes = [step for step in walk(self.chain) if step.kind in _CLASS]
+        words = self.scale.text(
+            bars=any(step.volume.upright for step in boxes),
+            kernels=any(step.kind in (CONV, UP, POOL) for step in boxes),
+            named=any(step.kind == TO for step in walk(self.chain)),
+        )
+        for line in wrapped(words, 9, limit - 20):
             self.ink.text(14, y, line, "s")
             y += 13
         return y
+
+
+def _begins(unit: Sequence[Item]) -> bool:
+    """True for the input of a net, with which a row begins."""
+    return isinstance(unit[0], Step) and unit[0].kind == INPUT

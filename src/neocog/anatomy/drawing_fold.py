@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from .drawing_items import Chain, Fan, Item, Repeat, Tangle, module_path, walk
-from .drawing_steps import INPUT, OTHER, Step
+from .drawing_steps import INPUT, OTHER, TO, Step
 
 _LONG_PERIOD = 16  # steps of the longest pattern that is looked for
 
@@ -45,7 +45,7 @@ def _folded(items: list[Item], least: int, growing: int | None) -> list[Item]:
     sizes = [0]
     for item in items:
         sizes.append(sizes[-1] + sum(1 for _ in walk(item)))
-    barred = [isinstance(item, Repeat) or (isinstance(item, Step) and item.kind == INPUT) for item in items]
+    barred = [isinstance(item, Repeat) or (isinstance(item, Step) and item.kind in (INPUT, TO)) for item in items]
     best: tuple[tuple[int, int, int], int, int, int] | None = None
     for period in range(1, min(_LONG_PERIOD, len(items) // 2) + 1):
         end = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from .drawing_steps import Step
+from .drawing_steps import FROM, TO, Step
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +74,9 @@ def module_path(items: Iterable[Item | Chain]) -> str:
 def note_sizes(chain: Chain, before: str) -> str:
     """Mark the steps whose map is not as large as that of the step before; return the size at the end."""
     for item in chain.items:
-        if isinstance(item, Step):
+        if isinstance(item, Step) and item.kind in (TO, FROM):
+            before = "" if item.kind == FROM else before
+        elif isinstance(item, Step):
             item.new_size = item.volume.size != before
             before = item.volume.size
         elif isinstance(item, Fan):

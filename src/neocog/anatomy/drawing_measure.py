@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .drawing_items import Chain, Fan, Item, Repeat, Tangle, walk
 from .drawing_marks import text_width
-from .drawing_steps import INPUT, PRODUCT, SUM, Step, Volume
+from .drawing_steps import FROM, INPUT, PRODUCT, SUM, TO, Step, Volume
 from .record import Anatomy
 
 _SIDE, _THICK = 112.0, 56.0  # longest side of a map, thickest box, in pixels of the drawing
@@ -19,6 +19,7 @@ LANE = 10.0  # between two branches
 _FLAT = 12.0  # depth of a map with one axis
 RADIUS = 7.5  # of the circle of a sum
 _BAR = 8.0  # width of a bar
+_SIGNS = (SUM, PRODUCT, TO, FROM)  # what is no box
 _U_SHAPED = 8  # steps on a way round from which the short way is drawn straight, and the long one below it
 
 
@@ -53,7 +54,7 @@ class Scale:
     def channels(self, n: int) -> float:
         return max(2.0, _THICK * (n / self.most_channels) ** self.channel_power)
 
-    def text(self, bars: bool) -> str:
+    def text(self, *, bars: bool, kernels: bool, named: bool) -> str:
         words = {1.0: "proportional", 0.5: "square-root scale"}
         told = (
             f"Drawn to scale: height and depth of a box are those of the map ({words[self.side_power]}), "
@@ -61,17 +62,30 @@ class Scale:
         )
         if bars:
             told += " Upright bars have a single position; their length is the number of channels."
-        return told + " Under the arrows: kernel, / stride; dw: one filter per channel, g: groups."
+        if kernels:
+            told += " Under the arrows: kernel, / stride; dw: one filter per channel, g: groups."
+        return told + (" A rounded label is the same map wherever it stands." if named else "")
 
 
 def longest(fan: Fan) -> int:
-    """The longest branch."""
-    return max(range(len(fan.branches)), key=lambda k: (fan.branches[k].joined, sum(1 for _ in walk(fan.branches[k]))))
+    """The longest branch; not one that comes from another chain, if there is a choice."""
+
+    def rank(k: int) -> tuple[bool, bool, int]:
+        branch = fan.branches[k]
+        return branch.joined, not _from_elsewhere(branch), sum(1 for _ in walk(branch))
+
+    return max(range(len(fan.branches)), key=rank)
+
+
+def _from_elsewhere(branch: Chain) -> bool:
+    return any(isinstance(item, Step) and item.kind == FROM for item in branch.items[:1])
 
 
 def passed(fan: Fan) -> bool:
     """True if a fan is one branch and short ways around it; False if its branches are of the same rank."""
     steps = [sum(1 for _ in walk(b)) for b in fan.branches]
+    if any(map(_from_elsewhere, fan.branches)):
+        return True
     return 0 in steps or (len(steps) == 2 and steps[longest(fan)] > min(steps) and min(steps) <= 1)
 
 
@@ -94,7 +108,7 @@ class Measure:
                 if isinstance(fan, Fan) and isinstance(before, Step) and isinstance(behind, Step):
                     main = fan.branches[longest(fan)]
                     ends = main.items[:1] + main.items[-1:]
-                    boxed = all(isinstance(e, Step) and e.kind not in (SUM, PRODUCT) for e in ends)
+                    boxed = all(isinstance(e, Step) and e.kind not in _SIGNS for e in ends)
                     long = sum(1 for _ in walk(main)) > _U_SHAPED
                     small = inside and min(s.volume.height for s in walk(main)) < before.volume.height
                     if (long or small) and passed(fan) and boxed and main.joined:
@@ -108,6 +122,8 @@ class Measure:
     def box(self, step: Step) -> tuple[float, float, float, float]:
         """Front width and height of a step's box, and how far its depth goes right and up."""
         v = step.volume
+        if step.kind in (TO, FROM):
+            return text_width(step.label[0], 9) + 14, 18.0, 0.0, 0.0
         if step.kind in (SUM, PRODUCT):
             return 2 * RADIUS, 2 * RADIUS, 0.0, 0.0
         if v.upright:
@@ -117,38 +133,35 @@ class Measure:
 
     def gap(self, step: Step) -> float:
         """Room for the arrow that leads to a step, and its label."""
-        if step.kind == INPUT:
+        if step.kind in (INPUT, FROM):
             return 0.0
+        if step.kind == TO:
+            return GAP
         if id(step) in self.entered:
             return 14.0
         return max([GAP if step.kind not in (SUM, PRODUCT) else 18.0, *(text_width(t, 9) + 8 for t in step.label)])
 
     def name(self, step: Step) -> str:
         """What is written below a step of the main path."""
-        if id(step) not in self.named or step.kind in (SUM, PRODUCT):
-            return ""
         if step.kind == INPUT:
-            return "input" if len(self.anatomy.inputs) < 2 else "inputs"
+            return step.label[0]
+        if id(step) not in self.named or step.kind in _SIGNS:
+            return ""
         parts = step.layers[0].name.split(".")
         last = parts[-2] if len(parts) > 1 and parts[-1] in ("conv", "linear") else parts[-1]
         if last.isdigit() or ":" in last or step.label[:1] == ("block",):
             return ""
         return last if len(last) <= 12 else last[:11] + "…"
 
-    def number(self, step: Step) -> str:
-        """What is written below a box: its channels; of several inputs, how many they are."""
-        several = step.kind == INPUT and len(self.anatomy.inputs) > 1
-        return str(len(self.anatomy.inputs) if several else step.volume.channels)
-
     def slot(self, step: Step) -> float:
         """Width of a step without its gap: box and labels."""
         w, h, ox, oy = self.box(step)
         # texts of a high box stand below the labels of the arrows, and may reach under them
         gap = min(12.0, self.gap(step) / 2) if (h + oy) / 2 > 36 else 2.0
-        words = [(self.number(step), 10.0), (self.name(step), 9.0)]
+        words = [(str(step.volume.channels), 10.0), (self.name(step), 9.0)]
         if step.new_size:
             words.append((step.volume.size, 9.0))
-        if step.kind in (SUM, PRODUCT):
+        if step.kind in _SIGNS:
             words = []
         return max([w + ox, *(text_width(t, s) - gap for t, s in words)])
 
@@ -162,8 +175,8 @@ class Measure:
         if isinstance(item, Step):
             _, h, _, oy = self.box(item)
             half = (h + oy) / 2
-            if item.kind in (SUM, PRODUCT):
-                return Size(self.gap(item) + 2 * RADIUS, half + 2, half + 2)
+            if item.kind in _SIGNS:
+                return Size(self.gap(item) + self.box(item)[0], half + 2, half + 2)
             up = half + (13 if item.new_size and item.volume.size else 2) + (16 if id(item) in self.entered else 0)
             down = max(half + 14 + (11 if self.name(item) else 0), 12 + 9.5 * len(item.label))
             return Size(self.gap(item) + self.slot(item), up, down)

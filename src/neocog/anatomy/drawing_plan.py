@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .drawing_fold import collapse, fold_chain
+from .drawing_inputs import Graph, parts_of
 from .drawing_items import Chain, Fan, Item, Tangle, note_sizes, walk
-from .drawing_steps import Step, steps_of
+from .drawing_steps import START, Step, steps_of
 from .record import Anatomy
 
 _MANY = 60  # steps of a drawing from which two equal patterns are folded
@@ -26,8 +27,9 @@ def plan(anatomy: Anatomy, fold: bool | None = None, most: int = 400) -> Chain:
         fold: True and False fold all patterns that come twice, or none; None folds where it makes a drawing readable.
         most: steps that are drawn; a net with more loses the inside of its blocks, innermost first.
     """
-    steps, before = steps_of(anatomy)
-    chain = _Taker(steps, before).whole()
+    chain = Chain([])
+    for part in parts_of(*steps_of(anatomy), _tangled):
+        chain.items += [i for i in _Taker(part).whole().items if not (isinstance(i, Step) and i.kind == START)]
     if fold is not False:
         count = sum(1 for _ in walk(chain))
         fold_chain(chain, least=2 if fold or count > _MANY else 3, growing=None)
@@ -39,15 +41,25 @@ def plan(anatomy: Anatomy, fold: bool | None = None, most: int = 400) -> Chain:
     return chain
 
 
-class _Taker:
-    """Takes a graph of steps apart."""
+def _tangled(graph: Graph) -> int:
+    """Steps of a graph that are no nest of branches."""
 
-    def __init__(self, steps: dict[int, Step], before: dict[int, list[int]]) -> None:
-        self.steps, self.before = steps, {n: [*b] for n, b in before.items()}
-        self.behind: dict[int, list[int]] = {n: [] for n in steps}
-        for number, sources in self.before.items():
-            for source in sources:
-                self.behind[source].append(number)
+    def count(item: Item | Chain) -> int:
+        if isinstance(item, Tangle):
+            return sum(map(len, item.columns))
+        inner = item.items if isinstance(item, Chain) else item.branches if isinstance(item, Fan) else ()
+        return sum(map(count, inner))
+
+    return count(_Taker(graph).whole())
+
+
+class _Taker:
+    """Takes a graph of steps, whose root is -1, apart."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.steps = {int(n): step for n, step in graph.steps.items()}
+        self.before = {int(n): [int(s) for s in b] for n, b in graph.before.items()}
+        self.behind = {int(n): [int(s) for s in b] for n, b in graph.behind.items()}
         self.open: set[int] = set()  # steps whose result joins nothing
 
     def whole(self) -> Chain:

@@ -15,6 +15,8 @@ from .record import Anatomy, Layer, Shape
 INPUT, CONV, UP, POOL, FULL, SUM, PRODUCT, CONCAT, OTHER = (
     "input", "convolution", "enlarging", "pooling", "fully connected", "sum", "product", "concatenation", "other",
 )  # fmt: skip
+TO, FROM = "to", "from"  # the two ends of a connection that is written, not drawn
+START = "start"  # before several inputs; not drawn
 
 _LAST = ("Linear", "LayerNorm", "Embedding", "linear", "layer_norm", "embedding", "matmul", "softmax")
 _SHAPING = frozenset(("constant_pad_nd", "slice", "reflection_pad2d", "replication_pad2d", "index", "narrow"))
@@ -65,14 +67,27 @@ class Step:
 
 
 def steps_of(anatomy: Anatomy) -> tuple[dict[int, Step], dict[int, list[int]]]:
-    """Steps by number, -1 is the input; and the steps that each one reads."""
-    shape = anatomy.inputs[0] if len(set(anatomy.inputs)) == 1 else ()  # several have no common size
-    steps = {-1: Step(-1, INPUT, _volume(shape, last=_tokens(anatomy)), last=_tokens(anatomy))}
-    before: dict[int, list[int]] = {-1: []}
-    of: dict[int, int] = {-1: -1}
+    """Steps by number, and the steps that each one reads. Inputs come first: -1, or from -1 downwards if several."""
+    readers: dict[int, Layer] = {}
+    for layer in anatomy.layers:
+        for k in _read_by(layer):
+            readers.setdefault(k, layer)
+    used = sorted(k for k in readers if k < len(anatomy.inputs)) or [0]
+    steps: dict[int, Step] = {}
+    for k in used:
+        # the first layer takes the last dimension of its input for the channels
+        last = k in readers and any(word in readers[k].kind for word in _LAST)
+        name = "input" if len(used) == 1 else f"input {k + 1}"
+        shape = anatomy.inputs[k] if anatomy.inputs else ()
+        steps[-1 - k] = Step(-1 - k, INPUT, _volume(shape, last), (name,), last=last)
+    if len(used) == 1 and used != [0]:
+        steps = {-1: next(iter(steps.values()))}
+    before: dict[int, list[int]] = {number: [] for number in steps}
+    of = {-1 - k: -1 if len(used) == 1 else -1 - k for k in used}
     joined: dict[int, list[int]] = {}  # what each concatenation joins
     for layer in anatomy.layers:
-        sources = list(dict.fromkeys(of[s] for s in layer.sources if s in of))
+        made_by = [s for s in layer.sources if s >= 0] + [-1 - k for k in _read_by(layer)]
+        sources = list(dict.fromkeys(of[s] for s in sorted(made_by, key=lambda s: (s >= 0, abs(s))) if s in of))
         if not sources:
             continue  # made of parameters alone
         kind = _kind(layer, len(sources))
@@ -81,16 +96,22 @@ def steps_of(anatomy: Anatomy) -> tuple[dict[int, Step], dict[int, list[int]]]:
             steps[sources[0]].layers.append(layer)
             continue
         earlier = [steps[s] for s in sources]
-        last = _channels_last(layer, any(s.last for s in earlier))
-        step = Step(layer.index, kind, _volume(layer.output, last), _label(layer, kind), [layer], last=last)
+        shape, last = _laid_out(layer, earlier, anatomy.batch)
+        step = Step(layer.index, kind, _volume(shape, last), _label(layer, kind), [layer], last=last)
         if kind == CONCAT:
-            step.parts = tuple(s.volume.channels for s in earlier)
+            parts = tuple(s.volume.channels for s in earlier)
+            step.parts = parts if sum(parts) == step.volume.channels else ()  # else it joins positions
             joined[layer.index] = sources
             sources = _nested(sources, joined)
         of[layer.index] = layer.index
         steps[layer.index] = step
         before[layer.index] = sources
     return steps, before
+
+
+def _read_by(layer: Layer) -> tuple[int, ...]:
+    """Numbers of the inputs that a layer reads."""
+    return layer.reads or ((0,) if -1 in layer.sources else ())
 
 
 def _nested(sources: list[int], joined: dict[int, list[int]]) -> list[int]:
@@ -102,16 +123,25 @@ def _nested(sources: list[int], joined: dict[int, list[int]]) -> list[int]:
     return [best, *(s for s in sources if s not in joined[best])]
 
 
-def _tokens(anatomy: Anatomy) -> bool:
-    """True if the first layer takes the last dimension of its input for the channels."""
-    first = next((layer for layer in anatomy.layers if -1 in layer.sources), None)
-    return first is not None and any(word in first.kind for word in _LAST)
+def _laid_out(layer: Layer, earlier: Sequence[Step], batch: int) -> tuple[Shape, bool]:
+    """Shape of what a layer makes, with the batch, and whether channels are its last dimension.
 
-
-def _channels_last(layer: Layer, inherited: bool) -> bool:
+    Views are no layers, so the dimension that has as many numbers as there were channels before is taken for them.
+    """
+    shape, before = layer.output, earlier[0]
     if "kernel" in layer.settings or any("pool" in op or "batch_norm" in op for op in layer.operators):
-        return False
-    return inherited or (len(layer.output) > 2 and any(word in layer.kind for word in _LAST))
+        return shape, False
+    if layer.kind == "attention" and len(shape) == 4:  # (B, heads, N, D): the heads are joined again
+        return (shape[0], shape[2], shape[1] * shape[3]), True
+    extent = before.volume.extent
+    if len(shape) == 2:  # a linear layer on all positions of a batch
+        spread = before.last and layer.weights and shape[0] == batch * prod(extent) > batch
+        return ((batch, *extent, shape[1]) if spread else shape), bool(spread)
+    if any(word in layer.kind for word in _LAST):
+        return shape, len(shape) > 2
+    given = layer.inputs[0] if layer.inputs else ()
+    first, last = (len(given) > 2 and given[axis] == before.volume.channels for axis in (1, -1))
+    return shape, before.last if first == last else last
 
 
 def _volume(shape: Shape, last: bool) -> Volume:

@@ -60,6 +60,7 @@ class Layer:
     saved_bytes: int = 0  # what training keeps of it for the backward pass (tensors that several keep count once)
     field: Field | None = None  # None where the output does not come from a picture, or `field_unknown`
     field_unknown: bool = False  # the output comes from the picture, but which pixels a position sees is not known
+    reads: tuple[int, ...] = ()  # which inputs of the net it reads itself, where `sources` has -1
 
     @property
     def output(self) -> Shape:

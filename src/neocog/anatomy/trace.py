@@ -213,11 +213,12 @@ class _Open:
         self.place, self.lost = note.place, note.place is None and bool(note.sources)
 
     def finish(self) -> Layer:
+        sources = tuple(dict.fromkeys(max(s, -1) for s in self.sources))  # -1 is the first input, -2 the second
         return Layer(
-            self.index, self.name, self.module, self.kind, tuple(self.inputs), self.outputs, tuple(self.sources),
+            self.index, self.name, self.module, self.kind, tuple(self.inputs), self.outputs, sources,
             tuple(self.operators), self.settings, tuple(self.parameters), self.params, self.frozen, self.shared,
             self.weights, self.macs, self.others, self.output_bytes, self.saved_bytes,
-            None if self.place is None else self.place.field(), self.lost,
+            None if self.place is None else self.place.field(), self.lost, tuple(-1 - s for s in self.sources if s < 0),
         )  # fmt: skip
 
 
@@ -266,6 +267,8 @@ class _Run(Shapes):
             self._buffers = {id(b) for b in self.module.buffers()}
             self.held = held((args, kwargs))
             self.inside = not self.held and not any(isinstance(v, Tensor) for v in pytree.tree_leaves((args, kwargs)))
+            given = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+            self._numbers = {id(t): k for k, t in reversed(list(enumerate(given)))}
             args, kwargs = once_each(self._input, (args, kwargs))
             stack.callback(self._forget)
             for t in self.held:
@@ -282,6 +285,7 @@ class _Run(Shapes):
             return outputs
 
     def _input(self, x: Tensor) -> Tensor:
+        number = self._numbers[id(x)]
         if self.real:
             if x.device == META:
                 x = torch.randn(x.shape, dtype=x.dtype) if x.is_floating_point() else torch.zeros_like(x, device="cpu")
@@ -291,12 +295,13 @@ class _Run(Shapes):
             x = shape_only(x)
         else:  # masks and token ids keep their numbers, for code that looks at them
             x = x.detach().clone()
-        return self._begin(x)
+        return self._begin(x, number)
 
-    def _begin(self, x: Tensor) -> Tensor:
+    def _begin(self, x: Tensor, number: int = 0) -> Tensor:
         """Note a tensor as an input."""
         place = start(tuple(x.shape), not (x.is_floating_point() or x.is_complex()))
-        x._neocog = _Note((-1,), place, self.ledger.block(entries(x) * x.element_size()))  # type: ignore[attr-defined]
+        block = self.ledger.block(entries(x) * x.element_size())
+        x._neocog = _Note((-1 - number,), place, block)  # type: ignore[attr-defined]
         return x
 
     def _forget(self) -> None:

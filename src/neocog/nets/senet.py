@@ -2,7 +2,7 @@
 
 SE-ResNet, SE-ResNeXt and SENet-154: residual nets whose branches end in an SE gate. They are the authors' Caffe models:
 first pooling without padding but rounded up, and in SE-ResNet the stride on the 1x1 convolution. Parameter names are
-timm's (its "legacy" SE nets).
+timm's (its "legacy" SE nets). SE-ResNet-18 and -34 are timm's; the authors published none.
 
 ILSVRC-2012 validation, one centre crop of 224 (authors): SE-ResNet-50 77.63 %, -101 78.25 %, -152 78.66 %,
 SE-ResNeXt-50 (32x4d) 79.03 %, -101 (32x4d) 80.19 %, SENet-154 81.32 %.
@@ -42,13 +42,17 @@ class SEBlock(nn.Module):
     """Two or three convolutions and a gate: ``relu(gate(convolutions(x)) + shortcut(x))``.
 
     `layers` are (channels, kernel, stride, groups) of each convolution; (B, C, H, W) -> (B, last channels, H / stride,
-    W / stride). BN follows each, and ReLU each but the last.
+    W / stride). BN follows each, and ReLU each but the last, and the last too with `relu_before_gate`.
     """
 
     relu: nn.Module
 
     def __init__(
-        self, channels: int, layers: Sequence[tuple[int, int, int, int]], downsample: nn.Module | None
+        self,
+        channels: int,
+        layers: Sequence[tuple[int, int, int, int]],
+        downsample: nn.Module | None,
+        relu_before_gate: bool = False,
     ) -> None:
         super().__init__()
         for number, (out, kernel, stride, groups) in enumerate(layers, start=1):
@@ -58,6 +62,7 @@ class SEBlock(nn.Module):
             self.add_module("relu" if number == len(layers) else f"relu{number}", nn.ReLU(inplace=True))
             channels = out
         self.convolutions = len(layers)
+        self.relu_before_gate = relu_before_gate
         self.se_module = SEGate(channels, _REDUCTION)
         self.downsample = downsample
 
@@ -67,6 +72,8 @@ class SEBlock(nn.Module):
             out = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(out))
             if number < self.convolutions:
                 out = getattr(self, f"relu{number}")(out)
+        if self.relu_before_gate:
+            out = self.relu(out)
         shortcut = x if self.downsample is None else self.downsample(x)
         return self.relu(self.se_module(out) + shortcut)
 
@@ -94,6 +101,8 @@ class SENet(nn.Module):
         stride_on: "1x1" (the authors' SE-ResNet) or "3x3" (their SE-ResNeXt and SENet-154, and later SE-ResNets),
             which costs SE-ResNet 6 % more MACs.
         dropout: probability of dropping a feature before the head.
+        relu_before_gate: a ReLU after the last BN of a block, before the gate. The paper has none, but it has no
+            SE-ResNet-18 and -34 either; the weights that exist for those (timm's) were trained with it.
 
     SENet-154 has a stem of three 3x3 convolutions, and 3x3 convolutions in the shortcuts of the stages 2 to 4.
 
@@ -115,6 +124,7 @@ class SENet(nn.Module):
         in_channels: int,
         stride_on: str = "1x1",
         dropout: float = 0.0,
+        relu_before_gate: bool = False,
     ) -> None:
         super().__init__()
         if stride_on not in ("1x1", "3x3"):
@@ -146,7 +156,7 @@ class SENet(nn.Module):
                     kernel = 3 if deep and number > 1 else 1
                     conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False)
                     shortcut = nn.Sequential(conv, nn.BatchNorm2d(out))
-                made.append(SEBlock(channels, shape, shortcut))
+                made.append(SEBlock(channels, shape, shortcut, relu_before_gate))
                 channels = out
             self.add_module(f"layer{number}", nn.Sequential(*made))
         self.avg_pool = nn.AdaptiveAvgPool2d(1)
@@ -168,12 +178,13 @@ class SENet(nn.Module):
 
 _PAPER = "Hu et al. 2018, arXiv:1709.01507"
 _HU = "ImageNet top-1 {} %, top-5 {} % (authors' README, 1 crop)"
+_BASIC: dict[str, object] = {"stride_on": "3x3", "relu_before_gate": True}
 _RESNEXT: dict[str, object] = {"stride_on": "3x3"}
 
 # name, block, stages, settings, parameters, MACs, published accuracy
 _VARIANTS = [
-    ("se_resnet18", "basic", (2, 2, 2, 2), {"stride_on": "3x3"}, 11_778_592, 1_814_160_384, ""),
-    ("se_resnet34", "basic", (3, 4, 6, 3), {"stride_on": "3x3"}, 21_958_868, 3_663_918_592, ""),
+    ("se_resnet18", "basic", (2, 2, 2, 2), _BASIC, 11_778_592, 1_814_160_384, ""),
+    ("se_resnet34", "basic", (3, 4, 6, 3), _BASIC, 21_958_868, 3_663_918_592, ""),
     ("se_resnet50", "resnet", (3, 4, 6, 3), {}, 28_088_024, 3_860_488_192, _HU.format("77.63", "93.64")),
     ("se_resnet101", "resnet", (3, 4, 23, 3), {}, 49_326_872, 7_574_937_600, _HU.format("78.25", "94.28")),
     ("se_resnet152", "resnet", (3, 8, 36, 3), {}, 66_821_848, 11_288_993_792, _HU.format("78.66", "94.46")),

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,8 @@ def preprocess_for(weights: str | os.PathLike[str], name: str | None = None) -> 
     It is read from the description: an object ``preprocess`` with the fields of `Preprocess` (a run has it), timm's
     ``mean``, ``std``, ``crop_pct``, ``input_size``, or a text ``input`` such as "RGB, 224x224, x/127.5-1". A `resize`
     that nobody states is `size` / 0.875: 256 for 224. If there is no description, the preprocessing of torchvision's
-    nets (the defaults of `Preprocess`) is taken for the net `name`, at its usual size.
+    nets (the defaults of `Preprocess`) is taken for the net `name`, at its usual size; for MobileNet v1, x / 127.5 - 1,
+    with which Google's and timm's weights were trained.
 
     Raises: NetError if there is neither a description that can be understood nor a `name`.
     """
@@ -153,7 +155,9 @@ def preprocess_for(weights: str | os.PathLike[str], name: str | None = None) -> 
             '"std": [0.229, 0.224, 0.225]}}, or name the net for its usual preprocessing'
         )
     size = facts(name).input[-1]
-    return Preprocess(size=size, resize=_resize(size))
+    usual = Preprocess(size=size, resize=_resize(size))
+    half = (0.5, 0.5, 0.5)
+    return replace(usual, mean=half, std=half) if name.startswith("mobilenet_v1") else usual
 
 
 def _resize(size: int, share: float = 0.875) -> int:
