@@ -39,6 +39,8 @@ _ALIASES = {
 }
 # English words that stand for what they begin: a tennis ball is a sign of tennis.
 _GAMES = frozenset(("croquet", "golf", "rugby", "snooker", "soccer", "tennis"))
+# Letters that have no accent to take away, and how they are typed without them.
+LETTERS = {"ß": "ss", "ς": "σ", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"}
 _PLURALS = {
     "children": "child",
     "feet": "foot",
@@ -243,9 +245,10 @@ def normalise(text: str) -> str:
     if text.isascii():
         plain = text.lower().replace("'", "")
     else:
-        # step by step what fulltext.py lets Arrow do for whole columns
         plain = "".join(c for c in unicodedata.normalize("NFKD", text) if unicodedata.category(c) != "Mn")
-        plain = plain.lower().replace("ß", "ss").replace("ς", "σ").replace("’", "").replace("'", "")
+        plain = plain.lower().replace("’", "").replace("'", "")
+        for letter, other in LETTERS.items():
+            plain = plain.replace(letter, other)
     return " ".join(re.findall(r"[^\W_]+", plain))
 
 

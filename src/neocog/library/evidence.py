@@ -79,8 +79,8 @@ def word_parts(
     concepts = view.vocabulary(model) if model is not None else None
     taught = {normalise(name): (name, entry) for name, entry in concepts_of(view.store).items()}
     for word in _grouped(words, concepts, taught):
-        spelled = [normalise(word.text)]
-        known, heads = view.text.score(spelled), taught.get(spelled[0])
+        spelled = [word.text]
+        known, heads = view.text.score(spelled), taught.get(normalise(word.text))
         match = concepts.find(word.text, typos=False) if concepts is not None else None
         if match is None and heads is None and not known.any() and len(words) <= _MOST_TYPOS:
             near = _spelling(view, concepts, taught).correct(word.text)
@@ -232,8 +232,8 @@ def filtered(view: View, query: Query, notes: list[str]) -> tuple[np.ndarray, li
         keep &= ~has if phrase.negative else has
 
         def told(row: int, phrase: Phrase = phrase) -> Reason:
-            where = "" if phrase.negative else f" in its {' and '.join(view.text.where(words_of(phrase.text), row))}"
-            return Reason(str(phrase), "text", 1.0, 0.0, f"{phrase}{where}")
+            where = " and ".join(view.text.where([phrase.text], row, exactly=True))
+            return Reason(str(phrase), "text", 1.0, 0.0, f"{phrase} in its {where}" if where else str(phrase))
 
         reasons.append(told)
     for one in query.filters:
