@@ -168,8 +168,10 @@ def test_pictures_without_any_text(count: int) -> None:
 
 
 def test_words_that_were_kept_answer_as_words_that_are_split_anew(tmp_path: Path) -> None:
+    none = {name: pa.array([[]] * 3, TEXTS) for name in FIELDS}
     rows = pa.table(
         {
+            **none,
             "labels": pa.array([["Hund"], [], []], TEXTS),
             "tags": pa.array([[], ["dog"], []], TEXTS),
             "captions": pa.array([["a dog, a dog"], [], ["cats"]], TEXTS),

@@ -25,10 +25,13 @@ import numpy as np
 
 # Words that say nothing of what a picture shows.
 STOP_WORDS = frozenset(
-    "a an the of on in at by with without and or to from for near next over under into onto is are was be as this "
+    "a an the of on in at by with and to from for near next over under into onto is are was be as this "
     "that my our your his her its their some any all picture pictures photo photos photograph photographs image "
     "images showing it i me".split()
 )
+# Words that turn the meaning of others; searching does not follow them, and says what to type.
+_NOT = "type - or NOT before what shall not be there, such as -leash"
+TURNING = {"or": "type OR in capitals between two alternatives", "no": _NOT, "not": _NOT, "without": _NOT}
 # What people call things that WordNet has below, not above, the classes of ImageNet.
 _ALIASES = {
     **dict.fromkeys(("puppy", "pup", "doggy", "doggie", "hound dog"), "dog"),

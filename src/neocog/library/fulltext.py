@@ -27,8 +27,14 @@ from neocog.library.concepts import LETTERS, normalise, singulars
 from neocog.library.rows import encode_path
 
 # How much a word counts by where it stands. Labels and tags were given on purpose.
-FIELDS = {"labels": 3.0, "tags": 3.0, "captions": 1.0, "paths": 1.0, "camera": 0.5}
-NAMES = {"labels": "label", "tags": "tag", "captions": "caption", "paths": "path", "camera": "camera"}
+FIELDS = {
+    "labels": 3.0, "tags": 3.0, "keywords": 3.0, "captions": 1.0, "texts": 1.0, "places": 1.0, "paths": 1.0,
+    "camera": 0.5,
+}  # fmt: skip
+NAMES = {
+    "labels": "label", "tags": "tag", "keywords": "keyword", "captions": "caption", "texts": "description",
+    "places": "place", "paths": "path", "camera": "camera",
+}  # fmt: skip
 K1, B = 1.2, 0.4  # B: long texts are held against a picture only a little; five captions are no worse than one
 
 
