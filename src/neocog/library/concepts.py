@@ -170,12 +170,13 @@ class Vocabulary:
     def summary(self, probabilities: np.ndarray, least: float = 0.5) -> list[tuple[str, float]]:
         """Return what probabilities float (K,) of the classes amount to: each term that reaches `least`, special first.
 
-        A term is left out when another, more special one covers it and has the same probability to within 1 %.
+        A term is left out when another, more special one covers it and has the same probability to within 1 %, and
+        when it covers most classes: that a picture shows an object is no news.
         """
         found: list[tuple[int, str, float]] = []
         for node, covered in self._below.items():
             total = float(probabilities[list(covered)].sum())
-            if total >= least:
+            if total >= least and (len(covered) == 1 or 2 * len(covered) <= len(self)):
                 found.append((len(covered), self._shown[node], min(total, 1.0)))
         kept: list[tuple[str, float]] = []
         for _, name, total in sorted(found, key=lambda f: (f[0], -f[2])):

@@ -1,4 +1,5 @@
-"""A contact sheet: the hits of a search as one picture, with score, name and the strongest reason under each."""
+"""A contact sheet: the hits of a search as one picture; under each its score, name, strongest reason, and what was not
+understood."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def sheet(
         raise UsageError(f"expected 1 to 50 columns of 32 to 2,000 pixels, got {columns} of {side}")
     small, large = ImageFont.load_default(12), ImageFont.load_default(18)
     columns = min(columns, len(hits))
-    lines = 2 + any(getattr(hit, "reasons", ()) for hit in hits)
+    lines = max(len(_told(i, hit)) for i, hit in enumerate(hits))
     head = 40 if title else _GAP
     cell = side + 16 * lines + _GAP
     width = columns * (side + _GAP) + _GAP
@@ -70,11 +71,12 @@ def sheet(
 def _told(i: int, hit: Any) -> list[tuple[str, tuple[int, int, int]]]:
     score = getattr(hit, "score", getattr(hit, "probability", getattr(hit, "cosine", None)))
     said = [(f"{i + 1}." if score is None else f"{i + 1}.  {score:.2f}", _INK), (Path(hit.path).name, _SOFT)]
-    reasons = getattr(hit, "reasons", ())
+    reasons = [reason for reason in getattr(hit, "reasons", ()) if reason.kind != "unknown"]
     if reasons:  # what was looked for before what it is not
         said.append(
             (max(reasons, key=lambda r: (not r.part.startswith(("-", "unlike")), r.weight > 0, r.value)).text, _SOFT)
         )
+    said += [(reason.text, _SOFT) for reason in getattr(hit, "reasons", ()) if reason.kind == "unknown"]
     return said
 
 
