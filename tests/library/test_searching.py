@@ -141,14 +141,16 @@ def test_what_was_not_understood_lowers_the_score_and_is_said(library: Store) ->
     one = search(library, "dog zxqwv")[0]
     assert one.reasons[-1].text == "partly answered: zxqwv was not understood"
     assert names(search(library, "dog zxqwv", threshold=0.5)) == []
+    assert "nothing reaches 0.06; the best has" in search(library, "zebra zxqwv").notes[-1]
     assert len(search(library, "zxqwv folder:italy")) == 0
     assert names(search(library, "dog -zxqwv")) == names(plain)
     assert search(library, "dog -zxqwv")[0].score == plain[0].score
 
 
-@pytest.mark.parametrize("query", ["a dog", "the dog of my", "dog & photos", "dog, with"])
+@pytest.mark.parametrize("query", ["a dog", "the dog of my", "dog & photos", "dog &", "dog, with"])
 def test_words_that_only_join_others_are_no_conditions(library: Store, query: str) -> None:
     assert [(h.hash, h.score) for h in search(library, query)] == [(h.hash, h.score) for h in search(library, "dog")]
+    assert "'dog" in search(library, query).notes[0] and "&" not in search(library, query).notes[0]
 
 
 @pytest.mark.parametrize(("query", "word"), [("dog without beach", "without"), ("labrador or spaniel", "or")])

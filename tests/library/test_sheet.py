@@ -45,14 +45,14 @@ def test_what_was_not_understood_has_a_line_of_its_own(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), (200, 200, 200)).save(tmp_path / "a.png")
     known = Reason("dog", "word", 0.9, 1.0, "dog: concepts 0.90")
     unknown = Reason("red", "unknown", 0.15, 1.0, "partly answered: red was not understood")
-    assert [text for text, _ in _told(0, Shown("x/a.png", 0.5, (known, unknown)))] == [
-        "1.  0.50", "a.png", "dog: concepts 0.90", "partly answered: red was not understood",
+    assert [text for text, _ in _told(0, Shown("x/a.png", 0.5, (known, unknown)), 200)] == [
+        "1.  0.50", "a.png", "dog: concepts 0.90", "partly answered: red was not", "understood",
     ]  # fmt: skip
     heights = []
     for reasons in ((known,), (known, unknown)):
         with Image.open(sheet([Shown(str(tmp_path / "a.png"), 0.5, reasons)], tmp_path / "s.png", side=64)) as drawn:
             heights.append(drawn.height)
-    assert heights[1] == heights[0] + 16
+    assert heights[1] == heights[0] + 16 * 3
 
 
 def test_what_is_gone_leaves_a_field_that_says_so(tmp_path: Path) -> None:

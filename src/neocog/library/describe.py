@@ -142,9 +142,10 @@ def _concepts(
         return (), ()
     line, least = lines_from(view.store.load("calibration"), model)["word"], THRESHOLDS["word"]
     order = np.argsort(-shown, kind="stable")[:5]
-    named = ((concepts.classes[i], float(line(log_odds(shown[i])))) for i in order)
-    broader = ((term, float(line(log_odds(np.array(p))))) for term, p in concepts.summary(shown))
-    return tuple(one for one in named if one[1] >= least), tuple([one for one in broader if one[1] >= least][:4])
+    named = {concepts.classes[i]: float(line(log_odds(shown[i]))) for i in order}
+    named = {name: p for name, p in named.items() if p >= least}
+    broader = ((term, float(line(log_odds(np.array(p))))) for term, p in concepts.summary(shown) if term not in named)
+    return tuple(named.items()), tuple([one for one in broader if one[1] >= least][:4])
 
 
 def _strangeness(view: View, model: str, unit: np.ndarray, row: int) -> float:

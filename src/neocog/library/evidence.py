@@ -248,7 +248,8 @@ def _grouped(words: Sequence[Word], concepts: Vocabulary | None, taught: dict[st
         size = 1
         for length in range(min(_MOST_WORDS, len(words) - at), 1, -1):
             several = words[at : at + length]
-            plain = not any(w.negative for w in several) and all(w.weight == 1 for w in several[:-1])
+            plain = all(normalise(w.text) and not w.negative for w in several)
+            plain = plain and all(w.weight == 1 for w in several[:-1])
             text = " ".join(w.text for w in several)
             if plain and (normalise(text) in taught or (concepts is not None and concepts.named(text))):
                 size = length

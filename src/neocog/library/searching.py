@@ -189,7 +189,7 @@ def search(
     best = float(score[keep].max()) if keep.any() and parts else 0.0
     if folded := sum(len(hit.near) for hit in hits):
         notes.append(f"{folded} near duplicates are folded away; duplicates:yes shows them")
-    if not hits and not unknown and best > 0:
+    if not hits and best > 0:
         notes.append(f"nothing reaches {least:.2f}; the best has {best:.2f}, a threshold of 0 shows it")
     return Answer(hits, parsed, len(rows), float(least), best, tuple(dict.fromkeys(notes)), unknown)
 
