@@ -42,7 +42,8 @@ def reread(
                 if facts is not None
             ]
             if found and not done:
-                say(f"reading keywords, titles and dates of {len(rows):,} pictures that an older neocog indexed")
+                many = f"{len(rows):,} picture{'s' * (len(rows) > 1)}"
+                say(f"reading keywords, titles and dates of {many} that an older neocog indexed")
             if found:
                 texts = pa.list_(pa.string())
                 columns: dict[str, Any] = {
