@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 from neocog.errors import closest
 from neocog.library.evidence import Reason
 from neocog.library.fulltext import same_name, words_of
-from neocog.library.ledger import within
 from neocog.library.query import Filter, Moment, Near, Phrase, Query, plain
 from neocog.library.rows import encode_path
 from neocog.library.view import View, texts
@@ -64,7 +63,7 @@ def _meets(view: View, one: Filter, notes: list[str]) -> np.ndarray:
             return known & (taken < start)
         return known & (taken >= start) & ((taken < end) if one.field == "taken" else True)
     if isinstance(one.value, Near):
-        far = _distances(view, one.value)
+        far = _distances(view.table, one.value)
         if np.isnan(far).all() and not one.negative:
             notes.append("no picture of this library says where it was taken (GPS), so near: finds nothing")
         return far <= one.value.metres
@@ -107,17 +106,18 @@ def _below(view: View, folder: str, paths: pa.Array) -> np.ndarray | None:
     if not folder.startswith(("/", "~", "./", "../")) and folder not in (".", "..") and not os.path.isabs(folder):
         return None
     text = view.store.text_of(os.path.abspath(os.path.expanduser(folder)))
-    found = np.array([path is not None and within(path, text) for path in paths.to_pylist()], bool)
+    inside = pc.invert(pc.match_substring_regex(paths, "^(/|.:)")) if text == "." else pc.starts_with(paths, text + "/")
+    found: np.ndarray = np.asarray(pc.fill_null(inside, False)).astype(bool)
     return found if found.any() or os.path.isdir(os.path.expanduser(folder)) else None
 
 
-def _distances(view: View, place: Near) -> np.ndarray:
+def _distances(table: pa.Table, place: Near) -> np.ndarray:
     """Metres, float64 (N,), between a place and where pictures were taken; nan where that is not known.
 
     On a sphere, by the haversine formula, which is right for small distances, too; the Earth's flattening makes 0.5 %.
     """
     north, east = (
-        np.radians(np.asarray(view.table.column(name).to_numpy(), np.float64)) for name in ("latitude", "longitude")
+        np.radians(np.asarray(table.column(name).to_numpy(), np.float64)) for name in ("latitude", "longitude")
     )
     latitude, longitude = np.radians(place.latitude), np.radians(place.longitude)
     half = np.sin((north - latitude) / 2) ** 2
@@ -160,7 +160,7 @@ def _said(view: View, one: Filter, row: int) -> str:
     if one.negative or one.field == "has":
         return str(one)
     if isinstance(one.value, Near):
-        far = _distances(view, one.value)[row]
+        far = _distances(view.table.slice(row, 1), one.value)[0]
         there = f"{plain(one.value.latitude)},{plain(one.value.longitude)}"
         return f"{far / 1000:.1f} km from {there}" if far >= 1000 else f"{far:.0f} m from {there}"
     if one.field == "camera":

@@ -150,11 +150,12 @@ class FullText:
         """
         words = words_of(text)
         key = (*words, "" if exactly else "...") if words else (text, "")
-        if key not in self._known:
+        found = self._known.get(key)
+        if found is None:
             if len(self._known) >= 64:
                 self._known.clear()
-            self._known[key] = self._look(text, words, exactly)
-        return self._known[key]
+            found = self._known[key] = self._look(text, words, exactly)
+        return found
 
     def _look(self, text: str, words: tuple[str, ...], exactly: bool) -> tuple[np.ndarray, np.ndarray]:
         if not words:
