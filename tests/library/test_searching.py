@@ -275,6 +275,7 @@ def test_a_folder_as_other_commands_print_it(places: Store, monkeypatch: pytest.
     pictures = places.folder.parent
     assert len(search(places, f"folder:{pictures}")) == len(places)
     assert len(search(places, f"folder:{pictures}/")) == len(places)
+    assert len(search(places, f"folder:{pictures.parent}")) == len(search(places, "folder:/")) == len(places)
     assert set(names(search(places, f"folder:{pictures}/a"))) == {"eiffel.jpg", "louvre.jpg"}
     assert set(names(search(places, f"folder:{Path(search(places, 'mona')[0].path).parent}"))) == {"louvre.jpg"}
     assert len(search(places, f"-folder:{pictures}/a", top=100)) == 4

@@ -105,9 +105,11 @@ def _below(view: View, folder: str, paths: pa.Array) -> np.ndarray | None:
     """Which paths, bool (N,), lie below a folder that is given as other commands print it; None: it is only a name."""
     if not folder.startswith(("/", "~", "./", "../")) and folder not in (".", "..") and not os.path.isabs(folder):
         return None
-    text = view.store.text_of(os.path.abspath(os.path.expanduser(folder)))
-    inside = pc.invert(pc.match_substring_regex(paths, "^(/|.:)")) if text == "." else pc.starts_with(paths, text + "/")
-    found: np.ndarray = np.asarray(pc.fill_null(inside, False)).astype(bool)
+    whole = os.path.abspath(os.path.expanduser(folder))
+    start = view.store.text_of(whole).rstrip("/") + "/"
+    found: np.ndarray = np.asarray(pc.fill_null(pc.starts_with(paths, start), False)).astype(bool)
+    if view.store.folder.parent.is_relative_to(whole):  # below it are all paths that are kept relative
+        found |= ~np.asarray(pc.fill_null(pc.match_substring_regex(paths, "^(/|.:)"), True)).astype(bool)
     return found if found.any() or os.path.isdir(os.path.expanduser(folder)) else None
 
 
