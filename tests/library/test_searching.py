@@ -103,7 +103,7 @@ def test_the_name_of_one_concept_is_one_part(library: Store) -> None:
     assert [reason.part for reason in found[0].reasons] == ["labrador retriever"]
 
 
-def test_typing_errors_are_told(library: Store) -> None:
+def test_typing_errors_are_noted(library: Store) -> None:
     found = search(library, "labradr")
     assert "labrador.jpg" in names(found)
     assert "'labradr' is not known; took 'labrador'" in found.notes[0]
@@ -289,7 +289,7 @@ def test_filters_alone_give_the_newest_first(library: Store) -> None:
     assert names(search(library, "folder:italy"))[:2] == ["spaniel.jpg", "labrador.jpg"]
 
 
-def test_an_unknown_tag_is_told_with_those_there_are(library: Store) -> None:
+def test_an_unknown_tag_is_noted_with_those_there_are(library: Store) -> None:
     assert "there are Our Holiday, our holiday" in search(library, "tag:trip").notes[0]
 
 

@@ -14,7 +14,7 @@ from neocog.errors import DataError, LibraryError, UsageError
 from neocog.library.captions import annotate
 from neocog.library.evidence import Reason
 from neocog.library.searching import search
-from neocog.library.sheet import _told, sheet
+from neocog.library.sheet import _lines, sheet
 from neocog.library.store import Store
 
 
@@ -45,7 +45,7 @@ def test_what_was_not_understood_has_a_line_of_its_own(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), (200, 200, 200)).save(tmp_path / "a.png")
     known = Reason("dog", "word", 0.9, 1.0, "dog: concepts 0.90")
     unknown = Reason("red", "unknown", 0.15, 1.0, "partly answered: red was not understood")
-    assert [text for text, _ in _told(0, Shown("x/a.png", 0.5, (known, unknown)), 200)] == [
+    assert [text for text, _ in _lines(0, Shown("x/a.png", 0.5, (known, unknown)), 200)] == [
         "1.  0.50", "a.png", "dog: concepts 0.90", "partly answered: red was not", "understood",
     ]  # fmt: skip
     heights = []

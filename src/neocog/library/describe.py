@@ -93,8 +93,8 @@ def describe(
         if entry["model"] == chosen:
             own = str(view.hashes[row]) if row >= 0 else ""
             shows, denied = answers(entry, said_of(store, name))
-            told = 0.99 if own in shows else 0.01 if own in denied else None
-            taught.append((name, float(Head.from_card(entry["head"])(unit[None])[0]) if told is None else told))
+            fixed = 0.99 if own in shows else 0.01 if own in denied else None
+            taught.append((name, float(Head.from_card(entry["head"])(unit[None])[0]) if fixed is None else fixed))
     return Description(
         path=str(path or (view.paths(row) or ("",))[0]),
         hash=str(view.hashes[row]) if row >= 0 else "",

@@ -133,12 +133,12 @@ def _word_part(
     learned = none
     if heads is not None and heads[1]["model"] in view.store.models():
         learned = probabilities(view, heads[0], heads[1], said_of(view.store, heads[0]))
-    told = np.where(known > 0, LEAST_TEXT + (1 - LEAST_TEXT) * lines["text"](known), 0)
+    by_text = np.where(known > 0, LEAST_TEXT + (1 - LEAST_TEXT) * lines["text"](known), 0)
     if heads is not None:
-        told[_tagged(view, heads[0])] = 0  # the tag comes from the head, so it says nothing more
+        by_text[_tagged(view, heads[0])] = 0  # the tag comes from the head, so it says nothing more
         denied = denied_rows(view, heads[1], said_of(view.store, heads[0]))
-        shown[denied], told[denied] = 0, 0  # what the user said outvotes the net
-    p = 1 - (1 - shown) * (1 - learned) * (1 - told)
+        shown[denied], by_text[denied] = 0, 0  # what the user said outvotes the net
+    p = 1 - (1 - shown) * (1 - learned) * (1 - by_text)
     p = np.clip(p, 1e-6, 1 - 1e-6).astype(np.float32)
 
     def explain(row: int) -> list[Reason]:
@@ -148,7 +148,7 @@ def _word_part(
             said.append(f"concepts {raw[row]:.2f}{best}, calibrated {shown[row]:.2f}")
         if heads is not None:
             said.append(f"taught concept {heads[0]!r} {learned[row]:.2f}")
-        if told[row] > 0:
+        if by_text[row] > 0:
             said.append(f"in its {' and '.join(view.text.where(spelled, row))}")
         sign = "not " if word.negative else ""
         text = f"{sign}{word.text}: {'; '.join(said) or 'no sign of it'}"
@@ -287,8 +287,8 @@ def _best(view: View, model: str | None, match: Match, row: int) -> str:
 def _spelling(view: View, concepts: Vocabulary | None, taught: Iterable[str]) -> Spelling:
     """What a mistyped word is corrected to: concepts, taught words, and longer words of the pictures' texts."""
     # a short word is near to too many others: trick, truck, track
-    told = [word for word in view.text.words if len(word) >= _LONG_WORD]
-    return Spelling([*(concepts.spellings if concepts is not None else ()), *taught, *told])
+    longer = [word for word in view.text.words if len(word) >= _LONG_WORD]
+    return Spelling([*(concepts.spellings if concepts is not None else ()), *taught, *longer])
 
 
 def _unknown(view: View, words: Sequence[Word], taught: Iterable[str]) -> list[str]:

@@ -37,11 +37,11 @@ def filtered(view: View, query: Query, notes: list[str]) -> tuple[np.ndarray, li
             notes.append(f"no text has the words {phrase}")
         keep &= ~has if phrase.negative else has
 
-        def told(row: int, phrase: Phrase = phrase) -> Reason:
+        def there(row: int, phrase: Phrase = phrase) -> Reason:
             where = " and ".join(view.text.where([phrase.text], row, exactly=True))
             return Reason(str(phrase), "text", 1.0, 0.0, f"{phrase} in its {where}" if where else str(phrase))
 
-        reasons.append(told)
+        reasons.append(there)
     for one in query.filters:
         has = _meets(view, one, notes)
         keep &= ~has if one.negative else has

@@ -360,7 +360,7 @@ class _Reader:
                 "type @10,20,200,180 (pixels) or @0,0,0.5,1 (the left half)",
                 at + match.start(),
             )
-        return Region(x0 + 0.0, y0 + 0.0, x1, y1)  # + 0.0: minus nought is nought
+        return Region(x0 + 0.0, y0 + 0.0, x1, y1)  # + 0.0: turns -0.0 into 0.0
 
     def _near_of(self, value: str, hint: str, at: int) -> Near:
         match = _NEAR.match(value)

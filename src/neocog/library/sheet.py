@@ -35,7 +35,7 @@ def sheet(
         raise UsageError(f"expected 1 to 50 columns of 32 to 2,000 pixels, got {columns} of {side}")
     small, large = ImageFont.load_default(12), ImageFont.load_default(18)
     columns = min(columns, len(hits))
-    lines = max(len(_told(i, hit, side)) for i, hit in enumerate(hits))
+    lines = max(len(_lines(i, hit, side)) for i, hit in enumerate(hits))
     head = 40 if title else _GAP
     cell = side + 16 * lines + _GAP
     width = columns * (side + _GAP) + _GAP
@@ -57,7 +57,7 @@ def sheet(
             draw.text((left + 6, top + side // 2 - 6), _fitting(picture, side - 12, small), _SOFT, small)
         else:
             page.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
-        for line, (text, ink) in enumerate(_told(i, hit, side)):
+        for line, (text, ink) in enumerate(_lines(i, hit, side)):
             draw.text((left, top + side + 3 + 16 * line), _fitting(text, side, small), ink, small)
     out = Path(os.path.abspath(path))
     try:
@@ -69,7 +69,7 @@ def sheet(
     return out
 
 
-def _told(i: int, hit: Any, side: int) -> list[tuple[str, tuple[int, int, int]]]:
+def _lines(i: int, hit: Any, side: int) -> list[tuple[str, tuple[int, int, int]]]:
     score = getattr(hit, "score", getattr(hit, "probability", getattr(hit, "cosine", None)))
     said = [(f"{i + 1}." if score is None else f"{i + 1}.  {score:.2f}", _INK), (Path(hit.path).name, _SOFT)]
     reasons = [reason for reason in getattr(hit, "reasons", ()) if reason.kind != "unknown"]
