@@ -237,6 +237,29 @@ def fit_text(captions: Sequence[Sequence[str]], one: Set) -> Line:
     return fit_line(np.concatenate(x), np.concatenate(right))
 
 
+def not_understood(captions: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Measure how often a word that the net does not know holds, where another word of its caption does.
+
+    For each picture's first caption, each pair of a word that is a concept and one that is none: of the other pictures
+    whose captions have the first, the share whose captions have the second (`calibration.UNKNOWN`).
+    """
+    from neocog.library.concepts import STOP_WORDS
+    from neocog.library.fulltext import words_of
+
+    has: dict[str, set[int]] = {}
+    for i, several in enumerate(captions):
+        for word in {w for caption in several for w in words_of(caption)}:
+            has.setdefault(word, set()).add(i)
+    known = {word: WORDS.find(word, typos=False) is not None for word in has}
+    shares = []
+    for i, several in enumerate(captions):
+        words = set(words_of(several[0])) - STOP_WORDS
+        for one in (w for w in words if known[w]):
+            others = has[one] - {i}
+            shares += [len(others & has[w]) / len(others) for w in words if others and not known[w]]
+    return {"pictures": len(captions), "pairs": len(shares), "share": round(float(np.mean(shares)), 4)}
+
+
 def flickr(split: str, n: int | None) -> tuple[list[bytes], list[list[str]]]:
     """Return pictures and captions, `n` of them spread over the split."""
     table = pq.read_table(DATA / "flickr8k" / f"{split}.parquet")
@@ -271,6 +294,12 @@ def main() -> None:
         lines = {"word": fit_words([(sets["flickr", "fit"], SEVERAL), (sets["imagenet", "fit"], 1)], asked)}
         steps = [round(t, 2) for t in np.arange(0.1, 0.75, 0.05)]
         result: dict[str, Any] = {
+            "word that is not known": {
+                name: not_understood(
+                    pq.read_table(DATA / "flickr8k" / f"{name}.parquet").column("captions").to_pylist()
+                )
+                for name in ("train", "dev")
+            },
             "word, ImageNet": measure_words(sets["imagenet", "test"], 1, asked, lines["word"], steps),
             "word, Flickr8k": measure_words(sets["flickr", "test"], SEVERAL, asked, lines["word"], steps),
         }

@@ -168,7 +168,7 @@ def search(
     query: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="QUERY", help='Words, "exact words", -not, like:FILE, tag:, label:, folder:, after: ...'
+            metavar="QUERY", help='Words, "exact words", -not, OR, like:FILE, tag:, folder:, after:, near: ...'
         ),
     ] = None,
     like: Annotated[list[str] | None, typer.Option(metavar="FILE", help="Pictures that look like this one.")] = None,
@@ -320,10 +320,12 @@ def describe(
         answers.show_json(said)
         return
     typer.echo(said.path)
-    for title, rows in (("shows", said.concepts), ("so it is", said.broader), ("your words", said.taught)):
+    if not (said.concepts or said.broader):
+        typer.echo("shows: nothing that the net is sure of")
+    for title, rows in (("shows", said.concepts), ("in general", said.broader), ("your words", said.believed)):
         if rows:
             typer.echo(f"{title}: " + ", ".join(f"{name} {p:.2f}" for name, p in rows))
     for one in said.nearest:
-        typer.echo(f"like it ({one.cosine:.2f}): {one.path}")
+        typer.echo(f"nearest ({one.cosine:.2f}): {one.path}")
     for line in said.unusual or ("nothing unusual",):
         typer.echo(line)

@@ -28,6 +28,10 @@ class Picture:
     labels: Sequence[str] = ()
     tags: Sequence[str] = ()
     captions: Sequence[str] = ()
+    keywords: Sequence[str] = ()
+    texts: Sequence[str] = ()
+    places: Sequence[str] = ()
+    position: tuple[float, float] | None = None
     taken: datetime | None = None
     camera: str | None = None
     phash: int | None = None
@@ -84,6 +88,11 @@ def made(folder: Path, pictures: Sequence[Picture], classes: str | Sequence[str]
         "labels": [list(p.labels) for p in pictures],
         "tags": [list(p.tags) for p in pictures],
         "captions": [list(p.captions) for p in pictures],
+        "keywords": [list(p.keywords) for p in pictures],
+        "texts": [list(p.texts) for p in pictures],
+        "places": [list(p.places) for p in pictures],
+        "latitude": [p.position and p.position[0] for p in pictures],
+        "longitude": [p.position and p.position[1] for p in pictures],
         "taken": pa.array([p.taken for p in pictures], pa.timestamp("s")),
         "camera": [p.camera for p in pictures],
         "phash": pa.array([p.phash for p in pictures], pa.uint64()),

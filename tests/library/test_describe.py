@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 from library.made import Eye, Picture, made
+from typer.testing import CliRunner
 
+from neocog.cli import app
 from neocog.errors import LibraryError, UsageError
 from neocog.library.describe import describe
+from neocog.library.searching import search
 from neocog.library.store import Store
 from neocog.library.teaching import correct, teach
 
@@ -28,11 +31,27 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def test_concepts_and_what_they_amount_to(library: Store) -> None:
     said = describe(library, "dogs/3.jpg")
-    assert [name for name, _ in said.concepts] == ["Sussex spaniel", "beagle"]
-    assert said.concepts[0][1] == pytest.approx(0.6, abs=0.01)
-    assert dict(said.broader)["hunting dog"] == pytest.approx(0.91, abs=0.02)
+    assert [name for name, _ in said.concepts] == ["Sussex spaniel"]  # it is no beagle: 0.3
+    hit = next(hit for hit in search(library, "sussex spaniel", top=100) if hit.hash == said.hash)
+    assert f"calibrated {said.concepts[0][1]:.2f}" in hit.reasons[0].text
+    assert dict(said.broader)["hunting dog"] == pytest.approx(0.79, abs=0.02)
     assert said.hash == Picture("dogs/3.jpg").hash
     assert said.path.endswith("dogs/3.jpg")
+
+
+def test_nothing_is_named_that_is_not_believed(tmp_path: Path) -> None:
+    woman = Picture("woman.jpg", {"Afghan hound": 0.14, "wig": 0.1}, 3, labels=["people"])
+    store = made(tmp_path, [*PICTURES, woman])
+    said = describe(store, "woman.jpg")
+    assert said.concepts == () and said.broader == ()
+    assert not any("Afghan" in one for one in said.unusual)
+    teach(store, "Rex", [p.hash for p in PICTURES[:4]])
+    said = describe(store, "woman.jpg")
+    assert said.taught[0][1] < 0.5 and said.believed == ()
+    assert describe(store, "dogs/0.jpg").believed == (("Rex", 0.99),)
+    shown = CliRunner().invoke(app, ["describe", "woman.jpg", "--library", str(store.folder)])
+    assert "nothing that the net is sure of" in shown.output
+    assert "Afghan" not in shown.output and "Rex" not in shown.output
 
 
 def test_the_nearest_are_near_and_not_itself(library: Store) -> None:

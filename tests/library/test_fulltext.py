@@ -1,4 +1,4 @@
-"""Full text: the same words however they are split, BM25 as the formula says, exact words, paths."""
+"""Full text: whatever is typed as it stands is found, BM25 as the formula says, exact words, paths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neocog.library.concepts import normalise
-from neocog.library.fulltext import FIELDS, K1, B, FullText, _texts, forms, same_name, without_common
+from neocog.library.fulltext import FIELDS, K1, B, FullText, common_folder, forms, same_name, spelled, words_of
 from neocog.library.mirror import mapped_table
 
 TEXTS = pa.list_(pa.string())
@@ -53,16 +53,82 @@ def test_scores_are_those_of_the_formula(pictures: list[dict[str, list[str]]], w
 
 
 # Arrow and Python need not know the same version of Unicode: no characters that one of them has yet to learn.
-_known = st.characters(exclude_categories=("Cs", "Cn", "Co"), max_codepoint=0xFFFF)
+_known = st.characters(exclude_categories=("Cs", "Cn", "Co", "Cc"), max_codepoint=0x1FFFF)
 
 
-@given(st.lists(st.text(_known, max_size=20), max_size=5))
-def test_columns_are_split_into_the_same_words_as_single_texts(captions: list[str]) -> None:
-    table = pa.table({"captions": pa.array([captions], TEXTS)})
-    owners, texts = _texts(table, "captions")
-    expected = [normalise(one) for one in captions if normalise(one)]
-    assert texts.to_pylist() == expected
-    assert len(owners) == len(expected)
+@given(st.lists(st.text(_known, max_size=12) | st.text("a1'’-_.:é東京 ", max_size=12), max_size=3))
+def test_whatever_stands_in_a_text_is_found_as_it_stands(captions: list[str]) -> None:
+    some = text({}, {"captions": captions})
+    for piece in " ".join(captions).split():
+        if not _only_marks(piece):
+            assert some.score([piece])[1] > 0, piece
+            assert some.score([piece])[0] == 0
+            assert some.phrase(piece).tolist() == [False, True]
+            assert some.where([piece], 1) == ("caption",)
+
+
+def _only_marks(piece: str) -> bool:
+    left = unicodedata.normalize("NFKD", piece)
+    return all(unicodedata.category(c) in ("Mn", "Me", "Cf", "Zs") for c in left)
+
+
+@pytest.mark.parametrize(
+    ("typed", "stands"),
+    [
+        ("merry-go-round", "a child on a merry-go-round"),
+        ("merry-go-rounds", "a child on a merry-go-round"),
+        ("check-in", "check-in at O'Hare"),
+        ("O'Hare", "check-in at O'Hare"),
+        ("O’Hare", "check-in at O'Hare"),
+        ("ohare", "check-in at O'Hare"),
+        ("O'Hare", "OHare airport"),
+        ("dog", "the dog's bowl"),
+        ("dont", "don’t walk"),
+        ("été", "un jour d'été"),
+        ("ÉTÉ", "un jour d’été"),
+        ("d'été", "un jour d'été"),
+        ("12:30", "lunch at 12:30"),
+        ("New-York", "in New York"),
+        ("z_z", "z_z"),
+        ("v1.2", "release v1.2 party"),
+        ("Lodz", "Łódź"),
+        ("Strasse", "Hauptstraße, Straße 5"),
+        ("東京", "東京タワーの夜"),
+        ("タワー", "東京タワーの夜"),
+        ("東", "東京タワー"),
+        ("고양이", "고양이가 자다"),
+        ("हिन्दी", "हिन्दी में"),
+        ("แมว", "ที่แมวนอน"),
+        ("❤️", "love ❤️"),
+        ("❤", "love❤️"),
+        ("caf\udce9", "caf\x10e9"),
+    ],
+)  # fmt: skip
+def test_compound_words_signs_and_scripts_without_spaces(typed: str, stands: str) -> None:
+    for field in ("captions", "labels", "tags"):
+        some = text({field: ["other"]}, {field: ["x", stands]}, {})
+        assert some.score([typed])[1] > 0
+        assert some.score([typed])[[0, 2]].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("typed", ["IMG_0002", "IMG_0002.jpg", "img_0002.JPG", "0002", "trip/IMG_0002.jpg", "0002.jpg"])
+def test_file_names_with_and_without_their_ending(typed: str) -> None:
+    some = text({"paths": ["trip/IMG_0002.jpg"]}, {"paths": ["trip/IMG_0020.jpg"]}, {"paths": ["IMG/x_0002.png"]})
+    assert some.score([typed])[0] > 0 and some.score([typed])[1] == 0
+    assert (some.score([typed])[2] > 0) == (typed == "0002")
+
+
+def test_the_parts_of_a_compound_word_apart_are_another_thing() -> None:
+    some = text({"captions": ["a round of golf, merry people go", "merry go"]}, {"captions": ["merry go", "round"]})
+    assert some.score(["merry-go-round"]).tolist() == [0, 0]
+    assert not some.phrase("東京").any()
+
+
+def test_a_compound_word_counts_as_a_word_does() -> None:
+    some = text({"labels": ["New York"]}, {"captions": ["New York"]}, {"captions": ["York, New"]})
+    scores = some.score(["new-york"])
+    assert scores[0] > scores[1] > scores[2] == 0
+    assert some.where(["new-york"], 0) == ("label",)
 
 
 def test_singular_and_plural_are_one_word_and_labels_count_more() -> None:
@@ -80,15 +146,17 @@ def test_exact_words_are_side_by_side_in_one_text() -> None:
         {"captions": ["the redball"]}, {"paths": ["x/red_ball.jpg"]},
     )  # fmt: skip
     assert some.phrase("Red  ball").tolist() == [True, False, False, False, True]
-    assert not some.phrase("???").any()
+    assert not some.phrase("???").any() and some.phrase("!").tolist() == [True, False, False, False, False]
     assert some.phrase("ball on").tolist() == [False] * 5
 
 
 def test_folders_that_all_share_say_nothing() -> None:
-    paths = pa.array(["/home/anna/x/1.jpg", "/home/anna/y/2.jpg", None])
-    assert without_common(paths).to_pylist() == ["x/1.jpg", "y/2.jpg", None]
-    assert without_common(pa.array(["only/one.jpg"])).to_pylist() == ["one.jpg"]
-    assert without_common(pa.array(["ab/1.jpg", "ac/1.jpg"])).to_pylist() == ["ab/1.jpg", "ac/1.jpg"]
+    paths = ["/home/anna/x/1.jpg", "/home/anna/y/2.jpg", None]
+    assert common_folder(pa.array(paths)) == len("/home/anna/")
+    assert common_folder(pa.array(["only/one.jpg"])) == len("only/")
+    assert common_folder(pa.array(["ab/1.jpg", "ac/1.jpg"])) == 0
+    some = text({"paths": [paths[0]]}, {"paths": [paths[1]]})
+    assert not some.knows("anna") and not some.knows("anna/x") and some.knows("x") and some.knows("y/2.jpg")
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -100,8 +168,10 @@ def test_pictures_without_any_text(count: int) -> None:
 
 
 def test_words_that_were_kept_answer_as_words_that_are_split_anew(tmp_path: Path) -> None:
+    none = {name: pa.array([[]] * 3, TEXTS) for name in FIELDS}
     rows = pa.table(
         {
+            **none,
             "labels": pa.array([["Hund"], [], []], TEXTS),
             "tags": pa.array([[], ["dog"], []], TEXTS),
             "captions": pa.array([["a dog, a dog"], [], ["cats"]], TEXTS),
@@ -137,9 +207,7 @@ def test_names_but_for_case_and_signs() -> None:
 
 
 @pytest.mark.slow
-def test_every_character_is_split_the_same_way() -> None:
+def test_every_character_is_split_the_same_way_alone_and_in_a_column() -> None:
     known = [chr(c) for c in range(1, 0x30000) if unicodedata.category(chr(c)) not in ("Cs", "Cn", "Co")]
-    table = pa.table({"captions": pa.array([[f"a{c}b {c}"] for c in known], TEXTS)})
-    owners, texts = _texts(table, "captions")
-    found = dict(zip(owners.tolist(), texts.to_pylist(), strict=True))
-    assert [c for i, c in enumerate(known) if found.get(i, "") != normalise(f"a{c}b {c}")] == []
+    column = spelled(pa.array([f"a{c}b {c}" for c in known])).to_pylist()
+    assert [c for c, words in zip(known, column, strict=True) if " ".join(words_of(f"a{c}b {c}")) != words] == []

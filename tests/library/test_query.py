@@ -9,7 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neocog.errors import UsageError
-from neocog.library.query import FIELDS, LONGEST, Example, Filter, Moment, Phrase, Query, Region, Word, parse
+from neocog.library.query import (
+    FIELDS,
+    HAS,
+    LONGEST,
+    Either,
+    Example,
+    Filter,
+    Moment,
+    Near,
+    Phrase,
+    Query,
+    Region,
+    Word,
+    parse,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +46,19 @@ from neocog.library.query import FIELDS, LONGEST, Example, Filter, Moment, Phras
         (r"like:C:\x\a.jpg", (Example(r"C:\x\a.jpg"),)),
         ("tag:holiday -label:cat", (Filter("tag", "holiday"), Filter("label", "cat", True))),
         ('FOLDER:"our italy"', (Filter("folder", "our italy"),)),
+        ("dog OR cat", (Either(((Word("dog"),), (Word("cat"),))),)),
+        ("dog OR cat OR tag:x y", (Either(((Word("dog"),), (Word("cat"),), (Filter("tag", "x"),))), Word("y"))),
+        ("dog OR cat OR tag:x folder:y", (Either(((Word("dog"),), (Word("cat"),), (Filter("tag", "x"),))),
+                                          Filter("folder", "y"))),
+        ("(golden retriever) OR cat", (Either(((Word("golden"), Word("retriever")), (Word("cat"),))),)),
+        ("beach (dog OR -cat)", (Word("beach"), Either(((Word("dog"),), (Word("cat", negative=True),))))),
+        ("NOT dog NOT tag:x", (Word("dog", negative=True), Filter("tag", "x", True))),
+        ("dog or not NOTHING ORDER", tuple(Word(w) for w in ("dog", "or", "not", "NOTHING", "ORDER"))),
+        ('"a OR b" IMG (1).jpg', (Phrase("a OR b"), Word("IMG"), Word("(1).jpg"))),
+        ("near:48.85,2.35", (Filter("near", Near(48.85, 2.35, 10_000)),)),
+        ("near:-33.9,+151,500m", (Filter("near", Near(-33.9, 151, 500)),)),
+        ("has:GPS -place:paris", (Filter("has", "gps"), Filter("place", "paris", True))),
+        ("folder:/home/anna/italy", (Filter("folder", "/home/anna/italy"),)),
         ("after:2023", (Filter("after", Moment(2023)),)),
         ("before:2023-09", (Filter("before", Moment(2023, 9)),)),
         ("-taken:2022/05/17T12:30", (Filter("taken", Moment(2022, 5, 17, 12, 30), True),)),
@@ -76,6 +103,27 @@ def test_duplicates_belong_to_the_query() -> None:
         ("taken:2023-02-30", 7, "expected a date"),
         ("-after:2023", 1, "type before:2023 instead"),
         ("duplicates:maybe", 12, "expected yes or no"),
+        ("OR dog", 1, "a term before OR"),
+        ("dog OR", 5, "a term after OR"),
+        ("dog OR OR cat", 8, "a term before OR"),
+        (
+            "golden retriever OR cat",
+            1,
+            r"does OR take both words.*\(golden retriever\) OR ... or golden \(retriever OR",
+        ),
+        ("dog OR cat beach", 8, r"Type ... OR \(cat beach\) or \(... OR cat\) beach"),
+        ("(dog OR cat", 1, r'expected a "\)"'),
+        ("() OR cat", 1, "expected terms between"),
+        ("(1).jpg OR cat", 4, "expected a space after"),
+        ("NOT (dog OR cat)", 5, "NOT dog NOT cat"),
+        ("dog NOT", 5, "a term after NOT"),
+        ("NOT -dog", 5, "another '-'"),
+        ("dog^2 OR cat", 1, "carry no weight"),
+        ("dog OR duplicates:no", 8, "for the whole query"),
+        ("near:91,0", 6, "a latitude and a longitude"),
+        ("near:paris", 6, "a latitude and a longitude"),
+        ("near:1,2,0km", 6, "how far at most"),
+        ("has:gsp", 5, "did you mean 'gps'"),
     ],
 )
 def test_errors_say_where_and_what_to_type(text: str, position: int, said: str) -> None:
@@ -118,11 +166,17 @@ def _moments(draw: st.DrawFn) -> Moment:
     return Moment(*parts, *([when.hour, when.minute] if depth == 4 else []))
 
 
+_nears = st.builds(
+    Near, st.floats(-90, 90).map(lambda v: round(v, 4) + 0.0), st.floats(-180, 180).map(lambda v: round(v, 4) + 0.0),
+    st.integers(1, 10**7).map(float),
+)  # fmt: skip
 _terms = st.one_of(
     st.builds(Word, _words, _weights, _yes),
     st.builds(Phrase, _any, _yes),
     st.builds(Example, _any, st.none() | _regions(), _weights, _yes),
-    st.builds(Filter, st.sampled_from(("tag", "label", "folder", "camera")), _any.map(str.strip), _yes),
+    st.builds(Filter, st.sampled_from(("tag", "label", "folder", "camera", "place")), _any.map(str.strip), _yes),
+    st.builds(Filter, st.just("near"), _nears, _yes),
+    st.builds(Filter, st.just("has"), st.sampled_from(HAS), _yes),
     st.builds(Filter, st.just("taken"), _moments(), _yes),
     st.builds(Filter, st.sampled_from(("after", "before")), _moments()),
 )
@@ -134,7 +188,24 @@ def test_a_query_written_out_is_read_again(terms: list, duplicates: bool | None)
     assert parse(str(query)) == query
 
 
-@given(st.text(max_size=60) | st.text('dog^-:"@,.12 \\like:tag:after“', max_size=60))
+# What can be an alternative: no weights, and no brackets in words.
+_plain_words = st.builds(Word, st.sampled_from(["dog", "Cat", "tea-cup", "NOTE"]), st.just(1.0), _yes)
+_choices = st.recursive(
+    _plain_words | st.builds(Phrase, _any, _yes) | st.builds(Filter, st.just("tag"), _any.map(str.strip), _yes),
+    lambda inner: st.builds(
+        Either, st.lists(st.lists(inner, min_size=1, max_size=3).map(tuple), min_size=2, max_size=3).map(tuple)
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.lists(_choices, min_size=1, max_size=4))
+def test_alternatives_written_out_are_read_again(terms: list) -> None:
+    query = Query(tuple(terms))
+    assert parse(str(query)) == query
+
+
+@given(st.text(max_size=60) | st.text('dog^-:"@,.12 \\like:tag:after“ORNT()', max_size=60))
 def test_any_text_is_understood_or_refused_and_nothing_else(text: str) -> None:
     try:
         query = parse(text)
@@ -142,7 +213,7 @@ def test_any_text_is_understood_or_refused_and_nothing_else(text: str) -> None:
         assert "position" in str(error) or "query" in str(error)
         return
     assert parse(str(query)) == query
-    assert all(isinstance(f.value, str | Moment) and f.field in FIELDS for f in query.filters)
+    assert all(isinstance(f.value, str | Moment | Near) and f.field in FIELDS for f in query.filters)
 
 
 @given(_moments(), st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)))

@@ -18,6 +18,7 @@ from library.made import Eye, Picture, centre, made, names
 from PIL import Image
 
 from neocog.errors import LibraryError, UsageError
+from neocog.library.calibration import UNKNOWN
 from neocog.library.searching import calibrate, search
 from neocog.library.store import Store
 
@@ -73,9 +74,9 @@ def test_words_are_conditions_that_must_all_hold(library: Store) -> None:
     hit = search(library, "dog beach")[0]
     parts = {reason.part: reason.value for reason in hit.reasons}
     assert hit.probability == pytest.approx(parts["dog"] * parts["beach"], rel=1e-4)
-    assert hit.score == pytest.approx((parts["dog"] * parts["beach"]) ** 0.5, rel=1e-4)
+    assert hit.score == pytest.approx(hit.probability, rel=1e-4)
     weighted = search(library, "dog^3 beach")[0]
-    assert weighted.score == pytest.approx((parts["dog"] ** 3 * parts["beach"]) ** 0.25, rel=1e-4)
+    assert weighted.score == pytest.approx(parts["dog"] ** 1.5 * parts["beach"] ** 0.5, rel=1e-4)
 
 
 def test_not_leaves_out(library: Store) -> None:
@@ -102,7 +103,7 @@ def test_the_name_of_one_concept_is_one_part(library: Store) -> None:
     assert [reason.part for reason in found[0].reasons] == ["labrador retriever"]
 
 
-def test_typing_errors_are_told(library: Store) -> None:
+def test_typing_errors_are_noted(library: Store) -> None:
     found = search(library, "labradr")
     assert "labrador.jpg" in names(found)
     assert "'labradr' is not known; took 'labrador'" in found.notes[0]
@@ -125,11 +126,69 @@ def test_nothing_found_says_so(library: Store) -> None:
     assert len(everything) == len(library)
 
 
-def test_an_unknown_word_beside_a_known_one_is_told_and_left_out(library: Store) -> None:
-    found = search(library, "dog zxqwv")
-    assert len(found) == 4
+def test_what_was_not_understood_lowers_the_score_and_is_said(library: Store) -> None:
+    plain, found = search(library, "dog"), search(library, "dog zxqwv on qqrstuv")
+    assert names(found) == names(plain)
+    for before, after in zip(plain, found, strict=True):
+        assert after.score == pytest.approx(before.score * UNKNOWN**2, rel=1e-3)
+        assert after.probability == pytest.approx(before.probability * UNKNOWN**2, rel=1e-3)
+        assert after.reasons[-1].text == "partly answered: zxqwv and qqrstuv were not understood"
+        assert after.reasons[-1].kind == "unknown"
+        assert not any("partly" in reason.text for reason in before.reasons)
+    assert found.not_understood == ("zxqwv", "qqrstuv") and plain.not_understood == ()
+    assert found.to_json()["not_understood"] == ["zxqwv", "qqrstuv"]
     assert any("zxqwv" in note for note in found.notes)
+    one = search(library, "dog zxqwv")[0]
+    assert one.reasons[-1].text == "partly answered: zxqwv was not understood"
+    assert names(search(library, "dog zxqwv", threshold=0.5)) == []
+    assert "nothing reaches 0.06; the best has" in search(library, "zebra zxqwv").notes[-1]
     assert len(search(library, "zxqwv folder:italy")) == 0
+    assert names(search(library, "dog -zxqwv")) == names(plain)
+    assert search(library, "dog -zxqwv")[0].score == plain[0].score
+
+
+@pytest.mark.parametrize("query", ["a dog", "the dog of my", "dog & photos", "dog &", "dog, with"])
+def test_words_that_only_join_others_are_no_conditions(library: Store, query: str) -> None:
+    assert [(h.hash, h.score) for h in search(library, query)] == [(h.hash, h.score) for h in search(library, "dog")]
+    assert "'dog" in search(library, query).notes[0] and "&" not in search(library, query).notes[0]
+
+
+@pytest.mark.parametrize(("query", "word"), [("dog without beach", "without"), ("labrador or spaniel", "or")])
+def test_words_that_turn_the_meaning_are_not_passed_over(library: Store, query: str, word: str) -> None:
+    found = search(library, query)
+    assert found.not_understood == (word,)
+    assert any(f"'{word}' was not understood; type" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("labrador OR beach", {"labrador.jpg", "two dogs.jpg", "beach.jpg", "dog beach.jpg"}),
+        ("(spaniel beach) OR waves", {"dog beach.jpg", "beach.jpg"}),
+        ("folder:italy (labrador OR grass)", {"labrador.jpg", "two dogs.jpg", "spaniel.jpg"}),
+        ("labrador OR beach -folder:italy", {"beach.jpg", "dog beach.jpg"}),
+        ("dog NOT beach", {"spaniel.jpg", "labrador.jpg", "two dogs.jpg"}),
+        ("tag:our_holiday OR camera:nikon", {"two dogs.jpg", "beach.jpg", "dog beach.jpg"}),
+        ('"runs on grass" OR fun', {"spaniel.jpg", "dog beach.jpg"}),
+        ("(dog NOT beach) OR waves", {"spaniel.jpg", "labrador.jpg", "two dogs.jpg", "beach.jpg"}),
+        ("grass OR zxqwv", {"spaniel.jpg"}),
+        ("zxqwv OR qqrstuv", set()),
+        ("taken:2021 OR taken:2023", {"spaniel.jpg", "beach.jpg"}),
+    ],
+)  # fmt: skip
+def test_alternatives_and_not(library: Store, query: str, found: set[str]) -> None:
+    assert set(names(search(library, query, top=100))) == found
+
+
+def test_alternatives_are_joined_as_witnesses_and_the_better_one_is_the_reason(library: Store) -> None:
+    both = {hit.hash: hit for hit in search(library, "dog OR beach", top=100)}
+    one, other = ({hit.hash: hit for hit in search(library, query, top=100, threshold=0)} for query in ("dog", "beach"))
+    for name, hit in both.items():
+        a, b = one[name].score, other[name].score
+        assert hit.score == pytest.approx(1 - (1 - a) * (1 - b), abs=1e-4)
+    assert [r.part for r in both[Picture("beach.jpg").hash].reasons] == ["beach"]
+    assert search(library, "grass OR zxqwv")[0].score == search(library, "grass")[0].score
+    assert search(library, "grass OR zxqwv").not_understood == ("zxqwv",)
 
 
 def test_text_that_has_a_word_is_always_a_hit(library: Store) -> None:
@@ -164,11 +223,73 @@ def test_filters(library: Store, query: str, found: set[str]) -> None:
     assert set(names(search(library, query, top=100))) == found
 
 
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    pictures = [
+        Picture("a/eiffel.jpg", position=(48.8584, 2.2945), places=["Paris", "France"], keywords=["Tour Eiffel"]),
+        Picture("a/b/louvre.jpg", position=(48.8606, 2.3376), texts=["The Mona Lisa's room"]),
+        Picture("london.jpg", position=(51.5, -0.12), tags=["trip"], captions=["a bridge"]),
+        Picture("fiji west.jpg", position=(-17.0, 179.9)),
+        Picture("fiji east.jpg", position=(-17.0, -179.9), taken=datetime(2020, 1, 1)),
+        Picture("ab/nowhere.jpg"),
+    ]
+    return made(tmp_path_factory.mktemp("places"), pictures)
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("near:48.8584,2.2945", {"eiffel.jpg", "louvre.jpg"}),
+        ("near:48.8584,2.2945,3km", {"eiffel.jpg"}),
+        ("near:48.8584,2.2945,3200m", {"eiffel.jpg", "louvre.jpg"}),
+        ("near:48.8584,2.2945,2mi", {"eiffel.jpg", "louvre.jpg"}),
+        ("near:-17,180,25km", {"fiji west.jpg", "fiji east.jpg"}),
+        ("near:48.85,2.35,350km", {"eiffel.jpg", "louvre.jpg", "london.jpg"}),
+        ("has:gps -near:48.85,2.35,10km", {"london.jpg", "fiji west.jpg", "fiji east.jpg"}),
+        ("-has:gps", {"nowhere.jpg"}),
+        ("has:date", {"fiji east.jpg"}),
+        ("has:tag", {"eiffel.jpg", "london.jpg"}),
+        ("has:caption", {"louvre.jpg", "london.jpg"}),
+        ("place:paris", {"eiffel.jpg"}),
+        ("has:place", {"eiffel.jpg"}),
+        ("tag:tour_eiffel", {"eiffel.jpg"}),
+        ("mona-lisa", {"louvre.jpg"}),
+        ('"the mona lisa\'s room"', {"louvre.jpg"}),
+        ("eiffel", {"eiffel.jpg"}),
+        ("france OR bridge", {"eiffel.jpg", "london.jpg"}),
+    ],
+)  # fmt: skip
+def test_places_and_what_the_files_say(places: Store, query: str, found: set[str]) -> None:
+    assert set(names(search(places, query))) == found
+
+
+def test_distances_are_said_and_pictures_without_a_place_are_advised(places: Store, library: Store) -> None:
+    assert search(places, "near:48.8606,2.3376,1km")[0].reasons[0].text == "0 m from 48.8606,2.3376"
+    assert any("3.2 km from" in hit.reasons[0].text for hit in search(places, "near:48.8606,2.3376"))
+    assert "near:48.85,2.35,10km" in search(library, "place:paris").notes[0]
+    assert "there are France, Paris" in search(places, "place:rome").notes[0]
+    assert "no picture of this library says where" in search(library, "near:1,2").notes[0]
+
+
+def test_a_folder_as_other_commands_print_it(places: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = places.folder.parent
+    assert len(search(places, f"folder:{pictures}")) == len(places)
+    assert len(search(places, f"folder:{pictures}/")) == len(places)
+    assert len(search(places, f"folder:{pictures.parent}")) == len(search(places, "folder:/")) == len(places)
+    assert set(names(search(places, f"folder:{pictures}/a"))) == {"eiffel.jpg", "louvre.jpg"}
+    assert set(names(search(places, f"folder:{Path(search(places, 'mona')[0].path).parent}"))) == {"louvre.jpg"}
+    assert len(search(places, f"-folder:{pictures}/a", top=100)) == 4
+    assert set(names(search(places, "folder:/a"))) == {"eiffel.jpg", "louvre.jpg"}  # a name: there is no such path
+    monkeypatch.chdir(pictures.parent)
+    assert set(names(search(places, f"folder:./{pictures.name}/a/b"))) == {"louvre.jpg"}
+    assert len(search(places, f"folder:{pictures}/nothing")) == 0
+
+
 def test_filters_alone_give_the_newest_first(library: Store) -> None:
     assert names(search(library, "folder:italy"))[:2] == ["spaniel.jpg", "labrador.jpg"]
 
 
-def test_an_unknown_tag_is_told_with_those_there_are(library: Store) -> None:
+def test_an_unknown_tag_is_noted_with_those_there_are(library: Store) -> None:
     assert "there are Our Holiday, our holiday" in search(library, "tag:trip").notes[0]
 
 

@@ -14,7 +14,7 @@ from neocog.errors import DataError, LibraryError, UsageError
 from neocog.library.captions import annotate
 from neocog.library.evidence import Reason
 from neocog.library.searching import search
-from neocog.library.sheet import sheet
+from neocog.library.sheet import _lines, sheet
 from neocog.library.store import Store
 
 
@@ -39,6 +39,20 @@ def test_a_sheet_shows_every_hit(tmp_path: Path) -> None:
     for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255)):
         assert ((pixels == colour).all(axis=2)).sum() == 64 * 32
     assert (pixels < 100).all(axis=2).any()  # ink
+
+
+def test_what_was_not_understood_has_a_line_of_its_own(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), (200, 200, 200)).save(tmp_path / "a.png")
+    known = Reason("dog", "word", 0.9, 1.0, "dog: concepts 0.90")
+    unknown = Reason("red", "unknown", 0.15, 1.0, "partly answered: red was not understood")
+    assert [text for text, _ in _lines(0, Shown("x/a.png", 0.5, (known, unknown)), 200)] == [
+        "1.  0.50", "a.png", "dog: concepts 0.90", "partly answered: red was not", "understood",
+    ]  # fmt: skip
+    heights = []
+    for reasons in ((known,), (known, unknown)):
+        with Image.open(sheet([Shown(str(tmp_path / "a.png"), 0.5, reasons)], tmp_path / "s.png", side=64)) as drawn:
+            heights.append(drawn.height)
+    assert heights[1] == heights[0] + 16 * 3
 
 
 def test_what_is_gone_leaves_a_field_that_says_so(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What a table says of pictures, put into the library: captions and labels, from any manifest that `neocog.data` reads.
 
 A library finds out by itself what a picture shows; what people wrote of it stands in tables beside it (CSV, TSV,
-JSONL or Parquet with a path and captions or labels; columns are guessed from their names, and told).
+JSONL or Parquet with a path and captions or labels; columns are guessed from their names, and notes say so).
 """
 
 from __future__ import annotations

@@ -25,10 +25,13 @@ import numpy as np
 
 # Words that say nothing of what a picture shows.
 STOP_WORDS = frozenset(
-    "a an the of on in at by with without and or to from for near next over under into onto is are was be as this "
+    "a an the of on in at by with and to from for near next over under into onto is are was be as this "
     "that my our your his her its their some any all picture pictures photo photos photograph photographs image "
     "images showing it i me".split()
 )
+# Words that turn the meaning of others; searching does not follow them, and says what to type.
+_NOT = "type - or NOT before what shall not be there, such as -leash"
+TURNING = {"or": "type OR in capitals between two alternatives", "no": _NOT, "not": _NOT, "without": _NOT}
 # What people call things that WordNet has below, not above, the classes of ImageNet.
 _ALIASES = {
     **dict.fromkeys(("puppy", "pup", "doggy", "doggie", "hound dog"), "dog"),
@@ -39,6 +42,8 @@ _ALIASES = {
 }
 # English words that stand for what they begin: a tennis ball is a sign of tennis.
 _GAMES = frozenset(("croquet", "golf", "rugby", "snooker", "soccer", "tennis"))
+# Letters that have no accent to take away, and how they are typed without them.
+LETTERS = {"ß": "ss", "ς": "σ", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"}
 _PLURALS = {
     "children": "child",
     "feet": "foot",
@@ -165,12 +170,13 @@ class Vocabulary:
     def summary(self, probabilities: np.ndarray, least: float = 0.5) -> list[tuple[str, float]]:
         """Return what probabilities float (K,) of the classes amount to: each term that reaches `least`, special first.
 
-        A term is left out when another, more special one covers it and has the same probability to within 1 %.
+        A term is left out when another, more special one covers it and has the same probability to within 1 %, and
+        when it covers most classes: that a picture shows an object is no news.
         """
         found: list[tuple[int, str, float]] = []
         for node, covered in self._below.items():
             total = float(probabilities[list(covered)].sum())
-            if total >= least:
+            if total >= least and (len(covered) == 1 or 2 * len(covered) <= len(self)):
                 found.append((len(covered), self._shown[node], min(total, 1.0)))
         kept: list[tuple[str, float]] = []
         for _, name, total in sorted(found, key=lambda f: (f[0], -f[2])):
@@ -243,9 +249,10 @@ def normalise(text: str) -> str:
     if text.isascii():
         plain = text.lower().replace("'", "")
     else:
-        # step by step what fulltext.py lets Arrow do for whole columns
         plain = "".join(c for c in unicodedata.normalize("NFKD", text) if unicodedata.category(c) != "Mn")
-        plain = plain.lower().replace("ß", "ss").replace("ς", "σ").replace("’", "").replace("'", "")
+        plain = plain.lower().replace("’", "").replace("'", "")
+        for letter, other in LETTERS.items():
+            plain = plain.replace(letter, other)
     return " ".join(re.findall(r"[^\W_]+", plain))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from neocog.errors import LibraryError
+from neocog.library.calibration import THRESHOLDS, lines_from, log_odds
 from neocog.library.heads import Head
 from neocog.library.store import Store
 from neocog.library.teaching import answers, concepts_of, said_of
@@ -20,7 +21,7 @@ _NEIGHBOURS = 5  # whose mean likeness says how crowded a place in feature space
 _SAMPLE = 256  # pictures of the library that a picture is compared with
 _SAME = 0.985  # cosine from which two pictures are called almost the same
 _COMMON = 0.02  # share of what a library shows from which a kind of thing is no rarity
-_SHOWN = 0.1  # probability from which a concept is named
+_BELIEVED = 0.5  # probability from which a picture is called what was taught
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ class Description:
 
     Attributes:
         path: its file, or its path in the library. hash: "" if it is not in the library.
-        concepts: (name, probability) of the net's classes, the most probable first.
-        broader: (term, probability) of what these amount to, the most special first.
+        concepts: (name, probability) of the net's classes, the most probable first; those only that a search for their
+            name would find, so none if the net is not sure. Probabilities are calibrated, as those of a search.
+        broader: (term, probability) of what these amount to, the most special first; likewise.
         taught: (name, probability) of every concept that the user taught.
         nearest: the pictures most like it.
         strangeness: share of the library's pictures that have more like them than this one has (0.5 = ordinary,
@@ -55,6 +57,11 @@ class Description:
     nearest: tuple[Neighbour, ...]
     strangeness: float
     unusual: tuple[str, ...]
+
+    @property
+    def believed(self) -> tuple[tuple[str, float], ...]:
+        """The taught concepts that it more likely shows than not."""
+        return tuple((name, p) for name, p in self.taught if p >= _BELIEVED)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything, JSON-able."""
@@ -86,8 +93,8 @@ def describe(
         if entry["model"] == chosen:
             own = str(view.hashes[row]) if row >= 0 else ""
             shows, denied = answers(entry, said_of(store, name))
-            told = 0.99 if own in shows else 0.01 if own in denied else None
-            taught.append((name, float(Head.from_card(entry["head"])(unit[None])[0]) if told is None else told))
+            fixed = 0.99 if own in shows else 0.01 if own in denied else None
+            taught.append((name, float(Head.from_card(entry["head"])(unit[None])[0]) if fixed is None else fixed))
     return Description(
         path=str(path or (view.paths(row) or ("",))[0]),
         hash=str(view.hashes[row]) if row >= 0 else "",
@@ -96,7 +103,7 @@ def describe(
         taught=tuple(sorted(taught, key=lambda t: -t[1])),
         nearest=nearest,
         strangeness=strangeness,
-        unusual=tuple(_unusual(view, chosen, row, shown, nearest, strangeness)),
+        unusual=tuple(_unusual(view, chosen, row, shown, nearest, strangeness, bool(concepts))),
     )
 
 
@@ -133,9 +140,12 @@ def _concepts(
     concepts = view.vocabulary(model)
     if concepts is None or len(shown) != len(concepts):
         return (), ()
-    order = np.argsort(-shown, kind="stable")
-    named = tuple((concepts.classes[i], float(shown[i])) for i in order[:5] if shown[i] >= _SHOWN or i == order[0])
-    return named, tuple(concepts.summary(shown)[:4])
+    line, least = lines_from(view.store.load("calibration"), model)["word"], THRESHOLDS["word"]
+    order = np.argsort(-shown, kind="stable")[:5]
+    named = {concepts.classes[i]: float(line(log_odds(shown[i]))) for i in order}
+    named = {name: p for name, p in named.items() if p >= least}
+    broader = ((term, float(line(log_odds(np.array(p))))) for term, p in concepts.summary(shown) if term not in named)
+    return tuple(named.items()), tuple([one for one in broader if one[1] >= least][:4])
 
 
 def _strangeness(view: View, model: str, unit: np.ndarray, row: int) -> float:
@@ -157,7 +167,13 @@ def _strangeness(view: View, model: str, unit: np.ndarray, row: int) -> float:
 
 
 def _unusual(
-    view: View, model: str, row: int, shown: np.ndarray, nearest: Sequence[Neighbour], strangeness: float
+    view: View,
+    model: str,
+    row: int,
+    shown: np.ndarray,
+    nearest: Sequence[Neighbour],
+    strangeness: float,
+    sure: bool,
 ) -> list[str]:
     said = []
     if strangeness >= 0.95:
@@ -178,7 +194,7 @@ def _unusual(
             kind is not None and 5 * len(kind.concepts) <= len(concepts) and usual[list(kind.concepts)].sum() >= _COMMON
             for kind in kinds
         )
-        if shown[best] >= 0.3 and usual[best] < 0.005 and not known:
+        if sure and usual[best] < 0.005 and not known:
             share = f"{100 * usual[best]:.2f} %" if usual[best] >= 5e-5 else "almost nothing"
             said.append(f"{concepts.classes[best]} is rare here: {share} of what the library shows")
     if row >= 0:

@@ -6,6 +6,10 @@ the user taught, and every text that is known of the picture. They are joined as
 ``1 - (1 - p_concepts) (1 - p_taught) (1 - p_text)``. Several words in a row that are the name of one concept
 (*golden retriever*) are one part.
 
+A word of which nothing is known is still a condition. It is taken to hold as often as a word of a description does
+where another word of it holds (`calibration.UNKNOWN`): no picture gains or loses its place, but all their
+probabilities are lower, as they should be for pictures that were judged by half of what was asked.
+
 **Examples** are joined before they are judged: the mean likeness to all of them, so that what they have in common
 counts. Each example to be avoided is a part of its own.
 """
@@ -17,15 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from neocog.errors import closest
-from neocog.library.calibration import LEAST_TEXT, THRESHOLDS, Line, log_odds
-from neocog.library.concepts import STOP_WORDS, Match, Spelling, Vocabulary, normalise
-from neocog.library.fulltext import same_name, words_of
-from neocog.library.query import Example, Filter, Moment, Phrase, Query, Word
-from neocog.library.rows import encode_path
+from neocog.library.calibration import LEAST_TEXT, THRESHOLDS, UNKNOWN, Line, log_odds
+from neocog.library.concepts import STOP_WORDS, TURNING, Match, Spelling, Vocabulary, normalise
+from neocog.library.query import Example, Word
 from neocog.library.teaching import concepts_of, denied_rows, probabilities, said_of
 from neocog.library.view import FEATURES, Eye, View, texts, vector_of
 
@@ -43,7 +43,7 @@ class Reason:
 
     Attributes:
         part: the part, as it was typed.
-        kind: "word", "example", "text" (exact words) or "filter".
+        kind: "word", "example", "text" (exact words), "filter", or "unknown" (words that were not understood).
         value: the probability (0..1) that this part holds; 1 for what must hold and does.
         weight: how much it counts; 0 for filters.
         text: the same for people.
@@ -60,7 +60,8 @@ class Reason:
 class Part:
     """A ranking part: `p` float32 (N,), the probability that it holds (for a negative one: that it does not).
 
-    `threshold`: a hit needs this much. `explain` gives the reasons for a row.
+    `threshold`: a hit needs this much. `explain` gives the reasons for a row. `margin`: log(p / threshold), where that
+    is not the same threshold for all. `known`: whether anything is known of it; else `p` is `UNKNOWN`, one number.
     """
 
     weight: float
@@ -68,19 +69,29 @@ class Part:
     p: np.ndarray
     threshold: float
     explain: Callable[[int], list[Reason]]
+    margin: np.ndarray | None = None
+    known: bool = True
+
+    @property
+    def over(self) -> np.ndarray:
+        """log(p / threshold): from 0 on it is enough for a hit."""
+        return np.log(self.p) - np.log(np.asarray(self.threshold, self.p.dtype)) if self.margin is None else self.margin
 
 
 def word_parts(
     view: View, model: str | None, words: Sequence[Word], lines: dict[str, Line], notes: list[str]
 ) -> tuple[list[Part], list[str]]:
-    """Return the parts for the words of a query, and the words to be found of which nothing is known."""
+    """Return the parts for the words of a query, and the words to be found that were not understood."""
     parts: list[Part] = []
     unknown: list[Word] = []
     concepts = view.vocabulary(model) if model is not None else None
     taught = {normalise(name): (name, entry) for name, entry in concepts_of(view.store).items()}
     for word in _grouped(words, concepts, taught):
-        spelled = [normalise(word.text)]
-        known, heads = view.text.score(spelled), taught.get(spelled[0])
+        if normalise(word.text) in TURNING and not word.negative and len(words) > 1:
+            unknown.append(word)
+            continue
+        spelled = [word.text]
+        known, heads = view.text.score(spelled), taught.get(normalise(word.text))
         match = concepts.find(word.text, typos=False) if concepts is not None else None
         if match is None and heads is None and not known.any() and len(words) <= _MOST_TYPOS:
             near = _spelling(view, concepts, taught).correct(word.text)
@@ -98,7 +109,10 @@ def word_parts(
             notes.append(str(match))
         parts.append(_word_part(view, model, word, spelled, match, heads, known, lines))
     notes += _unknown(view, unknown, taught)
-    return parts, [word.text for word in unknown if not word.negative]
+    missing = [word for word in unknown if not word.negative]
+    chance = np.asarray(UNKNOWN, np.float32)
+    parts += [Part(w.weight, False, chance, UNKNOWN, lambda row: [], known=False) for w in missing]
+    return parts, [word.text for word in missing]
 
 
 def _word_part(
@@ -119,12 +133,12 @@ def _word_part(
     learned = none
     if heads is not None and heads[1]["model"] in view.store.models():
         learned = probabilities(view, heads[0], heads[1], said_of(view.store, heads[0]))
-    told = np.where(known > 0, LEAST_TEXT + (1 - LEAST_TEXT) * lines["text"](known), 0)
+    by_text = np.where(known > 0, LEAST_TEXT + (1 - LEAST_TEXT) * lines["text"](known), 0)
     if heads is not None:
-        told[_tagged(view, heads[0])] = 0  # the tag comes from the head, so it says nothing more
+        by_text[_tagged(view, heads[0])] = 0  # the tag comes from the head, so it says nothing more
         denied = denied_rows(view, heads[1], said_of(view.store, heads[0]))
-        shown[denied], told[denied] = 0, 0  # what the user said outvotes the net
-    p = 1 - (1 - shown) * (1 - learned) * (1 - told)
+        shown[denied], by_text[denied] = 0, 0  # what the user said outvotes the net
+    p = 1 - (1 - shown) * (1 - learned) * (1 - by_text)
     p = np.clip(p, 1e-6, 1 - 1e-6).astype(np.float32)
 
     def explain(row: int) -> list[Reason]:
@@ -134,7 +148,7 @@ def _word_part(
             said.append(f"concepts {raw[row]:.2f}{best}, calibrated {shown[row]:.2f}")
         if heads is not None:
             said.append(f"taught concept {heads[0]!r} {learned[row]:.2f}")
-        if told[row] > 0:
+        if by_text[row] > 0:
             said.append(f"in its {' and '.join(view.text.where(spelled, row))}")
         sign = "not " if word.negative else ""
         text = f"{sign}{word.text}: {'; '.join(said) or 'no sign of it'}"
@@ -221,86 +235,6 @@ def example_parts(
     return parts, looked
 
 
-def filtered(view: View, query: Query, notes: list[str]) -> tuple[np.ndarray, list[Callable[[int], Reason]]]:
-    """Return bool (N,): which pictures meet all filters and exact words; and how to say so for a row."""
-    keep = np.ones(len(view), bool)
-    reasons: list[Callable[[int], Reason]] = []
-    for phrase in query.phrases:
-        has = view.text.phrase(phrase.text)
-        if not has.any() and not phrase.negative:
-            notes.append(f"no text has the words {phrase}")
-        keep &= ~has if phrase.negative else has
-
-        def told(row: int, phrase: Phrase = phrase) -> Reason:
-            where = "" if phrase.negative else f" in its {' and '.join(view.text.where(words_of(phrase.text), row))}"
-            return Reason(str(phrase), "text", 1.0, 0.0, f"{phrase}{where}")
-
-        reasons.append(told)
-    for one in query.filters:
-        has = _meets(view, one, notes)
-        keep &= ~has if one.negative else has
-
-        def met(row: int, one: Filter = one) -> Reason:
-            return Reason(str(one), "filter", 1.0, 0.0, _said(view, one, row))
-
-        reasons.append(met)
-    return keep, reasons
-
-
-def _meets(view: View, one: Filter, notes: list[str]) -> np.ndarray:
-    out = np.zeros(len(view), bool)
-    if isinstance(one.value, Moment):
-        taken = np.asarray(view.table.column("taken").to_numpy()).astype("datetime64[s]")
-        known = ~np.isnat(taken)
-        start, end = np.datetime64(one.value.start, "s"), np.datetime64(one.value.end, "s")
-        if one.field == "before":
-            return known & (taken < start)
-        return known & (taken >= start) & ((taken < end) if one.field == "taken" else True)
-    if one.field in ("tag", "label"):
-        rows, values = texts(view, one.field + "s")
-        names = same_name(values, one.value)
-        if not names and not one.negative:
-            notes.append(_no_name(one, pc.unique(values).to_pylist()))
-    else:
-        rows, values = texts(view, "paths" if one.field == "folder" else "camera")
-        if one.field == "folder":
-            values = pc.replace_substring_regex(values, r"[^/]*$", "")  # without the file's own name
-            # stored relative to the indexed folder, whose own name is a folder's name as well
-            below = pa.scalar(f"/{encode_path(view.store.folder.parent.name)}/", pa.string())
-            values = pc.if_else(pc.starts_with(values, "/"), values, pc.binary_join_element_wise(below, values, ""))
-        names = [v for v in pc.unique(values).to_pylist() if v is not None and _within(v, one)]
-        if not names and not one.negative:
-            notes.append(f"no {one.field} has {one.value!r} in its name")
-    met = np.asarray(pc.fill_null(pc.is_in(values, value_set=pa.array(names, pa.string())), False)).astype(bool)
-    out[rows[met]] = True
-    return out
-
-
-def _within(text: str, one: Filter) -> bool:
-    """Whether the words of a filter stand in a name; those between slashes in folders that follow each other."""
-    wanted = [f" {' '.join(words_of(part))} " for part in str(one.value).split("/") if words_of(part)]
-    if not wanted:
-        return str(one.value).strip("/") in text
-    parts = text.split("/") if one.field == "folder" else [text]
-    there = [f" {' '.join(words_of(part))} " for part in parts]
-    return any(
-        all(w in t for w, t in zip(wanted, there[start:], strict=False))
-        for start in range(len(there) - len(wanted) + 1)
-    )
-
-
-def _said(view: View, one: Filter, row: int) -> str:
-    if isinstance(one.value, Moment):
-        return f"taken {view.table.column('taken')[row].as_py() or 'at an unknown time'}"
-    if one.negative:
-        return str(one)
-    if one.field == "camera":
-        return f"camera {view.table.column('camera')[row].as_py()}"
-    if one.field == "folder":
-        return f"in {PurePath((view.paths(row) or ('',))[0]).parent}"
-    return f"{one.field} {', '.join(view.table.column(one.field + 's')[row].as_py() or [])}"
-
-
 def _tagged(view: View, name: str) -> np.ndarray:
     rows, values = texts(view, "tags")
     return rows[np.asarray(pc.fill_null(pc.equal(values, name), False)).astype(bool)]
@@ -314,7 +248,8 @@ def _grouped(words: Sequence[Word], concepts: Vocabulary | None, taught: dict[st
         size = 1
         for length in range(min(_MOST_WORDS, len(words) - at), 1, -1):
             several = words[at : at + length]
-            plain = not any(w.negative for w in several) and all(w.weight == 1 for w in several[:-1])
+            plain = all(normalise(w.text) and not w.negative for w in several)
+            plain = plain and all(w.weight == 1 for w in several[:-1])
             text = " ".join(w.text for w in several)
             if plain and (normalise(text) in taught or (concepts is not None and concepts.named(text))):
                 size = length
@@ -322,8 +257,17 @@ def _grouped(words: Sequence[Word], concepts: Vocabulary | None, taught: dict[st
         joined = " ".join(w.text for w in words[at : at + size])
         out.append(replace(words[at + size - 1], text=joined))
         at += size
-    telling = [w for w in out if normalise(w.text) not in STOP_WORDS or normalise(w.text) in taught]
+    telling = [w for w in out if not _says_nothing(w.text) or normalise(w.text) in taught]
     return telling or out
+
+
+def _says_nothing(text: str) -> bool:
+    """Whether a word only joins others: *the*, *on*, *&*.
+
+    It is no condition of its own: where a dog and grass are to be seen, the dog is on the grass more often than not.
+    """
+    key = normalise(text)
+    return key in STOP_WORDS or (not key and text.isascii())
 
 
 def _best(view: View, model: str | None, match: Match, row: int) -> str:
@@ -343,14 +287,17 @@ def _best(view: View, model: str | None, match: Match, row: int) -> str:
 def _spelling(view: View, concepts: Vocabulary | None, taught: Iterable[str]) -> Spelling:
     """What a mistyped word is corrected to: concepts, taught words, and longer words of the pictures' texts."""
     # a short word is near to too many others: trick, truck, track
-    told = [word for word in view.text.words if len(word) >= _LONG_WORD]
-    return Spelling([*(concepts.spellings if concepts is not None else ()), *taught, *told])
+    longer = [word for word in view.text.words if len(word) >= _LONG_WORD]
+    return Spelling([*(concepts.spellings if concepts is not None else ()), *taught, *longer])
 
 
 def _unknown(view: View, words: Sequence[Word], taught: Iterable[str]) -> list[str]:
     """Sentences on words of which nothing is known."""
     said = []
     for word in words[:_MOST_NOTES]:
+        if remedy := TURNING.get(normalise(word.text)):
+            said.append(f"{word.text!r} was not understood; {remedy}, or quotes around the word itself")
+            continue
         if word.negative:
             said.append(f"{word}: nothing is known of {word.text!r}, so nothing is left out for it")
             continue
@@ -361,12 +308,6 @@ def _unknown(view: View, words: Sequence[Word], taught: Iterable[str]) -> list[s
     if more := len(words) - len(said):
         said.append(f"nothing is known of {more} more words either")
     return said
-
-
-def _no_name(one: Filter, names: list[str | None]) -> str:
-    known = sorted(n for n in names if n)
-    there = f"; there are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}" if known else ""
-    return f"no picture has the {one.field} {one.value!r}{closest(str(one.value), known)}{there}"
 
 
 def _unit(vector: np.ndarray, metric: str) -> np.ndarray:

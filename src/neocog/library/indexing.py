@@ -23,7 +23,9 @@ import pyarrow as pa
 from neocog.errors import DecodeError, LibraryError, UsageError
 from neocog.library.ledger import Content, Ledger, outermost, signed, within
 from neocog.library.lock import LibraryBusy
+from neocog.library.metadata import KINDS, date_in_name
 from neocog.library.photo import Photo, examine, look, read_steady
+from neocog.library.reread import reread
 from neocog.library.rows import content_hash, has_model, vector_column, whole_rows
 from neocog.library.scan import Scan, scan
 from neocog.library.store import Store
@@ -117,6 +119,7 @@ def index(
 
         run.read(threads or _threads(), progress or (lambda done, total: None), ended)
         run.finish()
+        run.commits += reread(store, threads or _threads(), say, ended) > 0
     if run.report.computed >= COMMIT_ROWS or store.cluttered:
         # an index may take minutes: others may change the library meanwhile
         if background:
@@ -339,7 +342,9 @@ class _Run:
         known = self.ledger.contents.get(hash)
         if known is not None and (self.model in known.models or not known.saved):
             return Photo(hash, len(data), status.st_mtime_ns, status.st_ino)
-        return examine(data, status, pre, hash)
+        photo = examine(data, status, pre, hash)
+        photo.taken = photo.taken or date_in_name(path)
+        return photo
 
     def _take(self, path: str, future: Future[Any]) -> None:
         """Note what a thread found: a new content, a known one, or a problem."""
@@ -500,7 +505,9 @@ def _seen(embed: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], photos: 
     return embed(np.stack([photo.pixels for photo in photos]))  # type: ignore[misc]
 
 
-_FACTS = ("size", "taken", "camera", "latitude", "longitude", "width", "height", "phash", "flat", "thumb")
+_FACTS = (
+    "size", "taken", "camera", "latitude", "longitude", "width", "height", "phash", "flat", "thumb", *KINDS, "reader",
+)  # fmt: skip
 
 
 def _makes(embedder: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What one picture file tells: content hash, size, time, camera, place, how it looks, and the pixels for a net."""
+"""What is read of one picture file: content hash, size, time, camera, place, words, how it looks, pixels for a net."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -15,11 +15,12 @@ import numpy as np
 from neocog.data.decode import decode, inspect, prepare, quiet, readable, shrunk
 from neocog.data.duplicates import at_side, look_at
 from neocog.errors import DecodeError
+from neocog.library.metadata import MARKS, READER, words_in
 from neocog.library.rows import content_hash
 from neocog.records import Preprocess
 
 _DATE_ORIGINAL, _DATE, _MAKE, _MODEL, _EXIF_IFD, _GPS_IFD = 0x9003, 0x0132, 0x010F, 0x0110, 0x8769, 0x8825
-_HEAD = 65536  # bytes in which EXIF begins
+_HEAD = 262144  # bytes in which EXIF, XMP and IPTC begin: each may take 64 KB, and a colour profile more
 _TRIES = 3  # at a file that changes while it is read
 
 
@@ -37,6 +38,10 @@ class Photo:
     camera: str | None = None
     latitude: float | None = None
     longitude: float | None = None
+    keywords: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    reader: int = READER  # of the three above
     small: np.ndarray | None = None  # uint8 (32, 32, 3), of which the next three are made, many at a time
     phash: int = 0
     flat: bool = False
@@ -83,21 +88,23 @@ def look(photos: Sequence[Photo]) -> None:
 
 
 def exif_of(data: bytes) -> dict[str, Any]:
-    """Return what EXIF says of the time (the camera's clock), the camera and the place; {} if nothing."""
+    """Return what a file says of the time (the camera's clock), the camera, the place, and in words; {} if nothing."""
     tiff = data.startswith((b"II*\0", b"MM\0*"))
     jpeg = data.startswith(b"\xff\xd8")
-    marks = (b"Exif",) if jpeg else (b"Exif", b"eXIf", b"EXIF")
+    marks = (b"Exif", *MARKS[:2]) if jpeg else (b"Exif", b"eXIf", b"EXIF", *MARKS)
     marked = any(data.find(mark, 0, _HEAD) >= 0 for mark in marks)  # `re` takes 0.8 ms for this
-    at_end = not jpeg and data.find(b"EXIF", max(0, len(data) - _HEAD)) >= 0  # where WebP has it
+    tail = max(0, len(data) - 65536)  # where WebP has it
+    at_end = not jpeg and any(data.find(mark, tail) >= 0 for mark in (b"EXIF", b"XMP "))
     if not (tiff or marked or at_end):
         return {}
     try:
         with quiet(), readable(data) as (_, picture):
             exif = picture.getexif()
             details, place = exif.get_ifd(_EXIF_IFD), exif.get_ifd(_GPS_IFD)
+            words = words_in(picture, exif, details)
     except (DecodeError, ValueError, TypeError, KeyError, OSError, SyntaxError):  # damaged EXIF is no damaged picture
         return {}
-    made: dict[str, Any] = {}
+    made: dict[str, Any] = {kind: texts for kind, texts in words.items() if texts}
     taken = _time(details.get(_DATE_ORIGINAL)) or _time(exif.get(_DATE))
     if taken:
         made["taken"] = taken

@@ -9,11 +9,15 @@
 ``like:FILE`` ``unlike:FILE``  ranks: pictures that look like FILE, or do not; quotes around names with spaces
 ``like:FILE@x0,y0,x1,y1``      the same for a part of FILE, in pixels, or in fractions if no number is above 1
 ``tag: label:``                only pictures with that tag or label (the whole name; case and ``_`` do not matter)
-``folder: camera:``            only pictures in a folder (or made by a camera) whose name has these words
+``folder: camera: place:``     only pictures in a folder (made by a camera, at a place) whose name has these words;
+                               a folder may be a whole path, such as ``folder:/home/anna/italy``
+``near:48.85,2.35,10km``       only pictures taken at most so far (10 km if it is left out) from there, by GPS
+``has:gps``                    only pictures with a position, date, camera, caption, label, tag or place
 ``after: before: taken:``      only pictures taken from the start of that year, month, day or minute on; before its
                                start; within it. Pictures without a date are left out
 ``duplicates:yes``             shows near duplicates of better hits, too (they are folded away otherwise)
-``-``                          before any of these: not
+``-`` ``NOT``                  before any of these: not
+``OR``                         between two of these: either; ``(golden retriever) OR (tabby cat)`` for several words
 ``^2`` ``^0.5``                after a word or an example: how much it counts
 =============================  =======================================================================================
 
@@ -24,193 +28,43 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from decimal import Decimal
+from dataclasses import replace
 
 from neocog.errors import UsageError, closest
+from neocog.library.terms import Either, Example, Filter, Moment, Near, Phrase, Query, Region, Term, Word, plain, quoted
+
+__all__ = [
+    "FIELDS", "HAS", "LONGEST", "Either", "Example", "Filter", "Moment", "Near", "Phrase", "Query", "Region", "Term",
+    "Word", "parse", "plain",
+]  # fmt: skip
 
 LONGEST = 4000  # characters
 HEAVIEST = 100.0
 
 _EXAMPLES = ("like", "unlike")
-_TEXTS = ("tag", "label", "folder", "camera")
+_TEXTS = ("tag", "label", "folder", "camera", "place")
 _DATES = ("after", "before", "taken")
-FIELDS = (*_EXAMPLES, *_TEXTS, *_DATES, "duplicates")
+FIELDS = (*_EXAMPLES, *_TEXTS, *_DATES, "near", "has", "duplicates")
+HAS = ("gps", "date", "camera", "caption", "label", "tag", "place")
 _HINTS = {
     **dict.fromkeys(_EXAMPLES, 'a picture file, such as {0}:cat.jpg or {0}:"my cat.jpg"'),
     **dict.fromkeys(_TEXTS, 'a name, such as {0}:holiday or {0}:"our holiday"'),
     **dict.fromkeys(_DATES, "a date, such as {0}:2023, {0}:2023-05 or {0}:2023-05-17T12:30"),
+    "near": "a latitude and a longitude in degrees, and how far at most, such as {0}:48.85,2.35,10km",
+    "has": f"one of {', '.join(HAS)}, such as {{0}}:gps",
     "duplicates": "yes or no, such as {0}:no",
 }
 
 _OPENING, _CLOSING = '"“”„', {'"': '"', "“": "”“", "”": "”", "„": "“”"}
+_QUOTES = re.compile("|".join(rf"{a}(?:\\[\\{_OPENING}]|[^{z}])*[{z}]" for a, z in _CLOSING.items()))
+_OR = re.compile(r"(?<![^\s(])OR(?![^\s)])")
 _FIELD = re.compile(r"([A-Za-z_]+):")
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _WEIGHT = re.compile(rf"\^({_NUMBER})\Z")
 _REGION = re.compile(r"@([-+0-9.]*(?:,[-+0-9.]*)+)\Z")
 _MOMENT = re.compile(r"([0-9]{4})(?:[-/]([0-9]{1,2})(?:[-/]([0-9]{1,2})(?:T([0-9]{1,2}):([0-9]{2}))?)?)?\Z")
-_SAFE = re.compile(r"[\w./~+-]+\Z")  # what needs no quotes after a colon
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A part of a picture: corners (x0, y0) and (x1, y1) in pixels, or as fractions of width and height."""
-
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-
-    @property
-    def fractions(self) -> bool:
-        """Whether the numbers are fractions of width and height: none is above 1."""
-        return max(self.x1, self.y1) <= 1
-
-    def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Return (left, top, right, bottom) for a picture of that size, at least one pixel.
-
-        Raises:
-            UsageError: the part lies outside the picture.
-        """
-        across, down = (width, height) if self.fractions else (1, 1)
-        left, top = math.floor(self.x0 * across), math.floor(self.y0 * down)
-        right, bottom = min(width, math.ceil(self.x1 * across)), min(height, math.ceil(self.y1 * down))
-        if left >= width or top >= height:
-            raise UsageError(f"the part {self} lies outside the picture, which is {width} x {height} pixels")
-        return left, top, max(right, left + 1), max(bottom, top + 1)
-
-    def __str__(self) -> str:
-        return "@" + ",".join(_plain(v) for v in (self.x0, self.y0, self.x1, self.y1))
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A year, or a month, day or minute of it: a stretch of time, as a camera writes it (local time)."""
-
-    year: int
-    month: int | None = None
-    day: int | None = None
-    hour: int | None = None
-    minute: int | None = None
-
-    @property
-    def start(self) -> datetime:
-        """The first instant."""
-        return datetime(self.year, self.month or 1, self.day or 1, self.hour or 0, self.minute or 0)
-
-    @property
-    def end(self) -> datetime:
-        """The first instant after it."""
-        try:
-            if self.month is None:
-                return datetime(self.year + 1, 1, 1)
-            if self.day is None:
-                return datetime(self.year + self.month // 12, self.month % 12 + 1, 1)
-            return self.start + (timedelta(days=1) if self.hour is None else timedelta(minutes=1))
-        except (ValueError, OverflowError):  # the end of the year 9999
-            return datetime.max
-
-    def __str__(self) -> str:
-        text = f"{self.year:04d}"
-        for value in (self.month, self.day):
-            text += "" if value is None else f"-{value:02d}"
-        return text if self.hour is None else f"{text}T{self.hour:02d}:{self.minute or 0:02d}"
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """One word to rank by."""
-
-    text: str
-    weight: float = 1.0
-    negative: bool = False
-
-    def __str__(self) -> str:
-        return f"{'-' * self.negative}{self.text}{_weight(self.weight)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Phrase:
-    """Words that a picture's text must have (or must not), side by side."""
-
-    text: str
-    negative: bool = False
-
-    def __str__(self) -> str:
-        return f"{'-' * self.negative}{_quoted(self.text)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A picture, or a part of it, that hits look like (or do not)."""
-
-    file: str
-    region: Region | None = None
-    weight: float = 1.0
-    negative: bool = False
-
-    def __str__(self) -> str:
-        name = self.file if _SAFE.match(self.file) else _quoted(self.file)
-        return f"{'un' * self.negative}like:{name}{self.region or ''}{_weight(self.weight)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """What a picture must have (or must not): `field` is tag, label, folder, camera, after, before or taken."""
-
-    field: str
-    value: str | Moment
-    negative: bool = False
-
-    def __str__(self) -> str:
-        if isinstance(self.value, str):
-            value = self.value if _SAFE.match(self.value) else _quoted(self.value)
-        else:
-            value = str(self.value)
-        return f"{'-' * self.negative}{self.field}:{value}"
-
-
-Term = Word | Phrase | Example | Filter
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A parsed query; ``str(query)`` is text that parses to the same query.
-
-    `duplicates`: whether near duplicates of better hits are shown; None if the query does not say.
-    """
-
-    terms: tuple[Term, ...] = ()
-    duplicates: bool | None = None
-    source: str = field(default="", compare=False)
-
-    @property
-    def words(self) -> tuple[Word, ...]:
-        """The words to rank by."""
-        return tuple(t for t in self.terms if isinstance(t, Word))
-
-    @property
-    def phrases(self) -> tuple[Phrase, ...]:
-        """The exact words that must be there, or must not."""
-        return tuple(t for t in self.terms if isinstance(t, Phrase))
-
-    @property
-    def examples(self) -> tuple[Example, ...]:
-        """The pictures to look like, or not."""
-        return tuple(t for t in self.terms if isinstance(t, Example))
-
-    @property
-    def filters(self) -> tuple[Filter, ...]:
-        """The filters."""
-        return tuple(t for t in self.terms if isinstance(t, Filter))
-
-    def __str__(self) -> str:
-        shown = [str(t) for t in self.terms]
-        if self.duplicates is not None:
-            shown.append(f"duplicates:{'yes' if self.duplicates else 'no'}")
-        return " ".join(shown)
+_NEAR = re.compile(rf"([-+]?{_NUMBER}),([-+]?{_NUMBER})(?:,({_NUMBER})(km|m|mi)?)?\Z")
+_METRES = {"m": 1.0, "km": 1000.0, "mi": 1609.344, None: 1000.0}
 
 
 def parse(text: str) -> Query:
@@ -221,9 +75,11 @@ def parse(text: str) -> Query:
     """
     if len(text) > LONGEST:
         raise UsageError(f"a query may have {LONGEST:,} characters, this one has {len(text):,}; leave some words out")
+    # brackets are parts of words, as in IMG (1).jpg, unless there is an OR
+    pieces = _Reader(text, groups=_OR.search(_QUOTES.sub("''", text)) is not None).pieces()
     terms: list[Term] = []
     duplicates: bool | None = None
-    for term in _Reader(text).terms():
+    for term in _Grouping(pieces).sequence():
         if not isinstance(term, bool):
             terms.append(term)
         elif duplicates not in (None, term):
@@ -235,28 +91,140 @@ def parse(text: str) -> Query:
     return Query(tuple(terms), duplicates, text)
 
 
-class _Reader:
-    """Reads one term after the other; a bool stands for ``duplicates:yes`` or ``no``."""
+def _error(at: int, message: str) -> UsageError:
+    return UsageError(f"query, position {at + 1}: {message}")
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+
+class _Grouping:
+    """Builds terms from pieces: alternatives where OR stands between two terms or groups."""
+
+    def __init__(self, pieces: list[tuple[int, Term | bool | str]]) -> None:
+        self.pieces = pieces
         self.at = 0
 
-    def terms(self) -> Iterator[Term | bool]:
+    def sequence(self, opened: int | None = None) -> list[Term | bool]:
+        """Return the terms up to the end, or up to the ")" of the "(" at position `opened`."""
+        found: list[tuple[int, list[Term | bool], bool]] = []  # position, terms, whether in brackets
+        joined: list[bool] = []  # whether OR stands before each
+        either: int | None = None
+        while self.at < len(self.pieces):
+            start, what = self.pieces[self.at]
+            self.at += 1
+            if what == ")":
+                break
+            if what == "OR":
+                if not found or either is not None:
+                    raise _error(start, "expected a term before OR; type dog OR cat")
+                either = start
+                continue
+            terms = self.sequence(start) if what == "(" else [what]
+            found.append((start, terms, what == "("))  # type: ignore[arg-type]
+            joined.append(either is not None)
+            either = None
+        else:
+            if opened is not None:
+                raise _error(opened, 'expected a ")" for this "("; OR joins terms or groups: (golden retriever) OR cat')
+        if either is not None:
+            raise _error(either, 'expected a term after OR; type dog OR cat, or "OR" in quotes for the word itself')
+        if opened is not None and not found:
+            raise _error(opened, 'expected terms between "(" and ")"')
+        out: list[Term | bool] = []
+        at = 0
+        while at < len(found):
+            end = at + 1
+            while end < len(found) and joined[end]:
+                end += 1
+            if end == at + 1:
+                out += found[at][1]
+            else:
+                self._sure(found, at, end)
+                out.append(Either(tuple(self._alternative(start, terms) for start, terms, _ in found[at:end])))
+            at = end
+        return out
+
+    @staticmethod
+    def _sure(found: list[tuple[int, list[Term | bool], bool]], first: int, end: int) -> None:
+        """Refuse *golden retriever OR cat*: do both words belong to it, or one?"""
+        for inner, outer in ((first, first - 1), (end - 1, end)):
+            if not 0 <= outer < len(found):
+                continue
+            pair = [found[i] for i in sorted((inner, outer))]
+            if all(isinstance(t[0], Word) and not t[0].negative and not bracket for _, t, bracket in pair):
+                a, b = (" ".join(map(str, terms)) for _, terms, _ in pair)
+                both = f"({a} {b}) OR ..." if inner > outer else f"... OR ({a} {b})"
+                one = f"{a} ({b} OR ...)" if inner > outer else f"(... OR {a}) {b}"
+                raise _error(pair[0][0], f"does OR take both words, {a} {b}? Type {both} or {one}")
+
+    @staticmethod
+    def _alternative(start: int, terms: list[Term | bool]) -> tuple[Term, ...]:
+        made: list[Term] = []
+        for term in terms:
+            if isinstance(term, bool):
+                raise _error(start, "duplicates: holds for the whole query; type it apart from OR")
+            if getattr(term, "weight", 1.0) != 1:
+                raise _error(start, f"alternatives carry no weight; leave it out of {term}")
+            made.append(term)
+        return tuple(made)
+
+
+class _Reader:
+    """Reads one term after the other; a bool stands for ``duplicates:yes`` or ``no``.
+
+    With `groups`, "(" and ")" are pieces of their own; without, they are parts of words.
+    """
+
+    def __init__(self, text: str, groups: bool) -> None:
+        self.text, self.groups = text, groups
+        self.at = self.depth = 0
+
+    def pieces(self) -> list[tuple[int, Term | bool | str]]:
+        """Return each term, "OR", "(" and ")" with its position."""
+        found: list[tuple[int, Term | bool | str]] = []
         while True:
             while self.at < len(self.text) and self.text[self.at].isspace():
                 self.at += 1
-            if self.at == len(self.text):
-                return
-            yield self._term()
+            start = self.at
+            if start == len(self.text):
+                return found
+            if self.groups and self.text[start] == "(":
+                self.at, self.depth = start + 1, self.depth + 1
+                found.append((start, "("))
+            elif self.depth and self.text[start] == ")":
+                self.at, self.depth = start + 1, self.depth - 1
+                found.append((start, ")"))
+                if not self._ended():
+                    raise self._fail('expected a space after ")"; use "quotes" for a bracket that belongs to a name')
+            elif self._operator("OR"):
+                found.append((start, "OR"))
+            else:
+                found.append((start, self._term()))
+
+    def _operator(self, name: str) -> bool:
+        """Whether the word in capitals stands here; it is read if it does."""
+        start = self.at
+        if self.text.startswith(name, start):
+            self.at += len(name)
+            if self._ended():
+                return True
+        self.at = start
+        return False
 
     def _fail(self, message: str, at: int | None = None) -> UsageError:
-        return UsageError(f"query, position {(self.at if at is None else at) + 1}: {message}")
+        return _error(self.at if at is None else at, message)
 
     def _term(self) -> Term | bool:
         start = self.at
-        negative = self.text[self.at] == "-"
-        self.at += negative
+        if self._operator("NOT"):
+            negative = True
+            while self.at < len(self.text) and self.text[self.at].isspace():
+                self.at += 1
+            if self._ended():
+                raise self._fail('expected a term after NOT; type NOT indoor, or "NOT" in quotes for the word', start)
+        else:
+            negative = self.text[self.at] == "-"
+            self.at += negative
+        if negative and self.groups and self.text[self.at : self.at + 1] == "(":
+            raise self._fail("a group is not negated; type NOT before each term of it: NOT dog NOT cat")
         if self._ended() or self.text[self.at] == "-":
             after = "another '-'" if not self._ended() else "a space or the end"
             raise self._fail(f"expected a word after '-', found {after}; type -indoor, or \"-\" for the sign itself")
@@ -272,7 +240,7 @@ class _Reader:
                 bare = self.text[self.at :].split(maxsplit=1)[0]
                 raise self._fail(
                     f"expected one of {', '.join(f + ':' for f in FIELDS)}, found {named[0]!r}{closest(name, FIELDS)}; "
-                    f"for the text itself type {_quoted(re.sub(f'[{_OPENING}]', ' ', bare).strip())}"
+                    f"for the text itself type {quoted(re.sub(f'[{_OPENING}]', ' ', bare).strip())}"
                 )
             self.at = named.end()
             return self._field(name, negative, start)
@@ -327,6 +295,12 @@ class _Reader:
             if not value.strip():
                 raise self._fail(f"expected {hint}, found only spaces", at)
             return Filter(name, value.strip(), negative)
+        if name == "has":
+            if value.lower() not in HAS:
+                raise self._fail(f"expected {hint}, found {value[:40]!r}{closest(value.lower(), HAS)}", at)
+            return Filter(name, value.lower(), negative)
+        if name == "near":
+            return Filter(name, self._near_of(value, hint, at), negative)
         moment = self._moment_of(value, hint, at)
         if negative and name != "taken":
             other = "before" if name == "after" else "after"
@@ -340,7 +314,9 @@ class _Reader:
         return self.text[start : self.at]
 
     def _ended(self) -> bool:
-        return self.at == len(self.text) or self.text[self.at].isspace()
+        if self.at == len(self.text) or self.text[self.at].isspace():
+            return True
+        return self.depth > 0 and self.text[self.at] == ")"
 
     def _quoted_text(self) -> str:
         start, closing, out = self.at, _CLOSING[self.text[self.at]], []
@@ -384,7 +360,18 @@ class _Reader:
                 "type @10,20,200,180 (pixels) or @0,0,0.5,1 (the left half)",
                 at + match.start(),
             )
-        return Region(x0 + 0.0, y0 + 0.0, x1, y1)  # + 0.0: minus nought is nought
+        return Region(x0 + 0.0, y0 + 0.0, x1, y1)  # + 0.0: turns -0.0 into 0.0
+
+    def _near_of(self, value: str, hint: str, at: int) -> Near:
+        match = _NEAR.match(value)
+        place = None
+        if match is not None:
+            place = Near(float(match[1]) + 0.0, float(match[2]) + 0.0)
+            if match[3] is not None:
+                place = replace(place, metres=float(match[3]) * _METRES[match[4]])
+        if place is None or abs(place.latitude) > 90 or abs(place.longitude) > 180 or not 0 < place.metres < math.inf:
+            raise self._fail(f"expected {hint}, found {value[:40]!r}", at)
+        return place
 
     def _moment_of(self, value: str, hint: str, at: int) -> Moment:
         match = _MOMENT.match(value)
@@ -396,17 +383,3 @@ class _Reader:
         except ValueError:
             raise self._fail(f"expected {hint}, found {value[:40]!r}", at) from None
         return moment
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _weight(value: float) -> str:
-    return "" if value == 1 else f"^{_plain(value)}"
-
-
-def _plain(value: float) -> str:
-    """The shortest decimal number that reads back as `value`, never in powers of ten."""
-    text = format(Decimal(repr(float(value))), "f")
-    return text.removesuffix(".0")

@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
         ("name", pa.string()),  # of the first path
         ("size", pa.int64()),  # bytes
         ("mtime_ns", pa.int64()),  # of the first path
-        ("taken", pa.timestamp("s")),  # EXIF, the camera's clock; null if unknown
+        ("taken", pa.timestamp("s")),  # EXIF, the camera's clock, else the date in the file's name; null if unknown
         ("camera", pa.string()),
         ("latitude", pa.float64()),  # degrees, north positive
         ("longitude", pa.float64()),  # degrees, east positive
@@ -38,6 +38,10 @@ SCHEMA = pa.schema(
         ("labels", _TEXTS),  # given: by class folders or by the user
         ("tags", _TEXTS),  # concepts that were taught
         ("captions", _TEXTS),
+        ("keywords", _TEXTS),  # what the file says of itself: XMP, IPTC and EXIF (metadata.py)
+        ("texts", _TEXTS),  # its titles and descriptions, likewise
+        ("places", _TEXTS),  # names of places, likewise
+        ("reader", pa.int32()),  # metadata.READER when these were read; null: by an older neocog, which did not
         ("phash", pa.uint64()),  # data.duplicates.perceptual_hash
         ("flat", pa.bool_()),  # one even tone: its phash is noise
         ("thumb", pa.binary()),  # data.duplicates.Look.thumbs, 288 bytes
@@ -197,6 +201,14 @@ def whole_rows(columns: dict[str, Any], count: int, schema: pa.Schema = SCHEMA) 
         else:
             arrays.append(pa.nulls(count, field.type))
     return pa.table(arrays, schema=schema)
+
+
+def completed(rows: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
+    """Return rows with the columns that an older neocog did not know yet, empty."""
+    for field in schema:
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+    return rows
 
 
 def vector_column(values: np.ndarray) -> pa.FixedSizeListArray:

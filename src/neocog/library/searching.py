@@ -1,25 +1,28 @@
 """Search a library: by word, by example, by filter, and by all at once; every hit says why.
 
 Each part of a query gives every picture a probability (evidence.py). They are joined as independent conditions that
-must all hold: `probability` is their product, and pictures are ranked by `score`, the weighted geometric mean of what
-is looked for, so that ``dog^2 beach`` cares twice as much for the dog, and two words are not held to a stricter
-threshold than one; what it must not be is multiplied to it, so that a ``-word`` never adds a hit. A hit is shown if
-its score reaches that of the parts' own thresholds (calibration.py), and if what it must not be is less likely than
-not.
+must all hold: `probability` is their product. Pictures are ranked by `score`, which is the same unless the query has
+weights: these are powers, with a mean of 1, so that ``dog^2 beach`` cares twice as much for the dog. A hit is shown if
+its score reaches that of the parts' own thresholds (calibration.py), so that two words are not held to a stricter one
+than each alone; what it must not be is multiplied to the score, so that a ``-word`` never adds a hit, and must be less
+likely than not. Parts that were not understood lower all scores (`calibration.UNKNOWN`), and hits say so.
+
+Of alternatives (``dog OR cat``) at least one holds, as of independent witnesses; a hit needs what one of them needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from neocog.errors import LibraryError, UsageError
-from neocog.library.calibration import Line, fit_line, lines_from, lines_to, log_odds
+from neocog.library.calibration import UNKNOWN, Line, fit_line, lines_from, lines_to, log_odds
 from neocog.library.embed import at_layer
-from neocog.library.evidence import Part, Reason, example_parts, filtered, word_parts
+from neocog.library.evidence import Part, Reason, example_parts, word_parts
+from neocog.library.filters import filtered
 from neocog.library.query import Example, Query, parse
 from neocog.library.store import Store
 from neocog.library.view import FEATURES, OUTPUT, Eye, View, view_of
@@ -30,6 +33,7 @@ METRICS = ("cosine", "euclidean")
 # Near duplicates have perceptual hashes at most this far apart and vectors at least this alike; either alone is not
 # enough (see data.duplicates).
 _BITS, _ALIKE = 8, 0.93
+_MOST_UNKNOWN = 5  # words that were not understood that a hit names
 _FEWEST = 20  # pictures on each side from which a calibration is learned
 
 
@@ -39,7 +43,8 @@ class Hit:
 
     Attributes:
         hash: identity of its content. path: its first file. paths: all its files.
-        score: what it is ranked by, 0..1. probability: that all parts of the query hold.
+        score: what it is ranked by: the probability that it answers the whole query, weighted. probability: that
+            all parts of the query hold.
         reasons: what each part contributed.
         near: hashes of near duplicates that are folded away behind it.
     """
@@ -62,6 +67,7 @@ class Answer(Sequence[Hit]):
         found: pictures that reach the threshold, shown or not.
         threshold: the score that a hit needs. best: the best score of any picture that meets the filters.
         notes: which concepts a word was taken for, what is unknown, what was left out.
+        not_understood: words to be found of which nothing is known; they lower all scores.
     """
 
     hits: tuple[Hit, ...]
@@ -70,6 +76,7 @@ class Answer(Sequence[Hit]):
     threshold: float
     best: float
     notes: tuple[str, ...]
+    not_understood: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.hits)
@@ -87,6 +94,7 @@ class Answer(Sequence[Hit]):
             "found": self.found,
             "threshold": self.threshold,
             "best": self.best,
+            "not_understood": list(self.not_understood),
             "notes": list(self.notes),
             "hits": [asdict(hit) for hit in self.hits],
         }
@@ -135,40 +143,55 @@ def search(
     seeing, layer = _layer(view, chosen, layer)
     lines = lines_from(store.load("calibration"), chosen or "")
     notes: list[str] = []
-    keep, filters = filtered(view, parsed, notes)
-    parts, unknown = word_parts(view, chosen, parsed.words, lines, notes) if parsed.words else ([], [])
-    if parsed.examples:
-        if seeing is None:
-            raise UsageError(f"{store.folder} has no vectors yet to compare pictures by; type 'neocog index FOLDER'")
-        line = lines["example" if layer == FEATURES else "output"]
-        alone = not parts and not filters
-        found, looked = example_parts(view, seeing, parsed.examples, line, metric, layer, eye, top=top, alone=alone)
-        parts += found
-        keep &= looked
-    positive = [p for p in parts if not p.negative]
-    if unknown and not positive:
+
+    def asked(terms: Query, *, whole: bool) -> _Asked:
+        keep, filters = filtered(view, terms, notes)
+        parts, unknown = word_parts(view, chosen, terms.words, lines, notes) if terms.words else ([], [])
+        if terms.examples:
+            if seeing is None:
+                raise UsageError(
+                    f"{store.folder} has no vectors yet to compare pictures by; type 'neocog index FOLDER'"
+                )
+            line = lines["example" if layer == FEATURES else "output"]
+            alone = whole and not parts and not filters and not terms.choices
+            found, looked = example_parts(view, seeing, terms.examples, line, metric, layer, eye, top=top, alone=alone)
+            parts += found
+            keep &= looked
+        for choice in terms.choices:
+            several = [asked(Query(one), whole=False) for one in choice.alternatives]
+            unknown += [word for one in several for word in one.unknown]
+            if any(one.known for one in several):
+                parts.append(_either([one for one in several if one.known]))
+            else:
+                parts.append(Part(1.0, False, np.asarray(UNKNOWN, np.float32), UNKNOWN, lambda row: [], known=False))
+        return _Asked(parts, keep, filters, unknown)
+
+    whole = asked(parsed, whole=True)
+    parts, keep, unknown = whole.parts, whole.keep, tuple(dict.fromkeys(whole.unknown))
+    if unknown and not any(part.known and not part.negative for part in parts):
         keep[:] = False  # what was asked for is unknown, so nothing answers to it
-    score, probability = _joined(len(view), parts)
-    least = _least(positive) if threshold is None else threshold
-    shown = keep & (score >= least)
+    chances, enough = _joined(len(view), parts)
+    score, probability = np.exp(chances), np.exp(sum((np.log(part.p) for part in parts), np.zeros(len(view))))
+    least = _least(parts) if threshold is None else threshold
+    shown = keep & (enough >= 0 if threshold is None else score >= least)
     if threshold is None:
         for part in parts:
             if part.negative:
                 shown &= part.p >= part.threshold
     rows = np.flatnonzero(shown)
     if parts:
-        rows = rows[np.argsort(-score[rows], kind="stable")]
+        rows = rows[np.argsort(-chances[rows], kind="stable")]  # logs: scores of many parts may all round to 0
     else:  # filters only: the newest first
         taken = np.asarray(view.table.column("taken").to_numpy()).astype("datetime64[s]")[rows]
         rows = rows[np.argsort(np.where(np.isnat(taken), 2**62, -taken.astype(np.int64)), kind="stable")]
     groups = _folded(view, chosen, rows, top) if not parsed.duplicates else [(int(r), []) for r in rows[:top]]
-    hits = tuple(_hit(view, row, near, score, probability, parts, filters) for row, near in groups)
+    hits = tuple(_hit(view, row, near, score, probability, whole, unknown) for row, near in groups)
     best = float(score[keep].max()) if keep.any() and parts else 0.0
     if folded := sum(len(hit.near) for hit in hits):
         notes.append(f"{folded} near duplicates are folded away; duplicates:yes shows them")
-    if not hits and not unknown and best > 0:
+    if not hits and best > 0:
         notes.append(f"nothing reaches {least:.2f}; the best has {best:.2f}, a threshold of 0 shows it")
-    return Answer(hits, parsed, len(rows), float(least), best, tuple(notes))
+    return Answer(hits, parsed, len(rows), float(least), best, tuple(dict.fromkeys(notes)), unknown)
 
 
 def calibrate(store: Store, model: str | None = None, *, labels: dict[str, str] | None = None) -> dict[str, Line]:
@@ -239,20 +262,71 @@ def _layer(view: View, model: str | None, layer: str) -> tuple[str | None, str]:
     return name, FEATURES
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What was made of a query, or of one of its alternatives."""
+
+    parts: list[Part]
+    keep: np.ndarray  # bool (N,): pictures that meet all filters
+    filters: list[Callable[[int], Reason]]
+    unknown: list[str]
+
+    @property
+    def known(self) -> bool:
+        """Whether anything of it was understood."""
+        return bool(self.filters) or any(part.known for part in self.parts)
+
+    def explain(self, row: int) -> list[Reason]:
+        return [reason for part in self.parts for reason in part.explain(row)] + [say(row) for say in self.filters]
+
+
+def _powers(parts: Sequence[Part]) -> list[float]:
+    """The weights, those of what is looked for with a mean of 1."""
+    those = [part.weight for part in parts if not part.negative] or [part.weight for part in parts]
+    return [part.weight * len(those) / sum(those) for part in parts]
+
+
 def _joined(count: int, parts: Sequence[Part]) -> tuple[np.ndarray, np.ndarray]:
-    """(score, probability), float64 (N,), of the parts' probabilities: product, powers being weights, and product."""
-    total = sum(part.weight for part in parts if not part.negative) or sum(part.weight for part in parts)
-    logs, weighted = np.zeros(count), np.zeros(count)
-    for part in parts:
+    """(log of the score, how far that is above what a hit needs), float64 (N,)."""
+    chances, enough = np.zeros(count), np.zeros(count)
+    for part, power in zip(parts, _powers(parts), strict=True):
         one = np.log(part.p.astype(np.float64))
-        logs += one
-        weighted += part.weight / total * one
-    return np.exp(weighted), np.exp(logs)
+        chances += power * one
+        enough += power * (one if part.negative else part.over)
+    if all(part.negative for part in parts):
+        enough[:] = 0
+    return chances, enough
 
 
-def _least(positive: Sequence[Part]) -> float:
-    total = sum(part.weight for part in positive)
-    return float(np.exp(sum(p.weight / total * np.log(p.threshold) for p in positive))) if positive else 0.0
+def _least(parts: Sequence[Part]) -> float:
+    """The score that a hit needs."""
+    positive = [part for part in parts if not part.negative]
+    return (
+        float(np.exp(sum(w * np.log(p.threshold) for p, w in zip(positive, _powers(positive), strict=True))))
+        if positive
+        else 0.0
+    )
+
+
+def _either(several: Sequence[_Asked]) -> Part:
+    """The part that alternatives make."""
+    none, over, needed = np.ones(1), [], []
+    for one in several:
+        chances, _ = _joined(len(one.keep), one.parts)
+        sure = [part for part in one.parts if not part.negative] or one.parts
+        least = sum(float(np.log(part.threshold)) for part in sure)
+        keep = one.keep.copy()
+        for part in one.parts:
+            if part.negative:
+                keep &= part.p >= part.threshold
+        none = none * (1 - np.where(keep, np.exp(chances), 0))
+        over.append(np.where(keep, chances - least, -np.inf))
+        needed.append(least)
+    nearest = np.argmax(over, axis=0)
+    p = np.clip(1 - none, 1e-6, 1 - 1e-6).astype(np.float32)
+    return Part(
+        1.0, False, p, float(np.exp(min(needed))), lambda row: several[nearest[row]].explain(row), np.max(over, axis=0)
+    )
 
 
 def _folded(view: View, model: str | None, rows: np.ndarray, top: int) -> list[tuple[int, list[str]]]:
@@ -294,11 +368,15 @@ def _hit(
     near: list[str],
     score: np.ndarray,
     probability: np.ndarray,
-    parts: Sequence[Part],
-    filters: Sequence[Any],
+    asked: _Asked,
+    unknown: Sequence[str],
 ) -> Hit:
-    reasons = [reason for part in parts for reason in part.explain(row)]
-    reasons += [tell(row) for tell in filters]
+    reasons = asked.explain(row)
+    if unknown:
+        shown = [*unknown[:_MOST_UNKNOWN], *([f"{len(unknown) - _MOST_UNKNOWN} more"] * (len(unknown) > _MOST_UNKNOWN))]
+        listed = " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+        text = f"partly answered: {listed} {'was' if len(unknown) == 1 else 'were'} not understood"
+        reasons.append(Reason(" ".join(unknown), "unknown", UNKNOWN ** len(unknown), float(len(unknown)), text))
     paths = view.paths(row)
     return Hit(
         hash=str(view.hashes[row]),

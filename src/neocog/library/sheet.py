@@ -1,10 +1,12 @@
-"""A contact sheet: the hits of a search as one picture, with score, name and the strongest reason under each."""
+"""A contact sheet: the hits of a search as one picture; under each its score, name, strongest reason, and what was not
+understood."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
@@ -33,7 +35,7 @@ def sheet(
         raise UsageError(f"expected 1 to 50 columns of 32 to 2,000 pixels, got {columns} of {side}")
     small, large = ImageFont.load_default(12), ImageFont.load_default(18)
     columns = min(columns, len(hits))
-    lines = 2 + any(getattr(hit, "reasons", ()) for hit in hits)
+    lines = max(len(_lines(i, hit, side)) for i, hit in enumerate(hits))
     head = 40 if title else _GAP
     cell = side + 16 * lines + _GAP
     width = columns * (side + _GAP) + _GAP
@@ -55,7 +57,7 @@ def sheet(
             draw.text((left + 6, top + side // 2 - 6), _fitting(picture, side - 12, small), _SOFT, small)
         else:
             page.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
-        for line, (text, ink) in enumerate(_told(i, hit)):
+        for line, (text, ink) in enumerate(_lines(i, hit, side)):
             draw.text((left, top + side + 3 + 16 * line), _fitting(text, side, small), ink, small)
     out = Path(os.path.abspath(path))
     try:
@@ -67,14 +69,16 @@ def sheet(
     return out
 
 
-def _told(i: int, hit: Any) -> list[tuple[str, tuple[int, int, int]]]:
+def _lines(i: int, hit: Any, side: int) -> list[tuple[str, tuple[int, int, int]]]:
     score = getattr(hit, "score", getattr(hit, "probability", getattr(hit, "cosine", None)))
     said = [(f"{i + 1}." if score is None else f"{i + 1}.  {score:.2f}", _INK), (Path(hit.path).name, _SOFT)]
-    reasons = getattr(hit, "reasons", ())
+    reasons = [reason for reason in getattr(hit, "reasons", ()) if reason.kind != "unknown"]
     if reasons:  # what was looked for before what it is not
         said.append(
             (max(reasons, key=lambda r: (not r.part.startswith(("-", "unlike")), r.weight > 0, r.value)).text, _SOFT)
         )
+    unknown = [reason.text for reason in getattr(hit, "reasons", ()) if reason.kind == "unknown"]
+    said += [(line, _SOFT) for text in unknown for line in wrap(text, max(8, side // 6), max_lines=3)]
     return said
 
 

@@ -44,6 +44,7 @@ from neocog.library.rows import (
     PROBLEMS,
     SCHEMA,
     Condition,
+    completed,
     decode_path,
     encode_path,
     has_model,
@@ -72,6 +73,7 @@ _MOST_FROM_INDEX = 1000  # results that the index is asked for; more are found b
 _KEEP_VERSIONS = timedelta(minutes=10)  # readers may still use them
 _CLUTTER = 40  # versions from which joining small files is worth its while
 _HEAVY = ("thumb",)  # columns that are not mirrored
+_MIRRORED = pa.schema([field for field in SCHEMA if field.name not in _HEAVY])
 
 
 class Store:
@@ -277,6 +279,7 @@ class Store:
             value = pa.array(["ok"] * len(rows)) if field.name == "state" else blank.column(field.name)
             rows = rows.append_column(field, value)
         with self._writing(), told(self.folder):
+            self._grow()
             self._put_vectors(vectors)
             done = self._table("pictures").merge_insert("hash").when_not_matched_insert_all().execute(rows)
         return int(done.num_inserted_rows)
@@ -291,8 +294,16 @@ class Store:
             self._put_vectors(vectors)
             if rows.column_names == ["hash"]:
                 return len(rows)
+            self._grow()
             done = self._table("pictures").merge_insert("hash").when_matched_update_all().execute(rows)
         return int(done.num_updated_rows)
+
+    def _grow(self) -> None:
+        """Give the table of an older neocog the columns that it lacks."""
+        table = self._table("pictures")
+        there = set(table.schema.names)
+        if missing := [field for field in SCHEMA if field.name not in there]:
+            table.add_columns(pa.schema(missing))
 
     def _put_vectors(self, vectors: dict[str, pa.Table]) -> None:
         for model, rows in vectors.items():
@@ -573,7 +584,8 @@ class Store:
         with self._lock:
             known = self._mirrors.get(name)
             if known is None or known[0] != key:
-                known = (key, mapped_table(self.folder / "cache", name, key, lambda: self._read(name)))
+                table = mapped_table(self.folder / "cache", name, key, lambda: self._read(name))
+                known = (key, completed(table, _MIRRORED) if name == "pictures" else table)
                 self._mirrors[name] = known
             return known[1]
 

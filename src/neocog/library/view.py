@@ -26,7 +26,8 @@ from neocog.library.rows import HASH, content_hash, encode_path
 from neocog.library.store import Store
 
 COLUMNS = (
-    "hash", "paths", "taken", "camera", "width", "height", "labels", "tags", "captions", "phash", "flat", "models",
+    "hash", "paths", "taken", "camera", "latitude", "longitude", "width", "height", "labels", "tags", "captions",
+    "keywords", "texts", "places", "phash", "flat", "models",
 )  # fmt: skip
 FEATURES, OUTPUT = "features", "output"  # layers: what the last one reads, and what it gives
 _PAIRS_FROM = 512  # pictures whose pairs show how alike two pictures of the library usually are
