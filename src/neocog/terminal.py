@@ -174,8 +174,10 @@ def picture_paths(inputs: Iterable[str]) -> Iterator[Path]:
             continue
         path = Path(name)
         if path.is_dir():
+            from neocog.data.listing import pictures_below
+
             empty = True
-            for picture in _pictures_below(path):
+            for picture in pictures_below(path):
                 empty = False
                 yield picture
             if empty:
@@ -184,16 +186,6 @@ def picture_paths(inputs: Iterable[str]) -> Iterator[Path]:
             yield path
         else:
             raise UsageError(f"expected a picture, a folder or -; {name} does not exist")
-
-
-def _pictures_below(folder: Path) -> Iterator[Path]:
-    from neocog.data.columns import is_picture
-
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and is_picture(name):
-                yield Path(parent, name)
 
 
 @contextlib.contextmanager

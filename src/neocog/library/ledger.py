@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -110,6 +110,16 @@ def within(path: str, folder: str) -> bool:
     if folder == ".":
         return not path.startswith("/") and path[1:2] != ":"
     return path.startswith(folder.rstrip("/") + "/")
+
+
+def above(path: str) -> Iterator[str]:
+    """Yield the folders that a stored path lies in, the nearest first; for `within`, each of them holds it."""
+    relative = within(path, ".")
+    while "/" in path.rstrip("/"):
+        path = path.rpartition("/")[0] or "/"
+        yield path
+    if relative:
+        yield "."
 
 
 def outermost(folders: Iterable[str]) -> list[str]:
