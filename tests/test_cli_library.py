@@ -16,7 +16,9 @@ from neocog.errors import LibraryError, UsageError
 from neocog.library import place
 
 COMMANDS = ("index", "search", "teach", "correct", "describe")
-UPKEEP = ("info", "verify", "problems", "export", "duplicates", "concepts", "forget", "calibrate")
+UPKEEP = (
+    "info", "verify", "problems", "export", "duplicates", "concepts", "unteach", "calibrate", "folders", "forget", "move",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +188,7 @@ def test_a_search_by_word_loads_no_torch(indexed, python):
 # --- teach, correct, describe
 
 
-def test_teach_correct_and_forget(indexed):
+def test_teach_correct_and_unteach(indexed):
     taught = json.loads(
         call("teach", indexed, "first ones", indexed / "a" / "0.png", indexed / "b" / "1.jpg", "--json").stdout
     )
@@ -195,7 +197,7 @@ def test_teach_correct_and_forget(indexed):
     assert said.exit_code == 0 and "first ones: 1 examples" in said.stdout
     assert "b/1.jpg" not in call("search", 'tag:"first ones"', "--all").stdout
     assert "first ones" in call("library", "concepts").stdout
-    assert call("library", "forget", indexed, "first ones").exit_code == 0
+    assert call("library", "unteach", indexed, "first ones").exit_code == 0
     assert call("search", 'tag:"first ones"').exit_code == 1
 
 

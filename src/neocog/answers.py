@@ -46,14 +46,14 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def json_text(document: Any) -> str:
-    """Return the text of one JSON document."""
-    return json.dumps(plain(document), indent=2, ensure_ascii=False, allow_nan=False)
+def json_text(document: Any, *, line: bool = False) -> str:
+    """Return the text of one JSON document, in one line if `line`."""
+    return json.dumps(plain(document), indent=None if line else 2, ensure_ascii=False, allow_nan=False)
 
 
-def show_json(document: Any) -> None:
-    """Print one JSON document on stdout."""
-    typer.echo(json_text(document))
+def show_json(document: Any, *, line: bool = False) -> None:
+    """Print one JSON document on stdout, in one line if `line`."""
+    typer.echo(json_text(document, line=line))
 
 
 def show_table(rows: Iterable[Mapping[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from neocog.errors import LibraryError, UsageError
 
 if TYPE_CHECKING:
     from neocog.library import Library
+    from neocog.library.folders import Changed
 
 _LibraryArgument = Annotated[str | None, typer.Argument(metavar="[LIB]", help=LIBRARY_HELP)]
 
@@ -104,7 +105,7 @@ def export(
 def duplicates(
     lib: _LibraryArgument = None,
     library: LibraryOption = None,
-    level: Annotated[Level, typer.Option(help="The same file, the same picture, or the same scene.")] = Level.near,
+    level: Annotated[Level, typer.Option(help="The same file; also the same picture; or the same scene.")] = Level.near,
     threshold: Annotated[
         float | None, typer.Option(metavar="C", help="Cosine from which vectors agree; default: measured.")
     ] = None,
@@ -157,7 +158,58 @@ def concepts(
 
 
 @upkeep.command()
-def forget(library: LibraryFirst, name: Annotated[str, typer.Argument(metavar="NAME", help="A taught word.")]) -> None:
+def folders(lib: _LibraryArgument = None, library: LibraryOption = None, json: terminal.Json = False) -> None:
+    """List the folders that were indexed, how many pictures each has, and whether it is there."""
+    with terminal.work():
+        opened = _opened(lib, library)
+        found, exclude = opened.folders(), opened.store.exclude
+    if json:
+        answers.show_json({"library": opened.folder, "folders": found, "exclude": exclude})
+        return
+    answers.show_table({**answers.plain(one), "there": "yes" if one.there else "no"} for one in found)
+    if exclude:
+        typer.echo(f"excluded: {', '.join(exclude)}")
+
+
+@upkeep.command()
+def forget(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Of pictures, as 'neocog library folders' has it.")],
+    library: LibraryOption = None,
+    json: terminal.Json = False,
+) -> None:
+    """Remove a folder and its pictures from the library. No file is touched."""
+    with terminal.work():
+        done = open_library(library).forget_folder(folder)
+    _tell_changed(done, f"forgot {done.files:,} files of {folder}, and {done.pictures:,} pictures with them", json)
+
+
+@upkeep.command()
+def move(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="As 'neocog library folders' has it.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Where these pictures are now.")],
+    library: LibraryOption = None,
+    json: terminal.Json = False,
+) -> None:
+    """Say that a folder of the library was renamed, or is elsewhere now. Nothing is computed again."""
+    from neocog.library import place
+
+    with terminal.work():
+        beside = new if library is None and place.is_library(place.beside(new)) else library
+        done = open_library(beside).move_folder(old, new)
+    _tell_changed(done, f"{done.files:,} files of {old} are in {new}", json)
+
+
+def _tell_changed(done: Changed, text: str, json: bool) -> None:
+    if json:
+        answers.show_json(done)
+        return
+    typer.echo(text)
+    for note in done.notes:
+        terminal.say(f"note: {note}")
+
+
+@upkeep.command()
+def unteach(library: LibraryFirst, name: Annotated[str, typer.Argument(metavar="NAME", help="A taught word.")]) -> None:
     """Remove a taught word with its examples, corrections and tags."""
     with terminal.work():
         open_library(library).forget(name)

@@ -13,11 +13,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neocog.errors import NeocogError
+
 if TYPE_CHECKING:
     from neocog.library.copies import Group
+    from neocog.library.folders import Changed, IndexedFolder
     from neocog.library.describe import Description
     from neocog.library.indexing import Embeds, Report
     from neocog.library.query import Query
@@ -98,7 +102,7 @@ class Library:
             layer: dotted name of a layer whose vectors are made in addition, for `search(layer=...)`.
             size: pixels of the square that the net sees; a smaller one is faster and sees less.
             device: cpu, cuda, mps; default: the fastest.
-            options: `threads`, `wait`, `progress`, `say`, `stop` of `indexing.index`.
+            options: `exclude`, `threads`, `wait`, `progress`, `say`, `stop` of `indexing.index`.
 
         Raises:
             UsageError: a folder that is not there, or no net at hand. LibraryError: the disk is full, another process
@@ -194,20 +198,30 @@ class Library:
         metric: str = "cosine",
         layer: str = "features",
     ) -> Answer:
-        """Return the best hits, with scores and reasons (see `searching.search`); `query.py` has the language."""
+        """Return the best hits, with scores and reasons (see `searching.search`); `query.py` has the language.
+
+        While the library is indexed for the first time, the first note says so.
+        """
         from neocog.library.searching import search
 
-        return search(
-            self.store,
-            query,
-            like=_several(like),
-            unlike=_several(unlike),
-            top=top,
-            threshold=threshold,
-            model=model,
-            metric=metric,
-            layer=layer,
-        )
+        unfinished = self.store.unfinished_note()
+        try:
+            found = search(
+                self.store,
+                query,
+                like=_several(like),
+                unlike=_several(unlike),
+                top=top,
+                threshold=threshold,
+                model=model,
+                metric=metric,
+                layer=layer,
+            )
+        except NeocogError as error:
+            if unfinished:
+                raise type(error)(f"{error}; {unfinished}") from error
+            raise
+        return replace(found, notes=(unfinished, *found.notes)) if unfinished else found
 
     def describe(self, picture: str | os.PathLike[str], *, top: int = 8, model: str | None = None) -> Description:
         """Say what a picture shows, what is like it in the library, and what is unusual about it."""
@@ -248,6 +262,24 @@ class Library:
 
     # --- looking after it
 
+    def folders(self) -> list[IndexedFolder]:
+        """Return the folders that were indexed, with how many pictures of each are known, and whether it is there."""
+        from neocog.library.folders import folders
+
+        return folders(self.store)
+
+    def forget_folder(self, folder: str | os.PathLike[str]) -> Changed:
+        """Remove a folder and its pictures from the library; no file is touched."""
+        from neocog.library.folders import forget
+
+        return forget(self.store, folder)
+
+    def move_folder(self, old: str | os.PathLike[str], new: str | os.PathLike[str]) -> Changed:
+        """Say that what was in the folder `old` is in `new` now; nothing is computed again."""
+        from neocog.library.folders import move
+
+        return move(self.store, old, new)
+
     def info(self) -> Info:
         """Count what is in it."""
         from neocog.library.upkeep import info
@@ -267,7 +299,7 @@ class Library:
         return problems(self.store)
 
     def duplicates(self, level: str = "exact", **options: Any) -> list[Group]:
-        """Return groups of duplicates ("exact", "near" or "similar"), the best picture of each first."""
+        """Return groups of duplicates ("exact", "near" or "similar"; each has the exact ones), the best first."""
         from neocog.library.copies import duplicates
 
         return duplicates(self.store, level, **options)

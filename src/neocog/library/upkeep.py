@@ -53,11 +53,13 @@ class Info:
     cache_bytes: int  # of these, copies that can be deleted
     version: int
     read_only: bool
+    unfinished: str = ""  # what there is to say while the library is indexed for the first time
 
     def __str__(self) -> str:
         lines = [
             f"{self.pictures:,} pictures in {self.files:,} files, {self.gone:,} gone, {self.problems:,} unreadable",
             f"folders: {', '.join(self.folders) or 'none'}",
+            *([self.unfinished] if self.unfinished else []),
             f"{self.labels:,} labels, {self.tagged:,} pictures with taught tags",
         ]
         for name, one in self.models.items():
@@ -97,6 +99,7 @@ def info(store: Store) -> Info:
         cache_bytes=_size(store.folder / "cache"),
         version=store.version(),
         read_only=store.read_only,
+        unfinished=store.unfinished_note(),
     )
 
 
@@ -209,7 +212,7 @@ def _remedy(fix: bool) -> str:
 def _finding(count: int, what: str, remedy: str, examples: Iterator[str] | list[str], **options: Any) -> list[Finding]:
     if not count:
         return []
-    shown = tuple(one for one, _ in zip(examples, range(_SHOWN), strict=False))
+    shown = tuple(decode_path(one) for one, _ in zip(examples, range(_SHOWN), strict=False))
     return [Finding(f"{count:,} {what}", remedy, examples=shown, **options)]
 
 
@@ -256,7 +259,7 @@ def _files(store: Store, deep: bool, fix: bool) -> list[Finding]:
     roots = [os.fspath(store.path_of(text)) for text in store.folders]
     there = [root for root in roots if os.path.isdir(root)]
     away = [root for root in roots if root not in there]
-    now = scan(there, store.text_of, os.fspath(store.folder)).files
+    now = scan(there, store.text_of, os.fspath(store.folder), store.exclude).files
     table = store.rows(["hash", "paths", "mtimes", "size", "models"])
     known, missing, changed, odd, empty = set(), [], [], [], []
     doubtful: dict[str, list[int]] = {}  # a time of -1 is that of no file
