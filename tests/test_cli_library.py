@@ -17,7 +17,8 @@ from neocog.library import place
 
 COMMANDS = ("index", "search", "teach", "correct", "describe")
 UPKEEP = (
-    "info", "verify", "problems", "export", "duplicates", "concepts", "unteach", "calibrate", "folders", "forget", "move",
+    "info", "verify", "problems", "export", "duplicates", "concepts", "unteach", "calibrate", "folders", "forget",
+    "move",
 )  # fmt: skip
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
-import typer
-
-from neocog.terminal import say
+from neocog import names
+from neocog.terminal import echo, say
 
 _CLASSES_SHOWN = 50
 _EXAMPLES_SHOWN = 5
@@ -48,19 +46,19 @@ def plain(value: Any) -> Any:
 
 def json_text(document: Any, *, line: bool = False) -> str:
     """Return the text of one JSON document, in one line if `line`."""
-    return json.dumps(plain(document), indent=None if line else 2, ensure_ascii=False, allow_nan=False)
+    return names.json_text(plain(document), indent=None if line else 2)
 
 
 def show_json(document: Any, *, line: bool = False) -> None:
     """Print one JSON document on stdout, in one line if `line`."""
-    typer.echo(json_text(document, line=line))
+    echo(json_text(document, line=line))
 
 
 def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
     """Print rows, all with the keys of the first, as a table on stdout; in a pipe it is never cut to a width."""
     rows = list(rows)
     if not rows:
-        typer.echo("(none)")
+        echo("(none)")
         return
     from rich.console import Console
     from rich.table import Table
@@ -76,7 +74,7 @@ def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
     with console.capture() as text:
         console.print(table)
     for line in text.get().splitlines():
-        typer.echo(line.rstrip())
+        echo(line.rstrip())
 
 
 def show_run(run: Run, *, json: bool) -> None:
@@ -84,9 +82,9 @@ def show_run(run: Run, *, json: bool) -> None:
     if json:
         show_json({"run": run.folder, "report": run.report, "classes": run.classes, "metrics": run.metrics})
         return
-    typer.echo(f"run: {run.folder}")
+    echo(f"run: {run.folder}")
     for line in run.summary():
-        typer.echo(line)
+        echo(line)
 
 
 def show_scan(scan: Mapping[str, Any]) -> None:
@@ -96,7 +94,7 @@ def show_scan(scan: Mapping[str, Any]) -> None:
             show_table(value)
     for name, value in scan.items():
         if _short(value):
-            typer.echo(f"{name}: {number(value)}")
+            echo(f"{name}: {number(value)}")
 
 
 def by_depth(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -111,7 +109,7 @@ def by_depth(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def show_evaluation(result: Mapping[str, Any]) -> None:
     """Print the measures of each run, and of the mean of their probabilities, one row each."""
-    typer.echo(f"{result['data']}, split {result['split']}: {number(result['n'])} pictures")
+    echo(f"{result['data']}, split {result['split']}: {number(result['n'])} pictures")
     measured = list(result["runs"])
     if result["ensemble"]:
         measured.append({"run": "all together", **result["ensemble"]})
@@ -122,27 +120,27 @@ def show_evaluation(result: Mapping[str, Any]) -> None:
 def show_check(found: Check) -> None:
     """Print what a look over pictures found: counts, then the findings, the worst first, each with advice."""
     document = found.to_json()
-    typer.echo(f"{found.source}: {found.summary}")
+    echo(f"{found.source}: {found.summary}")
     for note in found.notes:
-        typer.echo(f"note: {note}")
+        echo(f"note: {note}")
     splits = [name for name, count in document["splits"].items() if count]
     rows = [{"class": row["name"], **{name: row[name] for name in splits}} for row in document["classes"]]
     if document["unlabelled"]:
         rows.append({"class": "(no label)", splits[0]: document["unlabelled"]})
-    typer.echo("")
+    echo("")
     show_table(rows[:_CLASSES_SHOWN])
     if len(rows) > _CLASSES_SHOWN:
-        typer.echo(f"... and {len(rows) - _CLASSES_SHOWN:,} more classes; --json has them all")
+        echo(f"... and {len(rows) - _CLASSES_SHOWN:,} more classes; --json has them all")
     for side, span in document["sizes"].items():
-        typer.echo(f"{side}: {span['min']} to {span['max']} pixels, median {span['median']}")
+        echo(f"{side}: {span['min']} to {span['max']} pixels, median {span['median']}")
     for finding in found.findings:
-        typer.echo(f"\n{finding.severity}: {finding.title}")
+        echo(f"\n{finding.severity}: {finding.title}")
         for group in finding.groups[:_EXAMPLES_SHOWN]:
-            typer.echo("    " + " = ".join(one.key for one in group) + f"  {group[0].note}".rstrip())
+            echo("    " + " = ".join(one.key for one in group) + f"  {group[0].note}".rstrip())
         hidden = len(finding.groups) - _EXAMPLES_SHOWN + finding.more
         if hidden > 0:
-            typer.echo(f"    ... and {hidden:,} more; --html and --json show them")
-        typer.echo(f"  {finding.advice}")
+            echo(f"    ... and {hidden:,} more; --html and --json show them")
+        echo(f"  {finding.advice}")
 
 
 def show_nets(facts: Iterable[Facts]) -> None:
@@ -169,24 +167,24 @@ def show_anatomy(anatomy: Anatomy, depth: int | None) -> None:
     """Print the table and the totals of a net."""
     from neocog.anatomy import to_text
 
-    typer.echo(to_text(anatomy, depth))
+    echo(to_text(anatomy, depth))
 
 
 def show_misfits(misfits: Sequence[Misfit]) -> None:
     """Say what the size of the input spoils."""
     if misfits:
-        typer.echo("\nAt this size:")
+        echo("\nAt this size:")
     for item in misfits:
-        typer.echo(f"  {item.text}")
+        echo(f"  {item.text}")
 
 
 def show_advice(items: Sequence[Advice], anatomy: Anatomy) -> None:
     """Print the advice, the largest saving first."""
     for number_, item in enumerate(items, start=1):
         names = ", ".join(item.layers[:4]) + (f" and {len(item.layers) - 4} more" if len(item.layers) > 4 else "")
-        typer.echo(f"{number_}. {item.rule}: {names}")
-        typer.echo(f"   {item.evidence}")
-        typer.echo(f"   change: {item.change}")
+        echo(f"{number_}. {item.rule}: {names}")
+        echo(f"   {item.evidence}")
+        echo(f"   change: {item.change}")
         saved = [
             f"{value:,} {what}" + (f" ({value / whole:.0%})" if whole else "")
             for value, what, whole in (
@@ -197,11 +195,11 @@ def show_advice(items: Sequence[Advice], anatomy: Anatomy) -> None:
             if value
         ]
         if saved:
-            typer.echo(f"   saves: {', '.join(saved)}")
+            echo(f"   saves: {', '.join(saved)}")
         if item.rewrite:
-            typer.echo(f"   do it: neocog.anatomy.rewrite(net, {item.rewrite!r})")
-        typer.echo("")
-    typer.echo(f"{len(items)} piece{'s' * (len(items) != 1)} of advice" if items else "nothing to improve was found")
+            echo(f"   do it: neocog.anatomy.rewrite(net, {item.rewrite!r})")
+        echo("")
+    echo(f"{len(items)} piece{'s' * (len(items) != 1)} of advice" if items else "nothing to improve was found")
 
 
 def show_measured(
@@ -227,7 +225,7 @@ def show_measured(
         say(f"{1e3 * sum(t.seconds for t in times):.1f} ms in all (medians of single layers)")
     if effective is not None:
         theoretical = " x ".join(map(str, effective.theoretical))
-        typer.echo(
+        echo(
             f"effective receptive field of {effective.layer}: about {effective.size:.0f} x {effective.size:.0f} "
             f"pixels, {effective.share:.0%} of the theoretical {theoretical} inside the picture"
         )
@@ -325,4 +323,4 @@ def _json_lines(predictions: Iterable[Prediction], classes: Sequence[str], top: 
             guesses = [{"label": name, "probability": share} for name, share in p.top[:top]]
             record |= {"label": p.label, "probability": p.probability}
             record |= {"unknown": p.unknown, "strangeness": p.strangeness, "top": guesses}
-        yield json.dumps(plain(record), ensure_ascii=False, allow_nan=False)
+        yield names.json_text(plain(record))

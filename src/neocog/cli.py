@@ -85,7 +85,7 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"neocog {__version__}")
+        terminal.echo(f"neocog {__version__}")
         raise typer.Exit
 
 
@@ -349,8 +349,8 @@ def transferability(
         return
     answers.show_table(answers.by_depth(result["rows"]))
     for half, accuracy in result["base"].items():
-        typer.echo(f"trained on {half} alone: {answers.number(accuracy)}")
-    typer.echo(f"page: {result['page']}")
+        terminal.echo(f"trained on {half} alone: {answers.number(accuracy)}")
+    terminal.echo(f"page: {result['page']}")
 
 
 @app.command()

@@ -16,6 +16,7 @@ import typer
 
 from neocog import answers, terminal
 from neocog.errors import UsageError
+from neocog.names import shown
 
 if TYPE_CHECKING:
     from neocog.library import Library
@@ -132,8 +133,9 @@ def _opened_for(folders: list[str], library: str | None) -> Library:
             raise UsageError(f"expected a folder of pictures; {text} {what}")
     if folders and library is None:
         return Library.beside(folders[0])
-    there = library is None or place.is_library(library) or place.is_library(place.beside(library))
-    return Library(library) if there or not folders else Library.at(library)
+    if library is None or not folders or place.is_library(library) or place.is_library(place.beside(library)):
+        return Library(library)
+    return Library.at(library)
 
 
 def _annotate(opened: Library, tables: Iterable[str]) -> None:
@@ -152,11 +154,11 @@ def _tell_index(report: Report, opened: Library, *, json: bool, line: bool) -> N
     if json:
         answers.show_json({"library": opened.folder, "pictures": len(opened), **vars(report)}, line=line)
         return
-    typer.echo(str(report))
+    terminal.echo(str(report))
     for note in report.notes:
         terminal.say(f"note: {note}")
     if not line:
-        typer.echo(f"library: {opened.folder}, {len(opened):,} pictures")
+        terminal.echo(f"library: {opened.folder}, {len(opened):,} pictures")
 
 
 @contextlib.contextmanager
@@ -234,10 +236,10 @@ def search(
         for note in found.notes:
             terminal.say(f"note: {note}")
         for hit in found:
-            typer.echo(f"{hit.score:.2f}  {hit.path}")
+            terminal.echo(f"{hit.score:.2f}  {hit.path}")
             why = "; ".join(reason.text for reason in hit.reasons)
             if why:
-                typer.echo(f"      {why}")
+                terminal.echo(f"      {why}")
         shown = f"{len(found):,} of {found.found:,} found" if found.found > len(found) else f"{len(found):,} found"
         terminal.say(f"{shown}, of {len(opened):,} pictures in {opened.folder}")
         if taught is not None:
@@ -287,7 +289,7 @@ def correct(
         from neocog.library.teaching import correct_all
 
         opened = open_library(library)
-        taught = correct_all(opened.store, name, [(one, not no) for one in pictures], ask=ask)
+        taught = correct_all(opened.store, shown(name), [(one, not no) for one in pictures], ask=ask)
     _tell_taught(taught, opened, json=json, sheet=sheet)
 
 
@@ -309,15 +311,15 @@ def _tell_taught(taught: Any, opened: Library, *, json: bool = False, sheet: Pat
     quality = (
         "" if taught.quality != taught.quality else f"; held-out examples rank above {taught.quality:.1%} of others"
     )
-    typer.echo(
+    terminal.echo(
         f"{taught.name}: {taught.examples:,} examples, {taught.negatives:,} of what it is not; "
         f"{taught.tagged:,} of {len(opened):,} pictures are tagged ({taught.changed:,} changed){quality}; "
         f"{taught.seconds:.2f} s"
     )
     if taught.uncertain:
-        typer.echo("most uncertain; say yes or no with 'neocog correct':")
+        terminal.echo("most uncertain; say yes or no with 'neocog correct':")
         for one in taught.uncertain:
-            typer.echo(f"{one.probability:.2f}  {one.path}")
+            terminal.echo(f"{one.probability:.2f}  {one.path}")
 
 
 def describe(
@@ -333,11 +335,11 @@ def describe(
     if json:
         answers.show_json(said)
         return
-    typer.echo(said.path)
+    terminal.echo(said.path)
     for title, rows in (("shows", said.concepts), ("so it is", said.broader), ("your words", said.taught)):
         if rows:
-            typer.echo(f"{title}: " + ", ".join(f"{name} {p:.2f}" for name, p in rows))
+            terminal.echo(f"{title}: " + ", ".join(f"{name} {p:.2f}" for name, p in rows))
     for one in said.nearest:
-        typer.echo(f"like it ({one.cosine:.2f}): {one.path}")
+        terminal.echo(f"like it ({one.cosine:.2f}): {one.path}")
     for line in said.unusual or ("nothing unusual",):
-        typer.echo(line)
+        terminal.echo(line)

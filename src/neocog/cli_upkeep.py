@@ -46,9 +46,9 @@ def info(lib: _LibraryArgument = None, library: LibraryOption = None, json: term
     if json:
         answers.show_json({**answers.plain(found), "taught": opened.taught})
         return
-    typer.echo(f"{opened.folder}\n{found}")
+    terminal.echo(f"{opened.folder}\n{found}")
     if opened.taught:
-        typer.echo(f"taught: {', '.join(opened.taught)}")
+        terminal.echo(f"taught: {', '.join(opened.taught)}")
 
 
 @upkeep.command()
@@ -66,9 +66,9 @@ def verify(
         answers.show_json(found)
     else:
         for one in found:
-            typer.echo(f"{'damage' if one.damage else 'note'}: {one}")
+            terminal.echo(f"{'damage' if one.damage else 'note'}: {one}")
         if not found:
-            typer.echo("all is well")
+            terminal.echo("all is well")
     if any(one.damage for one in found):
         raise typer.Exit(1)
 
@@ -82,9 +82,9 @@ def problems(lib: _LibraryArgument = None, library: LibraryOption = None, json: 
         answers.show_json(found)
         return
     for one in found:
-        typer.echo(f"{one.key}: {one.reason}")
+        terminal.echo(f"{one.key}: {one.reason}")
     if not found:
-        typer.echo("none")
+        terminal.echo("none")
 
 
 @upkeep.command()
@@ -98,7 +98,7 @@ def export(
     """Write everything that the library knows to a table."""
     with terminal.work():
         count = open_library(library).export(out, model=model)
-    typer.echo(f"{count:,} pictures written to {out}")
+    terminal.echo(f"{count:,} pictures written to {out}")
 
 
 @upkeep.command()
@@ -120,9 +120,9 @@ def duplicates(
     for group in groups:
         for i, copy in enumerate(group.copies):
             size = f"{copy.width}x{copy.height}, {copy.size:,} bytes"
-            typer.echo(f"{'keep ' if i == 0 else '     '} {copy.path}  ({size})")
+            terminal.echo(f"{'keep ' if i == 0 else '     '} {copy.path}  ({size})")
     spare = sum(group.superfluous for group in groups)
-    typer.echo(f"{len(groups):,} groups; all but the best are {spare / 1e6:,.1f} MB")
+    terminal.echo(f"{len(groups):,} groups; all but the best are {spare / 1e6:,.1f} MB")
 
 
 @upkeep.command()
@@ -148,7 +148,7 @@ def concepts(
             names = [known.classes[i] for i in match.concepts]
         taught = concepts_of(opened.store)
     if like is not None:
-        answers.show_json({"word": like, "concepts": names}) if json else typer.echo(f"{match}\n{', '.join(names)}")
+        answers.show_json({"word": like, "concepts": names}) if json else terminal.echo(f"{match}\n{', '.join(names)}")
         return
     rows = [
         {"word": name, "net": one["model"], "examples": len(one["yes"]), "not": len(one["no"])}
@@ -168,7 +168,7 @@ def folders(lib: _LibraryArgument = None, library: LibraryOption = None, json: t
         return
     answers.show_table({**answers.plain(one), "there": "yes" if one.there else "no"} for one in found)
     if exclude:
-        typer.echo(f"excluded: {', '.join(exclude)}")
+        terminal.echo(f"excluded: {', '.join(exclude)}")
 
 
 @upkeep.command()
@@ -203,7 +203,7 @@ def _tell_changed(done: Changed, text: str, json: bool) -> None:
     if json:
         answers.show_json(done)
         return
-    typer.echo(text)
+    terminal.echo(text)
     for note in done.notes:
         terminal.say(f"note: {note}")
 
@@ -213,7 +213,7 @@ def unteach(library: LibraryFirst, name: Annotated[str, typer.Argument(metavar="
     """Remove a taught word with its examples, corrections and tags."""
     with terminal.work():
         open_library(library).forget(name)
-    typer.echo(f"forgot {name!r}")
+    terminal.echo(f"forgot {name!r}")
 
 
 @upkeep.command()
@@ -228,4 +228,6 @@ def calibrate(
     if json:
         answers.show_json(learned)
     else:
-        typer.echo(f"learned for: {', '.join(learned)}" if learned else "too few labels to learn from; nothing changed")
+        terminal.echo(
+            f"learned for: {', '.join(learned)}" if learned else "too few labels to learn from; nothing changed"
+        )

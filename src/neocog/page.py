@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from neocog.names import shown
+
 _TINY = 64  # pictures up to this side are shown pixel by pixel, as PNG; larger ones as JPEG
 _READABLE = 50  # classes that a confusion matrix can show with numbers
 
@@ -102,7 +104,7 @@ def page(title: str, sections: Sequence[tuple[str, str]], *, subtitle: str = "")
         body.append(f'<section id="{name}"><h2>{escape(heading)}</h2>\n{inner}</section>')
     contents = f'<nav aria-label="Contents"><ul>{"".join(links)}</ul></nav>' if len(links) > 2 else ""
     under = f'<p class="subtitle">{text(subtitle)}</p>' if subtitle else ""
-    return (
+    return shown(
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n"

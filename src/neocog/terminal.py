@@ -18,6 +18,7 @@ import typer
 import typer.core
 
 from neocog.errors import NeocogError, UsageError
+from neocog.names import STREAM_ERRORS
 
 # options that several commands have
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -79,9 +80,16 @@ def prepare() -> None:
     """Make the standard streams fit for work: every file name can be printed, and only the first process speaks."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=STREAM_ERRORS)
+    if hasattr(sys.stdin, "reconfigure"):  # what comes in are names of files
+        sys.stdin.reconfigure(encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors())
     if rank() != 0:
         _close_stdout()
+
+
+def echo(message: object = "", *, err: bool = False) -> None:
+    """Print a line on stdout or stderr. Unlike `typer.echo` it keeps the encoding that the user's terminal has."""
+    print(message, file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def complain(message: str, *, usage: bool = False) -> None:
@@ -91,15 +99,15 @@ def complain(message: str, *, usage: bool = False) -> None:
     known to one process alone, so that process says it, with its number.
     """
     if rank() == 0:
-        typer.echo(f"neocog: {message}", err=True)
+        echo(f"neocog: {message}", err=True)
     elif not usage:
-        typer.echo(f"neocog, process {rank()}: {message}", err=True)
+        echo(f"neocog, process {rank()}: {message}", err=True)
 
 
 def say(message: str) -> None:
     """Print a remark on stderr, from the first process only."""
     if rank() == 0:
-        typer.echo(message, err=True)
+        echo(message, err=True)
 
 
 @contextlib.contextmanager
@@ -223,7 +231,7 @@ def output(path: Path | None) -> Iterator[IO[str]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+        with temporary.open("w", encoding="utf-8", errors=STREAM_ERRORS, newline="") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

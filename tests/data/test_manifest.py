@@ -1,4 +1,6 @@
 import json
+import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -323,3 +325,44 @@ def test_large_sets_keep_few_row_groups_and_stay_right_under_threads(tmp_path, m
     assert len(source._cache) <= 3
     again = pickle.loads(pickle.dumps(source))
     assert again.read(399) == b"picture 399" and again.fingerprint() == source.fingerprint()
+
+
+ENCODED = "path;label;caption\nété.jpg;Käse;naïve façade\nb.jpg;Rübe;plain\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("utf-8", ""), ("utf-8-sig", ""), ("utf-16", "is in UTF-16"), ("utf-16-le", "is in UTF-16-LE"),
+        ("utf-16-be", "is in UTF-16-BE"), ("utf-32", "is in UTF-32"), ("cp1252", "not UTF-8: it was read as Windows"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("on_disk", ["utf-8", "latin-1", "decomposed"])
+def test_a_table_in_any_encoding_finds_files_whose_names_are_in_another(tmp_path, encoding, said, on_disk):
+    name = unicodedata.normalize("NFD", "été.jpg").encode() if on_disk == "decomposed" else "été.jpg".encode(on_disk)
+    for one in (name, b"b.jpg"):
+        with open(os.path.join(os.fsencode(tmp_path), one), "wb") as file:
+            file.write(b"picture")
+    (tmp_path / "t.csv").write_bytes(ENCODED.encode(encoding))
+    source = open_source(tmp_path / "t.csv")
+    assert source.classes == ("Käse", "Rübe") and len(source) == 2 and not source.problems
+    assert source.sample(0).captions == ("naïve façade",) and source.read(0) == b"picture"
+    assert os.fsencode(source.key(0)) == name
+    assert any(said in note for note in source.notes) if said else not any("t.csv is" in note for note in source.notes)
+
+
+def test_one_broken_line_leaves_the_others_as_they_are(tmp_path):
+    for one in ("é.jpg".encode(), b"bad\xe9.jpg"):
+        with open(os.path.join(os.fsencode(tmp_path), one), "wb") as file:
+            file.write(b"picture")
+    (tmp_path / "t.csv").write_bytes("path,label\né.jpg,thé\n".encode() + b"bad\xe9.jpg,caf\xe9\n")
+    source = open_source(tmp_path / "t.csv")
+    assert source.classes == ("café", "thé") and source.key(1) == "bad\udce9.jpg"
+
+
+def test_jsonl_with_half_a_character_and_latin_1(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(b"picture")
+    row = {"path": "1.jpg", "label": "\ud83d", "caption": "cut \ud83d"}
+    (tmp_path / "t.jsonl").write_bytes(json.dumps(row).encode() + b'\n{"path": "\\ud83d", "label": "caf\xe9"}\n')
+    source = open_source(tmp_path / "t.jsonl")
+    assert source.sample(0).label == r"\ud83d" and source.sample(0).captions == (r"cut \ud83d",)

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import pickle
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,7 @@ def test_members_of_one_base_name_are_one_sample(tmp_path):
         tmp_path / "s.tar",
         {
             "a/0001.jpg": b"one", "a/0001.cls": b"dog\n", "a/0001.txt": "ein Käfer".encode(),
-            "a/0002.seg.png": b"two", "a/0002.json": json.dumps({"label": "cat", "caption": ["x", "y"]}).encode(),
+            "a/0002.rgb.png": b"two", "a/0002.json": json.dumps({"label": "cat", "caption": ["x", "y"]}).encode(),
             "b/0002.JPG": b"three", "b/0002.json": facts,
             "c.webp": b"four",
             "lonely.cls": b"dog",
@@ -44,7 +45,7 @@ def test_members_of_one_base_name_are_one_sample(tmp_path):
     )  # fmt: skip
     source = open_source(path)
     assert [source.key(i) for i in range(4)] == [
-        "s.tar/a/0001.jpg", "s.tar/a/0002.seg.png", "s.tar/b/0002.JPG", "s.tar/c.webp",
+        "s.tar/a/0001.jpg", "s.tar/a/0002.rgb.png", "s.tar/b/0002.JPG", "s.tar/c.webp",
     ]  # fmt: skip
     assert [source.read(i) for i in range(4)] == [b"one", b"two", b"three", b"four"]
     assert [source.sample(i).label for i in range(4)] == ["dog", "cat", "ignored", None]
@@ -133,3 +134,121 @@ def test_a_shard_cut_after_opening_is_a_data_error(tmp_path):
         file.truncate(600)
     with pytest.raises(DataError, match="has become shorter"):
         source.read(0)
+
+
+def listed(source):
+    return {source.key(i).partition("/")[2]: (source.read(i), source.sample(i).label) for i in range(len(source))}
+
+
+def raw(members):
+    """The members one after the other, also where a name comes twice."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("order", ["one by one", "pictures first", "labels first"])
+def test_members_of_a_sample_need_not_be_adjacent(tmp_path, order):
+    pairs = [[(f"{i}.jpg", b"%d" % i), (f"{i}.cls", b"even" if i % 2 == 0 else b"odd")] for i in range(6)]
+    pictures, labels = zip(*pairs, strict=True)
+    members = {"one by one": [one for pair in pairs for one in pair], "pictures first": [*pictures, *labels]}.get(
+        order, [*labels, *pictures]
+    )
+    (tmp_path / "x.tar").write_bytes(raw(members))
+    assert listed(open_source(tmp_path / "x.tar")) == {
+        f"{i}.jpg": (b"%d" % i, "even" if i % 2 == 0 else "odd") for i in range(6)
+    }
+
+
+def test_a_name_that_comes_again_is_a_sample_of_its_own(tmp_path):
+    members = [("0.jpg", b"a"), ("0.cls", b"cat"), ("1.jpg", b"b"), ("1.cls", b"cow")]
+    members += [("0.jpg", b"c"), ("0.cls", b"dog"), ("0.cls", b"fox"), ("0.jpg", b"d")]
+    (tmp_path / "x.tar").write_bytes(raw(members))
+    source = open_source(tmp_path / "x.tar")
+    assert listed(source) == {
+        "0.jpg": (b"a", "cat"), "1.jpg": (b"b", "cow"), "0.jpg#2": (b"c", "dog"), "0.jpg#3": (b"d", "fox"),
+    }  # fmt: skip
+    assert any("2 samples have the name of an earlier sample" in note for note in source.notes)
+
+
+@pytest.mark.parametrize(
+    ("members", "kept"),
+    [
+        (("0.png", "0.seg.png"), {"0.png"}),
+        (("0.seg.png", "0.depth.png", "0.jpg"), {"0.jpg"}),
+        (("0.input.jpg", "0.target.jpg"), {"0.input.jpg"}),
+        (("0.jpg", "0.png"), {"0.jpg"}),  # two columns of one sample, not two pictures of a class
+        (("tour.2019.jpg", "tour.2020.jpg"), {"tour.2019.jpg", "tour.2020.jpg"}),  # plain names with dots
+    ],
+)
+def test_a_column_of_several_words_is_no_picture_of_the_class(tmp_path, members, kept):
+    stem = members[0].split(".")[0]
+    (tmp_path / "x.tar").write_bytes(raw([*((name, b"p") for name in members), (f"{stem}.cls", b"cat")]))
+    source = open_source(tmp_path / "x.tar")
+    assert listed(source) == {name: (b"p", "cat") for name in kept}
+    assert any("not the input" in note for note in source.notes) == (len(kept) < len(members))
+
+
+def test_only_other_pictures_are_no_sample(tmp_path):
+    (tmp_path / "x.tar").write_bytes(raw([("0.seg.png", b"m"), ("1.png", b"p"), ("0.cls", b"cat")]))
+    source = open_source(tmp_path / "x.tar")
+    assert set(listed(source)) == {"1.png"} and any("1 samples" in note for note in source.notes)
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda data, one: data[: 2 * one], "truncated: the shard ends at byte"),  # the last picture ends in zeros
+        (lambda data, one: data[: 2 * one + 512 + 100], "truncated: the shard ends inside"),
+        (lambda data, one: data[: 2 * one] + b"x" * 512 + data[2 * one + 512 :], "damaged: no header at byte"),
+        (lambda data, one: data + data, "more follows behind the end mark"),
+    ],
+)
+def test_no_shard_opens_as_if_it_were_whole(tmp_path, harm, reason):
+    data = raw([(f"{i}.jpg", b"p" + bytes(3071)) for i in range(4)])
+    (tmp_path / "x.tar").write_bytes(harm(data, 512 + 3072))
+    source = open_source(tmp_path / "x.tar")
+    assert len(source) >= 2 and [p.reason for p in source.problems if p.reason.startswith(reason)]
+
+
+def test_links_and_sparse_files_are_problems(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        info = tarfile.TarInfo("0.jpg")
+        info.size = 1
+        tar.addfile(info, io.BytesIO(b"p"))
+        link = tarfile.TarInfo("1.jpg")
+        link.type, link.linkname = tarfile.LNKTYPE, "0.jpg"
+        tar.addfile(link)
+    source = open_source(tmp_path / "x.tar")
+    assert (
+        len(source) == 1
+        and source.problems[0].key == "x.tar/1.jpg"
+        and "a link to '0.jpg'" in source.problems[0].reason
+    )
+
+
+def test_without_pread_nothing_is_lost(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "pread")
+    shard(tmp_path / "x.tar", samples(0, 40))
+    source = open_source(tmp_path / "x.tar")
+    order = np.random.default_rng(0).permutation(40)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda i: source.read(int(i)), order)) == [b"picture %d" % i for i in order]
+    assert [source.sample(i).label for i in range(4)] == ["0", "1", "0", "1"]
+    shard(tmp_path / "packed.tar", samples(0, 1), mode="w:gz")
+    with pytest.raises(DataError, match="compressed tar"):
+        open_source(tmp_path / "packed.tar")
+
+
+def test_labels_and_names_of_classes_that_are_not_utf8(tmp_path):
+    members = [("0.jpg", b"p"), ("0.cls", b"caf\xe9"), ("1.jpg", b"p"), ("1.cls", b"caf\xe8"), ("1.txt", b"\xfcber")]
+    (tmp_path / "x.tar").write_bytes(raw(members))
+    source = open_source(tmp_path / "x.tar")
+    assert source.classes == ("cafè", "café") and source.sample(1).captions == ("über",)
+    (tmp_path / "y.tar").write_bytes(raw([("0.jpg", b"p"), ("0.cls", b"0")]))
+    (tmp_path / "classes.txt").write_bytes("Käse\n".encode("utf-16"))
+    assert open_source(tmp_path / "y.tar").classes == ("Käse",)

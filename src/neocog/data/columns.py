@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from neocog.errors import DataError
+from neocog.names import shown
 from neocog.records import SPLITS
 
 PICTURE_ENDINGS = frozenset(
@@ -88,7 +89,7 @@ class TextLists:
     def append(self, row: Sequence[str]) -> None:
         """Add the list of one picture."""
         for text in row:
-            self._texts.append(text)
+            self._texts.append(shown(text))
         self._ends.append(len(self._texts))
 
     def __len__(self) -> int:

@@ -125,7 +125,7 @@ def quiet() -> Iterator[None]:
 
 
 def reads(kind: str) -> bool:
-    """Whether there is a reader for a format. That of HEIC is loaded when it is first met (pillow-heif, extra `heic`)."""
+    """Whether there is a reader for a format; that of HEIC (pillow-heif, extra `heic`) is loaded when it is needed."""
     if kind == "HEIC" and kind not in _READERS and importlib.util.find_spec("pillow_heif") is not None:
         from pillow_heif import HeifImageFile
 

@@ -99,7 +99,7 @@ def _spec(lines: Sequence[str], where: str) -> GitIgnoreSpec:
 
 
 def pictures_below(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield the picture files below a folder, sorted, without what is passed over; links to folders are not followed."""
+    """Yield the picture files below a folder, without what is passed over. Links to folders are not followed."""
     top = os.fspath(folder)
     known = {top: Rules(top)}
     for parent, folders, files in os.walk(top):

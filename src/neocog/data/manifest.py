@@ -25,6 +25,7 @@ from neocog.data.columns import (
 )  # fmt: skip
 from neocog.data.folder import Folder
 from neocog.data.guess import Guess, guess_columns, may_name_files, named_classes
+from neocog.data.text import read_lines, spellings
 from neocog.errors import DataError
 from neocog.records import Problem
 
@@ -112,7 +113,7 @@ def open_manifest(
     name_column: str | None = None
     has_captions = several = False
     for path in (Path(os.path.abspath(one)) for one in files):
-        rows = _rows(path, problems)
+        rows = _rows(path, problems, notes)
         head = [row for _, row in zip(range(_PEEK), rows, strict=False)]
         if not head:
             notes.append(f"{path.name} has no rows")
@@ -231,7 +232,7 @@ class _Finder:
                 for slashes in (False, True) if any("\\" in text for text in texts) else (False,):
                     if slashes and ending:
                         continue
-                    hits = sum(self._exists(base, ending, slashes, text) for text in texts if text)
+                    hits = sum(self._file(base, ending, slashes, text) is not None for text in texts if text)
                     if hits > best:
                         best = hits
                         self._base, self.ending, self._slashes = base, ending, slashes
@@ -246,22 +247,24 @@ class _Finder:
 
     def find(self, text: str) -> bytes | None:
         """Return the path of the file relative to `root`, or None if there is no such file."""
-        if not text or not self._exists(self._base, self.ending, self._slashes, text):
+        full = self._file(self._base, self.ending, self._slashes, text) if text else None
+        if full is None:
             return None
-        full = self._full(self._base, self.ending, self._slashes, text)
         top = os.path.join(str(self._root), "")
         full = os.path.normpath(full)
         return os.fsencode(full[len(top) :] if full.startswith(top) else full)
 
-    def _full(self, base: str, ending: str, slashes: bool, text: str) -> str:
+    def _file(self, base: str, ending: str, slashes: bool, text: str) -> str | None:
+        """Return the path of the file that a cell names, in whatever spelling it has on disk, or None."""
         text = text.replace("\\", "/") if slashes else text
-        return os.path.join(self._folder, base, text + ending)
-
-    def _exists(self, base: str, ending: str, slashes: bool, text: str) -> bool:
-        try:
-            return os.path.isfile(self._full(base, ending, slashes, text))
-        except ValueError:  # a NUL character
-            return False
+        for name in spellings(text):
+            full = os.path.join(self._folder, base, name + ending)
+            try:
+                if os.path.isfile(full):
+                    return full
+            except ValueError:  # a NUL character, or half of one beyond 16 bits
+                return None
+        return None
 
 
 def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: Path, finder: _Finder) -> Guess:
@@ -288,52 +291,50 @@ def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: 
     return guess
 
 
-def _rows(path: Path, problems: list[Problem]) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, problems: list[Problem], notes: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the rows of a table as {column: cell}, without holding the table."""
     try:
         if path.suffix.lower() == ".parquet":
             import pyarrow.parquet as pq
 
-            with pq.ParquetFile(path) as file:
+            from neocog.data.parquet import os_file
+
+            with pq.ParquetFile(os_file(path)) as file:
                 for batch in file.iter_batches(batch_size=4096, use_threads=False):
                     yield from batch.to_pylist()
         elif path.suffix.lower() in (".jsonl", ".ndjson"):
-            with open(path, encoding="utf-8-sig", errors="surrogateescape") as lines:
-                for number, line in enumerate(lines, start=1):
-                    if not line.strip():
-                        continue
-                    try:
-                        row = json.loads(line)
-                    except ValueError:
-                        row = None
-                    if isinstance(row, dict):
-                        yield row
-                    else:
-                        problems.append(Problem(f"{path.name}, line {number}", "not a JSON object"))
+            for number, line in enumerate(read_lines(path, notes), start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    row = None
+                if isinstance(row, dict):
+                    yield row
+                else:
+                    problems.append(Problem(f"{path.name}, line {number}", "not a JSON object"))
         else:
-            yield from _csv_rows(path)
+            yield from _csv_rows(path, notes)
     except (OSError, csv.Error, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise DataError(f"{path}: expected a table ({', '.join(ENDINGS)}), but it cannot be read: {error}") from error
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        start = file.readline()
-        marks = "\t" if path.suffix.lower() == ".tsv" else ",;\t"
-        mark = max(marks, key=start.count)
-        file.seek(0)
-        reader = csv.reader(file, delimiter=mark)
-        names: list[str] | None = None
-        for cells in reader:
-            if not any(cells):
+def _csv_rows(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
+    lines = read_lines(path, notes)
+    start = next(lines, "")
+    marks = "\t" if path.suffix.lower() == ".tsv" else ",;\t"
+    names: list[str] | None = None
+    for cells in csv.reader(itertools.chain([start], lines), delimiter=max(marks, key=start.count)):
+        if not any(cells):
+            continue
+        if names is None:
+            if any(is_picture(cell) for cell in cells):  # no line of names: the first row is data
+                names = [f"column {i + 1}" for i in range(len(cells))]
+            else:
+                names = [cell.strip() or f"column {i + 1}" for i, cell in enumerate(cells)]
                 continue
-            if names is None:
-                if any(is_picture(cell) for cell in cells):  # no line of names: the first row is data
-                    names = [f"column {i + 1}" for i in range(len(cells))]
-                else:
-                    names = [cell.strip() or f"column {i + 1}" for i, cell in enumerate(cells)]
-                    continue
-            yield dict(zip(names, cells, strict=False))
+        yield dict(zip(names, cells, strict=False))
 
 
 def _integer(cell: object) -> bool:

@@ -7,6 +7,7 @@ large the files are; a set of less than 512 MB ends up in memory whole.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -118,7 +119,7 @@ class ParquetPictures(Source):
         try:
             # opened anew each time: nothing is shared between threads or with forked processes, and the metadata,
             # which is the slow part, is kept
-            with pq.ParquetFile(path, metadata=self._metadata.get(group.file), pre_buffer=False) as file:
+            with pq.ParquetFile(os_file(path), metadata=self._metadata.get(group.file), pre_buffer=False) as file:
                 self._metadata.setdefault(group.file, file.metadata)
                 table = file.read_row_group(group.number, columns=[self.column], use_threads=False)
         except (OSError, pa.ArrowException) as error:
@@ -136,6 +137,13 @@ class ParquetPictures(Source):
         return ends, memoryview(data) if data is not None else memoryview(b""), int(ends[-1] - ends[0])
 
 
+def os_file(path: Path) -> Any:
+    """Open a file for pyarrow, which takes a name that is not UTF-8 as bytes only."""
+    import pyarrow as pa
+
+    return pa.OSFile(os.fsencode(path))
+
+
 def binary_columns(path: Path) -> list[str]:
     """Return the names of the columns that hold pictures: binary, or a struct with a binary field `bytes`."""
     import pyarrow as pa
@@ -147,7 +155,7 @@ def binary_columns(path: Path) -> list[str]:
         return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
     try:
-        return [field.name for field in pq.read_schema(path) if binary(field.type)]
+        return [field.name for field in pq.read_schema(os_file(path)) if binary(field.type)]
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: expected a Parquet file, but it cannot be read: {error}") from error
 
@@ -181,7 +189,7 @@ def open_parquet(
     first = 0
     for number, path in enumerate(files):
         try:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(os_file(path)) as file:
                 schema = file.schema_arrow
                 if guess is None:
                     guess = _guess(schema, binary_columns(path), columns, str(path))

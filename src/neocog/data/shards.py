@@ -1,7 +1,8 @@
-"""Tar shards (WebDataset): members that share a base name are one sample.
+"""Tar shards (WebDataset): members whose names agree up to the first dot of the base name are one sample.
 
-Headers are read once when the shards are opened; after that a picture is one `pread` at a known offset, in any
-order. Labels come from .cls or .json members, captions from .txt or .json.
+What follows that dot names the column: ``0.jpg`` is the picture, ``0.cls`` or ``0.json`` its label, ``0.txt`` or
+``0.json`` its caption, ``0.seg.png`` something else. Headers are read once when the shards are opened; after that a
+picture is one read at a known offset, in any order.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import os
 import tarfile
 import threading
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,20 @@ import numpy as np
 
 from neocog.data.columns import LabelColumn, TextLists, Texts, count_splits, is_picture, split_code, split_code_in
 from neocog.data.source import Source
+from neocog.data.text import text_of
 from neocog.errors import DataError
 from neocog.records import Problem
 
 _SIDE_LIMIT = 1 << 20  # a label or caption file larger than this is something else
 _MAX_OPEN = 128
 _CLASS_FILES = ("classes.txt", "classnames.txt", "class_names.txt", "labels.txt")
+_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+# 0.seg.png: the first word of a column of several words that says whether it is the picture
+_INPUTS = frozenset("image img input rgb photo picture original".split())
+_TARGETS = frozenset(
+    "seg segmentation mask masks label labels target annotation annotations depth normal normals edge edges instance "
+    "instances panoptic semantic matte alpha trimap heatmap".split()
+)
 
 
 class Shards(Source):
@@ -75,23 +85,21 @@ class Shards(Source):
         return data
 
     def _bytes(self, number: int, offset: int, size: int) -> bytes:
-        if not hasattr(os, "pread"):
-            with open(self.files[number], "rb") as file:
-                file.seek(offset)
-                return file.read(size)
         handle = self._open.get(number)
         if handle is None:
             with self._lock:
                 handle = self._open.get(number)
                 if handle is None and len(self._open) < _MAX_OPEN:
-                    handle = self._open[number] = os.open(self.files[number], os.O_RDONLY)
+                    handle = self._open[number] = os.open(self.files[number], _READ)
         if handle is not None:
-            return os.pread(handle, size, offset)
-        handle = os.open(self.files[number], os.O_RDONLY)  # beyond the limit: open, read, close
-        try:
-            return os.pread(handle, size, offset)
-        finally:
-            os.close(handle)
+            if hasattr(os, "pread"):
+                return os.pread(handle, size, offset)
+            with self._lock:  # Windows: the handle has one position for all threads
+                os.lseek(handle, offset, os.SEEK_SET)
+                return os.read(handle, size)
+        with open(self.files[number], "rb") as file:  # beyond the limit: open, read, close
+            file.seek(offset)
+            return file.read(size)
 
     def _signature(self, i: int) -> bytes:
         return str(int(self._sizes[i])).encode()
@@ -132,6 +140,14 @@ def open_shards(files: Sequence[Path], *, root: Path, name: str, classes: Sequen
         notes.append(f"split taken from the shards' names: {count_splits(codes)}")
     if columns.without:
         notes.append(f"{columns.without} samples in the shards have no picture and were left out")
+    if columns.other:
+        shown = ", ".join(f".{one}" for one in sorted(columns.other)[:5])
+        notes.append(f"pictures in the shards that are not the input were left out: {shown}")
+    if columns.repeated:
+        notes.append(
+            f"{columns.repeated} samples have the name of an earlier sample in their shard: each was kept as a sample "
+            "of its own, and its key ends in #2, #3, ..."
+        )
     return Shards(
         files,
         names,
@@ -150,6 +166,26 @@ def open_shards(files: Sequence[Path], *, root: Path, name: str, classes: Sequen
     )
 
 
+@dataclass(slots=True)
+class _Sample:
+    """What the members of one sample say: pictures are (member, column, offset, size)."""
+
+    number: int = 1  # 2 if this is the second sample of its name in the shard
+    columns: set[str] = field(default_factory=set)
+    pictures: list[tuple[str, str, int, int]] = field(default_factory=list)
+    label: object = None
+    captions: list[str] = field(default_factory=list)
+
+    def inputs(self) -> list[tuple[str, str, int, int]]:
+        """Return the pictures that are the sample's input: 0.jpg, not 0.seg.png beside it."""
+        words = [column.split(".")[0] for _, column, *_ in self.pictures]
+        plain = [one for one in self.pictures if "." not in one[1]]
+        if plain:
+            return plain[:1]
+        named = [one for one, word in zip(self.pictures, words, strict=True) if word in _INPUTS]
+        return named[:1] or [one for one, word in zip(self.pictures, words, strict=True) if word not in _TARGETS]
+
+
 class _Columns:
     """What grows while shards are indexed."""
 
@@ -157,13 +193,13 @@ class _Columns:
         self.shard, self.offsets, self.sizes = array("i"), array("q"), array("q")
         self.members, self.labels, self.captions = Texts(), LabelColumn(), TextLists()
         self.problems: list[Problem] = []
-        self.without = 0
+        self.other: set[str] = set()
+        self.without = self.repeated = 0
 
     def index(self, number: int, path: Path, name: str) -> None:
-        """Add the samples of one shard."""
-        base: str | None = None
-        pictures: list[tuple[str, int, int]] = []
-        sides: dict[str, bytes] = {}
+        """Add the samples of one shard, whose members may stand in any order."""
+        samples: list[_Sample] = []
+        last: dict[str, _Sample] = {}  # the latest sample of each name
         try:
             with open(path, "rb") as file:
                 for member, offset, size, problem in _members(file):
@@ -171,32 +207,38 @@ class _Columns:
                         self.problems.append(Problem(f"{name}/{member}" if member else name, problem))
                         continue
                     folder, _, leaf = member.rpartition("/")
-                    if leaf.startswith("."):
+                    stem, _, column = leaf.partition(".")
+                    column = column.lower()
+                    side = column in ("cls", "txt", "json")
+                    if not stem or not (side or is_picture(leaf)):
                         continue
-                    stem, _, ending = leaf.partition(".")
-                    if (one := f"{folder}/{stem}") != base:
-                        self._add(number, pictures, sides)
-                        base, pictures, sides = one, [], {}
-                    if is_picture(leaf):
-                        pictures.append((member, offset, size))
-                    elif ending.lower() in ("cls", "txt", "json") and size <= _SIDE_LIMIT:
-                        sides[ending.lower()] = os.pread(file.fileno(), size, offset) if hasattr(os, "pread") else b""
-                self._add(number, pictures, sides)
+                    sample = last.get(key := f"{folder}/{stem}")
+                    if sample is None or column in sample.columns:
+                        sample = last[key] = _Sample(sample.number + 1 if sample else 1)
+                        samples.append(sample)
+                    sample.columns.add(column)
+                    if not side:
+                        sample.pictures.append((member, column, offset, size))
+                    elif size <= _SIDE_LIMIT:
+                        file.seek(offset)
+                        _learn(sample, column, file.read(size))
         except OSError as error:
             self.problems.append(Problem(name, f"shard cannot be read: {error.strerror or error}"))
+        self._add(number, samples)
 
-    def _add(self, number: int, pictures: list[tuple[str, int, int]], sides: dict[str, bytes]) -> None:
-        if not pictures:
-            self.without += bool(sides)
-            return
-        label, captions = _meaning(sides)
-        for member, offset, size in pictures:
-            self.shard.append(number)
-            self.offsets.append(offset)
-            self.sizes.append(size)
-            self.members.append(member)
-            self.labels.append(label)
-            self.captions.append(captions)
+    def _add(self, number: int, samples: Iterable[_Sample]) -> None:
+        for sample in samples:
+            inputs = sample.inputs()
+            self.without += not inputs
+            self.repeated += bool(inputs) and sample.number > 1
+            self.other.update(one[1] for one in sample.pictures if one not in inputs)
+            for member, _, offset, size in inputs:
+                self.shard.append(number)
+                self.offsets.append(offset)
+                self.sizes.append(size)
+                self.members.append(member if sample.number == 1 else f"{member}#{sample.number}")
+                self.labels.append(sample.label)
+                self.captions.append(sample.captions)
 
 
 def _members(file: Any) -> Iterator[tuple[str, int, int, str]]:
@@ -205,69 +247,83 @@ def _members(file: Any) -> Iterator[tuple[str, int, int, str]]:
     try:
         tar = tarfile.open(fileobj=file, mode="r:", errors="surrogateescape")  # noqa: SIM115
     except tarfile.ReadError as error:
-        start = os.pread(file.fileno(), 4, 0) if hasattr(os, "pread") else b""
-        packed = start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd"))
-        yield (
-            "",
-            0,
-            0,
-            "compressed tar cannot be read in any order: unpack it to a plain .tar"
-            if packed
-            else ("empty file" if not end else f"not a tar file: {error}"),
-        )
+        file.seek(0)
+        if file.read(4).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")):
+            why = "compressed tar cannot be read in any order: unpack it to a plain .tar"
+        else:
+            why = f"not a tar file: {error}" if end else "empty file"
+        yield "", 0, 0, why
         return
     with tar:
         while True:
             try:
                 member = tar.next()
-            except tarfile.TarError as error:
-                yield "", 0, 0, f"truncated: {error}; what comes before was read"
-                return
-            except OSError:
-                yield "", 0, 0, "truncated: what comes before was read"
+            except (tarfile.TarError, OSError):
+                yield "", 0, 0, _broken(file, tar.offset, end)
                 return
             if member is None:
                 break
             tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+            if (member.islnk() or member.issym()) and is_picture(member.name):
+                yield member.name, 0, 0, f"a link to {member.linkname!r}, not a picture: pack the shard without links"
             if not member.isfile():
                 continue
-            if member.offset_data + member.size > end:
+            if member.issparse():
+                yield member.name, 0, 0, "stored as a sparse file: pack the shard without --sparse"
+            elif member.offset_data + member.size > end:
                 yield member.name, 0, 0, "truncated: the shard ends inside this file"
                 return
-            yield member.name, member.offset_data, member.size, ""
-        if not _has_end(file, end):
-            yield "", 0, 0, "truncated: the shard has no end mark; what comes before was read"
+            else:
+                yield member.name, member.offset_data, member.size, ""
+        if problem := _broken(file, tar.offset, end):
+            yield "", 0, 0, problem
 
 
-def _has_end(file: Any, end: int) -> bool:
-    """Tell whether the tar ends with a block of zeros, as every finished tar does."""
-    if end < 512:
-        return False
-    file.seek(end - 512)
-    return not any(file.read(512))
+def _broken(file: Any, offset: int, end: int) -> str:
+    """Say what is wrong with the place where tarfile found no further member: "" at the end mark, a block of zeros."""
+    file.seek(offset)
+    block = file.read(512)
+    if len(block) < 512:
+        return f"truncated: the shard ends at byte {end:,} without an end mark; what comes before was read"
+    if any(block):
+        return f"damaged: no header at byte {offset:,}; what comes before was read"
+    while block := file.read(1 << 20):
+        if any(block):
+            return (
+                "more follows behind the end mark and was not read: join shards with 'tar --concatenate', not with cat"
+            )
+    return ""
 
 
-def _meaning(sides: dict[str, bytes]) -> tuple[object, list[str]]:
-    """Return (label or labels or None, captions) from the members beside a picture."""
+def _learn(sample: _Sample, column: str, data: bytes) -> None:
+    """Take label and captions from a member beside a picture; .cls and .txt win over .json."""
+    text = text_of(data).strip()
+    if column == "cls":
+        sample.label = text or None
+    elif column == "txt":
+        sample.captions = [text, *(one for one in sample.captions if one != text)] if text else sample.captions
+    else:
+        label, captions = _facts(text)
+        sample.label = label if "cls" not in sample.columns else sample.label
+        sample.captions += [one for one in captions if one not in sample.captions]
+
+
+def _facts(text: str) -> tuple[object, list[str]]:
+    """Return (label or labels or None, captions) from a .json member."""
     label: object = None
     captions: list[str] = []
-    if "json" in sides:
-        try:
-            facts = json.loads(sides["json"])
-        except ValueError:
-            facts = {}
-        if isinstance(facts, dict):
-            for key in ("label", "class", "cls", "labels", "tags", "class_name"):
-                if isinstance(facts.get(key), (str, int, list)) and not isinstance(facts.get(key), bool):
-                    label = facts[key]
-                    break
-            for key in ("caption", "captions", "text"):
-                value = facts.get(key)
-                captions += [value] if isinstance(value, str) else [str(one) for one in value or () if one]
-    if "cls" in sides:
-        label = sides["cls"].decode("utf-8", "replace").strip() or None
-    if "txt" in sides and (text := sides["txt"].decode("utf-8", "replace").strip()):
-        captions = [text, *(one for one in captions if one != text)]
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError):
+        facts = {}
+    if isinstance(facts, dict):
+        for key in ("label", "class", "cls", "labels", "tags", "class_name"):
+            if isinstance(facts.get(key), (str, int, list)) and not isinstance(facts.get(key), bool):
+                label = facts[key]
+                break
+        for key in ("caption", "captions", "text"):
+            value = facts.get(key)
+            captions += [value] if isinstance(value, str) else [str(one) for one in value or () if one]
     return label, captions
 
 
@@ -275,6 +331,6 @@ def _class_names(root: Path, files: Sequence[Path]) -> tuple[list[str] | None, s
     for folder in dict.fromkeys([root, *(path.parent for path in files[:1])]):
         for name in _CLASS_FILES:
             if (path := folder / name).is_file():
-                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+                lines = text_of(path.read_bytes()).splitlines()
                 return [line.strip() for line in lines if line.strip()], name
     return None, ""

@@ -14,6 +14,7 @@ import numpy as np
 
 from neocog.data.columns import LabelColumn, LabelSets, TextLists, count_splits, split_code
 from neocog.errors import DataError
+from neocog.names import shown
 from neocog.records import SPLITS, Problem, Sample
 
 
@@ -44,7 +45,7 @@ class Source:
         captions: TextLists | None = None,
     ) -> None:
         self.name = name
-        self.classes = tuple(classes)
+        self.classes = tuple(shown(one) for one in classes)
         self.labels = np.ascontiguousarray(labels, dtype=np.int32)
         self.splits = np.ascontiguousarray(splits, dtype=np.int8)
         self.notes = list(notes)

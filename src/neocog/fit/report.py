@@ -82,7 +82,7 @@ def write_report(run_folder: Path, pictures: Pictures | None = None) -> Path:
     title = f"{name} on {data}" if data else name
     path = run_folder / "report.html"
     html = page(title, sections, subtitle=f"neocog run {run_folder.resolve().name}")
-    write_atomically(path, html.encode("utf-8", "replace"))  # file names need not be valid Unicode
+    write_atomically(path, html.encode())
     return path
 
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from neocog.errors import RunError
+from neocog.names import json_text
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -42,7 +43,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, atomically."""
-    write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    write_atomically(path, (json_text(value, indent=1) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
@@ -75,8 +76,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         RunError: it is not there, or damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+        return load(path.read_bytes()), metadata  # bytes: for torch, safe_open refuses a path that is not UTF-8
     except FileNotFoundError:
         raise RunError(f"{path} is not there; has the training of this run reached its first checkpoint?") from None
     except SafetensorError as error:
@@ -105,7 +107,7 @@ class Log:
 
     def write(self, kind: str, **values: Any) -> None:
         """Append one record."""
-        line = json.dumps({"kind": kind, **values}, ensure_ascii=False, default=float) + "\n"
+        line = json_text({"kind": kind, **values}, default=float) + "\n"
         self._file.write(line.encode())
         self._file.flush()
         if self._board is not None and kind == "epoch":

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from neocog.names import shown
+
 
 def _silent(share: float, text: str = "") -> None:
     pass
@@ -24,7 +26,7 @@ class Show:
     def say(self, text: str) -> None:
         """Print one line."""
         if self.on:
-            print(text, file=sys.stderr, flush=True)
+            print(shown(text), file=sys.stderr, flush=True)
 
     @contextmanager
     def bar(self, what: str) -> Iterator[Callable[..., None]]:

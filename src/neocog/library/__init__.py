@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neocog.errors import NeocogError
+from neocog.names import shown
 
 if TYPE_CHECKING:
     from neocog.library.copies import Group
-    from neocog.library.folders import Changed, IndexedFolder
     from neocog.library.describe import Description
+    from neocog.library.folders import Changed, IndexedFolder
     from neocog.library.indexing import Embeds, Report
     from neocog.library.query import Query
     from neocog.library.searching import Answer
@@ -208,7 +209,7 @@ class Library:
         try:
             found = search(
                 self.store,
-                query,
+                _as_stored(query),
                 like=_several(like),
                 unlike=_several(unlike),
                 top=top,
@@ -235,25 +236,25 @@ class Library:
         """Teach a concept from pictures: files, folders, hashes or hits; tags the whole library with it."""
         from neocog.library.teaching import teach
 
-        return teach(self.store, name, _several(examples), _several(negatives), **options)
+        return teach(self.store, shown(name), _several(examples), _several(negatives), **options)
 
     def correct(self, name: str, picture: str | os.PathLike[str], right: bool, **options: Any) -> Taught:
         """Say that a picture is, or is not, what `name` says; learned from at once."""
         from neocog.library.teaching import correct
 
-        return correct(self.store, os.fspath(picture), name, right, **options)
+        return correct(self.store, os.fspath(picture), shown(name), right, **options)
 
     def propose(self, name: str, count: int = 12) -> tuple[Proposal, ...]:
         """Return the pictures that it would help most to say yes or no to."""
         from neocog.library.teaching import propose
 
-        return propose(self.store, name, count)
+        return propose(self.store, shown(name), count)
 
     def forget(self, name: str) -> None:
         """Remove a taught concept with its examples, corrections and tags."""
         from neocog.library.teaching import forget
 
-        forget(self.store, name)
+        forget(self.store, shown(name))
 
     @property
     def taught(self) -> tuple[str, ...]:
@@ -309,6 +310,24 @@ class Library:
         from neocog.library.upkeep import export
 
         return export(self.store, path, model=model)
+
+
+def _as_stored(query: str | Query) -> str | Query:
+    """A query with names that are not UTF-8 as the library has them; files to compare with stay as they are."""
+    if not isinstance(query, str) or shown(query) == query:
+        return query
+    from neocog.library.query import Filter, parse
+    from neocog.library.rows import encode_path
+
+    parsed, terms = parse(query), []
+    term: Any
+    for term in parsed.terms:
+        labels = isinstance(term, Filter) and term.field in ("label", "tag")
+        for name in ("text", "value"):
+            if isinstance(text := getattr(term, name, None), str):
+                term = replace(term, **{name: shown(text) if labels else encode_path(text)})
+        terms.append(term)
+    return replace(parsed, terms=tuple(terms))
 
 
 def _several(given: Any) -> Any:

@@ -69,7 +69,7 @@ def forget(store: Store, folder: str | os.PathLike[str]) -> Changed:
     if outer is not None and os.path.isdir(store.path_of(text)):
         inside, name = store.path_of(outer), store.path_of(text)
         notes = (
-            f"{name} lies in {inside}, which is indexed, so it comes back with the next 'neocog index'; to keep it out, "
+            f"{name} lies in {inside}, which is indexed, so the next 'neocog index' finds it again; to keep it out, "
             f"write /{name.relative_to(inside).as_posix()}/ into {inside / '.neocogignore'}",
         )
     return Changed(len(paths), len(lost), notes)

@@ -311,8 +311,8 @@ class _Run:
                 found.append(folder)
                 full = self.store.path_of(folder)
                 self.report.away.append(
-                    f"{full} {how}, and the library knows {missing[folder]:,} pictures there; they are kept: is the disk "
-                    f"connected? If they were deleted: neocog library forget '{full}'"
+                    f"{full} {how}, and the library knows {missing[folder]:,} pictures there, which are kept: is the "
+                    f"disk connected? If they were deleted: neocog library forget '{full}'"
                 )
         self.report.notes += self.report.away
         return found

@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from neocog.library.rows import decode_path
 from neocog.library.store import Store
+from neocog.names import shown
 
 
 class Place(NamedTuple):
@@ -56,7 +58,7 @@ class Ledger:
         parent = path.rpartition("/")[0]
         if parent in self.roots or not parent:
             return []
-        return [unicodedata.normalize("NFC", parent.rpartition("/")[2])]
+        return [unicodedata.normalize("NFC", shown(decode_path(parent.rpartition("/")[2])))]
 
     def put(self, path: str, mtime_ns: int, inode: int, hash: str) -> None:
         """The file `path` has the content `hash`."""

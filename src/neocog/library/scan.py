@@ -15,7 +15,6 @@ from typing import NamedTuple
 from neocog.data.columns import is_picture
 from neocog.data.listing import Rules, unread
 
-
 EMPTY = "is empty"
 
 

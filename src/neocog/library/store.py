@@ -23,6 +23,7 @@ import json
 import os
 import threading
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -52,6 +53,7 @@ from neocog.library.rows import (
     matrix,
     whole_rows,
 )
+from neocog.names import shown
 
 # From this many rows an index of vectors is built: below, the exact product in memory answers within 25 ms.
 # Measured on two cores, 768 numbers: 53 ms exactly for 200,000; 4.4 ms with IVF_HNSW_SQ, built in 130 s.
@@ -567,8 +569,22 @@ class Store:
             os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
             import lancedb
 
-            self._db = lancedb.connect(str(self.folder), read_consistency_interval=timedelta(0))
+            self._db = lancedb.connect(self._address(), read_consistency_interval=timedelta(0))
         return self._db
+
+    def _address(self) -> str:
+        """The library's folder as LanceDB can be told it, which takes UTF-8 only."""
+        address = str(self.folder)
+        if shown(address) == address:
+            return address
+        if not os.path.isdir("/proc/self/fd"):
+            raise LibraryError(
+                f"LanceDB cannot write into {shown(address)}, whose name is not UTF-8; put the library elsewhere: "
+                "neocog index FOLDER --library LIB"
+            )
+        folder = os.open(self.folder, os.O_RDONLY)
+        weakref.finalize(self, os.close, folder)
+        return f"/proc/self/fd/{folder}"
 
     def _table(self, name: str) -> Any:
         with self._lock:

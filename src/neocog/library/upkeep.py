@@ -340,10 +340,11 @@ def export(
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         if kind == ".parquet":
-            pq.write_table(table, part)
+            with open(part, "wb") as file:  # pyarrow refuses a name that is not UTF-8
+                pq.write_table(table, file)
         else:
-            with open(part, "w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file)
+            with open(part, "w", encoding="utf-8", newline="") as text:
+                writer = csv.writer(text)
                 writer.writerow(columns)
                 for row in table.to_pylist():
                     writer.writerow([_cell(row[name]) for name in columns])

@@ -1,0 +1,76 @@
+"""Text files in the encodings that people's programs write: UTF-8 and UTF-16, with or without a mark, Windows-1252."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+_BROKEN = re.compile("[\udc80-\udcff]+")
+_MARKS = (  # UTF-32's mark begins with UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+
+
+def text_of(data: bytes) -> str:
+    """Decode a small file: UTF-16 if it says so, else UTF-8 with what is not UTF-8 read as Windows-1252."""
+    return mended(data.decode(_encoding(data), "surrogateescape"))
+
+
+def mended(text: str) -> str:
+    """Return `text`, decoded with surrogateescape, with its bytes that are not UTF-8 read as Windows-1252."""
+    return _BROKEN.sub(lambda found: _windows(found[0].encode("ascii", "surrogateescape")), text)
+
+
+def read_lines(path: Path, notes: list[str]) -> Iterator[str]:
+    """Yield the lines of a text file with their ends; a note is added if it is not UTF-8."""
+    with open(path, "rb") as start:
+        encoding = _encoding(start.read(256))
+    if encoding != "utf-8-sig":
+        notes.append(f"{path.name} is in {encoding.upper()}")
+    told = False
+    with open(path, encoding=encoding, errors="surrogateescape", newline="") as file:
+        for line in file:
+            if not line.isascii() and _BROKEN.search(line):
+                if not told:
+                    notes.append(
+                        f"{path.name} is not UTF-8: it was read as Windows-1252 (Latin-1); is the spelling right?"
+                    )
+                    told = True
+                line = mended(line)
+            yield line
+
+
+def spellings(name: str) -> Iterator[str]:
+    """Yield the names that a file on disk may have where a table calls it `name`: other forms and encodings of it."""
+    yield name
+    if name.isascii():
+        return
+    yield unicodedata.normalize("NFC", name)
+    yield unicodedata.normalize("NFD", name)  # macOS
+    for encoding in ("cp1252", "latin-1"):
+        try:
+            yield os.fsdecode(name.encode(encoding))
+        except UnicodeError:  # it has other letters, or this system has no such names
+            continue
+
+
+def _encoding(start: bytes) -> str:
+    for mark, encoding in _MARKS:
+        if start.startswith(mark):
+            return encoding
+    even, odd = start[0:256:2].count(0), start[1:256:2].count(0)
+    if max(even, odd) > len(start) // 5 and min(even, odd) <= len(start) // 50:
+        return "utf-16-le" if odd > even else "utf-16-be"
+    return "utf-8-sig"
+
+
+def _windows(data: bytes) -> str:
+    try:
+        return data.decode("cp1252")
+    except UnicodeDecodeError:  # five bytes mean nothing there
+        return data.decode("latin-1")

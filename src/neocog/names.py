@@ -1,0 +1,56 @@
+"""Text that is not valid Unicode: how names of files, which are bytes on disk, are shown and written.
+
+Python keeps a byte of a file's name that is not UTF-8 as a lone surrogate (``bad\\xe9.png`` is ``'bad\\udce9.png'``),
+so that the file can be opened; no encoding writes such a character. People read it as ``\\xe9`` (`shown`), programs as
+the JSON escape ``\\udce9``, which leads back to the file (`json_text`).
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+STREAM_ERRORS = "neocog.shown"  # the error handler for text streams: any text can be written, in any encoding
+
+_LONE = re.compile("[\ud800-\udfff]+")
+
+
+def shown(text: str) -> str:
+    """Return `text` with every byte that is not UTF-8 as ``\\xe9``; anything else is returned as it is."""
+    return text if text.isascii() else _LONE.sub(lambda found: _visible(found[0]), text)
+
+
+def json_text(value: Any, *, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:
+    """Return `value` as JSON that every encoding of Unicode can write; reading it gives the same texts back."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent, default=default)
+    return text if text.isascii() else _LONE.sub(lambda found: _escaped(found[0]), text)
+
+
+def _visible(lone: str) -> str:
+    try:
+        # under an ASCII locale the bytes of a UTF-8 name are surrogates too
+        return lone.encode("ascii", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return _escaped(lone)
+
+
+def _escaped(text: str) -> str:
+    r"""Return ``\u00e9`` escapes, as JSON has them, also where the character is beyond 16 bits."""
+    return json.dumps(text)[1:-1]
+
+
+def _write(error: UnicodeError) -> tuple[str, int]:
+    """Replace what a stream cannot encode: bytes of names as `shown`, other characters by JSON's escape.
+
+    JSON thus stays JSON on a terminal that knows ASCII alone.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return _escaped(_LONE.sub(lambda found: _visible(found[0]), text)).replace("\\\\", "\\"), error.end
+
+
+codecs.register_error(STREAM_ERRORS, _write)
