@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -23,9 +22,10 @@ import pyarrow.parquet as pq
 from neocog.errors import DecodeError, LibraryError, UsageError
 from neocog.library.copies import Copy, Group, duplicates
 from neocog.library.photo import read_steady
-from neocog.library.rows import HASH, content_hash, decode_path, encode_path, matrix
+from neocog.library.rows import HASH, content_hash, decode_path, matrix
 from neocog.library.scan import scan
 from neocog.library.store import Store
+from neocog.names import json_text, shown
 from neocog.records import Problem
 
 __all__ = ["Copy", "Finding", "Group", "Info", "duplicates", "export", "info", "problems", "verify"]
@@ -319,7 +319,8 @@ def export(
 ) -> int:
     """Write the rows as Parquet or CSV, by the ending of `path`; returns how many pictures.
 
-    Paths are absolute. `model` adds its vectors and probabilities (Parquet only). In CSV, lists are JSON.
+    Paths are absolute. `model` adds its vectors and probabilities (Parquet only). In CSV, lists are JSON. A byte of a
+    name that is not UTF-8 stands as \\xe9 in Parquet, and in CSV as JSON's escape, from which Python gets the file's path.
 
     Raises:
         UsageError: another ending, or vectors for CSV. LibraryError: no such model, or the file cannot be written.
@@ -335,8 +336,13 @@ def export(
     columns = [c for c in store.columns if c not in ("thumb", "inodes", "folder", "reason", "state", "models", "flat")]
     columns = [c for c in columns if c[:2] not in ("v_", "n_", "p_") or c[2:] == model]
     table = store.rows(columns)
-    paths = [[encode_path(store.path_of(p)) for p in row] for row in table.column("paths").to_pylist()]
-    table = table.set_column(columns.index("paths"), "paths", pa.array(paths, pa.list_(pa.string())))
+    paths = [[str(store.path_of(p)) for p in row] for row in table.column("paths").to_pylist()]
+    readable = {
+        "paths": pa.array([[shown(path) for path in row] for row in paths], pa.list_(pa.string())),
+        "name": pa.array([shown(decode_path(name)) for name in table.column("name").to_pylist()], pa.string()),
+    }
+    for name, values in readable.items():
+        table = table.set_column(columns.index(name), name, values)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         if kind == ".parquet":
@@ -346,8 +352,8 @@ def export(
             with open(part, "w", encoding="utf-8", newline="") as text:
                 writer = csv.writer(text)
                 writer.writerow(columns)
-                for row in table.to_pylist():
-                    writer.writerow([_cell(row[name]) for name in columns])
+                for row, own in zip(table.to_pylist(), paths, strict=True):
+                    writer.writerow([_cell(value) for value in {**row, "paths": own}.values()])
         os.replace(part, out)
     except OSError as error:
         raise LibraryError(f"{out} cannot be written: {error.strerror or error}") from None
@@ -359,5 +365,5 @@ def export(
 
 def _cell(value: Any) -> Any:
     if isinstance(value, list):
-        return json.dumps(value, ensure_ascii=False)
+        return json_text(value)
     return value.isoformat(sep=" ") if hasattr(value, "isoformat") else value
