@@ -95,7 +95,10 @@ def test_system_folders_and_what_is_excluded_are_passed_over(photos):
     fill(photos / "Screenshots", 2, start=20)
     fill(photos / "2019" / "raw", 2, start=30)
     assert len(found(photos)) == 5
-    assert found(photos, exclude=["Screenshots/", "/2019/raw/a/"]) == ["photos/2019/raw/b/31.jpg", "photos/z_original.jpg"]
+    assert found(photos, exclude=["Screenshots/", "/2019/raw/a/"]) == [
+        "photos/2019/raw/b/31.jpg",
+        "photos/z_original.jpg",
+    ]
     (photos / ".neocogignore").write_text("Screenshots/\n")
     assert len(found(photos)) == 3 and len(found(photos, exclude=["!Screenshots/"])) == 5
 

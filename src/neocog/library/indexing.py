@@ -305,15 +305,13 @@ class _Run:
         for root in self.below:
             if not any(within(path, root) for path in files):
                 bare[root] = "has no pictures now"
-        found = []
-        for folder, how in bare.items():
-            if missing[folder] >= (_MANY if how == EMPTY else 1):
-                found.append(folder)
-                full = self.store.path_of(folder)
-                self.report.away.append(
-                    f"{full} {how}, and the library knows {missing[folder]:,} pictures there, which are kept: is the "
-                    f"disk connected? If they were deleted: neocog library forget '{full}'"
-                )
+        found = outermost(f for f, how in bare.items() if missing[f] >= (_MANY if how == EMPTY else 1))
+        for folder in found:
+            full = self.store.path_of(folder)
+            self.report.away.append(
+                f"{full} {bare[folder]}, and the library knows {missing[folder]:,} pictures there, which are kept: is the "
+                f"disk connected? If they were deleted: neocog library forget '{full}'"
+            )
         self.report.notes += self.report.away
         return found
 
