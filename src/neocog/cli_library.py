@@ -152,13 +152,13 @@ def _annotate(opened: Library, tables: Iterable[str]) -> None:
 def _tell_index(report: Report, opened: Library, *, json: bool, line: bool) -> None:
     """Print what indexing found on stdout: as JSON (one line of it, if `line`), or for people."""
     if json:
-        answers.show_json({"library": opened.folder, "pictures": len(opened), **vars(report)}, line=line)
+        answers.show_json({"library": opened.folder, **vars(report)}, line=line)
         return
     terminal.echo(str(report))
     for note in report.notes:
         terminal.say(f"note: {note}")
     if not line:
-        terminal.echo(f"library: {opened.folder}, {len(opened):,} pictures")
+        terminal.echo(f"library: {opened.folder}, {report.pictures:,} pictures")
 
 
 @contextlib.contextmanager

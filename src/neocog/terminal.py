@@ -145,7 +145,7 @@ def _lines(what: str) -> Callable[[int, int], None]:
     def note(done: int, of: int) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= LOG_SECONDS:
+        if now - last >= LOG_SECONDS and done < of:
             last = now
             left = (now - begin) * (of - done) / max(done, 1)
             span = f"{left / 60:,.0f} minutes" if left >= 90 else f"{left:,.0f} s"

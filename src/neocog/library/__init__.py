@@ -222,6 +222,10 @@ class Library:
             if unfinished:
                 raise type(error)(f"{error}; {unfinished}") from error
             raise
+        if isinstance(query, str) and shown(query) != query:
+            from neocog.library.query import parse
+
+            found = replace(found, query=parse(query))
         return replace(found, notes=(unfinished, *found.notes)) if unfinished else found
 
     def describe(self, picture: str | os.PathLike[str], *, top: int = 8, model: str | None = None) -> Description:

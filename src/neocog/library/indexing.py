@@ -62,6 +62,7 @@ class Report:
     unchanged: int = 0
     unreadable: int = 0  # that could not be read in this run
     computed: int = 0  # pictures that the net saw
+    pictures: int = 0  # that the library has afterwards
     interrupted: bool = False
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
@@ -134,7 +135,7 @@ def index(
     if run.commits:
         store.refresh()
         _ = view_of(store).text  # kept on disk, so that the next search starts at once
-    run.report.seconds = time.monotonic() - begin
+    run.report.pictures, run.report.seconds = len(store), time.monotonic() - begin
     return run.report
 
 
@@ -309,8 +310,8 @@ class _Run:
         for folder in found:
             full = self.store.path_of(folder)
             self.report.away.append(
-                f"{full} {bare[folder]}, and the library knows {missing[folder]:,} pictures there, which are kept: is the "
-                f"disk connected? If they were deleted: neocog library forget '{full}'"
+                f"{full} {bare[folder]}, and the library knows {missing[folder]:,} pictures there, which are kept: is "
+                f"the disk connected? If they were deleted: neocog library forget '{full}'"
             )
         self.report.notes += self.report.away
         return found
@@ -606,6 +607,13 @@ def _roots(store: Store, folders: Sequence[str | os.PathLike[str]]) -> list[str]
         raise UsageError("no folder to index: name one, such as 'neocog index ~/Pictures'")
     for root in roots:
         if not os.path.isdir(root):
-            remedy = "" if given else "; if it is on another disk, connect that, or name the folders that are there"
+            remedy = (
+                ""
+                if given
+                else (
+                    "; if it is on another disk, connect that, or name the folders that are there; if it was renamed: "
+                    f"neocog library move '{root}' NEW; if it was deleted: neocog library forget '{root}'"
+                )
+            )
             raise UsageError(f"expected a folder of pictures, but {root!r} is none; nothing was changed{remedy}")
     return roots

@@ -294,7 +294,8 @@ def _files(store: Store, deep: bool, fix: bool) -> list[Finding]:
     fresh = [path for path in now if path not in known and path not in unread]
     again = "'neocog index' brings the library up to date"
     return [
-        *_finding(len(away), "indexed folders are not there", "connect the disk, or index the new place", away,
+        *_finding(len(away), "indexed folders are not there",
+                  "connect the disk, or say where they are: neocog library move OLD NEW", away,
                   damage=False, fixable=False),
         *_finding(len(missing), "files are gone or cannot be read", again, missing, damage=False),
         *_finding(len(changed), "files have changed", again, changed, damage=False),
@@ -320,7 +321,7 @@ def export(
     """Write the rows as Parquet or CSV, by the ending of `path`; returns how many pictures.
 
     Paths are absolute. `model` adds its vectors and probabilities (Parquet only). In CSV, lists are JSON. A byte of a
-    name that is not UTF-8 stands as \\xe9 in Parquet, and in CSV as JSON's escape, from which Python gets the file's path.
+    name that is not UTF-8 stands as \\xe9 in Parquet, and in CSV as an escape of JSON, which leads back to the file.
 
     Raises:
         UsageError: another ending, or vectors for CSV. LibraryError: no such model, or the file cannot be written.
