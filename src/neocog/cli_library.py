@@ -65,7 +65,7 @@ def index(
         str | None, typer.Option("--library", "-l", metavar="LIB", help="Default: .neocog in the first FOLDER.")
     ] = None,
     net: Annotated[
-        str | None, typer.Option(metavar="NAME|RUN", help="What makes the vectors; default: the best at hand, told.")
+        str | None, typer.Option(metavar="NAME|RUN", help="What makes the vectors; default: the best at hand.")
     ] = None,
     weights: Annotated[str | None, typer.Option(metavar="FILE", help="Weights for a net of the zoo.")] = None,
     layer: Annotated[
