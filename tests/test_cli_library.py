@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,12 +13,15 @@ from library.tiny import fill
 from test_cli import call
 
 import neocog
-from neocog import Library
+from neocog import Library, terminal
 from neocog.errors import LibraryError, UsageError
 from neocog.library import place
 
 COMMANDS = ("index", "search", "teach", "correct", "describe")
-UPKEEP = ("info", "verify", "problems", "export", "duplicates", "concepts", "forget", "calibrate")
+UPKEEP = (
+    "info", "verify", "problems", "export", "duplicates", "concepts", "unteach", "calibrate", "folders", "forget",
+    "move",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -183,10 +188,127 @@ def test_a_search_by_word_loads_no_torch(indexed, python):
     assert result.stdout.splitlines()[-1] == "[]", result.stderr
 
 
+def test_what_is_excluded(photos, run):
+    first = json.loads(call("index", photos, "--net", run, "--exclude", "b/", "--json").stdout)
+    assert (first["new"], first["pictures"]) == (6, 6)
+    assert "excluded: b/" in call("library", "folders").stdout
+    assert json.loads(call("index", "--json").stdout)["new"] == 0
+    assert json.loads(call("index", "--exclude", "", "--json").stdout)["new"] == 6
+    assert call("index", "--exclude", "!").exit_code == 2
+
+
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_watching_prints_each_report_on_stdout(photos, run, monkeypatch, options):
+    from neocog.library.indexing import index
+
+    def rounds(self, *folders, **options):
+        options["say"]("what is said on the way")
+        for number in range(2):
+            fill(photos, number, start=50, side=32)
+            print("what a library prints")
+            yield index(self.store, folders, stop=options["stop"], **self._net(run, None, None, None, None, print))
+
+    monkeypatch.setattr(Library, "watch", rounds)
+    result = call("index", photos, "--watch", *options)
+    assert result.exit_code == 0 and "what is said on the way" in result.stderr and "a library prints" in result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2
+    if options:
+        assert [(one["new"], one["pictures"]) for one in map(json.loads, lines)] == [(12, 12), (1, 13)]
+    else:
+        assert lines[0].startswith("12 new") and lines[1].startswith("1 new")
+
+
+def test_an_empty_answer_is_an_answer(indexed, tmp_path):
+    result = call("search", "label:unicorn", "--json", "--sheet", tmp_path / "none.png")
+    assert result.exit_code == 1 and (tmp_path / "none.png").is_file()
+    said = json.loads(result.stdout)
+    assert said["hits"] == [] and said["found"] == 0 and said["notes"]
+
+
+def test_a_search_that_teaches_prints_one_document(indexed):
+    said = json.loads(call("search", "folder:a", "--teach", "of a", "--top", 4, "--json").stdout)
+    assert len(said["hits"]) == 4 and said["taught"]["examples"] == 4
+
+
+def test_folders_are_listed_moved_and_forgotten(indexed, tmp_path):
+    listed = json.loads(call("library", "folders", "--json").stdout)
+    assert [(one["path"], one["pictures"], one["there"]) for one in listed["folders"]] == [(str(indexed), 12, True)]
+    (indexed / "a").rename(indexed / "c")
+    done = call("library", "move", indexed / "a", indexed / "c")
+    assert done.exit_code == 0 and "6 files of" in done.stdout
+    assert json.loads(call("index", "--json").stdout)["unchanged"] == 13
+    assert call("library", "move", indexed / "a", indexed / "c").exit_code == 2
+    gone = call("library", "forget", indexed / "c", "--json")
+    assert json.loads(gone.stdout)["pictures"] == 6 and (indexed / "c" / "0.png").is_file()
+    assert "6 files of" in call("library", "forget", indexed).stdout
+    assert json.loads(call("library", "info", "--json").stdout)["pictures"] == 0
+
+
+def test_a_folder_that_was_renamed_with_the_library_elsewhere(photos, run, tmp_path):
+    call("index", photos, "--net", run, "--library", tmp_path / "lib")
+    photos.rename(tmp_path / "renamed")
+    missing = call("index")
+    assert missing.exit_code == 2 and f"neocog library move '{photos}' NEW" in missing.stderr
+    assert call("library", "move", "photos", "renamed").exit_code == 0
+    assert json.loads(call("index", "--json").stdout)["unchanged"] == 13
+
+
+def test_progress_in_a_log(capsys, monkeypatch):
+    monkeypatch.setattr(terminal, "LOG_SECONDS", 0.0)
+    with terminal.bar("indexing") as progress:
+        for done in (500, 1000):
+            progress(done, 1000)
+    assert capsys.readouterr().err == "indexing: 500 of 1,000, about 0 s left\n"
+    monkeypatch.setattr(terminal, "LOG_SECONDS", 1e9)
+    with terminal.bar("indexing") as progress:
+        progress(1, 2)
+    with terminal.bar("indexing", quiet=True) as progress:
+        assert progress is None
+    assert capsys.readouterr().err == ""
+
+
+NAME = os.fsdecode(b"caf\xe9")
+
+
+def test_names_that_are_not_utf8(photos, run, tmp_path, monkeypatch):
+    """The folder, its class folders, files that can be read and that cannot, the library, and a table."""
+    invoke = terminal.Group.invoke  # the streams of these tests are prepared as `neocog` prepares its own
+    monkeypatch.setattr(terminal.Group, "invoke", lambda self, ctx: terminal.prepare() or invoke(self, ctx))
+    folder = tmp_path / NAME
+    photos.rename(folder)
+    (folder / "a").rename(folder / NAME)
+    (folder / "b" / "1.jpg").rename(folder / "b" / f"{NAME}.jpg")
+    (folder / NAME / "broken.jpg").rename(folder / NAME / f"{NAME}.jpg")
+    assert "12 new" in call("index", folder, "--net", run).stdout
+    assert (folder / ".neocog" / "library.json").is_file()
+    assert f"{tmp_path}/caf\\xe9 " in call("library", "folders").stdout
+    assert "caf\\xe9/caf\\xe9.jpg: not a picture: text" in call("library", "problems").stdout
+    for query in (f"label:{NAME}", f"folder:{NAME}/{NAME}"):
+        found = json.loads(call("search", query, "--json", "--sheet", tmp_path / f"{NAME}.png").stdout)
+        assert found["query"].replace('"', "") == query
+        assert len(found["hits"]) == 6, query
+        assert all(Path(hit["path"]).is_file() for hit in found["hits"])
+    assert call("describe", folder / "b" / f"{NAME}.jpg").exit_code == 0
+    assert call("teach", folder, NAME, folder / NAME / "0.png", folder / "b" / f"{NAME}.jpg").exit_code == 0
+    assert json.loads(call("library", "concepts", "--json").stdout)[0]["word"] == "caf\\xe9"
+    assert neocog.open_source(f"library:{folder}").classes
+    assert call("library", "unteach", folder, NAME).exit_code == 0
+    assert neocog.open_source(f"library:{folder}").classes == ("b", "caf\\xe9")
+    for ending in ("csv", "parquet"):
+        assert call("library", "export", tmp_path / f"{NAME}.{ending}").exit_code == 0
+    table = csv.DictReader((tmp_path / f"{NAME}.csv").read_text("utf-8").splitlines())
+    assert all(Path(path).is_file() for row in table for path in json.loads(row["paths"]))
+    (folder / "b").rename(folder / f"{NAME}2")
+    assert call("library", "move", folder / "b", folder / f"{NAME}2").exit_code == 0
+    assert call("library", "verify", "--deep").stdout == "all is well\n"
+    assert call("library", "duplicates").exit_code == 0
+
+
 # --- teach, correct, describe
 
 
-def test_teach_correct_and_forget(indexed):
+def test_teach_correct_and_unteach(indexed):
     taught = json.loads(
         call("teach", indexed, "first ones", indexed / "a" / "0.png", indexed / "b" / "1.jpg", "--json").stdout
     )
@@ -195,7 +317,7 @@ def test_teach_correct_and_forget(indexed):
     assert said.exit_code == 0 and "first ones: 1 examples" in said.stdout
     assert "b/1.jpg" not in call("search", 'tag:"first ones"', "--all").stdout
     assert "first ones" in call("library", "concepts").stdout
-    assert call("library", "forget", indexed, "first ones").exit_code == 0
+    assert call("library", "unteach", indexed, "first ones").exit_code == 0
     assert call("search", 'tag:"first ones"').exit_code == 1
 
 

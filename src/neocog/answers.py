@@ -44,14 +44,14 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def json_text(document: Any) -> str:
-    """Return the text of one JSON document."""
-    return names.json_text(plain(document), indent=2)
+def json_text(document: Any, *, line: bool = False) -> str:
+    """Return the text of one JSON document, in one line if `line`."""
+    return names.json_text(plain(document), indent=None if line else 2)
 
 
-def show_json(document: Any) -> None:
-    """Print one JSON document on stdout."""
-    echo(json_text(document))
+def show_json(document: Any, *, line: bool = False) -> None:
+    """Print one JSON document on stdout, in one line if `line`."""
+    echo(json_text(document, line=line))
 
 
 def show_table(rows: Iterable[Mapping[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,9 +16,11 @@ import typer
 
 from neocog import answers, terminal
 from neocog.errors import UsageError
+from neocog.names import shown
 
 if TYPE_CHECKING:
     from neocog.library import Library
+    from neocog.library.indexing import Report
 
 LIBRARY_HELP = (
     "A library, a folder of pictures with one, or its name; default: the one here, else the one indexed last."
@@ -63,7 +65,7 @@ def index(
         str | None, typer.Option("--library", "-l", metavar="LIB", help="Default: .neocog in the first FOLDER.")
     ] = None,
     net: Annotated[
-        str | None, typer.Option(metavar="NAME|RUN", help="What makes the vectors; default: the best at hand, told.")
+        str | None, typer.Option(metavar="NAME|RUN", help="What makes the vectors; default: the best at hand.")
     ] = None,
     weights: Annotated[str | None, typer.Option(metavar="FILE", help="Weights for a net of the zoo.")] = None,
     layer: Annotated[
@@ -77,6 +79,13 @@ def index(
         list[str] | None,
         typer.Option(metavar="TABLE", help="A table (path, caption, label) of what is known of the pictures."),
     ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Pass these over, as in .gitignore: 'Screenshots/'. Remembered until given again; '' is none.",
+        ),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on, and follow what changes in the folders.")] = False,
     device: terminal.Device = None,
     json: terminal.Json = False,
@@ -84,64 +93,72 @@ def index(
 ) -> None:
     """Index folders of pictures, so that they can be searched.
 
-    Only what is new or changed is computed. It can be stopped, even by kill -9, and run again.
+    Only what is new or changed is computed. It can be stopped, even by kill -9, and run again. With --json the result
+    is one JSON document; with --watch one line of JSON for each change.
     """
-    with terminal.work(), _stoppable() as stopped:
-        from neocog.library import Library, place
-
-        if folders and library is None:
-            opened = Library.beside(_folder(folders[0]))
-        elif folders and library is not None:
-            for one in folders:
-                _folder(one)
-            there = place.is_library(library) or place.is_library(place.beside(library))
-            opened = Library(library) if there else Library.at(library)
-        else:
-            opened = Library(library)
-        options: dict[str, Any] = {"net": net, "weights": weights, "layer": layer, "size": size, "device": device}
-        options |= {"stop": stopped, "wait": 86400.0, "say": (lambda text: None) if quiet else terminal.say}
-        if watch:
-            terminal.say(f"library: {opened.folder}; Ctrl-C ends the watch")
-            for report in opened.watch(*(folders or ()), **options):
-                _tell_index(report, json)
-            return
-        with terminal.bar("indexing", quiet=quiet) as progress:
-            report = opened.index(*(folders or ()), progress=progress, **options)
-        for table in captions or []:
-            from neocog.library.captions import annotate
-
-            said = annotate(opened.store, table)
-            terminal.say(
-                f"{table}: {said.captions:,} captions and {said.labels:,} labels for {said.changed:,} pictures"
-            )
-            for note in said.notes:
-                terminal.say(f"note: {note}")
-    if json:
-        answers.show_json({"library": opened.folder, "pictures": len(opened), **vars(report)})
-    else:
-        _tell_index(report, json)
-        typer.echo(f"library: {opened.folder}, {len(opened):,} pictures")
-    if report.interrupted:
+    with _stoppable() as stopped:
+        with terminal.work():
+            opened = _opened_for(folders or [], library)
+            options: dict[str, Any] = {"net": net, "weights": weights, "layer": layer, "size": size, "device": device}
+            options |= {"stop": stopped, "wait": 86400.0, "say": (lambda text: None) if quiet else terminal.say}
+            options["exclude"] = None if exclude is None else [one for one in exclude if one]
+            rounds: Iterator[Report]
+            if watch:
+                terminal.say(f"library: {opened.folder}; Ctrl-C ends the watch")
+                rounds = opened.watch(*(folders or ()), **options)
+            else:
+                with terminal.bar("indexing", quiet=quiet) as progress:
+                    rounds = iter([opened.index(*(folders or ()), progress=progress, **options)])
+            report = next(rounds, None)
+            _annotate(opened, captions or ())
+        interrupted = False
+        while report is not None:
+            _tell_index(report, opened, json=json, line=watch)
+            interrupted = report.interrupted
+            with terminal.work():
+                report = next(rounds, None)
+    if interrupted and not watch:
         terminal.say("Stopped; all that was computed is kept. To continue, run the same command again")
         raise typer.Exit(130)
 
 
-def _folder(text: str) -> Path:
-    path = Path(text).expanduser()
-    if not path.is_dir():
-        raise UsageError(f"expected a folder of pictures; {text} {'is a file' if path.exists() else 'does not exist'}")
-    return path
+def _opened_for(folders: list[str], library: str | None) -> Library:
+    """The library that folders are indexed into; made if it is not there."""
+    from neocog.library import Library, place
+
+    for text in folders:
+        path = Path(text).expanduser()
+        if not path.is_dir():
+            what = "is a file" if path.exists() else "does not exist"
+            raise UsageError(f"expected a folder of pictures; {text} {what}")
+    if folders and library is None:
+        return Library.beside(folders[0])
+    if library is None or not folders or place.is_library(library) or place.is_library(place.beside(library)):
+        return Library(library)
+    return Library.at(library)
 
 
-def _tell_index(report: Any, json: bool) -> None:
+def _annotate(opened: Library, tables: Iterable[str]) -> None:
+    """Read what tables say of the pictures."""
+    for table in tables:
+        from neocog.library.captions import annotate
+
+        said = annotate(opened.store, table)
+        terminal.say(f"{table}: {said.captions:,} captions and {said.labels:,} labels for {said.changed:,} pictures")
+        for note in said.notes:
+            terminal.say(f"note: {note}")
+
+
+def _tell_index(report: Report, opened: Library, *, json: bool, line: bool) -> None:
+    """Print what indexing found on stdout: as JSON (one line of it, if `line`), or for people."""
     if json:
-        answers.show_json(vars(report))
+        answers.show_json({"library": opened.folder, **vars(report)}, line=line)
         return
-    typer.echo(str(report))
+    terminal.echo(str(report))
     for note in report.notes:
         terminal.say(f"note: {note}")
-    if report.unreadable:
-        terminal.say(f"{report.unreadable:,} could not be read; 'neocog library problems' lists them with the reasons")
+    if not line:
+        terminal.echo(f"library: {opened.folder}, {report.pictures:,} pictures")
 
 
 @contextlib.contextmanager
@@ -212,22 +229,21 @@ def search(
             from neocog.library.sheet import sheet as draw
 
             terminal.say(f"wrote {draw(found, sheet, title=str(found.query))}")
+        taught = opened.teach(teach, list(found)) if teach is not None and len(found) else None
     if json:
-        answers.show_json({"library": opened.folder, **found.to_json()})
+        answers.show_json({"library": opened.folder, **found.to_json()} | ({"taught": taught} if taught else {}))
     else:
         for note in found.notes:
             terminal.say(f"note: {note}")
         for hit in found:
-            typer.echo(f"{hit.score:.2f}  {hit.path}")
+            terminal.echo(f"{hit.score:.2f}  {hit.path}")
             why = "; ".join(reason.text for reason in hit.reasons)
             if why:
-                typer.echo(f"      {why}")
+                terminal.echo(f"      {why}")
         shown = f"{len(found):,} of {found.found:,} found" if found.found > len(found) else f"{len(found):,} found"
         terminal.say(f"{shown}, of {len(opened):,} pictures in {opened.folder}")
-    if teach is not None and len(found):
-        with terminal.work():
-            taught = opened.teach(teach, list(found))
-        _tell_taught(taught, opened)
+        if taught is not None:
+            _tell_taught(taught, opened)
     if not len(found):
         raise typer.Exit(1)
 
@@ -273,7 +289,7 @@ def correct(
         from neocog.library.teaching import correct_all
 
         opened = open_library(library)
-        taught = correct_all(opened.store, name, [(one, not no) for one in pictures], ask=ask)
+        taught = correct_all(opened.store, shown(name), [(one, not no) for one in pictures], ask=ask)
     _tell_taught(taught, opened, json=json, sheet=sheet)
 
 
@@ -295,15 +311,15 @@ def _tell_taught(taught: Any, opened: Library, *, json: bool = False, sheet: Pat
     quality = (
         "" if taught.quality != taught.quality else f"; held-out examples rank above {taught.quality:.1%} of others"
     )
-    typer.echo(
+    terminal.echo(
         f"{taught.name}: {taught.examples:,} examples, {taught.negatives:,} of what it is not; "
         f"{taught.tagged:,} of {len(opened):,} pictures are tagged ({taught.changed:,} changed){quality}; "
         f"{taught.seconds:.2f} s"
     )
     if taught.uncertain:
-        typer.echo("most uncertain; say yes or no with 'neocog correct':")
+        terminal.echo("most uncertain; say yes or no with 'neocog correct':")
         for one in taught.uncertain:
-            typer.echo(f"{one.probability:.2f}  {one.path}")
+            terminal.echo(f"{one.probability:.2f}  {one.path}")
 
 
 def describe(
@@ -319,13 +335,13 @@ def describe(
     if json:
         answers.show_json(said)
         return
-    typer.echo(said.path)
+    terminal.echo(said.path)
     if not (said.concepts or said.broader):
-        typer.echo("shows: nothing that the net is sure of")
+        terminal.echo("shows: nothing that the net is sure of")
     for title, rows in (("shows", said.concepts), ("in general", said.broader), ("your words", said.believed)):
         if rows:
-            typer.echo(f"{title}: " + ", ".join(f"{name} {p:.2f}" for name, p in rows))
+            terminal.echo(f"{title}: " + ", ".join(f"{name} {p:.2f}" for name, p in rows))
     for one in said.nearest:
-        typer.echo(f"nearest ({one.cosine:.2f}): {one.path}")
+        terminal.echo(f"nearest ({one.cosine:.2f}): {one.path}")
     for line in said.unusual or ("nothing unusual",):
-        typer.echo(line)
+        terminal.echo(line)

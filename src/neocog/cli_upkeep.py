@@ -14,6 +14,7 @@ from neocog.errors import LibraryError, UsageError
 
 if TYPE_CHECKING:
     from neocog.library import Library
+    from neocog.library.folders import Changed
 
 _LibraryArgument = Annotated[str | None, typer.Argument(metavar="[LIB]", help=LIBRARY_HELP)]
 
@@ -45,9 +46,9 @@ def info(lib: _LibraryArgument = None, library: LibraryOption = None, json: term
     if json:
         answers.show_json({**answers.plain(found), "taught": opened.taught})
         return
-    typer.echo(f"{opened.folder}\n{found}")
+    terminal.echo(f"{opened.folder}\n{found}")
     if opened.taught:
-        typer.echo(f"taught: {', '.join(opened.taught)}")
+        terminal.echo(f"taught: {', '.join(opened.taught)}")
 
 
 @upkeep.command()
@@ -65,9 +66,9 @@ def verify(
         answers.show_json(found)
     else:
         for one in found:
-            typer.echo(f"{'damage' if one.damage else 'note'}: {one}")
+            terminal.echo(f"{'damage' if one.damage else 'note'}: {one}")
         if not found:
-            typer.echo("all is well")
+            terminal.echo("all is well")
     if any(one.damage for one in found):
         raise typer.Exit(1)
 
@@ -81,9 +82,9 @@ def problems(lib: _LibraryArgument = None, library: LibraryOption = None, json: 
         answers.show_json(found)
         return
     for one in found:
-        typer.echo(f"{one.key}: {one.reason}")
+        terminal.echo(f"{one.key}: {one.reason}")
     if not found:
-        typer.echo("none")
+        terminal.echo("none")
 
 
 @upkeep.command()
@@ -97,14 +98,14 @@ def export(
     """Write everything that the library knows to a table."""
     with terminal.work():
         count = open_library(library).export(out, model=model)
-    typer.echo(f"{count:,} pictures written to {out}")
+    terminal.echo(f"{count:,} pictures written to {out}")
 
 
 @upkeep.command()
 def duplicates(
     lib: _LibraryArgument = None,
     library: LibraryOption = None,
-    level: Annotated[Level, typer.Option(help="The same file, the same picture, or the same scene.")] = Level.near,
+    level: Annotated[Level, typer.Option(help="The same file; also the same picture; or the same scene.")] = Level.near,
     threshold: Annotated[
         float | None, typer.Option(metavar="C", help="Cosine from which vectors agree; default: measured.")
     ] = None,
@@ -119,9 +120,9 @@ def duplicates(
     for group in groups:
         for i, copy in enumerate(group.copies):
             size = f"{copy.width}x{copy.height}, {copy.size:,} bytes"
-            typer.echo(f"{'keep ' if i == 0 else '     '} {copy.path}  ({size})")
+            terminal.echo(f"{'keep ' if i == 0 else '     '} {copy.path}  ({size})")
     spare = sum(group.superfluous for group in groups)
-    typer.echo(f"{len(groups):,} groups; all but the best are {spare / 1e6:,.1f} MB")
+    terminal.echo(f"{len(groups):,} groups; all but the best are {spare / 1e6:,.1f} MB")
 
 
 @upkeep.command()
@@ -147,7 +148,7 @@ def concepts(
             names = [known.classes[i] for i in match.concepts]
         taught = concepts_of(opened.store)
     if like is not None:
-        answers.show_json({"word": like, "concepts": names}) if json else typer.echo(f"{match}\n{', '.join(names)}")
+        answers.show_json({"word": like, "concepts": names}) if json else terminal.echo(f"{match}\n{', '.join(names)}")
         return
     rows = [
         {"word": name, "net": one["model"], "examples": len(one["yes"]), "not": len(one["no"])}
@@ -157,11 +158,62 @@ def concepts(
 
 
 @upkeep.command()
-def forget(library: LibraryFirst, name: Annotated[str, typer.Argument(metavar="NAME", help="A taught word.")]) -> None:
+def folders(lib: _LibraryArgument = None, library: LibraryOption = None, json: terminal.Json = False) -> None:
+    """List the folders that were indexed, how many pictures each has, and whether it is there."""
+    with terminal.work():
+        opened = _opened(lib, library)
+        found, exclude = opened.folders(), opened.store.exclude
+    if json:
+        answers.show_json({"library": opened.folder, "folders": found, "exclude": exclude})
+        return
+    answers.show_table({**answers.plain(one), "there": "yes" if one.there else "no"} for one in found)
+    if exclude:
+        terminal.echo(f"excluded: {', '.join(exclude)}")
+
+
+@upkeep.command()
+def forget(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Of pictures, as 'neocog library folders' has it.")],
+    library: LibraryOption = None,
+    json: terminal.Json = False,
+) -> None:
+    """Remove a folder and its pictures from the library. No file is touched."""
+    with terminal.work():
+        done = open_library(library).forget_folder(folder)
+    _tell_changed(done, f"forgot {done.files:,} files of {folder}, and {done.pictures:,} pictures with them", json)
+
+
+@upkeep.command()
+def move(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="As 'neocog library folders' has it.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Where these pictures are now.")],
+    library: LibraryOption = None,
+    json: terminal.Json = False,
+) -> None:
+    """Say that a folder of the library was renamed, or is elsewhere now. Nothing is computed again."""
+    from neocog.library import place
+
+    with terminal.work():
+        beside = new if library is None and place.is_library(place.beside(new)) else library
+        done = open_library(beside).move_folder(old, new)
+    _tell_changed(done, f"{done.files:,} files of {old} are in {new}", json)
+
+
+def _tell_changed(done: Changed, text: str, json: bool) -> None:
+    if json:
+        answers.show_json(done)
+        return
+    terminal.echo(text)
+    for note in done.notes:
+        terminal.say(f"note: {note}")
+
+
+@upkeep.command()
+def unteach(library: LibraryFirst, name: Annotated[str, typer.Argument(metavar="NAME", help="A taught word.")]) -> None:
     """Remove a taught word with its examples, corrections and tags."""
     with terminal.work():
         open_library(library).forget(name)
-    typer.echo(f"forgot {name!r}")
+    terminal.echo(f"forgot {name!r}")
 
 
 @upkeep.command()
@@ -176,4 +228,6 @@ def calibrate(
     if json:
         answers.show_json(learned)
     else:
-        typer.echo(f"learned for: {', '.join(learned)}" if learned else "too few labels to learn from; nothing changed")
+        terminal.echo(
+            f"learned for: {', '.join(learned)}" if learned else "too few labels to learn from; nothing changed"
+        )

@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -23,6 +24,9 @@ from neocog.names import STREAM_ERRORS
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result.")]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the fastest.")]
+
+
+LOG_SECONDS = 15.0  # between two lines of progress in a log
 
 
 class Group(typer.core.TyperGroup):
@@ -115,9 +119,15 @@ def work() -> Iterator[None]:
 
 @contextlib.contextmanager
 def bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on stderr; give its function (done, of) to what is long. None where nobody would see a bar."""
-    if quiet or rank() != 0 or not sys.stderr.isatty():
+    """A progress bar on stderr; give its function (done, of) to what is long. None where nobody would see it.
+
+    Where stderr is a file or a pipe, a line comes now and then instead: every `LOG_SECONDS`, and none for short work.
+    """
+    if quiet or rank() != 0:
         yield None
+        return
+    if not sys.stderr.isatty():
+        yield _lines(what)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -126,6 +136,22 @@ def bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, of: progress.update(task, completed=done, total=of)
+
+
+def _lines(what: str) -> Callable[[int, int], None]:
+    """Progress for a log."""
+    begin = last = time.monotonic()
+
+    def note(done: int, of: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= LOG_SECONDS and done < of:
+            last = now
+            left = (now - begin) * (of - done) / max(done, 1)
+            span = f"{left / 60:,.0f} minutes" if left >= 90 else f"{left:,.0f} s"
+            say(f"{what}: {done:,} of {of:,}, about {span} left")
+
+    return note
 
 
 @contextlib.contextmanager
@@ -182,8 +208,10 @@ def picture_paths(inputs: Iterable[str]) -> Iterator[Path]:
             continue
         path = Path(name)
         if path.is_dir():
+            from neocog.data.listing import pictures_below
+
             empty = True
-            for picture in _pictures_below(path):
+            for picture in pictures_below(path):
                 empty = False
                 yield picture
             if empty:
@@ -192,16 +220,6 @@ def picture_paths(inputs: Iterable[str]) -> Iterator[Path]:
             yield path
         else:
             raise UsageError(f"expected a picture, a folder or -; {name} does not exist")
-
-
-def _pictures_below(folder: Path) -> Iterator[Path]:
-    from neocog.data.columns import is_picture
-
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and is_picture(name):
-                yield Path(parent, name)
 
 
 @contextlib.contextmanager

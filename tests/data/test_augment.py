@@ -100,7 +100,9 @@ def test_a_crop_of_everything_is_the_picture() -> None:
     x = torch.rand(2, 3, 8, 8)
     draws = aug.draw(aug.Augment(), 2, 0, 0)
     draws.box = torch.tensor([[1.0, math.log(4 / 3) / math.log(16 / 9), 0.3, 0.3]] * 2)  # all of it, as wide as high
-    torch.testing.assert_close(aug.resampled(x, aug.geometry(draws, aug.Augment(resized_crop=0.5), 8, 8)), x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        aug.resampled(x, aug.geometry(draws, aug.Augment(resized_crop=0.5), 8, 8)), x, atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -145,7 +145,7 @@ def test_memory_for_each_picture_stays_small(tmp_path, monkeypatch):
     for i in range(classes):
         (tmp_path / f"n{i:08d}").mkdir()
 
-    def entries(folder):
+    def entries(folder, rules):
         if os.path.realpath(folder) == os.path.realpath(os.fsencode(tmp_path)):
             yield from ((b"n%08d" % i, "folder") for i in range(classes))
         else:

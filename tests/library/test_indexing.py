@@ -472,7 +472,7 @@ def test_links_hidden_files_and_other_libraries(shelf, tmp_path):
     fill(shelf.folder / ".hidden", 2, start=60)
     picture(70).save(shelf.folder / "b" / "._ghost.jpg")
     (shelf.folder / "b" / "notes.txt").write_text("no picture by its name")
-    assert shelf.index() == "2 new, 1 copies, 24 unchanged, 1 unreadable"
+    assert shelf.index() == "2 new, 24 unchanged, 1 unreadable"
     assert [one.key for one in problems(shelf.store)] == ["b/self.jpg"]
 
 
@@ -748,10 +748,11 @@ def test_a_zero_vector_is_kept(shelf):
 
 
 def test_ten_thousand_unchanged_files(tmp_path):
-    """Hard links are files of their own with one content; the row is large."""
+    """All of one content; the row is large."""
     shelf = Shelf(tmp_path / "pictures", 1)
+    data = shelf.files[0].read_bytes()
     for number in range(10_000):
-        os.link(shelf.files[0], shelf.folder / "a" / f"l{number}.png")
+        (shelf.folder / "a" / f"l{number}.png").write_bytes(data)
     shelf.index()
     assert shelf.index() == "10,001 unchanged"
 

@@ -62,9 +62,14 @@ def test_what_is_gone_leaves_a_field_that_says_so(tmp_path: Path) -> None:
         assert drawn.width == 2 * 112 + 12
 
 
+def test_no_hits_are_a_page_that_says_so(tmp_path: Path) -> None:
+    with Image.open(sheet([], tmp_path / "s.png", side=100, title="unicorn")) as drawn:
+        assert drawn.width == 5 * 112 + 12
+        top, below = drawn.crop((0, 0, drawn.width, 40)), drawn.crop((0, 40, drawn.width, drawn.height))
+        assert all(part.getextrema()[0][0] < 255 for part in (top, below)), "the title, and a line below it"
+
+
 def test_what_cannot_be_drawn(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nothing to draw"):
-        sheet([], tmp_path / "s.png")
     with pytest.raises(UsageError, match=r"such as sheet\.png"):
         sheet([Shown("x.jpg")], tmp_path / "s.what")
     with pytest.raises(UsageError, match="cannot be written"):

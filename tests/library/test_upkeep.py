@@ -237,9 +237,22 @@ def test_exact_duplicates_the_oldest_first(album):
     assert group.superfluous == group.copies[1].size > 0
 
 
+@pytest.mark.parametrize("level", copies.LEVELS)
+def test_exact_copies_are_duplicates_at_every_level(album, level):
+    """Also of a picture that has no near duplicates: those of 0 are in its group, the copy of 5 makes one."""
+    folder = album.folder.parent
+    shutil.copy(folder / "5.png", folder / "5 copy.png")
+    os.utime(folder / "5 copy.png", (2e9, 2e9))
+    index(album, [folder], Eye())
+    found = {group.best.path.name: group for group in duplicates(album, level)}
+    assert names(found["5.png"]) == ["5.png", "5 copy.png"] and found["5.png"].level == "exact"
+    assert found["5.png"].superfluous == (folder / "5.png").stat().st_size
+    assert sum("0 copy.png" in names(group) and "0.png" in names(group) for group in found.values()) == 1
+
+
 def test_near_duplicates_the_largest_and_sharpest_first(album):
     (group,) = duplicates(album, "near")
-    assert set(names(group)) == {"0.png", "0 small.jpg", "0 half.png", "0 blurred.png"}
+    assert set(names(group)) == {"0.png", "0 copy.png", "0 small.jpg", "0 half.png", "0 blurred.png"}
     assert group.best.path.name in ("0.png", "0 small.jpg") and names(group)[-1] == "0 half.png"
     sharpness = {copy.path.name: copy.sharpness for copy in group.copies}
     assert sharpness["0.png"] > sharpness["0 blurred.png"] > 0
@@ -248,10 +261,10 @@ def test_near_duplicates_the_largest_and_sharpest_first(album):
 
 def test_similar_pictures_by_their_vectors(album):
     (group,) = duplicates(album, "similar", threshold=0.9)
-    assert len(group.copies) == 4
+    assert len(group.copies) == 5
     assert duplicates(album, "similar", threshold=0.99999) == [] or len(duplicates(album, "similar")[0].copies) >= 2
     everything = duplicates(album, "similar", threshold=1e-6)
-    places = [copy.hash for one in everything for copy in one.copies]
+    places = [copy.path for one in everything for copy in one.copies]
     assert len(places) == len(set(places)), "a picture is in one group only"
 
 

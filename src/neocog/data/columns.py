@@ -15,7 +15,7 @@ from neocog.records import SPLITS
 PICTURE_ENDINGS = frozenset(
     (
         ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff",
-        ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".tga",
+        ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".tga", ".heic", ".heif", ".hif",
     )
 )  # fmt: skip
 
@@ -39,7 +39,7 @@ def split_code_in(stem: str) -> int:
 
 
 def is_picture(name: str | bytes) -> bool:
-    """Tell whether a file name ends like a picture that neocog reads."""
+    """Tell whether a file name ends like a picture that neocog reads, if need be with an extra (HEIC)."""
     if isinstance(name, bytes):
         name = os.fsdecode(name)
     return os.path.splitext(name)[1].lower() in PICTURE_ENDINGS

@@ -13,11 +13,13 @@ How each kind of pixel becomes RGB:
 - 16-bit grey: divided by 257, so 65535 is white. 16-bit colour: the high byte.
 - 32-bit integer: 0..255 as it is, 0..65535 divided by 257, anything else stretched from its range to 0..255.
 - float: 0..1 times 255, 0..255 as it is, anything else stretched; NaN and infinities become 0.
-- several frames or pages: the first.
+- several frames or pages: the first (HEIC: the primary one).
+- HEIC: libheif turns it upright, and brings more than 8 bits to 8.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import re
 import struct
@@ -50,6 +52,7 @@ from neocog.records import Preprocess
 
 _GROUND = (124, 116, 104)  # what lies around a padded picture: the mean colour of photographs
 _LONG = 3  # times as long as wide: such a picture is not resized whole
+UNSUPPORTED = "not supported: "  # how the reason begins where a format has no reader
 MAX_PIXELS = 200_000_000  # 200 Mpixel decode to 0.6 GB; the largest phone sensors make 200 Mpixel pictures
 
 
@@ -57,7 +60,7 @@ MAX_PIXELS = 200_000_000  # 200 Mpixel decode to 0.6 GB; the largest phone senso
 class PictureInfo:
     """What the header of a picture file says. `width` and `height` are those of the upright picture, in pixels."""
 
-    format: str  # "JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF"
+    format: str  # "JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF", "HEIC"
     mode: str  # Pillow's name of the stored pixels: "RGB", "L", "P", "CMYK", "I;16", ...
     width: int
     height: int
@@ -87,6 +90,13 @@ if "avif" in features.modules and features.check("avif"):  # Pillow 11.3 and lat
 
     _READERS["AVIF"] = AvifImagePlugin.AvifImageFile
 
+_REMEDIES = {  # kind: what to type where there is no reader
+    "HEIC": "pip install 'neocog[heic]'",
+    "AVIF": "pip install --upgrade pillow",
+    "WEBP": "pip install --upgrade pillow",
+    "JPEG2000": "pip install --upgrade pillow",
+}
+
 _quiet_lock = threading.Lock()
 _quiet_depth = 0
 _quiet_filters: warnings.catch_warnings | None = None
@@ -115,6 +125,20 @@ def quiet() -> Iterator[None]:
                 _quiet_filters.__exit__(None, None, None)
 
 
+def reads(kind: str) -> bool:
+    """Whether there is a reader for a format; that of HEIC (pillow-heif, extra `heic`) is loaded when it is needed."""
+    if kind == "HEIC" and kind not in _READERS and importlib.util.find_spec("pillow_heif") is not None:
+        from pillow_heif import HeifImageFile
+
+        _READERS[kind] = HeifImageFile
+    return kind in _READERS
+
+
+def now_readable(reason: str) -> bool:
+    """Whether what `decode` could not read for this reason, because a reader was missing, can be read by now."""
+    return reason.startswith(UNSUPPORTED) and reads(reason.removeprefix(UNSUPPORTED).partition(";")[0])
+
+
 @contextmanager
 def readable(data: bytes) -> Iterator[tuple[str, Any]]:
     """Yield (format, opened Pillow picture, header read only); whatever goes wrong inside becomes DecodeError."""
@@ -122,8 +146,9 @@ def readable(data: bytes) -> Iterator[tuple[str, Any]]:
         raise UsageError(f"expected the bytes of a picture file, got {type(data).__name__}; open_source reads paths")
     data = bytes(data)  # no copy if it is bytes already
     kind = sniff(data)
-    if kind not in _READERS:
-        raise DecodeError(f"not supported: {kind}")
+    if not reads(kind):
+        remedy = f"; to read it: {_REMEDIES[kind]}" if kind in _REMEDIES else ""
+        raise DecodeError(f"{UNSUPPORTED}{kind}{remedy}")
     warns = kind in ("TIFF", "GIF", "AVIF") or (kind == "PNG" and data.find(b"acTL", 0, 4096) >= 0)
     try:
         with quiet() if warns else nullcontext():

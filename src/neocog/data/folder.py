@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from neocog.data.columns import Texts, count_splits, is_picture, split_code
+from neocog.data.listing import Rules, unread
 from neocog.data.source import Source
 from neocog.errors import DataError
 from neocog.records import SPLITS, Problem
@@ -118,6 +119,7 @@ class _Listing:
         self.splits = array("b")
         self.classes: dict[str, int] = {}
         self.problems: list[Problem] = []
+        self.rules: dict[bytes, Rules] = {}  # of each folder that was entered
         self.ignored: Counter[str] = Counter()
         self.hidden = 0
         self.loops = 0
@@ -126,7 +128,7 @@ class _Listing:
     def look(self, folder: bytes) -> tuple[list[bytes], bool]:
         """Return the names of the folders in `folder`, sorted, and whether pictures lie in it directly."""
         folders, pictures = [], False
-        for name, kind in _entries(os.path.join(self.root, folder)):
+        for name, kind in self._entries(folder):
             if kind == "folder":
                 folders.append(name)
             pictures = pictures or (kind == "file" and is_picture(name))
@@ -161,11 +163,13 @@ class _Listing:
         names: list[bytes] = []
         folders: list[bytes] = []
         try:
-            for name, kind in _entries(place):
+            for name, kind in self._entries(folder):
                 if kind == "hidden":
                     self.hidden += 1
                 elif kind == "folder":
                     folders.append(name)
+                elif reason := unread(name):
+                    self.problems.append(Problem(os.fsdecode(os.path.join(folder, name)), reason))
                 elif not is_picture(name):
                     self.ignored[os.path.splitext(os.fsdecode(name))[1].lower() or "no ending"] += 1
                 elif kind == "file":
@@ -182,6 +186,13 @@ class _Listing:
         if deep:
             for name in sorted(folders):
                 yield from self._walk(os.path.join(folder, name), True, seen)
+
+    def _entries(self, folder: bytes) -> Iterator[tuple[bytes, str]]:
+        place = os.path.join(self.root, folder)
+        if folder not in self.rules:
+            above = self.rules.get(os.path.dirname(folder)) or Rules(os.fsdecode(self.root))
+            self.rules[folder] = above.inside(os.fsdecode(place))
+        return _entries(place, self.rules[folder])
 
     def finish(self) -> tuple[tuple[str, ...], np.ndarray, list[str]]:
         """Return sorted class names, labels into them, and notes. Classes without a picture are left out."""
@@ -215,29 +226,25 @@ class _Listing:
             kinds = ", ".join(f"{n} {ending}" for ending, n in self.ignored.most_common(5))
             parts.append(f"{sum(self.ignored.values())} files that are not pictures ({kinds})")
         if self.hidden:
-            parts.append(f"{self.hidden} hidden files or folders")
+            parts.append(f"{self.hidden} files or folders that are hidden, of the system or excluded")
         return ", " + " and ".join(parts) if parts else ""
 
 
-def _entries(folder: bytes) -> Iterator[tuple[bytes, str]]:
-    """Yield (name, kind): kind is "folder", "file", "hidden", or the reason why it is neither."""
+def _entries(folder: bytes, rules: Rules) -> Iterator[tuple[bytes, str]]:
+    """Yield (name, kind): kind is "folder", "file", "hidden" (passed over), or the reason why it is neither."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            # __MACOSX is what zip files made on a Mac leave behind
-            if entry.name.startswith(b".") or entry.name in (b"__MACOSX", b"Thumbs.db", b"desktop.ini"):
-                yield entry.name, "hidden"
-                continue
             try:
                 if entry.is_dir():
-                    yield entry.name, "folder"
+                    kind = "folder"
                 elif entry.is_file():
-                    yield entry.name, "file"
-                elif entry.is_symlink():
-                    yield entry.name, "link to nothing"
+                    kind = "file"
                 else:
-                    yield entry.name, "not a plain file"
+                    kind = "link to nothing" if entry.is_symlink() else "not a plain file"
             except OSError as error:  # ELOOP: a link to itself
-                yield entry.name, f"link cannot be followed: {error.strerror}"
+                kind = f"link cannot be followed: {error.strerror}"
+            skip = rules.skip(os.fsdecode(entry.path), os.fsdecode(entry.name), kind == "folder")
+            yield entry.name, "hidden" if skip else kind
 
 
 def _identity(folder: bytes) -> tuple[int, int]:

@@ -11,6 +11,11 @@ _MAGIC = (  # (first bytes, name); decode answers those without a reader with "n
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"GIF87a", "GIF"),
     (b"GIF89a", "GIF"),
+    (b"FUJIFILMCCD-RAW", "camera raw (RAF)"),
+    (b"IIU\0", "camera raw (RW2)"),
+    (b"IIRO", "camera raw (ORF)"),
+    (b"IIRS", "camera raw (ORF)"),
+    (b"II*\0\x10\0\0\0CR", "camera raw (CR2)"),
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
     (b"II+\0", "TIFF"),
@@ -42,6 +47,8 @@ def sniff(data: bytes) -> str:
         brands = {data[at : at + 4] for at in (8, *range(16, min(64, int.from_bytes(data[:4], "big"), len(data)), 4))}
         if brands & {b"avif", b"avis"}:
             return "AVIF"
+        if brands & {b"crx "}:
+            return "camera raw (CR3)"
         return "HEIC" if brands & _HEIC_BRANDS else "MP4 or QuickTime video"
     for magic, name in _MAGIC:
         if data.startswith(magic):

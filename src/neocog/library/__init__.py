@@ -13,12 +13,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from neocog.errors import NeocogError
+from neocog.names import shown
 
 if TYPE_CHECKING:
     from neocog.library.copies import Group
     from neocog.library.describe import Description
+    from neocog.library.folders import Changed, IndexedFolder
     from neocog.library.indexing import Embeds, Report
     from neocog.library.query import Query
     from neocog.library.searching import Answer
@@ -98,7 +103,7 @@ class Library:
             layer: dotted name of a layer whose vectors are made in addition, for `search(layer=...)`.
             size: pixels of the square that the net sees; a smaller one is faster and sees less.
             device: cpu, cuda, mps; default: the fastest.
-            options: `threads`, `wait`, `progress`, `say`, `stop` of `indexing.index`.
+            options: `exclude`, `threads`, `wait`, `progress`, `say`, `stop` of `indexing.index`.
 
         Raises:
             UsageError: a folder that is not there, or no net at hand. LibraryError: the disk is full, another process
@@ -194,20 +199,34 @@ class Library:
         metric: str = "cosine",
         layer: str = "features",
     ) -> Answer:
-        """Return the best hits, with scores and reasons (see `searching.search`); `query.py` has the language."""
+        """Return the best hits, with scores and reasons (see `searching.search`); `query.py` has the language.
+
+        While the library is indexed for the first time, the first note says so.
+        """
         from neocog.library.searching import search
 
-        return search(
-            self.store,
-            query,
-            like=_several(like),
-            unlike=_several(unlike),
-            top=top,
-            threshold=threshold,
-            model=model,
-            metric=metric,
-            layer=layer,
-        )
+        unfinished = self.store.unfinished_note()
+        try:
+            found = search(
+                self.store,
+                _as_stored(query),
+                like=_several(like),
+                unlike=_several(unlike),
+                top=top,
+                threshold=threshold,
+                model=model,
+                metric=metric,
+                layer=layer,
+            )
+        except NeocogError as error:
+            if unfinished:
+                raise type(error)(f"{error}; {unfinished}") from error
+            raise
+        if isinstance(query, str) and shown(query) != query:
+            from neocog.library.query import parse
+
+            found = replace(found, query=parse(query))
+        return replace(found, notes=(unfinished, *found.notes)) if unfinished else found
 
     def describe(self, picture: str | os.PathLike[str], *, top: int = 8, model: str | None = None) -> Description:
         """Say what a picture shows, what is like it in the library, and what is unusual about it."""
@@ -221,25 +240,25 @@ class Library:
         """Teach a concept from pictures: files, folders, hashes or hits; tags the whole library with it."""
         from neocog.library.teaching import teach
 
-        return teach(self.store, name, _several(examples), _several(negatives), **options)
+        return teach(self.store, shown(name), _several(examples), _several(negatives), **options)
 
     def correct(self, name: str, picture: str | os.PathLike[str], right: bool, **options: Any) -> Taught:
         """Say that a picture is, or is not, what `name` says; learned from at once."""
         from neocog.library.teaching import correct
 
-        return correct(self.store, os.fspath(picture), name, right, **options)
+        return correct(self.store, os.fspath(picture), shown(name), right, **options)
 
     def propose(self, name: str, count: int = 12) -> tuple[Proposal, ...]:
         """Return the pictures that it would help most to say yes or no to."""
         from neocog.library.teaching import propose
 
-        return propose(self.store, name, count)
+        return propose(self.store, shown(name), count)
 
     def forget(self, name: str) -> None:
         """Remove a taught concept with its examples, corrections and tags."""
         from neocog.library.teaching import forget
 
-        forget(self.store, name)
+        forget(self.store, shown(name))
 
     @property
     def taught(self) -> tuple[str, ...]:
@@ -247,6 +266,24 @@ class Library:
         return tuple(self.store.load("taught", {}))
 
     # --- looking after it
+
+    def folders(self) -> list[IndexedFolder]:
+        """Return the folders that were indexed, with how many pictures of each are known, and whether it is there."""
+        from neocog.library.folders import folders
+
+        return folders(self.store)
+
+    def forget_folder(self, folder: str | os.PathLike[str]) -> Changed:
+        """Remove a folder and its pictures from the library; no file is touched."""
+        from neocog.library.folders import forget
+
+        return forget(self.store, folder)
+
+    def move_folder(self, old: str | os.PathLike[str], new: str | os.PathLike[str]) -> Changed:
+        """Say that what was in the folder `old` is in `new` now; nothing is computed again."""
+        from neocog.library.folders import move
+
+        return move(self.store, old, new)
 
     def info(self) -> Info:
         """Count what is in it."""
@@ -267,7 +304,7 @@ class Library:
         return problems(self.store)
 
     def duplicates(self, level: str = "exact", **options: Any) -> list[Group]:
-        """Return groups of duplicates ("exact", "near" or "similar"), the best picture of each first."""
+        """Return groups of duplicates ("exact", "near" or "similar"; each has the exact ones), the best first."""
         from neocog.library.copies import duplicates
 
         return duplicates(self.store, level, **options)
@@ -277,6 +314,24 @@ class Library:
         from neocog.library.upkeep import export
 
         return export(self.store, path, model=model)
+
+
+def _as_stored(query: str | Query) -> str | Query:
+    """A query with names that are not UTF-8 as the library has them; files to compare with stay as they are."""
+    if not isinstance(query, str) or shown(query) == query:
+        return query
+    from neocog.library.query import Filter, parse
+    from neocog.library.rows import encode_path
+
+    parsed, terms = parse(query), []
+    term: Any
+    for term in parsed.terms:
+        labels = isinstance(term, Filter) and term.field in ("label", "tag")
+        for name in ("text", "value"):
+            if isinstance(text := getattr(term, name, None), str):
+                term = replace(term, **{name: shown(text) if labels else encode_path(text)})
+        terms.append(term)
+    return replace(parsed, terms=tuple(terms))
 
 
 def _several(given: Any) -> Any:

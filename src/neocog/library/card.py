@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neocog.errors import LibraryError
+from neocog.names import json_text
 
 FORMAT = 1  # of the folder; a library with a higher number was made by a newer version of neocog
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")  # of models and of saved values
@@ -89,7 +90,7 @@ def write_json(path: Path, value: Any) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "w", encoding="utf-8") as out:
-            json.dump(value, out, indent=1, ensure_ascii=False)
+            out.write(json_text(value, indent=1))
             out.flush()
             os.fsync(out.fileno())
         os.replace(part, path)

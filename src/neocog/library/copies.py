@@ -1,9 +1,9 @@
 """Duplicates on three levels, in groups with the best picture first. Nothing is deleted here.
 
 exact    several files of one content.
-near     the same picture rescaled, recompressed or slightly cut: perceptual hash and thumbnail agree (see
+near     also the same picture rescaled, recompressed or slightly cut: perceptual hash and thumbnail agree (see
          data.duplicates), and so do the vectors, where there are any.
-similar  vectors agree: the same scene, another moment or another cut.
+similar  vectors agree: the same scene, another moment or another cut; and exact copies.
 
 The limits were measured with MobileNet v1 0.75 on photographs of Flickr8k: the nearest of 500 others has a cosine of
 0.71 (median), at most 0.81; the same photograph recompressed (quality 30), halved, cut by up to 20 % or mirrored has
@@ -34,7 +34,7 @@ _MOST_PAIRS = 20_000_000  # remembered in full: 320 MB, and some gigabytes while
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One file, or one picture, of a group."""
+    """One file of a group."""
 
     hash: str
     path: Path
@@ -69,7 +69,7 @@ def duplicates(
     """Return groups of duplicates, those with most superfluous bytes first.
 
     Args:
-        level: "exact", "near" or "similar"; a picture that is there several times counts once in the latter two.
+        level: "exact", "near" or "similar"; each has the exact copies, too, beside the picture that they are copies of.
         threshold: cosine from which vectors agree; default `NEAR` or `SIMILAR`.
         model: whose vectors; default: the one that searches use.
 
@@ -82,9 +82,9 @@ def duplicates(
         raise UsageError(f"--threshold is a cosine above 0 and at most 1, got {threshold}")
     columns = ["hash", "paths", "mtimes", "width", "height", "size"]
     rows = store.rows(columns).to_pylist()
-    if level == "exact":
-        groups = [_exact(store, row) for row in rows if len(row["paths"]) > 1]
-    else:
+    alike: list[list[int]] = []  # rows of different content
+    vectors = None
+    if level != "exact":
         model = model or store.model
         hashes = [row["hash"] for row in rows]
         vectors = _aligned(store, model, hashes) if model else None
@@ -94,17 +94,16 @@ def duplicates(
             raise UsageError("similar pictures are found by their vectors, and the library has none; index it first")
         else:
             pairs = _similar(vectors, SIMILAR if threshold is None else threshold)
-        groups = [_judged(store, level, [rows[i] for i in g], vectors, g) for g in _around_leaders(len(rows), pairs)]
+        alike = list(_around_leaders(pairs))
+    grouped = {i for group in alike for i in group}
+    alone = [[i] for i, row in enumerate(rows) if i not in grouped and len(row["paths"]) > 1]
+    groups = [_judged(store, level, [rows[i] for i in g], vectors, g) for g in alike]
+    groups += [_judged(store, "exact", [rows[i] for i in g], None, g) for g in alone]
     return sorted(groups, key=lambda group: -group.superfluous)
 
 
-def _exact(store: Store, row: dict) -> Group:
-    """Files of one content: the oldest first, then the one nearest to the top."""
-    copies = (Copy(row["hash"], path, row["width"], row["height"], row["size"]) for path in _oldest_first(store, row))
-    return Group("exact", tuple(copies))
-
-
 def _oldest_first(store: Store, row: dict) -> list[Path]:
+    """Files of one content: the oldest first, then the one nearest to the top."""
     order = sorted(zip(row["mtimes"], row["paths"], strict=True), key=lambda one: (one[0], one[1].count("/"), one[1]))
     return [store.path_of(path) for _, path in order]
 
@@ -154,7 +153,7 @@ def _similar(vectors: np.ndarray, threshold: float) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _around_leaders(n: int, pairs: np.ndarray) -> Iterator[list[int]]:
+def _around_leaders(pairs: np.ndarray) -> Iterator[list[int]]:
     """Yield groups in which everybody is paired with the first, who has most partners: groups do not become chains."""
     near: dict[int, list[int]] = {}
     for i, j in pairs.tolist():
@@ -170,12 +169,12 @@ def _around_leaders(n: int, pairs: np.ndarray) -> Iterator[list[int]]:
 
 
 def _judged(store: Store, level: str, rows: list[dict], vectors: np.ndarray | None, places: list[int]) -> Group:
-    """A group with its best picture first."""
+    """A group with its best picture first, and each picture's files one after the other."""
     area = [(row["width"] or 0) * (row["height"] or 0) for row in rows]
     # sharpness decides among pictures of about the same size; a larger picture is worth more than a sharper one
     rivals = [i for i, a in enumerate(area) if a >= 0.9 * max(area)]
-    paths = [_oldest_first(store, row)[0] for row in rows]
-    sharp = {i: _sharpness(paths[i]) for i in rivals} if len(rivals) > 1 else {}
+    paths = [_oldest_first(store, row) for row in rows]
+    sharp = {i: _sharpness(paths[i][0]) for i in rivals} if len(rivals) > 1 else {}
     order = sorted(range(len(rows)), key=lambda i: (i not in rivals, -sharp.get(i, 0), -area[i], -rows[i]["size"]))
     first = order[0]
     copies = []
@@ -184,9 +183,10 @@ def _judged(store: Store, level: str, rows: list[dict], vectors: np.ndarray | No
         if vectors is not None and i != first:
             cosine = float(vectors[places[i]].astype(np.float32) @ vectors[places[first]].astype(np.float32))
         sharpness = round(sharp.get(i, 0.0), 2)
-        copies.append(
-            Copy(row["hash"], paths[i], row["width"], row["height"], row["size"], sharpness, round(cosine, 4))
-        )
+        copies += [
+            Copy(row["hash"], path, row["width"], row["height"], row["size"], sharpness, round(cosine, 4))
+            for path in paths[i]
+        ]
     return Group(level, tuple(copies))
 
 

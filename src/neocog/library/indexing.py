@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,20 +20,23 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from neocog.errors import DecodeError, LibraryError, UsageError
-from neocog.library.ledger import Content, Ledger, outermost, signed, within
+from neocog.data.decode import now_readable
+from neocog.errors import DecodeError, LibraryError, NeocogError, UsageError
+from neocog.library.ledger import Content, Ledger, above, outermost, signed, within
 from neocog.library.lock import LibraryBusy
 from neocog.library.metadata import KINDS, date_in_name
 from neocog.library.photo import Photo, examine, look, read_steady
+from neocog.library.place import is_library
 from neocog.library.reread import reread
 from neocog.library.rows import content_hash, has_model, vector_column, whole_rows
-from neocog.library.scan import Scan, scan
+from neocog.library.scan import EMPTY, Scan, scan
 from neocog.library.store import Store
 from neocog.library.view import view_of
 from neocog.records import Preprocess
 
 COMMIT_ROWS = 1024  # pictures in one commit; a commit costs about 0.1 s
 COMMIT_SECONDS = 10.0  # so much work can be lost by a kill
+_MANY = 100  # pictures that do not become gone because a folder below an indexed one is empty: a disk may be away
 _BATCH = 64  # files that are waited for at a time, while twice as many are being decoded
 
 
@@ -61,9 +64,11 @@ class Report:
     unchanged: int = 0
     unreadable: int = 0  # that could not be read in this run
     computed: int = 0  # pictures that the net saw
+    pictures: int = 0  # that the library has afterwards
     interrupted: bool = False
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    away: list[str] = field(default_factory=list)  # folders that look as if their disk were away, and what to type
 
     @property
     def touched(self) -> bool:
@@ -83,6 +88,7 @@ def index(
     embedder: Embeds | Callable[[int], Embeds] | None = None,
     *,
     model: str | None = None,
+    exclude: Sequence[str] | None = None,
     threads: int | None = None,
     wait: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
@@ -97,6 +103,8 @@ def index(
             is something to compute. None makes the one that the library was indexed with, or the default.
         model: the name of the net, where it is known without making it; default: that of `embedder`, else the model
             that the library has.
+        exclude: what is passed over, as lines of ``.gitignore``, relative to each folder; remembered by the library,
+            until other lines are given. None: those that it remembers.
         wait: seconds to wait for another process that is indexing the same library.
         progress: is called with (files done, files to do).
         stop: is asked between batches; True ends the run, with all that was computed saved.
@@ -110,7 +118,8 @@ def index(
     say = say or (lambda text: None)
     roots = _roots(store, folders)
     with store.indexing(wait, say) as lock:
-        run = _Run(store, roots, embedder, model, say)
+        run = _Run(store, roots, embedder, model, say, store.exclude if exclude is None else list(exclude))
+        run.begin()
         run.sort()
 
         def ended() -> bool:
@@ -129,7 +138,7 @@ def index(
     if run.commits:
         store.refresh()
         _ = view_of(store).text  # kept on disk, so that the next search starts at once
-    run.report.seconds = time.monotonic() - begin
+    run.report.pictures, run.report.seconds = len(store), time.monotonic() - begin
     return run.report
 
 
@@ -154,8 +163,8 @@ def watch(
     """Index again and again, `interval` seconds apart, and yield a report whenever something was different.
 
     The first report comes in any case. Folders are looked through each time (10,000 files take about 0.1 s); that
-    works on every file system, network ones included. While another process indexes the library, or a folder is away
-    (a disk that was taken out), it waits and says so once. Options are those of `index`.
+    works on every file system, network ones included. While another process indexes the library, or a folder or the
+    library itself is away (a disk that was taken out), it waits and says so once. Options are those of `index`.
 
     Raises: as `index`, for the first time; later on only what waiting does not cure.
     """
@@ -166,13 +175,19 @@ def watch(
             report = index(store, folders, known, stop=stop, background=True, **options)
             if first or report.touched:
                 yield report
-            first, last = False, ""
-        except (LibraryBusy, UsageError) as error:
-            if first and isinstance(error, UsageError):
+            first, now = False, "; ".join(report.away)
+        except (NeocogError, OSError) as error:
+            away = not is_library(store.folder)
+            if (first and not isinstance(error, LibraryBusy)) or not (
+                away or isinstance(error, LibraryBusy | UsageError)
+            ):
                 raise
-            if str(error) != last:
-                say(f"waiting: {error}")
-            last = str(error)
+            now = f"{store.folder} is not there (a disk that was taken out?)" if away else str(error)
+            if away:
+                store.forget_copies()
+        if now and now != last:
+            say(f"waiting: {now}")
+        last = now
         end = time.monotonic() + interval
         while time.monotonic() < end and not stop():
             time.sleep(min(0.2, interval))
@@ -205,13 +220,16 @@ class _Run:
         embedder: Embeds | Callable[[int], Embeds] | None,
         model: str | None,
         say: Callable[[str], object],
+        exclude: list[str],
     ) -> None:
         self.store, self.roots, self.say, self.report = store, roots, say, Report()
+        self.exclude = exclude
         self._given = embedder
         self._made: Embeds | None = None
         self.model = model or getattr(embedder, "name", None) or store.model
-        self.found: Scan = scan(roots, store.text_of, os.fspath(store.folder))
-        self.ledger = Ledger(store, [*map(store.text_of, roots), *store.folders])
+        self.found: Scan = scan(roots, store.text_of, os.fspath(store.folder), exclude)
+        self.below = [store.text_of(root) for root in roots]
+        self.ledger = Ledger(store, [*self.below, *store.folders])
         self.problems = {row["path"]: row for row in store.problems().to_pylist()}
         self.new_problems: dict[str, dict[str, Any]] = {}
         self.solved: set[str] = set()
@@ -224,14 +242,20 @@ class _Run:
         self.pending: dict[str, Photo] = {}  # contents that are not in the table yet
         self.commits, self.saved_at = 0, time.monotonic()
 
+    def begin(self) -> None:
+        """Note in the library what is passed over, and which folders are indexed for the first time."""
+        store = self.store
+        first = [one for one in self.below if not any(one == f or within(one, f) for f in store.folders)]
+        store.note(exclude=self.exclude, unfinished=sorted({*store.unfinished, *first}))
+
     def sort(self) -> None:
         """Tell unchanged and renamed files from those that must be read, without opening any."""
         files, ledger = self.found.files, self.ledger
-        below = [self.store.text_of(root) for root in self.roots]
+        away = self._away()
 
         def scanned(path: str) -> bool:
-            inside = any(within(path, root) for root in below)
-            return inside and not any(within(path, folder) for folder in self.found.closed)
+            inside = any(within(path, root) for root in self.below)
+            return inside and not any(within(path, folder) for folder in (*self.found.closed, *away))
 
         self.lost = {path for path in ledger.files if path not in files and scanned(path)}
         renamed: dict[tuple[int, int, int], str] = {}
@@ -250,11 +274,18 @@ class _Run:
             if path in ledger.files:
                 continue
             problem = self.problems.get(path)
-            if problem and (problem["size"], problem["mtime_ns"]) == (one.size, one.mtime_ns):
+            same = problem and (problem["size"], problem["mtime_ns"]) == (one.size, one.mtime_ns)
+            if problem and same and not now_readable(problem["reason"]):
                 self.report.unchanged += 1
                 continue
             old = renamed.get((signed(one.inode), one.size, one.mtime_ns))
-            if old is not None and old in ledger.files and self._missing(old):
+            old = old if old in ledger.files else None
+            if old is not None and not self._missing(old):
+                better = self._better(one.full, old)
+                if better is False:  # another way to a file that is known
+                    continue
+                old = old if better else None
+            if old is not None:
                 hash = ledger.files[old]
                 ledger.put(path, one.mtime_ns, one.inode, hash)
                 ledger.drop(old)  # after it, so that the label follows the file
@@ -270,6 +301,33 @@ class _Run:
             self._problem(path, reason, 0, 0)
         gone = [p for p in self.problems if p not in files and p not in there and scanned(p)]
         self.solved.update(gone)
+
+    def _away(self) -> list[str]:
+        """Folders that look as if their disk were away: their pictures are kept, and the report says so."""
+        files, bare = self.found.files, dict(self.found.bare)
+        missing = Counter(folder for path in self.ledger.files if path not in files for folder in above(path))
+        for root in self.below:
+            if not any(within(path, root) for path in files):
+                bare[root] = "has no pictures now"
+        found = outermost(f for f, how in bare.items() if missing[f] >= (_MANY if how == EMPTY else 1))
+        for folder in found:
+            full = self.store.path_of(folder)
+            self.report.away.append(
+                f"{full} {bare[folder]}, and the library knows {missing[folder]:,} pictures there, which are kept: is "
+                f"the disk connected? If they were deleted: neocog library forget '{full}'"
+            )
+        self.report.notes += self.report.away
+        return found
+
+    def _better(self, new: str, old: str) -> bool | None:
+        """Whether a path is real, and the stored one is a link to the same file; None where they are two files."""
+        full = os.fspath(self.store.path_of(old))
+        try:
+            if not os.path.samefile(full, new):
+                return None
+        except OSError:
+            return None
+        return os.path.realpath(new) == new and os.path.realpath(full) != full
 
     def _missing(self, path: str) -> bool:
         """Whether a known file, which the scan did not find, is not there any more."""
@@ -474,13 +532,15 @@ class _Run:
         """Give up the paths that are lost, remember the folders, and say what remains to be said."""
         report, store = self.report, self.store
         if not report.interrupted:
+            now_away = [text for text, root in zip(self.below, self.roots, strict=True) if not _has_entries(root)]
+            self.lost = {path for path in self.lost if not any(within(path, folder) for folder in now_away)}
             for path in self.lost:
                 self.ledger.drop(path)
             report.gone += len(self.lost)
         self.commit()
         known = store.folders
-        for text in outermost([*known, *map(store.text_of, self.roots)]):
-            store.add_folder(text)
+        left = set(store.unfinished) - (set() if report.interrupted else set(self.below))
+        store.note(folders=sorted({*known, *outermost([*known, *self.below])}), unfinished=sorted(left))
         if self.model in store.models() and not report.interrupted:
             rows = store.rows(["models"])
             without = len(rows) - int(has_model(rows, self.model or "").sum())
@@ -508,6 +568,15 @@ def _seen(embed: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], photos: 
 _FACTS = (
     "size", "taken", "camera", "latitude", "longitude", "width", "height", "phash", "flat", "thumb", *KINDS, "reader",
 )  # fmt: skip
+
+
+def _has_entries(folder: str) -> bool:
+    """Whether there is anything in a folder; a disk may have gone since it was looked through."""
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
 
 
 def _makes(embedder: Any) -> bool:
@@ -539,12 +608,19 @@ def _roots(store: Store, folders: Sequence[str | os.PathLike[str]]) -> list[str]
     if isinstance(folders, str | os.PathLike):
         folders = [folders]
     given = [os.path.abspath(os.path.expanduser(os.fspath(one))) for one in folders]
-    known = [os.fspath(store.path_of(text)) for text in store.folders]
+    known = [os.fspath(store.path_of(text)) for text in outermost([*store.folders, *store.unfinished])]
     roots = [os.path.normpath(one) for one in given or known]
     if not roots:
         raise UsageError("no folder to index: name one, such as 'neocog index ~/Pictures'")
     for root in roots:
         if not os.path.isdir(root):
-            remedy = "" if given else "; if it is on another disk, connect that, or name the folders that are there"
+            remedy = (
+                ""
+                if given
+                else (
+                    "; if it is on another disk, connect that, or name the folders that are there; if it was renamed: "
+                    f"neocog library move '{root}' NEW; if it was deleted: neocog library forget '{root}'"
+                )
+            )
             raise UsageError(f"expected a folder of pictures, but {root!r} is none; nothing was changed{remedy}")
     return roots

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import pyarrow as pa
 
+from neocog.library.rows import decode_path
 from neocog.library.store import Store
+from neocog.names import shown
 
 
 class Place(NamedTuple):
@@ -56,7 +58,7 @@ class Ledger:
         parent = path.rpartition("/")[0]
         if parent in self.roots or not parent:
             return []
-        return [unicodedata.normalize("NFC", parent.rpartition("/")[2])]
+        return [unicodedata.normalize("NFC", shown(decode_path(parent.rpartition("/")[2])))]
 
     def put(self, path: str, mtime_ns: int, inode: int, hash: str) -> None:
         """The file `path` has the content `hash`."""
@@ -110,6 +112,16 @@ def within(path: str, folder: str) -> bool:
     if folder == ".":
         return not path.startswith("/") and path[1:2] != ":"
     return path.startswith(folder.rstrip("/") + "/")
+
+
+def above(path: str) -> Iterator[str]:
+    """Yield the folders that a stored path lies in, the nearest first; for `within`, each of them holds it."""
+    relative = within(path, ".")
+    while "/" in path.rstrip("/"):
+        path = path.rpartition("/")[0] or "/"
+        yield path
+    if relative:
+        yield "."
 
 
 def outermost(folders: Iterable[str]) -> list[str]:

@@ -94,6 +94,24 @@ class Lock:
                 os.close(file)
 
 
+def holder(path: Path) -> str:
+    """Who holds a lock, for a message; "" if nobody does. Does not touch it, and may be wrong for a moment."""
+    try:
+        owner, renewed = _owner(path.read_bytes()), os.stat(path).st_mtime
+    except OSError:
+        return ""
+    if "pid" not in owner or time.time() - renewed > STALE:
+        return ""
+    if os.name == "posix" and owner.get("host") == socket.gethostname():
+        try:
+            os.kill(owner["pid"], 0)
+        except ProcessLookupError:
+            return ""
+        except PermissionError:  # another user's
+            pass
+    return _named(owner)
+
+
 def _kernel_lock(file: int) -> bool:
     """Lock an open file; False if another process has it locked. True where the file system knows no locks."""
     try:

@@ -48,13 +48,13 @@ def mapped_table(folder: Path, name: str, key: str, make: Callable[[], pa.Table]
     """Return the table kept as ``folder/name-key.arrow``; `make` makes it if it is not there, and it is kept."""
     path = folder / f"{name}-{key}.arrow"
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        return pa.ipc.open_file(pa.memory_map(os.fsencode(path))).read_all()
     except (OSError, pa.ArrowException):
         table = make().combine_chunks()
     part = folder / f".{name}-{uuid.uuid4().hex}.part"
     try:
         folder.mkdir(exist_ok=True)
-        with pa.OSFile(str(part), "wb") as out, pa.ipc.new_file(out, table.schema) as writer:
+        with pa.OSFile(os.fsencode(part), "wb") as out, pa.ipc.new_file(out, table.schema) as writer:
             writer.write_table(table)
         os.replace(part, path)
     except (OSError, pa.ArrowException):
@@ -62,7 +62,7 @@ def mapped_table(folder: Path, name: str, key: str, make: Callable[[], pa.Table]
             part.unlink()
         return table
     forget_older(folder, name, path)
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    return pa.ipc.open_file(pa.memory_map(os.fsencode(path))).read_all()
 
 
 def mapped_vectors(

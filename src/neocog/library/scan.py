@@ -1,15 +1,21 @@
-"""What lies in the folders of a library: every picture file with its size and times, without opening any."""
+"""What lies in the folders of a library: every picture file with its size and times, without opening any.
+
+Whatever can be reached on several ways is one file, under its real path: symbolic links are looked at after all that
+is really there, and count only where they lead elsewhere; of several hard links the first counts.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from neocog.data.columns import is_picture
+from neocog.data.listing import Rules, unread
 
-_SKIPPED = frozenset(("__MACOSX", "Thumbs.db", "desktop.ini"))  # what other systems leave behind
+EMPTY = "is empty"
 
 
 class Found(NamedTuple):
@@ -19,64 +25,117 @@ class Found(NamedTuple):
     size: int
     mtime_ns: int
     inode: int
+    device: int
 
 
 @dataclass
 class Scan:
-    """Files by stored text; folders that could not be listed, with reasons; links that lead nowhere."""
+    """Files by stored text; and, by stored text too, what could not be looked at, with reasons."""
 
     files: dict[str, Found] = field(default_factory=dict)
-    closed: dict[str, str] = field(default_factory=dict)
-    broken: dict[str, str] = field(default_factory=dict)
+    closed: dict[str, str] = field(default_factory=dict)  # folders that could not be listed
+    broken: dict[str, str] = field(default_factory=dict)  # links that lead nowhere, and pictures that nobody reads here
+    bare: dict[str, str] = field(default_factory=dict)  # empty folders ("is empty"), and links that may be to folders
 
 
-def scan(roots: Sequence[str], text_of: Callable[[str], str], skip: str) -> Scan:
-    """List the picture files below `roots` (absolute), except hidden ones and those in the folder `skip`.
+def scan(roots: Sequence[str], text_of: Callable[[str], str], skip: str, exclude: Sequence[str] = ()) -> Scan:
+    """List the picture files below `roots` (absolute), except those that are passed over and those in `skip`.
 
-    Links to folders are followed, each folder once. `text_of` makes the text under which a path is stored.
+    Links to folders are followed, each folder once. `text_of` makes the text under which a path is stored; `exclude`
+    has lines as in ``.gitignore``, relative to each root (see `data.listing`).
+
+    Raises: UsageError for a line of `exclude`, or of an ignore file, that is no pattern.
     """
-    made = Scan()
-    seen: set[tuple[int, int]] = set()
-    for root in roots:
-        for full, entry in _walk(root, skip, seen, made, text_of):
+    walk = _Walk(text_of, skip)
+    for root in sorted(roots, key=lambda one: (os.path.realpath(one) != one, len(one))):
+        walk.down(root, Rules(root, exclude))
+    while walk.links:
+        walk.follow(*walk.links.popleft())
+    return walk.made
+
+
+class _Walk:
+    """One scan while it goes on."""
+
+    def __init__(self, text_of: Callable[[str], str], skip: str) -> None:
+        self.text_of, self.skip, self.made = text_of, skip, Scan()
+        self.links: deque[tuple[os.DirEntry[str], Rules]] = deque()
+        self.folders: set[tuple[int, int]] = set()
+        self.shared: set[tuple[int, int]] = set()  # files with several hard links; all files once a link is followed
+        self.following = False
+
+    def down(self, top: str, rules: Rules) -> None:
+        """List everything below a folder but links, which are put aside."""
+        waiting = [(top, rules)]
+        while waiting:
+            here, rules = waiting.pop()
             try:
-                status = entry.stat()
+                status = os.stat(here)
+                if (status.st_dev, status.st_ino) in self.folders and status.st_ino:
+                    continue
+                self.folders.add((status.st_dev, status.st_ino))
+                rules = rules.inside(here)
+                with os.scandir(here) as listed:
+                    entries = sorted(listed, key=lambda entry: entry.name)
             except OSError as error:
-                made.broken[text_of(full)] = (
-                    "link to nothing" if entry.is_symlink() and error.errno == 2 else error.strerror or str(error)
-                )
+                self.made.closed[self.text_of(here)] = f"folder cannot be listed: {error.strerror}"
                 continue
-            made.files[text_of(full)] = Found(full, status.st_size, status.st_mtime_ns, status.st_ino)
-    return made
+            if not entries:
+                self.made.bare[self.text_of(here)] = EMPTY
+            folders = []
+            for entry in entries:
+                is_folder = _is_folder(entry)
+                if rules.skip(entry.path, entry.name, is_folder):
+                    continue
+                if entry.is_symlink():
+                    self.links.append((entry, rules))
+                elif is_folder:
+                    if self._ours(entry.path):
+                        folders.append((entry.path, rules))
+                elif is_picture(entry.name) and entry.is_file():
+                    self.add(entry)
+                elif reason := unread(entry.name):
+                    self.made.broken[self.text_of(entry.path)] = reason
+            waiting += reversed(folders)
 
+    def follow(self, entry: os.DirEntry[str], rules: Rules) -> None:
+        """Look where a link leads, unless that was seen already."""
+        if _is_folder(entry):
+            if self._ours(entry.path):
+                self.down(entry.path, rules)
+        elif is_picture(entry.name):
+            if not self.following:
+                self.following = True
+                self.shared |= {(one.device, one.inode) for one in self.made.files.values()}
+            self.add(entry)
+        elif reason := unread(entry.name):
+            self.made.broken[self.text_of(entry.path)] = reason
+        elif not os.path.exists(entry.path):
+            self.made.bare[self.text_of(entry.path)] = "is a link to nothing"
 
-def _walk(
-    folder: str, skip: str, seen: set[tuple[int, int]], made: Scan, text_of: Callable[[str], str]
-) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    waiting = [folder]
-    while waiting:
-        here = waiting.pop()
+    def add(self, entry: os.DirEntry[str]) -> None:
+        """Note a picture file, if it is not there already."""
         try:
-            status = os.stat(here)
-            if (status.st_dev, status.st_ino) in seen and status.st_ino:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(here) as listed:
-                entries = sorted(listed, key=lambda entry: entry.name)
+            status = entry.stat()
         except OSError as error:
-            made.closed[text_of(here)] = f"folder cannot be listed: {error.strerror}"
-            continue
-        folders = []
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name in _SKIPPED:
-                continue
-            try:
-                is_folder, is_file = entry.is_dir(), entry.is_file() or entry.is_symlink()
-            except OSError:  # a link to itself
-                is_folder, is_file = False, True
-            if is_folder:
-                if entry.path != skip and not os.path.isdir(os.path.join(entry.path, "pictures.lance")):
-                    folders.append(entry.path)
-            elif is_file and is_picture(entry.name):
-                yield entry.path, entry
-        waiting += reversed(folders)
+            gone = entry.is_symlink() and error.errno == 2
+            self.made.broken[self.text_of(entry.path)] = "link to nothing" if gone else error.strerror or str(error)
+            return
+        identity = status.st_dev, status.st_ino
+        if status.st_ino and identity in self.shared:
+            return
+        if self.following or status.st_nlink > 1:
+            self.shared.add(identity)
+        found = Found(entry.path, status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
+        self.made.files[self.text_of(entry.path)] = found
+
+    def _ours(self, folder: str) -> bool:
+        """Whether a folder holds pictures of its own, and no library."""
+        return folder != self.skip and not os.path.isdir(os.path.join(folder, "pictures.lance"))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

@@ -24,22 +24,21 @@ def sheet(
 ) -> Path:
     """Draw hits (see `searching.Hit`), or anything with a `path`, into one picture file and return where it is.
 
-    A file that is gone or cannot be read leaves a grey field that says so; the format is that of the file's ending.
+    A file that is gone or cannot be read leaves a grey field that says so, and no hits a page that says so; the format
+    is that of the file's ending.
 
     Raises:
-        UsageError: no hits, sizes that cannot be drawn, or an ending that Pillow does not know.
+        UsageError: sizes that cannot be drawn, or an ending that Pillow does not know.
     """
-    if not len(hits):
-        raise UsageError("there is nothing to draw: the search found nothing; --all shows the nearest all the same")
     if not 1 <= columns <= 50 or not 32 <= side <= 2000:
         raise UsageError(f"expected 1 to 50 columns of 32 to 2,000 pixels, got {columns} of {side}")
     small, large = ImageFont.load_default(12), ImageFont.load_default(18)
-    columns = min(columns, len(hits))
-    lines = max(len(_lines(i, hit, side)) for i, hit in enumerate(hits))
+    columns = min(columns, len(hits) or columns)
+    lines = max((len(_lines(i, hit, side)) for i, hit in enumerate(hits)), default=2)
     head = 40 if title else _GAP
     cell = side + 16 * lines + _GAP
     width = columns * (side + _GAP) + _GAP
-    height = head + -(-len(hits) // columns) * cell + _GAP
+    height = head + (-(-len(hits) // columns) or 1) * cell + _GAP
     if height > _LARGEST:
         raise UsageError(
             f"{len(hits)} hits make a sheet of {height:,} pixels in height, {_LARGEST:,} are accepted; take more "
@@ -49,6 +48,8 @@ def sheet(
     draw = ImageDraw.Draw(page)
     if title:
         draw.text((_GAP, 10), _fitting(title, width - 2 * _GAP, large), _INK, large)
+    if not len(hits):
+        draw.text((_GAP, head), _fitting("Nothing was found; --all shows the nearest.", width, small), _SOFT, small)
     for i, hit in enumerate(hits):
         left, top = _GAP + i % columns * (side + _GAP), head + i // columns * cell
         picture = _thumbnail(str(hit.path), side)

@@ -23,6 +23,7 @@ import json
 import os
 import threading
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -36,7 +37,7 @@ from neocog.errors import LibraryError, UsageError, closest
 from neocog.library.arrays import Arrays
 from neocog.library.card import NAME, Card, difference, new_card, write_json
 from neocog.library.faults import told
-from neocog.library.lock import LibraryBusy, Lock
+from neocog.library.lock import LibraryBusy, Lock, holder
 from neocog.library.mirror import forget_older, forget_parts, hash_bytes, hash_texts, mapped_table, table_key
 from neocog.library.nearest import exact_nearest
 from neocog.library.rows import (
@@ -53,6 +54,7 @@ from neocog.library.rows import (
     matrix,
     whole_rows,
 )
+from neocog.names import shown
 
 # From this many rows an index of vectors is built: below, the exact product in memory answers within 25 ms.
 # Measured on two cores, 768 numbers: 53 ms exactly for 200,000; 4.4 ms with IVF_HNSW_SQ, built in 130 s.
@@ -176,11 +178,22 @@ class Store:
         """The folders that were indexed, as stored texts."""
         return list(self._card.read()["folders"])
 
-    def add_folder(self, text: str) -> None:
-        """Remember that a folder belongs to the library."""
-        if text not in self.folders:
+    @property
+    def unfinished(self) -> list[str]:
+        """The folders, as stored texts, that are indexed for the first time, or were when that was interrupted."""
+        return list(self._card.read().get("unfinished", ()))
+
+    @property
+    def exclude(self) -> list[str]:
+        """What is passed over in its folders: lines as in ``.gitignore``."""
+        return list(self._card.read().get("exclude", ()))
+
+    def note(self, **lists: list[str]) -> None:
+        """Remember `folders`, `unfinished` or `exclude`; writes only what is different."""
+        card = self._card.read()
+        if any(card.get(name, []) != value for name, value in lists.items()):
             with self._writing(), told(self.folder):
-                self._card.write(folders=sorted({*self._card.read()["folders"], text}))
+                self._card.write(**lists)
 
     # reading
 
@@ -534,6 +547,24 @@ class Store:
         with told(self.folder):
             yield from self._table(name).search().select(list(columns)).to_batches()
 
+    def forget_copies(self) -> None:
+        """Open everything anew when it is needed: the disk was away."""
+        with self._lock:
+            self._db = None
+            self._tables.clear()
+            self._mirrors.clear()
+        self._arrays.clear()
+
+    def unfinished_note(self) -> str:
+        """What there is to say of folders that are indexed for the first time, or were when that was interrupted."""
+        if not self.unfinished:
+            return ""
+        names = ", ".join(str(self.path_of(text)) for text in self.unfinished)
+        owner, so_far = holder(self.folder / "index.lock"), f"{len(self):,} pictures are in the library so far"
+        if owner:
+            return f"{names}: {owner} is indexing this for the first time; {so_far}"
+        return f"{names}: indexing this for the first time was interrupted; {so_far}. To continue: neocog index"
+
     # inside
 
     def _model(self, name: str) -> dict[str, Any]:
@@ -549,8 +580,22 @@ class Store:
             os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
             import lancedb
 
-            self._db = lancedb.connect(str(self.folder), read_consistency_interval=timedelta(0))
+            self._db = lancedb.connect(self._address(), read_consistency_interval=timedelta(0))
         return self._db
+
+    def _address(self) -> str:
+        """The library's folder as LanceDB can be told it, which takes UTF-8 only."""
+        address = str(self.folder)
+        if shown(address) == address:
+            return address
+        if not os.path.isdir("/proc/self/fd"):
+            raise LibraryError(
+                f"LanceDB cannot write into {shown(address)}, whose name is not UTF-8; put the library elsewhere: "
+                "neocog index FOLDER --library LIB"
+            )
+        folder = os.open(self.folder, os.O_RDONLY)
+        weakref.finalize(self, os.close, folder)
+        return f"/proc/self/fd/{folder}"
 
     def _table(self, name: str) -> Any:
         with self._lock:

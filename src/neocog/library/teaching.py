@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from neocog.data.columns import is_picture
+from neocog.data.listing import pictures_below
 from neocog.errors import DecodeError, LibraryError, UsageError, closest
 from neocog.library.concepts import normalise
 from neocog.library.heads import Head, learn
@@ -349,7 +349,7 @@ def _files(one: Any) -> list[str]:
     path = Path(one).expanduser()
     if not path.is_dir():
         return [str(one)]
-    found = sorted(str(p) for p in path.rglob("*") if is_picture(p.name) and p.is_file())
+    found = [str(one) for one in pictures_below(path)]
     if not found:
         raise UsageError(f"{path} holds no pictures")
     return found

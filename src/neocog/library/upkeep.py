@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -23,9 +22,10 @@ import pyarrow.parquet as pq
 from neocog.errors import DecodeError, LibraryError, UsageError
 from neocog.library.copies import Copy, Group, duplicates
 from neocog.library.photo import read_steady
-from neocog.library.rows import HASH, content_hash, decode_path, encode_path, matrix
+from neocog.library.rows import HASH, content_hash, decode_path, matrix
 from neocog.library.scan import scan
 from neocog.library.store import Store
+from neocog.names import json_text, shown
 from neocog.records import Problem
 
 __all__ = ["Copy", "Finding", "Group", "Info", "duplicates", "export", "info", "problems", "verify"]
@@ -53,11 +53,13 @@ class Info:
     cache_bytes: int  # of these, copies that can be deleted
     version: int
     read_only: bool
+    unfinished: str = ""  # what there is to say while the library is indexed for the first time
 
     def __str__(self) -> str:
         lines = [
             f"{self.pictures:,} pictures in {self.files:,} files, {self.gone:,} gone, {self.problems:,} unreadable",
             f"folders: {', '.join(self.folders) or 'none'}",
+            *([self.unfinished] if self.unfinished else []),
             f"{self.labels:,} labels, {self.tagged:,} pictures with taught tags",
         ]
         for name, one in self.models.items():
@@ -97,6 +99,7 @@ def info(store: Store) -> Info:
         cache_bytes=_size(store.folder / "cache"),
         version=store.version(),
         read_only=store.read_only,
+        unfinished=store.unfinished_note(),
     )
 
 
@@ -209,7 +212,7 @@ def _remedy(fix: bool) -> str:
 def _finding(count: int, what: str, remedy: str, examples: Iterator[str] | list[str], **options: Any) -> list[Finding]:
     if not count:
         return []
-    shown = tuple(one for one, _ in zip(examples, range(_SHOWN), strict=False))
+    shown = tuple(decode_path(one) for one, _ in zip(examples, range(_SHOWN), strict=False))
     return [Finding(f"{count:,} {what}", remedy, examples=shown, **options)]
 
 
@@ -256,7 +259,7 @@ def _files(store: Store, deep: bool, fix: bool) -> list[Finding]:
     roots = [os.fspath(store.path_of(text)) for text in store.folders]
     there = [root for root in roots if os.path.isdir(root)]
     away = [root for root in roots if root not in there]
-    now = scan(there, store.text_of, os.fspath(store.folder)).files
+    now = scan(there, store.text_of, os.fspath(store.folder), store.exclude).files
     table = store.rows(["hash", "paths", "mtimes", "size", "models"])
     known, missing, changed, odd, empty = set(), [], [], [], []
     doubtful: dict[str, list[int]] = {}  # a time of -1 is that of no file
@@ -291,7 +294,8 @@ def _files(store: Store, deep: bool, fix: bool) -> list[Finding]:
     fresh = [path for path in now if path not in known and path not in unread]
     again = "'neocog index' brings the library up to date"
     return [
-        *_finding(len(away), "indexed folders are not there", "connect the disk, or index the new place", away,
+        *_finding(len(away), "indexed folders are not there",
+                  "connect the disk, or say where they are: neocog library move OLD NEW", away,
                   damage=False, fixable=False),
         *_finding(len(missing), "files are gone or cannot be read", again, missing, damage=False),
         *_finding(len(changed), "files have changed", again, changed, damage=False),
@@ -316,7 +320,8 @@ def export(
 ) -> int:
     """Write the rows as Parquet or CSV, by the ending of `path`; returns how many pictures.
 
-    Paths are absolute. `model` adds its vectors and probabilities (Parquet only). In CSV, lists are JSON.
+    Paths are absolute. `model` adds its vectors and probabilities (Parquet only). In CSV, lists are JSON. A byte of a
+    name that is not UTF-8 stands as \\xe9 in Parquet, and in CSV as an escape of JSON, which leads back to the file.
 
     Raises:
         UsageError: another ending, or vectors for CSV. LibraryError: no such model, or the file cannot be written.
@@ -332,18 +337,24 @@ def export(
     columns = [c for c in store.columns if c not in ("thumb", "inodes", "folder", "reason", "state", "models", "flat")]
     columns = [c for c in columns if c[:2] not in ("v_", "n_", "p_") or c[2:] == model]
     table = store.rows(columns)
-    paths = [[encode_path(store.path_of(p)) for p in row] for row in table.column("paths").to_pylist()]
-    table = table.set_column(columns.index("paths"), "paths", pa.array(paths, pa.list_(pa.string())))
+    paths = [[str(store.path_of(p)) for p in row] for row in table.column("paths").to_pylist()]
+    readable = {
+        "paths": pa.array([[shown(path) for path in row] for row in paths], pa.list_(pa.string())),
+        "name": pa.array([shown(decode_path(name)) for name in table.column("name").to_pylist()], pa.string()),
+    }
+    for name, values in readable.items():
+        table = table.set_column(columns.index(name), name, values)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         if kind == ".parquet":
-            pq.write_table(table, part)
+            with open(part, "wb") as file:  # pyarrow refuses a name that is not UTF-8
+                pq.write_table(table, file)
         else:
-            with open(part, "w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file)
+            with open(part, "w", encoding="utf-8", newline="") as text:
+                writer = csv.writer(text)
                 writer.writerow(columns)
-                for row in table.to_pylist():
-                    writer.writerow([_cell(row[name]) for name in columns])
+                for row, own in zip(table.to_pylist(), paths, strict=True):
+                    writer.writerow([_cell(value) for value in {**row, "paths": own}.values()])
         os.replace(part, out)
     except OSError as error:
         raise LibraryError(f"{out} cannot be written: {error.strerror or error}") from None
@@ -355,5 +366,5 @@ def export(
 
 def _cell(value: Any) -> Any:
     if isinstance(value, list):
-        return json.dumps(value, ensure_ascii=False)
+        return json_text(value)
     return value.isoformat(sep=" ") if hasattr(value, "isoformat") else value

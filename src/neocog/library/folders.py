@@ -1,0 +1,150 @@
+"""The folders of a library: which there are, forgetting one, and saying where one is now. Files are never touched."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from neocog.errors import UsageError
+from neocog.library.ledger import Ledger, above, outermost, within
+from neocog.library.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedFolder:
+    """A folder that was indexed. `there`: whether it is a folder now. `finished`: whether all of it was indexed."""
+
+    path: Path
+    pictures: int  # files
+    problems: int
+    there: bool
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What `forget` or `move` changed: files, and of these contents that the library has no other file of."""
+
+    files: int
+    pictures: int
+    notes: tuple[str, ...] = ()
+
+
+def folders(store: Store) -> list[IndexedFolder]:
+    """Return the indexed folders, sorted, with what the library knows of each."""
+    known = Counter(f for row in store.rows(["paths"]).column("paths").to_pylist() for p in row for f in above(p))
+    unread = Counter(folder for row in store.problems().to_pylist() for folder in above(row["path"]))
+    found = []
+    for text in sorted({*store.folders, *store.unfinished}):
+        path = store.path_of(text)
+        there = os.path.isdir(path)
+        found.append(IndexedFolder(path, known[text], unread[text], there, text not in store.unfinished))
+    return found
+
+
+def forget(store: Store, folder: str | os.PathLike[str]) -> Changed:
+    """Remove a folder and its pictures from the library, with their vectors and tags; copies elsewhere stay.
+
+    Raises:
+        UsageError: the library knows nothing in that folder. LibraryError: it cannot be written, or is being indexed.
+    """
+    text = _text(store, folder)
+    with store.indexing():
+        ledger = Ledger(store, store.folders)
+        paths, unread = _known(store, ledger, text, folder)
+        for path in paths:
+            ledger.drop(path)
+        lost = [hash for hash in ledger.dirty if not ledger.contents[hash].places]
+        _write(store, ledger, sorted(ledger.dirty - set(lost)))
+        store.delete(lost)
+        store.set_problems([], unread)
+        _note(store, lambda one: [] if _of(one, text) else [one])
+    outer = next((f for f in store.folders if within(text, f)), None)
+    notes: tuple[str, ...] = ()
+    if outer is not None and os.path.isdir(store.path_of(text)):
+        inside, name = store.path_of(outer), store.path_of(text)
+        notes = (
+            f"{name} lies in {inside}, which is indexed, so the next 'neocog index' finds it again; to keep it out, "
+            f"write /{name.relative_to(inside).as_posix()}/ into {inside / '.neocogignore'}",
+        )
+    return Changed(len(paths), len(lost), notes)
+
+
+def move(store: Store, old: str | os.PathLike[str], new: str | os.PathLike[str]) -> Changed:
+    """Say that what was in the folder `old` is in `new` now: renamed, on another disk, or mounted elsewhere.
+
+    Nothing is computed again: a file of the same size and time is not opened by the next indexing; another is read and
+    known by its content.
+
+    Raises:
+        UsageError: the library knows nothing in `old`, or `new` is no folder, or has none of these pictures.
+        LibraryError: the library cannot be written, or is being indexed.
+    """
+    here, there = _text(store, old), _text(store, new)
+    if not os.path.isdir(store.path_of(there)):
+        raise UsageError(f"expected the folder where the pictures are now, but {str(new)!r} is none")
+    with store.indexing():
+        moved = outermost(_under(f, here, there) if _of(f, here) else f for f in (*store.folders, *store.unfinished))
+        ledger = Ledger(store, [*store.folders, *moved])
+        paths, unread = _known(store, ledger, here, old)
+        found = sum(os.path.lexists(store.path_of(_under(path, here, there))) for path in paths)
+        if paths and not found:
+            example = store.path_of(_under(paths[0], here, there))
+            raise UsageError(
+                f"none of the {len(paths):,} pictures of {old} is in {new} (there is no {example}); nothing was changed"
+            )
+        for path in paths:
+            target, hash = _under(path, here, there), ledger.files[path]
+            if target not in ledger.files:
+                ledger.put(target, *ledger.contents[hash].places[path], hash)
+            ledger.drop(path)  # after it, so that the label follows the file
+        changed = sorted(ledger.dirty)
+        _write(store, ledger, changed)
+        rows = [row for row in store.problems().to_pylist() if row["path"] in set(unread)]
+        store.set_problems([{**row, "path": _under(row["path"], here, there)} for row in rows], unread)
+        _note(store, lambda one: [_under(one, here, there)] if _of(one, here) else [one])
+    missing = len(paths) - found
+    notes = (f"{missing:,} of them are not there; 'neocog index' calls them gone",) if missing else ()
+    return Changed(len(paths), len(changed), notes)
+
+
+def _text(store: Store, folder: str | os.PathLike[str]) -> str:
+    return store.text_of(os.path.abspath(os.path.expanduser(os.fspath(folder))))
+
+
+def _of(path: str, folder: str) -> bool:
+    return path == folder or within(path, folder)
+
+
+def _known(store: Store, ledger: Ledger, text: str, folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
+    """Files, and files that cannot be read, in a folder. Raises: UsageError where the library never met it."""
+    paths = sorted(path for path in ledger.files if within(path, text))
+    unread = [row["path"] for row in store.problems().to_pylist() if _of(row["path"], text)]
+    if not paths and not unread and not any(_of(one, text) for one in (*store.folders, *store.unfinished)):
+        known = ", ".join(str(store.path_of(one)) for one in store.folders) or "none"
+        raise UsageError(f"the library {store.folder} knows no folder {str(folder)!r}; its folders are {known}")
+    return paths, unread
+
+
+def _under(path: str, old: str, new: str) -> str:
+    """A stored path in the folder `old`, or that folder itself, as it is called in `new`."""
+    if path == old:
+        return new
+    rest = path if old == "." else path[len(old.rstrip("/")) + 1 :]
+    return rest if new == "." else f"{new.rstrip('/')}/{rest}"
+
+
+def _write(store: Store, ledger: Ledger, hashes: list[str]) -> None:
+    if hashes:
+        store.merge(pa.table({"hash": pa.array(hashes, pa.string()), **ledger.columns(hashes)}))
+
+
+def _note(store: Store, become: Callable[[str], list[str]]) -> None:
+    """Change the texts of the folders that the library remembers."""
+    lists = {"folders": store.folders, "unfinished": store.unfinished}
+    store.note(**{name: outermost(b for one in old for b in become(one)) for name, old in lists.items()})
