@@ -105,7 +105,7 @@ def train(
     net: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog nets' lists them; default: fits.")] = None,
     recipe: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog recipes' lists them.")] = None,
     epochs: Annotated[float | None, typer.Option(metavar="N", help="How often each picture is seen.")] = None,
-    minutes: Annotated[float | None, typer.Option(metavar="M", help="Train for a time, instead of epochs.")] = None,
+    minutes: Annotated[float | None, typer.Option(metavar="M", help="Time for everything, instead of epochs.")] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="The same seed gives the same training.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder to write.")] = None,
     changes: Annotated[
@@ -356,7 +356,7 @@ def transferability(
 @app.command()
 def demo(
     data: Annotated[str | None, typer.Argument(metavar="[DATA]", help=_DATA_HELP)] = None,
-    minutes: Annotated[float | None, typer.Option(metavar="M", help="How long to train on each data set.")] = None,
+    minutes: Annotated[float | None, typer.Option(metavar="M", help="How long each data set takes.")] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the run folders go.")] = Path("runs"),
     offline: _Offline = False,
     quiet: terminal.Quiet = False,

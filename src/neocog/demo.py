@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 # Real handwritten digits, and pictures that neocog draws itself: both are there without a network.
 BUILT_IN = ("digits", "drawn:n=2000,size=32")
-MINUTES = 0.5  # for each built-in set; two of them and their reports take less than 3 minutes on two cores
+MINUTES = 1.0  # for each of the two built-in sets
 MINUTES_YOURS = 3.0
 
 
@@ -26,8 +26,8 @@ def demo(
 ) -> list[Run]:
     """Look pictures over, train on them, measure, predict; on `data`, or on two built-in sets.
 
-    `minutes` is how long each training takes; `out` the folder for the run folders (default ``runs``). What happens is
-    told through `say`, one line at a time.
+    `minutes` is how long each run takes; `out` the folder for the run folders (default ``runs``). `say` is
+    called with one line of text at a time.
 
     Returns: the runs.
     Raises: NeocogError, as `neocog.train` does.

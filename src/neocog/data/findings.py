@@ -104,10 +104,11 @@ class Facts(NamedTuple):
 Rule = Callable[[Facts], Finding | None]
 
 
-def counted(count: int, one: str = "picture") -> str:
-    """Return "1 picture", "2,000 pictures", "3 copies", "2 classes"."""
+def counted(count: float, one: str = "picture") -> str:
+    """Return "1 picture", "2,000 pictures", "3 copies", "2 classes", "0.5 epochs"."""
     plural = f"{one[:-1]}ies" if one.endswith("y") else f"{one}es" if one.endswith("s") else f"{one}s"
-    return f"{count:,} {one if count == 1 else plural}"
+    number = f"{count:,}" if isinstance(count, int) else f"{count:.4g}"
+    return f"{number} {one if number == '1' else plural}"
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:

@@ -26,8 +26,8 @@ from neocog.records import Problem
 from neocog.tasks.measures import auroc, fit_temperature
 from neocog.tasks.unknown import Unknown, fit_unknown
 
-_BANK = 5000  # training pictures whose features describe what is known
-_STRANGERS = (1000, 200)  # pictures of each foreign collection, small (up to 96 pixels wide) and large
+BANK = 5000  # training pictures whose features describe what is known
+STRANGERS = (1000, 200)  # pictures of each foreign collection, small (up to 96 pixels wide) and large
 # names of kept features
 _KEPT = {
     "known pictures": "train",
@@ -140,12 +140,12 @@ def _strangers(
     """Fit the detector of unknown pictures, and measure it on drawn pictures and handwritten digits."""
     if len(held_out) < 20:
         return None, None  # a threshold for 5 % false alarms cannot be told from fewer
-    chosen = np.linspace(0, len(training) - 1, min(_BANK, len(training))).astype(np.int64)
+    chosen = np.linspace(0, len(training) - 1, min(BANK, len(training))).astype(np.int64)
     rows, _, features = look(training, "known pictures", chosen, tta="none")
     unknown = fit_unknown(features, train_labels[rows], len(plan.classes), held_out=held_out, seed=plan.seed)
     facts = {**unknown.facts(), "auroc": {}, "caught": {}, "n": {"known": len(known)}}
     ordinary = unknown.score(known)
-    most = _STRANGERS[training.pre.size > 96]
+    most = STRANGERS[training.pre.size > 96]
     for name in ("drawn", "digits"):
         if plan.data is not None and plan.data.startswith(name):
             continue

@@ -14,6 +14,7 @@ from torch import nn
 
 from neocog import nets
 from neocog.data.batches import Batch
+from neocog.data.findings import counted
 from neocog.errors import RunError, UsageError
 from neocog.fit import diagnose
 from neocog.fit import plan as planning
@@ -36,6 +37,7 @@ from neocog.fit.signals import interruptible
 from neocog.fit.start import open_start
 from neocog.fit.state import CHECKPOINT, State
 from neocog.fit.transfer import check_wishes
+from neocog.fit.wait import seconds_to_train
 
 
 def train(
@@ -69,7 +71,8 @@ def train(
         test: pictures that are only used at the end (default: the test split of `data`, declared or made).
         net: a name of ``neocog.nets.names()``; None chooses by the size of the pictures.
         recipe: a name of ``neocog.fit.recipes.RECIPES``; None chooses by the net.
-        epochs: how often every picture is shown; `minutes`: train for a time instead.
+        epochs: how often every picture is shown.
+        minutes: how long it takes in all, instead of `epochs`: preparation, training and evaluation.
         seed: of everything random; the same seed gives the same weights on the same machine.
         out: the run folder; None makes a new one under ``runs/``.
         set: recipe fields to change.
@@ -235,9 +238,10 @@ def _carry_out(
         show.say(f"continuing {folder} at epoch {state.step / batches.steps_per_epoch:.2f}")
     epochs = plan.epochs if plan.epochs is not None else plan.recipe.epochs
     clock = Clock.for_epochs(epochs, batches.steps_per_epoch, plan.recipe.min_steps if plan.epochs is None else 0)
-    clock.minutes, clock.world = plan.minutes, world
+    clock.world = world
     log = Log(folder if world.first else None, keep=state.log_size)
-    length = f"{plan.minutes:g} minutes" if plan.minutes else f"{clock.steps / batches.steps_per_epoch:.4g} epochs"
+    epochs = clock.steps / batches.steps_per_epoch
+    length = f"about {counted(plan.minutes, 'minute')} in all" if plan.minutes else counted(epochs, "epoch")
     length = f": {length}, batches of {plan.batch}" if plan.by_steps else ""
     show.say(
         f"{plan.net['name']} ({sum(p.numel() for p in net.parameters() if p.requires_grad):,} parameters), recipe "
@@ -269,6 +273,12 @@ def _carry_out(
                     if finding.verdict != "good":
                         show.say(f"{finding.name}: {finding.evidence}. {finding.advice}")
         if plan.by_steps:
+            if plan.minutes is not None:
+                if not state.seconds:  # else a killed training goes on: its progress depends on them
+                    spent = (made, parts, device, world, plan.minutes, lambda: time.monotonic() - begin)
+                    state.seconds, said = seconds_to_train(*spent)
+                    show.say(said)
+                clock.seconds = state.seconds
             with show.bar("training") as bar, interruptible(world.size == 1) as asked:
                 how: dict[str, Any] = {"validate": validate, "inspect": inspect, "show": bar, "world": world}
                 how |= {"save_every": save_every, "interrupted": asked}
