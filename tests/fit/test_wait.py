@@ -16,6 +16,7 @@ from neocog.fit import finish, wait
 from neocog.fit.clock import Clock
 from neocog.fit.outputs import views
 from neocog.fit.parallel import World
+from neocog.fit.run import records
 from neocog.fit.state import CHECKPOINT
 
 
@@ -94,6 +95,21 @@ def test_the_time_of_training_is_decided_once(
     assert counters["seconds"] == 0.05 <= counters["elapsed"]
     fit.resume(run.folder, data=data, progress=False)  # its progress is that share of the same time
     assert len(asked) == 1
+
+
+def test_time_that_is_over_ends_with_figures_and_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is over just after a step, in the middle of an epoch."""
+    times = iter([0.1, 0.2, 0.9])
+
+    def progress(self: Clock, step: int) -> float:
+        return next(times, 1.0) if step < 4 else 1.0
+
+    monkeypatch.setattr(Clock, "progress", progress)
+    how: dict[str, Any] = {"set": {"batch_size": 8}, "diagnosis": False, "progress": False}
+    run = fit.train(pictures(200), net="lenet5", minutes=1, out=tmp_path / "r", **how)
+    assert [one["step"] for one in records(run.folder, "epoch")] == [3]
+    with safe_open(run.folder / CHECKPOINT, framework="pt") as file:
+        assert json.loads(file.metadata()["counters"])["step"] == 3
 
 
 def test_a_clock_of_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
