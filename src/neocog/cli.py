@@ -13,6 +13,7 @@ import typer
 
 from neocog import __version__, answers, cli_library, cli_nets, cli_upkeep, terminal
 from neocog.errors import UsageError
+from neocog.records import counted
 
 app = typer.Typer(
     name="neocog",
@@ -241,7 +242,7 @@ def predict(
         predictions = fit.predict(trained, terminal.picture_paths(inputs), top=top, device=device)
         unread = answers.write_predictions(predictions, stream, form.value, trained.classes, top)
     if unread:
-        terminal.say(f"{unread} picture{'s' if unread > 1 else ''} could not be read; the reasons are in the output")
+        terminal.say(f"{counted(unread)} could not be read; the reasons are in the output")
         raise typer.Exit(1)
 
 

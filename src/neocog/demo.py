@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neocog.records import counted
+
 if TYPE_CHECKING:
     from neocog.fit import Run
 
@@ -52,7 +54,7 @@ def _one(spec: str, minutes: float, parent: Path, offline: bool, progress: bool,
 
     source = open_source(spec, offline=offline)
     say("")
-    say(f"{source.name}: {len(source):,} pictures, {len(source.classes)} classes")
+    say(f"{source.name}: {counted(len(source))}, {counted(len(source.classes), 'class')}")
     found = check(source)
     say(found.summary)
     run = train(

@@ -22,7 +22,7 @@ from neocog.fit.plan import Plan, fits_in_memory
 from neocog.fit.run import Log, records, write_json, write_tensors
 from neocog.fit.show import Show
 from neocog.fit.state import State
-from neocog.records import Problem
+from neocog.records import Problem, counted
 from neocog.tasks.measures import auroc, fit_temperature
 from neocog.tasks.unknown import Unknown, fit_unknown
 
@@ -121,7 +121,7 @@ def finish(
     problems: list[Problem] = [*training.problems, *validation.problems, *unseen.problems, *parts.source.problems]
     write_json(folder / "problems.json", [asdict(p) for p in problems])
     if problems:
-        show.say(f"{len(problems)} pictures could not be read; they are listed in {folder / 'problems.json'}")
+        show.say(f"{counted(len(problems))} could not be read; see {folder / 'problems.json'}")
     epochs = records(folder, "epoch")
     if epochs:
         findings = diagnose.read_curves(epochs, plan.as_dict())

@@ -21,6 +21,7 @@ from neocog.fit.parallel import World
 from neocog.fit.run import Log
 from neocog.fit.show import Show
 from neocog.fit.transfer import FEW, ONE_SPLIT, each_class
+from neocog.records import counted
 
 _GROUPS_UP_TO = 20_000  # pictures among which near-duplicates are looked for before cross-validation
 
@@ -77,7 +78,7 @@ def learn_head(made: Inputs, parts: Data, folder: Path, device: Device, world: W
     )
     found = "" if kept.seen else ", all at hand"
     show.say(
-        f"{head.kind} head on {x.shape[1]:,} features of {len(y):,} pictures{found}: strength {head.strength:g} "
+        f"{head.kind} head on {counted(x.shape[1], 'feature')} of {counted(len(y))}{found}: strength {head.strength:g} "
         f"({head.chosen or 'given'}); features {looked - began:.1f} s, head {fitted - looked:.1f} s"
     )
 

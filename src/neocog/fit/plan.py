@@ -17,7 +17,7 @@ from neocog.data.split import complete_split
 from neocog.errors import DataError, NeocogError, UsageError
 from neocog.fit.recipes import Recipe, choose_batch, recipe
 from neocog.fit.schedules import side
-from neocog.records import SPLITS, Preprocess
+from neocog.records import SPLITS, Preprocess, counted
 from neocog.tasks.measures import wilson
 
 _LOOK_AT = 256  # pictures whose headers are read to find the usual size
@@ -144,7 +144,7 @@ def splits_of(
 
             groups = fast_groups(source, np.arange(len(source)), progress)
         else:
-            notes.append(f"near-duplicates were not looked for among {len(source):,} pictures ('neocog check' does)")
+            notes.append(f"near-duplicates were not looked for among {counted(len(source))} ('neocog check' does)")
     trained = int((labelled & (source.splits == 0)).sum())
     if SPLITS.index("test") in declared and trained:
         # a small share of few pictures would tell nothing: at least 1,000, or a tenth
@@ -155,7 +155,7 @@ def splits_of(
     codes, more = complete_split(source, fractions=fractions, groups=groups, seed=seed)
     codes = np.where(labelled, codes, -1).astype(np.int8)
     if not labelled.all():
-        notes.append(f"{int((~labelled).sum()):,} pictures without a label are not used")
+        notes.append(f"{counted(int((~labelled).sum()))} without a label: not used")
     return codes, notes + more + _too_few(codes)
 
 
@@ -163,7 +163,7 @@ def _too_few(codes: np.ndarray) -> list[str]:
     """What figures on a few pictures are worth, even if all of them are right."""
     counts = {name: int((codes == SPLITS.index(name)).sum()) for name in ("val", "test")}
     return [
-        f"the {name} split has only {n} picture{'s' * (n > 1)}: even if all are right, the accuracy may be as low as "
+        f"the {name} split has only {counted(n)}: even if all are right, the accuracy may be as low as "
         f"{100 * wilson(n, n)[0]:.0f} % (95 % confidence)"
         for name, n in counts.items()
         if 0 < n < _FEW
@@ -216,5 +216,5 @@ def make_batch(r: Recipe, pictures: int, world: int) -> int:
     if pictures < 1:
         raise DataError("there is no labelled picture to train on")
     if pictures < world:
-        raise NeocogError(f"{pictures} training pictures cannot be shared by {world} processes")
+        raise NeocogError(f"{counted(pictures, 'training picture')} cannot be shared by {counted(world, 'process')}")
     return choose_batch(r.batch_size, pictures, world)

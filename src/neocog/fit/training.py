@@ -14,7 +14,6 @@ from torch import nn
 
 from neocog import nets
 from neocog.data.batches import Batch
-from neocog.data.findings import counted
 from neocog.errors import RunError, UsageError
 from neocog.fit import diagnose
 from neocog.fit import plan as planning
@@ -38,6 +37,7 @@ from neocog.fit.start import open_start
 from neocog.fit.state import CHECKPOINT, State
 from neocog.fit.transfer import check_wishes
 from neocog.fit.wait import seconds_to_train
+from neocog.records import counted
 
 
 def train(
@@ -245,7 +245,7 @@ def _carry_out(
     length = f": {length}, batches of {plan.batch}" if plan.by_steps else ""
     show.say(
         f"{plan.net['name']} ({sum(p.numel() for p in net.parameters() if p.requires_grad):,} parameters), recipe "
-        f"{plan.recipe.name}{length}; {len(made.training):,} pictures to train, "
+        f"{plan.recipe.name}{length}; {counted(len(made.training))} to train, "
         f"{len(made.validation):,} to validate, {len(plan.classes)} classes; {folder}"
     )
     if made.trained:

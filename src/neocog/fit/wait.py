@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from neocog.data.batches import Streamed
-from neocog.data.findings import counted
 from neocog.fit.device import Device
 from neocog.fit.finish import BANK, STRANGERS
 from neocog.fit.inputs import Data, Inputs
 from neocog.fit.outputs import outputs_of, usual_batch
 from neocog.fit.parallel import World, same_everywhere
+from neocog.records import counted
 
 _LEAST = 0.25  # of the minutes that training gets in any case
 _AROUND = 2.0  # seconds to load Python and PyTorch, and to write weights and report
