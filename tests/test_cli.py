@@ -237,7 +237,10 @@ def test_predictions_as_csv():
     assert [row["picture"] for row in rows] == [g.key for g in GUESSES]
     assert rows[0]["problem"] == "file ends early" and rows[0]["label"] == "" and rows[0]["label_2"] == ""
     assert (rows[1]["label"], float(rows[1]["probability"]), rows[1]["label_2"]) == ("ant, red", 0.75, "bee")
-    assert rows[2]["unknown"] == "1" and "label_3" not in rows[2]
+    # what is unknown has no label, so that whoever reads only that column takes no guess for an answer
+    assert (rows[2]["label"], rows[2]["probability"], rows[2]["unknown"]) == ("", "", "1")
+    assert (rows[2]["label_1"], rows[2]["label_2"]) == ("bee", "wasp") and "label_3" not in rows[2]
+    assert rows[1]["label_1"] == "ant, red"
 
 
 def test_predictions_as_jsonl():
@@ -245,6 +248,9 @@ def test_predictions_as_jsonl():
     assert records[0] == {"picture": "broken.jpg", "problem": "file ends early"}
     assert records[1]["top"][1] == {"label": "bee", "probability": 0.2}
     assert [r.get("unknown") for r in records] == [None, False, True]
+    assert (records[1]["label"], records[1]["probability"]) == ("ant, red", 0.75)
+    assert records[2]["label"] is None and records[2]["probability"] is None
+    assert records[2]["top"][0] == {"label": "bee", "probability": 0.5}
 
 
 def test_predictions_as_table():
@@ -359,7 +365,7 @@ def test_predict_files_folders_and_stdin(photos, run, tmp_path):
     result = call("predict", run, "-", "--format", "csv", "--out", out, stdin=f"{bad}\n{picture}\n")
     assert result.exit_code == 1 and result.stdout == "" and "1 picture could not be read" in result.stderr
     first, second = csv.DictReader(io.StringIO(out.read_text()))
-    assert first["problem"] and second["label"] in {"0", "1", "7"}
+    assert first["problem"] and second["label_1"] in {"0", "1", "7"}
 
 
 def test_check_prints_a_table_a_document_and_a_page(photos, tmp_path):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from neocog import names
+from neocog.records import counted
 from neocog.terminal import echo, say
 
 _CLASSES_SHOWN = 50
@@ -109,7 +110,7 @@ def by_depth(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def show_evaluation(result: Mapping[str, Any]) -> None:
     """Print the measures of each run, and of the mean of their probabilities, one row each."""
-    echo(f"{result['data']}, split {result['split']}: {number(result['n'])} pictures")
+    echo(f"{result['data']}, split {result['split']}: {counted(result['n'])}")
     measured = list(result["runs"])
     if result["ensemble"]:
         measured.append({"run": "all together", **result["ensemble"]})
@@ -161,7 +162,7 @@ def show_nets(facts: Iterable[Facts]) -> None:
         for f in facts
     ]
     show_table(rows)
-    say(f"{len(rows)} nets")
+    say(counted(len(rows), "net"))
 
 
 def show_anatomy(anatomy: Anatomy, depth: int | None) -> None:
@@ -200,7 +201,7 @@ def show_advice(items: Sequence[Advice], anatomy: Anatomy) -> None:
         if item.rewrite:
             echo(f"   do it: neocog.anatomy.rewrite(net, {item.rewrite!r})")
         echo("")
-    echo(f"{len(items)} piece{'s' * (len(items) != 1)} of advice" if items else "nothing to improve was found")
+    echo(f"{counted(len(items), 'piece')} of advice" if items else "nothing to improve was found")
 
 
 def show_measured(
@@ -266,14 +267,14 @@ def write_predictions(
     """
     unread = 0
 
-    def counted() -> Iterator[Prediction]:
+    def watched() -> Iterator[Prediction]:
         nonlocal unread
         for prediction in predictions:
             unread += prediction.problem is not None
             yield prediction
 
     lines = {"table": _table_lines, "csv": _csv_lines, "jsonl": _json_lines}[form]
-    for line in lines(counted(), classes, top):
+    for line in lines(watched(), classes, top):
         stream.write(line + "\n")
         stream.flush()  # whoever reads the pipe sees each picture when it is done
     return unread
@@ -291,10 +292,10 @@ def _table_lines(predictions: Iterable[Prediction], classes: Sequence[str], top:
 
 
 def _csv_lines(predictions: Iterable[Prediction], classes: Sequence[str], top: int) -> Iterator[str]:
-    """The first guess is ``label`` even for an unknown picture, which the column ``unknown`` marks with 1."""
-    further = range(2, min(top, len(classes)) + 1)
+    """An unknown picture has no ``label``, and 1 in the column ``unknown``; its guesses are in ``label_1``, ..."""
+    ranks = range(1, min(top, len(classes)) + 1)
     columns = ["picture", "label", "probability", "unknown", "strangeness", "problem"]
-    columns += [name for k in further for name in (f"label_{k}", f"probability_{k}")]
+    columns += [name for k in ranks for name in (f"label_{k}", f"probability_{k}")]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, restval="", lineterminator="")
 
@@ -308,20 +309,23 @@ def _csv_lines(predictions: Iterable[Prediction], classes: Sequence[str], top: i
     for p in predictions:
         row: dict[str, Any] = {"picture": p.key, "problem": p.problem or ""}
         if p.problem is None:
-            row |= {"label": p.label, "probability": f"{p.probability:.6f}"}
+            if not p.unknown:
+                row |= {"label": p.label, "probability": f"{p.probability:.6f}"}
             row |= {"unknown": int(p.unknown), "strangeness": f"{p.strangeness:.6g}"}
-            for k, (name, share) in zip(further, p.top[1:], strict=False):
+            for k, (name, share) in zip(ranks, p.top, strict=False):
                 row |= {f"label_{k}": name, f"probability_{k}": f"{share:.6f}"}
         yield line(row)
 
 
 def _json_lines(predictions: Iterable[Prediction], classes: Sequence[str], top: int) -> Iterator[str]:
+    """An unknown picture has the label null; its guesses are in ``top``."""
     for p in predictions:
         record: dict[str, Any] = {"picture": p.key}
         if p.problem is not None:
             record["problem"] = p.problem
         else:
             guesses = [{"label": name, "probability": share} for name, share in p.top[:top]]
-            record |= {"label": p.label, "probability": p.probability}
+            record |= {"label": None if p.unknown else p.label}
+            record |= {"probability": None if p.unknown else p.probability}
             record |= {"unknown": p.unknown, "strangeness": p.strangeness, "top": guesses}
         yield names.json_text(plain(record))

@@ -13,6 +13,7 @@ import typer
 
 from neocog import __version__, answers, cli_library, cli_nets, cli_upkeep, terminal
 from neocog.errors import UsageError
+from neocog.records import counted
 
 app = typer.Typer(
     name="neocog",
@@ -105,7 +106,7 @@ def train(
     net: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog nets' lists them; default: fits.")] = None,
     recipe: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog recipes' lists them.")] = None,
     epochs: Annotated[float | None, typer.Option(metavar="N", help="How often each picture is seen.")] = None,
-    minutes: Annotated[float | None, typer.Option(metavar="M", help="Train for a time, instead of epochs.")] = None,
+    minutes: Annotated[float | None, typer.Option(metavar="M", help="Time for everything, instead of epochs.")] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="The same seed gives the same training.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder to write.")] = None,
     changes: Annotated[
@@ -241,7 +242,7 @@ def predict(
         predictions = fit.predict(trained, terminal.picture_paths(inputs), top=top, device=device)
         unread = answers.write_predictions(predictions, stream, form.value, trained.classes, top)
     if unread:
-        terminal.say(f"{unread} picture{'s' if unread > 1 else ''} could not be read; the reasons are in the output")
+        terminal.say(f"{counted(unread)} could not be read; the reasons are in the output")
         raise typer.Exit(1)
 
 
@@ -356,7 +357,7 @@ def transferability(
 @app.command()
 def demo(
     data: Annotated[str | None, typer.Argument(metavar="[DATA]", help=_DATA_HELP)] = None,
-    minutes: Annotated[float | None, typer.Option(metavar="M", help="How long to train on each data set.")] = None,
+    minutes: Annotated[float | None, typer.Option(metavar="M", help="How long each data set takes.")] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the run folders go.")] = Path("runs"),
     offline: _Offline = False,
     quiet: terminal.Quiet = False,

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neocog.records import counted
+
 if TYPE_CHECKING:
     from neocog.fit import Run
 
 # Real handwritten digits, and pictures that neocog draws itself: both are there without a network.
 BUILT_IN = ("digits", "drawn:n=2000,size=32")
-MINUTES = 0.5  # for each built-in set; two of them and their reports take less than 3 minutes on two cores
+MINUTES = 1.0  # for each of the two built-in sets
 MINUTES_YOURS = 3.0
 
 
@@ -26,8 +28,8 @@ def demo(
 ) -> list[Run]:
     """Look pictures over, train on them, measure, predict; on `data`, or on two built-in sets.
 
-    `minutes` is how long each training takes; `out` the folder for the run folders (default ``runs``). What happens is
-    told through `say`, one line at a time.
+    `minutes` is how long each run takes; `out` the folder for the run folders (default ``runs``). `say` is
+    called with one line of text at a time.
 
     Returns: the runs.
     Raises: NeocogError, as `neocog.train` does.
@@ -52,7 +54,7 @@ def _one(spec: str, minutes: float, parent: Path, offline: bool, progress: bool,
 
     source = open_source(spec, offline=offline)
     say("")
-    say(f"{source.name}: {len(source):,} pictures, {len(source.classes)} classes")
+    say(f"{source.name}: {counted(len(source))}, {counted(len(source.classes), 'class')}")
     found = check(source)
     say(found.summary)
     run = train(

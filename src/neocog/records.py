@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 SPLITS = ("train", "val", "test")
+
+
+def counted(count: float, one: str = "picture") -> str:
+    """Return "1 picture", "2,000 pictures", "3 copies", "2 classes", "0.5 epochs"."""
+    plural = f"{one[:-1]}ies" if one.endswith("y") else f"{one}es" if one.endswith("s") else f"{one}s"
+    number = f"{count:,}" if isinstance(count, Integral) else f"{count:.4g}"
+    return f"{number} {one if number == '1' else plural}"
 
 
 @dataclass(frozen=True, slots=True)

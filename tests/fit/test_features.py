@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from neocog import nets
@@ -128,6 +129,8 @@ def test_extract_reads_pictures(net: nn.Module, tmp_path: Path) -> None:
     source = open_source("drawn:n=12,size=32")
     found = extract(net, source, preprocess=PRE, device="cpu")
     assert found.rows.tolist() == list(range(12)) and not found.problems
+    assert found.labels.tolist() == source.labels.tolist() and found.classes == source.classes
+    assert found.label_sets is None
     taps = Taps(net, ["conv1"], "spatial")
     rows, values = features_of(net, taps, Streamed(source, np.arange(12), PRE), CPU)
     maps = extract(net, source, "conv1", pool="spatial", preprocess=PRE, device="cpu")
@@ -135,6 +138,20 @@ def test_extract_reads_pictures(net: nn.Module, tmp_path: Path) -> None:
     assert maps.values == pytest.approx(values, abs=0.1)  # the device may compute in bfloat16
     with pytest.raises(UsageError, match="need its preprocessing"):
         extract(net, source)
+
+
+def test_extract_gives_the_labels_of_the_pictures_that_could_be_read(net: nn.Module, tmp_path: Path) -> None:
+    for name in "abc":
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    table = tmp_path / "table.csv"
+    table.write_text("path,label\nbroken.png,dog\na.png,cat\nb.png,\nc.png,dog\n")
+    found = extract(net, table, preprocess=PRE, device="cpu")
+    assert len(found.problems) == 1 and found.rows.tolist() == [1, 2, 3]
+    assert found.labels.tolist() == [0, -1, 1] and found.classes == ("cat", "dog")
+    table.write_text("path,labels\nbroken.png,dog\na.png,cat|dog\nb.png,dog\n")
+    found = extract(net, table, preprocess=PRE, device="cpu")
+    assert found.label_sets == (("cat", "dog"), ("dog",)) and found.labels[0] == -1
 
 
 class _Counted(nn.Module):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from neocog.data import open_source
 from neocog.errors import NetError, RunError, UsageError
 from neocog.fit import transfer
 from neocog.fit.depth import in_order, keep_still, last_stages, units
+from neocog.fit.device import Device
 from neocog.fit.features import Taps, extract
 from neocog.fit.optim import optimizers
 from neocog.fit.recipes import recipe
@@ -420,12 +422,35 @@ fit.train({data!r}, start={base!r}, regime={regime!r}, out={out!r}, epochs=8, de
 """
 
 
+def test_stopped_and_resumed_is_bit_identical(
+    base: fit.Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What tuning from weights adds to the state: rates and norms of its groups, and pictures that grow."""
+    monkeypatch.setattr("neocog.fit.training.choose", lambda *_, **__: Device("cpu", channels_last=True))
+    changes = {"ema": 0.9, "optimizer": "muon", "lr_filters": 0.1, "small": 0.75}
+    how: dict[str, Any] = {"start": base, "regime": "all", "epochs": 3, "seed": 3, "set": changes}
+    whole = fit.train(folder, out=tmp_path / "whole", **how, **QUIET)
+    asked = iter([False, False, True])
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("neocog.fit.training.interruptible", lambda on: nullcontext(lambda: next(asked)))
+        fit.train(folder, out=tmp_path / "stopped", **how, **QUIET)
+    assert not (tmp_path / "stopped" / "weights.safetensors").exists()
+    again = fit.resume(tmp_path / "stopped", progress=False)
+    a, b = (read_tensors(run.folder / "weights.safetensors")[0] for run in (whole, again))
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    assert [r["step"] for r in records(again.folder, "epoch")] == [r["step"] for r in records(whole.folder, "epoch")]
+    assert again.metrics == whole.metrics
+    longer = fit.resume(again.folder, epochs=4, progress=False)  # and it can be trained for longer
+    assert records(longer.folder, "epoch")[-1]["epoch"] == 4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("regime", "more"),
     [
         ("all", '"optimizer": "muon", "lr_filters": 0.1, "small": 0.75'),
-        pytest.param("top", "", marks=pytest.mark.slow),
-        pytest.param("all", '"lookahead": 0.2', marks=pytest.mark.slow),
+        ("top", ""),
+        ("all", '"lookahead": 0.2'),
     ],
 )
 def test_killed_and_resumed_is_bit_identical(

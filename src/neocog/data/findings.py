@@ -10,6 +10,7 @@ import numpy as np
 
 from neocog.data.source import Source
 from neocog.data.survey import Survey
+from neocog.records import counted as counted
 
 SEVERITIES = ("error", "warning", "hint")
 KEPT = 1000  # groups of pictures that a finding names; its count goes on
@@ -106,12 +107,6 @@ class Facts(NamedTuple):
 
 
 Rule = Callable[[Facts], Finding | None]
-
-
-def counted(count: int, one: str = "picture") -> str:
-    """Return "1 picture", "2,000 pictures", "3 copies", "2 classes"."""
-    plural = f"{one[:-1]}ies" if one.endswith("y") else f"{one}es" if one.endswith("s") else f"{one}s"
-    return f"{count:,} {one if count == 1 else plural}"
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:

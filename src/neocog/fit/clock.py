@@ -1,4 +1,4 @@
-"""How far a training is: counted in steps, or in minutes."""
+"""How far a training is: counted in steps, or in time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from neocog.fit.parallel import World, same_everywhere
 
 @dataclass
 class Clock:
-    """Progress in [0, 1] of a training of `steps` steps, or of `minutes` (then `steps` is ignored).
+    """Progress in [0, 1] of a training of `steps` steps, or of `seconds` (then `steps` is ignored).
 
     `before` is the time, in seconds, that earlier sittings of the same training took.
     """
 
     steps: int
-    minutes: float | None = None
+    seconds: float | None = None
     before: float = 0.0
     world: World = field(default_factory=World)
     _begin: float = field(default_factory=time.monotonic)
@@ -34,6 +34,6 @@ class Clock:
 
     def progress(self, step: int) -> float:
         """The share of the training that is over before `step`; the same in every process."""
-        if self.minutes is None:
+        if self.seconds is None:
             return min(1.0, step / self.steps)
-        return min(1.0, float(same_everywhere(self.elapsed, self.world)) / (60.0 * self.minutes))
+        return min(1.0, float(same_everywhere(self.elapsed, self.world)) / self.seconds)

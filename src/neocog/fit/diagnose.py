@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from neocog.errors import UsageError
 from neocog.fit.findings import Finding, initial_loss, read_curves, read_dead, read_mirrored, read_update_ratios
+from neocog.records import counted
 from neocog.tasks import Losses
 
 __all__ = [
@@ -82,9 +83,8 @@ def overfit_one_batch(
                 torch.clear_autocast_cache()  # a caller's autocast would go on using the low-precision copies of before
             if learned:
                 break
-    evidence = (
-        f"loss {first:.3f} to {best:.3f} in {done} steps on one batch of {pictures} pictures (Adam, {rate_used:g})"
-    )
+    evidence = f"loss {first:.3f} to {best:.3f} in {counted(done, 'step')} on one batch of "
+    evidence += f"{counted(pictures)} (Adam, {rate_used:g})"
     if learned:
         return Finding("overfit one batch", "good", evidence)
     if best <= 0.5 * first:

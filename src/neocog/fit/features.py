@@ -183,11 +183,14 @@ def plain_head(net: nn.Module) -> bool:
 
 
 class Extracted(NamedTuple):
-    """`rows` int64 (N,) of the pictures that could be read, `values` float32 (N, D) or (N, C, H, W), and the others."""
+    """Features of the pictures that could be read, with their labels; `problems` are the others."""
 
-    rows: np.ndarray
-    values: np.ndarray
+    rows: np.ndarray  # int64 (N,), of the source
+    values: np.ndarray  # float32 (N, D) or (N, C, H, W)
     problems: list[Problem]
+    labels: np.ndarray  # int64 (N,), index into `classes`; -1: none, or several
+    classes: tuple[str, ...]
+    label_sets: tuple[tuple[str, ...], ...] | None  # N, where a picture may have several labels
 
 
 def extract(
@@ -200,7 +203,7 @@ def extract(
     device: str | None = None,
     progress: bool = False,
 ) -> Extracted:
-    """Features of pictures by name of layer.
+    """Features of pictures by name of layer, and the labels of the pictures.
 
     Args:
         net: a run, or a module together with its `preprocess`.
@@ -227,7 +230,10 @@ def extract(
     taps = Taps(net, layer_names(layers) or (LAST,), pool)
     with show.bar("features") as bar:
         rows, values = features_of(net, taps, shown, chosen, show=bar)
-    return Extracted(rows, values, shown.problems)
+    several = None
+    if (sets := source.label_sets) is not None:
+        several = tuple(tuple(source.classes[j] for j in sets[int(i)]) for i in rows)
+    return Extracted(rows, values, shown.problems, source.labels[rows].astype(np.int64), tuple(source.classes), several)
 
 
 @torch.inference_mode()

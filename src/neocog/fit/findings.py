@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from neocog.errors import UsageError
+from neocog.records import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +212,9 @@ def _divergence(epochs: Sequence[Mapping[str, Any]], losses: list[tuple[float, f
         return Finding("divergence", "warn", "no training loss was recorded", "")
     values = [value for _, value in losses]
     lowest = min(values)
-    evidence = f"training loss {values[0]:.3f} to {values[-1]:.3f} in {len(values)} epochs, lowest {lowest:.3f}"
+    evidence = (
+        f"training loss {values[0]:.3f} to {values[-1]:.3f} in {counted(len(values), 'epoch')}, lowest {lowest:.3f}"
+    )
     # 0.2: at losses near zero a rise of half is only noise.
     if values[-1] > 1.5 * lowest and values[-1] - lowest > 0.2:
         return Finding("divergence", "bad", evidence, advice)

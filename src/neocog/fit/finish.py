@@ -19,12 +19,13 @@ from neocog.fit.inputs import split_of
 from neocog.fit.job import Job, Split, open_split
 from neocog.fit.run import records, write_json, write_tensors
 from neocog.fit.state import State
+from neocog.records import counted
 from neocog.tasks.measures import auroc
 from neocog.tasks.task import Seen, saved
 from neocog.tasks.unknown import Unknown, fit_unknown
 
-_BANK = 5000  # training pictures whose features describe what is known
-_STRANGERS = (1000, 200)  # pictures of each foreign collection, small (up to 96 pixels wide) and large
+BANK = 5000  # training pictures whose features describe what is known
+STRANGERS = (1000, 200)  # pictures of each foreign collection, small (up to 96 pixels wide) and large
 # names of kept features
 _KEPT = {
     "known pictures": "train",
@@ -125,7 +126,7 @@ def finish(job: Job, state: State) -> None:
     problems = [*(p for split in job.splits.values() for p in split.problems), *job.data.source.problems]
     write_json(folder / "problems.json", [asdict(p) for p in problems])
     if problems:
-        show.say(f"{len(problems)} pictures could not be read; they are listed in {folder / 'problems.json'}")
+        show.say(f"{counted(len(problems))} could not be read; see {folder / 'problems.json'}")
     if mirrored is not None:
         log.write("diagnosis", **mirrored.to_json())
     _read_log(job, folder)
@@ -159,12 +160,12 @@ def _strangers(
     if len(held_out) < 20:
         return None, None  # a threshold for 5 % false alarms cannot be told from fewer
     plan, training, task = job.plan, job.splits["train"], job.task
-    chosen = np.linspace(0, len(training) - 1, min(_BANK, len(training))).astype(np.int64)
+    chosen = np.linspace(0, len(training) - 1, min(BANK, len(training))).astype(np.int64)
     seen, features = look(training, "known pictures", chosen, tta="none")
     unknown = fit_unknown(features, seen["labels"], len(task.classes), held_out=held_out, seed=plan.seed)  # type: ignore[attr-defined]
     facts = {**unknown.facts(), "auroc": {}, "caught": {}, "n": {"known": len(known)}}
     ordinary = unknown.score(known)
-    most = _STRANGERS[plan.preprocess.size > 96]
+    most = STRANGERS[plan.preprocess.size > 96]
     for name in ("drawn", "digits"):
         if plan.data is not None and plan.data.startswith(name):
             continue

@@ -17,6 +17,7 @@ from neocog.fit.heads import FOLDS, cross_validate, fit_head
 from neocog.fit.job import Data, Job
 from neocog.fit.kept import Kept, fingerprint, neighbours
 from neocog.fit.transfer import FEW, ONE_SPLIT, each_class
+from neocog.records import counted
 
 _GROUPS_UP_TO = 20_000  # pictures among which near-duplicates are looked for before cross-validation
 
@@ -75,7 +76,7 @@ def learn_head(job: Job) -> None:
     )
     found = "" if kept.seen else ", all at hand"
     show.say(
-        f"{head.kind} head on {x.shape[1]:,} features of {len(y):,} pictures{found}: strength {head.strength:g} "
+        f"{head.kind} head on {counted(x.shape[1], 'feature')} of {counted(len(y))}{found}: strength {head.strength:g} "
         f"({head.chosen or 'given'}); features {looked - began:.1f} s, head {fitted - looked:.1f} s"
     )
 

@@ -58,7 +58,8 @@ def fit(
     saved = time.monotonic()
     clock.before, clock._begin = state.elapsed, time.monotonic()
     state.net.train()
-    while (progress := clock.progress(state.step)) < 1.0:
+    progress = clock.progress(state.step)  # asked once a step: time that is over is over for all that follows
+    while progress < 1.0:
         factor = set_rates(state.opts, recipe, progress, state.scale)
         torch.manual_seed(int(generator(seed, state.step, world.rank).initial_seed()))  # dropout, stochastic depth
         batch = next(stream)
@@ -79,10 +80,11 @@ def fit(
             opt.zero_grad(set_to_none=True)
         state.step += 1
         state.update_averages()
+        progress = clock.progress(state.step)
         if show:
-            show(clock.progress(state.step), tally.text(state.step / batches.steps_per_epoch))
+            show(progress, tally.text(state.step / batches.steps_per_epoch))
 
-        over = clock.progress(state.step) >= 1.0
+        over = progress >= 1.0
         if epoch_ends or over:
             stop_if_lost(loss_now(state.net, batch, task, device), job, state)
             figures = validate(state.final_net)

@@ -11,7 +11,7 @@ from neocog.errors import UsageError, closest
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that a training is told, apart from the net, the data and the seed.
+    """All the settings of a training, apart from the net, the data and the seed.
 
     Learning rates are for the mean loss over a batch of `batch_size` pictures. When the data are too few for
     that batch (`choose_batch`), the learning rates of SGD fall in proportion; Muon's and AdamW's steps do not

@@ -31,6 +31,7 @@ from neocog.fit.report_results import (
 from neocog.fit.report_transfer import cross_validation, transfer_section
 from neocog.fit.run import damaged, read_json, records, write_atomically
 from neocog.page import Html, line_chart, page, paragraph, table, text
+from neocog.records import counted
 from neocog.tasks.measures import evaluate_logits, fit_temperature
 
 _PROBLEMS = 50
@@ -270,7 +271,7 @@ def _headline(
     elif split:
         parts.append(paragraph("The net's outputs are not finite numbers: the training diverged.", kind="error"))
     elif epochs and isinstance(epochs[-1].get("val_accuracy"), int | float):
-        value = f"Validation accuracy after {_epoch(epochs)} epochs: {epochs[-1]['val_accuracy']:.2%}."
+        value = f"Validation accuracy after {_epoch(epochs)}: {epochs[-1]['val_accuracy']:.2%}."
         parts.append(paragraph(value + " The run has not been evaluated yet."))
     else:
         parts.append(paragraph("No labelled validation or test picture was evaluated."))
@@ -281,7 +282,7 @@ def _headline(
 
 
 def _unfinished(epochs: Sequence[Mapping[str, Any]]) -> Html:
-    when = f" after {_epoch(epochs)} epochs" if epochs else " before anything was learned"
+    when = f" after {_epoch(epochs)}" if epochs else " before anything was learned"
     line = f"This training did not end: the log stops{when}. 'neocog resume' continues it."
     return paragraph(line, kind="warning")
 
@@ -300,7 +301,7 @@ def _kept(net: Any) -> Html:
 
 def _epoch(epochs: Sequence[Mapping[str, Any]]) -> str:
     at = epochs[-1].get("epoch")
-    return f"{at:g}" if isinstance(at, int | float) else str(len(epochs))
+    return counted(at if isinstance(at, int | float) else len(epochs), "epoch")
 
 
 def _diagnosis(log: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, Any]], run: Any) -> Html:
@@ -453,7 +454,7 @@ def _notes(run: Any, start: Mapping[str, Any], problems: Any) -> Html:
     rows = [{"picture": row.get("key"), "reason": row.get("reason")} for row in listed if isinstance(row, Mapping)]
     if rows:
         shown = f"; the first {_PROBLEMS} are shown, problems.json has all" if len(rows) > _PROBLEMS else ""
-        parts.append(paragraph(f"{len(rows):,} pictures could not be used{shown}.", kind="warning"))
+        parts.append(paragraph(f"{counted(len(rows))} could not be used{shown}.", kind="warning"))
         parts.append(table(rows[:_PROBLEMS]))
     return Html("".join(parts)) if parts else paragraph("None.")
 

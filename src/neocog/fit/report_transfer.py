@@ -7,6 +7,7 @@ from typing import Any
 
 from neocog.fit.report_results import pairs
 from neocog.page import Html, line_chart, paragraph, table
+from neocog.records import counted
 
 
 def transfer_section(start: Mapping[str, Any], head: Mapping[str, Any]) -> Html:
@@ -24,7 +25,7 @@ def transfer_section(start: Mapping[str, Any], head: Mapping[str, Any]) -> Html:
     }
     parts = [pairs({key: value for key, value in told.items() if value})]
     if head:
-        of = f"{head['features']:,} features of {head['pictures']:,} pictures"
+        of = f"{counted(head['features'], 'feature')} of {counted(head['pictures'])}"
         parts.append(
             paragraph(
                 f"A {head['head']} head on {of}; features in {head['feature_seconds']:.1f} s, head in "

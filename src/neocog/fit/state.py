@@ -33,6 +33,7 @@ class State:
         self.slow = {k: p.detach().clone() for k, p in net.named_parameters()} if recipe.lookahead else {}
         self.step = 0
         self.elapsed = 0.0  # seconds of training, over all sittings
+        self.seconds = 0.0  # that training may take; 0: it is counted in steps
         self.scale = 1.0  # on the learning rate, lowered when validation stalls
         self.best = float("-inf")  # best validation figure so far
         self.stale = 0  # epochs since then
@@ -107,7 +108,7 @@ class State:
                         tensors[name] = value
                     elif value is not None:
                         plain[name] = value
-        names = ("step", "elapsed", "scale", "best", "stale", "top", "last", "log_size")
+        names = ("step", "elapsed", "seconds", "scale", "best", "stale", "top", "last", "log_size")
         counters = {k: getattr(self, k) for k in names}
         write_tensors(folder / CHECKPOINT, tensors, {"counters": json.dumps(counters), "plain": json.dumps(plain)})
 

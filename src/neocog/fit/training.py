@@ -39,6 +39,8 @@ from neocog.fit.signals import interruptible
 from neocog.fit.start import open_start
 from neocog.fit.state import CHECKPOINT, State
 from neocog.fit.transfer import check_wishes
+from neocog.fit.wait import seconds_to_train
+from neocog.records import counted
 from neocog.tasks import Losses, Task, find
 
 
@@ -86,7 +88,8 @@ def train(
         task_options: options of the task to change.
         net: a name of ``neocog.nets.names()``; None chooses by the size of the pictures.
         recipe: a name of ``neocog.fit.recipes.RECIPES``; None chooses by the net.
-        epochs: how often every picture is shown; `minutes`: train for a time instead.
+        epochs: how often every picture is shown.
+        minutes: how long it takes in all, instead of `epochs`: preparation, training and evaluation.
         seed: of everything random; the same seed gives the same weights on the same machine.
         out: the run folder; None makes a new one under ``runs/``.
         set: recipe fields to change.
@@ -256,6 +259,11 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
                     if finding.verdict != "good":
                         show.say(f"{finding.name}: {finding.evidence}. {finding.advice}")
         if plan.by_steps:
+            if plan.minutes is not None:
+                if not state.seconds:  # else a killed training goes on: its progress depends on them
+                    state.seconds, said = seconds_to_train(job)
+                    show.say(said)
+                clock.seconds = state.seconds
             with show.bar("training") as bar, interruptible(world.size == 1) as asked:
                 fit(job, state, clock, validate=validate, inspect=inspect, show=bar, interrupted=asked)
         else:
@@ -284,7 +292,7 @@ def _clock(job: Job) -> Clock:
     plan, steps = job.plan, job.batches.steps_per_epoch
     epochs = plan.epochs if plan.epochs is not None else plan.recipe.epochs
     clock = Clock.for_epochs(epochs, steps, plan.recipe.min_steps if plan.epochs is None else 0)
-    clock.minutes, clock.world = plan.minutes, job.world
+    clock.world = job.world
     return clock
 
 
@@ -295,7 +303,7 @@ def _say_what_is_done(job: Job, clock: Clock) -> None:
     classes = getattr(job.task, "classes", ())
     job.show.say(
         f"{plan.net['name']} ({count_parameters(job.net):,} parameters), task {job.task.name}, recipe "
-        f"{plan.recipe.name}{length}; {len(job.splits['train']):,} pictures to train, "
+        f"{plan.recipe.name}{length}; {counted(len(job.splits['train']))} to train, "
         f"{len(job.splits['val']):,} to validate{f', {len(classes)} classes' if classes else ''}; {job.folder}"
     )
     if job.trained:

@@ -36,6 +36,7 @@ from neocog.fit.kept import fingerprint
 from neocog.fit.recipes import Recipe
 from neocog.fit.start import Start, open_start
 from neocog.nets.trunk import Headed
+from neocog.records import counted
 from neocog.tasks import Task
 from neocog.tasks.task import saved
 
@@ -112,7 +113,7 @@ def _by_steps(task: Task, pictures: int, wishes: Wishes) -> tuple[str, str]:
 
 
 def check_wishes(starts: bool, regime: str | None, layers: Sequence[str], fields: Collection[str]) -> None:
-    """What can be told before anything is read; `starts`: whether there are weights to start from.
+    """What can be judged before anything is read; `starts`: whether there are weights to start from.
 
     Raises:
         UsageError: a wish that has no meaning without weights, an unknown regime, or layers for a regime without use
@@ -147,13 +148,13 @@ def choose_regime(
     if recipe == "features":
         return "features", "its recipe was named"
     each = each_class(counts)
-    told = f"about {each:,.0f} pictures a class to learn from are"
+    said = f"about {counted(round(each))} a class to learn from: that is"
     if each < _TOP_FROM and not recipe:
-        return "features", f"{told} too few to change the trunk; from {_TOP_FROM} on it would be top"
+        return "features", f"{said} too few to change the trunk; from {_TOP_FROM} on it would be top"
     if each < _ALL_FROM:
-        why = f"{told} enough for the last stages; from {_ALL_FROM:,} on it would be all"
-        return "top", why if each >= _TOP_FROM else f"recipe {recipe} was named, though {told} few"
-    return "all", f"{told} enough for every layer"
+        why = f"{said} enough for the last stages; from {_ALL_FROM:,} on it would be all"
+        return "top", why if each >= _TOP_FROM else f"recipe {recipe} was named, though {said} few"
+    return "all", f"{said} enough for every layer"
 
 
 def _check_recipe(regime: str, recipe: str | None, fields: Mapping[str, Any]) -> None:

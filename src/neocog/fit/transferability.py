@@ -43,6 +43,7 @@ from neocog.fit.start import open_start
 from neocog.fit.training import carry_out_new, resume
 from neocog.fit.transfer import describe
 from neocog.page import Html, line_chart, page, paragraph, table
+from neocog.records import counted
 
 KINDS = ("BnB", "BnB+", "AnB", "AnB+")
 _DEPTHS = 8  # of a deep net so many depths are tried, evenly spaced
@@ -162,7 +163,7 @@ def transferability(
             bar(number / (2 + len(wanted)), f"base {half}")
             base[half] = trained(f"base-{half}", half)
         for number, (n, kind) in enumerate(wanted, 2):
-            bar(number / (2 + len(wanted)), f"{kind}, {n} layers")
+            bar(number / (2 + len(wanted)), f"{kind}, {counted(n, 'layer')}")
             begun = {"base": f"base-{kind[0]}", "first": n, "frozen": not kind.endswith("+")}
             figures = trained(f"{kind.replace('+', '-tuned')}-{n}", "B", begun)
             told = {"accuracy": figures["test_accuracy"], "interval": figures["test_accuracy_interval"]}

@@ -1,0 +1,30 @@
+"""Numbers with their noun, as every message writes them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from neocog.fit import report
+from neocog.fit.findings import read_curves
+from neocog.records import counted
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "text"),
+    [
+        (1, "minute", "1 minute"), (1.0, "epoch", "1 epoch"), (0.5, "minute", "0.5 minutes"), (0, "step", "0 steps"),
+        (2, "class", "2 classes"), (3, "copy", "3 copies"), (1234, "picture", "1,234 pictures"),
+        (np.int64(12345), "picture", "12,345 pictures"), (np.int64(1), "process", "1 process"),
+    ],
+)  # fmt: skip
+def test_one_is_singular(count: float, noun: str, text: str) -> None:
+    assert counted(count, noun) == text
+
+
+def test_messages_about_one_epoch() -> None:
+    """In the findings and in the report."""
+    epoch = {"epoch": 1.0, "step": 9, "train_loss": 1.0}
+    assert "in 1 epoch," in read_curves([epoch])[0].evidence
+    assert "in 2 epochs," in read_curves([epoch, epoch | {"epoch": 2.0}])[0].evidence
+    assert report._epoch([epoch]) == "1 epoch" and report._epoch([epoch | {"epoch": 2.5}]) == "2.5 epochs"
