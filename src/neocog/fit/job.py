@@ -240,7 +240,7 @@ class Job:
     folder: Path
     begin: float  # time.monotonic() when the user called
     save_every: float = 60.0
-    log: Log = field(default_factory=lambda: Log(None))
+    log: Log = None  # type: ignore[assignment]  # opened when the training begins
     net: nn.Module = field(default_factory=nn.Identity)
     feed: Batches | None = None
     splits: dict[str, Split] = field(default_factory=dict)
