@@ -54,7 +54,7 @@ _Set = Annotated[
 ]
 _Input = Annotated[
     str | None,
-    typer.Option("--input", metavar="SHAPE", help="3x224x224, or 224 (a square picture); default: the usual."),
+    typer.Option("--input", metavar="SHAPE", help="3x224x224, or 224 (a square picture); default: the usual input."),
 ]
 
 
