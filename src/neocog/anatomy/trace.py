@@ -197,7 +197,7 @@ class _Open:
             self.index, self.name, self.module, self.kind, tuple(self.inputs), self.outputs, sources,
             tuple(self.operators), self.settings, tuple(self.parameters), self.params, self.frozen, self.shared,
             self.weights, self.macs, self.others, self.output_bytes, self.saved_bytes,
-            None if self.place is None else self.place.field(), tuple(-1 - s for s in self.sources if s < 0),
+            None if self.place is None else self.place.field(), reads=tuple(-1 - s for s in self.sources if s < 0),
         )  # fmt: skip
 
 
