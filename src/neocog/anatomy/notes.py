@@ -40,13 +40,19 @@ class Block:
 class Note:
     """What the trace knows of a tensor."""
 
-    __slots__ = ("block", "names", "place", "sources")
+    __slots__ = ("block", "makers", "names", "place", "sources")
 
     def __init__(
-        self, sources: tuple[int, ...], place: Place | None, block: Block | None, names: tuple[str, ...] = ()
+        self,
+        sources: tuple[int, ...],
+        place: Place | None,
+        block: Block | None,
+        names: tuple[str, ...] = (),
+        makers: tuple[int, ...] = (),
     ) -> None:
         self.sources, self.place, self.block = sources, place, block
-        self.names = names  # parameters that a tensor was made of, where it is made of parameters and constants only
+        # of a tensor that is made of parameters and constants only: these parameters, and the layers that made it
+        self.names, self.makers = names, makers
 
 
 class Open:
@@ -64,6 +70,10 @@ class Open:
         self.output_bytes = self.saved_bytes = 0
         self.place: Place | None = None
         self.lost = False  # it comes from an input, and its place is not known
+
+    def reads(self, makers: list[int]) -> None:
+        """It reads what layers have made of parameters and constants only."""
+        self.sources.extend(i for i in dict.fromkeys(makers) if i != self.index and i not in self.sources)
 
     def note(self, note: Note) -> None:
         self.place, self.lost = note.place, note.place is None and bool(note.sources)

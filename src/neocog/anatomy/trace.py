@@ -261,7 +261,7 @@ class _Run(Shapes):
                     self._credit(layer, note.names)  # an embedding of constants reads its table here
                     t._neocog = Note((layer.index,), note.place, note.block)  # type: ignore[attr-defined]
         elif arrived:  # as the module was given them, before its own views
-            layer.inputs = [tuple(t.shape) for t in arrived if from_picture(t)]
+            layer.inputs = [tuple(t.shape) for t in ([t for t in arrived if from_picture(t)] or arrived)]
         layer.outputs = tuple(tuple(t.shape) for t in results)
         if results and (note := note_of(results[0])) is not None:
             layer.note(note)
@@ -301,6 +301,7 @@ class _Run(Shapes):
             return
         active: list[tuple[Tensor, Note]] = []
         names: list[str] = []
+        makers: list[int] = []
         for t in tensors:
             parameter = self._parameters.get(id(t))
             if parameter is not None:
@@ -313,12 +314,15 @@ class _Run(Shapes):
                 active.append((t, note))
             elif note is not None:
                 names.extend(note.names)
+                makers.extend(note.makers)
         if not active:  # parameters and constants among themselves
+            layer = self._layer(name, kind) if names and kind != "free" else None
+            made = tuple(makers) if layer is None else (layer.index,)
             for r in results:
                 if id(r) not in self._parameters:
-                    r._neocog = Note((), None, None, tuple(names))  # type: ignore[attr-defined]
-            layer = self._layer(name, kind) if names and kind != "free" else None
+                    r._neocog = Note((), None, None, tuple(names), made)  # type: ignore[attr-defined]
             if layer is not None:
+                layer.reads(makers)
                 self._cost(layer, name, kind, func, args, kwargs, results[0])
                 layer.operators.append(label(func))
                 if layer.name == layer.module:  # a layer has its parameters; else whatever reads the result does
@@ -332,6 +336,7 @@ class _Run(Shapes):
         if layer is not None:
             for t, note in active:
                 self._note_input(layer, t, note)
+            layer.reads(makers)
             self._credit(layer, names)
             self._cost(layer, name, kind, func, args, kwargs, results[0])
             layer.operators.append(label(func))
