@@ -117,7 +117,7 @@ class Headed(nn.Module):
 
 
 def _find(net: nn.Module) -> tuple[dict[int, tuple[str, int]], list[str]]:
-    """Stride -> name and channels of the last module that gives a map of that stride; and the modules used after all."""
+    """Stride -> name and channels of the last module that gives such a map; and the modules used after them."""
     heads = (str(getattr(net, "head", "")), *getattr(net, "aux_heads", ()))
     seen: list[tuple[str, tuple[int, ...]]] = []
     calls: dict[str, int] = {}
