@@ -14,7 +14,7 @@ from neocog.data import open_source
 from neocog.data.check import check, check_page
 from neocog.data.layouts import recognise
 from neocog.errors import DataError
-from neocog.fit.inputs import Data
+from neocog.fit.job import Data
 
 VOC = "<annotation><object><name>dog</name><bndbox><xmin>1</xmin></bndbox></object></annotation>"
 PARTS = {"images": [{"id": 1, "file_name": "1.jpg"}], "categories": []}
