@@ -15,7 +15,7 @@ from neocog.data.check import check, groups_and_mirroring
 from neocog.data.duplicates import as_groups, flipped_thumbs, look_at
 from neocog.data.kinds import Category
 from neocog.data.mirroring import by_names, characters, decide, named_sides
-from neocog.data.source import Source
+from neocog.data.source import Selected, Source
 
 Arrows = Callable[..., tuple[np.ndarray, np.ndarray]]
 
@@ -101,7 +101,7 @@ def test_drawings_may_be_mirrored(task: str) -> None:
 
 def named(source: Source, names: list[str]) -> Source:
     """The same pictures with other names of classes."""
-    view = source.select(range(len(source)))
+    view = Selected(source, np.arange(len(source)))
     view.columns = {"label": Category(source.labels, names)}
     return view
 

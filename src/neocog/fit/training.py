@@ -158,7 +158,7 @@ def train(
         weights = open_start(start, net=net, options=net_options, offline=offline or None, say=show.say)
         check_layers(weights.trunk, layers)
     plan, what = make_plan(wishes, opened, chosen, world, show, weights)
-    for note in coverage(opened):
+    for note in coverage(opened, plan.mirror):
         opened.notes.append(note)
         show.say(f"note: {note}")
     stem = f"{opened.source.name or 'pictures'}-{plan.net['name']}".replace("/", "-").replace(" ", "-")

@@ -128,6 +128,10 @@ class Task(ABC):
     # ---- before training
 
     @classmethod
+    def check(cls, source: Source) -> None:  # noqa: B027  # for most tasks the columns that they need are enough
+        """Refuse a source to train on by its columns alone, before a picture is read. Raises: DataError."""
+
+    @classmethod
     @abstractmethod
     def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Task:
         """The task for a source: classes, weights, notes.
