@@ -48,6 +48,10 @@ class _SavedData(TypedDict):
     fingerprint: str
 
 
+class _SavedTask(TypedDict):
+    name: str
+
+
 class _Saved(TypedDict):
     settings: dict[str, Any]
     data: _SavedData
@@ -188,7 +192,8 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     folder = Path(folder)
     saved = read_json(folder / "run.json", _Saved)
     settings = Plan.upgraded(saved["settings"])
-    if wrong := misfit(settings, Plan, "settings") or misfit(settings.get("device"), Device, "settings.device"):
+    wrong = misfit(settings, Plan, "settings") or misfit(settings["task"], _SavedTask, "settings.task")
+    if wrong := wrong or misfit(settings.get("device"), Device, "settings.device"):
         raise damaged(folder / "run.json", wrong)
     plan = Plan.from_dict(settings)
     if epochs is not None:
@@ -217,8 +222,11 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     opened.codes = tensors["codes"].numpy()
     if world.first and epochs is not None:
         write_json(folder / "run.json", {**saved, "settings": plan.as_dict()})
-    job = Job(plan, opened, task_of(plan, opened), chosen, world, show, folder, begin)
-    return _carry_out(job, diagnosis=False)
+    try:
+        task = task_of(plan, opened)
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(folder / "run.json", f"its task cannot be made ({type(error).__name__}: {error})") from None
+    return _carry_out(Job(plan, opened, task, chosen, world, show, folder, begin), diagnosis=False)
 
 
 def _carry_out(job: Job, *, diagnosis: bool) -> Run:
