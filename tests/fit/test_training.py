@@ -17,10 +17,11 @@ from neocog.data import open_source
 from neocog.data.batches import Batch
 from neocog.errors import DataError, RunError, UsageError
 from neocog.fit import loop
+from neocog.fit.choices import choose_size, growing
 from neocog.fit.clock import Clock
+from neocog.fit.evaluating import views
 from neocog.fit.loop import judge
-from neocog.fit.outputs import views
-from neocog.fit.plan import Plan, choose_size, growing
+from neocog.fit.plan import Plan
 from neocog.fit.recipes import recipe
 from neocog.fit.run import read_json, records
 from neocog.fit.state import State
@@ -146,7 +147,7 @@ def test_pictures_can_grow_while_a_net_trains(folder: Path, tmp_path: Path, monk
     seen: list[int] = []
     plain = loop.gradients
 
-    def gradients(net: torch.nn.Module, batch: Batch, *rest: Any) -> torch.Tensor:
+    def gradients(net: torch.nn.Module, batch: Batch, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append(batch.x.size(-1))
         return plain(net, batch, *rest)
 
@@ -206,9 +207,13 @@ def test_views_add_up_and_mirror_only_when_allowed() -> None:
     x = torch.rand(2, 3, 8, 8)
     for kind, mirror, count in (("none", True, 1), ("flip", True, 2), ("flip", False, 1), ("shift", True, 6)):
         found = list(views(x, kind, mirror))
-        assert len(found) == count and sum(w for w, _ in found) == pytest.approx(1.0)
-        assert all(v.shape == x.shape for _, v in found)
-    assert torch.equal(list(views(x, "flip"))[1][1], x.flip(3))
+        assert len(found) == count and sum(w for w, _, _ in found) == pytest.approx(1.0)
+        assert all(v.shape == x.shape for _, v, _ in found) and torch.equal(found[0][1], x)
+        assert sum(mirrored for _, _, mirrored in found) == (count // 2 if mirror and kind != "none" else 0)
+    weight, view, mirrored = list(views(x, "flip"))[1]
+    assert torch.equal(view, x.flip(3)) and mirrored and weight == 0.5
+    (only,) = views(x, "mirror")
+    assert only[0] == 1.0 and torch.equal(only[1], x.flip(3)) and only[2]
     with pytest.raises(UsageError, match="unknown test-time views"):
         list(views(x, "many"))
 
