@@ -55,7 +55,7 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> fit.Run:
 
 
 def test_bad_files_are_listed_and_never_stop_a_run(run: fit.Run) -> None:
-    problems = {Path(p["key"]).name for p in read_json(run.folder / "problems.json")}
+    problems = {Path(p["key"]).name for p in read_json(run.folder / "problems.json", list)}
     assert problems == {"empty.jpg", "text.jpg", "short.png"}
     start = records(run.folder, "start")[0]
     assert start["train"] + start["val"] + run.metrics["test_n"] == 80
@@ -190,8 +190,12 @@ def test_wrong_calls_say_what_to_type(tmp_path: Path) -> None:
         fit.train("digits", progress=False, device="tpu")
     with pytest.raises(DataError, match="has one class, 'a'; expected at least two"):
         fit.train((np.zeros((5, 40, 40, 3), np.uint8), ["a"] * 5), out=tmp_path / "x", **QUIET)
-    with pytest.raises(DataError, match="no labels; expected a folder for each class"):
-        fit.train((np.zeros((5, 40, 40, 3), np.uint8), None), out=tmp_path / "x", **QUIET)
+    for task, message in ((None, "nothing that can be learned.*Expected a folder for each class"),
+                          ("label", "no label for the task 'label'.*expected a folder for each class")):  # fmt: skip
+        with pytest.raises(DataError, match=message):
+            fit.train((np.zeros((5, 40, 40, 3), np.uint8), None), task=task, out=tmp_path / "x", **QUIET)
+    with pytest.raises(UsageError, match="unknown task 'labels'; did you mean 'label'"):
+        fit.train("digits", task="labels", **QUIET)
 
 
 def test_find_lr_suggests_a_rate_that_trains() -> None:
