@@ -306,7 +306,8 @@ def _clock(job: Job) -> Clock:
 
 def _say_what_is_done(job: Job, clock: Clock) -> None:
     plan = job.plan
-    length = f"{plan.minutes:g} minutes" if plan.minutes else f"{clock.steps / job.batches.steps_per_epoch:.4g} epochs"
+    epochs = clock.steps / job.batches.steps_per_epoch
+    length = f"about {counted(plan.minutes, 'minute')} in all" if plan.minutes else counted(epochs, "epoch")
     length = f": {length}, batches of {plan.batch}" if plan.by_steps else ""
     classes = getattr(job.task, "classes", ())
     job.show.say(
