@@ -122,6 +122,16 @@ def test_whatever_is_missing_or_of_another_type_is_no_crash(run: Path, monkeypat
         (run / file).write_text(json.dumps(whole))
 
 
+@pytest.mark.parametrize("wrong", [{"weights": "text"}, {"temperature": "text"}, {"temperature": -1}, {"more": 1}])
+def test_a_task_that_cannot_be_made(run: Path, wrong: dict[str, Any]) -> None:
+    change(run / "net.json", lambda card: card["task"].update(wrong))
+    with pytest.raises(RunError, match=r"net\.json is damaged: its task cannot be made"):
+        neocog.load(run)
+    change(run / "run.json", lambda values: values["settings"]["task"].update(wrong))
+    with pytest.raises(RunError, match=r"run\.json is damaged: its task cannot be made"):
+        fit.resume(run, data=PICTURES, progress=False)
+
+
 def test_a_log_with_other_lines(run: Path) -> None:
     lines = (run / "log.jsonl").read_text() + '3\n[]\nnull\n"text"\n' + "[" * 100_000 + '\n{"kind": "end"}\n{"ki'
     (run / "log.jsonl").write_text(lines)
