@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from neocog.fit.outputs import outputs_of
 
 from neocog.data import open_source
 from neocog.data.batches import Streamed
 from neocog.fit import Run
 from neocog.fit.device import choose, hardware
-from neocog.fit.outputs import outputs_of
 from neocog.fit.run import read_tensors
 from neocog.tasks.unknown import compare
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from neocog.fit.outputs import with_features
 from nets.counting import multiply_adds, trainable
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from neocog import nets
 from neocog.errors import NetError
-from neocog.fit.outputs import with_features
 from neocog.nets.layers import StochasticDepth, WithAuxiliaries
 
 CLASSES = 7

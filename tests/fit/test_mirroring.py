@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from neocog.fit.outputs import views
 from PIL import Image
 
 import neocog
@@ -20,7 +21,6 @@ from neocog.data.mirroring import Mirroring
 from neocog.fit.device import Device
 from neocog.fit.diagnose import read_curves, read_mirrored
 from neocog.fit.inputs import Data, make_plan
-from neocog.fit.outputs import views
 from neocog.fit.parallel import World
 from neocog.fit.plan import Plan, splits_of
 from neocog.fit.recipes import RECIPES, recipe

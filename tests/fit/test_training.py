@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from neocog.fit.outputs import views
 from PIL import Image
 
 import neocog
@@ -19,7 +20,6 @@ from neocog.errors import DataError, RunError, UsageError
 from neocog.fit import loop
 from neocog.fit.clock import Clock
 from neocog.fit.loop import judge
-from neocog.fit.outputs import views
 from neocog.fit.plan import Plan, choose_size, growing
 from neocog.fit.recipes import recipe
 from neocog.fit.run import read_json, records

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from neocog.fit.outputs import views
 from safetensors import safe_open
 
 from neocog import fit
 from neocog.fit import finish, wait
 from neocog.fit.clock import Clock
-from neocog.fit.outputs import views
 from neocog.fit.parallel import World
 from neocog.fit.run import records
 from neocog.fit.state import CHECKPOINT

@@ -8,17 +8,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from neocog.data.columns import Texts, split_code
 from neocog.data.fetch import tell
-from neocog.data.source import ONE_LABEL, Arrays, Source
+from neocog.data.source import Arrays, Source
 from neocog.errors import DataError, UsageError, closest
-
-if TYPE_CHECKING:
-    from neocog.data.layouts import Layout
 
 PLUGINS = "neocog.sources"  # entry points: how rooms above this one, and other packages, add sources
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
@@ -130,6 +124,7 @@ def expand(pattern: str) -> list[Path]:
 
 
 def _open_folder(path: Path, columns: Mapping[str, str] | None, classes: Sequence[str] | None) -> Source:
+    from neocog.data.annotated import open_layout
     from neocog.data.folder import open_folder
     from neocog.data.parquet import binary_columns
 
@@ -159,7 +154,7 @@ def _open_folder(path: Path, columns: Mapping[str, str] | None, classes: Sequenc
             if columns is not None:
                 raise
             try:
-                source = open_folder(path) if layout is None else _open_layout(layout)
+                source = open_folder(path) if layout is None else open_layout(layout)
             except DataError:
                 raise error from None
             source.notes.append(f"a table beside the pictures was not used: {error}")
@@ -168,52 +163,15 @@ def _open_folder(path: Path, columns: Mapping[str, str] | None, classes: Sequenc
             if layout is not None:
                 source.notes.append(f"the table was used; the folder also looks like {layout}")
             return source
+        names = ", ".join(one.name for one in manifests[:3])
+        note = f"{names} was not used, but the annotations; to use the table, open it by its own path"
     if layout is not None:
-        return _open_layout(layout)
+        source = open_layout(layout)
+        source.notes += [note] if manifests else []
+        return source
     source = open_folder(path)
     if note:
         source.notes.append(note)
-    return source
-
-
-def _open_layout(layout: Layout) -> Source:
-    """Open the pictures of a layout, without its masks; labelled only where class folders hold them."""
-    from neocog.data.folder import Folder, open_folder
-    from neocog.data.layouts import is_generic
-
-    found = open_folder(layout.root)
-    keys = [os.fsdecode(found.keys.raw(i)) for i in range(len(found))]
-    rows = np.array([i for i, key in enumerate(keys) if not layout.is_mask(layout.root / key)], dtype=np.int64)
-    used = sorted(set(found.labels[rows].tolist()) - {-1})
-    labelled = sum(not is_generic(found.classes[i]) for i in used) >= 2
-    notes, unfit = [], ""
-    if len(rows) < len(found):
-        notes.append(f"{len(found) - len(rows):,} masks were left out")
-    splits = found.splits[rows]
-    if labelled:
-        notes = [*found.notes, *notes, f"the folders were taken as classes, but this looks like {layout}"]
-        labels = np.searchsorted(used, found.labels[rows]).astype(np.int32)
-        labels[found.labels[rows] < 0] = -1
-    else:
-        labels = np.full(len(rows), -1, dtype=np.int32)
-        for row in np.flatnonzero(splits < 0):  # images/train/1.jpg
-            splits[row] = max(map(split_code, keys[rows[row]].split("/")))
-        unfit = (
-            f"{found.name} looks like {layout}. {ONE_LABEL} To classify whole pictures, put each into a folder named "
-            "after its class, or write a table with the columns path and label and open that."
-        )
-    source = Folder(
-        layout.root,
-        Texts(found.keys.raw(int(i)) for i in rows),
-        found.name,
-        [found.classes[i] for i in used] if labelled else (),
-        labels,
-        splits,
-        notes=notes,
-        problems=found.problems,
-        unfit=unfit,
-    )
-    source.layout = layout
     return source
 
 
