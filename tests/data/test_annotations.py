@@ -12,9 +12,11 @@ from PIL import Image
 
 from neocog.data import open_source
 from neocog.data.annotated import swapped
-from neocog.data.check import check
+from neocog.data.check import check, check_page
 from neocog.data.export import of_source, write_coco, write_masks, write_yolo
+from neocog.data.kinds import BoxSet
 from neocog.data.mask_files import voc_colours
+from neocog.data.overlay import overlay
 from neocog.data.shapes import Runs, from_text, to_text
 from neocog.data.source import Source
 from neocog.errors import DataError
@@ -470,6 +472,58 @@ def test_outlines_out_and_in(writer, tmp_path):
         j = row(again, name.replace("/", "_") if writer is write_yolo else name)
         assert (again.columns["mask"][j] == source.columns["mask"][i]).all()
         assert again.sample(j).split == source.sample(i).split
+
+
+# ---------------------------------------------------------------- check
+
+
+def test_check_finds_what_is_wrong_with_boxes(tmp_path):
+    folder = coco(tmp_path)
+    path = folder / "annotations/instances_train2017.json"
+    document = json.loads(path.read_text())
+    more = [[30, 2, 15, 10], [10, 10, -5, 4], [4, 2, 10, 10]]
+    document["annotations"] += [
+        {"id": 10 + k, "image_id": 11, "category_id": 9, "bbox": box} for k, box in enumerate(more)
+    ]
+    document["categories"].append({"id": 12, "name": "emu"})
+    path.write_text(json.dumps(document))
+    (folder / "val2017/1.jpg").write_bytes((folder / "train2017/1.jpg").read_bytes())
+    found = check(folder, near=False)
+    assert not found.ok and "6 boxes of 3 classes" in found.summary and "0 classes" not in found.summary
+    notes = {f.name: [one.note for group in f.groups for one in group] for f in found.findings}
+    assert notes["boxes_outside"] == ["dog reaches out by 5 pixels"]
+    assert notes["boxes_inverted"] == ["dog from 10, 10 to 5, 14"] and notes["boxes_doubled"] == ["dog is there twice"]
+    assert notes["unannotated"] == ["no annotation", "empty"] and "'emu'" in found.find("box_classes").title
+    assert found.find("conflict_annotations").count == 2
+    clean = check(voc(tmp_path / "voc"), near=False)
+    assert {f.name for f in clean.findings} <= {"unannotated"} and clean.find("unannotated").count == 2
+
+
+def test_check_finds_what_is_wrong_with_masks(tmp_path):
+    masks(tmp_path, [Image.fromarray(half(0, k)) for k in (1, 1, 1, 2, 1)])
+    write(tmp_path / "classes.txt", "ground\nroof\n")
+    Image.fromarray(half(0, 1)[:9]).save(tmp_path / "masks/0.png")
+    os.truncate(tmp_path / "masks/1.png", 40)
+    Image.fromarray(half(255, 255)).save(tmp_path / "masks/2.png")
+    found = check(tmp_path, near=False)
+    notes = {f.name: f.groups[0][0].note for f in found.findings if f.name.startswith("mask")}
+    assert notes["mask_size"] == f"the mask is {W} x 9, the picture {W} x {H}"
+    assert "cannot be read" in notes["mask_unreadable"]
+    assert notes["mask_values"] == "'2' is of no class" and notes["mask_bare"] == "no pixel is labelled"
+    page = check_page(found, open_source(tmp_path))
+    assert "Masks of another size" in page and "Annotations" in page
+
+
+def test_boxes_are_drawn_on_thumbnails_also_outside_of_the_picture():
+    grey = np.full((100, 200, 3), 128, np.uint8)
+    corners = np.array([[20, 20, 60, 60], [160, 50, 240, 90]], np.float32)
+    known = {"boxes": BoxSet(corners, np.array([0, 0]), np.zeros(2, bool))}
+    drawn = overlay(grey, known, (200, 100)).astype(int)
+    assert drawn.shape[1] > 200  # there is room for what is outside
+    red, blue = (drawn == (235, 30, 30)).all(2), (drawn == (60, 150, 255)).all(2)
+    assert red[:, 160:].any() and not red[:, :150].any() and blue[20, 20:60].all() and blue[20:60, 20].all()
+    painted = overlay(grey, {"mask": np.pad(np.ones((100, 100), np.uint8), ((0, 0), (0, 100)))}, (200, 100))
+    assert painted[50, 50, 0] > painted[50, 50, 1] + 50  # class 1 is red
 
 
 # ---------------------------------------------------------------- end to end

@@ -16,6 +16,7 @@ from neocog.errors import DataError
 _LOOKED_AT = 60  # masks read to find which values there are
 _MOST_COLOURS = 64
 _VOID = (224, 224, 192)  # the border of VOC's coloured masks
+_UNLABELLED = ("void", "unlabelled", "unlabeled", "ignore")
 _NAME_FILES = (
     "label_colors.txt", "labelmap.txt", "class_dict.csv", "_classes.csv", "classes.txt", "labels.txt", "codes.txt",
     "class_names.txt", "names.txt", "obj.names",
@@ -41,6 +42,19 @@ class Values:
     coloured: bool
     halved: bool = False  # lossy masks of two classes: split at 128
     note: str = ""
+    void: tuple[tuple[int, int, int], ...] = (_VOID,)  # colours that mean: not labelled
+
+    def odd(self, pixels: np.ndarray) -> list[str]:
+        """The values or colours of a mask that are no class and do not mean "not labelled"."""
+        if self.halved:
+            return []
+        if self.coloured:
+            wide = pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, 2)
+            known = {int(_packed(np.array(one, dtype=np.uint8))) for one in (*(self.colours or ()), *self.void)}
+            return [f"#{code:06x}" for code in np.unique(_packed(wide)).tolist() if code not in known]
+        grey = pixels if pixels.ndim == 2 else pixels[:, :, 0]
+        known = {*(self.codes or ()), NOT_LABELLED}
+        return [str(code) for code in np.unique(grey).tolist() if code not in known]
 
     def index(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels as stored, uint8 (H, W) or (H, W, 3), as indices into `names`; others are not labelled."""
@@ -186,8 +200,10 @@ def _by_colour(colours: dict[int, int], named: Sequence[Coded], where: str) -> V
     rgb = {(code >> 16, code >> 8 & 255, code & 255): count for code, count in colours.items()}
     given = [(name, (code[0], code[1], code[2])) for name, code in named if len(code) == 3]
     if given:
-        given = [one for one in given if one[0].lower() not in ("void", "unlabelled", "unlabeled", "ignore")]
-        return Values(tuple(name for name, _ in given), None, tuple(colour for _, colour in given), True)
+        void = tuple(colour for name, colour in given if name.lower() in _UNLABELLED)
+        given = [one for one in given if one[0].lower() not in _UNLABELLED]
+        names = tuple(name for name, _ in given)
+        return Values(names, None, tuple(colour for _, colour in given), True, void=(_VOID, *void))
     from neocog.data.voc import CLASSES
 
     voc = voc_colours()

@@ -58,9 +58,9 @@ def read(layout: Layout, pictures: Pictures) -> Found:
     marks = []
     for row in sorted(files):
         marks += [os.fsencode(files[row]), str(files[row].stat().st_size)]
-    found.columns["mask"] = Masks(
-        mask, len(pictures), values.names, values.colours, present, digest(*marks, *values.names)
-    )
+    column = Masks(mask, len(pictures), values.names, values.colours, present, digest(*marks, *values.names))
+    column.odd = lambda row: values.odd(stored(files[row])[0])
+    found.columns["mask"] = column
     if values.note:
         found.notes.append(values.note)
     if missing := int((~present).sum()):

@@ -29,14 +29,15 @@ def open_source(
     """Open pictures.
 
     Args:
-        spec: a Source (returned as it is); a folder; a manifest (.csv, .tsv, .jsonl, .parquet); Parquet with embedded
+        spec: a Source (returned as it is); a folder (of class folders, or annotated: COCO, Pascal VOC, YOLO, LabelMe,
+            masks); a manifest (.csv, .tsv, .jsonl, .parquet); Parquet with embedded
             pictures, a file or a folder of files; tar shards, as a file, a folder, or a pattern with ``*`` or
             ``{000..099}``; a named set (``cifar10``, ``cifar100``, ``mnist``, ``fashion_mnist``, ``digits``, ``drawn``
             or ``drawn:n=2000,size=64,seed=1``); ``KIND:WHAT``, where an installed package has the entry point KIND in
             the group ``neocog.sources`` (neocog's own is ``library:FOLDER``); or a tuple (pictures, labels) of arrays.
         offline: never fetch anything.
         columns: which column of a table is what, for example ``{"path": "photo", "label": "kind"}``; roles are path,
-            label, labels, caption, split.
+            label, labels, caption, split, boxes, mask, points, and numbers (one or several: ``"age, angle:360"``).
         classes: class names, where a table or shards hold numbers.
         say: is called with one line before anything is fetched.
 

@@ -266,6 +266,7 @@ def _masks(
 
     cells = [str(row.get(name)) for row in rows]
     column = Masks(mask, len(rows), values.names, values.colours, present, digest(*cells, *values.names))
+    column.odd = lambda i: values.odd(stored(read(i))[0])
     return column, [values.note] if values.note else []
 
 
