@@ -220,9 +220,15 @@ def _preprocess(wishes: Wishes, data: Data, start: Start | None, facts: Facts, d
     given = start.sized(wishes.size, side) if start else None
     if tile := int(task_options(kind, wishes.task_options).get("tile", 0)):
         if tile < nets.smallest_picture(facts.name):
-            raise UsageError(f"{facts.name} needs tiles of at least {nets.smallest_picture(facts.name)}, not tile={tile}")
+            raise UsageError(
+                f"{facts.name} needs tiles of at least {nets.smallest_picture(facts.name)}, not tile={tile}"
+            )
         made = Preprocess(tile, tile, channels=channels, fit="tile", shape=(tile, tile))
-        return made if given is None else dataclasses.replace(made, mean=given.mean, std=given.std, channels=given.channels)
+        return (
+            made
+            if given is None
+            else dataclasses.replace(made, mean=given.mean, std=given.std, channels=given.channels)
+        )
     if kind.fit == "pad":
         size = wishes.size or kind.size or min(side, 64 if side <= 96 else 256 if device.kind == "cpu" else 512)
         one = nets.one_size(facts.name)
