@@ -166,8 +166,8 @@ def choose(
 def with_right_gradients(device: Device, net: nn.Module) -> Device:
     """The device, with float32 on a CPU where bfloat16 gives wrong gradients to the filters of `net`.
 
-    Those of a dilated convolution, channels-last, of more than 16 channels that are no multiple of 16: what PyTorch 2.13
-    calls (oneDNN) makes NaN of them, or ends the process.
+    Those of a dilated convolution, channels-last, of more than 16 channels that are no multiple of 16: oneDNN, as PyTorch
+    2.13 calls it, makes NaN of them, or ends the process.
     """
     wrong = any(
         isinstance(m, nn.Conv2d) and max(m.dilation) > 1 and m.in_channels > 16 and m.in_channels % 16

@@ -1,7 +1,8 @@
 """A class for each pixel: a map of classes over the picture.
 
 The net is one of the zoo that gives such maps (U-Net, FCN, SegNet, ...), or any trunk with a decoder: the trunk's maps
-of all strides are joined in a pyramid (Lin et al. 2017), summed at the finest stride, and read by a 1x1 convolution.
+of all strides are joined in a pyramid (Lin et al. 2017), summed, sharpened by the finest maps, and read by a 1x1
+convolution.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from neocog.errors import DataError, UsageError
 from neocog.nets.pyramid import Pyramid, conv_norm
 from neocog.nets.tiling import over_picture
 from neocog.page import Html, heatmap, paragraph, table
-from neocog.tasks.masks import border_f, border_weights, coloured, dice_loss, errors, is_ground, palette, with_legend
 from neocog.tasks.masks import WRONG as RED
+from neocog.tasks.masks import border_f, border_weights, coloured, dice_loss, errors, is_ground, palette, with_legend
 from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
@@ -34,14 +35,25 @@ _LOOK_AT = 200  # masks that are read to find how frequent each class is
 
 
 class Decoder(nn.Module):
-    """Maps of all strides -> a map of classes at the size of the picture."""
+    """Maps of all strides -> a map of classes at the size of the picture.
+
+    Maps from stride 4 on are joined in a pyramid (Kirillov et al. 2019). Finer ones cost most, so few channels are kept
+    there: at stride 2 a quarter of `width`, at stride 1 an eighth, as a U-Net narrows on its way up.
+    """
 
     def __init__(self, channels: Mapping[int, int], classes: int, width: int = 128) -> None:
         super().__init__()
-        # a map of the whole picture's size costs most and adds least, where a coarser one is there
-        self.strides = [s for s in channels if s > 1] or list(channels)
-        self.pyramid = Pyramid({s: channels[s] for s in self.strides}, width)
+        strides = [s for s in channels if s >= 4] or [max(channels)]
+        self.pyramid = Pyramid({s: channels[s] for s in strides}, width)
         self.mix = conv_norm(width, width)
+        self.fine = sorted((s for s in channels if s < min(strides)), reverse=True)
+        self.narrow, self.lateral, self.join = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for stride in self.fine:
+            thin = max(16, width // (4 if stride > 1 else 8))
+            self.narrow.append(nn.Conv2d(width, thin, 1))
+            self.lateral.append(nn.Conv2d(channels[stride], thin, 1, bias=False))
+            self.join.append(conv_norm(thin, thin))
+            width = thin
         self.last = nn.Conv2d(width, classes, 1)
 
     def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> Tensor:
@@ -49,8 +61,15 @@ class Decoder(nn.Module):
         levels = list(self.pyramid(maps).values())
         total = levels[0]
         for level in levels[1:]:
-            total = total + F.interpolate(level, total.shape[-2:], mode="bilinear", align_corners=False)
-        return F.interpolate(self.last(self.mix(total)), x.shape[-2:], mode="bilinear", align_corners=False)
+            total = total + _enlarged(level, total.shape)
+        total = self.mix(total)
+        for stride, narrow, lateral, join in zip(self.fine, self.narrow, self.lateral, self.join, strict=True):
+            total = join(_enlarged(narrow(total), maps[stride].shape) + lateral(maps[stride]))
+        return _enlarged(self.last(total), x.shape)
+
+
+def _enlarged(maps: Tensor, shape: torch.Size) -> Tensor:
+    return F.interpolate(maps, shape[-2:], mode="bilinear", align_corners=False)
 
 
 @dataclass(frozen=True, slots=True)
