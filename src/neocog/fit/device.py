@@ -166,7 +166,7 @@ def choose(
 def with_right_gradients(device: Device, net: nn.Module) -> Device:
     """The device, with float32 on a CPU where bfloat16 gives wrong gradients to the filters of `net`.
 
-    Those of a dilated convolution, channels-last, of more than 16 channels that are no multiple of 16: oneDNN, as PyTorch
+    Those of a dilated convolution, channels-last, of more than 16 channels, no multiple of 16: oneDNN, as PyTorch
     2.13 calls it, makes NaN of them, or ends the process.
     """
     wrong = any(

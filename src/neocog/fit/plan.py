@@ -117,7 +117,7 @@ def make_plan(
     pre = _preprocess(wishes, data, start, facts, device)
     if pre.fit == "pad" and "tile" in kind.options and side > 1.5 * min(pre.input):
         data.notes.append(
-            f"pictures are scaled from a usual {usual[1]}x{usual[0]} to {pre.input[1]}x{pre.input[0]}, where small things "
+            f"pictures are scaled from a usual {usual[1]}x{usual[0]} to {pre.input[1]}x{pre.input[0]}, so small things "
             "are lost (--size keeps more; --task-option tile=256 looks at them piece by piece, at their own scale)"
         )
     r = make_recipe(wishes.recipe or ("finetune" if start and kind.recipe is None else None), name, wishes.fields, kind)
