@@ -141,11 +141,15 @@ def palette(classes: int, given: Sequence[Sequence[int]] | None = None) -> np.nd
     return np.array([*COLOURS[:classes], *more], dtype=np.uint8)
 
 
-def coloured(picture: np.ndarray, mask: np.ndarray, colours: np.ndarray, strength: float = 0.55) -> np.ndarray:
-    """A mask's colours laid over a picture, uint8 (H, W, 3); pixels without a label stay as they are."""
-    wide = in_colour(picture)
-    mixed = wide * (1 - strength) + colours[np.minimum(mask, len(colours) - 1)] * np.float32(strength)
-    return np.where((mask == NOT_LABELLED)[:, :, None], wide, mixed).astype(np.uint8)
+def coloured(picture: np.ndarray, mask: np.ndarray, colours: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """A mask's colours laid over a picture, uint8 (H, W, 3), thinly where the ground is; unlabelled pixels stay."""
+    table = np.zeros((256, 4), np.float32)
+    for k, name in enumerate(classes):
+        strength = 0.2 if is_ground(name) else 0.6
+        table[k] = (*(strength * colours[k].astype(np.float32)), 1 - strength)
+    table[NOT_LABELLED] = (0, 0, 0, 1)
+    there = table[mask]
+    return np.rint(in_colour(picture) * there[:, :, 3:] + there[:, :, :3]).astype(np.uint8)
 
 
 def errors(picture: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -109,12 +109,12 @@ class Regions(Answer):
     def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
         """The classes' colours over the picture and their names; where the truth is known: labels, answer, errors."""
         colours, there = self.palette, set(np.unique(self.mask).tolist())
-        panels, more = [coloured(picture, self.mask, colours)], list[tuple[str, Any]]()
+        panels, more = [coloured(picture, self.mask, colours, self.classes)], list[tuple[str, Any]]()
         if truth is not None:
             truth = fitted(truth, self.mask.shape)
             there |= set(np.unique(truth).tolist()) - {NOT_LABELLED}
-            panels = [coloured(picture, truth, colours), *panels, errors(picture, self.mask, truth)]
-            more = [("wrong", RED)]
+            panels = [coloured(picture, truth, colours, self.classes), *panels, errors(picture, self.mask, truth)]
+            more = [("wrong, in the right picture", RED)]
         return with_legend(panels, [*((self.classes[k], colours[k]) for k in sorted(there)), *more])
 
     def tags(self) -> tuple[tuple[str, float], ...]:
