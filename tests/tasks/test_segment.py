@@ -1,4 +1,4 @@
-"""A class for each pixel: every net of the zoo that is made for it, losses, figures, tiles, answers, processes, resuming."""
+"""A class for each pixel: nets, losses, figures, tiles, answers, resuming, processes."""
 
 from __future__ import annotations
 
