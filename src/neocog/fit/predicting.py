@@ -252,8 +252,7 @@ def predict(
     pre, chosen, task = run.preprocess, _here(device), run.task
     net = run.net().to(chosen.torch).to(memory_format=chosen.layout)  # type: ignore[call-overload]
     detector = run.detector() if task.knows_strangers else None
-    if pre.fit == "pad":
-        batch_size = min(batch_size, 8)
+    batch_size = {"pad": min(batch_size, 8), "tile": 1}.get(pre.fit, batch_size)
 
     def read(one: tuple[int, Any]) -> tuple[str, Any, str | None]:
         number, item = one
@@ -298,8 +297,8 @@ def pictures_only(pictures: list[Any], pre: Preprocess, device: Device) -> Batch
     """A batch of prepared pictures (see ``data.batches.Placed``) of which nothing is known."""
     part = gathered_pictures(pictures, pre)
     x = normalised(part.pixels.to(device.torch).permute(0, 3, 1, 2).float() / 255.0, pre)
-    x = x.contiguous(memory_format=device.layout)
-    return Batch((x,), {}, torch.arange(len(x)), part.valid.to(device.torch), Warp(part.places, part.sizes, pre.input))
+    x, size = x.contiguous(memory_format=device.layout), (x.shape[2], x.shape[3])
+    return Batch((x,), {}, torch.arange(len(x)), part.valid.to(device.torch), Warp(part.places, part.sizes, size))
 
 
 def _here(device: str | None) -> Device:

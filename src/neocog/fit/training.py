@@ -230,10 +230,10 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
 
 
 def _carry_out(job: Job, *, diagnosis: bool) -> Run:
-    folder, world, show, device = job.folder, job.world, job.show, job.device
+    folder, world, show = job.folder, job.world, job.show
     again = (folder / CHECKPOINT).exists()
     prepare(job, fresh=not again)
-    plan, net, task = job.plan, job.net, job.task
+    plan, net, task, device = job.plan, job.net, job.task, job.device
     state = State(net, plan.recipe, plan.batch, device.dtype)
     if again:
         state.load(folder)
@@ -253,8 +253,9 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
         return {f"val_{k}": v for k, v in {**figures, "error": task.error(figures)}.items()}
 
     def inspect(tried: nn.Module, batch: Batch) -> dict[str, Any]:
+        some = dataclasses.replace(batch, mix=None).part(slice(0, 128))
         with device.autocast():
-            return {"dead": diagnose.dead_units(tried, *(x[:128] for x in batch.inputs))}
+            return {"dead": diagnose.dead_units(tried, run=lambda net: task.run(net, some))}
 
     try:
         if not again:
