@@ -66,12 +66,11 @@ class Tagged(Answer):
 
     def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
         """The tags below the picture; with the truth, right ones are green, wrong ones red, missed ones orange."""
-        known: dict[str, float] = (
-            {} if truth is None else dict(zip(self.names, np.asarray(truth).tolist(), strict=True))
-        )
-        words = [
-            (f"{name} {p:.0%}", {1.0: RIGHT, 0.0: WRONG}.get(known.get(name, -1.0), PLAIN)) for name, p in self.found
-        ]
+        known: dict[str, float] = {}
+        if truth is not None:
+            known = dict(zip(self.names, np.asarray(truth).tolist(), strict=True))
+        colours = {1.0: RIGHT, 0.0: WRONG}
+        words = [(f"{name} {p:.0%}", colours.get(known.get(name, -1.0), PLAIN)) for name, p in self.found]
         said = {name for name, _ in self.found}
         words += [(f"missed: {name}", MISSED) for name, there in known.items() if there == 1 and name not in said]
         return captioned(picture, words or [("no tag", PLAIN)])
@@ -310,9 +309,8 @@ class Tags(Task):
         y, p = seen["tags"], self.probabilities(seen["outputs"])
         said = p >= self.thresholds
         rows = []
-        order = sorted(
-            range(len(self.classes)), key=lambda k: (np.nan_to_num(figures["per_tag"][self.classes[k]], nan=2), k)
-        )
+        precisions = np.array([figures["per_tag"][name] for name in self.classes])
+        order = np.argsort(precisions, kind="stable")  # nan, of tags without pictures, comes last
         for k in order[:_LISTED]:
             yes, no = y[:, k] == 1, y[:, k] == 0
             hits, n = (said[:, k] & yes).sum(), yes.sum()
