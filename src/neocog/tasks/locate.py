@@ -207,8 +207,7 @@ class Locate(Task):
             "n": len(known),
             "miou": float(iou[known].mean()),
             "iou50": float(good[known].mean()),
-            "accuracy": float((good & named)[known].mean()),
-            "localisation_error": 1 - float((good & named)[known].mean()),
+            "accuracy": float((good & named)[known].mean()),  # 1 - the localisation error of ILSVRC
             "loss": float(sum(v.numpy()[known].mean() for v in parts.values())),
         }
         if len(self.classes) > 1:
