@@ -125,7 +125,7 @@ def test_mixed_pictures_count_for_both_answers(loss: str) -> None:
 def test_an_untaught_net_says_how_frequent_each_tag_is() -> None:
     tags = column([[0], [], [], [0, 1], [0], [0, 1], [0], [0]])
     for loss in ("bce", "squared"):
-        for balance in ("none", "auto", "weights"):
+        for balance in ("none", "auto", "weights") if loss == "bce" else ("none", "auto"):
             task = planned(tags, loss=loss, balance=balance)
             p = task.probabilities(np.zeros((1, 3)))[0]
             if loss == "bce":
@@ -145,6 +145,9 @@ def test_rare_tags_count_more_within_bounds() -> None:
     assert full[0] == pytest.approx(3, abs=0.1) and full[1] == full[2] == 10
     with pytest.raises(UsageError, match="balance=weights"):
         planned(tags, balance="sampling")
+    assert planned(tags, loss="squared").weights.tolist() == [1, 1, 1]
+    with pytest.raises(UsageError, match="bce and asymmetric"):
+        planned(tags, loss="squared", balance="weights")
 
 
 def test_counts_heed_what_is_not_known() -> None:

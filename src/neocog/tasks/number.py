@@ -14,7 +14,7 @@ theorem 2.2).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ from neocog.data.kinds import Numbers
 from neocog.errors import DataError, UsageError
 from neocog.page import Html, paragraph, scatter_chart, table
 from neocog.tasks.canvas import PLAIN, RIGHT, WRONG, captioned
+from neocog.tasks.logistic import logistic
+from neocog.tasks.ridge import Layers, ridge
 from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
@@ -111,6 +113,7 @@ class Number(Task):
     needs = {"numbers": "number"}
     goal = ("mae", "min")
     figure = "mean absolute error"
+    fits_at_once = True
     options = {"loss": "huber"}
 
     def __init__(
@@ -206,6 +209,27 @@ class Number(Task):
     @property
     def outputs(self) -> int:
         return sum(self._sizes)
+
+    @classmethod
+    def support(cls, source: Source, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        """A tenth of the pictures, as if the numbers were ten classes."""
+        return np.array([len(rows) // 10]), "tenth of the numbers"
+
+    def fit_head(
+        self, x: np.ndarray, targets: dict[str, np.ndarray], strengths: Sequence[float]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Least squares, whatever the loss; logistic regression of each step of an ordinal number."""
+        z, parts = targets["numbers"].astype(np.float64), []
+        for d, (period, steps) in enumerate(zip(self.periods, self.levels, strict=True)):
+            own = z[:, d : d + 1]
+            if steps is not None:
+                larger = np.where(np.isnan(own), np.nan, own > self._bounds(d))
+                parts.append(_logistic(x, larger, strengths))
+            else:
+                wanted = np.concatenate((np.cos(own), np.sin(own)), 1) if period else own
+                parts.append(ridge(x, wanted, np.ones(len(x)), strengths))
+        for made in zip(*parts, strict=True):
+            yield np.concatenate([w for w, _ in made]), np.concatenate([b for _, b in made])
 
     # ---- a batch: targets are numbers in deviations from the mean, or angles in radians
 
@@ -427,6 +451,13 @@ def conformal(errors: np.ndarray, held: float = HELD) -> float | None:
     """
     rank = math.ceil((len(errors) + 1) * held - 1e-9)
     return float(np.sort(errors)[rank - 1]) if rank <= len(errors) else None
+
+
+def _logistic(x: np.ndarray, y: np.ndarray, strengths: Sequence[float]) -> Layers:
+    fitted = None
+    for strength in strengths:
+        fitted = logistic(x, y, y.shape[1], np.ones(y.shape), strength, start=fitted)
+        yield fitted
 
 
 def _turned(angle: Any) -> Any:

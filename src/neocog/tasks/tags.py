@@ -14,7 +14,7 @@ rare tags do not flood the first steps (Lin et al. 2017, section 4.1).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ from neocog.errors import DataError, UsageError
 from neocog.page import Html, paragraph, table
 from neocog.records import counted
 from neocog.tasks.canvas import MISSED, PLAIN, RIGHT, WRONG, captioned
+from neocog.tasks.logistic import logistic
+from neocog.tasks.ridge import ridge
 from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ class Tags(Task):
     goal = ("map", "max")
     figure = "mean average precision"
     mixes = True
+    fits_at_once = True
     options = {"loss": "bce"}
 
     def __init__(
@@ -135,11 +138,14 @@ class Tags(Task):
                 f"({counted(len(column.names), 'tag')}, {counted(len(rows))}); the task tags needs at least one"
             )
         share = (yes + 0.5) / (known + 1)  # never 0 or 1
-        weights = np.ones(len(yes))
-        if how != "none":
+        loss, weights = settings.get("loss", "bce"), np.ones(len(yes))
+        if loss == "squared" and how == "weights":
+            raise UsageError(
+                "balance=weights goes with the losses bce and asymmetric of the task tags, not with squared"
+            )
+        if how != "none" and loss != "squared":
             odds = (1 - share) / share
             weights = np.clip(odds if how == "weights" else np.sqrt(odds), 1.0, _MOST)
-        loss = settings.get("loss", "bce")
         weighed = weights * share / (weights * share + 1 - share)  # what the weighted loss is least at
         prior = weighed if loss == "squared" else np.log(weighed / (1 - weighed))
         notes = []
@@ -185,6 +191,25 @@ class Tags(Task):
     def outputs(self) -> int:
         return len(self.classes)
 
+    @classmethod
+    def support(cls, source: Source, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        return counts(source.columns["tags"], rows)[0], "tag"
+
+    def fit_head(
+        self, x: np.ndarray, targets: dict[str, np.ndarray], strengths: Sequence[float]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Logistic regression of each tag, with the weights of the loss; least squares where that is squared."""
+        y, prior = targets["tags"].astype(np.float64), self.prior.double().numpy()
+        if self.loss == "squared":
+            for weight, bias in ridge(x, y, np.ones(len(x)), strengths):
+                yield weight, bias - prior
+            return
+        each = np.where(y == 1, self.weights.double().numpy(), 1.0)
+        fitted = None
+        for strength in strengths:
+            fitted = logistic(x, y, y.shape[1], each, strength, start=fitted)
+            yield fitted[0].astype(np.float64), fitted[1] - prior
+
     # ---- a batch
 
     def collate(self, values: dict[str, Any], warp: Warp | None, valid: Tensor) -> Targets:
@@ -217,7 +242,7 @@ class Tags(Task):
         if self.loss == "bce":
             return F.binary_cross_entropy_with_logits(z, y, pos_weight=weights, reduction="none")
         if self.loss == "squared":
-            return 0.5 * (z - y) ** 2 * (1 + (weights - 1) * y)
+            return 0.5 * (z - y) ** 2
         return asymmetric(z, y, weights)
 
     def _logits(self, outputs: Any) -> Any:
