@@ -53,7 +53,8 @@ _Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the net, or an argument.")
 ]
 _Input = Annotated[
-    str | None, typer.Option("--input", metavar="SHAPE", help="3x224x224, or 224; default: the usual input.")
+    str | None,
+    typer.Option("--input", metavar="SHAPE", help="3x224x224, or 224 (a square picture); default: the usual input."),
 ]
 
 

@@ -148,7 +148,13 @@ class Measure:
         if id(step) not in self.named or step.kind in _SIGNS:
             return ""
         parts = step.layers[0].name.split(".")
-        last = parts[-2] if len(parts) > 1 and parts[-1] in ("conv", "linear") else parts[-1]
+        last = parts[-1]
+        if (
+            len(parts) > 1
+            and not last.isdigit()
+            and sum(path.endswith(f".{last}") for path in self.anatomy.modules) > 1
+        ):
+            last = parts[-2]  # "transition2" for one of several "transition2.pool"
         if last.isdigit() or ":" in last or step.label[:1] == ("block",):
             return ""
         return last if len(last) <= 12 else last[:11] + "…"

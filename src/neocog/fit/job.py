@@ -88,6 +88,7 @@ class Data:
         source = open_source(data, offline=offline, columns=columns)
         chosen = find(task or guess(source))
         _check(source, chosen)
+        chosen.check(source)
         other = None if test is None else open_source(test, offline=offline, columns=columns)
         if other is not None:
             _check(other, chosen)
@@ -240,7 +241,7 @@ class Job:
     folder: Path
     begin: float  # time.monotonic() when the user called
     save_every: float = 60.0
-    log: Log = field(default_factory=lambda: Log(None))
+    log: Log = None  # type: ignore[assignment]  # opened when the training begins
     net: nn.Module = field(default_factory=nn.Identity)
     feed: Batches | None = None
     splits: dict[str, Split] = field(default_factory=dict)
