@@ -137,6 +137,10 @@ class Label(Task):
     def strata(cls, source: Source) -> np.ndarray:
         return source.labels
 
+    @classmethod
+    def support(cls, source: Source, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        return np.bincount(source.labels[rows], minlength=len(source.classes)), "class"
+
     @property
     def outputs(self) -> int:
         return len(self.classes)
