@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from neocog.data.kinds import NOT_LABELLED
 from neocog.errors import DataError
-from neocog.nets.pyramid import Pyramid, conv_norm
+from neocog.nets.pyramid import Joined
 from neocog.page import Html, heatmap, table
 from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
 
@@ -38,24 +38,17 @@ COLOURS = np.array(
 )  # fmt: skip
 
 
-class Decoder(nn.Module):
+class Decoder(Joined):
     """Maps of all strides -> a map of classes at the size of the picture."""
 
     def __init__(self, channels: Mapping[int, int], classes: int, width: int = 128) -> None:
-        super().__init__()
         # a map of the whole picture's size costs most and adds least, where a coarser one is there
-        self.strides = [s for s in channels if s > 1] or list(channels)
-        self.pyramid = Pyramid({s: channels[s] for s in self.strides}, width)
-        self.mix = conv_norm(width, width)
+        super().__init__(channels, width, finest=2)
         self.last = nn.Conv2d(width, classes, 1)
 
-    def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> Tensor:
+    def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> Tensor:  # type: ignore[override]
         """-> logits (B, classes, H, W) for pictures (B, C, H, W)."""
-        levels = list(self.pyramid(maps).values())
-        total = levels[0]
-        for level in levels[1:]:
-            total = total + F.interpolate(level, total.shape[-2:], mode="bilinear", align_corners=False)
-        return F.interpolate(self.last(self.mix(total)), x.shape[-2:], mode="bilinear", align_corners=False)
+        return F.interpolate(self.last(super().forward(maps)), x.shape[-2:], mode="bilinear", align_corners=False)
 
 
 @dataclass(frozen=True, slots=True)
