@@ -97,11 +97,16 @@ class Recipe:
 
 def _converted(key: str, value: Any, kind: type) -> Any:
     try:
-        if kind is bool and isinstance(value, str):
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
-        return kind(value)
+        return as_type(value, kind)
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"--set {key}= needs a value of type {kind.__name__}, not {value!r}") from None
+
+
+def as_type(value: Any, kind: type) -> Any:
+    """A value, or its text, as a type. Raises: ValueError, KeyError, TypeError: it is none."""
+    if kind is bool and isinstance(value, str):
+        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
+    return kind(value)
 
 
 _SPEED = Recipe(

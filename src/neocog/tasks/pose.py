@@ -1,9 +1,9 @@
 """Where named points lie: parts of a face, joints of a body.
 
-- heatmap: the trunk's maps are joined at stride 4 (or the next that there is), and a 1x1 convolution gives a map for each
-  point (Tompson et al. 2014; the joining is that of Lin et al. 2017). The softmax over the places of a map is a
+- heatmap: the trunk's maps are joined at stride 4 (or the next that there is), and a 1x1 convolution gives a map for
+  each point (Tompson et al. 2014; the joining is that of Lin et al. 2017). The softmax over the places of a map is a
   distribution; its target is a Gaussian around the point, the loss the Kullback-Leibler divergence. A point is read
-  as the mean of the distribution within 3 deviations of its highest place (a soft-argmax, Sun et al. 2018, of the
+  from the mean of the distribution within 3 deviations of its highest place (a soft-argmax, Sun et al. 2018, of the
   neighbourhood), which is finer than a cell; the confidence is the probability of that neighbourhood.
 - regression: coordinates from the deepest maps, pooled to 4x4, with the Wing loss (Feng et al. 2018, equation 5, w = 10
   and epsilon = 2 pixels of a picture of 256) or smooth L1. The confidence is the share of validation points of that
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from neocog.errors import DataError, UsageError
 from neocog.nets.pyramid import Joined, conv_norm
-from neocog.page import line_chart, paragraph, table
+from neocog.page import Html, line_chart, paragraph, table
 from neocog.tasks.skeletons import skeleton
 from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
 
@@ -128,7 +128,7 @@ class Keypoints(Answer):
         there = {k: (float(truth[k][0]) * times, float(truth[k][1]) * times) for k in known}
         for k, place in there.items():
             pen.line((*place, *at[k]), fill=BETWEEN, width=thin)
-        for k, place in there.items():
+        for place in there.values():
             dot(place, TRUTH)
         for place in at:
             dot(place, ANSWER)
@@ -375,12 +375,12 @@ class Pose(Task):
             for k in np.argsort(-np.nan_to_num(per_point, nan=-1.0), kind="stable")
         ]
         said = paragraph(
-            f"Errors are shares of {NORMS[self.norm]}. PCK@0.1: share of points nearer to the truth than a tenth of the "
-            "longer side of the points' box."
+            f"Errors are shares of {NORMS[self.norm]}. PCK@0.1: share of points nearer to the truth than a tenth of "
+            "the longer side of the points' box."
         )
         return [
             Section("How many pictures have which error", chart),
-            Section("Points", said + table(rows, numeric=("mean error", "PCK@0.1", "n"))),
+            Section("Points", Html(said + table(rows, numeric=("mean error", "PCK@0.1", "n")))),
         ]
 
     # ---- answers
@@ -412,21 +412,34 @@ def divergence(logits: Tensor, across: Tensor, down: Tensor) -> Tensor:
 def decoded(logits: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
     """Points of maps (B, P, h, w): x, y in cells (cell i covers [i, i + 1)) and confidence, each (B, P).
 
-    The mean of softmax(logits) within 3 `sigma` of its maximum, and how much probability there is.
+    The neighbourhood of the highest place, 3 `sigma` each way, holds so much probability: the confidence; and has a
+    mean: the point is where a Gaussian must lie to have that mean there. So a point near the edge of the map, where
+    half of its Gaussian is cut off, is not drawn inwards.
     """
     rows, columns = logits.shape[-2:]
     p = logits.flatten(2).softmax(-1)
     best = p.argmax(-1)
-    p = p.view_as(logits)
-    y, x = torch.arange(rows, device=p.device), torch.arange(columns, device=p.device)
     reach = math.ceil(3 * sigma)
-    near_y = (y - (best // columns)[..., None]).abs() <= reach  # (B, P, h)
-    near_x = (x - (best % columns)[..., None]).abs() <= reach
-    p = p * near_y[..., None] * near_x[..., None, :]
-    confidence = p.sum((-2, -1))
-    whole = confidence.clamp(min=1e-12)
-    across = (p.sum(-2) * (x + 0.5)).sum(-1) / whole
-    return across, (p.sum(-1) * (y + 0.5)).sum(-1) / whole, confidence
+    near = [
+        (torch.arange(cells, device=p.device) - place[..., None]).abs() <= reach
+        for cells, place in ((rows, best // columns), (columns, best % columns))
+    ]
+    p = p.view_as(logits) * near[0][..., None] * near[1][..., None, :]
+    x, y = _matched(p.sum(-2), near[1], sigma), _matched(p.sum(-1), near[0], sigma)
+    return x, y, p.sum((-2, -1))
+
+
+def _matched(p: Tensor, near: Tensor, sigma: float) -> Tensor:
+    """Where Gaussians must lie to have the means of `p` (..., cells) among the cells `near`; Newton's method."""
+    centres = torch.arange(p.shape[-1], device=p.device) + 0.5
+    wanted = (p * centres).sum(-1) / p.sum(-1).clamp(min=1e-12)
+    at = wanted
+    for _ in range(5):
+        cells = (-((centres - at[..., None]) ** 2) / (2 * sigma**2)).masked_fill(~near, -math.inf).softmax(-1)
+        mean = (cells * centres).sum(-1)
+        variance = (cells * (centres - mean[..., None]) ** 2).sum(-1)
+        at = (at + (wanted - mean) * sigma**2 / variance.clamp(min=0.05 * sigma**2)).clamp(0.0, p.shape[-1])
+    return at
 
 
 def wing(error: Tensor, width: float = 10.0, epsilon: float = 2.0) -> Tensor:
