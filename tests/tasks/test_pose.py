@@ -16,6 +16,7 @@ from neocog.data.kinds import Points
 from neocog.data.source import Arrays
 from neocog.data.warp import Warp
 from neocog.errors import UsageError
+from neocog.fit.run import records
 from neocog.records import Preprocess
 from neocog.tasks.pose import ANSWER, TRUTH, Keypoints, Pose, decoded, divergence, gaussian, wing
 from neocog.tasks.skeletons import COCO, COCO_SIGMAS, skeleton
@@ -212,6 +213,28 @@ def test_a_drawing_shows_answer_and_truth() -> None:
     assert made[20 * times, 40 * times].any() and made[40 * times, 20 * times].any()  # the lines
     assert not made[:times, :times].any()  # a point that is not known is not drawn
     assert answer.draw(np.zeros((8, 8), np.uint8)).ndim == 3
+
+
+def test_answers_are_annotations_of_coco() -> None:
+    answer = Keypoints("a", ("p", "q"), np.array([[20.004, 2, 1], [6, 9, 0.5]], np.float32))
+    assert answer.coco(7) == [
+        {"image_id": 7, "category_id": 1, "keypoints": [20, 2, 2, 6, 9, 2], "num_keypoints": 2, "score": 0.75}
+    ]
+    assert Keypoints("a", problem="gone").coco(7) == []
+    assert Pose(COCO).categories()[0]["skeleton"][0] == [16, 14]
+
+
+def test_pictures_with_points_that_are_not_known_are_validated(tmp_path: Any) -> None:
+    points = some(40)
+    points[::2, 1] = 0
+    source = Arrays(
+        [np.full((32, 48, 3), 5 * k, np.uint8) for k in range(40)], columns={"points": Points(points, NAMES)}
+    )
+    run = fit.train(
+        source, task="pose", net="lenet5", size=32, epochs=1, out=tmp_path / "run", progress=False, device="cpu",
+        diagnosis=False, task_options={"width": 8}, set={"min_steps": 1},
+    )  # fmt: skip
+    assert all(math.isfinite(record["val_nme"]) for record in records(run.folder, "epoch"))
 
 
 def test_wrong_options_are_refused() -> None:

@@ -105,6 +105,16 @@ class Keypoints(Answer):
             ]
         }
 
+    def coco(self, image_id: int) -> list[dict[str, Any]]:
+        """One annotation of COCO: x, y and 2 for each point, and the mean confidence as the score."""
+        flat = [round(v, 2) for x, y, _ in self.points.tolist() for v in (x, y, 2)]
+        if not flat:
+            return []
+        score = round(float(self.points[:, 2].mean()), 4)
+        return [
+            {"image_id": image_id, "category_id": 1, "keypoints": flat, "num_keypoints": len(flat) // 3, "score": score}
+        ]
+
     def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
         """The answer in orange, joined by lines; known points of the truth in green, each joined to its answer."""
         from PIL import Image, ImageDraw
@@ -384,6 +394,11 @@ class Pose(Task):
         ]
 
     # ---- answers
+
+    def categories(self) -> list[dict[str, Any]]:
+        """The one category of COCO that has these points."""
+        lines = [[one + 1, other + 1] for one, other in self.known_as.lines]
+        return [{"id": 1, "name": "object", "keypoints": list(self.names), "skeleton": lines}]
 
     def answers(self, outputs: Tensor, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
         assert batch.warp is not None
