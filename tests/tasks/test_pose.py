@@ -18,8 +18,8 @@ from neocog.data.warp import Warp
 from neocog.errors import UsageError
 from neocog.fit.run import records
 from neocog.records import Preprocess
-from neocog.tasks.pose import ANSWER, TRUTH, Keypoints, Pose, decoded, divergence, gaussian, wing
-from neocog.tasks.skeletons import COCO, COCO_SIGMAS, skeleton
+from neocog.tasks.keypoints import ANSWER, COCO, COCO_SIGMAS, TRUTH, Keypoints, skeleton
+from neocog.tasks.pose import Pose, decoded, divergence, gaussian, wing
 
 NAMES = ("nose", "left_eye", "right_eye")
 SIZE = (32, 48)  # height and width of the input in most tests

@@ -19,7 +19,8 @@ from neocog.data.source import Arrays, Source
 from neocog.errors import DataError, UsageError
 from neocog.fit.transfer import same_answers
 from neocog.records import Preprocess
-from neocog.tasks.several import Several, Together
+from neocog.tasks.combined import Together
+from neocog.tasks.several import Several
 from neocog.tasks.task import Meter, Task, build_net, load, saved
 
 CPU = torch.device("cpu")

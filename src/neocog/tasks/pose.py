@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from neocog.errors import DataError, UsageError
 from neocog.nets.pyramid import Joined, conv_norm
 from neocog.page import Html, line_chart, paragraph, table
-from neocog.tasks.skeletons import skeleton
+from neocog.tasks.keypoints import Keypoints, skeleton
 from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
@@ -38,8 +37,6 @@ METHODS, LOSSES = ("heatmap", "regression"), ("wing", "smooth_l1")
 _FINEST = 4  # stride of heatmaps
 _GRID = 4  # regression reads the deepest maps as so many places across and down
 _SCALE = 256.0  # regression's errors are pixels of a picture whose longer side has so many
-_DRAWN = 320  # smaller pictures are enlarged before points are drawn on them
-TRUTH, ANSWER, BETWEEN = (60, 220, 90), (255, 140, 0), (255, 255, 255)
 NORMS = {
     "eyes": "the distance between the eyes' outer corners",
     "box": "the diagonal of the points' box",
@@ -72,77 +69,6 @@ class Coordinates(nn.Module):
         """-> (B, P, 2) of pictures (B, C, H, W)."""
         pooled = F.adaptive_avg_pool2d(self.narrow(maps[self.deepest]), _GRID)
         return 0.5 + self.last(pooled.flatten(1)).unflatten(1, (-1, 2))  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True, slots=True)
-class Keypoints(Answer):
-    """Where the points of one picture lie.
-
-    Attributes:
-        points: float32 (P, 3): x and y in the file's own upright pixels, and the confidence, 0 to 1.
-        lines: pairs of points that are joined in the drawing.
-    """
-
-    key: str
-    names: tuple[str, ...] = ()
-    points: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
-    lines: tuple[tuple[int, int], ...] = ()
-    problem: str | None = None
-
-    def row(self) -> dict[str, Any]:
-        places = zip(self.names, self.points.tolist(), strict=True)
-        return {
-            f"{name}_{what}": round(value, 3)
-            for name, values in places
-            for what, value in zip(("x", "y", "confidence"), values, strict=True)
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "points": [
-                {"name": name, "x": round(x, 2), "y": round(y, 2), "confidence": round(confidence, 4)}
-                for name, (x, y, confidence) in zip(self.names, self.points.tolist(), strict=True)
-            ]
-        }
-
-    def coco(self, image_id: int) -> list[dict[str, Any]]:
-        """One annotation of COCO: x, y and 2 for each point, and the mean confidence as the score."""
-        flat = [round(v, 2) for x, y, _ in self.points.tolist() for v in (x, y, 2)]
-        if not flat:
-            return []
-        score = round(float(self.points[:, 2].mean()), 4)
-        return [
-            {"image_id": image_id, "category_id": 1, "keypoints": flat, "num_keypoints": len(flat) // 3, "score": score}
-        ]
-
-    def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
-        """The answer in orange, joined by lines; known points of the truth in green, each joined to its answer."""
-        from PIL import Image, ImageDraw
-
-        image = Image.fromarray(picture).convert("RGB")
-        times = max(1, math.ceil(_DRAWN / max(image.size)))
-        if times > 1:
-            image = image.resize((image.width * times, image.height * times), Image.Resampling.BICUBIC)
-        pen, side = ImageDraw.Draw(image), max(image.size)
-        at = [(float(x) * times, float(y) * times) for x, y in self.points[:, :2]]
-        thin = max(1, side // 400)
-        for one, other in self.lines:
-            pen.line((*at[one], *at[other]), fill=ANSWER, width=thin)
-        radius = max(1.5, side / (110 if len(at) <= 20 else 180))
-
-        def dot(place: tuple[float, float], colour: tuple[int, int, int]) -> None:
-            x, y = place
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=(0, 0, 0))
-
-        known = [] if truth is None else [k for k in range(len(truth)) if truth[k][2] > 0]
-        there = {k: (float(truth[k][0]) * times, float(truth[k][1]) * times) for k in known}
-        for k, place in there.items():
-            pen.line((*place, *at[k]), fill=BETWEEN, width=thin)
-        for place in there.values():
-            dot(place, TRUTH)
-        for place in at:
-            dot(place, ANSWER)
-        return np.asarray(image)
 
 
 @register
