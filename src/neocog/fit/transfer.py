@@ -224,11 +224,13 @@ def describe(start: Start, regime: str, why: str, taps: dict[str, Any] | None, t
 
 def same_answers(first: Mapping[str, Any], task: Task) -> bool:
     """Whether a saved task has the outputs of another one, so that its head can be kept."""
-    second = saved(task)
-    same = load(first).outputs == task.outputs
-    return same and all(
-        first.get(key) == second.get(key) for key in ("name", "classes", "names", "width", "dimensions")
-    )
+    return load(first).outputs == task.outputs and _same(first, saved(task))
+
+
+def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    if any(first.get(key) != second.get(key) for key in ("name", "classes", "names", "method", "width", "dimensions")):
+        return False
+    return all(_same(one, other) for one, other in zip(first.get("parts", ()), second.get("parts", ()), strict=True))
 
 
 # ---------------------------------------------------------------- before the first step

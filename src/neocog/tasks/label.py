@@ -184,7 +184,7 @@ class Label(Task):
 
     def full(self, seen: Seen, temperature: float | None = None) -> dict[str, Any]:
         """Every figure of `neocog.tasks.measures.evaluate_logits`."""
-        if not len(seen.get("labels", ())):
+        if not len(seen.get("labels", ())) or not np.isfinite(seen["logits"]).all():
             return {"n": 0, "accuracy": float("nan"), "loss": float("nan")}
         temperature = self.temperature if temperature is None else temperature
         return evaluate_logits(seen["logits"], seen["labels"], self.classes, temperature)

@@ -17,12 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neocog.data.kinds import NOT_LABELLED
+<<<<<<< HEAD
 from neocog.errors import DataError, UsageError
 from neocog.nets.pyramid import Pyramid, conv_norm
 from neocog.nets.tiling import over_picture
 from neocog.page import Html, heatmap, paragraph, table
 from neocog.tasks.masks import WRONG as RED
 from neocog.tasks.masks import border_f, border_weights, coloured, dice_loss, errors, is_ground, palette, with_legend
+=======
+from neocog.errors import DataError
+from neocog.nets.pyramid import Joined
+from neocog.page import Html, heatmap, table
+>>>>>>> x-pose
 from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
 _LOOK_AT = 200  # masks that are read to find how frequent each class is
 
 
+<<<<<<< HEAD
 class Decoder(nn.Module):
     """Maps of all strides -> a map of classes at the size of the picture.
 
@@ -54,10 +61,19 @@ class Decoder(nn.Module):
             self.lateral.append(nn.Conv2d(channels[stride], thin, 1, bias=False))
             self.join.append(conv_norm(thin, thin))
             width = thin
+=======
+class Decoder(Joined):
+    """Maps of all strides -> a map of classes at the size of the picture."""
+
+    def __init__(self, channels: Mapping[int, int], classes: int, width: int = 128) -> None:
+        # a map of the whole picture's size costs most and adds least, where a coarser one is there
+        super().__init__(channels, width, finest=2)
+>>>>>>> x-pose
         self.last = nn.Conv2d(width, classes, 1)
 
-    def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> Tensor:
+    def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> Tensor:  # type: ignore[override]
         """-> logits (B, classes, H, W) for pictures (B, C, H, W)."""
+<<<<<<< HEAD
         levels = list(self.pyramid(maps).values())
         total = levels[0]
         for level in levels[1:]:
@@ -70,6 +86,9 @@ class Decoder(nn.Module):
 
 def _enlarged(maps: Tensor, shape: torch.Size) -> Tensor:
     return F.interpolate(maps, shape[-2:], mode="bilinear", align_corners=False)
+=======
+        return F.interpolate(self.last(super().forward(maps)), x.shape[-2:], mode="bilinear", align_corners=False)
+>>>>>>> x-pose
 
 
 @dataclass(frozen=True, slots=True)

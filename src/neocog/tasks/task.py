@@ -13,7 +13,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
+<<<<<<< HEAD
 from collections.abc import Callable, Iterator, Mapping, Sequence
+=======
+from collections.abc import Callable, Collection, Mapping, Sequence
+>>>>>>> x-pose
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -239,6 +243,10 @@ class Task(ABC):
     def losses(self, outputs: Any, batch: Batch) -> Losses:
         """The loss of a batch; outputs are float32."""
 
+    def truth(self, columns: Mapping[str, Any], i: int) -> Any:
+        """What ``Answer.draw`` gets as the truth of sample `i`: the value of the first need."""
+        return columns[next(iter(self.needs))][i]
+
     def unmirrored(self, outputs: Any) -> Any:
         """Outputs for a mirror view, as they would be for the picture itself; left out where `views_back` is false."""
         return outputs
@@ -300,6 +308,7 @@ class Task(ABC):
 
 _tasks: dict[str, type[Task]] = {}
 _found = False
+_joining: list[Callable[[str], type[Task]]] = []  # what makes a task of a name such as label+pose
 
 
 def register(task: type[Task]) -> type[Task]:
@@ -308,6 +317,12 @@ def register(task: type[Task]) -> type[Task]:
         raise UsageError(f"a task named {task.name!r} is already registered; give the new one another name")
     _tasks[task.name] = task
     return task
+
+
+def joins(make: Callable[[str], type[Task]]) -> Callable[[str], type[Task]]:
+    """Names with a plus are made by this function; a decorator."""
+    _joining.append(make)
+    return make
 
 
 def names() -> tuple[str, ...]:
@@ -321,10 +336,15 @@ _PREFERENCE = ("label", "detect", "segment", "pose", "tags", "locate", "number",
 
 
 def find(name: str) -> type[Task]:
-    """The task of that name. Raises: UsageError if there is none."""
+    """The task of that name; ``label+pose`` is several on one trunk. Raises: UsageError if there is none."""
     _find()
+    if "+" in name:
+        return _joining[0](name)
     if name not in _tasks:
-        raise UsageError(f"unknown task {name!r}{closest(name, _tasks)}; there are {', '.join(names())}")
+        raise UsageError(
+            f"unknown task {name!r}{closest(name, _tasks)}; there are {', '.join(names())}, and several on one trunk "
+            "as in label+pose"
+        )
     return _tasks[name]
 
 
@@ -411,13 +431,19 @@ class Meter:
             else np.concatenate([one[name] for one in every])
             for name in every[0]
         }
-        rows = made.get("rows")
-        if rows is not None:
-            order = np.argsort(rows, kind="stable")
-            for name, value in made.items():
-                if name not in self.task.summed and len(value) == len(rows) and not name.startswith("each_"):
-                    made[name] = value[order]
-        return made
+        return by_rows(made, self.task.summed)
+
+
+def by_rows(seen: Seen, summed: Collection[str]) -> Seen:
+    """The same in the order of ``seen["rows"]``, where an array has one value for each."""
+    rows = seen.get("rows")
+    if rows is None:
+        return seen
+    order = np.argsort(rows, kind="stable")
+    return {
+        name: value[order] if name not in summed and len(value) == len(rows) and not name.startswith("each_") else value
+        for name, value in seen.items()
+    }
 
 
 # ---------------------------------------------------------------- nets for tasks
