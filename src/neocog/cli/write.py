@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from neocog import names
+from neocog.cli.terminal import echo, say
 from neocog.records import counted
-from neocog.terminal import echo, say
 
 _CLASSES_SHOWN = 50
 _EXAMPLES_SHOWN = 5

@@ -24,6 +24,17 @@ from neocog.names import STREAM_ERRORS
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result.")]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the fastest.")]
+DATA_HELP = (
+    "A folder with a folder for each class, a manifest (.csv .tsv .jsonl .parquet), tar shards, "
+    "cifar10, cifar100, mnist, fashion_mnist, digits, drawn, or library:LIB (what a library was taught)."
+)
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as 'neocog train' writes it.")]
+DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
+Offline = Annotated[bool, typer.Option("--offline", help="Never fetch anything from the network.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="ROLE=NAME", help="Which column of a table is path, label, caption or split."),
+]
 
 
 LOG_SECONDS = 15.0  # between two lines of progress in a log
@@ -182,6 +193,10 @@ def settings(pairs: Sequence[str], option: str = "--set", example: str = "lr=0.0
             raise UsageError(f"{option} {field}= is given twice: {result[field]!r} and {value.strip()!r}")
         result[field] = value.strip()
     return result
+
+
+def columns(pairs: list[str] | None) -> dict[str, str] | None:
+    return settings(pairs, "--column", "label=kind") if pairs else None
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:
