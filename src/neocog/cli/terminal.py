@@ -238,15 +238,16 @@ def picture_paths(inputs: Iterable[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def output(path: Path | None) -> Iterator[IO[str]]:
+def output(path: Path | None, *, binary: bool = False) -> Iterator[IO[Any]]:
     """Stdout, or a file that appears under its name only when it is complete."""
     if path is None:
         yield sys.stdout
         return
+    text: dict[str, Any] = {} if binary else {"encoding": "utf-8", "errors": STREAM_ERRORS, "newline": ""}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", errors=STREAM_ERRORS, newline="") as stream:
+        with temporary.open("wb" if binary else "w", **text) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

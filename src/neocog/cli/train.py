@@ -1,4 +1,4 @@
-"""The commands about trainings: train, resume, evaluate, recipes, transferability."""
+"""The commands about trainings: train, resume, evaluate, tasks, recipes, transferability."""
 
 from __future__ import annotations
 
@@ -38,14 +38,23 @@ class Head(StrEnum):
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (train, resume, evaluate, recipes, transferability):
+    for command in (train, resume, evaluate, tasks, recipes, transferability):
         app.command()(command)
 
 
 def train(
     data: terminal.DataArgument,
     test: Annotated[str | None, typer.Option(metavar="DATA", help="Test pictures that live somewhere else.")] = None,
-    net: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog nets' lists them; default: fits.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The question; 'neocog tasks' lists them; default: by what is known."),
+    ] = None,
+    task_options: Annotated[
+        list[str] | None, typer.Option("--task-option", metavar="KEY=VALUE", help="Change one option of the task.")
+    ] = None,
+    net: Annotated[
+        str | None, typer.Option(metavar="NAME", help="'neocog nets' lists them; default: by the size of the pictures.")
+    ] = None,
     recipe: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog recipes' lists them.")] = None,
     epochs: Annotated[float | None, typer.Option(metavar="N", help="How often each picture is seen.")] = None,
     minutes: Annotated[float | None, typer.Option(metavar="M", help="Time for everything, instead of epochs.")] = None,
@@ -80,7 +89,7 @@ def train(
     json: terminal.Json = False,
     quiet: terminal.Quiet = False,
 ) -> None:
-    """Train a network on pictures.
+    """Train a network on pictures: labels, tags, numbers, boxes, points, regions or twins, as --task says.
 
     Writes a run folder with weights, log and report.
     Ctrl-C or even kill -9 loses nothing: 'neocog resume RUN' continues.
@@ -88,6 +97,7 @@ def train(
     if epochs is not None and minutes is not None:
         raise UsageError("--epochs and --minutes exclude each other; give one of them")
     fields = terminal.settings(changes or [])
+    chosen = terminal.settings(task_options or [], "--task-option", "loss=triplet")
     for field, value in (("head", head.value if head else None), ("folds", folds)):
         if value is not None:
             fields[field] = str(value)
@@ -95,7 +105,20 @@ def train(
         with terminal.work():
             from neocog import fit
 
-            scan = fit.find_lr(data, net=net, recipe=recipe, seed=seed, set=fields, device=device, offline=offline)
+            scan = fit.find_lr(
+                data,
+                task=task,
+                task_options=chosen,
+                net=net,
+                recipe=recipe,
+                seed=seed,
+                set=fields,
+                size=size,
+                columns=terminal.columns(columns),
+                device=device,
+                offline=offline,
+                progress=not quiet,
+            )
         write.show_json(scan) if json else write.show_scan(scan)
         return
     with terminal.resumable(lambda: out), terminal.work():
@@ -104,6 +127,8 @@ def train(
         run = fit.train(
             data,
             test=test,
+            task=task,
+            task_options=chosen,
             net=net,
             recipe=recipe,
             epochs=epochs,
@@ -148,15 +173,27 @@ def evaluate(
     device: terminal.Device = None,
     json: terminal.Json = False,
 ) -> None:
-    """Measure runs on pictures with labels.
+    """Measure runs on pictures of which the answers are known.
 
-    Each alone, and the average of their predicted probabilities.
+    Each alone; of labels also the average of the predicted probabilities.
     """
     with terminal.work():
         from neocog import fit
 
         result = fit.evaluate(list(runs), data, split=split.value if split else None, device=device)
     write.show_json(result) if json else write.show_evaluation(result)
+
+
+def tasks(json: terminal.Json = False) -> None:
+    """List the tasks: what can be asked of pictures.
+
+    'neocog train DATA --task NAME' asks; --task-option KEY=VALUE changes one option.
+    """
+    with terminal.work():
+        from neocog.tasks import find, names
+
+        every = [find(name) for name in names()]
+    write.show_json([write.task_facts(one) for one in every]) if json else write.show_tasks(every)
 
 
 def recipes(json: terminal.Json = False) -> None:

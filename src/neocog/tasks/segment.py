@@ -19,7 +19,8 @@ from neocog.data.kinds import NOT_LABELLED
 from neocog.errors import DataError
 from neocog.nets.pyramid import Pyramid, conv_norm
 from neocog.page import Html, heatmap, table
-from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+from neocog.tasks import coco
+from neocog.tasks.task import Answer, Indexed, Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from neocog.nets.trunk import Trunk
 
 _LOOK_AT = 200  # masks that are read to find how frequent each class is
+_GROUND = ("ground", "background", "void")
 # colours that are told apart; the first is for the ground
 COLOURS = np.array(
     [
@@ -84,6 +86,19 @@ class Regions(Answer):
     def to_json(self) -> dict[str, Any]:
         height, width = self.mask.shape
         return {"height": height, "width": width, "shares": self.shares()}
+
+    def coco(self, image_id: int) -> list[dict[str, Any]]:
+        """One annotation for each class that is there, the ground left out."""
+        found = []
+        for k in np.unique(self.mask).tolist():
+            if k < len(self.classes) and self.classes[k] not in _GROUND:
+                mask = self.mask == k
+                score = float(self.confidence[mask].mean(dtype=np.float64))
+                found.append(coco.region(mask, k, image_id, score))
+        return found
+
+    def indexed(self) -> Indexed:
+        return Indexed(self.mask, self.classes, COLOURS[np.arange(len(self.classes)) % len(COLOURS)])
 
     def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
         """The classes' colours over the picture; with the truth beside it where that is known."""
