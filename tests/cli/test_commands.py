@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -19,15 +21,19 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import neocog
-from neocog.cli import app, terminal, write
+from neocog.cli import answers, app, terminal, write
 from neocog.errors import DataError, UsageError
+from neocog.tasks import Label
+from neocog.tasks.label import Prediction
 
 COMMANDS = (
     "train",
     "resume",
     "evaluate",
     "predict",
+    "match",
     "check",
+    "tasks",
     "nets",
     "anatomy",
     "compare",
@@ -203,31 +209,24 @@ def test_a_table_in_a_pipe_is_never_cut(capsys):
     assert lines[2].startswith(long)
 
 
-@dataclass(frozen=True)
-class Guess:
-    """What `neocog.predict` yields, as far as the writers see it."""
-
-    key: str
-    label: str = ""
-    probability: float = 0.0
-    top: tuple[tuple[str, float], ...] = ()
-    unknown: bool = False
-    strangeness: float = 0.0
-    problem: str | None = None
-
-
 CLASSES = ("bee", "ant, red", "wasp")
+TOPS = (
+    (("ant, red", 0.75), ("bee", 0.2), ("wasp", 0.05)),
+    (("bee", 0.5), ("wasp", 0.3), ("ant, red", 0.2)),
+)
 GUESSES = [
-    Guess("broken.jpg", problem="file ends early"),
-    Guess("a.jpg", "ant, red", 0.75, (("ant, red", 0.75), ("bee", 0.2), ("wasp", 0.05)), False, 1.25),
-    Guess('odd "name", 1.png', "bee", 0.5, (("bee", 0.5), ("wasp", 0.3), ("ant, red", 0.2)), True, 9.0),
+    Prediction("broken.jpg", problem="file ends early"),
+    Prediction("a.jpg", "ant, red", 0.75, TOPS[0], False, 1.25),
+    Prediction('odd "name", 1.png', "bee", 0.5, TOPS[1], True, 9.0),
 ]
 
 
 def written(form, top=2):
+    """What `neocog predict` prints for these answers."""
     stream = io.StringIO()
-    unread = write.write_predictions(iter(GUESSES), stream, form, CLASSES, top)
-    assert unread == 1
+    with contextlib.redirect_stdout(stream):
+        guesses = [dataclasses.replace(one, top=one.top[:top]) for one in GUESSES]
+        assert answers.write_answers(guesses, Label(CLASSES), form) == 1
     return stream.getvalue()
 
 
@@ -318,7 +317,7 @@ def run(photos, tmp_path_factory):
     document = json.loads(result.stdout)
     assert Path(document["run"]) == folder
     assert Path(document["report"]).is_file()
-    assert document["classes"] == ["0", "1", "7"]
+    assert (document["task"], document["classes"]) == ("label", ["0", "1", "7"])
     assert 0 <= document["metrics"]["test_accuracy"] <= 1
     return folder
 

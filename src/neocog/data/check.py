@@ -25,7 +25,7 @@ SPLIT_COLUMNS = (*SPLITS, "undeclared")
 class Known:
     """What is known of the pictures in one column: of how many pictures, how many things, and which names they have.
 
-    `things`: how many labels, boxes, points or texts; None where there is one for each picture, or they are not counted.
+    `things`: how many labels, boxes, points or texts; None where there is one for each picture, or they are drawn late.
     """
 
     role: str
