@@ -21,7 +21,7 @@ from neocog.errors import DataError, UsageError, closest
 from neocog.fit.choices import fits_in_memory
 from neocog.fit.device import Device
 from neocog.fit.parallel import World
-from neocog.fit.recipes import as_type
+from neocog.fit.recipes import converted
 from neocog.fit.run import Log
 from neocog.fit.show import Show
 from neocog.records import SPLITS, Preprocess, Problem
@@ -269,8 +269,6 @@ def task_options(task: type[Task], given: Mapping[str, Any]) -> dict[str, Any]:
             known = ", ".join(f"{k}={v}" for k, v in values.items()) or "none"
             raise UsageError(f"the task {task.name} has no option {name!r}{closest(name, values)}; it has {known}")
         kind = type(values[name])
-        try:
-            values[name] = value if values[name] is None or isinstance(value, kind) else as_type(value, kind)
-        except (KeyError, TypeError, ValueError):
-            raise UsageError(f"--task-option {name}= needs a value of type {kind.__name__}, not {value!r}") from None
+        typed = values[name] is not None and not isinstance(value, kind)
+        values[name] = converted("--task-option", name, value, kind) if typed else value
     return values
