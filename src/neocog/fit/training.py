@@ -26,6 +26,7 @@ from neocog.fit.features import check_layers, layer_names
 from neocog.fit.finish import finish
 from neocog.fit.inputs import count_parameters, prepare
 from neocog.fit.job import Data, Job, Wishes
+from neocog.fit.job import task_options as check_options
 from neocog.fit.learn_head import learn_head
 from neocog.fit.loop import fit, weighted
 from neocog.fit.new_run import make_folder
@@ -125,7 +126,7 @@ def train(
     if net is not None:
         nets.facts(net)
     if task is not None:
-        find(task)
+        check_options(find(task), task_options or {})
     fields, layers = dict(set or {}), layer_names(layer)
     make_recipe(recipe, net or "speednet", fields)  # a wrong name is refused before anything is read
     check_wishes(start is not None, regime, layers, fields)

@@ -17,19 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neocog.data.kinds import NOT_LABELLED
-<<<<<<< HEAD
 from neocog.errors import DataError, UsageError
 from neocog.nets.pyramid import Pyramid, conv_norm
 from neocog.nets.tiling import over_picture
 from neocog.page import Html, heatmap, paragraph, table
+from neocog.tasks import coco
 from neocog.tasks.masks import WRONG as RED
 from neocog.tasks.masks import border_f, border_weights, coloured, dice_loss, errors, is_ground, palette, with_legend
-=======
-from neocog.errors import DataError
-from neocog.nets.pyramid import Joined
-from neocog.page import Html, heatmap, table
->>>>>>> x-pose
-from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Answer, Indexed, Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -40,7 +35,6 @@ if TYPE_CHECKING:
 _LOOK_AT = 200  # masks that are read to find how frequent each class is
 
 
-<<<<<<< HEAD
 class Decoder(nn.Module):
     """Maps of all strides -> a map of classes at the size of the picture.
 
@@ -61,19 +55,10 @@ class Decoder(nn.Module):
             self.lateral.append(nn.Conv2d(channels[stride], thin, 1, bias=False))
             self.join.append(conv_norm(thin, thin))
             width = thin
-=======
-class Decoder(Joined):
-    """Maps of all strides -> a map of classes at the size of the picture."""
-
-    def __init__(self, channels: Mapping[int, int], classes: int, width: int = 128) -> None:
-        # a map of the whole picture's size costs most and adds least, where a coarser one is there
-        super().__init__(channels, width, finest=2)
->>>>>>> x-pose
         self.last = nn.Conv2d(width, classes, 1)
 
-    def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> Tensor:
         """-> logits (B, classes, H, W) for pictures (B, C, H, W)."""
-<<<<<<< HEAD
         levels = list(self.pyramid(maps).values())
         total = levels[0]
         for level in levels[1:]:
@@ -86,9 +71,6 @@ class Decoder(Joined):
 
 def _enlarged(maps: Tensor, shape: torch.Size) -> Tensor:
     return F.interpolate(maps, shape[-2:], mode="bilinear", align_corners=False)
-=======
-        return F.interpolate(self.last(super().forward(maps)), x.shape[-2:], mode="bilinear", align_corners=False)
->>>>>>> x-pose
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +106,19 @@ class Regions(Answer):
     def to_json(self) -> dict[str, Any]:
         height, width = self.mask.shape
         return {"height": height, "width": width, "shares": self.shares()}
+
+    def coco(self, image_id: int) -> list[dict[str, Any]]:
+        """One annotation for each class that is there, the ground left out."""
+        found = []
+        for k in np.unique(self.mask).tolist():
+            if k < len(self.classes) and not is_ground(self.classes[k]):
+                mask = self.mask == k
+                score = float(self.confidence[mask].mean(dtype=np.float64))
+                found.append(coco.region(mask, k, image_id, score))
+        return found
+
+    def indexed(self) -> Indexed:
+        return Indexed(self.mask, self.classes, self.palette[: len(self.classes)])
 
     def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
         """The classes' colours over the picture and their names; where the truth is known: labels, answer, errors."""
