@@ -96,6 +96,5 @@ class Preprocess:
     @staticmethod
     def from_json(values: Any) -> Preprocess:
         """The record that ``dataclasses.asdict`` made, as JSON gives it back."""
-        shape = values.get("shape")
-        given = {**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])}
-        return Preprocess(**{**given, "shape": None if shape is None else (int(shape[0]), int(shape[1]))})
+        lists = {k: tuple(values[k]) for k in ("mean", "std", "shape") if values.get(k) is not None}
+        return Preprocess(**{**values, **lists})

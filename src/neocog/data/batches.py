@@ -372,7 +372,9 @@ class Batches:
                 height, width = one.pre.input
                 cropped = bool(self.how.resized_crop) and isinstance(one, Streamed)
                 moved = aug.geometry(draw, self.how, height, width, cropped=cropped)
-                warp = Warp(aug.compose(moved, part.places), part.sizes, (height, width), field)
+                window = aug.left_over(draw, height, width)
+                window = aug.moved_points(aug.inverted(part.places), window.reshape(-1, 2, 2)).reshape(-1, 4)
+                warp = Warp(aug.compose(moved, part.places), part.sizes, (height, width), field, window)
             inputs.append(x)
         inputs[0], mix = self._mixed(inputs[0], step)
         ready = tuple(x.to(self.dtype).contiguous(memory_format=self.layout) for x in inputs)

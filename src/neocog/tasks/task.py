@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neocog.errors import UsageError, closest
+from neocog.errors import DataError, UsageError, closest
 from neocog.page import Html
 
 if TYPE_CHECKING:
@@ -126,6 +126,10 @@ class Task(ABC):
     options: ClassVar[Mapping[str, Any]] = {}
 
     # ---- before training
+
+    @classmethod  # noqa: B027  # for most tasks the columns that they need are enough
+    def check(cls, source: Source) -> None:
+        """Refuse a source to train on by its columns alone, before a picture is read. Raises: DataError."""
 
     @classmethod
     @abstractmethod
@@ -315,14 +319,14 @@ def saved(task: Task) -> dict[str, Any]:
 
 
 def guess(source: Source) -> str:
-    """The task that a source is made for: the first whose needs are met. Raises: UsageError if none is."""
+    """The task that a source is made for: the first whose needs are met. Raises: DataError if none is."""
     for name in names():
         if fits(find(name), source) and not (name == "label" and source.unfit):
             return name
     if source.unfit:
         return "label"  # which says what is wrong with it
     there = ", ".join(f"{role} ({column.kind})" for role, column in source.columns.items()) or "pictures alone"
-    raise UsageError(
+    raise DataError(
         f"{source.name} has nothing that can be learned: {there}. Expected a folder for each class, a table with a "
         "label column, or annotations (COCO, Pascal VOC, YOLO, masks)"
     )
