@@ -32,7 +32,9 @@ def pairwise_inside(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _common(a: Tensor, b: Tensor) -> Tensor:
-    return (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    (left, top, right, bottom), (x0, y0, x1, y1) = a.unbind(-1), b.unbind(-1)
+    wide = (torch.minimum(right, x1) - torch.maximum(left, x0)).clamp(min=0)
+    return wide * (torch.minimum(bottom, y1) - torch.maximum(top, y0)).clamp(min=0)
 
 
 def giou(a: Tensor, b: Tensor) -> Tensor:
@@ -130,15 +132,16 @@ def roi_align(features: Tensor, boxes: Tensor, picture: Tensor, stride: int, siz
     features = features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
     across, down = torch.broadcast_tensors((2 * x / width - 1)[:, None, :], (2 * y / height - 1)[:, :, None])
     places = torch.stack((across, down), -1).to(features.dtype)  # (R, size * samples, size * samples, 2), -1 to 1
-    made = features.new_zeros(len(boxes), features.shape[1], size * samples, size * samples)
-    for b in range(len(features)):
+    outside = outside_y[:, :, None] | outside_x[:, None, :]
+    rows, made = [picture[:0]], [features.new_zeros(0, features.shape[1], size, size)]
+    for b in picture.unique().tolist():
         own = torch.nonzero(picture == b).flatten()
-        if len(own):
-            tall = places[own].reshape(1, -1, size * samples, 2)
-            read = F.grid_sample(features[b : b + 1], tall, padding_mode="border", align_corners=False)[0]
-            made = made.index_copy(0, own, read.unflatten(1, (len(own), -1)).transpose(0, 1))
-    made = made.masked_fill((outside_y[:, :, None] | outside_x[:, None, :])[:, None], 0.0)
-    return F.avg_pool2d(made, samples)
+        tall = places[own].reshape(1, -1, size * samples, 2)
+        read = F.grid_sample(features[b : b + 1], tall, padding_mode="border", align_corners=False)
+        read = read.masked_fill(outside[own].reshape(1, 1, -1, size * samples), 0.0)
+        rows.append(own)
+        made.append(F.avg_pool2d(read, samples)[0].unflatten(1, (len(own), size)).transpose(0, 1))
+    return torch.cat(made)[torch.cat(rows).argsort()]
 
 
 def pyramid_roi_align(maps: Mapping[int, Tensor], boxes: Tensor, picture: Tensor, size: int = 7) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -163,16 +164,13 @@ class TwoStage(nn.Module):
         before, after = (one[0 if self.training else 1] for one in (_BEFORE, _AFTER))
         made = []
         for each, score in zip(cut(boxes, size), scores, strict=True):
-            kept, group = [], []
-            first = 0
-            for number, part in enumerate(score.split(counts)):
-                kept.append(part.topk(min(before, len(part))).indices + first)
-                group.append(torch.full_like(kept[-1], number))
-                first += len(part)
-            rows, groups = torch.cat(kept), torch.cat(group)
-            good = (each[rows, 2:] - each[rows, :2] >= 1).all(1)
-            rows, groups = rows[good], groups[good]
-            made.append(each[rows][nms(each[rows], score[rows], groups, _IOU_PROPOSALS)[:after]])
+            rows = []
+            for part, first in zip(score.split(counts), np.cumsum([0, *counts]).tolist(), strict=False):
+                best = part.topk(min(before, len(part))).indices + first
+                best = best[(each[best, 2:] - each[best, :2] >= 1).all(1)]
+                rows.append(best[nms(each[best], score[best], torch.zeros_like(best), _IOU_PROPOSALS)])
+            every = torch.cat(rows)
+            made.append(each[every[score[every].topk(min(after, len(every))).indices]])
         return made
 
     def _rpn_loss(
