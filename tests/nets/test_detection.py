@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from neocog.nets import boxes as bx
 from neocog.nets import one_stage, two_stage
 
@@ -175,7 +176,9 @@ def test_the_one_stage_head_starts_with_its_prior():
 
 def test_cells_are_asked_for_the_smallest_box_of_their_size():
     strides = (4, 8)
-    cells = torch.cat([torch.cat((bx.grid(32 // s, 32 // s, s), torch.full(((32 // s) ** 2, 1), s)), 1) for s in strides])
+    cells = torch.cat(
+        [torch.cat((bx.grid(32 // s, 32 // s, s), torch.full(((32 // s) ** 2, 1), s)), 1) for s in strides]
+    )
     boxes = torch.tensor([[[4.0, 4, 16, 16], [6, 6, 14, 14], [-24, -24, 56, 56], [20, 20, 28, 28]]])
     labels = torch.tensor([[0, 1, 2, -2]])
     chosen, ignored = one_stage.assign(cells, boxes, labels)

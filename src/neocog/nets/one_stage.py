@@ -77,7 +77,8 @@ class OneStage(nn.Module):
             reach = (scale * self.sides(placed).float()).clamp(max=6.0).exp()
             made["sides"].append(reach.flatten(2).mT * stride)
             made["centre"].append(self.centre(placed).flatten(1))
-            cells = grid(*level.shape[-2:], stride, x.device)
+            height, width = level.shape[-2:]
+            cells = grid(height, width, stride, x.device)
             made["cells"].append(torch.cat((cells, torch.full_like(cells[:, :1], stride)), 1))
         return {name: torch.cat(parts, 0 if name == "cells" else 1) for name, parts in made.items()}
 
@@ -107,7 +108,6 @@ def assign(cells: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor
     within = sides.amin(-1) > 0
     middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
     near = ((x - middle_x).abs() < _RADIUS * stride) & ((y - middle_y).abs() < _RADIUS * stride)
-    # the cells nearest to a tiny box's centre may lie outside it: then there is none, and a finer stride would help
     reach = sides.amax(-1)
     steps = cells[:, 2].unique()
     low = torch.where(stride == steps[0], 0.0, stride * (_REACH / 2))

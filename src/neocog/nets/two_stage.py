@@ -37,7 +37,7 @@ _GATED = (-0.2, 0.2, 0.8, 1.7)  # by how much larger the proposal is seen (Zeng 
 
 
 class Gated(nn.Module):
-    """What is seen of a proposal at several sizes, (R, C, 7, 7) each, joined by gated messages both ways -> (R, C, 7, 7).
+    """What is seen of proposals at several sizes, (R, C, 7, 7) each, joined by messages both ways -> (R, C, 7, 7).
 
     Zeng et al. 2016, equations 3 to 6: h1_i from the smaller sizes up, h2_i from the larger ones down, and a 3x3
     convolution of both.
@@ -156,7 +156,8 @@ class TwoStage(nn.Module):
             hidden = self.rpn(level).relu()
             scores.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
             moves.append(self.moves(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
-            own.append(anchors(*level.shape[-2:], stride, _SIDE * stride, RATIOS).to(level.device))
+            height, width = level.shape[-2:]
+            own.append(anchors(height, width, stride, _SIDE * stride, RATIOS).to(level.device))
         return torch.cat(scores, 1).float(), torch.cat(moves, 1).float(), own
 
     def _chosen(self, boxes: Tensor, scores: Tensor, counts: list[int], size: tuple[int, int]) -> list[Tensor]:
@@ -178,8 +179,8 @@ class TwoStage(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Both losses of the first stage for one picture, over 256 anchors."""
         real, crowd = boxes[labels >= 0], boxes[labels == -2]
-        hit, miss = torch.zeros(len(own), dtype=torch.bool, device=own.device), torch.ones_like(scores, dtype=torch.bool)
-        target = own
+        miss, target = torch.ones_like(scores, dtype=torch.bool), own
+        hit = ~miss
         if len(real):
             iou = pairwise_iou(own, real)
             best, box = iou.max(1)
@@ -193,7 +194,8 @@ class TwoStage(nn.Module):
             return scores.sum() * 0, moves.sum() * 0
         named = F.binary_cross_entropy_with_logits(scores[chosen], good.to(scores.dtype))
         at = chosen[good]
-        return named, F.smooth_l1_loss(moves[at], encode(target[at], own[at]), beta=1 / 9, reduction="sum") / len(chosen)
+        off = F.smooth_l1_loss(moves[at], encode(target[at], own[at]), beta=1 / 9, reduction="sum")
+        return named, off / len(chosen)
 
     # ---- second stage
 
@@ -252,9 +254,7 @@ class TwoStage(nn.Module):
         }
 
 
-def _sampled(
-    hit: Tensor, miss: Tensor, count: int, share: float, g: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
+def _sampled(hit: Tensor, miss: Tensor, count: int, share: float, g: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """At most `count` random indices, at most that share of them hits, and which of them are hits."""
     hits, misses = torch.nonzero(hit).flatten(), torch.nonzero(miss).flatten()
     hits = hits[torch.randperm(len(hits), generator=g).to(hits.device)][: int(count * share)]

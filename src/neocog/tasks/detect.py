@@ -78,8 +78,16 @@ class Detections(Answer):
         sure = len(self.boxes())
         return {"boxes": every[:sure], "doubtful": every[sure:], "threshold": round(self.threshold, 4)}
 
+    def coco(self, image_id: int) -> list[dict[str, Any]]:
+        """The boxes as COCO's results, doubtful ones too; categories are counted from 1."""
+        sides = np.concatenate((self.corners[:, :2], self.corners[:, 2:] - self.corners[:, :2]), 1)
+        return [
+            {"image_id": image_id, "category_id": int(k) + 1, "bbox": [round(v, 2) for v in box], "score": round(s, 4)}
+            for k, box, s in zip(self.labels, sides.tolist(), self.scores.tolist(), strict=True)
+        ]
+
     def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
-        """The boxes over the picture. With the truth: right ones green, wrong ones red, missed ones orange and dashed."""
+        """The boxes over the picture. With the truth: right ones green, wrong ones red, missed ones dashed, orange."""
         found = self._found().only(self.scores >= self.threshold)
         names = [f"{self.classes[k]} {s:.2f}" for k, s in zip(found.labels, found.scores, strict=True)]
         if truth is None:
@@ -171,7 +179,8 @@ class Detect(Task):
     def strata(cls, source: Source) -> np.ndarray:
         """The rarest class in each picture, so that every split has some of it; one more for pictures without boxes."""
         column: Any = source.columns["boxes"]
-        there = [None if (one := column[i]) is None else np.unique(one.labels[~one.ignored]) for i in range(len(column))]
+        sets = (column[i] for i in range(len(column)))
+        there = [None if one is None else np.unique(one.labels[~one.ignored]) for one in sets]
         found = [labels for labels in there if labels is not None and len(labels)]
         counts = np.bincount(np.concatenate(found or [np.zeros(0, np.int64)]), minlength=len(column.names))
         none = len(column.names)
@@ -313,7 +322,8 @@ class Detect(Task):
         ]
         every = {"map": figures["map"], "ap50": figures["ap50"]}
         every |= {band: figures.get(f"map_{band}", np.nan) for band in BANDS}
-        each.append({"class": "all", "boxes": f"{figures['boxes']:,}"} | {k: shown(every[v]) for k, v in columns.items()})
+        values = {k: shown(every[v]) for k, v in columns.items()}
+        each.append({"class": "all", "boxes": f"{figures['boxes']:,}", **values})
         bands = paragraph(
             "mAP is COCO's: the mean over IoU 0.50 to 0.95. Small boxes have an area below 32x32 pixels of the file, "
             "large ones from 96x96 on; - : no such box."
@@ -321,11 +331,14 @@ class Detect(Task):
         found, there = _both(seen)
         sure = found.only(found.scores >= self.threshold)
         kind, missed = kinds(sure, there)
-        rows = []
-        for k, name in enumerate(self.classes):
-            counts = {w: int(((kind == i) & (sure.labels == k)).sum()) for i, w in enumerate(KINDS) if w != "ignored"}
-            rows.append({"class": name, **counts, "missed": int(missed[there.labels == k].sum())})
-        rows.append({"class": "all"} | {w: sum(int(row[w]) for row in rows) for w in rows[0] if w != "class"})  # type: ignore[call-overload]
+        wrong = [(i, what) for i, what in enumerate(KINDS) if what != "ignored"]
+
+        def line(name: str, own: np.ndarray, lost: np.ndarray) -> dict[str, object]:
+            counts = {what: int((own & (kind == i)).sum()) for i, what in wrong}
+            return {"class": name, **counts, "missed": int(lost.sum())}
+
+        rows = [line(name, sure.labels == k, missed & (there.labels == k)) for k, name in enumerate(self.classes)]
+        rows.append(line("all", kind >= 0, missed))
         words = paragraph(
             f"Boxes with a score from {self.threshold:.2f} on, where right and wrong boxes balance best on the "
             "validation pictures. Badly placed: IoU of 0.1 to 0.5 with an object of the class. Wrong class: IoU of "

@@ -9,13 +9,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 _MEANING = {"right": (40, 200, 80), "wrong": (235, 50, 50), "missed": (255, 150, 20), "": (170, 170, 170)}
 # of classes
-_COLOURS = ((60, 130, 246), (230, 60, 60), (70, 180, 80), (240, 170, 40), (150, 80, 200), (60, 200, 200), (230, 110, 180))
+_COLOURS = ((60, 130, 246), (230, 60, 60), (70, 180, 80), (240, 170, 40), (150, 80, 200), (60, 200, 200))  # of classes
 _LEAST = 320  # pixels of the longer side: smaller pictures are enlarged, so that names can be read
 
 
-def boxed(
-    picture: np.ndarray, corners: np.ndarray, names: Sequence[str], marks: Iterable[int | str]
-) -> np.ndarray:
+def boxed(picture: np.ndarray, corners: np.ndarray, names: Sequence[str], marks: Iterable[int | str]) -> np.ndarray:
     """Boxes with names over a picture, uint8 (H, W, 3) (small pictures enlarged).
 
     Args:

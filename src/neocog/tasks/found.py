@@ -83,7 +83,8 @@ def coco(found: Found, true: There, classes: Sequence[str]) -> dict[str, Any]:
         }
     )
     corners = found.corners.astype(np.float64)
-    rows = np.column_stack((found.pictures, corners[:, :2], corners[:, 2:] - corners[:, :2], found.scores, found.labels))
+    sides = corners[:, 2:] - corners[:, :2]
+    rows = np.column_stack((found.pictures, corners[:, :2], sides, found.scores, found.labels))
     with np.errstate(all="ignore"):
         judge = COCOeval_faster(truth, truth.loadRes(rows) if len(rows) else _nothing(COCO, truth), "bbox")
         judge.params.areaRng = [[0.0, 1e10], *([low, high] for low, high in BANDS.values())]
@@ -118,8 +119,7 @@ def coco(found: Found, true: There, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def _nothing(kind: Any, truth: Any) -> Any:
-    made = kind({"images": list(truth.imgs.values()), "annotations": [], "categories": list(truth.cats.values())})
-    return made
+    return kind({"images": list(truth.imgs.values()), "annotations": [], "categories": list(truth.cats.values())})
 
 
 def matched(found: Found, true: There, least: float = HIT) -> tuple[np.ndarray, np.ndarray]:
@@ -130,9 +130,7 @@ def matched(found: Found, true: There, least: float = HIT) -> tuple[np.ndarray, 
     """
     right, taken = np.zeros(len(found.scores), np.int8), np.zeros(len(true.labels), bool)
     order = np.lexsort((np.arange(len(found.scores)), -found.scores, found.labels, found.pictures))
-    groups, starts = np.unique(
-        np.stack((found.pictures[order], found.labels[order]), 1), axis=0, return_index=True
-    )
+    groups, starts = np.unique(np.stack((found.pictures[order], found.labels[order]), 1), axis=0, return_index=True)
     places: dict[tuple[int, int], np.ndarray] = {}
     if len(true.labels):
         by = np.lexsort((true.labels, true.pictures))
