@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from neocog.data import open_source
-from neocog.data.check import check, check_page
+from neocog.data.check import check
+from neocog.data.check_page import check_page
 from neocog.data.layouts import recognise
 from neocog.errors import DataError
 from neocog.fit.job import Data
