@@ -19,7 +19,7 @@ from neocog.data.columns import LabelSets, Texts, split_code
 from neocog.data.decode import inspect
 from neocog.data.folder import Folder, open_folder
 from neocog.data.kinds import Boxes, Categories, Column, Points
-from neocog.data.layouts import Layout, place_of, plain_stem
+from neocog.data.layouts import Layout, picture_stem, place_of, plain_stem
 from neocog.data.shapes import Runs, ShapeMasks, Shapes
 from neocog.data.source import ONE_LABEL, Source
 from neocog.errors import DecodeError
@@ -50,7 +50,7 @@ class Pictures:
         for row, key in enumerate(self.keys):
             name = key.rsplit("/", 1)[-1]
             self._names[name].append(row)
-            self._stems[os.path.splitext(name)[0]].append(row)
+            self._stems[picture_stem(os.path.splitext(name)[0])].append(row)
         self._sizes: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
