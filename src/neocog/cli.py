@@ -70,7 +70,11 @@ _DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=_DATA_HELP)]
 _Offline = Annotated[bool, typer.Option("--offline", help="Never fetch anything from the network.")]
 _Columns = Annotated[
     list[str] | None,
-    typer.Option("--column", metavar="ROLE=NAME", help="Which column of a table is path, label, caption or split."),
+    typer.Option(
+        "--column",
+        metavar="ROLE=NAME",
+        help="Which column of a table is path, label, labels, caption, split, boxes, mask, points or numbers.",
+    ),
 ]
 
 
