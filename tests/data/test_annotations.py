@@ -416,11 +416,12 @@ def test_runs_and_their_text_agree_with_cocos_own():
         from_text("o")
 
 
-@pytest.mark.parametrize(
-    ("name", "other"), [("left_eye", "right_eye"), ("LShoulder x", "LShoulder x"), ("l hip", "r hip")]
-)
+@pytest.mark.parametrize(("name", "other"), [
+    ("left_eye", "right_eye"), ("tail", "tail"), ("l hip", "r hip"), ("eyeLeft", "eyeRight"), ("LKnee", "RKnee"),
+    ("lefteye", "righteye"), ("lip", "rip"),
+])  # fmt: skip
 def test_mirror_partners_by_name(name, other):
-    assert swapped([name, other, "nose"]) == (None if name == other else (1, 0, 2))
+    assert swapped([name, other, "nose"]) == (None if name in ("tail", "lip") else (1, 0, 2))
 
 
 # ---------------------------------------------------------------- out, and in again

@@ -246,17 +246,16 @@ def _empty(boxes: Boxes) -> list[str]:
 
 def swapped(names: Sequence[str]) -> tuple[int, ...] | None:
     """For each point the index of its mirror partner by name (left_eye, right_eye); None if no name has one."""
-    partner = []
-    for k, name in enumerate(names):
-        other = re.sub(
-            r"(?<![a-z])(left|right|l|r)(?![a-z])", lambda m: _OTHER[m.group().lower()], name, flags=re.IGNORECASE
-        )
-        found = [j for j, one in enumerate(names) if one.lower() == other.lower()]
-        partner.append(found[0] if found else k)
-    good = all(partner[j] == k for k, j in enumerate(partner))
-    return tuple(partner) if good and partner != list(range(len(names))) else None
+    for pattern in _SIDES:
+        small = [name.lower() for name in names]
+        others = [re.sub(pattern, lambda m: _OTHER[m.group().lower()], name).lower() for name in names]
+        partner = [small.index(other) if other in small else k for k, other in enumerate(others)]
+        if partner != list(range(len(names))) and all(partner[j] == k for k, j in enumerate(partner)):
+            return tuple(partner)
+    return None
 
 
+_SIDES = (r"(?i)(?<![a-z])(left|right|l|r)(?![a-z])", r"(?i)left|right", r"^[LRlr](?=[A-Z])")  # left_eye, lefteye, LEye
 _OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 

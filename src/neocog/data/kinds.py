@@ -319,7 +319,10 @@ class Masks:
     def select(self, rows: np.ndarray) -> Masks:
         read, chosen = self._read, np.asarray(rows)
         mark = digest(self.mark, chosen.astype(np.int64))
-        return Masks(lambda i: read(int(chosen[i])), len(chosen), self.names, self.colours, self._present[chosen], mark)
+        made = Masks(lambda i: read(int(chosen[i])), len(chosen), self.names, self.colours, self._present[chosen], mark)
+        if (odd := self.odd) is not None:
+            made.odd = lambda i: odd(int(chosen[i]))
+        return made
 
     def fingerprint(self) -> bytes:
         return digest(*self.names, self._present, self.mark)
