@@ -33,7 +33,11 @@ DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
 Offline = Annotated[bool, typer.Option("--offline", help="Never fetch anything from the network.")]
 Columns = Annotated[
     list[str] | None,
-    typer.Option("--column", metavar="ROLE=NAME", help="Which column of a table is path, label, caption or split."),
+    typer.Option(
+        "--column",
+        metavar="ROLE=NAME",
+        help="Which column of a table is path, label, labels, caption, split, boxes, mask, points or numbers.",
+    ),
 ]
 
 
