@@ -242,7 +242,8 @@ class Segment(Task):
     def observe(self, outputs: Tensor, batch: Batch) -> dict[str, Any]:
         outputs, mask, labelled = _aligned(outputs, batch)
         k, found = len(self.classes), outputs.argmax(1)
-        loss = F.cross_entropy(outputs, mask, ignore_index=NOT_LABELLED, reduction="sum")
+        weights = None if self.weights is None else self.weights.to(outputs)
+        loss = F.cross_entropy(outputs, mask, weights, ignore_index=NOT_LABELLED, reduction="sum")
         confusion = torch.stack(
             [
                 torch.bincount((true * k + own)[there], minlength=k * k).view(k, k)
