@@ -118,10 +118,14 @@ class Pose(Task):
         self.norm = norm or ("eyes" if self.known_as.eyes else "box")
 
     @classmethod
-    def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Pose:
+    def check(cls, source: Source) -> None:
         column: Any = source.columns["points"]
         if not len(column.names):
             raise DataError(f"{source.name} has points without names; expected one name for each point")
+
+    @classmethod
+    def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Pose:
+        column: Any = source.columns["points"]
         return cls(column.names, column.swap, **{k: settings.get(k, v) for k, v in cls.options.items()})
 
     def to_json(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neocog.errors import UsageError, closest
+from neocog.errors import DataError, UsageError, closest
 from neocog.page import Html
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Task(ABC):
         mirrors: whether a mirror image has the answer of the picture, once targets have moved with it.
         views_back: whether ``unmirrored`` undoes a mirror view of the outputs, so that views can be averaged.
         whole_batch: whether the loss compares the pictures of a batch, so that it is never computed in pieces.
-        fits_at_once: whether a last layer can be fitted on features at once (regime features, see fit.learn_head).
+        fits_at_once: whether a last layer can be fitted on features at once (regime features, see `fit_head`).
         knows_strangers: whether features tell pictures unlike the training data (then answers have ``judged``).
         recipe: the usual recipe; None: chosen by the net.
         size: the usual short side of the net's input; None: chosen by the pictures.
@@ -126,6 +126,10 @@ class Task(ABC):
     options: ClassVar[Mapping[str, Any]] = {}
 
     # ---- before training
+
+    @classmethod  # noqa: B027  # for most tasks the columns that they need are enough
+    def check(cls, source: Source) -> None:
+        """Refuse a source to train on by its columns alone, before a picture is read. Raises: DataError."""
 
     @classmethod
     @abstractmethod
@@ -194,6 +198,26 @@ class Task(ABC):
     def chance(self) -> int | None:
         """Among how many classes of one loss a net without an opinion would guess; None where that means nothing."""
         return None
+
+    @classmethod
+    def support(cls, source: Source, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        """From how many of the training pictures each class is learned (K,), and the word for one; if `fits_at_once`.
+
+        It decides how much of a pretrained net is trained (see fit.transfer).
+        """
+        raise NotImplementedError
+
+    def fit_head(
+        self, x: np.ndarray, targets: dict[str, np.ndarray], strengths: Sequence[float]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Last layers, weight (K, D) and bias (K,), for features that stay as they are; if `fits_at_once`.
+
+        Args:
+            x: features (N, D), each of mean 0 and deviation 1.
+            targets: what `collate` made of the same pictures.
+            strengths: falling; the pull on the weights, ``mean loss + strength / 2 * |weights|^2`` is at its minimum.
+        """
+        raise NotImplementedError
 
     # ---- a batch
 
@@ -331,14 +355,14 @@ def saved(task: Task) -> dict[str, Any]:
 
 
 def guess(source: Source) -> str:
-    """The task that a source is made for: the first whose needs are met. Raises: UsageError if none is."""
+    """The task that a source is made for: the first whose needs are met. Raises: DataError if none is."""
     for name in names():
         if fits(find(name), source) and not (name == "label" and source.unfit):
             return name
     if source.unfit:
         return "label"  # which says what is wrong with it
     there = ", ".join(f"{role} ({column.kind})" for role, column in source.columns.items()) or "pictures alone"
-    raise UsageError(
+    raise DataError(
         f"{source.name} has nothing that can be learned: {there}. Expected a folder for each class, a table with a "
         "label column, or annotations (COCO, Pascal VOC, YOLO, masks)"
     )
