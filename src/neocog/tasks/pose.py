@@ -249,7 +249,6 @@ class Pose(Task):
             "failures_10": float((judged > 0.1).mean()),
             "pck_10": float((by_side < 0.1).mean()) if len(by_side) else math.nan,
             "pck_20": float((by_side < 0.2).mean()) if len(by_side) else math.nan,
-            "points": int(known.sum()),
             "loss": float(seen["loss_sum"][0] / max(1.0, seen["loss_sum"][1])),
             "per_point": {
                 name: float(v) for name, v in zip(self.names, _mean(error / seen["scale"][:, None], 0), strict=True)
