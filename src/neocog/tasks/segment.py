@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from neocog.data.kinds import NOT_LABELLED
 from neocog.errors import DataError, UsageError
-from neocog.nets.pyramid import Pyramid, conv_norm
+from neocog.nets.pyramid import Joined, conv_norm
 from neocog.nets.tiling import over_picture
 from neocog.page import Html, heatmap, paragraph, table
 from neocog.tasks import coco
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _LOOK_AT = 200  # masks that are read to find how frequent each class is
 
 
-class Decoder(nn.Module):
+class Decoder(Joined):
     """Maps of all strides -> a map of classes at the size of the picture.
 
     Maps from stride 4 on are joined in a pyramid (Kirillov et al. 2019). Finer ones cost most, so few channels are kept
@@ -43,11 +43,8 @@ class Decoder(nn.Module):
     """
 
     def __init__(self, channels: Mapping[int, int], classes: int, width: int = 128) -> None:
-        super().__init__()
-        strides = [s for s in channels if s >= 4] or [max(channels)]
-        self.pyramid = Pyramid({s: channels[s] for s in strides}, width)
-        self.mix = conv_norm(width, width)
-        self.fine = sorted((s for s in channels if s < min(strides)), reverse=True)
+        super().__init__(channels, width, finest=4)
+        self.fine = sorted((s for s in channels if s < self.stride), reverse=True)
         self.narrow, self.lateral, self.join = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for stride in self.fine:
             thin = max(16, width // (4 if stride > 1 else 8))
@@ -57,13 +54,9 @@ class Decoder(nn.Module):
             width = thin
         self.last = nn.Conv2d(width, classes, 1)
 
-    def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> Tensor:
+    def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> Tensor:  # type: ignore[override]
         """-> logits (B, classes, H, W) for pictures (B, C, H, W)."""
-        levels = list(self.pyramid(maps).values())
-        total = levels[0]
-        for level in levels[1:]:
-            total = total + _enlarged(level, total.shape)
-        total = self.mix(total)
+        total = super().forward(maps)
         for stride, narrow, lateral, join in zip(self.fine, self.narrow, self.lateral, self.join, strict=True):
             total = join(_enlarged(narrow(total), maps[stride].shape) + lateral(maps[stride]))
         return _enlarged(self.last(total), x.shape)
