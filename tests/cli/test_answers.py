@@ -339,4 +339,5 @@ def test_an_answer_says_itself_in_a_line():
     assert Count({"tags": "cat; dog"}).text() == "cat; dog"
     assert Count({"tags": ""}).text() == "nothing found"
     assert Count({"age": 31.23456, "height": 2}).text() == "age 31.23, height 2"
+    assert Count({str(k): k for k in range(30)}).text().endswith(", 8 8, and 21 more")
     assert Count({}).coco(1) == [] and Count({}).indexed() is None

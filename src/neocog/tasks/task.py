@@ -34,6 +34,9 @@ Targets = dict[str, Any]  # name -> tensor (B, ...) or list of B values
 Seen = dict[str, np.ndarray]  # what `observe` kept of a whole split, joined
 
 
+_COLUMNS = 9  # of an answer that are shown in a line
+
+
 @dataclass(slots=True)
 class Losses:
     """The loss of one batch, by part.
@@ -86,10 +89,12 @@ class Answer(ABC):
         """The columns of a table or a CSV file, without the key; the same for every picture that could be read."""
 
     def text(self) -> str:
-        """One line for people."""
-        shown = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in self.row().items()}
-        line = next(iter(shown.values())) if len(shown) == 1 else ", ".join(f"{k} {v}" for k, v in shown.items())
-        return line or "nothing found"
+        """One line for people; of many columns only the first."""
+        shown = [(k, f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in self.row().items()]
+        if len(shown) == 1:
+            return shown[0][1] or "nothing found"
+        more = [f"and {len(shown) - _COLUMNS} more"] if len(shown) > _COLUMNS else []
+        return ", ".join([*(f"{k} {v}" for k, v in shown[:_COLUMNS]), *more]) or "nothing found"
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
