@@ -22,10 +22,11 @@ from PIL import Image
 from neocog import nets
 from neocog.data import open_source
 from neocog.data.augment import Augment
-from neocog.data.batches import Batches, Streamed
+from neocog.data.batches import Batch, Batches, Known, Streamed
 from neocog.data.drawn import drawn_source
 from neocog.fit.device import choose, hardware
 from neocog.fit.loop import Tally, gradients
+from neocog.fit.parallel import World, share_gradients
 from neocog.fit.recipes import recipe
 from neocog.fit.state import State
 from neocog.records import Preprocess
@@ -60,13 +61,14 @@ def main() -> None:
         source = open_source(folder)
         pre = Preprocess(size=224, resize=256)
         how = Augment(flip="random", resized_crop=0.35, colour=0.2)
-        labels = torch.from_numpy(source.labels.astype(np.int64))
+        task = Label(source.classes)
+        known = Known({"label": source.columns["label"]}, task.collate)
 
         def batches() -> Batches:
             pictures = Streamed(source, np.arange(len(source)), pre)
             return Batches(
                 pictures,
-                labels,
+                known,
                 how,
                 arguments.batch,
                 seed=0,
@@ -84,11 +86,12 @@ def main() -> None:
         net = nets.build("resnet18", classes=len(source.classes)).to(device.torch)
         net = net.to(memory_format=device.layout)
         r = recipe("standard", ema=0.0)
-        state, task = State(net, r, arguments.batch), Label(source.classes)
+        state = State(net, r, arguments.batch)
         net.train()
 
-        def step(batch: object) -> None:
-            gradients(net, batch, task, device, 0, Tally(device.torch))  # type: ignore[arg-type]
+        def step(batch: Batch) -> None:
+            _, count = gradients(net, batch, task, device, 0, Tally(device.torch))
+            share_gradients(net, count, World())
             for opt in state.opts:
                 opt.step()
                 opt.zero_grad(set_to_none=True)

@@ -28,11 +28,12 @@ def one(n: int) -> None:
     from PIL import Image
 
     from neocog.data.augment import Augment
-    from neocog.data.batches import Batches, Streamed
+    from neocog.data.batches import Batches, Known, Streamed
     from neocog.data.columns import Texts
     from neocog.data.folder import Folder
     from neocog.data.split import complete_split
     from neocog.records import Preprocess
+    from neocog.tasks import Label
 
     out = io.BytesIO()
     Image.new("RGB", (320, 240), (90, 120, 60)).save(out, "JPEG")
@@ -53,8 +54,8 @@ def one(n: int) -> None:
     listed = time.perf_counter() - begin
     rows = np.flatnonzero(codes == 0)
     pictures = Streamed(source, rows, Preprocess(size=64, resize=64))
-    targets = torch.from_numpy(labels[rows].astype(np.int64))
-    batches = Batches(pictures, targets, Augment(flip="random"), 64, seed=0, device=torch.device("cpu"))
+    known = Known({"label": source.columns["label"].select(rows)}, Label(names).collate)
+    batches = Batches(pictures, known, Augment(flip="random"), 64, seed=0, device=torch.device("cpu"))
     for _ in itertools.islice(batches.stream(0), 20):
         pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

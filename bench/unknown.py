@@ -14,10 +14,12 @@ import numpy as np
 import torch
 
 from neocog.data import open_source
-from neocog.data.batches import Streamed
+from neocog.data.batches import Known, Streamed
+from neocog.data.source import Source
 from neocog.fit import Run
 from neocog.fit.device import choose, hardware
-from neocog.fit.outputs import outputs_of
+from neocog.fit.evaluating import observed
+from neocog.fit.job import Split
 from neocog.fit.run import read_tensors
 from neocog.tasks.unknown import compare
 
@@ -30,20 +32,22 @@ def main() -> None:
     codes = read_tensors(run.folder / "split.safetensors")[0]["codes"].numpy()
     source = open_source("cifar10")
 
-    def features(pictures: Streamed) -> np.ndarray:
-        return outputs_of(net, pictures, device, features=True)[2]
+    def features(source: Source, rows: np.ndarray) -> np.ndarray:
+        known = Known({"label": source.columns["label"].select(rows)}, run.task.collate)
+        split = Split((Streamed(source, rows, run.preprocess),), source, rows, known)
+        return observed(net, run.task, split, device, features=True)[1]
 
     def of(split: int, most: int) -> tuple[np.ndarray, np.ndarray]:
         rows = np.flatnonzero(codes == split)
         rows = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
-        return features(Streamed(source, rows, run.preprocess)), source.labels[rows]
+        return features(source, rows), source.labels[rows]
 
     known, labels = of(0, 5000)
     held_out, test = of(1, 1000)[0], of(2, 5000)[0]
     strangers = {}
     for name, spec in (("drawn", "drawn:n=1000,size=64,seed=1"), ("digits", "digits")):
         other = open_source(spec)
-        strangers[name] = features(Streamed(other, np.arange(min(1000, len(other))), run.preprocess))
+        strangers[name] = features(other, np.arange(min(1000, len(other))))
     rows = compare(known, labels, len(run.classes), held_out, strangers, known=test)
     for row in rows:
         print(json.dumps(row))

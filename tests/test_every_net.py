@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from neocog import nets
 from neocog.errors import NetError
-from neocog.fit.outputs import with_features
+from neocog.fit.evaluating import with_features
 from neocog.nets.layers import StochasticDepth, WithAuxiliaries
 
 CLASSES = 7

@@ -12,10 +12,12 @@ from PIL import Image
 
 from neocog.data import Arrays
 from neocog.data.augment import Augment
-from neocog.data.batches import IGNORED, Batches, Held, Streamed, in_order
+from neocog.data.batches import Batches, Held, Known, Streamed, in_order
 from neocog.data.source import Source
 from neocog.errors import DataError
 from neocog.records import Preprocess
+from neocog.tasks import Label
+from neocog.tasks.label import IGNORED
 
 PRE = Preprocess(size=16, resize=16, mean=(0.0,) * 3, std=(1.0,) * 3)
 CPU = torch.device("cpu")
@@ -56,12 +58,15 @@ def shown(batches: Batches, steps: int, first: int = 0) -> list[list[int]]:
     return [(b.x[:, 0, 0, 0].float() * 255).round().int().tolist() for b in found]
 
 
+def labels(source: Source) -> Known:
+    return Known({"label": source.columns["label"]}, Label(source.classes).collate)
+
+
 def make(source: Source, kind: type, how: Augment | None = None, **options: object) -> Batches:
     rows = np.arange(len(source))
     pictures = Held(source, rows, PRE, CPU) if kind is Held else Streamed(source, rows, PRE)
-    labels = torch.from_numpy(source.labels.astype(np.int64))
     options = {"batch_size": 8, "seed": 3, "device": CPU, **options}
-    return Batches(pictures, labels, how or Augment(), **options)  # type: ignore[arg-type]
+    return Batches(pictures, labels(source), how or Augment(), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", [Held, Streamed])
@@ -79,14 +84,16 @@ def test_a_stream_can_be_entered_at_any_step(kind: type) -> None:
     whole = list(itertools.islice(make(numbered(), kind, how).stream(0), 9))
     late = list(itertools.islice(make(numbered(), kind, how).stream(6), 3))
     for a, b in zip(whole[6:], late, strict=True):
-        assert torch.equal(a.x, b.x) and torch.equal(a.y, b.y) and a.share == b.share
+        assert torch.equal(a.x, b.x) and torch.equal(a.targets["label"], b.targets["label"])
+        assert a.mix is not None and b.mix is not None
+        assert torch.equal(a.mix.partner, b.mix.partner) and a.mix.share == b.mix.share
 
 
 def test_held_and_streamed_pictures_are_the_same() -> None:
     how = Augment(flip="random", translate=2)
     held, streamed = (itertools.islice(make(numbered(), kind, how).stream(0), 7) for kind in (Held, Streamed))
     for a, b in zip(held, streamed, strict=True):
-        assert torch.equal(a.x, b.x) and torch.equal(a.y, b.y)
+        assert torch.equal(a.x, b.x) and torch.equal(a.targets["label"], b.targets["label"])
 
 
 def test_processes_share_each_batch() -> None:
@@ -99,14 +106,21 @@ def test_processes_share_each_batch() -> None:
 
 def test_labels_belong_to_their_pictures_and_layout_is_channels_last() -> None:
     for batch in itertools.islice(make(numbered(), Held).stream(0), 5):
-        assert torch.equal((batch.x[:, 0, 0, 0] * 255).round().long() % 4, batch.y)
+        assert torch.equal((batch.x[:, 0, 0, 0] * 255).round().long() % 4, batch.targets["label"])
         assert batch.x.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_weights_change_how_often_pictures_are_drawn() -> None:
-    weights = torch.zeros(40)
-    weights[[1, 2]] = 1.0
-    assert {i for part in shown(make(numbered(), Held, weights=weights), 5) for i in part} == {1, 2}
+def test_a_task_can_change_how_often_pictures_are_drawn() -> None:
+    source = numbered()
+    task = Label(source.classes, sampling=[0.0, 1.0, 1.0, 0.0])
+
+    def order(g: torch.Generator) -> torch.Tensor | None:
+        return task.order(source.columns, len(source), 8, g)
+
+    drawn = [i for part in shown(make(source, Held, order=order), 5) for i in part]
+    assert {i % 4 for i in drawn} == {1, 2} and len(set(drawn)) < len(drawn)
+    rows = torch.tensor([1, 2] * 20)
+    assert {i for part in shown(make(source, Held, order=lambda g: rows), 5) for i in part} == {1, 2}
 
 
 def test_bad_pictures_are_listed_and_do_not_count() -> None:
@@ -115,14 +129,15 @@ def test_bad_pictures_are_listed_and_do_not_count() -> None:
     assert held.kept.tolist() == [0, 2, 4] and len(held) == 3
     assert [p.key for p in held.problems] == ["1.png", "3.png"]
     streamed = Streamed(source, np.arange(5), PRE)
-    batches = Batches(streamed, torch.zeros(5, dtype=torch.int64), Augment(), 5, seed=0, device=CPU)
+    batches = Batches(streamed, labels(source), Augment(), 5, seed=0, device=CPU)
     batch = next(batches.stream(0))
-    assert sorted(batch.y.tolist()) == [IGNORED, IGNORED, 0, 0, 0]
+    assert sorted(batch.targets["label"].tolist()) == [IGNORED, IGNORED, 0, 0, 0]
+    assert sorted(batch.rows[batch.valid].tolist()) == [0, 2, 4]
     assert sorted(p.key for p in streamed.problems) == ["1.png", "3.png"]
-    rows = torch.cat([r for r, _ in in_order(Streamed(source, np.arange(5), PRE), 2, CPU)])
+    rows = torch.cat([b.rows for b in in_order(Streamed(source, np.arange(5), PRE), 2, CPU)])
     assert rows.tolist() == [0, 2, 4]
     with pytest.raises(DataError, match="no training picture is left"):
-        Batches(Held(Files([b""]), np.arange(1), PRE, CPU), torch.zeros(0), Augment(), 5, seed=0, device=CPU)
+        Batches(Held(Files([b""]), np.arange(1), PRE, CPU), labels(source), Augment(), 5, seed=0, device=CPU)
 
 
 def test_streamed_random_crops_keep_the_colour_of_a_plain_picture_and_repeat() -> None:
@@ -136,5 +151,5 @@ def test_streamed_random_crops_keep_the_colour_of_a_plain_picture_and_repeat() -
 def test_pixels_are_normalised() -> None:
     pre = Preprocess(size=16, resize=16, mean=(0.25,) * 3, std=(0.5,) * 3)
     held = Held(Arrays(np.full((1, 16, 16, 3), 255, np.uint8)), np.arange(1), pre, CPU)
-    _, x = next(iter(in_order(held, 4, CPU)))
+    x = next(iter(in_order(held, 4, CPU))).x
     torch.testing.assert_close(x, torch.full((1, 3, 16, 16), 1.5))

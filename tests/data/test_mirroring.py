@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from neocog.data import Arrays as ArrayPictures
 from neocog.data import open_source
 from neocog.data.check import check, groups_and_mirroring
 from neocog.data.duplicates import as_groups, flipped_thumbs, look_at
+from neocog.data.kinds import Category
 from neocog.data.mirroring import by_names, characters, decide, named_sides
+from neocog.data.source import Selected, Source
 
 Arrows = Callable[..., tuple[np.ndarray, np.ndarray]]
 
@@ -96,16 +99,23 @@ def test_drawings_may_be_mirrored(task: str) -> None:
     assert found.allowed and "a look at" in found.why
 
 
-def test_relations_of_drawings_are_told_by_looking_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def named(source: Source, names: list[str]) -> Source:
+    """The same pictures with other names of classes."""
+    view = Selected(source, np.arange(len(source)))
+    view.columns = {"label": Category(source.labels, names)}
+    return view
+
+
+def test_relations_of_drawings_are_told_by_looking_too() -> None:
     source = open_source("drawn:n=1200,size=32,task=relation")
     assert "'left' and 'right'" in decide(source).why
-    monkeypatch.setattr(source, "classes", tuple("first second third fourth fifth sixth".split()))
+    source = named(source, "first second third fourth fifth sixth".split())
     assert by_names(source.classes) is None and not decide(source).allowed
 
 
-def test_digits_without_names_are_told_by_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digits_without_names_are_told_by_looking() -> None:
     source = open_source("digits")
-    monkeypatch.setattr(source, "classes", tuple(f"heap number {'abcdefghij'[i]}{i}" for i in range(10)))
+    source = named(source, [f"heap number {'abcdefghij'[i]}{i}" for i in range(10)])
     assert by_names(source.classes) is None and not decide(source).allowed
 
 
@@ -119,9 +129,7 @@ def test_chance_alone_never_speaks_against_mirroring() -> None:
     pictures = np.stack([source.read(i) for i in range(len(source))])
     for seed in range(20):
         labels = np.random.default_rng(seed).integers(0, 2, len(source))
-        tried = open_source((pictures, labels))
-        tried.classes = ("first", "second")
-        assert decide(tried).allowed
+        assert decide(ArrayPictures(pictures, labels, classes=["first", "second"])).allowed
 
 
 def test_declared_test_pictures_are_not_looked_at(folder: Callable[..., Path], arrows: Arrows) -> None:

@@ -51,7 +51,7 @@ def test_declared_splits_that_leak_or_lack_classes(tmp_path: Path, capsys: pytes
     assert "2 of 4 classes have no picture here, and are not measured" in page
     assert "Without a picture in this split: " in page
     assert run.metrics["test_classes"] == 2
-    assert "macro-F1" in run.summary()[0] and "(2 of 4 classes have test pictures)" in run.summary()[0]
+    assert "macro-F1" in run.summary()[0] and "(2 of 4 classes have pictures)" in run.summary()[0]
 
 
 def test_another_source_to_test_on_can_leak_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,9 @@ def everything(run: Path, file: str) -> None:
 @pytest.mark.parametrize(("names", "count"), [(["0", "1"], 2), (["0", "1", "2", "3"], 4)])
 def test_a_class_too_few_or_too_many(run: Path, names: list[str], count: int) -> None:
     change(run / "net.json", lambda card: card.update(classes=names))
+    with pytest.raises(RunError, match=r"the classes of the task and of the net differ.*'neocog resume .*' writes it"):
+        neocog.load(run)
+    change(run / "net.json", lambda card: card["task"].update(classes=names))
     said = rf"names {count} classes for a net with 3 outputs.*'[Nn]eocog resume .*' writes it again"
     with pytest.raises(RunError, match=said):
         neocog.load(run)
@@ -120,6 +123,16 @@ def test_whatever_is_missing_or_of_another_type_is_no_crash(run: Path, monkeypat
         (run / file).write_text(json.dumps(whole))
 
 
+@pytest.mark.parametrize("wrong", [{"weights": "text"}, {"temperature": "text"}, {"temperature": -1}, {"more": 1}])
+def test_a_task_that_cannot_be_made(run: Path, wrong: dict[str, Any]) -> None:
+    change(run / "net.json", lambda card: card["task"].update(wrong))
+    with pytest.raises(RunError, match=r"net\.json is damaged: its task cannot be made"):
+        neocog.load(run)
+    change(run / "run.json", lambda values: values["settings"]["task"].update(wrong))
+    with pytest.raises(RunError, match=r"run\.json is damaged: its task cannot be made"):
+        fit.resume(run, data=PICTURES, progress=False)
+
+
 def test_a_log_with_other_lines(run: Path) -> None:
     lines = (run / "log.jsonl").read_text() + '3\n[]\nnull\n"text"\n' + "[" * 100_000 + '\n{"kind": "end"}\n{"ki'
     (run / "log.jsonl").write_text(lines)
@@ -133,11 +146,13 @@ def test_what_a_plan_may_hold(run: Path) -> None:
     for field, other, said in (
         ("batch", "16", 'batch is "16" instead of a number'),
         ("batch", True, "batch is true instead of a number"),
-        ("classes", "abc", 'classes is "abc" instead of a list'),
-        ("classes", ["a", 1], "classes[1] is 1 instead of a text"),
+        ("task", "abc", 'task is "abc" instead of an object'),
+        ("columns", {"label": 1}, "columns.label is 1 instead of a text"),
         ("recipe", {**plan["recipe"], "lr": None}, "recipe.lr is null instead of a number"),
         ("recipe", {**plan["recipe"], "colours": 1}, "recipe has an unknown key 'colours'"),
         ("preprocess", {"size": 32}, "preprocess has no key 'resize'"),
         ("taps", 3, "taps is 3 instead of an object"),
     ):
         assert misfit({**plan, field: other}, Plan) == said
+    assert misfit("abc", list[str], "classes") == 'classes is "abc" instead of a list'
+    assert misfit(["a", 1], list[str], "classes") == "classes[1] is 1 instead of a text"

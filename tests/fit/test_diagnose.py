@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,8 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neocog.data.batches import Batch
 from neocog.errors import UsageError
 from neocog.fit import diagnose as d
+from neocog.fit.training import losses_of
+from neocog.tasks import Label, Losses
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +36,13 @@ def small_net() -> nn.Sequential:
 
 def batch(n: int = 16) -> tuple[Tensor, Tensor]:
     return torch.randn(n, 3, 8, 8), torch.arange(n) % 4
+
+
+def losses(x: Tensor, y: Tensor, smoothing: float = 0.0) -> Callable[[nn.Module], Losses]:
+    """The losses of a net for a batch, as the loop computes them."""
+    task, n = Label("abcd", smoothing), len(x)
+    some = Batch((x,), {"label": y}, torch.arange(n), torch.ones(n, dtype=torch.bool))
+    return lambda net: losses_of(task, net, some)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +63,7 @@ def test_overfits_one_batch_and_leaves_everything_as_it_was() -> None:
     gradient = net[0].weight.grad.clone()
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
 
-    finding = d.overfit_one_batch(net, F.cross_entropy, x, y)
+    finding = d.overfit_one_batch(net, losses(x, y), len(x))
 
     assert finding.verdict == "good" and "16 pictures" in finding.evidence
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
@@ -63,15 +74,12 @@ def test_overfits_one_batch_and_leaves_everything_as_it_was() -> None:
 
 
 def test_overfits_with_label_smoothing() -> None:
-    def loss(output: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(output, y, label_smoothing=0.2)
-
-    assert d.overfit_one_batch(small_net(), loss, *batch()).verdict == "good"
+    assert d.overfit_one_batch(small_net(), losses(*batch(), smoothing=0.2), 16).verdict == "good"
 
 
 def test_overfits_inside_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        finding = d.overfit_one_batch(small_net(), lambda output, y: F.cross_entropy(output.float(), y), *batch())
+        finding = d.overfit_one_batch(small_net(), losses(*batch()), 16)
     assert finding.verdict == "good"
 
 
@@ -86,7 +94,7 @@ def test_a_net_that_does_not_see_its_input_cannot_overfit() -> None:
             return self.bias.expand(len(x), 4)
 
     state = random.getstate()
-    finding = d.overfit_one_batch(Blind(), F.cross_entropy, *batch(), steps=20)
+    finding = d.overfit_one_batch(Blind(), losses(*batch()), 16, steps=20)
     assert finding.verdict == "bad" and "1.386" in finding.evidence and finding.advice
     assert random.getstate() == state
 
@@ -94,10 +102,10 @@ def test_a_net_that_does_not_see_its_input_cannot_overfit() -> None:
 def test_a_frozen_net_is_refused_and_a_frozen_trunk_is_not() -> None:
     net = small_net().requires_grad_(False)
     with pytest.raises(UsageError, match="all frozen"):
-        d.overfit_one_batch(net, F.cross_entropy, *batch())
+        d.overfit_one_batch(net, losses(*batch()), 16)
     net[-1].requires_grad_(True)
     with torch.no_grad():  # even when the caller has switched gradients off
-        assert d.overfit_one_batch(net, F.cross_entropy, *batch()).verdict == "good"
+        assert d.overfit_one_batch(net, losses(*batch()), 16).verdict == "good"
 
 
 @given(st.floats(1e-6, 10), st.sampled_from([torch.float32, torch.bfloat16, torch.float64]))

@@ -13,14 +13,16 @@ from torch import nn
 
 from neocog import nets
 from neocog.data import open_source
-from neocog.data.batches import Streamed
+from neocog.data.batches import Known, Streamed
 from neocog.errors import UsageError
 from neocog.fit.device import Device
 from neocog.fit.features import LAST, Tapped, Taps, build, extract, features_of, layer_names, plain_head
+from neocog.fit.job import Split
 from neocog.fit.kept import Kept, fingerprint, neighbours
 from neocog.fit.parallel import World
 from neocog.fit.show import Show
 from neocog.records import Preprocess
+from neocog.tasks import Label
 
 CPU = Device("cpu", channels_last=True)
 PRE = Preprocess(32, 32)
@@ -108,10 +110,10 @@ def test_a_net_of_layers_keeps_its_trunk_and_comes_back_whole(net: nn.Module, x:
     spec = dict(net.spec)  # type: ignore[arg-type]
     layers = [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)][2:4]
     taps = {"layers": layers, "pool": "mean"}
-    made = build(spec, taps, 7)
+    made = build(spec, taps, Label("abcdefg"))
     assert isinstance(made, Tapped)
     made.trunk.load_state_dict(net.state_dict())
-    again = build(spec, taps, 7)
+    again = build(spec, taps, Label("abcdefg"))
     again.load_state_dict(made.state_dict())
     with torch.no_grad():
         a, b = made.eval()(x), again.eval()(x)
@@ -177,7 +179,8 @@ def test_features_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         folder.mkdir(exist_ok=True)
         return Kept(net, key, folder, neighbours(folder), CPU, World(), Show(False))
 
-    pictures = Streamed(open_source("drawn:n=25,size=32"), np.arange(25), PRE)
+    source = open_source("drawn:n=25,size=32")
+    pictures = Streamed(source, np.arange(25), PRE)
     first = kept("a")
     rows, values = first.of(pictures, "train")
     assert rows.tolist() == list(range(25)) and values.shape == (25, 3) and net.pictures == first.seen == 25
@@ -189,10 +192,12 @@ def test_features_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "a" / "features" / "train-10.safetensors").write_bytes(b"broken")
     assert kept("a").of(pictures, "train")[1] == pytest.approx(values) and net.pictures == 60
     # logits are those of the last layer
-    chosen = np.array([3, 20])
-    rows, logits, some = kept("a").outputs(pictures, "train", chosen)
-    assert rows.tolist() == [3, 20]
-    assert logits == pytest.approx(net.fc(torch.from_numpy(some)).detach().numpy(), abs=1e-6)
+    chosen, task = np.array([3, 20]), Label(source.classes)
+    split = Split((pictures,), source, np.arange(25), Known({"label": source.columns["label"]}, task.collate))
+    found, some = kept("a").observed(task, split, "train", chosen)
+    assert found["rows"].tolist() == [3, 20] and found["labels"].tolist() == source.labels[chosen].tolist()
+    assert found["logits"] == pytest.approx(net.fc(torch.from_numpy(some)).detach().numpy(), abs=1e-6)
+    assert net.pictures == 60
 
 
 def test_fingerprints_see_names_values_and_types() -> None:

@@ -17,15 +17,17 @@ from neocog import fit
 from neocog.data import check as checking
 from neocog.data import mirroring, open_source
 from neocog.data.mirroring import Mirroring
+from neocog.fit.choices import splits_of
 from neocog.fit.device import Device
 from neocog.fit.diagnose import read_curves, read_mirrored
-from neocog.fit.inputs import Data, make_plan
-from neocog.fit.outputs import views
+from neocog.fit.evaluating import views
+from neocog.fit.job import Data, Wishes
 from neocog.fit.parallel import World
-from neocog.fit.plan import Plan, splits_of
+from neocog.fit.plan import Plan, make_plan
 from neocog.fit.recipes import RECIPES, recipe
 from neocog.fit.run import read_json, records
 from neocog.fit.show import Show
+from neocog.tasks import Label
 
 QUIET = {"progress": False, "device": "cpu", "diagnosis": False}
 
@@ -48,9 +50,8 @@ def folders(
 
 def plan(data: Any, **fields: Any) -> tuple[Plan, list[str]]:
     parts = Data.open(data, None, True)
-    open_ = dict.fromkeys(("net", "recipe", "size", "net_options", "epochs", "minutes"))
-    how: dict[str, Any] = {**open_, "seed": 0, "device": Device("cpu"), "world": World(), "show": Show(False)}
-    return make_plan(parts, **how, fields=fields), parts.notes
+    made, _ = make_plan(Wishes(fields=fields), parts, Device("cpu"), World(), Show(False))
+    return made, parts.notes
 
 
 @pytest.fixture(scope="module")
@@ -146,11 +147,11 @@ def test_mirrored_copies_are_on_one_side_of_the_split(tmp_path: Path) -> None:
         Image.fromarray(source.read(i)).save(place / f"{i:03}.png")
         Image.fromarray(np.asarray(source.read(i))[:, ::-1]).save(place / f"{i:03}m.png")
     both = open_source(tmp_path)
-    codes, _, found = splits_of(both, recipe("fast"), seed=0)
+    codes, _, found = splits_of(both, Label, recipe("fast"), seed=0)
     split = {Path(both.key(i)).stem: code for i, code in enumerate(codes.tolist())}
     assert found.allowed and set(split.values()) == {0, 1, 2}
     assert all(split[f"{i:03}"] == split[f"{i:03}m"] for i in range(len(source)))
-    apart, _, _ = splits_of(both, recipe("fast"), seed=0, mirrored=False)
+    apart, _, _ = splits_of(both, Label, recipe("fast"), seed=0, mirrored=False)
     split = {Path(both.key(i)).stem: code for i, code in enumerate(apart.tolist())}
     assert any(split[f"{i:03}"] != split[f"{i:03}m"] for i in range(len(source)))
 
@@ -195,8 +196,8 @@ def test_mirrored_views_alone() -> None:
     import torch
 
     x = torch.rand(2, 3, 8, 8)
-    ((weight, view),) = views(x, "mirror")
-    assert weight == 1 and torch.equal(view, x.flip(3))
+    ((weight, view, mirrored),) = views(x, "mirror")
+    assert weight == 1 and mirrored and torch.equal(view, x.flip(3))
 
 
 def test_flips_are_not_proposed_where_they_were_ruled_out() -> None:

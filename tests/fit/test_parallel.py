@@ -20,7 +20,7 @@ from torch import nn
 from neocog import nets
 from neocog.data import open_source
 from neocog.data.augment import Augment
-from neocog.data.batches import Batches, Held
+from neocog.data.batches import Batches, Held, Known
 from neocog.fit.parallel import World, join, share_gradients, with_global_norms
 from neocog.fit.run import write_tensors
 from neocog.records import Preprocess
@@ -33,21 +33,27 @@ net = nets.build("cifar_resnet20").double()
 single = copy.deepcopy(net)
 source = open_source("drawn:n=48,size=32")
 pictures = Held(source, torch.arange(48).numpy(), Preprocess(32, 32), torch.device("cpu"))
-labels, task = torch.from_numpy(source.labels).long(), Label(source.classes, 0.1)
+task = Label(source.classes, 0.1)
+known = Known({"label": source.columns["label"]}, task.collate)
 
 def train(net, world):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, nesterov=True)
-    stream = Batches(pictures, labels, Augment(mixup=0.5, cutmix=1.0), 16, seed=3, device=torch.device("cpu"),
+    stream = Batches(pictures, known, Augment(mixup=0.5, cutmix=1.0), 16, seed=3, device=torch.device("cpu"),
                      dtype=torch.float64, rank=world.rank, world=world.size).stream(0)
     for _ in range(6):
         batch = next(stream)
-        task.loss(net(batch.x), batch.y, batch.partner, batch.share).backward()
-        share_gradients(net, world)
+        found = task.losses(net(batch.x), batch)
+        (found.total * found.count).backward()
+        share_gradients(net, torch.tensor(float(found.count), dtype=torch.float64), world)
         optimizer.step()
         optimizer.zero_grad()
     return net.state_dict()
 
 shared = train(with_global_norms(net, world), world)
+for p in net.parameters():  # processes that count different things: the mean over all of them
+    p.grad = torch.full_like(p, world.rank + 1.0)
+whole = share_gradients(net, torch.tensor(1.0 + 2.0 * world.rank, dtype=torch.float64), world)
+assert whole == 4.0 and all((p.grad == 0.75).all() for p in net.parameters())
 if world.first:
     write_tensors(Path(sys.argv[1]), shared)
     write_tensors(Path(sys.argv[2]), train(single, World()))

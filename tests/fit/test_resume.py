@@ -19,6 +19,7 @@ from neocog.errors import RunError
 from neocog.fit.recipes import recipe
 from neocog.fit.run import read_json, read_tensors, records
 from neocog.fit.state import State
+from neocog.tasks import Label
 
 # ema, momentum, balance, mixing and dropout-like randomness all have state that a resume must restore; the device is
 # fixed, because on a busy machine the second training might measure otherwise and choose another
@@ -115,7 +116,7 @@ def test_which_weights_are_kept() -> None:
         for state.step, (figure, loss) in enumerate(epochs, 1):
             with torch.no_grad():
                 first.fill_(state.step)
-            state.note(figure, loss, n)
+            state.note(figure, loss, Label("ab").error({"accuracy": figure, "n": n if math.isfinite(figure) else 0}))
         choice = state.choose("accuracy")
         assert float(first.detach().flatten()[0]) == choice["step"]
         return choice["step"], choice["why"]

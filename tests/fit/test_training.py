@@ -17,10 +17,11 @@ from neocog.data import open_source
 from neocog.data.batches import Batch
 from neocog.errors import DataError, RunError, UsageError
 from neocog.fit import loop
+from neocog.fit.choices import choose_size, growing
 from neocog.fit.clock import Clock
+from neocog.fit.evaluating import views
 from neocog.fit.loop import judge
-from neocog.fit.outputs import views
-from neocog.fit.plan import Plan, choose_size, growing
+from neocog.fit.plan import Plan
 from neocog.fit.recipes import recipe
 from neocog.fit.run import read_json, records
 from neocog.fit.state import State
@@ -54,7 +55,7 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> fit.Run:
 
 
 def test_bad_files_are_listed_and_never_stop_a_run(run: fit.Run) -> None:
-    problems = {Path(p["key"]).name for p in read_json(run.folder / "problems.json")}
+    problems = {Path(p["key"]).name for p in read_json(run.folder / "problems.json", list)}
     assert problems == {"empty.jpg", "text.jpg", "short.png"}
     start = records(run.folder, "start")[0]
     assert start["train"] + start["val"] + run.metrics["test_n"] == 80
@@ -146,7 +147,7 @@ def test_pictures_can_grow_while_a_net_trains(folder: Path, tmp_path: Path, monk
     seen: list[int] = []
     plain = loop.gradients
 
-    def gradients(net: torch.nn.Module, batch: Batch, *rest: Any) -> torch.Tensor:
+    def gradients(net: torch.nn.Module, batch: Batch, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append(batch.x.size(-1))
         return plain(net, batch, *rest)
 
@@ -189,8 +190,12 @@ def test_wrong_calls_say_what_to_type(tmp_path: Path) -> None:
         fit.train("digits", progress=False, device="tpu")
     with pytest.raises(DataError, match="has one class, 'a'; expected at least two"):
         fit.train((np.zeros((5, 40, 40, 3), np.uint8), ["a"] * 5), out=tmp_path / "x", **QUIET)
-    with pytest.raises(DataError, match="no labels; expected a folder for each class"):
-        fit.train((np.zeros((5, 40, 40, 3), np.uint8), None), out=tmp_path / "x", **QUIET)
+    for task, message in ((None, "nothing that can be learned.*Expected a folder for each class"),
+                          ("label", "no label for the task 'label'.*expected a folder for each class")):  # fmt: skip
+        with pytest.raises(DataError, match=message):
+            fit.train((np.zeros((5, 40, 40, 3), np.uint8), None), task=task, out=tmp_path / "x", **QUIET)
+    with pytest.raises(UsageError, match="unknown task 'labels'; did you mean 'label'"):
+        fit.train("digits", task="labels", **QUIET)
 
 
 def test_find_lr_suggests_a_rate_that_trains() -> None:
@@ -206,9 +211,13 @@ def test_views_add_up_and_mirror_only_when_allowed() -> None:
     x = torch.rand(2, 3, 8, 8)
     for kind, mirror, count in (("none", True, 1), ("flip", True, 2), ("flip", False, 1), ("shift", True, 6)):
         found = list(views(x, kind, mirror))
-        assert len(found) == count and sum(w for w, _ in found) == pytest.approx(1.0)
-        assert all(v.shape == x.shape for _, v in found)
-    assert torch.equal(list(views(x, "flip"))[1][1], x.flip(3))
+        assert len(found) == count and sum(w for w, _, _ in found) == pytest.approx(1.0)
+        assert all(v.shape == x.shape for _, v, _ in found) and torch.equal(found[0][1], x)
+        assert sum(mirrored for _, _, mirrored in found) == (count // 2 if mirror and kind != "none" else 0)
+    weight, view, mirrored = list(views(x, "flip"))[1]
+    assert torch.equal(view, x.flip(3)) and mirrored and weight == 0.5
+    (only,) = views(x, "mirror")
+    assert only[0] == 1.0 and torch.equal(only[1], x.flip(3)) and only[2]
     with pytest.raises(UsageError, match="unknown test-time views"):
         list(views(x, "many"))
 

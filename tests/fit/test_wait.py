@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from safetensors import safe_open
 from neocog import fit
 from neocog.fit import finish, wait
 from neocog.fit.clock import Clock
-from neocog.fit.outputs import views
+from neocog.fit.evaluating import views
+from neocog.fit.job import Job
 from neocog.fit.parallel import World
 from neocog.fit.run import records
 from neocog.fit.state import CHECKPOINT
@@ -39,8 +42,9 @@ def pictures(n: int) -> tuple[np.ndarray, np.ndarray]:
 )  # fmt: skip
 def test_what_is_left_for_training(minutes: float, seconds: float, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wait, "evaluation_seconds", lambda *given: 20.0 - wait._AROUND)
-    nothing: Any = None
-    left, text = wait.seconds_to_train(nothing, nothing, nothing, World(), minutes, lambda: 10.0)
+    monkeypatch.setattr("neocog.fit.wait.time.monotonic", lambda: 110.0)
+    job: Any = SimpleNamespace(plan=SimpleNamespace(minutes=minutes), world=World(), begin=100.0)
+    left, text = wait.seconds_to_train(job)
     assert left == pytest.approx(seconds) and text.startswith(said)
 
 
@@ -53,15 +57,15 @@ def test_the_estimate_is_of_what_evaluation_does(tta: str, tmp_path: Path, monke
         return len(list(views(x, tta, mirror)))
 
     done, estimated = [], []
-    real, estimate = finish.outputs_of, wait.evaluation_seconds
+    real, estimate = finish.observed, wait.evaluation_seconds
 
-    def counted(net, shown, *given, tta="none", mirror=True, chosen=None, **how):  # type: ignore[no-untyped-def]
-        done.append(each(tta=tta, mirror=mirror) * len(shown if chosen is None else chosen))
-        return real(net, shown, *given, tta=tta, mirror=mirror, chosen=chosen, **how)
+    def counted(net, task, split, device, *, tta="none", mirror=True, chosen=None, **how):  # type: ignore[no-untyped-def]
+        done.append(each(tta=tta, mirror=mirror) * len(split if chosen is None else chosen))
+        return real(net, task, split, device, tta=tta, mirror=mirror, chosen=chosen, **how)
 
     monkeypatch.setattr(wait, "_seconds_each", each)
     monkeypatch.setattr(wait, "evaluation_seconds", lambda *given: estimated.append(estimate(*given)) or 0.0)
-    monkeypatch.setattr(finish, "outputs_of", counted)
+    monkeypatch.setattr(finish, "observed", counted)
     monkeypatch.setattr(finish, "STRANGERS", (60, 20))
     monkeypatch.setattr(wait, "STRANGERS", (60, 20))
     fit.train(
@@ -81,8 +85,8 @@ def test_the_time_of_training_is_decided_once(
 ) -> None:
     asked = []
 
-    def left(made: Any, parts: Any, device: Any, world: Any, minutes: float, prepared: Any) -> tuple[float, str]:
-        asked.append((minutes, prepared() > 0))
+    def left(job: Job) -> tuple[float, str]:
+        asked.append((job.plan.minutes, time.monotonic() > job.begin))
         return 0.05, "training takes a moment"
 
     monkeypatch.setattr("neocog.fit.training.seconds_to_train", left)

@@ -10,37 +10,55 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neocog.data.batches import Batch, Mix
 from neocog.tasks import Label, balance
+from neocog.tasks.label import IGNORED
+
+
+def batch(y: torch.Tensor, mix: Mix | None = None) -> Batch:
+    return Batch((torch.zeros(len(y), 1, 1, 1),), {"label": y}, torch.arange(len(y)), y >= 0, mix=mix)
+
+
+def loss(task: Label, logits: torch.Tensor, y: torch.Tensor, mix: Mix | None = None) -> torch.Tensor:
+    return task.losses(logits, batch(y, mix)).total
 
 
 def test_no_opinion_costs_the_logarithm_of_the_classes() -> None:
     for smoothing in (0.0, 0.2):
         task = Label("abcde", smoothing)
-        loss = task.loss(torch.zeros(7, 5), torch.arange(7) % 5)
-        assert loss.item() == pytest.approx(math.log(5))
+        assert loss(task, torch.zeros(7, 5), torch.arange(7) % 5).item() == pytest.approx(math.log(5))
 
 
 def test_mixed_pictures_count_for_both_labels() -> None:
     torch.manual_seed(0)
     task, logits, y = Label("abc", 0.1), torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
     partner = torch.tensor([5, 4, 3, 2, 1, 0])
-    mixed = task.loss(logits, y, partner, 0.3)
-    expected = 0.3 * task.loss(logits, y) + 0.7 * task.loss(logits, y[partner])
+    mixed = loss(task, logits, y, Mix(partner, 0.3))
+    expected = 0.3 * loss(task, logits, y) + 0.7 * loss(task, logits, y[partner])
     torch.testing.assert_close(mixed, expected)
 
 
 def test_unreadable_pictures_do_not_count() -> None:
     task, logits = Label("ab"), torch.randn(4, 2)
-    y = torch.tensor([0, 1, -100, -100])
-    torch.testing.assert_close(task.loss(logits, y) * 4, task.loss(logits[:2], y[:2]) * 2)
-    assert int(task.right(logits, torch.full((4,), -100))) == 0
+    valid = torch.tensor([True, True, False, False])
+    y = task.collate({"label": torch.tensor([0, 1, 0, -1])}, None, valid)["label"]
+    assert y.tolist() == [0, 1, IGNORED, IGNORED]
+    torch.testing.assert_close(loss(task, logits, y) * 4, loss(task, logits[:2], y[:2]) * 2)
+    assert int(task.losses(logits, batch(torch.full((4,), IGNORED))).figures["accuracy"]) == 0
 
 
 def test_pieces_of_a_batch_add_up() -> None:
     torch.manual_seed(1)
-    task, logits, y = Label("abc", 0.2, torch.tensor([1.0, 2.0, 0.5])), torch.randn(9, 3), torch.arange(9) % 3
-    parts = sum(task.loss(logits[i : i + 2], y[i : i + 2]) * len(y[i : i + 2]) / 9 for i in range(0, 9, 2))
-    torch.testing.assert_close(parts, task.loss(logits, y))
+    task, logits, y = Label("abc", 0.2, [1.0, 2.0, 0.5]), torch.randn(9, 3), torch.arange(9) % 3
+    found = [task.losses(logits[i : i + 2], batch(y).part(slice(i, i + 2))) for i in range(0, 9, 2)]
+    assert [one.count for one in found] == [2, 2, 2, 2, 1]
+    torch.testing.assert_close(sum(one.total * one.count for one in found) / 9, loss(task, logits, y))
+
+
+def test_a_mixed_batch_is_not_taken_apart() -> None:
+    y = torch.arange(4) % 2
+    with pytest.raises(ValueError, match="cannot be taken apart"):
+        batch(y, Mix(y, 0.5)).part(slice(0, 2))
 
 
 @given(st.lists(st.integers(0, 2000), min_size=1, max_size=30).filter(lambda c: sum(c) > 0))
@@ -56,4 +74,13 @@ def test_balance_makes_classes_equal_up_to_a_limit(counts: list[int]) -> None:
 
 
 def test_figures_of_nothing_are_not_numbers() -> None:
-    assert math.isnan(Label("ab").measure(np.zeros((0, 2)), np.zeros(0, np.int64))["accuracy"])
+    nothing = {"rows": np.zeros(0, np.int64), "logits": np.zeros((0, 2)), "labels": np.zeros(0, np.int64)}
+    for seen in (nothing, {}):
+        figures = Label("ab").figures(seen)
+        assert figures["n"] == 0 and math.isnan(figures["accuracy"]) and math.isnan(figures["loss"])
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
+def test_a_temperature_is_more_than_nothing(wrong: float) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        Label("ab", temperature=wrong)

@@ -169,6 +169,18 @@ def geometry(draws: Draws, how: Augment, height: int, width: int, *, cropped: bo
     return made
 
 
+def left_over(draws: Draws, height: int, width: int) -> Tensor:
+    """What `shift_and_flip` leaves of the prepared pictures: float64 (B, 4), x0 y0 x1 y1 in their pixels."""
+    down, across = draws.shift.double().T
+    first = (across.clamp(min=0), down.clamp(min=0))
+    return torch.stack((*first, width + across.clamp(max=0), height + down.clamp(max=0)), 1)
+
+
+def moved_points(matrix: Tensor, points: Tensor) -> Tensor:
+    """Points (B, P, 2) moved by affine maps (B, 2, 3)."""
+    return points @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
+
+
 def compose(second: Tensor, first: Tensor) -> Tensor:
     """The affine maps (B, 2, 3) that are `first`, then `second`."""
     linear = second[:, :, :2] @ first[:, :, :2]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data import file_rules, label_rules
+from neocog.data import annotation_rules, file_rules, label_rules
 from neocog.data.duplicates import connected, near_and_mirrored, split_groups
 from neocog.data.findings import SEVERITIES, Facts, Finding, Suspicion
 from neocog.data.kinds import Boxes, Categories, Column, Points, TextColumn
@@ -84,6 +84,7 @@ class Check:
     columns: tuple[Known, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    annotated: str = ""  # ", 412 boxes of 3 classes"
 
     @property
     def readable(self) -> int:
@@ -111,7 +112,8 @@ class Check:
         said = ", ".join(found) if found else "nothing to put right"
         missing = f" ({len(self.unreadable):,} unreadable)" if self.unreadable else ""
         used = int((self.counts[:-1].sum(axis=1) > 0).sum())
-        return f"{self.pictures:,} pictures{missing} in {used:,} class{'es' if used != 1 else ''}: {said}"
+        classes = f" in {used:,} class{'es' if used != 1 else ''}" if used or not self.annotated else ""
+        return f"{self.pictures:,} pictures{missing}{classes}{self.annotated}: {said}"
 
     def find(self, name: str) -> Finding | None:
         """Return the finding called `name`, or None."""
@@ -195,8 +197,8 @@ def check(
     pairs = pairs[same[pairs[:, 0]] != same[pairs[:, 1]]]
     doubts = list(suspicious(source) if callable(suspicious) else suspicious or ())
     counts = _counts(source)
-    facts = Facts(source, seen, counts, exact, pairs, across, doubts)
-    rules = (*file_rules.RULES, *label_rules.RULES)
+    facts = Facts(source, seen, counts, exact, pairs, across, doubts, annotation_rules.wrong_masks(source, seen.sizes))
+    rules = (*file_rules.RULES, *annotation_rules.RULES, *label_rules.RULES)
     found = [finding for rule in rules if (finding := rule(facts)) is not None]
     kinds = {name: seen.kinds[seen.readable] == k for k, name in enumerate(seen.kind_names)}
     return Check(
@@ -223,6 +225,7 @@ def check(
         columns=known(source),
         notes=tuple(source.notes),
         seconds=time.monotonic() - started,
+        annotated=annotation_rules.counts(source),
     )
 
 

@@ -295,6 +295,7 @@ class Masks:
         self._read, self._count, self.names, self.mark = read, count, tuple(names), mark
         self.colours = None if colours is None else tuple(colours)
         self._present = np.ones(count, dtype=bool) if present is None else np.asarray(present, dtype=bool)
+        self.odd: Callable[[int], list[str]] | None = None  # what a sample's mask holds that is no class, for `check`
 
     def __len__(self) -> int:
         return self._count

@@ -83,9 +83,9 @@ class Source:
 
     @property
     def label_sets(self) -> LabelSets | None:
-        """The labels of each picture where there can be several, else None."""
+        """The labels of each picture, among `classes`, where there can be several, else None."""
         tags = self.columns.get("tags")
-        return tags.sets if isinstance(tags, Categories) else None
+        return tags.sets if isinstance(tags, Categories) and tags.names == self.classes else None
 
     @property
     def captions(self) -> TextLists | None:

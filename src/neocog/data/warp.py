@@ -12,6 +12,7 @@ from torch import Tensor
 from neocog.data.augment import compose, inverted
 from neocog.data.kinds import NOT_LABELLED
 
+_SLACK = 1e-3  # pixels that a place may lie outside by rounding
 LEAST_VISIBLE = 0.3  # a box of which a smaller share is left inside the picture is no longer a target
 
 
@@ -27,19 +28,22 @@ class Warp:
         size: height and width of the input.
         field: float32 (B, H, W, 2) or None: an elastic displacement. The input's pixel (x, y) shows what the affine
             map puts at (x, y) + field. Only used in training; answers have none.
+        window: float64 (B, 4) x0 y0 x1 y1 or None: the part of the file that is left in the input. What was cut off
+            does not come back where a picture is made smaller or turned afterwards. Answers have none.
     """
 
     matrix: Tensor
     sizes: Tensor
     size: tuple[int, int]
     field: Tensor | None = None
+    window: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.matrix)
 
     def __getitem__(self, rows: slice | Tensor) -> Warp:
-        field = None if self.field is None else self.field[rows]
-        return Warp(self.matrix[rows], self.sizes[rows], self.size, field)
+        field, window = (None if v is None else v[rows] for v in (self.field, self.window))
+        return Warp(self.matrix[rows], self.sizes[rows], self.size, field, window)
 
     @property
     def mirrored(self) -> Tensor:
@@ -48,7 +52,7 @@ class Warp:
 
     def then(self, matrix: Tensor, size: tuple[int, int] | None = None) -> Warp:
         """This, followed by affine maps (B, 2, 3) of the input's pixels, into an input of `size`."""
-        return Warp(compose(matrix, self.matrix), self.sizes, size or self.size)
+        return Warp(compose(matrix, self.matrix), self.sizes, size or self.size, window=self.window)
 
     def inverse(self) -> Tensor:
         """float64 (B, 2, 3): from pixels of the input to pixels of the file."""
@@ -66,30 +70,44 @@ class Warp:
         if moved.shape[1] == 3:
             height, width = self.size
             outside = (xy[:, 0] < 0) | (xy[:, 0] >= width) | (xy[:, 1] < 0) | (xy[:, 1] >= height)
+            if self.window is not None:
+                low, high = self.window[b].numpy().reshape(2, 2)
+                outside |= (points[:, :2] < low - _SLACK).any(1) | (points[:, :2] > high + _SLACK).any(1)
             moved[outside, 2] = 0
         return moved
 
     def boxes(self, b: int, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Boxes (M, 4) of picture `b` in pixels of the input, cut at its edges, and which are left (bool (M,))."""
-        whole = hull(self.matrix[b], corners)
+        corners = np.asarray(corners, dtype=np.float64).reshape(-1, 4)
+        there = corners
+        if self.window is not None:
+            low, high = self.window[b].numpy().reshape(2, 2)
+            there = corners.clip(np.tile(low, 2), np.tile(high, 2))
+        whole, kept = hull(self.matrix[b], corners), hull(self.matrix[b], there)
         if self.field is not None and len(whole):
-            centres = (whole[:, :2] + whole[:, 2:]) / 2
-            whole = whole - np.tile(_sampled(self.field[b], centres), 2)
+            centres = (kept[:, :2] + kept[:, 2:]) / 2
+            kept = kept - np.tile(_sampled(self.field[b], centres), 2)
         height, width = self.size
-        cut = whole.clip(0, [width, height, width, height])
+        cut = kept.clip(0, [width, height, width, height])
         area = (whole[:, 2:] - whole[:, :2]).clip(0).prod(1)
         left = (cut[:, 2:] - cut[:, :2]).clip(0).prod(1)
         good = (left > LEAST_VISIBLE * area) & (cut[:, 2:] - cut[:, :2] >= 1.0).all(1)
+        good &= (there[:, 2:] > there[:, :2]).all(1)
         return cut.astype(np.float32), good
 
     def mask(self, b: int, mask: np.ndarray) -> Tensor:
         """A mask uint8 (h, w) of picture `b` as the input shows it: uint8 (H, W), by the nearest pixel, else 255."""
         height, width = self.size
         back = inverted(self.matrix[b : b + 1])[0]
+        x0, y0, x1, y1 = (0, 0, mask.shape[1], mask.shape[0])
+        if self.window is not None:
+            low, high = self.window[b].reshape(2, 2).tolist()
+            x0, y0, x1, y1 = max(x0, low[0]), max(y0, low[1]), min(x1, high[0]), min(y1, high[1])
         if self.field is None and back[0, 1] == 0 and back[1, 0] == 0:
-            columns = (back[0, 0] * (torch.arange(width) + 0.5) + back[0, 2]).floor().long()
-            rows = (back[1, 1] * (torch.arange(height) + 0.5) + back[1, 2]).floor().long()
-            inside = ((rows >= 0) & (rows < mask.shape[0]))[:, None] & ((columns >= 0) & (columns < mask.shape[1]))
+            x = back[0, 0] * (torch.arange(width) + 0.5) + back[0, 2]
+            y = back[1, 1] * (torch.arange(height) + 0.5) + back[1, 2]
+            columns, rows = x.floor().long(), y.floor().long()
+            inside = ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))
             made = torch.from_numpy(
                 mask[rows.clamp(0, mask.shape[0] - 1).numpy()][:, columns.clamp(0, mask.shape[1] - 1).numpy()]
             )
@@ -98,8 +116,9 @@ class Warp:
         xy = torch.stack((x, y), -1).double()  # (H, W, 2)
         if self.field is not None:
             xy = xy + self.field[b].cpu().double()
-        there = (xy @ back[:, :2].T + back[:, 2]).floor().long()
-        inside = (there >= 0).all(-1) & (there[..., 0] < mask.shape[1]) & (there[..., 1] < mask.shape[0])
+        xy = xy @ back[:, :2].T + back[:, 2]
+        inside = (xy[..., 0] >= x0) & (xy[..., 1] >= y0) & (xy[..., 0] < x1) & (xy[..., 1] < y1)
+        there = xy.floor().long()
         columns, rows = (there[..., 0].clamp(0, mask.shape[1] - 1), there[..., 1].clamp(0, mask.shape[0] - 1))
         return torch.from_numpy(mask[rows.numpy(), columns.numpy()]).masked_fill(~inside, NOT_LABELLED)
 

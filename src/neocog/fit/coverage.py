@@ -15,10 +15,10 @@ from neocog.records import SPLITS
 _SHOWN = 8  # class names in a note
 
 
-def coverage(data: Data) -> list[str]:
-    """What is wrong with the splits, in sentences."""
+def coverage(data: Data, mirrored: bool) -> list[str]:
+    """What is wrong with the splits, in sentences; `mirrored`: mirror images count as copies."""
     test_source, test_rows = data.testing()
-    notes = [] if data.test is None else _leaks_to(data, test_source, test_rows)
+    notes = [] if data.test is None else _leaks_to(data, test_source, test_rows, mirrored)
     if data.task.name != "label":
         return notes
     count = {name: _count(data.source.labels[data.rows(name)], data) for name in ("train", "val")}
@@ -63,12 +63,13 @@ class _Both:
         return source.key(row)
 
 
-def _leaks_to(data: Data, test: Source, rows: np.ndarray) -> list[str]:
+def _leaks_to(data: Data, test: Source, rows: np.ndarray, mirrored: bool) -> list[str]:
     """Near-duplicates of training and validation pictures among those of another source."""
     learned = np.flatnonzero((data.codes == 0) | (data.codes == 1))
     if len(learned) + len(rows) > LEAKS_UP_TO:
         return [f"near-duplicates were not looked for between training and {len(rows):,} test pictures"]
     codes = np.concatenate((data.codes[learned], np.full(len(rows), SPLITS.index("test"), np.int8)))
     both = _Both(data.source, test)
-    groups = fast_groups(both, np.concatenate((learned, len(data.source) + rows)))  # type: ignore[arg-type]
+    which = np.concatenate((learned, len(data.source) + rows))
+    groups = fast_groups(both, which, mirrored=mirrored)  # type: ignore[arg-type]
     return leaks(codes, groups)

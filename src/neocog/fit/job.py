@@ -89,6 +89,7 @@ class Data:
         source = open_source(data, offline=offline, columns=columns)
         chosen = find(task or guess(source))
         _check(source, chosen)
+        chosen.check(source)
         other = None if test is None else open_source(test, offline=offline, columns=columns)
         if other is not None:
             _check(other, chosen)

@@ -73,8 +73,10 @@ def read_card(folder: Path) -> dict[str, Any]:
     """Read net.json of a run folder. Raises: RunError if it is damaged, or names other classes than the net has."""
     path = folder / "net.json"
     card: dict[str, Any] = read_json(path, Card)
-    task, pre = task_in(card, path), Preprocess.from_json(card["preprocess"])
-    names, outputs = len(card["classes"]), card["net"]["classes"]
+    if lacking := {"mean", "std", "channels"} - card["preprocess"].keys():
+        raise damaged(path, f"preprocess has no key {min(lacking)!r}")
+    pre, names, outputs = Preprocess.from_json(card["preprocess"]), len(card["classes"]), card["net"]["classes"]
+    task = task_in(card, path)
     if task.name == "label" and not card.get("taps") and names != outputs:
         raise damaged(path, f"it names {names} classes for a net with {outputs} outputs")
     if not (min(len(pre.mean), len(pre.std)) >= pre.channels > 0 and min(pre.size, pre.resize, *pre.std) > 0):
@@ -105,6 +107,8 @@ def misfit_metrics(metrics: Mapping[str, Any]) -> str:
     one, crossed = {"macro_f1": float}, {"repeats": int, "folds": int}
     for split, more in (("test", one), ("val", one), ("cv", crossed)):
         forms = {f"{split}_{name}": form for name, form in (common | more).items()}
+        if f"{split}_classes" in metrics:  # not in the runs of older versions
+            forms[f"{split}_classes"] = int
         if any(key.startswith(f"{split}_") for key in metrics):
             for key, form in forms.items():
                 if wrong := misfit(metrics.get(key), form, f"metrics.{key}"):
@@ -250,8 +254,7 @@ def predict(
     pre, chosen, task = run.preprocess, _here(device), run.task
     net = run.net().to(chosen.torch).to(memory_format=chosen.layout)  # type: ignore[call-overload]
     detector = run.detector() if task.knows_strangers else None
-    if pre.fit == "pad":
-        batch_size = min(batch_size, 8)
+    batch_size = {"pad": min(batch_size, 8), "tile": 1}.get(pre.fit, batch_size)
 
     def read(one: tuple[int, Any]) -> tuple[str, Any, str | None]:
         number, item = one
@@ -296,8 +299,8 @@ def pictures_only(pictures: list[Any], pre: Preprocess, device: Device) -> Batch
     """A batch of prepared pictures (see ``data.batches.Placed``) of which nothing is known."""
     part = gathered_pictures(pictures, pre)
     x = normalised(part.pixels.to(device.torch).permute(0, 3, 1, 2).float() / 255.0, pre)
-    x = x.contiguous(memory_format=device.layout)
-    return Batch((x,), {}, torch.arange(len(x)), part.valid.to(device.torch), Warp(part.places, part.sizes, pre.input))
+    x, size = x.contiguous(memory_format=device.layout), (x.shape[2], x.shape[3])
+    return Batch((x,), {}, torch.arange(len(x)), part.valid.to(device.torch), Warp(part.places, part.sizes, size))
 
 
 def _here(device: str | None) -> Device:

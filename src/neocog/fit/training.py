@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -47,6 +47,10 @@ from neocog.tasks import Losses, Task, find
 
 class _SavedData(TypedDict):
     fingerprint: str
+
+
+class _SavedTask(TypedDict):
+    name: str
 
 
 class _Saved(TypedDict):
@@ -159,7 +163,7 @@ def train(
         weights = open_start(start, net=net, options=net_options, offline=offline or None, say=show.say)
         check_layers(weights.trunk, layers)
     plan, what = make_plan(wishes, opened, chosen, world, show, weights)
-    for note in coverage(opened):
+    for note in coverage(opened, plan.mirror):
         opened.notes.append(note)
         show.say(f"note: {note}")
     stem = f"{opened.source.name or 'pictures'}-{plan.net['name']}".replace("/", "-").replace(" ", "-")
@@ -189,7 +193,8 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     folder = Path(folder)
     saved = read_json(folder / "run.json", _Saved)
     settings = Plan.upgraded(saved["settings"])
-    if wrong := misfit(settings, Plan, "settings") or misfit(settings.get("device"), Device, "settings.device"):
+    wrong = misfit(settings, Plan, "settings") or misfit(settings["task"], _SavedTask, "settings.task")
+    if wrong := wrong or misfit(settings.get("device"), Device, "settings.device"):
         raise damaged(folder / "run.json", wrong)
     plan = Plan.from_dict(settings)
     if epochs is not None:
@@ -218,15 +223,18 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     opened.codes = tensors["codes"].numpy()
     if world.first and epochs is not None:
         write_json(folder / "run.json", {**saved, "settings": plan.as_dict()})
-    job = Job(plan, opened, task_of(plan, opened), chosen, world, show, folder, begin)
-    return _carry_out(job, diagnosis=False)
+    try:
+        task = task_of(plan, opened)
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(folder / "run.json", f"its task cannot be made ({type(error).__name__}: {error})") from None
+    return _carry_out(Job(plan, opened, task, chosen, world, show, folder, begin), diagnosis=False)
 
 
 def _carry_out(job: Job, *, diagnosis: bool) -> Run:
-    folder, world, show, device = job.folder, job.world, job.show, job.device
+    folder, world, show = job.folder, job.world, job.show
     again = (folder / CHECKPOINT).exists()
     prepare(job, fresh=not again)
-    plan, net, task = job.plan, job.net, job.task
+    plan, net, task, device = job.plan, job.net, job.task, job.device
     state = State(net, plan.recipe, plan.batch, device.dtype)
     if again:
         state.load(folder)
@@ -240,14 +248,15 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
         if len(validation) == 0:
             return {}
         seen, _ = observed(tried, task, validation, device, world=world)
-        if not all(np.isfinite(v).all() for v in seen.values() if v.dtype.kind == "f"):
+        figures = task.figures(seen)  # what `seen` has of things that are not known may be nan
+        if not math.isfinite(figures["loss"]):
             return {}  # a net that diverges has no figures
-        figures = task.figures(seen)
         return {f"val_{k}": v for k, v in {**figures, "error": task.error(figures)}.items()}
 
     def inspect(tried: nn.Module, batch: Batch) -> dict[str, Any]:
+        some = dataclasses.replace(batch, mix=None).part(slice(0, 128))
         with device.autocast():
-            return {"dead": diagnose.dead_units(tried, *(x[:128] for x in batch.inputs))}
+            return {"dead": diagnose.dead_units(tried, run=lambda net: task.run(net, some))}
 
     try:
         if not again:
@@ -299,7 +308,8 @@ def _clock(job: Job) -> Clock:
 
 def _say_what_is_done(job: Job, clock: Clock) -> None:
     plan = job.plan
-    length = f"{plan.minutes:g} minutes" if plan.minutes else f"{clock.steps / job.batches.steps_per_epoch:.4g} epochs"
+    epochs = clock.steps / job.batches.steps_per_epoch
+    length = f"about {counted(plan.minutes, 'minute')} in all" if plan.minutes else counted(epochs, "epoch")
     length = f": {length}, batches of {plan.batch}" if plan.by_steps else ""
     classes = getattr(job.task, "classes", ())
     job.show.say(

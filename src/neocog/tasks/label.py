@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -103,17 +104,22 @@ class Label(Task):
         temperature: float = 1.0,
         notes: Sequence[str] = (),
     ) -> None:
-        self.classes, self.smoothing, self.temperature = tuple(classes), smoothing, temperature
+        self.classes, self.smoothing, self.temperature = tuple(classes), float(smoothing), float(temperature)
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"the temperature is {temperature} instead of a number above 0")
         self.weights = None if weights is None else torch.tensor(list(weights), dtype=torch.float32)
         self.sampling = None if sampling is None else torch.tensor(list(sampling), dtype=torch.float32)
         self.notes = tuple(notes)
 
     @classmethod
-    def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Label:
+    def check(cls, source: Source) -> None:
         if len(source.classes) < 2:
             raise DataError(
                 f"{source.name} has one class, {source.classes[0]!r}; expected at least two, such as a folder for each"
             )
+
+    @classmethod
+    def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Label:
         how, smoothing = settings.get("balance", "auto"), float(settings.get("label_smoothing", 0.0))
         if how not in ("auto", "weights", "sampling", "none"):
             raise UsageError(f"unknown balance {how!r}; there are 'auto', 'weights', 'sampling' and 'none'")
@@ -144,6 +150,10 @@ class Label(Task):
     @classmethod
     def strata(cls, source: Source) -> np.ndarray:
         return source.labels
+
+    @classmethod
+    def support(cls, source: Source, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        return np.bincount(source.labels[rows], minlength=len(source.classes)), "class"
 
     @property
     def outputs(self) -> int:
@@ -188,7 +198,7 @@ class Label(Task):
 
     def full(self, seen: Seen, temperature: float | None = None) -> dict[str, Any]:
         """Every figure of `neocog.tasks.measures.evaluate_logits`."""
-        if not len(seen.get("labels", ())):
+        if not len(seen.get("labels", ())) or not np.isfinite(seen["logits"]).all():
             return {"n": 0, "accuracy": float("nan"), "loss": float("nan")}
         temperature = self.temperature if temperature is None else temperature
         return evaluate_logits(seen["logits"], seen["labels"], self.classes, temperature)

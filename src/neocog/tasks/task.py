@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neocog.errors import UsageError, closest
+from neocog.errors import DataError, UsageError, closest
 from neocog.page import Html
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Task(ABC):
         mirrors: whether a mirror image has the answer of the picture, once targets have moved with it.
         views_back: whether ``unmirrored`` undoes a mirror view of the outputs, so that views can be averaged.
         whole_batch: whether the loss compares the pictures of a batch, so that it is never computed in pieces.
-        fits_at_once: whether a last layer can be fitted on features at once (regime features, see fit.learn_head).
+        fits_at_once: whether a last layer can be fitted on features at once (regime features, see `fit_head`).
         knows_strangers: whether features tell pictures unlike the training data (then answers have ``judged``).
         recipe: the usual recipe; None: chosen by the net.
         size: the usual short side of the net's input; None: chosen by the pictures.
@@ -157,6 +157,10 @@ class Task(ABC):
     options: ClassVar[Mapping[str, Any]] = {}
 
     # ---- before training
+
+    @classmethod  # noqa: B027  # for most tasks the columns that they need are enough
+    def check(cls, source: Source) -> None:
+        """Refuse a source to train on by its columns alone, before a picture is read. Raises: DataError."""
 
     @classmethod
     @abstractmethod
@@ -226,6 +230,26 @@ class Task(ABC):
         """Among how many classes of one loss a net without an opinion would guess; None where that means nothing."""
         return None
 
+    @classmethod
+    def support(cls, source: Source, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        """From how many of the training pictures each class is learned (K,), and the word for one; if `fits_at_once`.
+
+        It decides how much of a pretrained net is trained (see fit.transfer).
+        """
+        raise NotImplementedError
+
+    def fit_head(
+        self, x: np.ndarray, targets: dict[str, np.ndarray], strengths: Sequence[float]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Last layers, weight (K, D) and bias (K,), for features that stay as they are; if `fits_at_once`.
+
+        Args:
+            x: features (N, D), each of mean 0 and deviation 1.
+            targets: what `collate` made of the same pictures.
+            strengths: falling; the pull on the weights, ``mean loss + strength / 2 * |weights|^2`` is at its minimum.
+        """
+        raise NotImplementedError
+
     # ---- a batch
 
     @abstractmethod
@@ -245,6 +269,10 @@ class Task(ABC):
     @abstractmethod
     def losses(self, outputs: Any, batch: Batch) -> Losses:
         """The loss of a batch; outputs are float32."""
+
+    def truth(self, columns: Mapping[str, Any], i: int) -> Any:
+        """What ``Answer.draw`` gets as the truth of sample `i`: the value of the first need."""
+        return columns[next(iter(self.needs))][i]
 
     def unmirrored(self, outputs: Any) -> Any:
         """Outputs for a mirror view, as they would be for the picture itself; left out where `views_back` is false."""
@@ -312,6 +340,7 @@ class Task(ABC):
 
 _tasks: dict[str, type[Task]] = {}
 _found = False
+_joining: list[Callable[[str], type[Task]]] = []  # what makes a task of a name such as label+pose
 
 
 def register(task: type[Task]) -> type[Task]:
@@ -320,6 +349,12 @@ def register(task: type[Task]) -> type[Task]:
         raise UsageError(f"a task named {task.name!r} is already registered; give the new one another name")
     _tasks[task.name] = task
     return task
+
+
+def joins(make: Callable[[str], type[Task]]) -> Callable[[str], type[Task]]:
+    """Names with a plus are made by this function; a decorator."""
+    _joining.append(make)
+    return make
 
 
 def names() -> tuple[str, ...]:
@@ -333,10 +368,15 @@ _PREFERENCE = ("label", "detect", "segment", "pose", "tags", "locate", "number",
 
 
 def find(name: str) -> type[Task]:
-    """The task of that name. Raises: UsageError if there is none."""
+    """The task of that name; ``label+pose`` is several on one trunk. Raises: UsageError if there is none."""
     _find()
+    if "+" in name:
+        return _joining[0](name)
     if name not in _tasks:
-        raise UsageError(f"unknown task {name!r}{closest(name, _tasks)}; there are {', '.join(names())}")
+        raise UsageError(
+            f"unknown task {name!r}{closest(name, _tasks)}; there are {', '.join(names())}, and several on one trunk "
+            "as in label+pose"
+        )
     return _tasks[name]
 
 
@@ -351,14 +391,14 @@ def saved(task: Task) -> dict[str, Any]:
 
 
 def guess(source: Source) -> str:
-    """The task that a source is made for: the first whose needs are met. Raises: UsageError if none is."""
+    """The task that a source is made for: the first whose needs are met. Raises: DataError if none is."""
     for name in names():
         if fits(find(name), source) and not (name == "label" and source.unfit):
             return name
     if source.unfit:
         return "label"  # which says what is wrong with it
     there = ", ".join(f"{role} ({column.kind})" for role, column in source.columns.items()) or "pictures alone"
-    raise UsageError(
+    raise DataError(
         f"{source.name} has nothing that can be learned: {there}. Expected a folder for each class, a table with a "
         "label column, or annotations (COCO, Pascal VOC, YOLO, masks)"
     )
@@ -423,13 +463,19 @@ class Meter:
             else np.concatenate([one[name] for one in every])
             for name in every[0]
         }
-        rows = made.get("rows")
-        if rows is not None:
-            order = np.argsort(rows, kind="stable")
-            for name, value in made.items():
-                if name not in self.task.summed and len(value) == len(rows) and not name.startswith("each_"):
-                    made[name] = value[order]
-        return made
+        return by_rows(made, self.task.summed)
+
+
+def by_rows(seen: Seen, summed: Collection[str]) -> Seen:
+    """The same in the order of ``seen["rows"]``, where an array has one value for each."""
+    rows = seen.get("rows")
+    if rows is None:
+        return seen
+    order = np.argsort(rows, kind="stable")
+    return {
+        name: value[order] if name not in summed and len(value) == len(rows) and not name.startswith("each_") else value
+        for name, value in seen.items()
+    }
 
 
 # ---------------------------------------------------------------- nets for tasks
