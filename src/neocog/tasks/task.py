@@ -78,7 +78,7 @@ class Answer(ABC):
     """What a net says of one picture. `key` names it; `problem` is the reason if it could not be read.
 
     An answer that is a vector has the attribute `vector`, its numbers. What `coco`, `indexed` and `draw` give is
-    written by ``neocog predict``, where an answer overrides them.
+    written by ``neocog predict``, where an answer has them (see `gives`).
     """
 
     key: str
@@ -99,6 +99,10 @@ class Answer(ABC):
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """A JSON-able document, all there is."""
+
+    def gives(self, what: str) -> bool:
+        """Whether answers of this kind have ``coco``, ``indexed`` or ``draw``, also one that could not be read."""
+        return getattr(type(self), what) is not getattr(Answer, what)
 
     def coco(self, image_id: int) -> list[dict[str, Any]]:
         """COCO's annotations, without ``id``: ``category_id`` is 1 + the index of the class (see `Task.categories`)."""
