@@ -33,11 +33,13 @@ class Source:
         notes: what was guessed and the user should know, one sentence each.
         problems: pictures that could not be listed; decoding errors come later.
         layout: what the folder looks like, if it holds annotations of another kind than one label for each picture.
+        drawn: the pictures are computed, not taken by a camera.
 
     `classes`, `labels`, `label_sets` and `captions` are short for what the columns "label", "tags" and "captions" hold.
     """
 
     layout: Layout | None = None
+    drawn = False
     _unfit = ""
 
     def __init__(
