@@ -117,7 +117,9 @@ def train(
     start: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="WEIGHTS", help="Start from a run, a weights file, a net's ImageNet weights, or scratch; default: fits."
+            "--from",
+            metavar="WEIGHTS",
+            help="Start from a run, a weights file, a net's ImageNet weights, or scratch; default: fits.",
         ),
     ] = None,
     regime: Annotated[

@@ -26,7 +26,9 @@ NET = "mobilenet_v1_050"
 
 def scene(rng: np.random.Generator, height: int = 130, width: int = 150) -> Image.Image:
     """Smooth light with some noise of a sensor."""
-    coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
     noisy = np.asarray(coarse) + rng.normal(0, 4, (height, width, 3))
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 

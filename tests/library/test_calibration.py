@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from neocog.library.calibration import (
     DEFAULTS,
     KINDS,
+    MEASURED,
     THRESHOLDS,
     Line,
     expected_error,
@@ -22,6 +23,7 @@ from neocog.library.calibration import (
     log_odds,
     sigmoid,
 )
+from neocog.nets.packages import DEFAULT
 
 
 @given(st.floats(1e-5, 1 - 1e-5))
@@ -86,11 +88,17 @@ def test_a_library_keeps_its_own_lines() -> None:
     assert lines_from(None, "") == DEFAULTS
 
 
-def test_what_ships_is_what_was_measured() -> None:
-    assert set(DEFAULTS) == set(KINDS)
-    assert all(line.slope > 0 and line.n > 1000 for line in DEFAULTS.values())
+@pytest.mark.parametrize("net", MEASURED)
+def test_what_ships_is_what_was_measured(net: str) -> None:
+    lines = lines_from(None, net)
+    assert set(lines) == set(KINDS)
+    assert all(line.slope > 0 and line.n > 1000 for line in lines.values())
     assert set(THRESHOLDS) < set(KINDS)
-    measured = json.loads((Path(__file__).parents[2] / "bench/results/calibration.json").read_text("utf-8"))["lines"]
-    for kind, (slope, shift, n) in measured.items():
-        line = DEFAULTS[kind]
+    file = Path(__file__).parents[2] / f"bench/results/calibration-{net}.json"
+    for kind, (slope, shift, n) in json.loads(file.read_text("utf-8"))["lines"].items():
+        line = lines[kind]
         assert (line.slope, line.shift, line.n) == (float(f"{slope:.3g}"), float(f"{shift:.3g}"), n), kind
+
+
+def test_the_default_net_has_lines_of_its_own() -> None:
+    assert DEFAULT in MEASURED and lines_from(None, DEFAULT) != lines_from(None, "another")
