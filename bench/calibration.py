@@ -1,6 +1,6 @@
 """The constants of library/calibration.py: lines from raw scores to probabilities, and thresholds for "nothing found".
 
-    NEOCOG_DATA=... [NEOCOG_WEIGHTS=...] python bench/calibration.py [--net efficientnet_lite0] [--fit 1500] [--test 1000]
+    NEOCOG_DATA=... [NEOCOG_WEIGHTS=...] python bench/calibration.py [--net efficientnet_lite0] [--fit 1500]
 
 Lines are learned on 1,500 of Flickr8k's training pictures and half of the 200 ImageNet samples; everything is measured
 on others: Flickr8k dev (1,000 pictures) and the other half, through `searching.search` on libraries of these pictures.

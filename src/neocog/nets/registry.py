@@ -132,8 +132,9 @@ def build(
     net takes no memory. The settings are kept in ``net.spec``.
 
     `weights` is a safetensors file (names of torchvision, timm and Keras' MobileNet are understood), a run folder, or
-    "imagenet": the file ``<name>.safetensors`` in the folder that NEOCOG_WEIGHTS names, else of an installed package,
-    else fetched from the Hugging Face hub, unless `offline`. The head of the file is kept if `classes` is not given or the same, else replaced.
+    "imagenet": the file ``<name>.safetensors`` in the folder that NEOCOG_WEIGHTS names, else that of an installed
+    package, else fetched from the Hugging Face hub, unless `offline`. The head of the file is kept if `classes` is not
+    given or the same, else replaced.
 
     Raises: NetError for an unknown name or option, a value that the net cannot have, or weights that do not fit.
     """
