@@ -31,8 +31,8 @@ KINDS = ("word", "example", "output", "text")
 #   39 pictures of animals that are not among them, 92 % find nothing. output: 90 % and 90 %.
 THRESHOLDS = {"word": 0.4, "example": 0.12, "output": 0.14}
 # Of models for which another one is better. efficientnet_lite0 (500 Flickr8k dev pictures, 402 with a like, and 100
-# samples): word, at 0.4: 98.2 % find nothing, 96 % are found, 97 % are right; on Flickr8k 65 % and 88 %. example: 92 % find
-# something, 95 % of the 39 find nothing; output: 90 % and 97 %.
+# samples): word, at 0.4: 98 % find nothing, 96 % are found, 97 % are right; on Flickr8k 65 % and 88 %. example: 92 %
+# find something, 95 % of the 39 find nothing; output: 90 % and 97 %.
 _OWN_THRESHOLDS = {"efficientnet_lite0": {"example": 0.1, "output": 0.1}}
 # A text that has the word is what was asked for, however little it is a sign of: always a hit, and left out by -word.
 # So text is worth this much, and the rest of the way to 1 as its line says.
