@@ -295,6 +295,7 @@ class Masks:
         self._read, self._count, self.names, self.mark = read, count, tuple(names), mark
         self.colours = None if colours is None else tuple(colours)
         self._present = np.ones(count, dtype=bool) if present is None else np.asarray(present, dtype=bool)
+        self.odd: Callable[[int], list[str]] | None = None  # what a sample's mask holds that is no class, for `check`
 
     def __len__(self) -> int:
         return self._count
@@ -371,9 +372,9 @@ class Pictures:
         return digest(*(self.key(i) for i in range(len(self))))
 
 
-def renamed(column: Column, wanted: Column) -> Column:
-    """A column with its classes in the order of another one's. Raises: DataError: a class that the other lacks."""
-    own, names = getattr(column, "names", ()), getattr(wanted, "names", ())
+def renamed(column: Column, wanted: Column | tuple[str, ...]) -> Column:
+    """A column with its classes in the order of another one's, or of names. Raises: DataError: a class is not there."""
+    own, names = getattr(column, "names", ()), wanted if isinstance(wanted, tuple) else getattr(wanted, "names", ())
     if own == names:
         return column
     if lacking := [name for name in own if name not in names]:

@@ -33,11 +33,13 @@ class Source:
         notes: what was guessed and the user should know, one sentence each.
         problems: pictures that could not be listed; decoding errors come later.
         layout: what the folder looks like, if it holds annotations of another kind than one label for each picture.
+        drawn: the pictures are computed, not taken by a camera.
 
     `classes`, `labels`, `label_sets` and `captions` are short for what the columns "label", "tags" and "captions" hold.
     """
 
     layout: Layout | None = None
+    drawn = False
     _unfit = ""
 
     def __init__(
@@ -83,9 +85,9 @@ class Source:
 
     @property
     def label_sets(self) -> LabelSets | None:
-        """The labels of each picture where there can be several, else None."""
+        """The labels of each picture, among `classes`, where there can be several, else None."""
         tags = self.columns.get("tags")
-        return tags.sets if isinstance(tags, Categories) else None
+        return tags.sets if isinstance(tags, Categories) and tags.names == self.classes else None
 
     @property
     def captions(self) -> TextLists | None:

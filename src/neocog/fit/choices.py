@@ -179,7 +179,7 @@ def _too_few(codes: np.ndarray) -> list[str]:
 
 def fits_in_memory(pictures: int, pre: Preprocess) -> bool:
     """Whether small pictures are held as one tensor: up to 96 pixels wide, and a quarter of the free memory."""
-    if max(pre.input) > 128 or pre.size > 96:
+    if pre.fit == "tile" or max(pre.input) > 128 or pre.size > 96:
         return False
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

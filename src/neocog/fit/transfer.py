@@ -76,7 +76,10 @@ def decide(start: Start, task: Task, data: Data, wishes: Wishes) -> Decision:
     pictures = len(data.rows("train"))
     if task.fits_at_once:
         counts, word = task.support(data.source, data.rows("train"))
-        regime, why = choose_regime(wishes.regime, counts, word, layers=bool(layers), recipe=recipe)
+        # fields for steps ask for steps; where the weights were asked for as well, that is a contradiction
+        steps = wishes.start is None and not set(fields) <= _HEAD_FIELDS | _ALWAYS
+        named = recipe or ("finetune" if steps else None)
+        regime, why = choose_regime(wishes.regime, counts, word, layers=bool(layers), recipe=named)
     else:
         regime, why = _by_steps(task, pictures, wishes)
     _check_recipe(regime, recipe, fields)
@@ -224,11 +227,13 @@ def describe(start: Start, regime: str, why: str, taps: dict[str, Any] | None, t
 
 def same_answers(first: Mapping[str, Any], task: Task) -> bool:
     """Whether a saved task has the outputs of another one, so that its head can be kept."""
-    second = saved(task)
-    same = load(first).outputs == task.outputs
-    return same and all(
-        first.get(key) == second.get(key) for key in ("name", "classes", "names", "width", "dimensions")
-    )
+    return load(first).outputs == task.outputs and _same(first, saved(task))
+
+
+def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    if any(first.get(key) != second.get(key) for key in ("name", "classes", "names", "method", "width", "dimensions")):
+        return False
+    return all(_same(one, other) for one, other in zip(first.get("parts", ()), second.get("parts", ()), strict=True))
 
 
 # ---------------------------------------------------------------- before the first step

@@ -107,7 +107,15 @@ def options(name: str) -> dict[str, Any]:
 
 def one_size(name: str) -> bool:
     """Return whether a net is built for pictures of one size, as with linear layers on its maps; others take any."""
-    return "input_size" in _entry(name).takes
+    entry = _entry(name)
+    return "input_size" in entry.takes and not getattr(entry.builder, "any_size", False)
+
+
+def smallest_picture(name: str) -> int:
+    """Return the smallest side of a picture whose map a net can make; `tiling` fills up what an input lacks."""
+    entry = _entry(name)
+    context = getattr(entry.builder, "context", None)
+    return 2 if context and context(**entry.settings) else entry.facts.smallest
 
 
 def builder(name: str) -> Callable[..., nn.Module]:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -63,19 +63,45 @@ class Section:
     body: Html
 
 
+class Indexed(NamedTuple):
+    """A class for each pixel: mask uint8 (H, W), index into `classes`, and their colours, RGB uint8 (K, 3)."""
+
+    mask: np.ndarray
+    classes: tuple[str, ...]
+    colours: np.ndarray
+
+
 class Answer(ABC):
-    """What a net says of one picture. `key` names it; `problem` is the reason if it could not be read."""
+    """What a net says of one picture. `key` names it; `problem` is the reason if it could not be read.
+
+    An answer that is a vector has the attribute `vector`, its numbers. What `coco`, `indexed` and `draw` give is
+    written by ``neocog predict``, where an answer overrides them.
+    """
 
     key: str
     problem: str | None
 
     @abstractmethod
     def row(self) -> dict[str, Any]:
-        """The columns of a table or a CSV file, without the key."""
+        """The columns of a table or a CSV file, without the key; the same for every picture that could be read."""
+
+    def text(self) -> str:
+        """One line for people."""
+        shown = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in self.row().items()}
+        line = next(iter(shown.values())) if len(shown) == 1 else ", ".join(f"{k} {v}" for k, v in shown.items())
+        return line or "nothing found"
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """A JSON-able document, all there is."""
+
+    def coco(self, image_id: int) -> list[dict[str, Any]]:
+        """COCO's annotations, without ``id``: ``category_id`` is 1 + the index of the class (see `Task.categories`)."""
+        return []
+
+    def indexed(self) -> Indexed | None:
+        """The class of each pixel of the upright picture, for an indexed PNG."""
+        return None
 
     def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
         """The answer drawn over the picture, uint8 (H, W, 3); `truth` is the column's value, where it is known."""
@@ -239,6 +265,10 @@ class Task(ABC):
     def losses(self, outputs: Any, batch: Batch) -> Losses:
         """The loss of a batch; outputs are float32."""
 
+    def truth(self, columns: Mapping[str, Any], i: int) -> Any:
+        """What ``Answer.draw`` gets as the truth of sample `i`: the value of the first need."""
+        return columns[next(iter(self.needs))][i]
+
     def unmirrored(self, outputs: Any) -> Any:
         """Outputs for a mirror view, as they would be for the picture itself; left out where `views_back` is false."""
         return outputs
@@ -284,6 +314,11 @@ class Task(ABC):
 
     # ---- answers
 
+    def categories(self) -> list[dict[str, Any]]:
+        """COCO's categories, ids from 1 in the order of the classes; a task of points adds ``keypoints``."""
+        names = getattr(self, "classes", ()) or ("object",)
+        return [{"id": k, "name": name} for k, name in enumerate(names, 1)]
+
     @abstractmethod
     def answers(self, outputs: Any, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
         """What is said of each picture of a batch; boxes, points and masks in pixels of the file (``batch.warp``).
@@ -300,6 +335,7 @@ class Task(ABC):
 
 _tasks: dict[str, type[Task]] = {}
 _found = False
+_joining: list[Callable[[str], type[Task]]] = []  # what makes a task of a name such as label+pose
 
 
 def register(task: type[Task]) -> type[Task]:
@@ -308,6 +344,12 @@ def register(task: type[Task]) -> type[Task]:
         raise UsageError(f"a task named {task.name!r} is already registered; give the new one another name")
     _tasks[task.name] = task
     return task
+
+
+def joins(make: Callable[[str], type[Task]]) -> Callable[[str], type[Task]]:
+    """Names with a plus are made by this function; a decorator."""
+    _joining.append(make)
+    return make
 
 
 def names() -> tuple[str, ...]:
@@ -321,10 +363,15 @@ _PREFERENCE = ("label", "detect", "segment", "pose", "tags", "locate", "number",
 
 
 def find(name: str) -> type[Task]:
-    """The task of that name. Raises: UsageError if there is none."""
+    """The task of that name; ``label+pose`` is several on one trunk. Raises: UsageError if there is none."""
     _find()
+    if "+" in name:
+        return _joining[0](name)
     if name not in _tasks:
-        raise UsageError(f"unknown task {name!r}{closest(name, _tasks)}; there are {', '.join(names())}")
+        raise UsageError(
+            f"unknown task {name!r}{closest(name, _tasks)}; there are {', '.join(names())}, and several on one trunk "
+            "as in label+pose"
+        )
     return _tasks[name]
 
 
@@ -411,13 +458,19 @@ class Meter:
             else np.concatenate([one[name] for one in every])
             for name in every[0]
         }
-        rows = made.get("rows")
-        if rows is not None:
-            order = np.argsort(rows, kind="stable")
-            for name, value in made.items():
-                if name not in self.task.summed and len(value) == len(rows) and not name.startswith("each_"):
-                    made[name] = value[order]
-        return made
+        return by_rows(made, self.task.summed)
+
+
+def by_rows(seen: Seen, summed: Collection[str]) -> Seen:
+    """The same in the order of ``seen["rows"]``, where an array has one value for each."""
+    rows = seen.get("rows")
+    if rows is None:
+        return seen
+    order = np.argsort(rows, kind="stable")
+    return {
+        name: value[order] if name not in summed and len(value) == len(rows) and not name.startswith("each_") else value
+        for name, value in seen.items()
+    }
 
 
 # ---------------------------------------------------------------- nets for tasks
