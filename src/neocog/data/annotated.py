@@ -38,6 +38,7 @@ class Found:
     splits: np.ndarray | None = None  # int8 (N,), -1 = not said
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    sizes: np.ndarray | None = None  # int32 (N, 2), width and height that annotations say, 0 = not said
 
 
 class Pictures:
@@ -295,7 +296,7 @@ def open_layout(layout: Layout) -> Source:
         columns=found.columns,
         unfit="" if labelled else _unfit(listed.name, layout),
     )
-    source.layout = layout
+    source.layout, source.said_sizes = layout, found.sizes
     return source
 
 

@@ -32,12 +32,14 @@ class Source:
         splits: int8 (N,), index into `records.SPLITS`, -1 = not declared.
         notes: what was guessed and the user should know, one sentence each.
         problems: pictures that could not be listed; decoding errors come later.
+        said_sizes: int (N, 2), width and height of pictures as their annotations say, 0 = not said; for `check`.
         layout: what the folder looks like, if it holds annotations of another kind than one label for each picture.
 
     `classes`, `labels`, `label_sets` and `captions` are short for what the columns "label", "tags" and "captions" hold.
     """
 
     layout: Layout | None = None
+    said_sizes: np.ndarray | None = None
     _unfit = ""
 
     def __init__(
