@@ -50,6 +50,7 @@ ONLY_IN = {
         "data/batches.py",
         "data/augment.py",
         "data/scaling.py",
+        "data/warp.py",
         "subject.py",
     ),
     "lancedb": ("library/store.py",),

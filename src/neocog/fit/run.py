@@ -169,9 +169,9 @@ class Log:
 
         Without a folder nothing is written: only the first of several processes keeps a log.
         """
-        self._file = open(os.devnull if folder is None else folder / "log.jsonl", "ab")  # noqa: SIM115
         self._board: Any = None
-        if folder is None:
+        self._file = None if folder is None else open(folder / "log.jsonl", "ab")  # noqa: SIM115
+        if folder is None or self._file is None:
             return
         if self._file.tell() > keep:
             self._file.truncate(keep)
@@ -183,6 +183,8 @@ class Log:
 
     def write(self, kind: str, **values: Any) -> None:
         """Append one record."""
+        if self._file is None:
+            return
         line = json_text({"kind": kind, **values}, default=float) + "\n"
         self._file.write(line.encode())
         self._file.flush()
@@ -194,12 +196,13 @@ class Log:
     @property
     def size(self) -> int:
         """Bytes written so far."""
-        return self._file.tell()
+        return 0 if self._file is None else self._file.tell()
 
     def close(self) -> None:
         """Flush to the disk and close."""
-        with contextlib.suppress(OSError):  # the null device cannot be synchronised
-            os.fsync(self._file.fileno())
+        if self._file is None:
+            return
+        os.fsync(self._file.fileno())
         self._file.close()
         if self._board is not None:
             self._board.close()
