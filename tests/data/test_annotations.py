@@ -501,6 +501,14 @@ def test_check_finds_what_is_wrong_with_boxes(tmp_path):
     assert {f.name for f in clean.findings} <= {"unannotated"} and clean.find("unannotated").count == 2
 
 
+def test_check_finds_pictures_that_were_made_smaller_after_they_were_annotated(tmp_path):
+    folder = coco(tmp_path)
+    assert check(folder, near=False).find("resized") is None
+    picture(folder / "train2017/1.jpg", (W // 2, H // 2))
+    found = check(folder, near=False).find("resized")
+    assert found.count == 1 and found.groups[0][0].note == "annotated as 40 x 24, is 20 x 12"
+
+
 def test_check_finds_what_is_wrong_with_masks(tmp_path):
     masks(tmp_path, [Image.fromarray(half(0, k)) for k in (1, 1, 1, 2, 1)])
     write(tmp_path / "classes.txt", "ground\nroof\n")

@@ -34,6 +34,7 @@ class Found:
     splits: np.ndarray | None = None  # int8 (N,), -1 = not said
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    sizes: np.ndarray | None = None  # int32 (N, 2), width and height that annotations say, 0 = not said
 
 
 class Pictures:

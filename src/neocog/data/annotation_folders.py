@@ -53,7 +53,7 @@ def open_layout(layout: Layout) -> Source:
         columns=found.columns,
         unfit="" if labelled else _unfit(listed.name, layout),
     )
-    source.layout = layout
+    source.layout, source.said_sizes = layout, found.sizes
     return source
 
 

@@ -88,6 +88,25 @@ def boxes_outside(f: Facts) -> Finding | None:
     return _by_picture(f, "boxes_outside", severity, ("box", " beyond the edge"), advice, wrong, note)
 
 
+def resized(f: Facts) -> Finding | None:
+    """Pictures of another size than their annotations say: then boxes and outlines are in the wrong place."""
+    said, sizes = f.source.said_sizes, f.seen.sizes
+    if said is None or not len(said):
+        return None
+    rows = np.flatnonzero((said > 0).all(1) & (sizes > 0).all(1) & (said != sizes).any(1))
+    if not len(rows):
+        return None
+
+    def note(i: int) -> str:
+        return f"annotated as {said[i][0]} x {said[i][1]}, is {sizes[i][0]} x {sizes[i][1]}"
+
+    return f.finding(
+        "resized", "error", f"{counted(len(rows))} of another size than the annotations say", len(rows),
+        "Boxes, points and outlines are taken as pixels of the picture that is there, so they are in the wrong place. "
+        "Put the original pictures back, or scale the annotations.", rows, note,
+    )  # fmt: skip
+
+
 def boxes_doubled(f: Facts) -> Finding | None:
     if (found := _boxes(f)) is None:
         return None
@@ -274,6 +293,6 @@ def counts(source: Source) -> str:
 
 
 RULES: tuple[Rule, ...] = (
-    boxes_inverted, boxes_outside, *(_mask_rule(kind) for kind in _MASKS), conflict_annotations, boxes_doubled,
+    resized, boxes_inverted, boxes_outside, *(_mask_rule(kind) for kind in _MASKS), conflict_annotations, boxes_doubled,
     box_classes, points_outside, unannotated,
 )  # fmt: skip

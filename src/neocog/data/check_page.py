@@ -29,6 +29,7 @@ _HEADINGS = {
     "misnamed": "Wrong endings", "animated": "Several frames", "suspicious_label": "Suspicious labels",
     "not_in_train": "Classes without training", "not_measured": "Classes not measured", "one_class": "One class",
     "another_task": "Another task", "several_labels": "Several labels",
+    "resized": "Another size",
     "boxes_inverted": "Empty boxes", "boxes_outside": "Boxes outside", "boxes_doubled": "Doubled boxes",
     "box_classes": "Classes without boxes", "unannotated": "Without annotation", "points_outside": "Points outside",
     "mask_unreadable": "Unreadable masks", "mask_size": "Masks of another size", "mask_values": "Values of masks",

@@ -66,6 +66,7 @@ def read(layout: Layout, pictures: Pictures) -> Found:
         found.notes.append(
             f"annotations of categories that are not declared were left out: {', '.join(sorted(unknown))}"
         )
+    found.sizes = marks.sizes.copy()
     found.columns, notes = marks.finish(point_names=points, swap=swap)
     found.notes += notes
     if captions:

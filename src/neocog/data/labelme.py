@@ -51,6 +51,7 @@ def read(layout: Layout, pictures: Pictures) -> Found:
     for row, marked in dots.items():
         points = np.array([(*marked[name], 2.0) if name in marked else (0.0, 0.0, 0.0) for name in names])
         marks.add_points(row, points, [0.0, 0.0, 1.0, 1.0])
+    found.sizes = marks.sizes.copy()
     found.columns, notes = marks.finish(point_names=names, swap=swapped(names))
     found.notes += notes
     return found

@@ -20,7 +20,7 @@ _CLASSES = (
 
 
 def overlay(picture: np.ndarray, known: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """The picture, uint8 (H, W, 3), made small, with what is known of it.
+    """The picture, uint8 (H, W, 3), in the size of a thumbnail, with what is known of it.
 
     Args:
         known: role -> value of the columns boxes, mask, points.
@@ -30,6 +30,8 @@ def overlay(picture: np.ndarray, known: Mapping[str, Any], size: tuple[int, int]
 
     image = Image.fromarray(picture).convert("RGB")
     image.thumbnail((2 * SIDE, 2 * SIDE))
+    if (grown := 2 * SIDE // max(image.size)) > 2:  # lines and points would hide a tiny picture
+        image = image.resize((grown * image.width, grown * image.height), Image.Resampling.NEAREST)
     mask = known.get("mask")
     if mask is not None:
         image = _coloured(image, mask)

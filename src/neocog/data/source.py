@@ -32,6 +32,7 @@ class Source:
         splits: int8 (N,), index into `records.SPLITS`, -1 = not declared.
         notes: what was guessed and the user should know, one sentence each.
         problems: pictures that could not be listed; decoding errors come later.
+        said_sizes: int (N, 2), width and height of pictures as their annotations say, 0 = not said; for `check`.
         layout: what the folder looks like, if it holds annotations of another kind than one label for each picture.
         drawn: the pictures are computed, not taken by a camera.
 
@@ -40,6 +41,7 @@ class Source:
 
     layout: Layout | None = None
     drawn = False
+    said_sizes: np.ndarray | None = None
     _unfit = ""
 
     def __init__(

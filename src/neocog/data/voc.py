@@ -49,6 +49,7 @@ def read(layout: Layout, pictures: Pictures) -> Found:
     for row, name, corners, difficult in things:
         if marks.looked[row]:
             marks.add(row, name, [corners[0] - from_one, corners[1] - from_one, *corners[2:]], ignored=difficult)
+    found.sizes = marks.sizes.copy()
     found.columns, notes = marks.finish()
     if things and not from_one:
         notes.insert(0, "boxes begin at 0: taken as counted from 0 with x1 and y1 exclusive, not as VOC counts")
