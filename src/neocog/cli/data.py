@@ -34,7 +34,7 @@ def check(
     with terminal.work():
         from neocog.data import open_source
         from neocog.data.check import check as look_over
-        from neocog.data.check import check_page
+        from neocog.data.check_page import check_page
 
         source = open_source(data, offline=offline, columns=terminal.columns(columns))
         doubts = None

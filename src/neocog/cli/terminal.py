@@ -25,8 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result.")]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the fastest.")]
 DATA_HELP = (
-    "A folder with a folder for each class, annotations (COCO, Pascal VOC, YOLO, LabelMe), pictures beside masks, "
-    "a table (.csv .tsv .jsonl .parquet), tar shards, "
+    "A folder with a folder for each class, a manifest (.csv .tsv .jsonl .parquet), tar shards, "
     "cifar10, cifar100, mnist, fashion_mnist, digits, drawn, or library:LIB (what a library was taught)."
 )
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as 'neocog train' writes it.")]
@@ -37,7 +36,7 @@ Columns = Annotated[
     typer.Option(
         "--column",
         metavar="ROLE=NAME",
-        help="Which column of a table is what: path, label, labels, numbers, boxes, mask, points, caption or split.",
+        help="Which column of a table is path, label, labels, caption, split, boxes, mask, points or numbers.",
     ),
 ]
 

@@ -258,13 +258,6 @@ def groups_and_mirroring(
     return split_groups(seen.look, pairs, across if mirroring.allowed else None), mirroring
 
 
-def check_page(check: Check, source: Source) -> str:
-    """Return the self-contained HTML page about `check`, with thumbnails read from `source`."""
-    from neocog.data.check_page import check_page as make
-
-    return make(check, source)
-
-
 def _near_pairs(seen: Survey) -> tuple[np.ndarray, np.ndarray]:
     """`near_and_mirrored` over the readable pictures, as rows of the whole survey."""
     rows = np.flatnonzero(seen.readable)

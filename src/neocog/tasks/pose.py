@@ -118,10 +118,14 @@ class Pose(Task):
         self.norm = norm or ("eyes" if self.known_as.eyes else "box")
 
     @classmethod
-    def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Pose:
+    def check(cls, source: Source) -> None:
         column: Any = source.columns["points"]
         if not len(column.names):
             raise DataError(f"{source.name} has points without names; expected one name for each point")
+
+    @classmethod
+    def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Pose:
+        column: Any = source.columns["points"]
         return cls(column.names, column.swap, **{k: settings.get(k, v) for k, v in cls.options.items()})
 
     def to_json(self) -> dict[str, Any]:
@@ -245,7 +249,6 @@ class Pose(Task):
             "failures_10": float((judged > 0.1).mean()),
             "pck_10": float((by_side < 0.1).mean()) if len(by_side) else math.nan,
             "pck_20": float((by_side < 0.2).mean()) if len(by_side) else math.nan,
-            "points": int(known.sum()),
             "loss": float(seen["loss_sum"][0] / max(1.0, seen["loss_sum"][1])),
             "per_point": {
                 name: float(v) for name, v in zip(self.names, _mean(error / seen["scale"][:, None], 0), strict=True)

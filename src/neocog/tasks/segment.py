@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from neocog.data.kinds import NOT_LABELLED
 from neocog.errors import DataError, UsageError
-from neocog.nets.pyramid import Pyramid, conv_norm
+from neocog.nets.pyramid import Joined, conv_norm
 from neocog.nets.tiling import over_picture
 from neocog.page import Html, heatmap, paragraph, table
 from neocog.tasks import coco
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _LOOK_AT = 200  # masks that are read to find how frequent each class is
 
 
-class Decoder(nn.Module):
+class Decoder(Joined):
     """Maps of all strides -> a map of classes at the size of the picture.
 
     Maps from stride 4 on are joined in a pyramid (Kirillov et al. 2019). Finer ones cost most, so few channels are kept
@@ -43,11 +43,8 @@ class Decoder(nn.Module):
     """
 
     def __init__(self, channels: Mapping[int, int], classes: int, width: int = 128) -> None:
-        super().__init__()
-        strides = [s for s in channels if s >= 4] or [max(channels)]
-        self.pyramid = Pyramid({s: channels[s] for s in strides}, width)
-        self.mix = conv_norm(width, width)
-        self.fine = sorted((s for s in channels if s < min(strides)), reverse=True)
+        super().__init__(channels, width, finest=4)
+        self.fine = sorted((s for s in channels if s < self.stride), reverse=True)
         self.narrow, self.lateral, self.join = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for stride in self.fine:
             thin = max(16, width // (4 if stride > 1 else 8))
@@ -57,13 +54,9 @@ class Decoder(nn.Module):
             width = thin
         self.last = nn.Conv2d(width, classes, 1)
 
-    def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> Tensor:
+    def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> Tensor:  # type: ignore[override]
         """-> logits (B, classes, H, W) for pictures (B, C, H, W)."""
-        levels = list(self.pyramid(maps).values())
-        total = levels[0]
-        for level in levels[1:]:
-            total = total + _enlarged(level, total.shape)
-        total = self.mix(total)
+        total = super().forward(maps)
         for stride, narrow, lateral, join in zip(self.fine, self.narrow, self.lateral, self.join, strict=True):
             total = join(_enlarged(narrow(total), maps[stride].shape) + lateral(maps[stride]))
         return _enlarged(self.last(total), x.shape)
@@ -256,7 +249,8 @@ class Segment(Task):
     def observe(self, outputs: Tensor, batch: Batch) -> dict[str, Any]:
         outputs, mask, labelled = _aligned(outputs, batch)
         k, found = len(self.classes), outputs.argmax(1)
-        loss = F.cross_entropy(outputs, mask, ignore_index=NOT_LABELLED, reduction="sum")
+        weights = None if self.weights is None else self.weights.to(outputs)
+        loss = F.cross_entropy(outputs, mask, weights, ignore_index=NOT_LABELLED, reduction="sum")
         confusion = torch.stack(
             [
                 torch.bincount((true * k + own)[there], minlength=k * k).view(k, k)
@@ -294,7 +288,8 @@ class Segment(Task):
         }
 
     def worst(self, seen: Seen) -> np.ndarray:
-        return seen["rows"][np.argsort(seen["iou"], kind="stable")]
+        order = np.argsort(seen["iou"], kind="stable")
+        return seen["rows"][order[seen["iou"][order] >= 0]]
 
     def caption(self, seen: Seen, row: int) -> str:
         return f"IoU {seen['iou'][seen['rows'] == row][0]:.2f}; labels, answer, errors"
@@ -351,7 +346,10 @@ def _counts(column: Any, rows: np.ndarray) -> np.ndarray:
     """How many pixels each class has in some of the masks."""
     counts = np.zeros(len(column.names))
     for i in rows[np.linspace(0, len(rows) - 1, min(_LOOK_AT, len(rows))).astype(int)]:
-        mask = column[int(i)]
+        try:
+            mask = column[int(i)]
+        except DataError:
+            continue  # 'neocog check' says which
         if mask is not None:
             counts += np.bincount(mask.ravel(), minlength=256)[: len(counts)]
     return counts
@@ -380,8 +378,9 @@ def _border(seen: Seen) -> np.ndarray:
 
 
 def _iou(confusion: Tensor) -> Tensor:
-    """Mean IoU over the classes that are there, of confusion matrices (B, K, K)."""
+    """Mean IoU over the classes that are there, of confusion matrices (B, K, K); -1 where nothing is labelled."""
     hits = confusion.diagonal(dim1=1, dim2=2)
     union = confusion.sum(1) + confusion.sum(2) - hits
     there = union > 0
-    return (hits / union.clamp(min=1) * there).sum(1) / there.sum(1).clamp(min=1)
+    mean = (hits / union.clamp(min=1) * there).sum(1) / there.sum(1).clamp(min=1)
+    return torch.where(there.any(1), mean, -1.0)

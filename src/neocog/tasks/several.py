@@ -90,6 +90,11 @@ class Several(Task):
         self._figured: dict[str, set[str]] = {}
 
     @classmethod
+    def check(cls, source: Source) -> None:
+        for kind in cls.kinds.values():
+            kind.check(source)
+
+    @classmethod
     def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Several:
         weights = _weights(str(settings.get("weights", "")), tuple(cls.kinds))
         recipe = {k: v for k, v in settings.items() if k not in cls.options}
