@@ -55,7 +55,7 @@ def _one(spec: str, minutes: float, parent: Path, offline: bool, progress: bool)
 
     source = open_source(spec, offline=offline)
     echo("")
-    echo(f"{source.name}: {counted(len(source))}, {counted(len(source.classes), 'class')}")
+    echo(f"{source.name}: {counted(len(source))}")
     found = check(source)
     echo(found.summary)
     run = train(
@@ -66,7 +66,7 @@ def _one(spec: str, minutes: float, parent: Path, offline: bool, progress: bool)
     tested = read_tensors(run.folder / "test.safetensors")[0]["index"].tolist()
     some = tested[:: max(1, len(tested) // 5)][:5]
     echo("some of the test pictures:")
-    for i, prediction in zip(some, run.predict([source.read(i) for i in some], top=1), strict=True):
-        said = "unknown" if prediction.unknown else f"{prediction.label} ({prediction.probability:.0%})"
-        echo(f"  {source.key(i)}, which is {source.sample(i).label}: {said}")
+    for i, answer in zip(some, run.predict([source.read(i) for i in some], top=1), strict=True):
+        truth = f", which is {source.sample(i).label}" if run.task.name == "label" else ""
+        echo(f"  {source.key(i)}{truth}: {answer.text()}")
     return run

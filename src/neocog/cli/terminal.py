@@ -25,7 +25,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result.")]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the fastest.")]
 DATA_HELP = (
-    "A folder with a folder for each class, a manifest (.csv .tsv .jsonl .parquet), tar shards, "
+    "A folder with a folder for each class, annotations (COCO, Pascal VOC, YOLO, LabelMe), pictures beside masks, "
+    "a table (.csv .tsv .jsonl .parquet), tar shards, "
     "cifar10, cifar100, mnist, fashion_mnist, digits, drawn, or library:LIB (what a library was taught)."
 )
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as 'neocog train' writes it.")]
