@@ -11,7 +11,7 @@ SPLITS = ("train", "val", "test")
 
 def counted(count: float, one: str = "picture") -> str:
     """Return "1 picture", "2,000 pictures", "3 copies", "2 classes", "0.5 epochs"."""
-    plural = f"{one[:-1]}ies" if one.endswith("y") else f"{one}es" if one.endswith("s") else f"{one}s"
+    plural = f"{one[:-1]}ies" if one.endswith("y") else f"{one}es" if one.endswith(("s", "x")) else f"{one}s"
     number = f"{count:,}" if isinstance(count, Integral) else f"{count:.4g}"
     return f"{number} {one if number == '1' else plural}"
 

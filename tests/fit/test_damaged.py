@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import neocog
-from neocog import fit, subject
+from neocog import fit
+from neocog.cli import subject
 from neocog.errors import NeocogError, RunError
 from neocog.fit.device import Device
 from neocog.fit.plan import Plan
@@ -120,6 +121,16 @@ def test_whatever_is_missing_or_of_another_type_is_no_crash(run: Path, monkeypat
                 with contextlib.suppress(NeocogError):
                     everything(run, file)
         (run / file).write_text(json.dumps(whole))
+
+
+@pytest.mark.parametrize("wrong", [{"weights": "text"}, {"temperature": "text"}, {"temperature": -1}, {"more": 1}])
+def test_a_task_that_cannot_be_made(run: Path, wrong: dict[str, Any]) -> None:
+    change(run / "net.json", lambda card: card["task"].update(wrong))
+    with pytest.raises(RunError, match=r"net\.json is damaged: its task cannot be made"):
+        neocog.load(run)
+    change(run / "run.json", lambda values: values["settings"]["task"].update(wrong))
+    with pytest.raises(RunError, match=r"run\.json is damaged: its task cannot be made"):
+        fit.resume(run, data=PICTURES, progress=False)
 
 
 def test_a_log_with_other_lines(run: Path) -> None:

@@ -110,13 +110,21 @@ class Known:
     def values(self, rows: Tensor) -> dict[str, Any]:
         """Values of some pictures. Thread-safe."""
         return {
-            role: self._codes[role][rows] if role in self._codes else [column[int(i)] for i in rows]
+            role: self._codes[role][rows] if role in self._codes else [_value(column, int(i)) for i in rows]
             for role, column in self.columns.items()
         }
 
     def select(self, rows: np.ndarray) -> Known:
         """The same for some of the pictures."""
         return Known({k: c.select(rows) for k, c in self.columns.items()}, self.collate, self.warps)
+
+
+def _value(column: Column, i: int) -> Any:
+    """What is known of a picture; None where it cannot be read (a damaged mask), which 'neocog check' says."""
+    try:
+        return column[i]
+    except DataError:
+        return None
 
 
 NOTHING = Known({}, lambda values, warp, valid: {})

@@ -134,6 +134,8 @@ def _by_task(source: Source, task: type[Task]) -> Mirroring:
         return Mirroring(False, f"a mirror image has another answer in the task {task.name}")
     for role in task.needs:
         column: Any = source.columns[role]
+        if any(period for period in getattr(column, "periods", ())):
+            return Mirroring(False, "angles change in the mirror")
         paired = any(k != partner for k, partner in enumerate(getattr(column, "swap", ())))
         said = None if paired else by_names(getattr(column, "names", ()))
         if said is not None:

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from neocog.data.kinds import NOT_LABELLED
 from neocog.errors import DataError, UsageError
-from neocog.nets.pyramid import Pyramid, conv_norm
+from neocog.nets.pyramid import Joined, conv_norm
 from neocog.nets.tiling import over_picture
 from neocog.page import Html, heatmap, paragraph, table
+from neocog.tasks import coco
 from neocog.tasks.masks import WRONG as RED
 from neocog.tasks.masks import border_f, border_weights, coloured, dice_loss, errors, is_ground, palette, with_legend
-from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Answer, Indexed, Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 _LOOK_AT = 200  # masks that are read to find how frequent each class is
 
 
-class Decoder(nn.Module):
+class Decoder(Joined):
     """Maps of all strides -> a map of classes at the size of the picture.
 
     Maps from stride 4 on are joined in a pyramid (Kirillov et al. 2019). Finer ones cost most, so few channels are kept
@@ -42,11 +43,8 @@ class Decoder(nn.Module):
     """
 
     def __init__(self, channels: Mapping[int, int], classes: int, width: int = 128) -> None:
-        super().__init__()
-        strides = [s for s in channels if s >= 4] or [max(channels)]
-        self.pyramid = Pyramid({s: channels[s] for s in strides}, width)
-        self.mix = conv_norm(width, width)
-        self.fine = sorted((s for s in channels if s < min(strides)), reverse=True)
+        super().__init__(channels, width, finest=4)
+        self.fine = sorted((s for s in channels if s < self.stride), reverse=True)
         self.narrow, self.lateral, self.join = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for stride in self.fine:
             thin = max(16, width // (4 if stride > 1 else 8))
@@ -56,13 +54,9 @@ class Decoder(nn.Module):
             width = thin
         self.last = nn.Conv2d(width, classes, 1)
 
-    def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> Tensor:
+    def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> Tensor:  # type: ignore[override]
         """-> logits (B, classes, H, W) for pictures (B, C, H, W)."""
-        levels = list(self.pyramid(maps).values())
-        total = levels[0]
-        for level in levels[1:]:
-            total = total + _enlarged(level, total.shape)
-        total = self.mix(total)
+        total = super().forward(maps)
         for stride, narrow, lateral, join in zip(self.fine, self.narrow, self.lateral, self.join, strict=True):
             total = join(_enlarged(narrow(total), maps[stride].shape) + lateral(maps[stride]))
         return _enlarged(self.last(total), x.shape)
@@ -105,6 +99,19 @@ class Regions(Answer):
     def to_json(self) -> dict[str, Any]:
         height, width = self.mask.shape
         return {"height": height, "width": width, "shares": self.shares()}
+
+    def coco(self, image_id: int) -> list[dict[str, Any]]:
+        """One annotation for each class that is there, the ground left out."""
+        found = []
+        for k in np.unique(self.mask).tolist():
+            if k < len(self.classes) and not is_ground(self.classes[k]):
+                mask = self.mask == k
+                score = float(self.confidence[mask].mean(dtype=np.float64))
+                found.append(coco.region(mask, k, image_id, score))
+        return found
+
+    def indexed(self) -> Indexed:
+        return Indexed(self.mask, self.classes, self.palette[: len(self.classes)])
 
     def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
         """The classes' colours over the picture and their names; where the truth is known: labels, answer, errors."""
