@@ -24,7 +24,11 @@ from neocog.data.kinds import NOT_LABELLED, Masks
 from neocog.data.warp import Warp
 from neocog.errors import UsageError
 from neocog.fit.device import Device, with_right_gradients
+from neocog.fit.job import Data, Wishes
+from neocog.fit.parallel import World
+from neocog.fit.plan import make_plan
 from neocog.fit.run import read_tensors
+from neocog.fit.show import Show
 from neocog.nets.tiling import over_picture
 from neocog.records import Preprocess
 from neocog.tasks import Meter, find
@@ -393,6 +397,29 @@ def test_tiles_train_on_pieces_and_answer_for_whole_pictures(tmp_path: Path) -> 
         neocog.train("drawn:n=12,size=72", out=tmp_path / "no", net="resnet50", task_options={"tile": 8}, **QUIET)
     with pytest.raises(UsageError, match="at least 0"):
         neocog.train("drawn:n=12,size=72", out=tmp_path / "no", net="resnet50", task_options={"border": -1}, **QUIET)
+
+
+def planned(data: str, **wishes: Any) -> tuple[Any, list[str]]:
+    opened = Data.open(data, None, False, task="segment")
+    plan, _ = make_plan(Wishes(**wishes), opened, Device("cpu"), World(), Show(False))
+    return plan, opened.notes
+
+
+def test_what_is_lost_by_scaling_is_said() -> None:
+    plan, notes = planned("drawn:n=12,size=120", net="cifar_resnet20", size=64)
+    assert plan.preprocess.input == (64, 64) and any("120x120 to 64x64" in note for note in notes)
+    assert not any("tile=" in note for note in planned("drawn:n=12,size=64", net="cifar_resnet20")[1])
+    with pytest.raises(UsageError, match="give one of both"):
+        planned("drawn:n=12,size=64", size=32, task_options={"tile": 32})
+
+
+@pytest.mark.parametrize(
+    ("net", "size"), [("unet", 40), ("unet_original", 40), ("deconvnet", 40), ("fcn_resnet50", 40)]
+)
+def test_zoo_nets_are_built_for_the_pictures(net: str, size: int) -> None:
+    plan, _ = planned("drawn:n=12,size=40", net=net)
+    assert plan.preprocess.input == (size, size) and plan.net["classes"] == 9
+    assert plan.net["input_size"] == (size if nets.one_size(net) else nets.facts(net).input[-1])
 
 
 # ---------------------------------------------------------------- answers

@@ -115,11 +115,6 @@ def make_plan(
     facts = nets.facts(name)
     _check_net(facts, kind)
     pre = _preprocess(wishes, data, start, facts, device)
-    if pre.fit == "pad" and "tile" in kind.options and side > 1.5 * min(pre.input):
-        data.notes.append(
-            f"pictures are scaled from a usual {usual[1]}x{usual[0]} to {pre.input[1]}x{pre.input[0]}, so small things "
-            "are lost (--size keeps more; --task-option tile=256 looks at them piece by piece, at their own scale)"
-        )
     r = make_recipe(wishes.recipe or ("finetune" if start and kind.recipe is None else None), name, wishes.fields, kind)
     with show.bar("looking for near-duplicates") as bar:
         mirrored = r.flip != "none" if "flip" in wishes.fields else None
@@ -132,6 +127,11 @@ def make_plan(
             mirrored=mirrored,
         )
     data.codes, data.notes, mirroring = same_everywhere(split, world)
+    if pre.fit == "pad" and "tile" in kind.options and side > 1.5 * min(pre.input):
+        data.notes.append(
+            f"pictures are scaled from a usual {usual[1]}x{usual[0]} to {pre.input[1]}x{pre.input[0]}, so small things "
+            "are lost (--size keeps more; --task-option tile=256 looks at them piece by piece, at their own scale)"
+        )
     rows = data.rows("train")
     options = task_options(kind, wishes.task_options)
     task = kind.plan(source, rows, {**r.as_dict(), **options})
@@ -219,6 +219,10 @@ def _preprocess(wishes: Wishes, data: Data, start: Start | None, facts: Facts, d
     side, kind = min(usual), data.task
     given = start.sized(wishes.size, side) if start else None
     if tile := int(task_options(kind, wishes.task_options).get("tile", 0)):
+        if wishes.size:
+            raise UsageError(
+                f"size={wishes.size} scales pictures, and with tile={tile} they keep their size; give one of both"
+            )
         if tile < nets.smallest_picture(facts.name):
             raise UsageError(
                 f"{facts.name} needs tiles of at least {nets.smallest_picture(facts.name)}, not tile={tile}"
