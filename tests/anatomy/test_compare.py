@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from neocog import nets
 from neocog.anatomy.compare import Comparison, Published, compare, place_labels, published
-from neocog.anatomy.record import Anatomy
+from neocog.anatomy.whole import Anatomy
 from neocog.anatomy.trace import trace
 from neocog.errors import UsageError
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from neocog import nets
 from neocog.anatomy import output
-from neocog.anatomy.record import Anatomy
+from neocog.anatomy.whole import Anatomy
 from neocog.anatomy.trace import trace
 
 VOID = {"meta", "br", "hr", "link", "input", "img"}

@@ -12,7 +12,8 @@ from PIL import Image
 
 from neocog.data import open_source
 from neocog.data.annotated import swapped
-from neocog.data.check import check, check_page
+from neocog.data.check import check
+from neocog.data.check_page import check_page
 from neocog.data.export import of_source, write_coco, write_masks, write_yolo
 from neocog.data.kinds import BoxSet
 from neocog.data.mask_files import voc_colours
@@ -416,11 +417,12 @@ def test_runs_and_their_text_agree_with_cocos_own():
         from_text("o")
 
 
-@pytest.mark.parametrize(
-    ("name", "other"), [("left_eye", "right_eye"), ("LShoulder x", "LShoulder x"), ("l hip", "r hip")]
-)
+@pytest.mark.parametrize(("name", "other"), [
+    ("left_eye", "right_eye"), ("tail", "tail"), ("l hip", "r hip"), ("eyeLeft", "eyeRight"), ("LKnee", "RKnee"),
+    ("lefteye", "righteye"), ("lip", "rip"),
+])  # fmt: skip
 def test_mirror_partners_by_name(name, other):
-    assert swapped([name, other, "nose"]) == (None if name == other else (1, 0, 2))
+    assert swapped([name, other, "nose"]) == (None if name in ("tail", "lip") else (1, 0, 2))
 
 
 # ---------------------------------------------------------------- out, and in again
@@ -524,6 +526,43 @@ def test_boxes_are_drawn_on_thumbnails_also_outside_of_the_picture():
     assert red[:, 160:].any() and not red[:, :150].any() and blue[20, 20:60].all() and blue[20:60, 20].all()
     painted = overlay(grey, {"mask": np.pad(np.ones((100, 100), np.uint8), ((0, 0), (0, 100)))}, (200, 100))
     assert painted[50, 50, 0] > painted[50, 50, 1] + 50  # class 1 is red
+
+
+DATA = Path(os.environ.get("NEOCOG_DATA", "/nowhere"))
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo", "voc", "csv"])
+def test_blood_cells_are_the_same_in_every_form(form, tmp_path):
+    """The same pictures of the reference data as a user would have them."""
+    if not (DATA / "bccd").is_dir():
+        pytest.skip("set NEOCOG_DATA to the folder of the reference data")
+    known = open_source(DATA / "bccd").select(np.array([0, 1, 206, 293]))
+    column = known.columns["boxes"]
+    if form in ("coco", "yolo"):
+        {"coco": write_coco, "yolo": write_yolo}[form](tmp_path, *of_source(known))
+    lines = ["file,xmin,ymin,xmax,ymax,class,split"]
+    for i in range(4) if form in ("voc", "csv") else ():
+        name = f"{known.key(i).replace('#', '_').replace('.', '_')}"
+        path = tmp_path / f"JPEGImages/{name}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(known.read(i))
+        things = [(column.names[k], c.astype(int).tolist()) for c, k, _ in zip(*column[i], strict=True)]
+        split = known.sample(i).split
+        if form == "voc":
+            counted = [(label, (c[0] + 1, c[1] + 1, c[2], c[3]), 0) for label, c in things]
+            write(tmp_path / f"Annotations/{name}.xml", xml(*counted))
+            listed = tmp_path / f"ImageSets/Main/{split}.txt"
+            write(listed, (listed.read_text() if listed.exists() else "") + f"{name}\n")
+        lines += [f"JPEGImages/{name}.jpg,{','.join(map(str, c))},{label},{split}" for label, c in things]
+    if form == "csv":
+        write(tmp_path / "boxes.csv", "\n".join(lines))
+    source = open_source(tmp_path)
+    assert len(source) == 4 and source.columns["boxes"].names == column.names
+    for i in range(4):
+        j = row(source, known.key(i).replace("#", "_").replace(".", "_") + ".jpg")
+        assert source.sample(j).split == known.sample(i).split
+        assert np.allclose(source.columns["boxes"][j].corners, column[i].corners, atol=1e-3)
+        assert source.columns["boxes"][j].labels.tolist() == column[i].labels.tolist()
 
 
 # ---------------------------------------------------------------- end to end

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from neocog.data import open_source
-from neocog.data.check import check, check_page
+from neocog.data.check import check
+from neocog.data.check_page import check_page
 from neocog.data.layouts import recognise
 from neocog.errors import DataError
 from neocog.fit.job import Data
@@ -49,6 +50,11 @@ LAYOUTS = {
                                             "val/images/*.jpg": "", "val/masks/*_mask.png": ""}),
     "camvid": ("masks", "segment", {"train/*.png": "", "trainannot/*.png": "", "val/*.png": "", "valannot/*.png": ""}),
     "masks beside": ("masks", "segment", {"*.png": "", "*_mask.png": ""}),
+    "cityscapes": ("masks", "segment", {"leftImg8bit/train/a/*_leftImg8bit.png": "",
+                                        "gtFine/train/a/*_gtFine_labelIds.png": "",
+                                        "leftImg8bit/val/b/*_leftImg8bit.png": "",
+                                        "gtFine/val/b/*_gtFine_labelIds.png": ""}),
+    "carvana": ("masks", "segment", {"train/*.jpg": "", "train_masks/*_mask.png": ""}),
     "trimaps": ("masks", "segment", {"images/*.jpg": "", "annotations/trimaps/*.png": ""}),
 }  # fmt: skip
 CLASSES = {
@@ -64,7 +70,11 @@ def make(root: Path, files: dict[str, str]) -> Path:
         for i in range(3):
             path = root / pattern.replace("*", str(i))
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix in (".jpg", ".png"):
+            if path.suffix == ".png" and any(
+                word in pattern for word in ("mask", "annot", "Segm", "trimaps", "gtFine")
+            ):
+                Image.fromarray(np.full((16, 24), i, np.uint8)).save(path)
+            elif path.suffix in (".jpg", ".png"):
                 pixels = np.random.default_rng([len(pattern), *pattern.encode(), i]).integers(0, 255, (16, 24, 3))
                 Image.fromarray(pixels.astype("uint8")).save(path)
             else:
@@ -84,9 +94,13 @@ def test_a_layout_is_recognised_and_named_and_has_no_labels(name, tmp_path):
         for one in (tmp_path / "set").rglob("*")
         if one.suffix in (".jpg", ".png")
     }
-    masks = {one for one in pictures if any(word in one for word in ("mask", "annot", "Segm", "trimaps"))}
+    masks = {one for one in pictures if any(word in one for word in ("mask", "annot", "Segm", "trimaps", "gtFine"))}
     assert {source.key(i) for i in range(len(source))} == pictures - masks and source.layout == found
     assert source.classes == () and (source.labels == -1).all()
+    if masks and "Segm" not in str(masks):  # each picture has its own: the i-th mask holds i
+        column = source.columns["mask"]
+        stems = [re.search(r"\d+", source.key(i).rsplit("/", 1)[-1]).group() for i in range(len(source))]
+        assert [int(stem) for stem in stems] == [int(column[i].max()) for i in range(len(source))]
     with pytest.raises(DataError, match=re.escape(f"set looks like {found}")):
         Data.open(tmp_path / "set", None, True, task="label")
     looked = check(source, near=False)

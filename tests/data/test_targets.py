@@ -83,6 +83,16 @@ def test_a_column_of_mask_files(tmp_path):
     assert column.known.tolist() == [True, False, True] and column[2].max() == 1 and guess(source) == "segment"
 
 
+def test_of_two_tables_one_may_lack_the_numbers(tmp_path):
+    table(tmp_path / "t", "path,age\n" + "".join(f"{k}.jpg,{k}.5\n" for k in range(30)), "train.csv", n=40)
+    (tmp_path / "t/test.csv").write_text("path,age\n" + "".join(f"{k}.jpg,\n" for k in range(30, 40)))
+    column = open_source(tmp_path / "t", columns={"numbers": "age"}).columns["numbers"]
+    assert column.known.tolist() == [True] * 30 + [False] * 10 or column.known.tolist() == [False] * 10 + [True] * 30
+    (tmp_path / "t/test.csv").write_text("path,mask\n30.jpg,m.png\n31.jpg,\n")
+    Image.fromarray(np.ones((H, W), np.uint8)).save(tmp_path / "t/m.png")
+    assert len(open_source(tmp_path / "t")) == 32
+
+
 def test_points_in_pairs_of_columns(tmp_path):
     text = "path,left_eye_x,left_eye_y,right_eye_x,right_eye_y,nose_x,nose_y\n"
     text += "0.jpg,1,2,3,4,5,6\n1.jpg,,,3,4,5,6\n2.jpg,,,,,,\n"

@@ -50,6 +50,7 @@ def with_statistics(net: nn.Module) -> nn.Module:
         ("mobilenet_v1_025", {}, 27),
         ("mobilenet_v1_025", {"padding": "tensorflow"}, 27),
         ("mobilenet_v2_035", {}, 52),
+        ("efficientnet_lite0", {}, 49),
         ("resnet18", {}, 20),
         ("squeezenet1_1", {}, 26),
         (NET, {}, 19),

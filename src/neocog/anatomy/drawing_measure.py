@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .drawing_items import Chain, Fan, Item, Repeat, Tangle, walk
 from .drawing_marks import text_width
 from .drawing_steps import FROM, INPUT, PRODUCT, SUM, TO, Step, Volume
-from .record import Anatomy
+
+if TYPE_CHECKING:
+    from .whole import Anatomy
+
 
 _SIDE, _THICK = 112.0, 56.0  # longest side of a map, thickest box, in pixels of the drawing
 _LINEAR = 8  # up to this ratio between the largest and the smallest, lengths are proportional; beyond, square roots

@@ -26,7 +26,6 @@ from .fields import place_of, place_on
 from .formulas import MACS, OTHERS, attention_others, kind_of, label, outer_numbers
 from .notes import Ledger, Note, Open, alias_of, from_picture, note_of
 from .place import Place, free, start
-from .record import Anatomy
 from .running import (
     Calls,
     Shapes,
@@ -43,6 +42,7 @@ from .running import (
 from .shortcuts import META, spread
 from .training import training_memory_of
 from .undo import as_it_was
+from .whole import Anatomy
 
 
 def trace(module: nn.Module, input: Any, *, name: str = "", training_memory: bool = True) -> Anatomy:

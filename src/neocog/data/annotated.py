@@ -19,7 +19,7 @@ from neocog.data.columns import LabelSets, Texts, split_code
 from neocog.data.decode import inspect
 from neocog.data.folder import Folder, open_folder
 from neocog.data.kinds import Boxes, Categories, Column, Points
-from neocog.data.layouts import Layout, place_of, plain_stem
+from neocog.data.layouts import Layout, picture_stem, place_of, plain_stem
 from neocog.data.shapes import Runs, ShapeMasks, Shapes
 from neocog.data.source import ONE_LABEL, Source
 from neocog.errors import DecodeError
@@ -50,7 +50,7 @@ class Pictures:
         for row, key in enumerate(self.keys):
             name = key.rsplit("/", 1)[-1]
             self._names[name].append(row)
-            self._stems[os.path.splitext(name)[0]].append(row)
+            self._stems[picture_stem(os.path.splitext(name)[0])].append(row)
         self._sizes: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
@@ -246,17 +246,16 @@ def _empty(boxes: Boxes) -> list[str]:
 
 def swapped(names: Sequence[str]) -> tuple[int, ...] | None:
     """For each point the index of its mirror partner by name (left_eye, right_eye); None if no name has one."""
-    partner = []
-    for k, name in enumerate(names):
-        other = re.sub(
-            r"(?<![a-z])(left|right|l|r)(?![a-z])", lambda m: _OTHER[m.group().lower()], name, flags=re.IGNORECASE
-        )
-        found = [j for j, one in enumerate(names) if one.lower() == other.lower()]
-        partner.append(found[0] if found else k)
-    good = all(partner[j] == k for k, j in enumerate(partner))
-    return tuple(partner) if good and partner != list(range(len(names))) else None
+    for pattern in _SIDES:
+        small = [name.lower() for name in names]
+        others = [re.sub(pattern, lambda m: _OTHER[m.group().lower()], name).lower() for name in names]
+        partner = [small.index(other) if other in small else k for k, other in enumerate(others)]
+        if partner != list(range(len(names))) and all(partner[j] == k for k, j in enumerate(partner)):
+            return tuple(partner)
+    return None
 
 
+_SIDES = (r"(?i)(?<![a-z])(left|right|l|r)(?![a-z])", r"(?i)left|right", r"^[LRlr](?=[A-Z])")  # left_eye, lefteye, LEye
 _OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 

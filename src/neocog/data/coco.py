@@ -36,7 +36,7 @@ def read(layout: Layout, pictures: Pictures) -> Found:
     for path, document in documents:
         rows = _rows(path, document, pictures, splits, found)
         categories = {one.get("id"): str(one.get("name", one.get("id"))) for one in document.get("categories", ())}
-        boxes = (path, document) in (boxed or pointed)
+        boxes = any(document is one for _, one in boxed or pointed)
         for image in document["images"] if boxes else ():
             if (row := rows.get(image.get("id"), -1)) >= 0:
                 marks.looked[row] = True

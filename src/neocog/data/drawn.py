@@ -210,6 +210,8 @@ def draw(seed: int, index: int, size: int) -> Drawing:
 class Drawn(Source):
     """Drawn pictures as a Source. Holds no pictures, and computes label columns only when somebody asks for them."""
 
+    drawn = True
+
     def __init__(self, seed: int, size: int, task: str, indices: range | np.ndarray) -> None:
         self.name = "drawn"
         self.notes: list[str] = []

@@ -22,7 +22,10 @@ _TARGETS = frozenset(
     "masks mask labels label annotations annotation annot segmentations segmentation seg gt groundtruth ground_truth "
     "segmentationclass segmentationobject trimaps gtfine matte mattes labels_mask targets".split()
 )
-_SUFFIX = re.compile(r"[_\-. ]?(?:mask|masks|seg|segmentation|label|labels|labelids|gt|annotation|matte|trimap)$", re.I)
+_SUFFIX = re.compile(
+    r"(?:_gtfine|_gtcoarse)?[_\-. ]?(?:mask|masks|seg|segmentation|label|labels|labelids|gt|annotation|matte|trimap)$",
+    re.IGNORECASE,
+)
 _GENERIC = re.compile(r"(train|training|val|valid|validation|test|testing|unlabeled|data|dataset)[_\-]?\d*", re.I)
 _LINE = re.compile(r"\d+(?:\.0*)?(?:[ \t]+-?\d*\.?\d+(?:[eE][-+]?\d+)?){4,}")
 NO_LABELS = frozenset(
@@ -227,7 +230,7 @@ def _partners(parts: tuple[str, ...], by_parts: dict[tuple[str, ...], _Seen]) ->
     yield by_parts[parts]
     for i, part in enumerate(parts):
         for word in ("", *sorted(_PICTURES)) if part.lower() in _TARGETS else ():
-            for name in (word, word.capitalize(), "JPEGImages") if word else ("",):
+            for name in (word, word.capitalize(), "JPEGImages", "leftImg8bit") if word else ("",):
                 other = (*parts[:i], *([name] if name else []), *parts[i + 1 :])
                 if other in by_parts:
                     yield by_parts[other]
@@ -280,8 +283,13 @@ def _masks(root: Path, folders: list[_Seen]) -> Layout | None:
 
 def _paired(stems: Iterable[str], other: _Seen) -> list[bool]:
     """For each mask: does a picture of its name stand in `other`?"""
-    there = other.stems()
+    there = set(map(picture_stem, other.stems()))
     return [stem in there or (short := plain_stem(stem)) in there or other.has(short) for stem in stems]
+
+
+def picture_stem(stem: str) -> str:
+    """The stem of a picture, without what Cityscapes puts behind it."""
+    return stem.removesuffix("_leftImg8bit")
 
 
 def plain_stem(stem: str) -> str:

@@ -41,6 +41,7 @@ from neocog.errors import DataError
 from neocog.records import Problem
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_NO_CELLS: list[dict[str, Any]] = []  # one list for all rows of which nothing is kept
 _PEEK = 64  # rows looked at before deciding what the columns are
 _USUAL = ("manifest", "labels", "label", "metadata", "annotations", "index", "data", "captions", "dataset")
 
@@ -186,7 +187,7 @@ def open_manifest(
         more |= found
         notes += said
         if sets is not None and guess.flags and set(names) == set(guess.flags):
-            more["tags"] = flag_sets(guess.flags, [of[0] for of in table.cells], names)
+            more["tags"] = flag_sets(guess.flags, [of[0] if of else {} for of in table.cells], names)
         elif sets is not None:
             # an empty cell says nothing; an empty list says that there is none
             more["tags"] = Categories(sets, names, None, np.frombuffer(table.blank, dtype=np.int8) == 0)
@@ -228,8 +229,7 @@ class _Table:
         cell: object = None,
     ) -> None:
         """Add one row."""
-        if cells:
-            self.cells.append(cells)
+        self.cells.append(cells)
         self.numbers.append(number(cell))
         self.blank.append(cell is None or cell == "" or cell != cell)  # NaN is how pandas writes an empty cell
         self.keys.append(key)
@@ -253,7 +253,7 @@ class _Table:
             i = int(rows[0])
             labels = dict.fromkeys(one for row in rows for one in self.labels.row(int(row)))
             captions = dict.fromkeys(one for row in rows for one in self.captions[int(row)])
-            cells = [cell for row in rows for cell in self.cells[int(row)]] if self.cells else []
+            cells = [cell for row in rows for cell in self.cells[int(row)]]
             out.append(self.keys.raw(i), list(labels), list(captions), self.splits[i], cells, self.numbers[i])
             out.blank[-1] = all(self.blank[int(row)] for row in rows)
         return out, len(hashes) - len(first)
@@ -265,15 +265,15 @@ def _cells(row: Mapping[str, Any], guess: Guess, masks: _Finder) -> list[dict[st
     if guess.masks:
         found = masks.find(_text(row, guess.masks[0]))
         cells[guess.masks[0]] = None if found is None else os.fsdecode(found)
-    return [cells] if cells else []
+    return [cells] if cells else _NO_CELLS
 
 
 def _targets(
     guess: Guess, table: _Table, root: Path, classes: Sequence[str] | None
 ) -> tuple[dict[str, Column], list[str]]:
-    cells = table.cells
-    if not cells:
+    if not any(table.cells):
         return {}, []
+    cells = [of or [{}] for of in table.cells]  # of several tables, one may lack the columns
     mask = (lambda i: root / cells[i][0][guess.masks[0]]) if guess.masks else None
     return target_columns(
         guess,

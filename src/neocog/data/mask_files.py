@@ -15,6 +15,7 @@ from neocog.errors import DataError
 
 _LOOKED_AT = 60  # masks read to find which values there are
 _MOST_COLOURS = 64
+_WHITE = 200
 _VOID = (224, 224, 192)  # the border of VOC's coloured masks
 _UNLABELLED = ("void", "unlabelled", "unlabeled", "ignore")
 _NAME_FILES = (
@@ -174,7 +175,9 @@ def _by_value(there: list[int], palette: list[int] | None, where: str) -> Values
     if palette is None and set(there) <= {0, 255}:
         return _grey(there, None, True)
     inner = [v for v in there if v != NOT_LABELLED]
-    if palette is not None or (inner and max(inner) < _MOST_COLOURS):
+    # indices lie close together; the values of a photograph do, too, but go on to white
+    close = bool(inner) and (max(inner) < _MOST_COLOURS or (max(inner) < _WHITE and 2 * len(inner) > max(inner)))
+    if palette is not None or close:
         codes = tuple(range(max(inner, default=0) + 1)) if 0 in inner else tuple(inner)
         names = tuple(GROUND if code == 0 else f"class {code}" for code in codes)
         void = "; 255 is not labelled" if NOT_LABELLED in there else ""

@@ -22,6 +22,7 @@ import numpy as np
 from neocog.data.fetch import fetch, tell
 from neocog.data.source import Arrays, Source
 from neocog.errors import DataError, UsageError, closest
+from neocog.files import cache_folder
 
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _FASHION = (
@@ -94,13 +95,6 @@ _SETS = {
     ),
 }
 NAMED = (*_SETS, "digits", "drawn")
-
-
-def cache_folder() -> Path:
-    """Return where fetched files are kept: NEOCOG_CACHE, else ``XDG_CACHE_HOME/neocog``, else ``~/.cache/neocog``."""
-    if folder := os.environ.get("NEOCOG_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neocog"
 
 
 def open_named(spec: str, *, offline: bool = False, say: Callable[[str], object] = tell) -> Source:

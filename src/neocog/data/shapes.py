@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from neocog.data.kinds import NOT_LABELLED, Boxes, Masks, digest
+from neocog.data.kinds import NOT_LABELLED, Boxes, Masks, digest, spans
 from neocog.errors import DataError
 
 
@@ -151,7 +151,9 @@ class Shapes:
 
     def select(self, rows: np.ndarray) -> Shapes:
         """The things `rows`, in that order."""
-        return Shapes.of(self[int(j)] for j in rows)
+        ends, pieces = spans(self.ends, rows)
+        starts, numbers = spans(self.starts, pieces)
+        return Shapes(ends, starts, self.runs[pieces], self.numbers[numbers])
 
 
 class ShapeMasks(Masks):
@@ -181,7 +183,5 @@ class ShapeMasks(Masks):
         return mask
 
     def select(self, rows: np.ndarray) -> ShapeMasks:
-        chosen = np.asarray(rows)
-        things = [np.arange(self.boxes.ends[i], self.boxes.ends[i + 1]) for i in chosen]
-        shapes = self.shapes.select(np.concatenate(things) if things else np.zeros(0, int))
-        return ShapeMasks(self.boxes.select(chosen), shapes, self.sizes[chosen], self.known[chosen])
+        shapes = self.shapes.select(spans(self.boxes.ends, rows)[1])
+        return ShapeMasks(self.boxes.select(rows), shapes, self.sizes[rows], self.known[rows])

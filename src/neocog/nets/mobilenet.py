@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from ..errors import NetError
 from ..records import Facts
 from .gates import SameConv2d
-from .layers import check_input, he_init
+from .layers import check_input, he_init, multiple_of_8
 from .registry import register
 
 # A 1x1 map in the last stage, and nowhere before.
@@ -210,14 +210,14 @@ class MobileNetV2(nn.Module):
         if not 0 <= dropout < 1:
             raise NetError(f"dropout is a probability from 0 up to, not including, 1, got {dropout!r}")
         self.in_channels = in_channels
-        channels = _eights(32 * width)
+        channels = multiple_of_8(32 * width)
         layers: list[nn.Module] = [_conv_bn(in_channels, channels, 3, 2)]
         for expansion, plane, blocks, stride in _V2:
             for index in range(blocks):
-                out = _eights(plane * width)
+                out = multiple_of_8(plane * width)
                 layers.append(InvertedResidual(channels, out, stride if index == 0 else 1, expansion))
                 channels = out
-        last = _eights(1280 * max(1.0, width))
+        last = multiple_of_8(1280 * max(1.0, width))
         self.features = nn.Sequential(*layers, _conv_bn(channels, last, 1))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(last, classes))
@@ -237,12 +237,6 @@ class MobileNetV2(nn.Module):
 def _conv_bn(channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU6(inplace=True))
-
-
-def _eights(channels: float) -> int:
-    """Round to a multiple of 8, but never down by more than a tenth."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 _PAPER_V1 = "Howard et al. 2017, arXiv:1704.04861"

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..errors import NetError, closest
 from ..records import Preprocess
 from .hub import from_hub, tell
+from .packages import PACKAGES, from_package, installed
 from .registry import facts
 
 _WEIGHTS, _CARD = "weights.safetensors", "net.json"  # the files of a run folder
@@ -37,7 +38,8 @@ def resolve_weights(
 
     Args:
         weights: a file, the folder of a finished training, or "imagenet": ``NAME.safetensors`` in the folder that the
-            environment variable NEOCOG_WEIGHTS names, else from the Hugging Face hub (extra ``hub``).
+            environment variable NEOCOG_WEIGHTS names, else from an installed package (see `packages`), else from the
+            Hugging Face hub (extra ``hub``).
         offline: never fetch; default: as HF_HUB_OFFLINE or NEOCOG_OFFLINE say.
         say: is called with a line before anything is fetched.
 
@@ -51,7 +53,9 @@ def resolve_weights(
         facts(name)  # an unknown net is named as such
         folder = os.environ.get("NEOCOG_WEIGHTS")
         local = Path(folder) / f"{name}.safetensors" if folder else None
-        return local if local and local.is_file() else from_hub(name, offline=offline, say=say)
+        if local and local.is_file():
+            return local
+        return from_package(name) or from_hub(name, offline=offline, say=say)
     path = Path(weights).expanduser()
     if path.is_dir():
         lacking = [file for file in (_WEIGHTS, _CARD) if not (path / file).is_file()]
@@ -67,6 +71,28 @@ def resolve_weights(
             "a safetensors file or the folder of a finished training"
         )
     return path
+
+
+# Nets whose ImageNet weights are looked for where nobody names a net, the better ones first (top-1 of the weights).
+_PREFERRED = (
+    "efficientnet_lite2", "efficientnet_lite1", "resnet50", "efficientnet_lite0", "densenet121", "mobilenet_v2",
+    "mobilenet_v1", "mobilenet_v1_075", "mobilenet_v1_050",
+)  # fmt: skip
+
+
+def at_hand(name: str | None = None) -> tuple[str, str] | None:
+    """Return the best net whose ImageNet weights need no network, and where they are, in words; None if there is none.
+
+    Args:
+        name: only this net.
+    """
+    folder = os.environ.get("NEOCOG_WEIGHTS")
+    for one in (name,) if name else _PREFERRED:
+        if folder and (Path(folder) / f"{one}.safetensors").is_file():
+            return one, f"in {folder}"
+        if installed(one):
+            return one, f"of the package {PACKAGES[one].distribution}"
+    return None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

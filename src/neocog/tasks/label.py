@@ -43,16 +43,30 @@ class Prediction(Answer):
     problem: str | None = None
 
     def row(self) -> dict[str, Any]:
-        return {"label": self.label, "probability": self.probability, "unknown": self.unknown}
+        """What is unknown has no label; its guesses are in ``label_1`` and so on."""
+        guesses = {
+            name: value
+            for k, (label, p) in enumerate(self.top, 1)
+            for name, value in ((f"label_{k}", label), (f"probability_{k}", p))
+        }
+        return {**self._said(), "unknown": self.unknown, "strangeness": self.strangeness, **guesses}
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "label": None if self.unknown or self.problem else self.label,
-            "probability": self.probability,
-            "top": [{"label": name, "probability": p} for name, p in self.top],
+            **self._said(),
             "unknown": self.unknown,
             "strangeness": self.strangeness,
+            "top": [{"label": name, "probability": p} for name, p in self.top],
         }
+
+    def _said(self) -> dict[str, Any]:
+        silent = self.unknown or self.problem is not None
+        return {"label": None if silent else self.label, "probability": None if silent else self.probability}
+
+    def text(self) -> str:
+        first = "unknown" if self.unknown else f"{self.label} {self.probability:.1%}"
+        others = ", ".join(f"{name} {p:.1%}" for name, p in self.top[0 if self.unknown else 1 :])
+        return f"{first} ({others})" if others else first
 
     def tags(self) -> tuple[tuple[str, float], ...]:
         return () if self.unknown else self.top

@@ -21,9 +21,10 @@ from neocog.errors import DataError, UsageError
 from neocog.nets.pyramid import Joined, conv_norm
 from neocog.nets.tiling import over_picture
 from neocog.page import Html, heatmap, paragraph, table
+from neocog.tasks import coco
 from neocog.tasks.masks import WRONG as RED
 from neocog.tasks.masks import border_f, border_weights, coloured, dice_loss, errors, is_ground, palette, with_legend
-from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Answer, Indexed, Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -98,6 +99,19 @@ class Regions(Answer):
     def to_json(self) -> dict[str, Any]:
         height, width = self.mask.shape
         return {"height": height, "width": width, "shares": self.shares()}
+
+    def coco(self, image_id: int) -> list[dict[str, Any]]:
+        """One annotation for each class that is there, the ground left out."""
+        found = []
+        for k in np.unique(self.mask).tolist():
+            if k < len(self.classes) and not is_ground(self.classes[k]):
+                mask = self.mask == k
+                score = float(self.confidence[mask].mean(dtype=np.float64))
+                found.append(coco.region(mask, k, image_id, score))
+        return found
+
+    def indexed(self) -> Indexed:
+        return Indexed(self.mask, self.classes, self.palette[: len(self.classes)])
 
     def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
         """The classes' colours over the picture and their names; where the truth is known: labels, answer, errors."""

@@ -15,7 +15,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -63,19 +63,45 @@ class Section:
     body: Html
 
 
+class Indexed(NamedTuple):
+    """A class for each pixel: mask uint8 (H, W), index into `classes`, and their colours, RGB uint8 (K, 3)."""
+
+    mask: np.ndarray
+    classes: tuple[str, ...]
+    colours: np.ndarray
+
+
 class Answer(ABC):
-    """What a net says of one picture. `key` names it; `problem` is the reason if it could not be read."""
+    """What a net says of one picture. `key` names it; `problem` is the reason if it could not be read.
+
+    An answer that is a vector has the attribute `vector`, its numbers. What `coco`, `indexed` and `draw` give is
+    written by ``neocog predict``, where an answer overrides them.
+    """
 
     key: str
     problem: str | None
 
     @abstractmethod
     def row(self) -> dict[str, Any]:
-        """The columns of a table or a CSV file, without the key."""
+        """The columns of a table or a CSV file, without the key; the same for every picture that could be read."""
+
+    def text(self) -> str:
+        """One line for people."""
+        shown = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in self.row().items()}
+        line = next(iter(shown.values())) if len(shown) == 1 else ", ".join(f"{k} {v}" for k, v in shown.items())
+        return line or "nothing found"
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """A JSON-able document, all there is."""
+
+    def coco(self, image_id: int) -> list[dict[str, Any]]:
+        """COCO's annotations, without ``id``: ``category_id`` is 1 + the index of the class (see `Task.categories`)."""
+        return []
+
+    def indexed(self) -> Indexed | None:
+        """The class of each pixel of the upright picture, for an indexed PNG."""
+        return None
 
     def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
         """The answer drawn over the picture, uint8 (H, W, 3); `truth` is the column's value, where it is known."""
@@ -287,6 +313,11 @@ class Task(ABC):
         return []
 
     # ---- answers
+
+    def categories(self) -> list[dict[str, Any]]:
+        """COCO's categories, ids from 1 in the order of the classes; a task of points adds ``keypoints``."""
+        names = getattr(self, "classes", ()) or ("object",)
+        return [{"id": k, "name": name} for k, name in enumerate(names, 1)]
 
     @abstractmethod
     def answers(self, outputs: Any, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
