@@ -1,6 +1,6 @@
 """The constants of library/calibration.py: lines from raw scores to probabilities, and thresholds for "nothing found".
 
-    NEOCOG_DATA=... NEOCOG_WEIGHTS=... python bench/calibration.py
+    NEOCOG_DATA=... [NEOCOG_WEIGHTS=...] python bench/calibration.py [--net efficientnet_lite0] [--fit 1500]
 
 Lines are learned on 1,500 of Flickr8k's training pictures and half of the 200 ImageNet samples; everything is measured
 on others: Flickr8k dev (1,000 pictures) and the other half, through `searching.search` on libraries of these pictures.
@@ -15,7 +15,7 @@ example, output: pairs of Flickr8k pictures, right if they share two caption nou
     without an answer in Flickr8k are the ImageNet samples of animals other than those that Flickr8k's nouns name.
 text: a word of one caption of a picture (the first), right if one of its other captions has it.
 
-Writes bench/results/calibration.json, and prints what to copy.
+Writes bench/results/calibration-NET.json, and prints what to copy.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from retrieval import MOBILENET, caption_nouns
+from retrieval import caption_nouns
 
 from neocog.fit.device import hardware
 from neocog.library.calibration import Line, expected_error, fit_line, log_odds
@@ -56,7 +56,7 @@ class Set:
         (folder / "x").mkdir(parents=True)  # names without words: only what the pictures show is to count
         for i, data in enumerate(pictures):
             (folder / "x" / f"{i:05d}.jpg").write_bytes(data)
-        self.store = Store.create(folder / ".neocog")
+        self.store, self.net = Store.create(folder / ".neocog"), embedder.name
         index(self.store, [folder / "x"], embedder)
         self.view: View = view_of(self.store)
         # duplicates have one row, and rows are in the order of hashes
@@ -120,7 +120,7 @@ def fit_words(sets: Sequence[tuple[Set, int]], asked: Sequence[tuple[str, Match]
             judged = one.judged[:, q]
             if (judged == 1).sum() >= least:
                 some = judged >= 0
-                x.append(log_odds(one.view.probabilities(MOBILENET, match.concepts)[some]))
+                x.append(log_odds(one.view.probabilities(one.net, match.concepts)[some]))
                 right.append(judged[some] == 1)
         xs.append(np.concatenate(x))
         rights.append(np.concatenate(right))
@@ -130,7 +130,7 @@ def fit_words(sets: Sequence[tuple[Set, int]], asked: Sequence[tuple[str, Match]
 
 def measure_words(one: Set, least: int, asked: Sequence[tuple[str, Match]], line: Line, steps: Sequence[float]) -> dict:
     """Return what each threshold finds, and the calibration error, on pictures that were not learned from."""
-    one.store.save("calibration", {MOBILENET: {"word": {"slope": line.slope, "shift": line.shift, "n": line.n}}})
+    one.store.save("calibration", {one.net: {"word": {"slope": line.slope, "shift": line.shift, "n": line.n}}})
     found = {t: {"right": 0, "wrong": 0, "silent": 0} for t in steps}
     answered = unanswered = all_right = 0
     said, truth = [], []
@@ -143,7 +143,7 @@ def measure_words(one: Set, least: int, asked: Sequence[tuple[str, Match]], line
             kind = "some"
             answered += 1
             all_right += int((judged == 1).sum())
-            p = line(log_odds(one.view.probabilities(MOBILENET, match.concepts)))
+            p = line(log_odds(one.view.probabilities(one.net, match.concepts)))
             said.append(p[judged >= 0])
             truth.append(judged[judged >= 0] == 1)
         else:
@@ -174,8 +174,8 @@ def measure_words(one: Set, least: int, asked: Sequence[tuple[str, Match]], line
 
 def alike(one: Set, layer: str) -> tuple[np.ndarray, np.ndarray]:
     """Return (z float (N, N), rows): likeness of all pairs, less that of random pairs, over its deviation."""
-    rows, vectors = one.view.vectors(MOBILENET, layer)
-    mean, spread = one.view.pairs(MOBILENET, "cosine", layer)
+    rows, vectors = one.view.vectors(one.net, layer)
+    mean, spread = one.view.pairs(one.net, "cosine", layer)
     whole = unit(vectors, layer)
     return (whole @ whole.T - mean) / spread, rows
 
@@ -193,8 +193,8 @@ def measure_examples(one: Set, right: np.ndarray, layer: str, line: Line, strang
     p = line(z)
     np.fill_diagonal(p, 0)
     pairs = np.triu_indices(len(p), 1)
-    mean, spread = one.view.pairs(MOBILENET, "cosine", layer)
-    foreign = line((strangers @ unit(one.view.vectors(MOBILENET, layer)[1], layer).T - mean) / spread)
+    mean, spread = one.view.pairs(one.net, "cosine", layer)
+    foreign = line((strangers @ unit(one.view.vectors(one.net, layer)[1], layer).T - mean) / spread)
     relevant = right & ~np.eye(len(right), dtype=bool)
     some = relevant.any(axis=1)
     rows = []
@@ -273,9 +273,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fit", type=int, default=1500, help="Flickr8k training pictures to learn from")
     parser.add_argument("--test", type=int, help="Flickr8k dev pictures to measure on; default: all")
-    parser.add_argument("--out", default="bench/results/calibration.json")
+    parser.add_argument("--net", default="mobilenet_v1_075", help="with ImageNet weights")
+    parser.add_argument("--out")
     given = parser.parse_args()
-    embedder = Embedder(MOBILENET, amount=2_000)
+    embedder = Embedder(given.net, amount=2_000)
     samples = pq.read_table(DATA / "imagenet_samples.parquet").to_pylist()
     asked = queries()
     with tempfile.TemporaryDirectory() as folder:
@@ -319,7 +320,7 @@ def main() -> None:
             parts = []
             for name in ("fit", "test"):  # neither was learned from here
                 one = sets["imagenet", name]
-                rows, vectors = one.view.vectors(MOBILENET, layer)
+                rows, vectors = one.view.vectors(one.net, layer)
                 mine = [i for i, r in enumerate(rows) if one.labels[r] in strange]  # type: ignore[attr-defined]
                 parts.append(unit(vectors[mine], layer))
             result[kind] = measure_examples(
@@ -328,19 +329,20 @@ def main() -> None:
         lines["text"] = fit_text(sets["flickr", "fit"].captions, sets["flickr", "fit"])  # type: ignore[attr-defined]
     for name, found in result.items():
         print(name, {k: v for k, v in found.items() if k != "rows"})
-        for row in found["rows"]:
+        for row in found.get("rows", ()):
             print("   ", "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
-    print("DEFAULTS = {")
+    print(f"{given.net}: {{")
     for kind, line in lines.items():
         print(f'    "{kind}": Line({line.slope:.3g}, {line.shift:.3g}, {line.n:_}),')
     print("}")
     whole = {
-        "net": MOBILENET, "fit": given.fit, "test": given.test or 1000, "queries": len(asked),
+        "net": given.net, "fit": given.fit, "test": given.test or 1000, "queries": len(asked),
         "lines": {k: [v.slope, v.shift, v.n] for k, v in lines.items()}, "measured": result,
         "hardware": hardware(), "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
-    Path(given.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(given.out).write_text(json.dumps(whole, indent=1) + "\n")
+    out = Path(given.out or f"bench/results/calibration-{given.net}.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(whole, indent=1) + "\n")
 
 
 if __name__ == "__main__":

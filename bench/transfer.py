@@ -101,7 +101,7 @@ def train_once(data: Source, regime: str, seed: int) -> dict[str, Any]:
     """Train, and return what came of it."""
     how: dict[str, Any] = {"start": WEIGHTS, "regime": regime}
     if regime in ("scratch", "same"):
-        how = {"net": WEIGHTS} if regime == "same" else {}
+        how = {"start": "scratch", **({"net": WEIGHTS} if regime == "same" else {})}
     with tempfile.TemporaryDirectory() as folder:
         begin = time.monotonic()
         run = fit.train(data, seed=seed, out=Path(folder) / "run", diagnosis=False, progress=False, **how)

@@ -21,8 +21,8 @@ from neocog.anatomy.drawing_marks import text_width
 from neocog.anatomy.drawing_plan import plan
 from neocog.anatomy.drawing_steps import FROM, INPUT, TO, Step
 from neocog.anatomy.record import Layer
-from neocog.anatomy.whole import Anatomy
 from neocog.anatomy.trace import trace
+from neocog.anatomy.whole import Anatomy
 
 SVG = "{http://www.w3.org/2000/svg}"
 ZOO = (

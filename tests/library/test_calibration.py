@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from neocog.library.calibration import (
     DEFAULTS,
     KINDS,
+    MEASURED,
     THRESHOLDS,
     Line,
     expected_error,
@@ -21,7 +22,9 @@ from neocog.library.calibration import (
     lines_to,
     log_odds,
     sigmoid,
+    threshold_of,
 )
+from neocog.nets.packages import DEFAULT
 
 
 @given(st.floats(1e-5, 1 - 1e-5))
@@ -86,11 +89,31 @@ def test_a_library_keeps_its_own_lines() -> None:
     assert lines_from(None, "") == DEFAULTS
 
 
-def test_what_ships_is_what_was_measured() -> None:
-    assert set(DEFAULTS) == set(KINDS)
-    assert all(line.slope > 0 and line.n > 1000 for line in DEFAULTS.values())
+@pytest.mark.parametrize("net", MEASURED)
+def test_what_ships_is_what_was_measured(net: str) -> None:
+    lines = lines_from(None, net)
+    assert set(lines) == set(KINDS)
+    assert all(line.slope > 0 and line.n > 1000 for line in lines.values())
     assert set(THRESHOLDS) < set(KINDS)
-    measured = json.loads((Path(__file__).parents[2] / "bench/results/calibration.json").read_text("utf-8"))["lines"]
-    for kind, (slope, shift, n) in measured.items():
-        line = DEFAULTS[kind]
-        assert (line.slope, line.shift, line.n) == (float(f"{slope:.3g}"), float(f"{shift:.3g}"), n), kind
+    file = Path(__file__).parents[2] / f"bench/results/calibration-{net}.json"
+    for kind, (slope, shift, n) in json.loads(file.read_text("utf-8"))["lines"].items():
+        if line := MEASURED[net].get(kind):
+            assert (line.slope, line.shift, line.n) == (float(f"{slope:.3g}"), float(f"{shift:.3g}"), n), kind
+
+
+def test_the_thresholds_are_the_models() -> None:
+    assert threshold_of("example", DEFAULT) != threshold_of("example", "another") == THRESHOLDS["example"]
+    assert threshold_of("word", DEFAULT) == THRESHOLDS["word"]
+
+
+@pytest.mark.parametrize("kind", ["example", "output"])
+def test_the_thresholds_of_the_default_net_were_measured(kind: str) -> None:
+    """At least nine of ten examples find something, and of those without an answer nine of ten nothing."""
+    file = Path(__file__).parents[2] / f"bench/results/calibration-{DEFAULT}.json"
+    rows = json.loads(file.read_text("utf-8"))["measured"][kind]["rows"]
+    row = next(row for row in rows if row["threshold"] == threshold_of(kind, DEFAULT))
+    assert row["find something"] >= 0.9 and row["nothing found where nothing is"] >= 0.9
+
+
+def test_the_default_net_has_lines_of_its_own() -> None:
+    assert DEFAULT in MEASURED and lines_from(None, DEFAULT) != lines_from(None, "another")

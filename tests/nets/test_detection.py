@@ -164,10 +164,10 @@ def maps_of(x, seed=0):
 
 def test_the_one_stage_head_starts_with_its_prior():
     head = one_stage.OneStage(CHANNELS, 5, width=16, depth=1)
-    assert head.strides == [2, 4, 8, 16]
+    assert head.strides == [4, 8, 16]
     x = torch.zeros(2, 3, 32, 48)
     made = head(maps_of(x), x)
-    cells = 16 * 24 + 8 * 12 + 4 * 6 + 2 * 3
+    cells = 8 * 12 + 4 * 6 + 2 * 3
     assert made["classes"].shape == (2, cells, 5) and made["cells"].shape == (cells, 3)
     assert made["classes"].sigmoid().mean().item() == pytest.approx(one_stage.PRIOR, abs=0.003)
     sides = made["sides"] / made["cells"][:, 2:]
@@ -266,3 +266,11 @@ def test_samples_are_balanced():
     assert len(chosen) == 20 and good.sum() == 5 and torch.equal(hit[chosen], good)
     chosen, good = two_stage._sampled(hit & (torch.arange(100) < 2), ~hit, 20, 0.25, None)
     assert len(chosen) == 20 and good.sum() == 2 and len(chosen.unique()) == 20
+
+
+def test_strides_that_a_detector_reads():
+    usual = dict.fromkeys((2, 4, 8, 16, 32), 8)
+    assert one_stage.levels(usual, 2, 4) == [8, 16, 32, 64]  # P3 to P6
+    assert one_stage.levels(usual, 3, 2) == [4, 8, 16, 32, 64]  # P2 to P6
+    assert one_stage.levels(CHANNELS, 2, 4) == [4, 8, 16]
+    assert one_stage.levels({1: 4, 2: 4}, 2, 4) == [2, 4, 8]

@@ -358,19 +358,45 @@ def test_one_stage_losses_do_not_depend_on_padding():
 # ---------------------------------------------------------------- a training
 
 
-@pytest.fixture(scope="module", params=["one", "two"])
-def run(request, tmp_path_factory):
+def small_training(head, out):
     return neocog.train(
-        "drawn:n=40,size=32",
+        "drawn:n=30,size=32",
         task="detect",
         net="cifar_resnet20",
-        task_options={"head": request.param, "width": 16, "depth": 1},
+        task_options={"head": head, "width": 16, "depth": 1},
         epochs=1,
-        out=tmp_path_factory.mktemp("runs") / request.param,
+        out=out,
         device="cpu",
+        save_every=0.0,
         progress=False,
         diagnosis=False,
     )
+
+
+@pytest.fixture(scope="module", params=["one", "two"])
+def run(request, tmp_path_factory):
+    return small_training(request.param, tmp_path_factory.mktemp("runs") / request.param)
+
+
+def test_a_training_that_was_cut_off_ends_in_the_same_bits(run, tmp_path, monkeypatch):
+    """Samples of the two-stage head are drawn by the step's own seed."""
+    with monkeypatch.context() as patch:
+        steps, losses = [], Detect.losses
+
+        def cut_off(task, outputs, batch):
+            steps.append(len(batch))
+            if len(steps) == 4:  # of the second step; each has one for the checkpoint, too
+                raise OSError("power cut")
+            return losses(task, outputs, batch)
+
+        patch.setattr(Detect, "losses", cut_off)
+        with pytest.raises(OSError, match="power cut"):
+            small_training(run.task.kind, tmp_path / "run")
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+    again = neocog.resume(tmp_path / "run", progress=False)
+    whole, resumed = run.net().state_dict(), again.net().state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert str(again.metrics) == str(run.metrics)
 
 
 def test_a_training_leaves_figures_answers_and_a_report(run):

@@ -15,8 +15,6 @@ from neocog.cli.write import plain
 from neocog.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from neocog.tasks import Answer, Task
 
 _VECTORS = ("npy", "parquet")
@@ -63,7 +61,7 @@ def write_answers(
 
 def check_form(task: Task, form: str, out: Path | None, *, masks: bool) -> None:
     """Raises: UsageError: the task's answers cannot be written like that."""
-    if form == "coco" and not _overrides(task, "coco"):
+    if form == "coco" and not _gives(task, "coco"):
         raise UsageError(
             f"the task {task.name} has no boxes, regions or points, so it cannot be written as COCO; "
             "--format csv or jsonl can"
@@ -72,7 +70,7 @@ def check_form(task: Task, form: str, out: Path | None, *, masks: bool) -> None:
         raise UsageError(f"the task {task.name} has no vectors to write as {form}; --format csv or jsonl can")
     if form in _VECTORS and out is None:
         raise UsageError(f"--format {form} is no text; add --out FILE, such as --out vectors.{form}")
-    if masks and not _overrides(task, "indexed"):
+    if masks and not _gives(task, "indexed"):
         raise UsageError(f"the task {task.name} has no masks; --masks is for the task segment")
 
 
@@ -80,11 +78,8 @@ def _has(task: Task, name: str) -> bool:
     return hasattr(task.unread("", ""), name)
 
 
-def _overrides(task: Task, name: str) -> bool:
-    """Whether the task's answers have their own way to do it."""
-    from neocog.tasks import Answer
-
-    return getattr(type(task.unread("", "")), name) is not getattr(Answer, name)
+def _gives(task: Task, what: str) -> bool:
+    return task.unread("", "").gives(what)
 
 
 # ---------------------------------------------------------------- files for each picture
@@ -167,36 +162,16 @@ def _drawn_jpeg(answer: Any) -> bytes:
     from PIL import Image
 
     from neocog.data.decode import decode
-    from neocog.tasks import Answer
+    from neocog.tasks.canvas import PLAIN, captioned
 
     picture = decode(Path(answer.key).read_bytes())
-    plainly = type(answer).draw is Answer.draw
-    made = _captioned(picture, answer.text()) if plainly else answer.draw(picture)
+    if answer.gives("draw"):
+        made = answer.draw(picture)
+    else:
+        made = captioned(picture, [(word, PLAIN) for word in answer.text().split(", ")])
     out = io.BytesIO()
     Image.fromarray(made).convert("RGB").save(out, "JPEG", quality=90)
     return out.getvalue()
-
-
-def _captioned(picture: np.ndarray, text: str) -> np.ndarray:
-    """A picture, at least 320 pixels wide, with a line of text below it, broken where it is too long."""
-    import textwrap
-
-    import numpy as np
-    from PIL import Image, ImageDraw, ImageFont
-
-    image = Image.fromarray(picture)
-    factor = -(-320 // image.width)
-    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    size = max(14, image.width // 40)
-    font = ImageFont.load_default(size)
-    broken = "\n".join(textwrap.wrap(names.shown(text), max(10, int(image.width / (0.55 * size)))))
-    height = size * 7 // 5 * (broken.count("\n") + 1) + size
-    made = Image.new("RGB", (image.width, image.height + height), (30, 30, 30))
-    made.paste(image)
-    ImageDraw.Draw(made).multiline_text(
-        (size // 2, image.height + size // 2), broken, font=font, fill=(240, 240, 240), spacing=size // 4
-    )
-    return np.asarray(made)
 
 
 # ---------------------------------------------------------------- lines

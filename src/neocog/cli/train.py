@@ -70,7 +70,7 @@ def train(
         typer.Option(
             "--from",
             metavar="WEIGHTS",
-            help="Start from a run, a weights file, a net's ImageNet weights, or scratch; default: fits.",
+            help="Start from a run, a weights file, a net's ImageNet weights, or scratch; default: chosen.",
         ),
     ] = None,
     regime: Annotated[
@@ -210,7 +210,7 @@ def recipes(json: terminal.Json = False) -> None:
 
 def transferability(
     data: terminal.DataArgument,
-    net: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog nets' lists them; default: fits.")] = None,
+    net: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog nets' lists them; default: chosen.")] = None,
     depths: Annotated[
         str | None, typer.Option(metavar="N,N", help="How many layers are transferred; default: some of each depth.")
     ] = None,

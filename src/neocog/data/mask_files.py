@@ -13,6 +13,10 @@ import numpy as np
 from neocog.data.kinds import NOT_LABELLED
 from neocog.errors import DataError
 
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
 _LOOKED_AT = 60  # masks read to find which values there are
 _MOST_COLOURS = 64
 _WHITE = 200
@@ -207,11 +211,9 @@ def _by_colour(colours: dict[int, int], named: Sequence[Coded], where: str) -> V
         given = [one for one in given if one[0].lower() not in _UNLABELLED]
         names = tuple(name for name, _ in given)
         return Values(names, None, tuple(colour for _, colour in given), True, void=(_VOID, *void))
-    from neocog.data.voc import CLASSES
-
     voc = voc_colours()
     if set(rgb) <= {*voc[:21], _VOID} and len(rgb) > 2:
-        return Values((GROUND, *CLASSES), None, tuple(voc[:21]), True, note="colours of Pascal VOC's classes")
+        return Values((GROUND, *VOC_CLASSES), None, tuple(voc[:21]), True, note="colours of Pascal VOC's classes")
     if len(rgb) > _MOST_COLOURS:
         raise DataError(
             f"the masks hold {len(rgb):,} different colours, so they are no masks (or were saved as JPEG); expected a "

@@ -11,15 +11,13 @@ from neocog.data.annotated import Found, Pictures
 from neocog.data.columns import is_picture
 from neocog.data.kinds import Masks, digest
 from neocog.data.layouts import Layout
-from neocog.data.mask_files import GROUND, meaning, names_beside, stored
+from neocog.data.mask_files import GROUND, VOC_CLASSES, meaning, names_beside, stored
 from neocog.errors import DataError
 from neocog.records import Problem, counted
 
 
 def read(layout: Layout, pictures: Pictures) -> Found:
     """The masks of a layout, each found by the name of its picture."""
-    from neocog.data.voc import CLASSES
-
     found = Found()
     folders = [one for one in layout.masks if one.name != "SegmentationObject"]
     files: dict[int, Path] = {}
@@ -37,7 +35,7 @@ def read(layout: Layout, pictures: Pictures) -> Found:
         return found
     names, named = names_beside(layout.root, [*(one.parent for one in folders), *folders])
     if names is None and not named and any(one.name == "SegmentationClass" for one in folders):
-        names = [GROUND, *CLASSES]
+        names = [GROUND, *VOC_CLASSES]
     try:
         values = meaning(
             files.__getitem__,

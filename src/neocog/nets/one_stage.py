@@ -30,14 +30,20 @@ from .pyramid import Pyramid, conv_norm
 PRIOR = 0.01  # share of the cells that hold an object, as the net says before it has learned anything
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss
 _RADIUS = 1.5  # strides around a box's centre in which cells are asked for it
-_REACH = 8  # strides: a level's boxes reach at most this far from the cell (FCOS: 64 pixels at stride 8)
+_REACH = 4  # strides: a level's boxes reach at most this far from the cell (FCOS: 8, for pictures of 800 pixels)
 _BEFORE, _IOU = 1000, 0.6  # of suppression
 
 
-def levels(channels: Mapping[int, int], finest: int) -> list[int]:
-    """Strides that a detector reads: `finest` octaves below the trunk's coarsest, and one above it."""
+def levels(channels: Mapping[int, int], octaves: int, finest: int) -> list[int]:
+    """Strides that a detector reads: the trunk's from some octaves below its coarsest on, and at least one above it.
+
+    None is below `finest`, and there are at least three.
+    """
     coarsest = max(channels)
-    return [s for s in channels if s >= max(2, coarsest >> finest) or s == coarsest] + [2 * coarsest]
+    made = [s for s in channels if s >= max(finest, coarsest >> octaves) or s == coarsest]
+    while made[-1] <= coarsest or len(made) < 3:
+        made.append(2 * made[-1])
+    return made
 
 
 class OneStage(nn.Module):
@@ -52,7 +58,7 @@ class OneStage(nn.Module):
 
     def __init__(self, channels: Mapping[int, int], classes: int, width: int = 128, depth: int = 2) -> None:
         super().__init__()
-        self.strides = levels(channels, 2)
+        self.strides = levels(channels, octaves=2, finest=4)
         self.pyramid = Pyramid(channels, width, self.strides)
         self.class_tower, self.side_tower = (
             nn.Sequential(*(conv_norm(width, width) for _ in range(depth))) for _ in range(2)
@@ -66,7 +72,7 @@ class OneStage(nn.Module):
             nn.init.normal_(last.weight, std=0.01)
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         nn.init.constant_(self.classes.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
-        nn.init.constant_(self.sides.bias, math.log(_REACH / 4))  # type: ignore[arg-type]  # boxes of 4 strides
+        nn.init.constant_(self.sides.bias, math.log(_REACH / 2))  # type: ignore[arg-type]  # boxes of 4 strides
 
     def forward(self, maps: Mapping[int, Tensor], x: Tensor, **_: Any) -> dict[str, Tensor]:
         """Maps by stride and pictures (B, C, H, W) -> see the module."""

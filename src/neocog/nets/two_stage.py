@@ -90,7 +90,7 @@ class TwoStage(nn.Module):
         self, channels: Mapping[int, int], classes: int, width: int = 128, hidden: int = 512, gated: bool = False
     ) -> None:
         super().__init__()
-        self.strides = levels(channels, 3)
+        self.strides = levels(channels, octaves=3, finest=2)
         self.pyramid = Pyramid(channels, width, self.strides)
         self.rpn = nn.Conv2d(width, width, 3, padding=1)
         self.objectness = nn.Conv2d(width, len(RATIOS), 1)

@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from neocog.tasks.task import Answer
+from neocog.tasks.task import Answer, Indexed
 
 
 @dataclass(frozen=True, slots=True)
 class Together(Answer):
-    """The answers of all parts for one picture, by the part's name."""
+    """The answers of all parts for one picture, by the part's name.
+
+    `before`: of COCO's categories, how many are those of earlier parts.
+    """
 
     key: str
     parts: dict[str, Answer] = field(default_factory=dict)
+    before: dict[str, int] = field(default_factory=dict)
     problem: str | None = None
 
     def __getitem__(self, part: str) -> Answer:
@@ -26,6 +30,24 @@ class Together(Answer):
 
     def to_json(self) -> dict[str, Any]:
         return {name: answer.to_json() for name, answer in self.parts.items()}
+
+    def text(self) -> str:
+        return "; ".join(f"{name}: {answer.text()}" for name, answer in self.parts.items())
+
+    def gives(self, what: str) -> bool:
+        return any(answer.gives(what) for answer in self.parts.values())
+
+    def coco(self, image_id: int) -> list[dict[str, Any]]:
+        """The annotations of all parts."""
+        return [
+            {**one, "category_id": one["category_id"] + self.before.get(name, 0)}
+            for name, answer in self.parts.items()
+            for one in answer.coco(image_id)
+        ]
+
+    def indexed(self) -> Indexed | None:
+        """That of the first part that has one."""
+        return next((made for one in self.parts.values() if (made := one.indexed()) is not None), None)
 
     def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
         """All parts drawn over each other; one whose drawing has another size than the picture stands beside it."""

@@ -94,10 +94,15 @@ class Detections(Answer):
             return boxed(picture, found.corners, names, found.labels)
         there = _there(truth)
         kind, missed = kinds(found, there)
-        colours = np.where(kind == KINDS.index("right"), "right", np.where(kind == KINDS.index("ignored"), "", "wrong"))
+        marks = np.array(
+            ["right" if k == KINDS.index("right") else "" if k in _FINE else "wrong" for k in kind], object
+        )
+        order = np.argsort(marks == "right", kind="stable")  # right ones last, on top
         lost = [self.classes[k] for k in there.labels[missed]]
-        corners = np.concatenate((there.corners[missed], found.corners))
-        return boxed(picture, corners, [*lost, *names], [*["missed"] * len(lost), *colours.tolist()])
+        corners = np.concatenate((there.corners[missed], found.corners[order]))
+        return boxed(
+            picture, corners, [*lost, *(names[k] for k in order)], ["missed"] * len(lost) + marks[order].tolist()
+        )
 
     def _found(self) -> Found:
         return Found(np.zeros(len(self.scores), np.int64), self.corners, self.scores, self.labels)

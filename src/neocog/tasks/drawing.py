@@ -27,7 +27,8 @@ def boxed(picture: np.ndarray, corners: np.ndarray, names: Sequence[str], marks:
         image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
     side = max(image.size)
     thick, height = max(2, side // 300), max(11, side // 45)
-    pen, font = ImageDraw.Draw(image), ImageFont.load_default(height)
+    pen, font, tall = ImageDraw.Draw(image), ImageFont.load_default(height), height + 4
+    plates: list[tuple[float, float, float, str, tuple[int, int, int]]] = []
     for box, name, mark in zip(corners * times, names, marks, strict=True):
         colour = _MEANING[mark] if isinstance(mark, str) else _COLOURS[int(mark) % len(_COLOURS)]
         x0, y0, x1, y1 = (float(v) for v in box)
@@ -36,13 +37,17 @@ def boxed(picture: np.ndarray, corners: np.ndarray, names: Sequence[str], marks:
             _dashed(pen, (x0, y0, x1, y1), colour, thick)
         else:
             pen.rectangle((x0, y0, x1, y1), outline=colour, width=thick)
-        width = pen.textlength(name, font=font)
-        x = max(0.0, min(x0, image.width - width - 4))
-        # above the box, or within it where there is no room; missed ones are named below, so that both can be read
-        y = y0 - height - 4 if y0 >= height + 4 else y0
+        width = pen.textlength(name, font=font) + 4
+        x = max(0.0, min(x0, image.width - width))
+        # above the box, or within it where there is no room; missed ones are named below; never over another name
+        y = y0 - tall if y0 >= tall else y0
         if mark == "missed":
-            y = y1 if y1 + height + 4 <= image.height else y1 - height - 4
-        pen.rectangle((x, y, x + width + 4, y + height + 4), fill=colour)
+            y = y1 if y1 + tall <= image.height else y1 - tall
+        while any(x < u + w and u < x + width and y < v + tall and v < y + tall for u, v, w, *_ in plates):
+            y += tall
+        plates.append((x, y, width, name, colour))
+    for x, y, width, name, colour in plates:
+        pen.rectangle((x, y, x + width, y + tall), fill=colour)
         pen.text((x + 2, y + 1), name, fill=(0, 0, 0) if sum(colour) > 360 else (255, 255, 255), font=font)
     return np.asarray(image)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from neocog.data.kinds import Boxes, BoxSet
 from neocog.errors import DataError, UsageError
 from neocog.page import table
+from neocog.tasks import coco
 from neocog.tasks.canvas import PLAIN, RIGHT, WRONG, boxed, captioned
 from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
 
@@ -38,13 +39,14 @@ _TRUTH = (70, 150, 240)
 class Place(Answer):
     """The box of one picture: x0, y0, x1, y1 in pixels of the upright file, and what is in it.
 
-    `probability` is that of the label among all labels; 1 where there is only one.
+    `probability` is that of the label among all labels, `classes`; 1 where there is only one.
     """
 
     key: str
     box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     label: str = ""
     probability: float = 1.0
+    classes: tuple[str, ...] = ()
     problem: str | None = None
 
     def row(self) -> dict[str, Any]:
@@ -53,6 +55,12 @@ class Place(Answer):
 
     def to_json(self) -> dict[str, Any]:
         return {"label": self.label, "probability": self.probability, "box": list(self.box)}
+
+    def coco(self, image_id: int) -> list[dict[str, Any]]:
+        x0, y0, x1, y1 = self.box
+        number = self.classes.index(self.label) + 1 if self.label in self.classes else 1
+        place = {"bbox": coco.box(self.box), "area": round((x1 - x0) * (y1 - y0), 2)}
+        return [{"image_id": image_id, "category_id": number, **place, "score": round(self.probability, 4)}]
 
     def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
         """The box; with the truth, that in blue, and the answer green if they have half of their area in common."""
@@ -270,7 +278,7 @@ class Locate(Task):
         for b, (key, p) in enumerate(zip(keys, chances, strict=True)):
             x0, y0, x1, y1 = batch.warp.boxes_back(b, corners[b : b + 1])[0].tolist()
             label = self.classes[int(p.argmax())] if self.classes else ""
-            found.append(Place(key, (x0, y0, x1, y1), label, float(p.max())))
+            found.append(Place(key, (x0, y0, x1, y1), label, float(p.max()), self.classes))
         return found
 
     def unread(self, key: str, problem: str) -> Answer:

@@ -182,7 +182,7 @@ def with_legend(panels: Sequence[np.ndarray], entries: Sequence[tuple[str, Seque
         parts += [np.full((large.shape[0], gap, 3), 255, np.uint8)] * bool(parts) + [large]
     joined = np.concatenate(parts, axis=1)
     width = joined.shape[1]
-    text = max(12, width // 50)
+    text = max(12, width // 32)
     font = ImageFont.load_default(size=text)
     places, x, y = [], text // 2, text // 2
     for name, colour in entries:

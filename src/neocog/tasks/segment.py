@@ -249,7 +249,8 @@ class Segment(Task):
     def observe(self, outputs: Tensor, batch: Batch) -> dict[str, Any]:
         outputs, mask, labelled = _aligned(outputs, batch)
         k, found = len(self.classes), outputs.argmax(1)
-        loss = F.cross_entropy(outputs, mask, ignore_index=NOT_LABELLED, reduction="sum")
+        weights = None if self.weights is None else self.weights.to(outputs)
+        loss = F.cross_entropy(outputs, mask, weights, ignore_index=NOT_LABELLED, reduction="sum")
         confusion = torch.stack(
             [
                 torch.bincount((true * k + own)[there], minlength=k * k).view(k, k)
@@ -287,7 +288,8 @@ class Segment(Task):
         }
 
     def worst(self, seen: Seen) -> np.ndarray:
-        return seen["rows"][np.argsort(seen["iou"], kind="stable")]
+        order = np.argsort(seen["iou"], kind="stable")
+        return seen["rows"][order[seen["iou"][order] >= 0]]
 
     def caption(self, seen: Seen, row: int) -> str:
         return f"IoU {seen['iou'][seen['rows'] == row][0]:.2f}; labels, answer, errors"
@@ -344,7 +346,10 @@ def _counts(column: Any, rows: np.ndarray) -> np.ndarray:
     """How many pixels each class has in some of the masks."""
     counts = np.zeros(len(column.names))
     for i in rows[np.linspace(0, len(rows) - 1, min(_LOOK_AT, len(rows))).astype(int)]:
-        mask = column[int(i)]
+        try:
+            mask = column[int(i)]
+        except DataError:
+            continue  # 'neocog check' says which
         if mask is not None:
             counts += np.bincount(mask.ravel(), minlength=256)[: len(counts)]
     return counts
@@ -373,8 +378,9 @@ def _border(seen: Seen) -> np.ndarray:
 
 
 def _iou(confusion: Tensor) -> Tensor:
-    """Mean IoU over the classes that are there, of confusion matrices (B, K, K)."""
+    """Mean IoU over the classes that are there, of confusion matrices (B, K, K); -1 where nothing is labelled."""
     hits = confusion.diagonal(dim1=1, dim2=2)
     union = confusion.sum(1) + confusion.sum(2) - hits
     there = union > 0
-    return (hits / union.clamp(min=1) * there).sum(1) / there.sum(1).clamp(min=1)
+    mean = (hits / union.clamp(min=1) * there).sum(1) / there.sum(1).clamp(min=1)
+    return torch.where(there.any(1), mean, -1.0)

@@ -316,10 +316,23 @@ class Several(Task):
                 made = part.answers(outputs[name], own, [keys[b] for b in chosen], top)
                 for b, answer in zip(chosen, made, strict=True):
                     found[b][name] = answer
-        return [Together(key, parts) for key, parts in zip(keys, found, strict=True)]
+        before = self._before()[0]
+        return [Together(key, parts, before) for key, parts in zip(keys, found, strict=True)]
+
+    def categories(self) -> list[dict[str, Any]]:
+        return self._before()[1]
+
+    def _before(self) -> tuple[dict[str, int], list[dict[str, Any]]]:
+        """How many of COCO's categories stand before those of each part, and all of them, numbered anew."""
+        before, every = dict[str, int](), list[dict[str, Any]]()
+        for name, part in self.parts.items():
+            before[name] = len(every)
+            if part.unread("", "").gives("coco"):
+                every += [{**one, "id": one["id"] + before[name]} for one in part.categories()]
+        return before, every
 
     def unread(self, key: str, problem: str) -> Answer:
-        return Together(key, {name: part.unread(key, problem) for name, part in self.parts.items()}, problem)
+        return Together(key, {name: part.unread(key, problem) for name, part in self.parts.items()}, problem=problem)
 
 
 class _Seeing(nn.Module):

@@ -34,6 +34,9 @@ Targets = dict[str, Any]  # name -> tensor (B, ...) or list of B values
 Seen = dict[str, np.ndarray]  # what `observe` kept of a whole split, joined
 
 
+_COLUMNS = 9  # of an answer that are shown in a line
+
+
 @dataclass(slots=True)
 class Losses:
     """The loss of one batch, by part.
@@ -75,7 +78,7 @@ class Answer(ABC):
     """What a net says of one picture. `key` names it; `problem` is the reason if it could not be read.
 
     An answer that is a vector has the attribute `vector`, its numbers. What `coco`, `indexed` and `draw` give is
-    written by ``neocog predict``, where an answer overrides them.
+    written by ``neocog predict``, where an answer has them (see `gives`).
     """
 
     key: str
@@ -86,14 +89,20 @@ class Answer(ABC):
         """The columns of a table or a CSV file, without the key; the same for every picture that could be read."""
 
     def text(self) -> str:
-        """One line for people."""
-        shown = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in self.row().items()}
-        line = next(iter(shown.values())) if len(shown) == 1 else ", ".join(f"{k} {v}" for k, v in shown.items())
-        return line or "nothing found"
+        """One line for people; of many columns only the first."""
+        shown = [(k, f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in self.row().items()]
+        if len(shown) == 1:
+            return shown[0][1] or "nothing found"
+        more = [f"and {len(shown) - _COLUMNS} more"] if len(shown) > _COLUMNS else []
+        return ", ".join([*(f"{k} {v}" for k, v in shown[:_COLUMNS]), *more]) or "nothing found"
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """A JSON-able document, all there is."""
+
+    def gives(self, what: str) -> bool:
+        """Whether answers of this kind have ``coco``, ``indexed`` or ``draw``, also one that could not be read."""
+        return getattr(type(self), what) is not getattr(Answer, what)
 
     def coco(self, image_id: int) -> list[dict[str, Any]]:
         """COCO's annotations, without ``id``: ``category_id`` is 1 + the index of the class (see `Task.categories`)."""
