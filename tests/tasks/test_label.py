@@ -84,3 +84,9 @@ def test_figures_of_nothing_are_not_numbers() -> None:
 def test_a_temperature_is_more_than_nothing(wrong: float) -> None:
     with pytest.raises(ValueError, match="above 0"):
         Label("ab", temperature=wrong)
+
+
+def test_a_net_that_diverged_has_no_figures() -> None:
+    seen = {"rows": np.arange(2), "logits": np.array([[0.0, np.nan], [1.0, 2.0]]), "labels": np.array([0, 1])}
+    figures = Label("ab").figures(seen)
+    assert figures["n"] == 0 and math.isnan(figures["loss"])
