@@ -25,20 +25,11 @@ FLOORS = {
     "library": 4,
     "web": 5,
     "cli": 5,
-    "cli_library": 5,
-    "cli_nets": 5,
-    "cli_upkeep": 5,
-    "terminal": 5,
-    "answers": 5,
-    "demo": 5,
-    "subject": 5,
     "__main__": 6,
     "__init__": 6,
 }
 # Files that stand in src/neocog itself and are one room together.
-TOP_ROOMS = dict.fromkeys(("errors", "files", "names", "records", "page"), "ground") | dict.fromkeys(
-    ("cli", "cli_library", "cli_nets", "cli_upkeep", "terminal", "answers", "demo", "subject"), "command line"
-)
+TOP_ROOMS = dict.fromkeys(("errors", "files", "names", "records", "page"), "ground")
 # Which files may import a module that is slow to load, or that is kept in one place.
 ONLY_IN = {
     "torch": (
@@ -52,10 +43,10 @@ ONLY_IN = {
         "data/augment.py",
         "data/scaling.py",
         "data/warp.py",
-        "subject.py",
+        "cli/subject.py",
     ),
     "lancedb": ("library/store.py",),
-    "typer": ("cli.py", "cli_library.py", "cli_nets.py", "cli_upkeep.py", "terminal.py", "answers.py", "demo.py"),
+    "typer": ("cli/",),
     "fastapi": ("web/",),
 }
 
@@ -109,6 +100,59 @@ def violations(root: Path) -> list[str]:
     return found
 
 
+def circles(root: Path) -> list[list[str]]:
+    """Return the groups of files in the package at `root` that import each other, also late, inside functions.
+
+    Imports that only a type checker follows do not count.
+    """
+    files = {}
+    for path in root.rglob("*.py"):
+        parts = ("neocog", *path.relative_to(root).with_suffix("").parts)
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    arrows: dict[str, set[str]] = {}
+    for name, path in files.items():
+        package = tuple(name.split(".")) if path.name == "__init__.py" else tuple(name.split(".")[:-1])
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                node.body = []
+        targets = (target for _, target in imported(tree, package))
+        # a name that is imported from a file, or a file that is imported from a folder
+        arrows[name] = {t if t in files else t.rpartition(".")[0] for t in targets} & files.keys() - {name}
+    found: list[list[str]] = []
+    below = {name: _reached(name, arrows) for name in files}
+    for name in sorted(files):
+        group = sorted(other for other in below[name] if name in below[other])
+        if len(group) > 1 and group not in found:
+            found.append(group)
+    return found
+
+
+def _reached(name: str, arrows: dict[str, set[str]]) -> set[str]:
+    """Return the file itself, if it is in a circle, and all that it imports, directly or not."""
+    seen: set[str] = set()
+    todo = list(arrows[name])
+    while todo:
+        other = todo.pop()
+        if other not in seen:
+            seen.add(other)
+            todo.extend(arrows[other])
+    return seen
+
+
+def test_no_files_import_each_other():
+    assert circles(SOURCE) == []
+
+
+def test_a_circle_is_found(tmp_path):
+    (tmp_path / "a.py").write_text("def f():\n    from .b import x")
+    (tmp_path / "b.py").write_text("from .c import y")
+    (tmp_path / "c.py").write_text("from neocog.a import f")
+    (tmp_path / "d.py").write_text("if TYPE_CHECKING:\n    from .e import z")
+    (tmp_path / "e.py").write_text("from . import d")
+    assert circles(tmp_path) == [["neocog.a", "neocog.b", "neocog.c"]]
+
+
 def test_every_import_respects_the_floors():
     assert violations(SOURCE) == []
 
@@ -145,7 +189,7 @@ def test_a_forbidden_import_is_found(tmp_path, file, code, message):
         ),
         ("fit/x.py", "from neocog import __version__, data, nets\nfrom neocog.tasks.label import LabelTask"),
         ("page.py", "from neocog.records import Facts"),
-        ("cli.py", "from neocog import __version__, terminal\nfrom neocog.fit import train"),
+        ("cli/x.py", "from neocog import __version__\nfrom neocog.cli import terminal\nfrom neocog.fit import train"),
         ("library/store.py", "import lancedb"),
     ],
 )

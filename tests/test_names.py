@@ -17,7 +17,8 @@ from PIL import Image
 
 from neocog import cli, names, page
 from neocog.data import open_source
-from neocog.data.check import check, check_page
+from neocog.data.check import check
+from neocog.data.check_page import check_page
 from neocog.fit import Run
 from neocog.fit.run import Log, read_json, read_tensors, records, write_json, write_tensors
 

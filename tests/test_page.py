@@ -134,6 +134,19 @@ def test_logarithmic_axes_have_decades_and_leave_out_what_is_not_positive():
     assert np.allclose(np.diff(xs), np.diff(xs)[0], atol=0.11)  # equal ratios are equal distances
 
 
+def test_a_scatter_chart_has_a_mark_for_each_point_and_the_line_where_both_are_equal():
+    outline = Outline(page.scatter_chart([(1.0, 2.0), (3.0, 3.0), (float("nan"), 1.0)], x="true <age>", y="answered"))
+    marks = list(outline.all("circle"))
+    assert len(marks) == 2
+    (line,) = [a["d"] for a in outline.all("path") if "stroke" in a]
+    (x0, y0), (x1, y1) = (map(float, end.split()) for end in line[1:].split("L"))
+    cx, cy = float(marks[1]["cx"]), float(marks[1]["cy"])  # 3 answered for 3
+    assert abs((cx - x0) * (y1 - y0) - (cy - y0) * (x1 - x0)) < 0.5 * abs(x1 - x0)
+    assert abs((float(marks[0]["cx"]) - x0) * (y1 - y0) - (float(marks[0]["cy"]) - y0) * (x1 - x0)) > 5 * abs(x1 - x0)
+    assert "true <age>" in " ".join(outline.words)
+    assert "Nothing to draw" in page.scatter_chart([], x="x", y="y")
+
+
 def test_a_long_series_is_thinned_and_keeps_its_ends():
     outline = Outline(page.line_chart({"a": [(i, i * i) for i in range(50_000)]}, x="step", y="y"))
     assert len(outline.all("circle")) <= 600

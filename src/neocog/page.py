@@ -287,6 +287,29 @@ def line_chart(
     return _svg(parts + legend, height, f"{y} against {x}: {', '.join(thinned)}")
 
 
+def scatter_chart(points: Sequence[tuple[float, float]], *, x: str, y: str) -> Html:
+    """Return an inline SVG of points whose x and y are the same quantity, with the line on which they are equal.
+
+    Points that are not finite are left out.
+    """
+    good = [(float(px), float(py)) for px, py in points if math.isfinite(px) and math.isfinite(py)]
+    if not good:
+        return Html("<p>Nothing to draw yet.</p>\n")
+    both = [value for point in good for value in point]
+    x_axis = _Axis(both, _LEFT, _W - _RIGHT, log=False)
+    y_axis = _Axis(both, _H - _BOTTOM, _TOP, log=False)
+    parts = _frame(x_axis, y_axis, x, y)
+    low, high = x_axis.low, x_axis.high
+    line = f"M{x_axis(low):.1f} {y_axis(low):.1f}L{x_axis(high):.1f} {y_axis(high):.1f}"
+    parts.append(f'<path class="line" stroke="var(--line)" d="{line}"><title>{escape(y)} = {escape(x)}</title></path>')
+    parts += (
+        f'<circle cx="{x_axis(px):.1f}" cy="{y_axis(py):.1f}" r="3" fill="var(--c0)" fill-opacity=".55">'
+        f"<title>{escape(y)} {_number(py)}, {escape(x)} {_number(px)}</title></circle>"
+        for px, py in good
+    )
+    return _svg(parts, _H, f"{y} against {x}")
+
+
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     if len(points) <= _POINTS:
         return [(float(a), float(b)) for a, b in points]

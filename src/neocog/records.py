@@ -11,7 +11,7 @@ SPLITS = ("train", "val", "test")
 
 def counted(count: float, one: str = "picture") -> str:
     """Return "1 picture", "2,000 pictures", "3 copies", "2 classes", "0.5 epochs"."""
-    plural = f"{one[:-1]}ies" if one.endswith("y") else f"{one}es" if one.endswith("s") else f"{one}s"
+    plural = f"{one[:-1]}ies" if one.endswith("y") else f"{one}es" if one.endswith(("s", "x")) else f"{one}s"
     number = f"{count:,}" if isinstance(count, Integral) else f"{count:.4g}"
     return f"{number} {one if number == '1' else plural}"
 
@@ -76,7 +76,9 @@ class Preprocess:
     """How a decoded picture becomes a net's input; saved beside the weights, used everywhere.
 
     With ``fit="crop"`` the short side is resized to `resize` (antialiased bilinear) and the centre `size` x `size` is
-    cut out; with ``fit="pad"`` the whole picture is resized to fit into `shape` and laid in its middle, on grey.
+    cut out; with ``fit="pad"`` the whole picture is resized to fit into `shape` and laid in its middle, on grey;
+    with ``fit="tile"`` it keeps its own size: training sees pieces of `shape`, and the task puts a net's answers for
+    tiles of that size together.
     The bytes become ``(x / 255 - mean) / std`` for each of `channels` channels (1 = grey, 3 = RGB).
     """
 

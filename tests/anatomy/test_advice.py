@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from neocog import nets
 from neocog.anatomy.advice import RULES, advise
 from neocog.anatomy.advice_view import Advice
-from neocog.anatomy.record import Anatomy
 from neocog.anatomy.rewrite import REWRITES, rewrite
 from neocog.anatomy.trace import trace
+from neocog.anatomy.whole import Anatomy
 from neocog.errors import UsageError
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from neocog import nets
 from neocog.anatomy.compare import Comparison, Published, compare, place_labels, published
-from neocog.anatomy.record import Anatomy
 from neocog.anatomy.trace import trace
+from neocog.anatomy.whole import Anatomy
 from neocog.errors import UsageError
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -20,8 +20,9 @@ from neocog.anatomy.drawing_items import Chain, Fan, Item, Repeat, Tangle, walk
 from neocog.anatomy.drawing_marks import text_width
 from neocog.anatomy.drawing_plan import plan
 from neocog.anatomy.drawing_steps import FROM, INPUT, TO, Step
-from neocog.anatomy.record import Anatomy, Layer
+from neocog.anatomy.record import Layer
 from neocog.anatomy.trace import trace
+from neocog.anatomy.whole import Anatomy
 
 SVG = "{http://www.w3.org/2000/svg}"
 ZOO = (

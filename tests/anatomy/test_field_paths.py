@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neocog.anatomy import advise, compare, to_csv, to_svg
-from neocog.anatomy.record import Anatomy
 from neocog.anatomy.trace import trace
+from neocog.anatomy.whole import Anatomy
 
 
 class Applied(nn.Module):

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from neocog import nets
 from neocog.anatomy import output
-from neocog.anatomy.record import Anatomy
 from neocog.anatomy.trace import trace
+from neocog.anatomy.whole import Anatomy
 
 VOID = {"meta", "br", "hr", "link", "input", "img"}
 NASTY = "<script>alert('x')</script>&\"quoted\""

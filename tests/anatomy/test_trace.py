@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch._higher_order_ops import while_loop
 from torch.nn.utils import parametrizations, parametrize
 
-from neocog.anatomy.record import Anatomy
+from neocog.anatomy import advise
 from neocog.anatomy.trace import trace
+from neocog.anatomy.whole import Anatomy
 from neocog.errors import NetError
 
 
@@ -426,9 +427,10 @@ def test_a_branch_of_constants_is_read() -> None:
     net = {"one": nn.Linear(3, 5), "two": nn.Linear(5, 4), "never": nn.Linear(2, 2)}
     anatomy = applied(lambda net, x: x + net.two(torch.relu(net.one(torch.ones(1, 3)))), torch.ones(2, 4), **net)
     assert anatomy.unused == ("never.weight", "never.bias")
-    assert [(x.name, x.params, x.macs, x.others) for x in anatomy.layers] == [
-        ("one", 20, 15, 0), (":relu", 0, 0, 5), ("two", 24, 20, 0), (":add", 0, 0, 8),
+    assert [(x.name, x.params, x.macs, x.others, x.sources) for x in anatomy.layers] == [
+        ("one", 20, 15, 0, ()), (":relu", 0, 0, 5, (0,)), ("two", 24, 20, 0, (1,)), (":add", 0, 0, 8, (-1, 2)),
     ]  # fmt: skip
+    assert "dead-branch" not in {item.rule for item in advise(anatomy)}
 
 
 # --- operators of other kinds ----------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from neocog.data import Arrays, make_split, open_source
-from neocog.data.check import check, check_page, fast_groups
+from neocog.data.check import check, fast_groups
+from neocog.data.check_page import check_page
 from neocog.data.duplicates import as_groups
 from neocog.errors import DataError
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import neocog
-from neocog import fit, subject
+from neocog import fit
+from neocog.cli import subject
 from neocog.errors import NeocogError, RunError
 from neocog.fit.device import Device
 from neocog.fit.plan import Plan

@@ -16,7 +16,8 @@ from neocog.data import open_source
 from neocog.data.batches import Known, Streamed
 from neocog.errors import UsageError
 from neocog.fit.device import Device
-from neocog.fit.features import LAST, Tapped, Taps, build, extract, features_of, layer_names, plain_head
+from neocog.fit.extract import extract
+from neocog.fit.features import LAST, Tapped, Taps, build, features_of, layer_names, plain_head
 from neocog.fit.job import Split
 from neocog.fit.kept import Kept, fingerprint, neighbours
 from neocog.fit.parallel import World

@@ -26,7 +26,8 @@ from neocog.errors import NetError, RunError, UsageError
 from neocog.fit import transfer
 from neocog.fit.depth import in_order, keep_still, last_stages, units
 from neocog.fit.device import Device
-from neocog.fit.features import Taps, extract
+from neocog.fit.extract import extract
+from neocog.fit.features import Taps
 from neocog.fit.optim import optimizers
 from neocog.fit.recipes import recipe
 from neocog.fit.run import read_json, read_tensors, records

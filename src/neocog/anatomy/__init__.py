@@ -14,9 +14,10 @@ from .compare import compare
 from .drawing import to_svg
 from .measure import EffectiveField, Misfit, Timing, effective_receptive_field, intensity, misfits, time_layers
 from .output import to_csv, to_html, to_json, to_text
-from .record import Anatomy, Field, Layer, Totals
+from .record import Field, Layer, Totals
 from .rewrite import Rewritten, rewrite
 from .trace import trace
+from .whole import Anatomy
 
 __all__ = [
     "Advice",

@@ -11,7 +11,7 @@ from torch import nn
 from ..errors import UsageError, closest
 from . import advice_chains, advice_rules, advice_waste
 from .advice_view import Advice, View
-from .record import Anatomy
+from .whole import Anatomy
 
 _SLIDES = "COMP541, lecture 5, guideline"
 

@@ -9,8 +9,9 @@ from math import prod
 
 from torch import nn
 
-from .record import Anatomy, Layer, Shape
+from .record import Layer, Shape
 from .rewrite_plans import Conv, Cost, cost
+from .whole import Anatomy
 
 
 @dataclass(frozen=True, slots=True)

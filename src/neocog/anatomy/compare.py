@@ -19,7 +19,7 @@ from ..errors import UsageError
 from ..page import Html, page, paragraph, table, ticks
 from .drawing_marks import safe, short, text_width
 from .output import bytes_text
-from .record import Anatomy
+from .whole import Anatomy
 
 _W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 860.0, 520.0, 64.0, 30.0, 54.0, 52.0
 _LARGEST = 38.0  # radius of the largest circle

@@ -9,13 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .drawing_items import Chain, Fan, Item, Repeat, Tangle, module_path, walk
 from .drawing_marks import STYLE, Ink, Wire, clipped, joined, n, safe, short, tails, text_width, wrapped
 from .drawing_measure import LANE, RADIUS, TRUNK, Measure, longest
 from .drawing_plan import plan
 from .drawing_steps import CONCAT, CONV, FROM, FULL, INPUT, OTHER, POOL, PRODUCT, SUM, TO, UP, Step
-from .record import Anatomy
+
+if TYPE_CHECKING:
+    from .whole import Anatomy
+
 
 _CLASS = {INPUT: "in", CONV: "co", UP: "up", POOL: "po", FULL: "fc", CONCAT: "ca", OTHER: "ot"}
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .drawing_items import Chain, Fan, Item, Repeat, Tangle, walk
 from .drawing_marks import text_width
 from .drawing_steps import FROM, INPUT, PRODUCT, SUM, TO, Step, Volume
-from .record import Anatomy
+
+if TYPE_CHECKING:
+    from .whole import Anatomy
+
 
 _SIDE, _THICK = 112.0, 56.0  # longest side of a map, thickest box, in pixels of the drawing
 _LINEAR = 8  # up to this ratio between the largest and the smallest, lengths are proportional; beyond, square roots
@@ -148,7 +152,13 @@ class Measure:
         if id(step) not in self.named or step.kind in _SIGNS:
             return ""
         parts = step.layers[0].name.split(".")
-        last = parts[-2] if len(parts) > 1 and parts[-1] in ("conv", "linear") else parts[-1]
+        last = parts[-1]
+        if (
+            len(parts) > 1
+            and not last.isdigit()
+            and sum(path.endswith(f".{last}") for path in self.anatomy.modules) > 1
+        ):
+            last = parts[-2]  # "transition2" for one of several "transition2.pool"
         if last.isdigit() or ":" in last or step.label[:1] == ("block",):
             return ""
         return last if len(last) <= 12 else last[:11] + "…"

@@ -8,12 +8,16 @@ unchanged become one `Repeat`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .drawing_fold import collapse, fold_chain
 from .drawing_inputs import Graph, parts_of
 from .drawing_items import Chain, Fan, Item, Tangle, note_sizes, walk
 from .drawing_steps import START, Step, steps_of
-from .record import Anatomy
+
+if TYPE_CHECKING:
+    from .whole import Anatomy
+
 
 _MANY = 60  # steps of a drawing from which two equal patterns are folded
 _CROWDED = 110  # steps from which patterns with growing channels are folded, too

@@ -9,8 +9,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import TYPE_CHECKING
 
-from .record import Anatomy, Layer, Shape
+from .record import Layer, Shape
+
+if TYPE_CHECKING:
+    from .whole import Anatomy
 
 INPUT, CONV, UP, POOL, FULL, SUM, PRODUCT, CONCAT, OTHER = (
     "input", "convolution", "enlarging", "pooling", "fully connected", "sum", "product", "concatenation", "other",

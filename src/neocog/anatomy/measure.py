@@ -16,10 +16,11 @@ from torch.nn.modules import module as _torch_module
 from torch.utils import _pytree as pytree
 
 from ..errors import NetError
-from .record import Anatomy, Layer, Shape
+from .record import Layer, Shape
 from .running import arguments, unwrapped
 from .trace import trace
 from .undo import as_it_was
+from .whole import Anatomy
 
 
 @dataclass(frozen=True, slots=True)

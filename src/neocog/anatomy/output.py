@@ -10,13 +10,16 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..page import Html, paragraph
 from ..page import page as whole_page
 from ..page import table as html_table
 from .drawing import to_svg
-from .record import Anatomy, Field, Layer, Shape
+from .record import Field, Layer, Shape
+
+if TYPE_CHECKING:
+    from .whole import Anatomy
 
 COLUMNS = (
     "layer", "kind", "output", "parameters", "MACs", "memory", "saved for training",

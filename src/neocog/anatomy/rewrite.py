@@ -13,7 +13,6 @@ from typing import Any
 from torch import nn
 
 from ..errors import NetError, UsageError, closest
-from .record import Anatomy
 from .rewrite_conv import fc_to_conv
 from .rewrite_dilate import dilate
 from .rewrite_exact import Changes, fold_bn, remove_dead_bias, remove_unused
@@ -22,6 +21,7 @@ from .rewrite_flow import copy_of
 from .rewrite_head import global_pool
 from .running import unwrapped
 from .trace import trace
+from .whole import Anatomy
 
 _Work = Callable[..., tuple[Changes, Changes]]
 

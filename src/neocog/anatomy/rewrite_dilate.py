@@ -25,7 +25,7 @@ _MAXIMA = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 _MEANS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _CONV_OF = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _MAX_OF = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-# Operators that look at neighbours: where no module says which, they cannot be told to skip positions.
+# Operators that look at neighbours: where no module says which, they cannot skip positions.
 _LOOKING = ("convolution", "pool", "pad", "unfold", "im2col", "pixel_shuffle", "pixel_unshuffle", "roll")
 
 
@@ -149,7 +149,7 @@ class _Plan:
         module = None if call is None else self.net.get_submodule(call.name)
         if module is None or call is None or not ordinary(module, *_CONVS, *_MAXIMA, *_MEANS):
             if prod(rate) > 1:
-                raise NetError(f"{op.kind} in {op.path!r} cannot be told to skip positions; name other layers")
+                raise NetError(f"{op.kind} in {op.path!r} cannot skip positions; name other layers")
             return rate, shrunk
         step = _tuple(module.stride, axes)
         shrinks = prod(step) > 1

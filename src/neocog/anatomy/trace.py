@@ -24,8 +24,8 @@ from . import geometry
 from .attention import attention_of_a_processor
 from .fields import place_of, place_on
 from .formulas import MACS, OTHERS, attention_others, kind_of, label, outer_numbers
+from .notes import Ledger, Note, Open, alias_of, from_picture, note_of
 from .place import Place, free, start
-from .record import Anatomy, Layer, Shape
 from .running import (
     Calls,
     Shapes,
@@ -36,13 +36,13 @@ from .running import (
     not_compiled,
     once_each,
     shape_only,
-    storage,
     tensors_in,
     unwrapped,
 )  # fmt: skip
 from .shortcuts import META, spread
 from .training import training_memory_of
 from .undo import as_it_was
+from .whole import Anatomy
 
 
 def trace(module: nn.Module, input: Any, *, name: str = "", training_memory: bool = True) -> Anatomy:
@@ -141,9 +141,9 @@ def _check(module: nn.Module) -> None:
                 raise NetError(f"{what} {name!r} has no shape yet; run the module once on an example, then trace it")
 
 
-def _share_out(saved: dict[str, int], layers: list[_Open]) -> None:
+def _share_out(saved: dict[str, int], layers: list[Open]) -> None:
     """Give what a module keeps for training to its layers, in proportion to the maps that they write."""
-    by_module: dict[str, list[_Open]] = {}
+    by_module: dict[str, list[Open]] = {}
     for layer in layers:
         by_module.setdefault(layer.module, []).append(layer)
     for path, size in saved.items():
@@ -153,73 +153,6 @@ def _share_out(saved: dict[str, int], layers: list[_Open]) -> None:
         total = sum(layer.output_bytes for layer in mine)
         for layer in mine:
             layer.saved_bytes += size * layer.output_bytes // total if total else size // len(mine)
-
-
-class _Ledger:
-    """Bytes of activations that are alive, and the most there ever were."""
-
-    __slots__ = ("live", "peak")
-
-    def __init__(self) -> None:
-        self.live = self.peak = 0
-
-    def block(self, size: int) -> _Block:
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        return _Block(self, size)
-
-
-class _Block:
-    """Memory that one or several tensors share; it is free when none of them is left."""
-
-    __slots__ = ("ledger", "size")
-
-    def __init__(self, ledger: _Ledger, size: int) -> None:
-        self.ledger, self.size = ledger, size
-
-    def __del__(self) -> None:
-        self.ledger.live -= self.size
-
-
-class _Note:
-    """What the trace knows of a tensor."""
-
-    __slots__ = ("block", "names", "place", "sources")
-
-    def __init__(
-        self, sources: tuple[int, ...], place: Place | None, block: _Block | None, names: tuple[str, ...] = ()
-    ) -> None:
-        self.sources, self.place, self.block = sources, place, block
-        self.names = names  # parameters that a tensor was made of, where it is made of parameters and constants only
-
-
-class _Open:
-    """A layer that is being filled."""
-
-    def __init__(self, index: int, name: str, module: str, kind: str) -> None:
-        self.index, self.name, self.module, self.kind = index, name, module, kind
-        self.inputs: list[Shape] = []
-        self.outputs: tuple[Shape, ...] = ()
-        self.sources: list[int] = []
-        self.operators: list[str] = []
-        self.settings: dict[str, Any] = {}
-        self.parameters: list[str] = []
-        self.params = self.frozen = self.shared = self.weights = self.macs = self.others = 0
-        self.output_bytes = self.saved_bytes = 0
-        self.place: Place | None = None
-        self.lost = False  # it comes from an input, and its place is not known
-
-    def note(self, note: _Note) -> None:
-        self.place, self.lost = note.place, note.place is None and bool(note.sources)
-
-    def finish(self) -> Layer:
-        sources = tuple(dict.fromkeys(max(s, -1) for s in self.sources))  # -1 is the first input, -2 the second
-        return Layer(
-            self.index, self.name, self.module, self.kind, tuple(self.inputs), self.outputs, sources,
-            tuple(self.operators), self.settings, tuple(self.parameters), self.params, self.frozen, self.shared,
-            self.weights, self.macs, self.others, self.output_bytes, self.saved_bytes,
-            None if self.place is None else self.place.field(), self.lost, tuple(-1 - s for s in self.sources if s < 0),
-        )  # fmt: skip
 
 
 def _is_leaf(module: nn.Module) -> bool:
@@ -238,16 +171,16 @@ class _Run(Shapes):
     def __init__(self, module: nn.Module, real: bool) -> None:
         super().__init__()
         self.module, self.real = module, real
-        self.layers: list[_Open] = []
-        self.ledger = _Ledger()
+        self.layers: list[Open] = []
+        self.ledger = Ledger()
         self.read: set[str] = set()  # parameters that a layer has been given
-        self.touched: dict[str, _Open | None] = {}  # those that any operator has read, and the layer that was first
+        self.touched: dict[str, Open | None] = {}  # those that any operator has read, and the layer that was first
         self.held: list[Tensor] = []  # tensors in objects among the arguments
         self.inside = False  # no tensor arrives at all: the module makes its input itself, of a text or an array
         self.ran: set[str] = set()
         self.uncounted: dict[str, int] = {}
         self._stack: list[tuple[str, nn.Module, bool]] = []
-        self._leaf: list[_Open | None] = []
+        self._leaf: list[Open | None] = []
         self._arrived: list[list[Tensor]] = []
         self._parameters: dict[int, tuple[str, int, bool]] = {}
 
@@ -301,7 +234,7 @@ class _Run(Shapes):
         """Note a tensor as an input."""
         place = start(tuple(x.shape), not (x.is_floating_point() or x.is_complex()))
         block = self.ledger.block(entries(x) * x.element_size())
-        x._neocog = _Note((-1 - number,), place, block)  # type: ignore[attr-defined]
+        x._neocog = Note((-1 - number,), place, block)  # type: ignore[attr-defined]
         return x
 
     def _forget(self) -> None:
@@ -330,15 +263,15 @@ class _Run(Shapes):
             for t in results:
                 if (note := note_of(t)) is not None and not any(t is a for a in arrived):
                     self._credit(layer, note.names)  # an embedding of constants reads its table here
-                    t._neocog = _Note((layer.index,), note.place, note.block)  # type: ignore[attr-defined]
+                    t._neocog = Note((layer.index,), note.place, note.block)  # type: ignore[attr-defined]
         elif arrived:  # as the module was given them, before its own views
-            layer.inputs = [tuple(t.shape) for t in arrived if _from_picture(t)]
+            layer.inputs = [tuple(t.shape) for t in ([t for t in arrived if from_picture(t)] or arrived)]
         layer.outputs = tuple(tuple(t.shape) for t in results)
         if results and (note := note_of(results[0])) is not None:
             layer.note(note)
 
-    def _open(self, name: str, module: str, kind: str) -> _Open:
-        layer = _Open(len(self.layers), name, module, kind)
+    def _open(self, name: str, module: str, kind: str) -> Open:
+        layer = Open(len(self.layers), name, module, kind)
         self.layers.append(layer)
         return layer
 
@@ -370,8 +303,9 @@ class _Run(Shapes):
         results = [result] if isinstance(result, Tensor) else [r for r in flat(result) if isinstance(r, Tensor)]
         if not results:
             return
-        active: list[tuple[Tensor, _Note]] = []
+        active: list[tuple[Tensor, Note]] = []
         names: list[str] = []
+        makers: list[int] = []
         for t in tensors:
             parameter = self._parameters.get(id(t))
             if parameter is not None:
@@ -384,12 +318,15 @@ class _Run(Shapes):
                 active.append((t, note))
             elif note is not None:
                 names.extend(note.names)
+                makers.extend(note.makers)
         if not active:  # parameters and constants among themselves
+            layer = self._layer(name, kind) if names and kind != "free" else None
+            made = tuple(makers) if layer is None else (layer.index,)
             for r in results:
                 if id(r) not in self._parameters:
-                    r._neocog = _Note((), None, None, tuple(names))  # type: ignore[attr-defined]
-            layer = self._layer(name, kind) if names and kind != "free" else None
+                    r._neocog = Note((), None, None, tuple(names), made)  # type: ignore[attr-defined]
             if layer is not None:
+                layer.reads(makers)
                 self._cost(layer, name, kind, func, args, kwargs, results[0])
                 layer.operators.append(label(func))
                 if layer.name == layer.module:  # a layer has its parameters; else whatever reads the result does
@@ -397,12 +334,13 @@ class _Run(Shapes):
             for n in names:
                 self.touched[n] = self.touched.get(n) or layer
             return
-        alias = _alias(results[0], tensors)
+        alias = alias_of(results[0], tensors)
         layer = self._layer(name, kind)
         self.touched.update((n, self.touched.get(n)) for n in names)
         if layer is not None:
             for t, note in active:
                 self._note_input(layer, t, note)
+            layer.reads(makers)
             self._credit(layer, names)
             self._cost(layer, name, kind, func, args, kwargs, results[0])
             layer.operators.append(label(func))
@@ -419,7 +357,7 @@ class _Run(Shapes):
             else:
                 old = note_of(alias)
                 block = None if old is None else old.block  # type: ignore[assignment]
-            r._neocog = _Note(sources, place, block)  # type: ignore[attr-defined]
+            r._neocog = Note(sources, place, block)  # type: ignore[attr-defined]
         if layer is not None and layer.name != layer.module:
             layer.outputs = tuple(tuple(r.shape) for r in results[: 1 if name in _SECOND_RESULTS else None])
             layer.note(results[0]._neocog)  # type: ignore[attr-defined]
@@ -441,7 +379,7 @@ class _Run(Shapes):
                 offsets[d], rest = divmod(int(rest), int(base.stride(d))) if base.stride(d) else (0, rest)
         shape = tuple(base.shape)
         place = geometry.written(place_on(base) or free(shape), shape, note.place, offsets)
-        made = _Note(sources, place, None if old is None else old.block)
+        made = Note(sources, place, None if old is None else old.block)
         base._neocog = made  # type: ignore[attr-defined]
         if (known := self.stand_ins.get(id(base))) is not None:
             known[1]._neocog = made  # type: ignore[attr-defined]
@@ -460,9 +398,12 @@ class _Run(Shapes):
             return place_of("select", kind, (args[0], dim, index), kwargs, read, r)
         if index and r.shape == results[0].shape:
             return note_of(results[0]).place  # type: ignore[union-attr]
-        return None if index else place_of(name, kind, args, kwargs, read, r)
+        try:
+            return None if index else place_of(name, kind, args, kwargs, read, r)
+        except (AttributeError, IndexError, TypeError, ValueError):
+            return None  # called in a way that the rule does not know: then what is seen is not known either
 
-    def _layer(self, name: str, kind: str) -> _Open | None:
+    def _layer(self, name: str, kind: str) -> Open | None:
         """The layer that an operator belongs to; None for one that only looks at numbers in another way."""
         if not self._stack:
             return None
@@ -478,7 +419,7 @@ class _Run(Shapes):
         path, friendly = self._stack[-1][0], _FRIENDLY.get(name, name).lstrip("_")
         return self._open(f"{path}:{friendly}", path, friendly)
 
-    def _note_input(self, layer: _Open, t: Tensor, note: _Note | None = None) -> None:
+    def _note_input(self, layer: Open, t: Tensor, note: Note | None = None) -> None:
         note = note or note_of(t)
         if note is None:
             return
@@ -490,7 +431,7 @@ class _Run(Shapes):
             layer.inputs.append(tuple(t.shape))
             layer.sources.extend(fresh)
 
-    def _credit(self, layer: _Open, names: Sequence[str]) -> None:
+    def _credit(self, layer: Open, names: Sequence[str]) -> None:
         """Give a layer the parameters that it reads; those that another has read before are shared."""
         for name in names:
             if name in layer.parameters:
@@ -509,7 +450,7 @@ class _Run(Shapes):
             self._names = {entry[0]: entry for entry in self._parameters.values()}
         return self._names
 
-    def _cost(self, layer: _Open, name: str, kind: str, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
+    def _cost(self, layer: Open, name: str, kind: str, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
         if kind == "macs":
             layer.macs += MACS[name](args, out) * (3 if out.is_complex() else 1)
             if name.endswith("convolution"):
@@ -523,7 +464,7 @@ class _Run(Shapes):
                 )  # fmt: skip
             else:
                 layer.weights += sum(
-                    t.numel() for t in args if isinstance(t, Tensor) and t.dim() > 1 and not _from_picture(t)
+                    t.numel() for t in args if isinstance(t, Tensor) and t.dim() > 1 and not from_picture(t)
                 )
                 if name == "_trilinear":
                     layer.others += outer_numbers(args, (0, 2))
@@ -574,21 +515,3 @@ _FRIENDLY = {"mm": "matmul", "bmm": "matmul", "addmm": "linear", "baddbmm": "mat
              "_safe_softmax": "softmax", "native_layer_norm": "layer_norm", "max_pool2d_with_indices": "max_pool2d",
              "constant_pad_nd": "pad", "_scaled_dot_product_flash_attention_for_cpu": "attention",
              "native_group_norm": "group_norm"}  # fmt: skip
-
-
-def note_of(t: Tensor) -> _Note | None:
-    return getattr(t, "_neocog", None)
-
-
-def _from_picture(t: Tensor) -> bool:
-    note = note_of(t)
-    return note is not None and bool(note.sources)
-
-
-def _alias(result: Tensor, tensors: list[Tensor]) -> Tensor | None:
-    """The tensor whose memory the result shares, if any."""
-    key = storage(result)
-    for t in tensors:
-        if t is result or storage(t) == key:
-            return t
-    return None

@@ -146,7 +146,7 @@ def as_it_was(module: nn.Module, values: bool = False) -> Iterator[Undo]:
     """Put everything back that a computation of `module` may change, and the random states of the process.
 
     With `values` the numbers in its parameters and buffers are put back, too; parameters only where `Undo.writes_to`
-    is told before they change.
+    is called before they change.
     """
     before = Undo(module, values)
     fast = torch.backends.mha.get_fastpath_enabled()

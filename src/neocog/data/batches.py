@@ -110,13 +110,21 @@ class Known:
     def values(self, rows: Tensor) -> dict[str, Any]:
         """Values of some pictures. Thread-safe."""
         return {
-            role: self._codes[role][rows] if role in self._codes else [column[int(i)] for i in rows]
+            role: self._codes[role][rows] if role in self._codes else [_value(column, int(i)) for i in rows]
             for role, column in self.columns.items()
         }
 
     def select(self, rows: np.ndarray) -> Known:
         """The same for some of the pictures."""
         return Known({k: c.select(rows) for k, c in self.columns.items()}, self.collate, self.warps)
+
+
+def _value(column: Column, i: int) -> Any:
+    """What is known of a picture; None where it cannot be read (a damaged mask), which 'neocog check' says."""
+    try:
+        return column[i]
+    except DataError:
+        return None
 
 
 NOTHING = Known({}, lambda values, warp, valid: {})
@@ -214,6 +222,8 @@ class Streamed:
         index = int(self.indices[row])
         try:
             data = self.source.read(index)
+            if box is not None and self.pre.fit == "tile":
+                return _piece(data, box, self.pre)
             if box is None or smallest <= 0:
                 made, matrix, size = placed(data, self.pre)
                 return made.transpose(1, 2, 0), matrix, size
@@ -224,6 +234,19 @@ class Streamed:
                     self._seen.add(index)
                     self.problems.append(Problem(self.source.key(index), str(error)))
             return None
+
+
+def _piece(data: bytes | np.ndarray, uniform: Tensor, pre: Preprocess) -> Placed:
+    """A piece of the picture at its own scale, anywhere in it; one that is smaller is continued by its mirror image."""
+    whole, matrix, size = placed(data, pre)
+    room = [have - want for have, want in zip(size, pre.input, strict=True)]
+    top, left = (int(float(u) * (free + 1)) if free >= 0 else free // 2 for u, free in zip(uniform, room, strict=False))
+    (height, width), (y, x) = pre.input, (max(0, top), max(0, left))
+    piece = whole[:, y : y + height, x : x + width].transpose(1, 2, 0)
+    around = [(max(0, -start), max(0, -free + start)) for start, free in ((top, room[0]), (left, room[1]))]
+    around = [(before, after) if free < 0 else (0, 0) for (before, after), free in zip(around, room, strict=True)]
+    matrix[:, 2] = -left, -top
+    return np.pad(piece, (*around, (0, 0)), mode="reflect"), matrix, size
 
 
 def _cropped(data: bytes | np.ndarray, uniform: Tensor, pre: Preprocess, smallest: float) -> Placed:
@@ -356,7 +379,7 @@ class Batches:
     def _submit(self, pool: ThreadPoolExecutor, one: Held | Streamed, rows: Tensor, draws: aug.Draws) -> list[Any]:
         if isinstance(one, Held):
             return []
-        boxes = draws.box if self.how.resized_crop else [None] * len(rows)
+        boxes = draws.box if self.how.resized_crop or one.pre.fit == "tile" else [None] * len(rows)
         return [pool.submit(one.picture, int(r), b, self.how.resized_crop) for r, b in zip(rows, boxes, strict=True)]
 
     def _finish(
@@ -369,7 +392,7 @@ class Batches:
             x, field = self._changed(one, part.pixels.to(self.device), draw)
             valid &= part.valid
             if k == 0 and self.known.warps:
-                height, width = one.pre.input
+                height, width = x.shape[2:]
                 cropped = bool(self.how.resized_crop) and isinstance(one, Streamed)
                 moved = aug.geometry(draw, self.how, height, width, cropped=cropped)
                 window = aug.left_over(draw, height, width)
@@ -435,7 +458,8 @@ def _held(pictures: Held, rows: Tensor) -> Gathered:
 
 def gathered_pictures(pictures: list[Placed | None], pre: Preprocess) -> Gathered:
     b = len(pictures)
-    pixels = torch.zeros(b, *pre.input, pre.channels, dtype=torch.uint8)
+    size = next((picture[0].shape[:2] for picture in pictures if picture is not None), pre.input)
+    pixels = torch.zeros(b, *size, pre.channels, dtype=torch.uint8)
     places, sizes = torch.eye(2, 3, dtype=torch.float64).repeat(b, 1, 1), torch.ones(b, 2, dtype=torch.int64)
     valid = torch.tensor([picture is not None for picture in pictures], dtype=torch.bool)
     for row, picture in enumerate(pictures):

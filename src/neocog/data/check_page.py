@@ -9,11 +9,16 @@ import numpy as np
 
 from neocog import page
 from neocog.data.check import SPLIT_COLUMNS, Check
-from neocog.data.decode import decode
+from neocog.data.decode import decoded
 from neocog.data.findings import Example, Finding
+from neocog.data.kinds import Boxes
+from neocog.data.overlay import SIDE, overlay
 from neocog.data.source import Source
+from neocog.errors import DataError
+from neocog.records import SPLITS
 
 _SHOWN = 24  # thumbnails for each finding
+_DRAWN = ("boxes", "mask", "points")  # columns that are drawn on thumbnails
 _CHARTED = 40  # classes that a bar chart shows one by one
 _HEADINGS = {
     "leak_exact": "Exact copies across splits", "leak_near": "Near copies across splits",
@@ -24,6 +29,10 @@ _HEADINGS = {
     "misnamed": "Wrong endings", "animated": "Several frames", "suspicious_label": "Suspicious labels",
     "not_in_train": "Classes without training", "not_measured": "Classes not measured", "one_class": "One class",
     "another_task": "Another task", "several_labels": "Several labels",
+    "boxes_inverted": "Empty boxes", "boxes_outside": "Boxes outside", "boxes_doubled": "Doubled boxes",
+    "box_classes": "Classes without boxes", "unannotated": "Without annotation", "points_outside": "Points outside",
+    "mask_unreadable": "Unreadable masks", "mask_size": "Masks of another size", "mask_values": "Values of masks",
+    "mask_bare": "Masks without labels", "conflict_annotations": "Copies, different annotations",
     "empty_class": "Empty classes", "single_picture": "Single pictures", "few_pictures": "Small classes",
     "similar_names": "Similar names", "imbalance": "Balance", "unlabelled": "Without a label",
 }  # fmt: skip
@@ -33,7 +42,11 @@ def check_page(check: Check, source: Source) -> str:
     """Return a self-contained HTML page about `check`, with thumbnails read from `source`."""
     sections: list[tuple[str, str]] = [("Findings", _overview(check))]
     sections += [(_heading(finding), _finding(finding, source)) for finding in check.findings]
-    sections += [("Classes", _classes(check)), ("Sizes and formats", _sizes(check))]
+    if any(role in source.columns for role in _DRAWN):
+        sections.append(("Annotations", _annotations(source)))
+    if check.classes or not check.annotated:
+        sections.append(("Classes", _classes(check)))
+    sections.append(("Sizes and formats", _sizes(check)))
     if check.notes:
         sections.append(("How the data was read", "".join(page.paragraph(note) for note in check.notes)))
     return page.page(f"{check.source}: before training", sections, subtitle=check.summary)
@@ -92,12 +105,57 @@ def _thumbnail(example: Example, source: Source) -> str:
         return ""
     try:
         data = source.read(example.index)
-        picture = data if isinstance(data, np.ndarray) else decode(data, short_side=256)
+        picture, size = (data, data.shape[:2]) if isinstance(data, np.ndarray) else decoded(data, short_side=400)
     except Exception:  # unreadable pictures are listed with their reason; files may also vanish meanwhile
         return ""
+    side = 116
+    if known := _known(example.index, source):
+        side = SIDE
+        picture = overlay(picture, known, (size[1], size[0]))
     place = ", ".join(part for part in (example.label, example.split) if part)
     caption = "\n".join(part for part in (place, example.note, example.key) if part)
-    return page.thumbnail(picture, size=116, caption=caption, alt=f"{example.key} {place}".strip())
+    return page.thumbnail(picture, size=side, caption=caption, alt=f"{example.key} {place}".strip())
+
+
+def _known(i: int, source: Source) -> dict[str, Any]:
+    """What can be drawn of a picture; a mask that cannot be read is not."""
+    known = {}
+    for role in _DRAWN:
+        column = source.columns.get(role)
+        try:
+            value = None if column is None else column[i]
+        except DataError:
+            continue
+        if value is not None:
+            known[role] = value
+    return known
+
+
+def _annotations(source: Source) -> str:
+    """How many boxes each class has, and some pictures with what is known of them."""
+    out = []
+    boxes = source.columns.get("boxes")
+    if isinstance(boxes, Boxes):
+        counts = np.bincount(boxes.labels, minlength=len(boxes.names))
+        order = np.argsort(-counts, kind="stable")[:_CHARTED]
+        out.append(page.bar_chart({boxes.names[k]: float(counts[k]) for k in order}, x="class", y="boxes"))
+    known = np.any([source.columns[role].known for role in _DRAWN if role in source.columns], axis=0)
+    rows = np.flatnonzero(known)
+    some = rows[np.linspace(0, len(rows) - 1, min(_SHOWN // 2, len(rows))).astype(int)]
+    split = [SPLITS[source.splits[i]] if source.splits[i] >= 0 else None for i in some]
+    examples = [Example(int(i), source.key(int(i)), _told(int(i), source), s) for i, s in zip(some, split, strict=True)]
+    out.append(page.gallery([figure for one in examples if (figure := _thumbnail(one, source))]))
+    return "".join(out)
+
+
+def _told(i: int, source: Source) -> str:
+    """What is in a picture, in words: "3 RBC, 1 WBC"."""
+    boxes = source.columns.get("boxes")
+    found = boxes[i] if isinstance(boxes, Boxes) else None
+    if found is None or not isinstance(boxes, Boxes):
+        return ""
+    counts = np.bincount(found.labels, minlength=len(boxes.names))
+    return ", ".join(f"{counts[k]} {boxes.names[k]}" for k in np.flatnonzero(counts)) or "empty"
 
 
 def _classes(check: Check) -> str:

@@ -384,8 +384,10 @@ def placed(picture: np.ndarray | bytes, pre: Preprocess) -> tuple[np.ndarray, np
     if isinstance(picture, np.ndarray):
         picture, size = _checked(picture), (picture.shape[0], picture.shape[1])
     else:
-        picture, size = decoded(picture, short_side=pre.resize if pre.fit == "crop" else min(pre.input))
-    if pre.fit == "pad":
+        picture, size = decoded(picture, short_side={"crop": pre.resize, "pad": min(pre.input)}.get(pre.fit))
+    if pre.fit == "tile":
+        cut, matrix = picture, np.eye(2, 3)
+    elif pre.fit == "pad":
         cut, matrix = _padded(picture, size, pre)
     else:
         cut, matrix = _cut(picture, size, pre)

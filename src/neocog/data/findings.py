@@ -10,6 +10,7 @@ import numpy as np
 
 from neocog.data.source import Source
 from neocog.data.survey import Survey
+from neocog.records import SPLITS
 from neocog.records import counted as counted
 
 SEVERITIES = ("error", "warning", "hint")
@@ -76,6 +77,7 @@ class Facts(NamedTuple):
     near: np.ndarray
     mirrored: np.ndarray
     doubts: list[Suspicion]
+    masks: dict[int, tuple[str, str]]  # what is wrong with masks, see annotation_rules.wrong_masks
 
     @property
     def single(self) -> bool:
@@ -84,9 +86,12 @@ class Facts(NamedTuple):
 
     def example(self, i: int, note: str = "") -> Example:
         """Return picture `i` as an example."""
-        sample = self.source.sample(i)
-        label = sample.label if sample.label is not None else ", ".join(sample.labels) or None
-        return Example(i, sample.key, label, sample.split, note)
+        source = self.source
+        several = () if source.label_sets is None else source.label_sets[i]
+        codes = [source.labels[i]] if source.labels[i] >= 0 else several
+        label = ", ".join(source.classes[k] for k in codes) or None
+        split = SPLITS[source.splits[i]] if source.splits[i] >= 0 else None
+        return Example(i, source.key(i), label, split, note)
 
     def finding(
         self,

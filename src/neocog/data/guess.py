@@ -29,14 +29,17 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
     "split": ("split", "set", "subset", "partition", "phase", "usage", "fold", "dataset"),
 }  # fmt: skip
+_TARGETS = ("boxes", "mask", "points", "numbers")  # roles that are never told by a name alone
 _NAME_COLUMNS = ("name", "class_name", "label_name", "classname", "label_text", "category_name", "species")
-ROLES = tuple(_NAMES)
+ROLES = (*_NAMES, *_TARGETS)
 _CORNERS = (
     {"xmin", "ymin", "xmax", "ymax"}, {"x1", "y1", "x2", "y2"}, {"x0", "y0", "x1", "y1"},
     {"left", "top", "right", "bottom"}, {"left", "top", "width", "height"}, {"x", "y", "width", "height"},
     {"x", "y", "w", "h"}, {"xcenter", "ycenter", "width", "height"}, {"bboxx", "bboxy", "bboxwidth", "bboxheight"},
 )  # fmt: skip
-_BOXES = frozenset("bbox bboxes boxes box objects annotations regions keypoints polygon polygons".split())
+_BOXES = frozenset("bbox bboxes boxes box objects annotations regions polygon polygons".split())
+_POINTS = frozenset("points keypoints landmarks".split())
+_NO_QUANTITY = frozenset("id index idx width height size bytes filesize row number no nr".split())
 _MASKS = frozenset("mask masks maskpath segmentation segmentationmask encodedpixels rle maskrle".split())
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)([.,]\d+)?([eE][+-]?\d+)?")
 _FEW_NUMBERS = 20  # different whole numbers, up to which a column holds classes whatever its name
@@ -56,12 +59,22 @@ class Guess:
     flags: tuple[str, ...] = ()  # columns of 0 and 1, one for each class
     boxes: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
+    points: tuple[str, ...] = ()  # one column of lists, or pairs of columns for x and y
+    numbers: tuple[str, ...] = ()
+    periods: tuple[float | None, ...] = ()
     declared: bool = False  # the user named the column of the label
 
     @property
     def wanted(self) -> list[str]:
         """The columns that are read, without the path."""
-        return [one for one in (self.label, self.split, self.label_name, *self.captions, *self.flags) if one]
+        plain = [one for one in (self.label, self.split, self.label_name, *self.captions, *self.flags) if one]
+        return list(dict.fromkeys((*plain, *self.targets)))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The columns that say more than a label, without masks that are pictures."""
+        label = (self.label,) if self.label and self.boxes else ()
+        return tuple(dict.fromkeys((*self.boxes, *label, *self.points, *self.numbers, *self.flags)))
 
     def labels(self, row: Mapping[str, object]) -> object:
         """Return the label of a row, or a list of labels where there can be several."""
@@ -103,6 +116,7 @@ def guess_columns(
     integers: Collection[str] = (),
     looks_like_path: Collection[str] = (),
     binary: Collection[str] = (),
+    quantities: Collection[str] = (),
 ) -> Guess:
     """Find the role of each column.
 
@@ -114,6 +128,7 @@ def guess_columns(
         lists, integers: columns that hold lists, integers.
         looks_like_path: columns whose cells lead to files, or end like pictures, or are pictures.
         binary: columns with nothing but 0 and 1 (or -1 and 1, or true and false).
+        quantities: columns with numbers that are no classes, see `is_quantity`.
 
     Raises:
         DataError: no column, or several as likely as each other, for a role; the message names them.
@@ -123,24 +138,30 @@ def guess_columns(
     for role, name in given.items():
         if role not in ROLES:
             raise UsageError(f"unknown column role {role!r}{closest(role, ROLES)}; the roles are {', '.join(ROLES)}")
-        if name not in names:
-            raise UsageError(f"{where} has no column {name!r}{closest(name, names)}; it has {', '.join(names)}")
+        for one in _listed(name) if role == "numbers" and name not in names else (name,):
+            if one not in names:
+                raise UsageError(f"{where} has no column {one!r}{closest(one, names)}; it has {', '.join(names)}")
     if "label" in given and "labels" in given:
         raise UsageError("give either the column of one label or the column of several labels, not both")
-    taken = set(given.values())
+    asked = given.pop("numbers", None)
+    numbers: tuple[str, ...] = () if asked is None else (asked,) if asked in names else tuple(_listed(asked))
+    taken = {*given.values(), *numbers}
 
     path = given.get("path") or _path(names, pictures, looks_like_path, taken, where)
     taken.add(path)
-    boxes = tuple(n for n in names if _bare(n) in _BOXES and n not in taken)
-    bare = {_bare(n): n for n in names if n not in taken}
-    boxes = next((tuple(bare[b] for b in bare if b in four) for four in _CORNERS if four <= bare.keys()), boxes)
-    masks = tuple(n for n in names if (_bare(n) in _MASKS or n in looks_like_path) and n not in taken)
+    boxes = tuple(n for n in names if bare(n) in _BOXES and n not in taken)
+    short = {bare(n): n for n in names if n not in taken}
+    boxes = next((tuple(short[b] for b in short if b in four) for four in _CORNERS if four <= short.keys()), boxes)
+    boxes = (given["boxes"],) if "boxes" in given else boxes
+    masks = tuple(n for n in names if (bare(n) in _MASKS or n in looks_like_path) and n not in taken)
+    masks = (given["mask"],) if "mask" in given else masks
+    points = (given["points"],) if "points" in given else _points([n for n in names if n not in {*taken, *boxes}])
     split = given.get("split") or _only("split", [n for n in names if _is("split", n) and n not in taken], where)
     taken.update([split] if split else [])
 
     label, label_name, several = given.get("label") or given.get("labels"), None, "labels" in given
     if label is None:
-        label, several = _label(names, integers, lists, taken | {*boxes, *masks}, where)
+        label, several = _label(names, integers, lists, taken | {*boxes, *masks, *points}, where)
         taken.update([label] if label else [])
     if label in integers and not several and not given:
         found = [n for n in names if n.lower() in _NAME_COLUMNS and n not in taken and n not in integers]
@@ -154,25 +175,32 @@ def guess_columns(
         if len({n.rstrip("0123456789").rstrip("_-") for n in captions}) > 1:
             captions = (_only("caption", list(captions), where) or "",)
     taken.update(captions)
-    rest = [n for n in names if n not in taken]
+    rest = [n for n in names if n not in {*taken, *boxes, *masks, *points}]
     flags: tuple[str, ...] = ()
-    if label is None and not captions and not boxes and not masks:
+    if label is None and not captions and not boxes and not masks and not points and not numbers:
         flags = tuple(n for n in rest if n in binary)
         flags = flags if len(flags) > 1 else ()
         rest = [n for n in rest if n not in flags]
         if len(rest) == 1 and not flags and not pictures and len(names) <= 3:
             label = rest.pop()  # a table of files and one thing more: that thing is the label
+        elif not flags and not label:
+            numbers = tuple(n for n in rest if n in quantities and bare(n) not in _NO_QUANTITY)
+            rest = [n for n in rest if n not in numbers]
 
     role = "labels" if several else "label"
     kind = "picture" if pictures else "path"
     roles = {kind: path, role: label, "name of the label": label_name, "split": split}
     guessed = [f"{name!r} as {role}" for role, name in roles.items() if name and name not in given.values()]
     guessed += [f"{name!r} as caption" for name in captions if name not in given.values()]
+    for name, those in (("boxes", boxes), ("mask", masks), ("points", points), ("numbers", numbers)):
+        if those and name not in given and not (name == "numbers" and asked):
+            guessed.append(f"{_some(those)} as {name}")
     guessed += [f"the columns of 0 and 1 as labels ({_some(flags)})"] if flags else []
     notes = [f"columns guessed: {', '.join(guessed)}" + (f"; not used: {_some(rest)}" if rest else "")]
     return Guess(
         path, label, several or label in lists, captions, split, label_name, tuple(notes if guessed else ()),
-        flags, boxes, masks, declared=bool({"label", "labels"} & given.keys()),
+        flags, boxes, masks, points, numbers, _periods(asked, numbers),
+        declared=bool({"label", "labels"} & given.keys()),
     )  # fmt: skip
 
 
@@ -185,11 +213,15 @@ def why_unfit(name: str, guess: Guess, labels: LabelColumn, repeated: int) -> st
         repeated: rows that name a picture again, as tables with a row for each box do.
     """
     choose = "Choose a column with one label for each picture: --column label=NAME."
-    bare = guess.label is None and not guess.flags
-    if guess.boxes and (bare or (repeated and not guess.declared)):
+    alone = guess.label is None and not guess.flags
+    if guess.boxes and (alone or (repeated and not guess.declared)):
         return f"{name} holds boxes ({_some(guess.boxes)}): data for object detection. {ONE_LABEL} {choose}"
-    if guess.masks and bare and not guess.captions:
+    if guess.masks and alone and not guess.captions:
         return f"{name} holds masks ({_some(guess.masks)}): data for segmentation. {ONE_LABEL} {choose}"
+    if guess.points and alone:
+        return f"{name} holds points ({_some(guess.points)}): data for keypoints. {ONE_LABEL} {choose}"
+    if guess.numbers and alone:
+        return f"{name} holds numbers ({_some(guess.numbers)}). {ONE_LABEL} {choose}"
     if not guess.label or guess.several or not (found := _quantity(guess.label, labels, guess.declared)):
         return ""
     whole = "" if "decimal" in found else f" If each number is a class, say so: --column label={guess.label}."
@@ -197,6 +229,11 @@ def why_unfit(name: str, guess: Guess, labels: LabelColumn, repeated: int) -> st
         f"{name}: column {guess.label!r} holds {found}, which looks like a quantity, not like classes. {ONE_LABEL} "
         f"Group the numbers into classes in a new column, and choose it: --column label=NAME.{whole}"
     )
+
+
+def is_quantity(name: str, labels: LabelColumn) -> bool:
+    """Tell whether a column holds amounts (ages, prices) and not the numbers of classes."""
+    return bool(_quantity(name, labels, False))
 
 
 def _quantity(name: str, labels: LabelColumn, declared: bool) -> str:
@@ -210,7 +247,7 @@ def _quantity(name: str, labels: LabelColumn, declared: bool) -> str:
         return ""
     # whole numbers of a column with a class's name are classes; those of a "target" if they count on or come again
     counted_on = values.min() in (0, 1) and values.max() - values.min() + 1 == len(values)
-    open_name = _bare(name) in ("target", "y")
+    open_name = bare(name) in ("target", "y")
     if not fractions and _class_like(name) and (not open_name or counted_on or 5 * len(values) <= count):
         return ""
     kind = "decimal" if fractions else "whole"
@@ -218,10 +255,11 @@ def _quantity(name: str, labels: LabelColumn, declared: bool) -> str:
 
 
 def _class_like(name: str) -> bool:
-    return _is("label", name) or _bare(name).endswith(("class", "label", "category", "id", "idx", "index", "code"))
+    return _is("label", name) or bare(name).endswith(("class", "label", "category", "id", "idx", "index", "code"))
 
 
-def _bare(name: str) -> str:
+def bare(name: str) -> str:
+    """A column's name in small letters, without spaces, dashes and dots."""
     return re.sub(r"[\s_\-.]", "", name).lower()
 
 
@@ -240,6 +278,27 @@ def named_classes(
     return tuple(
         f"{name} ({number})" if named.count(name) > 1 else name for name, number in zip(named, numbers, strict=True)
     )
+
+
+def _points(names: Sequence[str]) -> tuple[str, ...]:
+    """A column of lists of points, or pairs of columns such as left_eye_x and left_eye_y, x before y."""
+    if single := [n for n in names if bare(n) in _POINTS]:
+        return (single[0],)
+    there = set(names)
+    pairs = [(n, n[:-1] + ("y" if n[-1] == "x" else "Y")) for n in names if re.fullmatch(r".+[_\-. ]?[xX]", n)]
+    pairs = [(x, y) for x, y in pairs if y in there]
+    return tuple(one for pair in pairs for one in pair) if len(pairs) > 1 else ()
+
+
+def _listed(text: str) -> list[str]:
+    """Names in a list such as "age, height" or "angle:360", without what stands behind the colon."""
+    return [re.sub(r":[\d.]+$", "", one.strip()) for one in text.split(",") if one.strip()]
+
+
+def _periods(asked: str | None, numbers: Sequence[str]) -> tuple[float | None, ...]:
+    found = re.findall(r"([^,]+?):([\d.]+)\s*(?:,|$)", asked or "") if asked not in numbers else []
+    period = {name.strip(): float(length) for name, length in found}
+    return tuple(period.get(name) for name in numbers)
 
 
 def is_binary(cells: Sequence[object]) -> bool:

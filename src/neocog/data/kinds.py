@@ -64,6 +64,13 @@ def digest(*parts: Any) -> bytes:
     return made.digest()
 
 
+def spans(ends: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For lists held flat (row i is ``ends[i]:ends[i + 1]``): the ends of the rows `rows`, and what they hold."""
+    counts = np.diff(ends)[rows]
+    made = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    return made, np.repeat(ends[:-1][rows] - made[:-1], counts) + np.arange(made[-1])
+
+
 class Category:
     """One class for each sample: codes int32 (N,), -1 = not known."""
 
@@ -232,7 +239,9 @@ class Boxes:
         return self._present
 
     def select(self, rows: np.ndarray) -> Boxes:
-        return Boxes.of((self[int(i)] for i in rows), self.names)
+        ends, chosen = spans(self.ends, rows)
+        more = (self.ignored[chosen], self._present[rows])
+        return Boxes(ends, self.corners[chosen], self.labels[chosen], self.names, *more)
 
     def fingerprint(self) -> bytes:
         return digest(*self.names, self.ends, self.corners, self.labels, self.ignored, self._present)
@@ -295,6 +304,7 @@ class Masks:
         self._read, self._count, self.names, self.mark = read, count, tuple(names), mark
         self.colours = None if colours is None else tuple(colours)
         self._present = np.ones(count, dtype=bool) if present is None else np.asarray(present, dtype=bool)
+        self.odd: Callable[[int], list[str]] | None = None  # what a sample's mask holds that is no class, for `check`
 
     def __len__(self) -> int:
         return self._count
@@ -309,7 +319,10 @@ class Masks:
     def select(self, rows: np.ndarray) -> Masks:
         read, chosen = self._read, np.asarray(rows)
         mark = digest(self.mark, chosen.astype(np.int64))
-        return Masks(lambda i: read(int(chosen[i])), len(chosen), self.names, self.colours, self._present[chosen], mark)
+        made = Masks(lambda i: read(int(chosen[i])), len(chosen), self.names, self.colours, self._present[chosen], mark)
+        if (odd := self.odd) is not None:
+            made.odd = lambda i: odd(int(chosen[i]))
+        return made
 
     def fingerprint(self) -> bytes:
         return digest(*self.names, self._present, self.mark)
@@ -371,9 +384,9 @@ class Pictures:
         return digest(*(self.key(i) for i in range(len(self))))
 
 
-def renamed(column: Column, wanted: Column) -> Column:
-    """A column with its classes in the order of another one's. Raises: DataError: a class that the other lacks."""
-    own, names = getattr(column, "names", ()), getattr(wanted, "names", ())
+def renamed(column: Column, wanted: Column | tuple[str, ...]) -> Column:
+    """A column with its classes in the order of another one's, or of names. Raises: DataError: a class is not there."""
+    own, names = getattr(column, "names", ()), wanted if isinstance(wanted, tuple) else getattr(wanted, "names", ())
     if own == names:
         return column
     if lacking := [name for name in own if name not in names]:

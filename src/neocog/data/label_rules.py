@@ -21,6 +21,8 @@ def _trained(f: Facts) -> tuple[np.ndarray, bool]:
 
 
 def another_task(f: Facts) -> Finding | None:
+    if any(column.known.any() for role, column in f.source.columns.items() if role not in ("label", "captions")):
+        return None  # there is something to learn, if not a label for each picture
     title, one_label, advice = f.source.unfit.partition(ONE_LABEL)
     return Finding("another_task", "error", title.strip(" ."), len(f.source), one_label + advice) if title else None
 

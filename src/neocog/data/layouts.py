@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,10 +22,13 @@ _TARGETS = frozenset(
     "masks mask labels label annotations annotation annot segmentations segmentation seg gt groundtruth ground_truth "
     "segmentationclass segmentationobject trimaps gtfine matte mattes labels_mask targets".split()
 )
-_SUFFIX = re.compile(r"[_\-. ]?(?:mask|masks|seg|segmentation|label|labels|labelids|gt|annotation|matte|trimap)$", re.I)
+_SUFFIX = re.compile(
+    r"(?:_gtfine|_gtcoarse)?[_\-. ]?(?:mask|masks|seg|segmentation|label|labels|labelids|gt|annotation|matte|trimap)$",
+    re.IGNORECASE,
+)
 _GENERIC = re.compile(r"(train|training|val|valid|validation|test|testing|unlabeled|data|dataset)[_\-]?\d*", re.I)
 _LINE = re.compile(r"\d+(?:\.0*)?(?:[ \t]+-?\d*\.?\d+(?:[eE][-+]?\d+)?){4,}")
-_NO_LABELS = frozenset(
+NO_LABELS = frozenset(
     "classes.txt readme.txt readme.dataset.txt readme.roboflow.txt train.txt val.txt test.txt".split()
 )
 
@@ -69,7 +72,7 @@ class Layout:
         """Tell whether the picture at `path` is a mask."""
         if any(folder in path.parents for folder in self.masks):
             return True
-        return self.beside and _without_suffix(path.stem) != path.stem
+        return self.beside and plain_stem(path.stem) != path.stem
 
 
 def recognise(path: str | os.PathLike[str]) -> Layout | None:
@@ -95,6 +98,12 @@ def is_generic(name: str) -> bool:
     """Tell whether a folder's name says what part of a data set it holds, so that it is no name of a class."""
     name = name.lower()
     return name in _PICTURES or name in _TARGETS or _GENERIC.fullmatch(name) is not None
+
+
+def place_of(parts: Sequence[str]) -> tuple[str, ...]:
+    """The folders that tell annotated pictures apart: without images, labels and the like; trainannot is train."""
+    words = (re.sub(r"[_\-]?(annot|masks?|labels?|seg|gt)$", "", part, flags=re.IGNORECASE) for part in parts)
+    return tuple(word for word in words if word and word.lower() not in _PICTURES | _TARGETS)
 
 
 @dataclass
@@ -189,21 +198,26 @@ def _voc(root: Path, folders: list[_Seen]) -> Layout | None:
 
 def _yolo(root: Path, folders: list[_Seen]) -> Layout | None:
     by_parts = {seen.parts: seen for seen in folders}
-    labels, pictures, counts = [], [], set()
+    labels, pictures, counts, damaged = [], [], set(), []
     for seen in folders:
-        names = [name for name in sorted(seen.others.get(".txt", ())) if name.lower() not in _NO_LABELS]
+        names = [name for name in sorted(seen.others.get(".txt", ())) if name.lower() not in NO_LABELS]
         where = next((one for one in _partners(seen.parts, by_parts) if one.pictures), None)
         if where is None or not names:
             continue
         stems = where.stems()
         names = [name for name in names if (stem := name[:-4]) in stems or where.has(stem)][:_LOOKED_AT]
         found = [_boxes(seen.path / name) for name in names]
-        if any(found) and None not in found:
+        if any(found) and _mostly([one is not None for one in found]):
             labels.append(seen.path)
             pictures.append(where.path)
             counts |= {n for one in found if one for n in one}
+        elif seen.parts and set(map(str.lower, seen.parts)) & _TARGETS:
+            damaged.append((seen.path, where.path))
     if not labels:
         return None
+    for folder, of in damaged:  # beside good ones, what is wrong with them is said when they are read
+        labels.append(folder)
+        pictures.append(of)
     files = [
         seen.path / name for seen in folders for ending in (".yaml", ".yml") for name in seen.others.get(ending, ())
     ]
@@ -216,7 +230,7 @@ def _partners(parts: tuple[str, ...], by_parts: dict[tuple[str, ...], _Seen]) ->
     yield by_parts[parts]
     for i, part in enumerate(parts):
         for word in ("", *sorted(_PICTURES)) if part.lower() in _TARGETS else ():
-            for name in (word, word.capitalize(), "JPEGImages") if word else ("",):
+            for name in (word, word.capitalize(), "JPEGImages", "leftImg8bit") if word else ("",):
                 other = (*parts[:i], *([name] if name else []), *parts[i + 1 :])
                 if other in by_parts:
                     yield by_parts[other]
@@ -243,7 +257,7 @@ def _is_yolo_yaml(path: Path) -> bool:
     if path.suffix.lower() not in (".yaml", ".yml"):
         return False
     keys = set(re.findall(r"^(\w+)\s*:", _ends(path), re.MULTILINE))
-    return "names" in keys and bool(keys & {"train", "val", "nc", "path"})
+    return "names" in keys and bool(keys & {"train", "val", "test", "nc", "path", "kpt_shape"})
 
 
 def _masks(root: Path, folders: list[_Seen]) -> Layout | None:
@@ -258,8 +272,8 @@ def _masks(root: Path, folders: list[_Seen]) -> Layout | None:
             masks.append(seen.path)
             pictures.append(other.path)
             break
-        stems = sorted(stem for stem in seen.stems() if _without_suffix(stem) != stem)[:50]
-        if len(stems) >= 2 and _mostly(_paired(map(_without_suffix, stems), seen)):
+        stems = sorted(stem for stem in seen.stems() if plain_stem(stem) != stem)[:50]
+        if len(stems) >= 2 and _mostly(_paired(map(plain_stem, stems), seen)):
             beside = True
             pictures.append(seen.path)
     if not pictures:
@@ -269,11 +283,17 @@ def _masks(root: Path, folders: list[_Seen]) -> Layout | None:
 
 def _paired(stems: Iterable[str], other: _Seen) -> list[bool]:
     """For each mask: does a picture of its name stand in `other`?"""
-    there = other.stems()
-    return [stem in there or (short := _without_suffix(stem)) in there or other.has(short) for stem in stems]
+    there = set(map(picture_stem, other.stems()))
+    return [stem in there or (short := plain_stem(stem)) in there or other.has(short) for stem in stems]
 
 
-def _without_suffix(stem: str) -> str:
+def picture_stem(stem: str) -> str:
+    """The stem of a picture, without what Cityscapes puts behind it."""
+    return stem.removesuffix("_leftImg8bit")
+
+
+def plain_stem(stem: str) -> str:
+    """The stem of the picture that a mask of this stem belongs to: without _mask, _seg and the like."""
     return _SUFFIX.sub("", stem) or stem
 
 

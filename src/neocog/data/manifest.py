@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from neocog.data.annotated import header_size
 from neocog.data.columns import (
     LabelColumn,
     TextLists,
@@ -24,12 +25,23 @@ from neocog.data.columns import (
     split_code_in,
 )  # fmt: skip
 from neocog.data.folder import Folder
-from neocog.data.guess import Guess, guess_columns, is_binary, may_name_files, named_classes, why_unfit
+from neocog.data.guess import (
+    Guess,
+    guess_columns,
+    is_binary,
+    is_quantity,
+    may_name_files,
+    named_classes,
+    why_unfit,
+)
+from neocog.data.kinds import Categories, Column, Numbers
+from neocog.data.targets import flag_sets, number, target_columns
 from neocog.data.text import read_lines, spellings
 from neocog.errors import DataError
 from neocog.records import Problem
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_NO_CELLS: list[dict[str, Any]] = []  # one list for all rows of which nothing is kept
 _PEEK = 64  # rows looked at before deciding what the columns are
 _USUAL = ("manifest", "labels", "label", "metadata", "annotations", "index", "data", "captions", "dataset")
 
@@ -122,17 +134,20 @@ def open_manifest(
         finder = _Finder(path.parent, root, _split_of(path, root))
         guess = _guess(head, columns, path, finder)
         finder.choose([_text(row, guess.path) for row in head])
+        mask_finder = _Finder(path.parent, root, _split_of(path, root))
+        if guess.masks:
+            mask_finder.choose([_text(row, guess.masks[0]) for row in head])
         notes += [one for one in (*guess.notes, *finder.notes) if one not in notes]
         has_captions |= bool(guess.captions)
         several |= guess.several
         name_column = name_column or guess.label_name
         split, before, missing = _split_of(path, root), len(table.keys), len(problems)
-        for number, row in enumerate(itertools.chain(head, rows), start=1):
+        for line, row in enumerate(itertools.chain(head, rows), start=1):
             text = _text(row, guess.path)
             key = finder.find(text)
             if key is None:
                 reason = "listed in the table, but there is no such file" if text else "row without a path"
-                problems.append(Problem(text or f"{path.name}, row {number}", reason))
+                problems.append(Problem(text or f"{path.name}, row {line}", reason))
                 continue
             label = row.get(guess.label) if guess.label else None
             if guess.label_name and label is not None and row.get(guess.label_name) is not None:
@@ -142,6 +157,8 @@ def open_manifest(
                 guess.labels(row),
                 guess.caption_list([row.get(one) for one in guess.captions]),
                 split_code(row.get(guess.split)) if guess.split else split,
+                _cells(row, guess, mask_finder),
+                label,
             )
         if len(table.keys) == before and len(problems) > missing:
             raise DataError(
@@ -157,11 +174,23 @@ def open_manifest(
     if repeated:
         notes.append(f"{repeated} rows name a picture again: their labels and captions were joined")
     unfit = "" if classes or guess is None else why_unfit(name, guess, table.labels, repeated)
+    more: dict[str, Column] = {}
+    if unfit and guess and guess.label and not guess.several and is_quantity(guess.label, table.labels):
+        more["numbers"] = Numbers(np.frombuffer(table.numbers), (guess.label,))
     if unfit:
         table.labels = LabelColumn([None] * len(table.keys))
     names, codes, sets = table.labels.finish(classes, several=several and not unfit)
     if name_column and classes is None:
         names = named_classes(names, label_names, name_column, notes)
+    if guess is not None:
+        found, said = _targets(guess, table, root, classes)
+        more |= found
+        notes += said
+        if sets is not None and guess.flags and set(names) == set(guess.flags):
+            more["tags"] = flag_sets(guess.flags, [of[0] if of else {} for of in table.cells], names)
+        elif sets is not None:
+            # an empty cell says nothing; an empty list says that there is none
+            more["tags"] = Categories(sets, names, None, np.frombuffer(table.blank, dtype=np.int8) == 0)
     splits = np.frombuffer(table.splits, dtype=np.int8).copy()
     if (splits >= 0).any():
         notes.append(f"declared splits: {count_splits(splits)}")
@@ -176,6 +205,7 @@ def open_manifest(
         problems=problems,
         label_sets=sets,
         captions=table.captions if has_captions else None,
+        columns=more,
         unfit=unfit,
     )
 
@@ -186,9 +216,22 @@ class _Table:
     def __init__(self) -> None:
         self.keys, self.labels, self.captions = Texts(), LabelColumn(), TextLists()
         self.splits, self._hashes = array("b"), array("q")
+        self.numbers, self.blank = array("d"), array("b")  # the label as a number; whether its cell is empty
+        self.cells: list[list[dict[str, Any]]] = []  # of each picture, the cells of its rows that say more
 
-    def append(self, key: bytes, label: object, captions: Sequence[str], split: int) -> None:
+    def append(
+        self,
+        key: bytes,
+        label: object,
+        captions: Sequence[str],
+        split: int,
+        cells: list[dict[str, Any]],
+        cell: object = None,
+    ) -> None:
         """Add one row."""
+        self.cells.append(cells)
+        self.numbers.append(number(cell))
+        self.blank.append(cell is None or cell == "" or cell != cell)  # NaN is how pandas writes an empty cell
         self.keys.append(key)
         self.labels.append(label)
         self.captions.append(captions)
@@ -210,8 +253,35 @@ class _Table:
             i = int(rows[0])
             labels = dict.fromkeys(one for row in rows for one in self.labels.row(int(row)))
             captions = dict.fromkeys(one for row in rows for one in self.captions[int(row)])
-            out.append(self.keys.raw(i), list(labels), list(captions), self.splits[i])
+            cells = [cell for row in rows for cell in self.cells[int(row)]]
+            out.append(self.keys.raw(i), list(labels), list(captions), self.splits[i], cells, self.numbers[i])
+            out.blank[-1] = all(self.blank[int(row)] for row in rows)
         return out, len(hashes) - len(first)
+
+
+def _cells(row: Mapping[str, Any], guess: Guess, masks: _Finder) -> list[dict[str, Any]]:
+    """The cells of a row that say more than a label; a mask by the path of its file."""
+    cells = {name: row.get(name) for name in guess.targets}
+    if guess.masks:
+        found = masks.find(_text(row, guess.masks[0]))
+        cells[guess.masks[0]] = None if found is None else os.fsdecode(found)
+    return [cells] if cells else _NO_CELLS
+
+
+def _targets(
+    guess: Guess, table: _Table, root: Path, classes: Sequence[str] | None
+) -> tuple[dict[str, Column], list[str]]:
+    if not any(table.cells):
+        return {}, []
+    cells = [of or [{}] for of in table.cells]  # of several tables, one may lack the columns
+    mask = (lambda i: root / cells[i][0][guess.masks[0]]) if guess.masks else None
+    return target_columns(
+        guess,
+        cells,
+        classes=classes,
+        size=lambda i: header_size(root / os.fsdecode(table.keys.raw(i))),
+        mask=mask,
+    )
 
 
 class _Finder:
@@ -290,6 +360,7 @@ def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: 
         integers=[name for name in names if cells[name] and all(_integer(one) for one in cells[name])],
         looks_like_path=likely,
         binary=[name for name in names if is_binary(cells[name])],
+        quantities=[name for name in names if is_quantity(name, LabelColumn(cells[name]))],
     )
     if guess.label and not guess.several:
         marked = any(isinstance(one, str) and (";" in one or "|" in one) for one in cells[guess.label])

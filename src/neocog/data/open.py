@@ -8,17 +8,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from neocog.data.columns import Texts, split_code
 from neocog.data.fetch import tell
-from neocog.data.source import ONE_LABEL, Arrays, Source
+from neocog.data.source import Arrays, Source
 from neocog.errors import DataError, UsageError, closest
-
-if TYPE_CHECKING:
-    from neocog.data.layouts import Layout
 
 PLUGINS = "neocog.sources"  # entry points: how rooms above this one, and other packages, add sources
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
@@ -35,14 +29,15 @@ def open_source(
     """Open pictures.
 
     Args:
-        spec: a Source (returned as it is); a folder; a manifest (.csv, .tsv, .jsonl, .parquet); Parquet with embedded
+        spec: a Source (returned as it is); a folder (of class folders, or annotated: COCO, Pascal VOC, YOLO, LabelMe,
+            masks); a manifest (.csv, .tsv, .jsonl, .parquet); Parquet with embedded
             pictures, a file or a folder of files; tar shards, as a file, a folder, or a pattern with ``*`` or
             ``{000..099}``; a named set (``cifar10``, ``cifar100``, ``mnist``, ``fashion_mnist``, ``digits``, ``drawn``
             or ``drawn:n=2000,size=64,seed=1``); ``KIND:WHAT``, where an installed package has the entry point KIND in
             the group ``neocog.sources`` (neocog's own is ``library:FOLDER``); or a tuple (pictures, labels) of arrays.
         offline: never fetch anything.
         columns: which column of a table is what, for example ``{"path": "photo", "label": "kind"}``; roles are path,
-            label, labels, caption, split.
+            label, labels, caption, split, boxes, mask, points, and numbers (one or several: ``"age, angle:360"``).
         classes: class names, where a table or shards hold numbers.
         say: is called with one line before anything is fetched.
 
@@ -130,6 +125,7 @@ def expand(pattern: str) -> list[Path]:
 
 
 def _open_folder(path: Path, columns: Mapping[str, str] | None, classes: Sequence[str] | None) -> Source:
+    from neocog.data.annotation_folders import open_layout
     from neocog.data.folder import open_folder
     from neocog.data.parquet import binary_columns
 
@@ -159,7 +155,7 @@ def _open_folder(path: Path, columns: Mapping[str, str] | None, classes: Sequenc
             if columns is not None:
                 raise
             try:
-                source = open_folder(path) if layout is None else _open_layout(layout)
+                source = open_folder(path) if layout is None else open_layout(layout)
             except DataError:
                 raise error from None
             source.notes.append(f"a table beside the pictures was not used: {error}")
@@ -168,52 +164,15 @@ def _open_folder(path: Path, columns: Mapping[str, str] | None, classes: Sequenc
             if layout is not None:
                 source.notes.append(f"the table was used; the folder also looks like {layout}")
             return source
+        names = ", ".join(one.name for one in manifests[:3])
+        note = f"{names} was not used, but the annotations; to use the table, open it by its own path"
     if layout is not None:
-        return _open_layout(layout)
+        source = open_layout(layout)
+        source.notes += [note] if manifests else []
+        return source
     source = open_folder(path)
     if note:
         source.notes.append(note)
-    return source
-
-
-def _open_layout(layout: Layout) -> Source:
-    """Open the pictures of a layout, without its masks; labelled only where class folders hold them."""
-    from neocog.data.folder import Folder, open_folder
-    from neocog.data.layouts import is_generic
-
-    found = open_folder(layout.root)
-    keys = [os.fsdecode(found.keys.raw(i)) for i in range(len(found))]
-    rows = np.array([i for i, key in enumerate(keys) if not layout.is_mask(layout.root / key)], dtype=np.int64)
-    used = sorted(set(found.labels[rows].tolist()) - {-1})
-    labelled = sum(not is_generic(found.classes[i]) for i in used) >= 2
-    notes, unfit = [], ""
-    if len(rows) < len(found):
-        notes.append(f"{len(found) - len(rows):,} masks were left out")
-    splits = found.splits[rows]
-    if labelled:
-        notes = [*found.notes, *notes, f"the folders were taken as classes, but this looks like {layout}"]
-        labels = np.searchsorted(used, found.labels[rows]).astype(np.int32)
-        labels[found.labels[rows] < 0] = -1
-    else:
-        labels = np.full(len(rows), -1, dtype=np.int32)
-        for row in np.flatnonzero(splits < 0):  # images/train/1.jpg
-            splits[row] = max(map(split_code, keys[rows[row]].split("/")))
-        unfit = (
-            f"{found.name} looks like {layout}. {ONE_LABEL} To classify whole pictures, put each into a folder named "
-            "after its class, or write a table with the columns path and label and open that."
-        )
-    source = Folder(
-        layout.root,
-        Texts(found.keys.raw(int(i)) for i in rows),
-        found.name,
-        [found.classes[i] for i in used] if labelled else (),
-        labels,
-        splits,
-        notes=notes,
-        problems=found.problems,
-        unfit=unfit,
-    )
-    source.layout = layout
     return source
 
 

@@ -20,9 +20,12 @@ from typing import Any
 import numpy as np
 
 from neocog.data.columns import LabelColumn, TextLists, count_splits, split_code, split_code_in
-from neocog.data.guess import Guess, guess_columns, is_binary, named_classes, why_unfit
+from neocog.data.decode import inspect
+from neocog.data.guess import Guess, guess_columns, is_binary, is_quantity, named_classes, why_unfit
+from neocog.data.kinds import Categories, Column, Numbers
 from neocog.data.sniff import sniff
 from neocog.data.source import Source
+from neocog.data.targets import flag_sets, number, target_columns
 from neocog.errors import DataError, DecodeError
 from neocog.records import SPLITS
 
@@ -189,13 +192,16 @@ def open_parquet(
     groups: list[_Group] = []
     label_names: dict[object, set[str]] = {}
     first = 0
-    for number, path in enumerate(files):
+    table_rows: list[Any] = []  # of the columns that say more than a label
+    label_cells: list[Any] = []
+    for number_of_file, path in enumerate(files):
         try:
             with pq.ParquetFile(os_file(path)) as file:
                 schema = file.schema_arrow
                 if guess is None:
                     guess = _guess(file, binary_columns(path), columns, str(path))
-                    classes = classes or _classes_in(schema, guess.label)
+                    named = classes or _classes_in(schema, guess.label)
+                    classes = named if guess.label and not guess.boxes else None
                 wanted = guess.wanted
                 if missing := [one for one in [guess.path, *wanted] if one not in schema.names]:
                     raise DataError(
@@ -206,18 +212,26 @@ def open_parquet(
                 for i in range(file.metadata.num_row_groups):
                     rows = file.metadata.row_group(i).num_rows
                     if rows:
-                        groups.append(_Group(number, i, first, rows, sizes[i]))
+                        groups.append(_Group(number_of_file, i, first, rows, sizes[i]))
                     first += rows
                 rows = file.metadata.num_rows
                 table = file.read(columns=wanted, use_threads=False) if wanted else None
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path}: expected a Parquet file, but it cannot be read: {error}") from error
         _append_rows(table, rows, guess, labels, captions, label_names)
+        if table is not None and guess.targets:
+            table_rows += table.select(list(guess.targets)).to_pylist()
+        if table is not None and guess.label:
+            label_cells.append(table.column(guess.label))
         splits.append(_splits_of(path, root, table, rows, guess))
     if guess is None or not first:
         raise DataError(f"{root}: no pictures in {len(files)} Parquet files")
     notes = list(guess.notes)
     unfit = "" if classes else why_unfit(name, guess, labels, 0)
+    more_columns: dict[str, Column] = {}
+    if unfit and guess.label and not guess.several and is_quantity(guess.label, labels):
+        values = np.array([number(cell) for part in label_cells for cell in part.to_pylist()])
+        more_columns["numbers"] = Numbers(values, (guess.label,))
     if unfit:
         labels = LabelColumn([None] * first)
     names, codes, sets = labels.finish(classes, several=guess.several and not unfit)
@@ -226,22 +240,60 @@ def open_parquet(
     split_codes = np.concatenate(splits)
     if (split_codes >= 0).any() and not guess.split:
         notes.append(f"split taken from the file names: {count_splits(split_codes)}")
-    column = guess.path
-    kind = schema.field(column).type
-    return ParquetPictures(
+    if sets is not None and guess.flags:
+        more_columns["tags"] = flag_sets(guess.flags, table_rows, names)
+    elif sets is not None:
+        known = np.concatenate([part.is_valid().to_numpy() for part in label_cells])
+        more_columns["tags"] = Categories(sets, names, None, known)
+    shown = [path.relative_to(root).as_posix() for path in files]
+
+    def inner(column: str) -> str:
+        return f"{column}.bytes" if pa.types.is_struct(schema.field(column).type) else column
+
+    mask: ParquetPictures | None = None
+    if guess.masks and guess.masks[0] in binary_columns(files[0]):
+        nothing = np.full(first, -1, dtype=np.int8)
+        mask = ParquetPictures(files, shown, inner(guess.masks[0]), groups, name, (), nothing.astype(np.int32), nothing)
+        mark = " ".join(str(os.stat(path).st_size) for path in files)
+        table_rows = [{**row, guess.masks[0]: mark} for row in table_rows or [{}] * first]
+    found, said = target_columns(
+        guess,
+        [[row] for row in table_rows],
+        classes=named,
+        size=lambda i: _size_of(source.read(i)),
+        mask=None if mask is None else mask.read,
+        point_names=_point_names(schema),
+    )
+    more_columns |= found
+    source = ParquetPictures(
         files,
-        [path.relative_to(root).as_posix() for path in files],
-        f"{column}.bytes" if pa.types.is_struct(kind) else column,
+        shown,
+        inner(guess.path),
         groups,
         name,
         names,
         codes,
         split_codes,
-        notes=notes,
+        notes=[*notes, *said],
         label_sets=sets,
         captions=captions if guess.captions else None,
+        columns=more_columns,
         unfit=unfit,
     )
+    return source
+
+
+def _size_of(data: bytes) -> tuple[int, int]:
+    info = inspect(data)
+    return info.width, info.height
+
+
+def _point_names(schema: Any) -> list[str] | None:
+    try:
+        names = json.loads((schema.metadata or {})[b"points"])
+    except (KeyError, ValueError):
+        return None
+    return [str(one) for one in names] if isinstance(names, list) else None
 
 
 def _guess(file: Any, pictures: list[str], columns: Mapping[str, str] | None, where: str) -> Guess:
@@ -249,7 +301,9 @@ def _guess(file: Any, pictures: list[str], columns: Mapping[str, str] | None, wh
 
     schema = file.schema_arrow
     few = [one.name for one in schema if pa.types.is_boolean(one.type) or pa.types.is_integer(one.type)]
-    head = next(file.iter_batches(batch_size=64, columns=few), None) if few else None
+    few += [one.name for one in schema if pa.types.is_floating(one.type)]
+    batch = next(file.iter_batches(batch_size=64, columns=few), None) if few else None
+    head = {one: [] if batch is None else [c for c in batch.column(one).to_pylist() if c is not None] for one in few}
 
     def texts(kind: Any) -> bool:
         return pa.types.is_list(kind) or pa.types.is_large_list(kind)
@@ -262,7 +316,8 @@ def _guess(file: Any, pictures: list[str], columns: Mapping[str, str] | None, wh
         lists=[field.name for field in schema if texts(field.type)],
         integers=[field.name for field in schema if pa.types.is_integer(field.type)],
         looks_like_path=_of_pictures(file, pictures) if len(pictures) > 1 else (),
-        binary=[one for one in few if head is not None and is_binary(head.column(one).to_pylist())],
+        binary=[one for one in few if is_binary(head[one])],
+        quantities=[one for one in few if is_quantity(one, LabelColumn(head[one]))],
     )
 
 

@@ -85,9 +85,9 @@ class Source:
 
     @property
     def label_sets(self) -> LabelSets | None:
-        """The labels of each picture where there can be several, else None."""
+        """The labels of each picture, among `classes`, where there can be several, else None."""
         tags = self.columns.get("tags")
-        return tags.sets if isinstance(tags, Categories) else None
+        return tags.sets if isinstance(tags, Categories) and tags.names == self.classes else None
 
     @property
     def captions(self) -> TextLists | None:
@@ -110,7 +110,8 @@ class Source:
         return (
             f"{self.name} has several labels for a picture ({self.several:,} of {len(self):,} pictures; "
             f"{labels.sum() / max(1, (labels > 0).sum()):.3g} labels on average). {ONE_LABEL} "
-            "Choose a column with one label (--column label=NAME), or keep the pictures that have one label."
+            "--task tags learns them all. Or choose a column with one label (--column label=NAME), or keep those "
+            "pictures that have one label."
         )
 
     @property
@@ -140,7 +141,7 @@ class Source:
         raise NotImplementedError
 
     def sample(self, i: int) -> Sample:
-        """Return what is known of picture `i`."""
+        """Return what is known of picture `i`; its mask, which would have to be read, is ``columns["mask"][i]``."""
         label = self.classes[self.labels[i]] if self.labels[i] >= 0 else None
         if self.label_sets is not None:
             several = tuple(self.classes[j] for j in self.label_sets[i])
@@ -155,7 +156,6 @@ class Source:
             labels=several,
             captions=self.captions[i] if self.captions is not None else (),
             boxes=tuple(Box(x0, y0, x1, y1, names[k]) for (x0, y0, x1, y1), k in boxes),
-            mask=self.columns["mask"][i] if "mask" in self.columns else None,
             split=SPLITS[self.splits[i]] if self.splits[i] >= 0 else None,
         )
 

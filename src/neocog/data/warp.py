@@ -139,6 +139,8 @@ class Warp:
         """Maps (C, h, w) over the input (of any resolution), as float32 (C, H, W) in pixels of the file, bilinear."""
         height, width = (int(side) for side in self.sizes[b])
         m = self.matrix[b]
+        if maps.shape[1:] == self.size == (height, width) and torch.equal(m, torch.eye(2, 3, dtype=m.dtype)):
+            return maps.float()
         y, x = torch.meshgrid(
             torch.arange(height, device=maps.device) + 0.5, torch.arange(width, device=maps.device) + 0.5, indexing="ij"
         )

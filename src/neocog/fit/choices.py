@@ -134,6 +134,8 @@ def _by_task(source: Source, task: type[Task]) -> Mirroring:
         return Mirroring(False, f"a mirror image has another answer in the task {task.name}")
     for role in task.needs:
         column: Any = source.columns[role]
+        if any(period for period in getattr(column, "periods", ())):
+            return Mirroring(False, "angles change in the mirror")
         paired = any(k != partner for k, partner in enumerate(getattr(column, "swap", ())))
         said = None if paired else by_names(getattr(column, "names", ()))
         if said is not None:
@@ -177,7 +179,7 @@ def _too_few(codes: np.ndarray) -> list[str]:
 
 def fits_in_memory(pictures: int, pre: Preprocess) -> bool:
     """Whether small pictures are held as one tensor: up to 96 pixels wide, and a quarter of the free memory."""
-    if max(pre.input) > 128 or pre.size > 96:
+    if pre.fit == "tile" or max(pre.input) > 128 or pre.size > 96:
         return False
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -11,10 +11,11 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from neocog.errors import UsageError
 from neocog.fit.small_maps import SideBySide, pays
@@ -160,6 +161,19 @@ def choose(
         last = bf16 or rates["float32 channels-last"] > _WORTH * rates["float32"]
     aside = training and name == "cpu" and pays(torch.bfloat16 if bf16 else torch.float32, machine)
     return Device(name, index, bf16, last, name == "cuda", aside, tuple(rates.items()))
+
+
+def with_right_gradients(device: Device, net: nn.Module) -> Device:
+    """The device, with float32 on a CPU where bfloat16 gives wrong gradients to the filters of `net`.
+
+    Those of a dilated convolution, channels-last, of more than 16 channels, no multiple of 16: oneDNN, as PyTorch
+    2.13 calls it, makes NaN of them, or ends the process.
+    """
+    wrong = any(
+        isinstance(m, nn.Conv2d) and max(m.dilation) > 1 and m.in_channels > 16 and m.in_channels % 16
+        for m in net.modules()
+    )
+    return replace(device, bf16=False) if wrong and device.bf16 and device.kind == "cpu" else device
 
 
 def _bf16(kind: str, index: int) -> bool | None:

@@ -180,12 +180,14 @@ class _Watch(TorchDispatchMode):
         return isinstance(low, int | float) and low == 0
 
 
-def dead_units(net: nn.Module, *inputs: Tensor) -> dict[str, float]:
+def dead_units(net: nn.Module, *inputs: Tensor, run: Callable[[nn.Module], Any] | None = None) -> dict[str, float]:
     """Return for each activation the share (0 to 1) of channels that are nowhere above zero in a batch of `inputs`.
 
     The net runs once in eval mode without gradient. Seen are ReLU, ReLU6, clamp and threshold at zero, GELU, SiLU, Mish
     and Hardswish, as modules, functions or methods; names are those of the innermost module that called the operator,
     with ``#2``, ``#3`` when it did so again. Give at least 100 pictures: in a small batch rare units look dead.
+
+    `run`: how the net is run, where that is more than ``net(*inputs)``.
     """
     net = getattr(net, "_orig_mod", net)  # operators inside a compiled net cannot be seen
     modes = {module: module.training for module in net.modules()}
@@ -204,7 +206,7 @@ def dead_units(net: nn.Module, *inputs: Tensor) -> dict[str, float]:
     try:
         net.eval()
         with _random_state_kept(next(net.parameters()).device), torch.no_grad(), watch:
-            net(*inputs)
+            (run or (lambda net: net(*inputs)))(net)
     finally:
         for handle in handles:
             handle.remove()

@@ -123,7 +123,12 @@ def floated(outputs: Any) -> Any:
 
 
 def usual_batch(pictures: Held | Streamed) -> int:
-    """Pictures in one pass: 500 of up to 64x64; of larger ones fewer, so that a pass takes about the same memory."""
+    """Pictures in one pass: 500 of up to 64x64; of larger ones fewer, so that a pass takes about the same memory.
+
+    Pictures that keep their own size come alone.
+    """
+    if pictures.pre.fit == "tile":
+        return 1
     height, width = pictures.pre.input
     return max(4 if pictures.pre.fit == "pad" else 16, min(500, 500 * 64**2 // (height * width)))
 

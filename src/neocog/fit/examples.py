@@ -29,7 +29,6 @@ def write_examples(job: Job, net: nn.Module, name: str, seen: Seen, views: dict[
         return
     half = MOST // 2
     few = worst if len(worst) <= MOST else np.concatenate((worst[:half], worst[half :: len(worst) // half][:half]))
-    column: Any = split.known.columns[next(iter(task.needs))]
     lines: list[dict[str, Any]] = []
     (job.folder / FOLDER).mkdir(exist_ok=True)
     for batch, outputs, _ in passes(net, task, split, job.device, chosen=few, **views):
@@ -40,7 +39,7 @@ def write_examples(job: Job, net: nn.Module, name: str, seen: Seen, views: dict[
                 picture = decode(data) if isinstance(data, bytes) else data
             except (NeocogError, OSError):
                 continue  # it was there a moment ago
-            drawn = answer.draw(picture, column[row])
+            drawn = answer.draw(picture, task.truth(split.known.columns, row))
             out = io.BytesIO()
             image = Image.fromarray(drawn)
             image.thumbnail((2 * _SIDE, _SIDE))

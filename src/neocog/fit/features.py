@@ -7,7 +7,7 @@ reads. `extract` gives features as an array, and `Tapped` is a net that names cl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neocog import nets
-from neocog.data import open_source
 from neocog.data.batches import Held, Streamed, in_order
 from neocog.errors import UsageError, closest
-from neocog.fit.device import Device, choose
+from neocog.fit.device import Device
 from neocog.fit.evaluating import usual_batch
 from neocog.fit.parallel import World, gathered
-from neocog.fit.show import Show
-from neocog.records import Preprocess, Problem
 from neocog.tasks import Task
 from neocog.tasks.task import build_net
 
@@ -180,60 +177,6 @@ def plain_head(net: nn.Module) -> bool:
 
 
 # ---------------------------------------------------------------- features of many pictures
-
-
-class Extracted(NamedTuple):
-    """Features of the pictures that could be read, with their labels; `problems` are the others."""
-
-    rows: np.ndarray  # int64 (N,), of the source
-    values: np.ndarray  # float32 (N, D) or (N, C, H, W)
-    problems: list[Problem]
-    labels: np.ndarray  # int64 (N,), index into `classes`; -1: none, or several
-    classes: tuple[str, ...]
-    label_sets: tuple[tuple[str, ...], ...] | None  # N, where a picture may have several labels
-
-
-def extract(
-    net: nn.Module | Any,
-    pictures: Any,
-    layers: str | Sequence[str] | None = None,
-    *,
-    pool: str = "mean",
-    preprocess: Preprocess | None = None,
-    device: str | None = None,
-    progress: bool = False,
-) -> Extracted:
-    """Features of pictures by name of layer, and the labels of the pictures.
-
-    Args:
-        net: a run, or a module together with its `preprocess`.
-        pictures: whatever ``open_source`` opens.
-        layers: dotted names, joined by commas or as a list; None is what the last layer reads.
-        pool: "mean" or "max" over the positions of a map, or "spatial".
-
-    Raises:
-        UsageError: no such layer or pooling, or no preprocessing.
-    """
-    if not isinstance(net, nn.Module):
-        from neocog.fit.predicting import Run
-
-        run = net if isinstance(net, Run) else Run(net)
-        net, preprocess = run.net(), preprocess or run.preprocess
-        net = net.trunk if isinstance(net, Tapped) else net
-    if preprocess is None:
-        raise UsageError(
-            "features of a module need its preprocessing: extract(net, pictures, preprocess=Preprocess(...))"
-        )
-    source, chosen, show = open_source(pictures), choose(device), Show(progress)
-    net = net.to(chosen.torch).to(memory_format=chosen.layout)  # type: ignore[call-overload]
-    shown = Streamed(source, np.arange(len(source)), preprocess)
-    taps = Taps(net, layer_names(layers) or (LAST,), pool)
-    with show.bar("features") as bar:
-        rows, values = features_of(net, taps, shown, chosen, show=bar)
-    several = None
-    if (sets := source.label_sets) is not None:
-        several = tuple(tuple(source.classes[j] for j in sets[int(i)]) for i in rows)
-    return Extracted(rows, values, shown.problems, source.labels[rows].astype(np.int64), tuple(source.classes), several)
 
 
 @torch.inference_mode()

@@ -158,7 +158,7 @@ def _strangers(
 ) -> tuple[Unknown | None, dict[str, Any] | None]:
     """Fit the detector of unknown pictures, and measure it on drawn pictures and handwritten digits."""
     if len(held_out) < 20:
-        return None, None  # a threshold for 5 % false alarms cannot be told from fewer
+        return None, None  # fewer cannot show where 5 % false alarms begin
     plan, training, task = job.plan, job.splits["train"], job.task
     chosen = np.linspace(0, len(training) - 1, min(BANK, len(training))).astype(np.int64)
     seen, features = look(training, "known pictures", chosen, tta="none")

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from neocog.errors import DataError, UsageError, closest
-from neocog.tasks.logistic import few_threads, logistic
+from neocog.tasks.logistic import logistic
 from neocog.tasks.measures import accuracy, cross_entropy, fit_temperature, wilson
+from neocog.tasks.ridge import Layers as _Layers
+from neocog.tasks.ridge import ridge
 
 KINDS = ("softmax", "linear", "svm")
 # from strong to weak: each fit starts from the one before
@@ -79,49 +81,88 @@ def fit_head(
     check_kind(kind)
     if len(np.unique(labels)) < 2:
         raise DataError("a head needs training pictures of at least two classes")
+    layers, score = _label(classes, kind, weights)
+    folds = None if held_out or strength > 0 else stratified_folds(labels, FOLDS, groups, seed)
+    usable = lambda part: len(np.unique(part)) > 1  # noqa: E731
+    return choose(
+        features, labels, layers, score, kind=kind, strength=strength, held_out=held_out, folds=folds, usable=usable
+    )
+
+
+def choose(
+    features: np.ndarray,
+    targets: Any,
+    layers: Callable[[np.ndarray, Any, Sequence[float]], _Layers],
+    score: Callable[[np.ndarray, Any], float],
+    *,
+    kind: str,
+    strength: float = 0.0,
+    held_out: tuple[np.ndarray, Any] | None = None,
+    folds: np.ndarray | None = None,
+    usable: Callable[[Any], bool] = lambda part: True,
+) -> Head:
+    """Fit a head for any targets: an array of a row for each picture, or a dict of such.
+
+    Args:
+        layers: gives weights and biases for features of mean 0 and deviation 1, targets and falling strengths.
+        score: of outputs (N, K) and targets, more is better.
+        strength: 0 chooses: on `held_out` if given, else by cross-validation over `folds`.
+        usable: whether a part of the targets can be fitted.
+    """
     if strength > 0:
-        (fitted,) = _path(features, labels, classes, kind, weights, (strength,))
+        (fitted,) = _path(features, targets, layers, kind, (strength,))
         return fitted
     tried: dict[float, list[float]] = {}
     if held_out is not None:
-        chosen = f"{len(held_out[1]):,} validation pictures"
-        for head, score in _scored(features, labels, classes, kind, weights, held_out):
-            tried[head.strength] = [score]
+        chosen = f"{len(held_out[0]):,} validation pictures"
+        for head, found in _scored(features, targets, layers, score, kind, held_out):
+            tried[head.strength] = [found]
     else:
-        folds = stratified_folds(labels, FOLDS, groups, seed)
+        assert folds is not None
         used = int(folds.max()) + 1
         chosen = f"{used}-fold cross-validation"
         for fold in range(used):
             out = folds == fold
-            inside, outside = (features[~out], labels[~out]), (features[out], labels[out])
-            if len(np.unique(inside[1])) < 2:
-                continue
-            for head, score in _scored(*inside, classes, kind, weights, outside):
-                tried.setdefault(head.strength, []).append(score)
+            inside, outside = _part(targets, ~out), (features[out], _part(targets, out))
+            if usable(inside):
+                for head, found in _scored(features[~out], inside, layers, score, kind, outside):
+                    tried.setdefault(head.strength, []).append(found)
     most = max(map(len, tried.values()))
     scores = {s: float(np.mean(found)) for s, found in tried.items() if len(found) == most}
     best = max(scores, key=lambda s: (scores[s], s))  # of equals the strongest
-    (*_, fitted) = _path(features, labels, classes, kind, weights, [s for s in STRENGTHS if s >= best])
-    rows = [{"strength": s, "loss": -score} for s, score in scores.items()]
+    (*_, fitted) = _path(features, targets, layers, kind, [s for s in STRENGTHS if s >= best])
+    rows = [{"strength": s, "loss": -found} for s, found in scores.items()]
     return Head(kind, fitted.weight, fitted.bias, best, chosen, rows)
 
 
+def _part(targets: Any, rows: np.ndarray) -> Any:
+    return {name: value[rows] for name, value in targets.items()} if isinstance(targets, dict) else targets[rows]
+
+
+def _label(classes: int, kind: str, weights: np.ndarray | None) -> tuple[Any, Any]:
+    """How a head for one label is fitted, and judged."""
+    fit = {"softmax": _softmax, "linear": _linear, "svm": _svm}[kind]
+
+    def layers(x: np.ndarray, labels: np.ndarray, strengths: Sequence[float]) -> _Layers:
+        counts = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)[labels]
+        return fit(x, labels, classes, counts / counts.mean(), strengths)
+
+    def score(logits: np.ndarray, labels: np.ndarray) -> float:
+        # less noisy than the accuracy; after temperature scaling, because a strong pull makes logits small, not wrong
+        return -cross_entropy(logits, labels, fit_temperature(logits, labels))
+
+    return layers, score
+
+
 def _scored(
-    features: np.ndarray,
-    labels: np.ndarray,
-    classes: int,
-    kind: str,
-    weights: np.ndarray | None,
-    outside: tuple[np.ndarray, np.ndarray],
+    features: np.ndarray, targets: Any, layers: Any, score: Any, kind: str, outside: tuple[np.ndarray, Any]
 ) -> Iterator[tuple[Head, float]]:
     """Heads of falling strength with their scores on other pictures, until three in turn were no better."""
     best, since = -math.inf, 0
-    for head in _path(features, labels, classes, kind, weights, STRENGTHS):
-        logits = head.logits(outside[0])
-        # less noisy than the accuracy; after temperature scaling, because a strong pull makes logits small, not wrong
-        score = -cross_entropy(logits, outside[1], fit_temperature(logits, outside[1]))
-        yield head, score
-        best, since = (score, 0) if score > best else (best, since + 1)
+    for head in _path(features, targets, layers, kind, STRENGTHS):
+        found = score(head.logits(outside[0]), outside[1])
+        yield head, found
+        best, since = (found, 0) if found > best else (best, since + 1)
         if since == _PATIENCE:
             return
 
@@ -129,29 +170,16 @@ def _scored(
 # ---------------------------------------------------------------- fitting
 
 
-def _path(
-    features: np.ndarray,
-    labels: np.ndarray,
-    classes: int,
-    kind: str,
-    weights: np.ndarray | None,
-    strengths: Any,
-) -> Iterator[Head]:
+def _path(features: np.ndarray, targets: Any, layers: Any, kind: str, strengths: Sequence[float]) -> Iterator[Head]:
     """Heads for the strengths, one after another."""
     mean, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     # a feature that hardly ever differs would be blown up to the size of the others
     spread = np.maximum(spread, max(0.05 * float(np.mean(spread)), 1e-12))
     # float64 is as fast for few pictures, and ends at the same place on every machine
     x = ((features - mean) / spread).astype(np.float64 if features.size < 2e7 else np.float32)
-    counts = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)[labels]
-    counts = counts / counts.mean()
-    fit = {"softmax": _softmax, "linear": _linear, "svm": _svm}[kind]
-    for strength, (w, b) in zip(strengths, fit(x, labels, classes, counts, strengths), strict=True):
+    for strength, (w, b) in zip(strengths, layers(x, targets, strengths), strict=True):
         weight = w / spread
         yield Head(kind, weight.astype(np.float32), (b - weight @ mean).astype(np.float32), strength)
-
-
-_Layers = Iterator[tuple[np.ndarray, np.ndarray]]  # weight (K, D) and bias (K,)
 
 
 def _softmax(x: np.ndarray, labels: np.ndarray, classes: int, counts: np.ndarray, strengths: Any) -> _Layers:
@@ -162,25 +190,7 @@ def _softmax(x: np.ndarray, labels: np.ndarray, classes: int, counts: np.ndarray
 
 
 def _linear(x: np.ndarray, labels: np.ndarray, classes: int, counts: np.ndarray, strengths: Any) -> _Layers:
-    """Ridge regression for all strengths from one singular value decomposition."""
-    n, root = len(x), np.sqrt(counts)[:, None]
-    targets = np.eye(classes)[labels]
-    centre, share = (counts[:, None] * x).sum(0) / n, (counts[:, None] * targets).sum(0) / n
-    a, y = (x - centre) * root, (targets - share) * root
-    with few_threads(a.size * min(a.shape)):
-        u, s, vt = np.linalg.svd(a, full_matrices=False) if min(a.shape) < 3000 else _thin_svd(a)
-    projected = u.T @ y  # (R, K)
-    for strength in strengths:
-        w = (vt.T @ ((s / (s**2 + n * strength))[:, None] * projected)).T
-        yield w, share - w @ centre
-
-
-def _thin_svd(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same from the (D, D) product, which for many pictures is ten times as fast and exact enough here."""
-    values, vectors = np.linalg.eigh(a.T @ a)
-    s = np.sqrt(np.maximum(values, 0))
-    keep = s > 1e-6 * s.max()
-    return a @ vectors[:, keep] / s[keep], s[keep], vectors[:, keep].T
+    return ridge(x, np.eye(classes)[labels], counts, strengths)
 
 
 def _svm(x: np.ndarray, labels: np.ndarray, classes: int, counts: np.ndarray, strengths: Any) -> _Layers:
@@ -285,7 +295,7 @@ def cross_validate(
     repeats = 3 if work <= _WORK[0] else 2 if work <= _WORK[1] else 1
     shares: list[float] = []
     first: np.ndarray | None = None
-    used = folds
+    used, label = folds, _label(classes, kind, weights)
     for repeat in range(repeats):
         fold_of = stratified_folds(labels, folds, groups, seed + repeat)
         used = int(fold_of.max()) + 1
@@ -301,7 +311,7 @@ def cross_validate(
                 if len(np.unique(y[~inner])) < 2:
                     return None
                 pair = (x[inner], y[inner])
-                scores = [(s, h.strength) for h, s in _scored(x[~inner], y[~inner], classes, kind, weights, pair)]
+                scores = [(s, h.strength) for h, s in _scored(x[~inner], y[~inner], *label, kind, pair)]
                 chosen = max(scores)[1]
             head = fit_head(x, y, classes, kind=kind, strength=chosen, weights=weights)
             logits[out] = head.logits(features[out])

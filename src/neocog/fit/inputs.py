@@ -12,6 +12,7 @@ from neocog.data.batches import Batches, Held, Streamed, normalised
 from neocog.data.source import Source
 from neocog.errors import DataError
 from neocog.fit import features, transfer
+from neocog.fit.device import with_right_gradients
 from neocog.fit.job import Job, Split, open_split
 from neocog.fit.parallel import with_global_norms
 from neocog.records import Preprocess
@@ -45,6 +46,10 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
         net.prepare(_some(training.pictures[0], 5000))  # type: ignore[operator]
     net = with_global_norms(net.to(device.torch).to(memory_format=device.layout), world)  # type: ignore[call-overload]
     job.net = net
+    job.device = with_right_gradients(device, net)
+    if job.device != device:
+        job.show.say("float32, because the processor's bfloat16 gradients of this net's dilated convolutions are wrong")
+        device = job.device
     job.trained = transfer.prepare(net, plan) if plan.start is not None else ""
     n, known = len(training), training.known
     job.feed = Batches(
@@ -87,7 +92,8 @@ def _pixels(pictures: Held | Streamed, most: int, decoded: int) -> np.ndarray:
     rows = np.linspace(0, len(pictures) - 1, most).astype(int)
     if isinstance(pictures, Held):
         return pictures.pixels[torch.from_numpy(rows).to(pictures.pixels.device)].cpu().numpy()
-    found = [p[0] for row in rows if (p := pictures.picture(int(row), None, 0)) is not None]
+    middle = torch.full((4,), 0.5) if pictures.pre.fit == "tile" else None
+    found = [p[0] for row in rows if (p := pictures.picture(int(row), middle, 0)) is not None]
     return np.stack(found) if found else np.zeros((0, *pictures.pre.input, pictures.pre.channels), np.uint8)
 
 

@@ -17,10 +17,11 @@ from neocog.data.batches import Batches, Held, Known, Streamed
 from neocog.data.decode import inspect
 from neocog.data.kinds import Column, Pictures, renamed
 from neocog.data.source import Source
-from neocog.errors import DataError, UsageError
+from neocog.errors import DataError, UsageError, closest
 from neocog.fit.choices import fits_in_memory
 from neocog.fit.device import Device
 from neocog.fit.parallel import World
+from neocog.fit.recipes import converted
 from neocog.fit.run import Log
 from neocog.fit.show import Show
 from neocog.records import SPLITS, Preprocess, Problem
@@ -241,7 +242,7 @@ class Job:
     folder: Path
     begin: float  # time.monotonic() when the user called
     save_every: float = 60.0
-    log: Log = field(default_factory=lambda: Log(None))
+    log: Log = None  # type: ignore[assignment]  # opened when the training begins
     net: nn.Module = field(default_factory=nn.Identity)
     feed: Batches | None = None
     splits: dict[str, Split] = field(default_factory=dict)
@@ -263,16 +264,12 @@ class Job:
 
 def task_options(task: type[Task], given: Mapping[str, Any]) -> dict[str, Any]:
     """The task's options with what the user gave, texts converted. Raises: UsageError: no such option."""
-    from neocog.errors import closest
-
     values = dict(task.options)
     for name, value in given.items():
         if name not in values:
             known = ", ".join(f"{k}={v}" for k, v in values.items()) or "none"
             raise UsageError(f"the task {task.name} has no option {name!r}{closest(name, values)}; it has {known}")
         kind = type(values[name])
-        try:
-            values[name] = value if values[name] is None or isinstance(value, kind) else kind(value)
-        except (TypeError, ValueError):
-            raise UsageError(f"--task-option {name}= needs a value of type {kind.__name__}, not {value!r}") from None
+        typed = values[name] is not None and not isinstance(value, kind)
+        values[name] = converted("--task-option", name, value, kind) if typed else value
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -114,6 +115,11 @@ def make_plan(
     facts = nets.facts(name)
     _check_net(facts, kind)
     pre = _preprocess(wishes, data, start, facts, device)
+    if pre.fit == "pad" and "tile" in kind.options and side > 1.5 * min(pre.input):
+        data.notes.append(
+            f"pictures are scaled from a usual {usual[1]}x{usual[0]} to {pre.input[1]}x{pre.input[0]}, so small things "
+            "are lost (--size keeps more; --task-option tile=256 looks at them piece by piece, at their own scale)"
+        )
     r = make_recipe(wishes.recipe or ("finetune" if start and kind.recipe is None else None), name, wishes.fields, kind)
     with show.bar("looking for near-duplicates") as bar:
         mirrored = r.flip != "none" if "flip" in wishes.fields else None
@@ -212,15 +218,27 @@ def _preprocess(wishes: Wishes, data: Data, start: Start | None, facts: Facts, d
     usual, channels = data.usual
     side, kind = min(usual), data.task
     given = start.sized(wishes.size, side) if start else None
+    if tile := int(task_options(kind, wishes.task_options).get("tile", 0)):
+        if tile < nets.smallest_picture(facts.name):
+            raise UsageError(
+                f"{facts.name} needs tiles of at least {nets.smallest_picture(facts.name)}, not tile={tile}"
+            )
+        made = Preprocess(tile, tile, channels=channels, fit="tile", shape=(tile, tile))
+        return (
+            made
+            if given is None
+            else dataclasses.replace(made, mean=given.mean, std=given.std, channels=given.channels)
+        )
     if kind.fit == "pad":
         size = wishes.size or kind.size or min(side, 64 if side <= 96 else 256 if device.kind == "cpu" else 512)
         one = nets.one_size(facts.name)
         step = 1 if one else 8 if size <= 96 else _STEP
-        shape = (size, size) if one else choose_shape(usual, max(size, facts.smallest), step)
+        size = max(size, nets.smallest_picture(facts.name))
+        shape = (size, size) if one else choose_shape(usual, size, step)
         made = Preprocess(min(shape), min(shape), channels=channels, fit="pad", shape=shape)
         if given is None:
             return made
-        return Preprocess(made.size, made.resize, given.mean, given.std, given.channels, "pad", made.shape)
+        return dataclasses.replace(made, mean=given.mean, std=given.std, channels=given.channels)
     if given is not None:
         return given
     usually = choose_size(side, device.kind == "cpu")

@@ -16,7 +16,7 @@ from torch import nn
 from neocog.data import open_source
 from neocog.data.batches import Batch, Known, Streamed, gathered_pictures, normalised, workers
 from neocog.data.decode import placed
-from neocog.data.kinds import Category
+from neocog.data.kinds import Category, Column, renamed
 from neocog.data.source import Source
 from neocog.data.warp import Warp
 from neocog.errors import DataError, DecodeError, NeocogError, NetError, RunError, UsageError
@@ -32,6 +32,8 @@ from neocog.tasks.label import Prediction
 from neocog.tasks.measures import evaluate_logits, softmax
 from neocog.tasks.task import fits, load
 from neocog.tasks.unknown import Unknown
+
+_CLASSED = ("category", "categories", "boxes", "mask")  # kinds of columns whose names are classes
 
 
 class Spec(TypedDict):
@@ -252,8 +254,7 @@ def predict(
     pre, chosen, task = run.preprocess, _here(device), run.task
     net = run.net().to(chosen.torch).to(memory_format=chosen.layout)  # type: ignore[call-overload]
     detector = run.detector() if task.knows_strangers else None
-    if pre.fit == "pad":
-        batch_size = min(batch_size, 8)
+    batch_size = {"pad": min(batch_size, 8), "tile": 1}.get(pre.fit, batch_size)
 
     def read(one: tuple[int, Any]) -> tuple[str, Any, str | None]:
         number, item = one
@@ -298,8 +299,8 @@ def pictures_only(pictures: list[Any], pre: Preprocess, device: Device) -> Batch
     """A batch of prepared pictures (see ``data.batches.Placed``) of which nothing is known."""
     part = gathered_pictures(pictures, pre)
     x = normalised(part.pixels.to(device.torch).permute(0, 3, 1, 2).float() / 255.0, pre)
-    x = x.contiguous(memory_format=device.layout)
-    return Batch((x,), {}, torch.arange(len(x)), part.valid.to(device.torch), Warp(part.places, part.sizes, pre.input))
+    x, size = x.contiguous(memory_format=device.layout), (x.shape[2], x.shape[3])
+    return Batch((x,), {}, torch.arange(len(x)), part.valid.to(device.torch), Warp(part.places, part.sizes, size))
 
 
 def _here(device: str | None) -> Device:
@@ -397,10 +398,16 @@ def _evaluate_one(runs: Sequence[Run], data: Any, split: str | None, device: str
         rows = np.flatnonzero(usable if name == "all" else usable & (source.splits == SPLITS.index(name)))
         if not len(rows):
             raise DataError(f"{source.name} has no picture with {' and '.join(task.needs)} in the split {name}")
-        columns = {role: source.columns[role].select(rows) for role in task.needs}
+        columns = {role: _as_trained(source.columns[role], task).select(rows) for role in task.needs}
         shown = open_split(columns, task, source, rows, run.preprocess, where, Show(False), "pictures")
         net = run.net().to(where.torch).to(memory_format=where.layout)  # type: ignore[call-overload]
         seen, _ = observed(net, task, shown, where, **run.views)
         figures.append({"run": str(run.folder), **task.figures(seen)})
         n = figures[-1]["n"]
     return {"data": open_source(data).name, "split": name, "n": n, "runs": figures, "ensemble": None}
+
+
+def _as_trained(column: Column, task: Task) -> Column:
+    """A column with its classes in the order of the task's. Raises: DataError: a class that the task does not know."""
+    classes = tuple(getattr(task, "classes", ()))
+    return renamed(column, classes) if classes and column.kind in _CLASSED else column

@@ -87,7 +87,7 @@ class Recipe:
         for key, value in fields.items():
             if key not in known:
                 raise UsageError(f"a recipe has no field {key!r}{closest(key, known)}; it has {', '.join(known)}")
-            values[key] = _converted(key, value, type(getattr(self, key)))
+            values[key] = converted("--set", key, value, type(getattr(self, key)))
         return dataclasses.replace(self, **values)
 
     def as_dict(self) -> dict[str, Any]:
@@ -95,13 +95,14 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
-def _converted(key: str, value: Any, kind: type) -> Any:
+def converted(option: str, key: str, value: Any, kind: type) -> Any:
+    """A value as `kind`, of what was typed after `option`. Raises: UsageError: it is none."""
     try:
         if kind is bool and isinstance(value, str):
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
         return kind(value)
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"--set {key}= needs a value of type {kind.__name__}, not {value!r}") from None
+        raise UsageError(f"{option} {key}= needs a value of type {kind.__name__}, not {value!r}") from None
 
 
 _SPEED = Recipe(

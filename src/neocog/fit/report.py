@@ -345,13 +345,15 @@ def _curves(epochs: Sequence[Mapping[str, Any]]) -> Html:
     if not epochs:
         return paragraph("No epoch was finished.")
     parts = []
-    known = {"train_loss", "val_loss", "val_n", "val_error", "val_accuracy_interval", "val_classes"}
-    figures = dict.fromkeys(
-        key.split("_", 1)[1]
-        for record in epochs
-        for key in record
-        if key.startswith(("train_", "val_")) and key not in known
+    known = {"loss", "error", "accuracy_interval", "classes", "n"}
+    logged = dict.fromkeys(key for record in epochs for key in record if key.startswith(("train_", "val_")))
+    asked = dict.fromkeys(
+        name
+        for key in logged
+        if (name := key.split("_", 1)[1]) not in known and not name.endswith(("_n", "_standard_error"))
     )
+    # first those that training and validation have in common
+    figures = sorted(asked, key=lambda name: f"train_{name}" not in logged or f"val_{name}" not in logged)
     own = [
         (
             name.replace("_", " ").capitalize(),

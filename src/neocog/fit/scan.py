@@ -21,11 +21,14 @@ from neocog.fit.state import State
 def find_lr(
     data: Any,
     *,
+    task: str | None = None,
+    task_options: Mapping[str, Any] | None = None,
     net: str | None = None,
     recipe: str | None = None,
     seed: int = 0,
     set: Mapping[str, Any] | None = None,
     size: int | None = None,
+    columns: Mapping[str, str] | None = None,
     device: str | None = None,
     offline: bool = False,
     steps: int = 60,
@@ -40,12 +43,21 @@ def find_lr(
         "diverged_lr", "reason", "set"}``; `set` is what to type.
     """
     place(device)
-    world, show, opened = World(), Show(progress), Data.open(data, None, offline)
+    world, show = World(), Show(progress)
+    opened = Data.open(data, None, offline, dict(columns) if columns else None, task)
     chosen = choose(device, training=True)
     show.say(f"device: {chosen}")
-    wishes = Wishes(net=net, recipe=recipe, fields=dict(set or {}), seed=seed, size=size)
-    plan, task = make_plan(wishes, opened, chosen, world, show)
-    made = Job(plan, opened, task, chosen, world, show, Path(), time.monotonic())
+    wishes = Wishes(
+        task=task,
+        task_options=dict(task_options or {}),
+        net=net,
+        recipe=recipe,
+        fields=dict(set or {}),
+        seed=seed,
+        size=size,
+    )
+    plan, asked = make_plan(wishes, opened, chosen, world, show)
+    made = Job(plan, opened, asked, chosen, world, show, Path(), time.monotonic())
     prepare(made)
     plan = made.plan
     state = State(made.net, plan.recipe, plan.batch, chosen.dtype)
@@ -62,7 +74,7 @@ def find_lr(
                 for group in opt.param_groups:
                     group["lr"] = group["peak"] * factor
             tally = Tally(chosen.torch)
-            loss, count = gradients(made.net, next(stream), task, chosen, plan.recipe.chunk, tally)
+            loss, count = gradients(made.net, next(stream), asked, chosen, plan.recipe.chunk, tally)
             share_gradients(made.net, count, world)
             for opt in state.opts:
                 opt.step()

@@ -69,7 +69,7 @@ def open_start(
 
     Raises:
         NetError: not found, or the weights do not fit the net. RunError: a folder that holds no finished run.
-        UsageError: it cannot be told which net is meant.
+        UsageError: it is not clear which net is meant.
     """
     text = str(start)
     path = start.folder if isinstance(start, Run) else Path(start).expanduser()

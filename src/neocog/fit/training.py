@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -26,6 +26,7 @@ from neocog.fit.features import check_layers, layer_names
 from neocog.fit.finish import finish
 from neocog.fit.inputs import count_parameters, prepare
 from neocog.fit.job import Data, Job, Wishes
+from neocog.fit.job import task_options as check_options
 from neocog.fit.learn_head import learn_head
 from neocog.fit.loop import fit, weighted
 from neocog.fit.new_run import make_folder
@@ -128,7 +129,7 @@ def train(
     if net is not None:
         nets.facts(net)
     if task is not None:
-        find(task)
+        check_options(find(task), task_options or {})
     fields, layers = dict(set or {}), layer_names(layer)
     make_recipe(recipe, net or "speednet", fields)  # a wrong name is refused before anything is read
     if scratch := isinstance(start, str) and start in SCRATCH:
@@ -241,10 +242,10 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
 
 
 def _carry_out(job: Job, *, diagnosis: bool) -> Run:
-    folder, world, show, device = job.folder, job.world, job.show, job.device
+    folder, world, show = job.folder, job.world, job.show
     again = (folder / CHECKPOINT).exists()
     prepare(job, fresh=not again)
-    plan, net, task = job.plan, job.net, job.task
+    plan, net, task, device = job.plan, job.net, job.task, job.device
     state = State(net, plan.recipe, plan.batch, device.dtype)
     if again:
         state.load(folder)
@@ -258,14 +259,15 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
         if len(validation) == 0:
             return {}
         seen, _ = observed(tried, task, validation, device, world=world)
-        if not all(np.isfinite(v).all() for v in seen.values() if v.dtype.kind == "f"):
+        figures = task.figures(seen)  # what `seen` has of things that are not known may be nan
+        if not math.isfinite(figures["loss"]):
             return {}  # a net that diverges has no figures
-        figures = task.figures(seen)
         return {f"val_{k}": v for k, v in {**figures, "error": task.error(figures)}.items()}
 
     def inspect(tried: nn.Module, batch: Batch) -> dict[str, Any]:
+        some = dataclasses.replace(batch, mix=None).part(slice(0, 128))
         with device.autocast():
-            return {"dead": diagnose.dead_units(tried, *(x[:128] for x in batch.inputs))}
+            return {"dead": diagnose.dead_units(tried, run=lambda net: task.run(net, some))}
 
     try:
         if not again:

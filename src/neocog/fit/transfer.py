@@ -38,7 +38,7 @@ from neocog.fit.start import Start, open_start
 from neocog.nets.trunk import Headed
 from neocog.records import counted
 from neocog.tasks import Task
-from neocog.tasks.task import saved
+from neocog.tasks.task import load, saved
 
 if TYPE_CHECKING:
     from neocog.fit.job import Data, Wishes
@@ -75,11 +75,11 @@ def decide(start: Start, task: Task, data: Data, wishes: Wishes) -> Decision:
     recipe, fields, layers = wishes.recipe, wishes.fields, wishes.layers
     pictures = len(data.rows("train"))
     if task.fits_at_once:
-        counts = np.bincount(data.source.labels[data.rows("train")], minlength=len(data.source.classes))
+        counts, word = task.support(data.source, data.rows("train"))
         # fields for steps ask for steps; where the weights were asked for as well, that is a contradiction
         steps = wishes.start is None and not set(fields) <= _HEAD_FIELDS | _ALWAYS
         named = recipe or ("finetune" if steps else None)
-        regime, why = choose_regime(wishes.regime, counts, layers=bool(layers), recipe=named)
+        regime, why = choose_regime(wishes.regime, counts, word, layers=bool(layers), recipe=named)
     else:
         regime, why = _by_steps(task, pictures, wishes)
     _check_recipe(regime, recipe, fields)
@@ -94,7 +94,7 @@ def decide(start: Start, task: Task, data: Data, wishes: Wishes) -> Decision:
     notes = [f"regime {regime}: {why}", began["told"]]
     if regime == "features" and (wishes.epochs or wishes.minutes):
         notes.append("regime features fits a last layer at once, so epochs and minutes have no meaning")
-    if task.fits_at_once and each_class(counts) < FEW and (regime != "features" or r.folds == 1):
+    if task.name == "label" and each_class(counts) < FEW and (regime != "features" or r.folds == 1):
         notes.append(ONE_SPLIT)
     return Decision(r, taps, began, notes)
 
@@ -141,9 +141,9 @@ def each_class(counts: np.ndarray) -> float:
 
 
 def choose_regime(
-    wanted: str | None, counts: np.ndarray, *, layers: bool = False, recipe: str | None = None
+    wanted: str | None, counts: np.ndarray, word: str = "class", *, layers: bool = False, recipe: str | None = None
 ) -> tuple[str, str]:
-    """Return the regime and why, from the numbers of pictures to learn from in each class (K,)."""
+    """Return the regime and why, from the numbers of pictures to learn each class from (K,); `word`: for a class."""
     if wanted:
         return wanted, "asked for"
     if layers:
@@ -151,7 +151,7 @@ def choose_regime(
     if recipe == "features":
         return "features", "its recipe was named"
     each = each_class(counts)
-    said = f"about {counted(round(each))} a class to learn from: that is"
+    said = f"about {counted(round(each))} a {word} to learn from: that is"
     if each < _TOP_FROM and not recipe:
         return "features", f"{said} too few to change the trunk; from {_TOP_FROM} on it would be top"
     if each < _ALL_FROM:
@@ -199,7 +199,8 @@ def _plan_taps(start: Start, regime: str, layers: Sequence[str], pool: str) -> d
 def describe(start: Start, regime: str, why: str, taps: dict[str, Any] | None, task: Task) -> dict[str, Any]:
     """What a plan keeps of a start, JSON-able."""
     if task.name != "label":
-        kept = start.task is not None and same_answers(start.task, task)
+        kept = start.task is not None and same_answers(start.task, task) and taps == start.taps
+        kept = kept and regime != "features"
         return {
             "weights": str(start.path),
             "fingerprint": fingerprint(start.net.state_dict()),
@@ -226,8 +227,13 @@ def describe(start: Start, regime: str, why: str, taps: dict[str, Any] | None, t
 
 def same_answers(first: Mapping[str, Any], task: Task) -> bool:
     """Whether a saved task has the outputs of another one, so that its head can be kept."""
-    second = saved(task)
-    return all(first.get(key) == second.get(key) for key in ("name", "classes", "names", "width", "dimensions"))
+    return load(first).outputs == task.outputs and _same(first, saved(task))
+
+
+def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    if any(first.get(key) != second.get(key) for key in ("name", "classes", "names", "method", "width", "dimensions")):
+        return False
+    return all(_same(one, other) for one, other in zip(first.get("parts", ()), second.get("parts", ()), strict=True))
 
 
 # ---------------------------------------------------------------- before the first step

@@ -150,7 +150,7 @@ class Library:
         device: str | None,
         say: Callable[[str], object],
     ) -> dict[str, Any]:
-        """What `indexing.index` is told of the net, which is made only if there is something to compute."""
+        """What `indexing.index` needs to know of the net, which is made only if there is something to compute."""
         if net is None and weights is None and layer is None and size is None and device is None:
             return {}  # indexing takes the library's own, or the default
         from neocog.library.embed import Embedder, at_layer, at_size, default_net, embedder_of, model_name

@@ -149,7 +149,7 @@ class Embedder:
             resize: pixels that the short side is brought to before the square is cut out of the centre; default:
                 `size`, so that nothing of it is lost (of a run, and without `size`: as it was trained).
             amount: how many pictures are coming; decides whether measuring and compiling pay.
-            say: is told in one line what was chosen.
+            say: gets one line about what was chosen.
 
         Raises:
             NetError, RunError: no such net, weights or run. UsageError: a net that gives no vector for a picture.

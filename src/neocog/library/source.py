@@ -91,7 +91,8 @@ def library_source(spec: str | os.PathLike[str] | Store, concept: str | None = N
 
     With several concepts each is a class (a picture may have several), and pictures that are none of them are "other".
     One concept needs pictures that are not it: where fewer were named than show it, pictures of the library that
-    almost surely do not are taken, and told. Where nothing was taught, the labels of the library's pictures are taken.
+    almost surely do not are taken, and a note says so. Where nothing was taught, the labels of the library's pictures
+    are taken.
 
     Raises:
         LibraryError: no such library, or nothing in it has a label. UsageError: no such concept.

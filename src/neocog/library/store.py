@@ -241,7 +241,7 @@ class Store:
         return self._mirror("problems")
 
     def models(self) -> dict[str, dict[str, Any]]:
-        """What has vectors here: name -> column, dimension, classes, and what `add_model` was told."""
+        """What has vectors here: name -> column, dimension, classes, and what `add_model` got."""
         return dict(self._card.read()["models"])
 
     @property
@@ -584,7 +584,7 @@ class Store:
         return self._db
 
     def _address(self) -> str:
-        """The library's folder as LanceDB can be told it, which takes UTF-8 only."""
+        """The library's folder in a form that LanceDB takes, which is UTF-8 only."""
         address = str(self.folder)
         if shown(address) == address:
             return address

@@ -7,8 +7,19 @@ method ``forward_features(x) -> (B, D)``, and, when it was built here, `spec`: a
 ``build(**net.spec)`` makes the same net again.
 """
 
-from .registry import build, builder, change_head, example, facts, head_of, names, one_size, options, register
-from .weights import load_weights, preprocess_for
+from .registry import (
+    builder,
+    change_head,
+    example,
+    facts,
+    head_of,
+    names,
+    one_size,
+    options,
+    register,
+    smallest_picture,
+)
+from .weights import build, load_weights, preprocess_for
 
 __all__ = [
     "build",
@@ -23,4 +34,5 @@ __all__ = [
     "options",
     "preprocess_for",
     "register",
+    "smallest_picture",
 ]

@@ -86,8 +86,8 @@ class StochasticDepth(nn.Module):
     `survival`. form="scaled": one draw for each picture, survivors are divided by `survival`, and evaluation leaves
     the branch alone (as torchvision's "row" mode).
 
-    The paper's form leaves the parameters of a dropped branch without a gradient; a data-parallel wrapper has to be
-    told so (``find_unused_parameters=True``).
+    The paper's form leaves the parameters of a dropped branch without a gradient; a data-parallel wrapper needs
+    ``find_unused_parameters=True``.
     """
 
     def __init__(self, survival: float, form: str = "paper") -> None:

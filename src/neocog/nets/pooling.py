@@ -235,7 +235,7 @@ class MaxUnpool2d(nn.Module):
     """Put values back to where `SwitchedMaxPool2d` found them; all other places are 0.
 
     Where windows overlap and share a maximum, its values are added, so that for fixed switches this is the exact
-    transpose of pooling (``nn.MaxUnpool2d`` keeps one of them, and needs to be told windows and steps).
+    transpose of pooling (``nn.MaxUnpool2d`` keeps one of them, and needs the windows and steps).
     """
 
     def forward(self, x: Tensor, switches: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:

@@ -50,6 +50,31 @@ class Pyramid(nn.Module):
         return {stride: made[stride] for stride in sorted(made)}
 
 
+class Joined(nn.Module):
+    """Maps of all strides -> one map at the finest of them: a pyramid whose levels are enlarged, added and mixed.
+
+    Args:
+        finest: strides below it are left out, where the trunk has coarser ones.
+
+    Attributes:
+        stride: of the result.
+    """
+
+    def __init__(self, channels: Mapping[int, int], width: int = 128, finest: int = 2) -> None:
+        super().__init__()
+        self.strides = [s for s in channels if s >= finest] or [max(channels)]
+        self.stride = min(self.strides)
+        self.pyramid = Pyramid({s: channels[s] for s in self.strides}, width)
+        self.mix = conv_norm(width, width)
+
+    def forward(self, maps: Mapping[int, Tensor]) -> Tensor:
+        """Maps (B, channels[s], h, w) by stride -> (B, width, h, w) of the finest stride."""
+        total, *others = self.pyramid(maps).values()
+        for level in others:
+            total = total + F.interpolate(level, total.shape[-2:], mode="bilinear", align_corners=False)
+        return self.mix(total)  # type: ignore[no-any-return]
+
+
 def conv_norm(channels: int, out: int, size: int = 3, norm: str = "group", *, dilation: int = 1) -> nn.Sequential:
     """Convolution, normalisation, ReLU; the map keeps its size."""
     padding = dilation * (size // 2)

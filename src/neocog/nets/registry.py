@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import os
 import pkgutil
 import re
 from collections.abc import Callable
@@ -107,7 +106,15 @@ def options(name: str) -> dict[str, Any]:
 
 def one_size(name: str) -> bool:
     """Return whether a net is built for pictures of one size, as with linear layers on its maps; others take any."""
-    return "input_size" in _entry(name).takes
+    entry = _entry(name)
+    return "input_size" in entry.takes and not getattr(entry.builder, "any_size", False)
+
+
+def smallest_picture(name: str) -> int:
+    """Return the smallest side of a picture whose map a net can make; `tiling` fills up what an input lacks."""
+    entry = _entry(name)
+    context = getattr(entry.builder, "context", None)
+    return 2 if context and context(**entry.settings) else entry.facts.smallest
 
 
 def builder(name: str) -> Callable[..., nn.Module]:
@@ -120,31 +127,14 @@ def build(
     classes: int | None = None,
     in_channels: int | None = None,
     input_size: int | None = None,
-    *,
-    weights: str | os.PathLike[str] | None = None,
-    offline: bool | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Build a net, with fresh weights or with `weights`.
+    """Build a net with fresh weights; see `weights.build`, which is ``neocog.nets.build``.
 
-    `classes`, `in_channels` and `input_size` (H = W, in pixels) default to those of the published net. `options`
-    differ from family to family; `neocog.nets.options(name)` lists them. Inside ``with torch.device("meta")`` the
-    net takes no memory. The settings are kept in ``net.spec``.
-
-    `weights` is a safetensors file (names of torchvision, timm and Keras' MobileNet are understood), a run folder, or
-    "imagenet": the file ``<name>.safetensors`` in the folder that NEOCOG_WEIGHTS names, else that of an installed
-    package, else fetched from the Hugging Face hub, unless `offline`. The head of the file is kept if `classes` is not
-    given or the same, else replaced.
-
-    Raises: NetError for an unknown name or option, a value that the net cannot have, or weights that do not fit.
+    Raises: NetError for an unknown name or option, or a value that the net cannot have.
     """
     entry = _entry(name)
-    _check_options(entry, options)
-    if weights is not None:
-        from .weights import build_with_weights  # late: that file imports this one
-
-        sizes = {"classes": classes, "in_channels": in_channels, "input_size": input_size}
-        return build_with_weights(name, weights, **sizes, offline=offline, **options)  # type: ignore[arg-type]
+    check_options(name, options)
     given = {
         "classes": entry.facts.classes if classes is None else classes,
         "in_channels": entry.facts.input[0] if in_channels is None else in_channels,
@@ -241,7 +231,9 @@ def _same_layer(old: nn.Module, classes: int) -> nn.Module:
     )
 
 
-def _check_options(entry: _Entry, options: dict[str, Any]) -> None:
+def check_options(name: str, options: dict[str, Any]) -> None:
+    """Raises: NetError for an option that the net does not have, or that cannot be saved as JSON."""
+    entry = _entry(name)
     for key, value in options.items():
         if key not in entry.options:
             known = ", ".join(f"{k}={v!r}" for k, v in entry.options.items()) or "none"

@@ -43,7 +43,7 @@ class Trunk(nn.Module):
     def __init__(self, net: nn.Module, levels: Mapping[int, str] | None = None) -> None:
         super().__init__()
         self.net = net
-        found = _find(net)
+        found, later = _find(net)
         if levels is None:
             self.levels = {stride: name for stride, (name, _) in found.items()}
         else:
@@ -55,6 +55,9 @@ class Trunk(nn.Module):
                 "expected a convolutional net for pictures, such as resnet18"
             )
         self.spec: Any = getattr(net, "spec", None)
+        for name in later:  # what comes after the last map has no part in any answer
+            for p in net.get_submodule(name).parameters(recurse=False):
+                p.requires_grad_(False)
 
     @property
     def width(self) -> int:
@@ -113,18 +116,23 @@ class Headed(nn.Module):
         return self.answer(self.trunk.maps(x), x, **more)
 
 
-def _find(net: nn.Module) -> dict[int, tuple[str, int]]:
-    """Stride -> name and channels of the last module that gives a map of that stride."""
+def _find(net: nn.Module) -> tuple[dict[int, tuple[str, int]], list[str]]:
+    """Stride -> name and channels of the last module that gives such a map; and the modules used after them."""
     heads = (str(getattr(net, "head", "")), *getattr(net, "aux_heads", ()))
     seen: list[tuple[str, tuple[int, ...]]] = []
     calls: dict[str, int] = {}
+    order: list[str] = []
     handles = []
     for name, module in net.named_modules():
-        if not name or any(name == head or name.startswith(f"{head}.") for head in heads if head):
+        if not name:
+            continue
+        if any(name == head or name.startswith(f"{head}.") for head in heads if head):
+            handles.append(module.register_forward_hook(lambda _m, _i, _o, name=name: order.append(name)))
             continue
 
         def note(_module: nn.Module, _inputs: Any, output: Any, name: str = name) -> None:
             calls[name] = calls.get(name, 0) + 1
+            order.append(name)
             if isinstance(output, Tensor) and output.ndim == 4:
                 seen.append((name, tuple(output.shape)))
 
@@ -151,4 +159,7 @@ def _find(net: nn.Module) -> dict[int, tuple[str, int]]:
             continue  # no usual stride, or a map that was made larger again (a decoder)
         deepest = max(deepest, stride)
         found[stride] = (name, shape[1])
-    return found
+    if not found:
+        return found, []
+    last = order.index(found[max(found)][0])
+    return found, [name for name in dict.fromkeys(order[last + 1 :]) if name not in order[: last + 1]]

@@ -90,6 +90,7 @@ class UNet(nn.Module):
     """
 
     head = "score"
+    any_size = True  # built for one size, it takes others
 
     def __init__(
         self,
@@ -107,6 +108,8 @@ class UNet(nn.Module):
         super().__init__()
         check_dropout(dropout)
         self.in_channels, self.padding = in_channels, padding
+        # pixels that the output lacks on each side, see `tiling.over_picture`
+        self.margin = 0 if padding else 92 + bool(between)
         self._check_tiling(input_size, input_size)
         # 2^level times the narrowest, so that every level has twice the channels of the one before
         widths = [scaled(_WIDTHS[0], width) * (wide // _WIDTHS[0]) for wide in _WIDTHS]
@@ -135,6 +138,15 @@ class UNet(nn.Module):
             nn.init.normal_(layer.weight, std=(2 / inputs) ** 0.5)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+    @staticmethod
+    def context(padding: int, **_: object) -> bool:
+        """Whether pictures get a margin of their mirror image, so that they may be smaller than the net's input."""
+        return padding == 0
+
+    def fitting(self, side: int) -> int:
+        """The side of the smallest input of at least `side` pixels."""
+        return side if self.padding else max(188, 60 + 16 * -(-(side - 60) // 16))
 
     def _check_tiling(self, height: int, width: int) -> None:
         """Raise NetError unless every pooling of an unpadded net gets a map with even sides."""

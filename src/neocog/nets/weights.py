@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import NetError
+from . import registry
 from .hub import tell
-from .registry import build, change_head, facts, names
+from .registry import change_head, check_options, facts, names
 from .weight_files import preprocess_for, read_weights, resolve_weights, trained_options, trained_spec
 from .weight_names import KERAS, Match, best_match
 
@@ -61,6 +62,36 @@ def load_weights(
     return _load(net, read_weights(path), str(path), trained_options(path), strict, say)
 
 
+def build(
+    name: str,
+    classes: int | None = None,
+    in_channels: int | None = None,
+    input_size: int | None = None,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    offline: bool | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Build a net, with fresh weights or with `weights`.
+
+    `classes`, `in_channels` and `input_size` (H = W, in pixels) default to those of the published net. `options`
+    differ from family to family; `neocog.nets.options(name)` lists them. Inside ``with torch.device("meta")`` the
+    net takes no memory. The settings are kept in ``net.spec``.
+
+    `weights` is a safetensors file (names of torchvision, timm and Keras' MobileNet are understood), a run folder, or
+    "imagenet": the file ``<name>.safetensors`` in the folder that NEOCOG_WEIGHTS names, else those of an installed
+    package, else fetched from the Hugging Face hub, unless `offline`. The head of the file is kept if `classes` is not
+    given or the same, else replaced.
+
+    Raises: NetError for an unknown name or option, a value that the net cannot have, or weights that do not fit.
+    """
+    if weights is None:
+        return registry.build(name, classes, in_channels, input_size, **options)
+    check_options(name, options)
+    sizes = {"classes": classes, "in_channels": in_channels, "input_size": input_size}
+    return build_with_weights(name, weights, **sizes, offline=offline, **options)  # type: ignore[arg-type]
+
+
 def build_with_weights(
     name: str,
     weights: str | os.PathLike[str],
@@ -89,13 +120,13 @@ def build_with_weights(
     sizes = {"in_channels": in_channels, "input_size": input_size}
     settings = {**spec, **{key: value for key, value in sizes.items() if value is not None}, **options, "name": name}
     with torch.device("meta"):
-        net = build(**settings)
+        net = registry.build(**settings)
         known = _classes_in(net, state)
         if known not in (None, net.spec["classes"]):  # type: ignore[index]
             settings["classes"] = known
-            net = build(**settings)
+            net = registry.build(**settings)
     if _match(net, state).fresh:  # auxiliary heads need initial values
-        net = build(**settings)
+        net = registry.build(**settings)
     _load(net, state, str(path), trained_options(path), True, say)
     net.to(torch.get_default_device())
     if classes is not None and classes != net.spec["classes"]:  # type: ignore[index]
@@ -228,7 +259,7 @@ def nearest(state: Mapping[str, Tensor]) -> tuple[str, int | None] | None:
     order = sorted(names(), key=lambda name: abs(log(max(counted, 1) / max(facts(name).params, 1))))
     for name in order[:_TRIED]:
         with torch.device("meta"):
-            net = build(name)
+            net = registry.build(name)
         match = _match(net, state)
         if match.fits_but(_heads(net)):
             return name, _classes_in(net, state)

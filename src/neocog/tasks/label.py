@@ -43,16 +43,30 @@ class Prediction(Answer):
     problem: str | None = None
 
     def row(self) -> dict[str, Any]:
-        return {"label": self.label, "probability": self.probability, "unknown": self.unknown}
+        """What is unknown has no label; its guesses are in ``label_1`` and so on."""
+        guesses = {
+            name: value
+            for k, (label, p) in enumerate(self.top, 1)
+            for name, value in ((f"label_{k}", label), (f"probability_{k}", p))
+        }
+        return {**self._said(), "unknown": self.unknown, "strangeness": self.strangeness, **guesses}
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "label": None if self.unknown or self.problem else self.label,
-            "probability": self.probability,
-            "top": [{"label": name, "probability": p} for name, p in self.top],
+            **self._said(),
             "unknown": self.unknown,
             "strangeness": self.strangeness,
+            "top": [{"label": name, "probability": p} for name, p in self.top],
         }
+
+    def _said(self) -> dict[str, Any]:
+        silent = self.unknown or self.problem is not None
+        return {"label": None if silent else self.label, "probability": None if silent else self.probability}
+
+    def text(self) -> str:
+        first = "unknown" if self.unknown else f"{self.label} {self.probability:.1%}"
+        others = ", ".join(f"{name} {p:.1%}" for name, p in self.top[0 if self.unknown else 1 :])
+        return f"{first} ({others})" if others else first
 
     def tags(self) -> tuple[tuple[str, float], ...]:
         return () if self.unknown else self.top
@@ -137,6 +151,10 @@ class Label(Task):
     def strata(cls, source: Source) -> np.ndarray:
         return source.labels
 
+    @classmethod
+    def support(cls, source: Source, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        return np.bincount(source.labels[rows], minlength=len(source.classes)), "class"
+
     @property
     def outputs(self) -> int:
         return len(self.classes)
@@ -180,7 +198,7 @@ class Label(Task):
 
     def full(self, seen: Seen, temperature: float | None = None) -> dict[str, Any]:
         """Every figure of `neocog.tasks.measures.evaluate_logits`."""
-        if not len(seen.get("labels", ())):
+        if not len(seen.get("labels", ())) or not np.isfinite(seen["logits"]).all():
             return {"n": 0, "accuracy": float("nan"), "loss": float("nan")}
         temperature = self.temperature if temperature is None else temperature
         return evaluate_logits(seen["logits"], seen["labels"], self.classes, temperature)

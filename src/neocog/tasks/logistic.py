@@ -32,14 +32,21 @@ def logistic(
 
     Args:
         x: float32 or float64 (N, D), in which the work is done; best with columns of about mean 0 and deviation 1.
-        labels: int (N,), below `classes`.
-        counts: (N,), how much each row counts in the mean.
+        labels: int (N,), below `classes`: one class for each row, a softmax. Or float (N, K), 1, 0 or nan (not
+            known): a yes or no for each class by itself, and the losses of the classes added.
+        counts: (N,), how much each row counts in the mean; of yes and no (N, K), how much each of them does.
         start: weights and biases to begin with; the end is the same.
         tolerance: the largest part of the gradient that is left.
     """
     # (N, D + 1): the bias is the weight of a feature that is always 1
     x = np.concatenate((x, np.ones((len(x), 1), x.dtype)), axis=1)
-    share = (counts / counts.sum()).astype(x.dtype)
+    apart = labels.ndim == 2
+    if apart:
+        known = ~np.isnan(labels)
+        counts, labels = counts * known, np.nan_to_num(labels).astype(x.dtype)
+        share = (counts / np.maximum(counts.sum(0), 1e-12)).astype(x.dtype)  # (N, K)
+    else:
+        share = (counts / counts.sum()).astype(x.dtype)
     ridge = np.full(x.shape[1], strength, x.dtype)
     ridge[-1] = _BIAS
     t = np.zeros((classes, x.shape[1]), x.dtype)
@@ -49,6 +56,8 @@ def logistic(
     enough = float(4 * np.finfo(x.dtype).eps)
 
     def loss(at: np.ndarray, z: np.ndarray) -> float:
+        if apart:
+            return float((share * (np.logaddexp(0, z) - labels * z)).sum()) + 0.5 * float((ridge * at * at).sum())
         high = z.max(1)
         each = np.log(np.exp(z - high[:, None]).sum(1)) + high - z[rows, labels]
         return float(share @ each) + 0.5 * float((ridge * at * at).sum())
@@ -57,10 +66,14 @@ def logistic(
         z = x @ t.T  # (N, K)
         now = loss(t, z)
         for _ in range(_STEPS):
-            p = np.exp(z - z.max(1, keepdims=True))
-            p /= p.sum(1, keepdims=True)
-            wrong = p * share[:, None]
-            wrong[rows, labels] -= share
+            if apart:
+                p = 1 / (1 + np.exp(-np.clip(z, -60, 60)))
+                wrong = (p - labels) * share
+            else:
+                p = np.exp(z - z.max(1, keepdims=True))
+                p /= p.sum(1, keepdims=True)
+                wrong = p * share[:, None]
+                wrong[rows, labels] -= share
             gradient = wrong.T @ x + ridge * t
             if np.abs(gradient).max() <= tolerance:
                 break
@@ -68,9 +81,12 @@ def logistic(
             def curvature(v: np.ndarray, p: np.ndarray = p) -> np.ndarray:
                 """The second derivative of the loss along v."""
                 change = x @ v.T
-                change -= (p * change).sum(1, keepdims=True)
-                change *= p
-                change *= share[:, None]
+                if apart:
+                    change *= p * (1 - p) * share
+                else:
+                    change -= (p * change).sum(1, keepdims=True)
+                    change *= p
+                    change *= share[:, None]
                 return change.T @ x + ridge * v
 
             step = _solve(curvature, gradient)

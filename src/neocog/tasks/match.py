@@ -59,6 +59,10 @@ class Vector(Answer):
     def row(self) -> dict[str, Any]:
         return {f"v{k}": round(v, 6) for k, v in enumerate(self.vector)}
 
+    def text(self) -> str:
+        first = " ".join(f"{v:.3f}" for v in self.vector[:4])
+        return f"vector of {len(self.vector)} numbers ({first} ...)"
+
     def to_json(self) -> dict[str, Any]:
         return {"vector": [round(v, 6) for v in self.vector], "same_from": self.same}
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 Targets = dict[str, Any]  # name -> tensor (B, ...) or list of B values
 Seen = dict[str, np.ndarray]  # what `observe` kept of a whole split, joined
+
+
+_COLUMNS = 9  # of an answer that are shown in a line
 
 
 @dataclass(slots=True)
@@ -63,19 +66,51 @@ class Section:
     body: Html
 
 
+class Indexed(NamedTuple):
+    """A class for each pixel: mask uint8 (H, W), index into `classes`, and their colours, RGB uint8 (K, 3)."""
+
+    mask: np.ndarray
+    classes: tuple[str, ...]
+    colours: np.ndarray
+
+
 class Answer(ABC):
-    """What a net says of one picture. `key` names it; `problem` is the reason if it could not be read."""
+    """What a net says of one picture. `key` names it; `problem` is the reason if it could not be read.
+
+    An answer that is a vector has the attribute `vector`, its numbers. What `coco`, `indexed` and `draw` give is
+    written by ``neocog predict``, where an answer has them (see `gives`).
+    """
 
     key: str
     problem: str | None
 
     @abstractmethod
     def row(self) -> dict[str, Any]:
-        """The columns of a table or a CSV file, without the key."""
+        """The columns of a table or a CSV file, without the key; the same for every picture that could be read."""
+
+    def text(self) -> str:
+        """One line for people; of many columns only the first."""
+        shown = [(k, f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in self.row().items()]
+        if len(shown) == 1:
+            return shown[0][1] or "nothing found"
+        more = [f"and {len(shown) - _COLUMNS} more"] if len(shown) > _COLUMNS else []
+        return ", ".join([*(f"{k} {v}" for k, v in shown[:_COLUMNS]), *more]) or "nothing found"
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """A JSON-able document, all there is."""
+
+    def gives(self, what: str) -> bool:
+        """Whether answers of this kind have ``coco``, ``indexed`` or ``draw``, also one that could not be read."""
+        return getattr(type(self), what) is not getattr(Answer, what)
+
+    def coco(self, image_id: int) -> list[dict[str, Any]]:
+        """COCO's annotations, without ``id``: ``category_id`` is 1 + the index of the class (see `Task.categories`)."""
+        return []
+
+    def indexed(self) -> Indexed | None:
+        """The class of each pixel of the upright picture, for an indexed PNG."""
+        return None
 
     def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
         """The answer drawn over the picture, uint8 (H, W, 3); `truth` is the column's value, where it is known."""
@@ -101,7 +136,7 @@ class Task(ABC):
         mirrors: whether a mirror image has the answer of the picture, once targets have moved with it.
         views_back: whether ``unmirrored`` undoes a mirror view of the outputs, so that views can be averaged.
         whole_batch: whether the loss compares the pictures of a batch, so that it is never computed in pieces.
-        fits_at_once: whether a last layer can be fitted on features at once (regime features, see fit.learn_head).
+        fits_at_once: whether a last layer can be fitted on features at once (regime features, see `fit_head`).
         knows_strangers: whether features tell pictures unlike the training data (then answers have ``judged``).
         recipe: the usual recipe; None: chosen by the net.
         size: the usual short side of the net's input; None: chosen by the pictures.
@@ -199,6 +234,26 @@ class Task(ABC):
         """Among how many classes of one loss a net without an opinion would guess; None where that means nothing."""
         return None
 
+    @classmethod
+    def support(cls, source: Source, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        """From how many of the training pictures each class is learned (K,), and the word for one; if `fits_at_once`.
+
+        It decides how much of a pretrained net is trained (see fit.transfer).
+        """
+        raise NotImplementedError
+
+    def fit_head(
+        self, x: np.ndarray, targets: dict[str, np.ndarray], strengths: Sequence[float]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Last layers, weight (K, D) and bias (K,), for features that stay as they are; if `fits_at_once`.
+
+        Args:
+            x: features (N, D), each of mean 0 and deviation 1.
+            targets: what `collate` made of the same pictures.
+            strengths: falling; the pull on the weights, ``mean loss + strength / 2 * |weights|^2`` is at its minimum.
+        """
+        raise NotImplementedError
+
     # ---- a batch
 
     @abstractmethod
@@ -218,6 +273,10 @@ class Task(ABC):
     @abstractmethod
     def losses(self, outputs: Any, batch: Batch) -> Losses:
         """The loss of a batch; outputs are float32."""
+
+    def truth(self, columns: Mapping[str, Any], i: int) -> Any:
+        """What ``Answer.draw`` gets as the truth of sample `i`: the value of the first need."""
+        return columns[next(iter(self.needs))][i]
 
     def unmirrored(self, outputs: Any) -> Any:
         """Outputs for a mirror view, as they would be for the picture itself; left out where `views_back` is false."""
@@ -264,6 +323,11 @@ class Task(ABC):
 
     # ---- answers
 
+    def categories(self) -> list[dict[str, Any]]:
+        """COCO's categories, ids from 1 in the order of the classes; a task of points adds ``keypoints``."""
+        names = getattr(self, "classes", ()) or ("object",)
+        return [{"id": k, "name": name} for k, name in enumerate(names, 1)]
+
     @abstractmethod
     def answers(self, outputs: Any, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
         """What is said of each picture of a batch; boxes, points and masks in pixels of the file (``batch.warp``).
@@ -280,6 +344,7 @@ class Task(ABC):
 
 _tasks: dict[str, type[Task]] = {}
 _found = False
+_joining: list[Callable[[str], type[Task]]] = []  # what makes a task of a name such as label+pose
 
 
 def register(task: type[Task]) -> type[Task]:
@@ -288,6 +353,12 @@ def register(task: type[Task]) -> type[Task]:
         raise UsageError(f"a task named {task.name!r} is already registered; give the new one another name")
     _tasks[task.name] = task
     return task
+
+
+def joins(make: Callable[[str], type[Task]]) -> Callable[[str], type[Task]]:
+    """Names with a plus are made by this function; a decorator."""
+    _joining.append(make)
+    return make
 
 
 def names() -> tuple[str, ...]:
@@ -301,10 +372,15 @@ _PREFERENCE = ("label", "detect", "segment", "pose", "tags", "locate", "number",
 
 
 def find(name: str) -> type[Task]:
-    """The task of that name. Raises: UsageError if there is none."""
+    """The task of that name; ``label+pose`` is several on one trunk. Raises: UsageError if there is none."""
     _find()
+    if "+" in name:
+        return _joining[0](name)
     if name not in _tasks:
-        raise UsageError(f"unknown task {name!r}{closest(name, _tasks)}; there are {', '.join(names())}")
+        raise UsageError(
+            f"unknown task {name!r}{closest(name, _tasks)}; there are {', '.join(names())}, and several on one trunk "
+            "as in label+pose"
+        )
     return _tasks[name]
 
 
@@ -391,13 +467,19 @@ class Meter:
             else np.concatenate([one[name] for one in every])
             for name in every[0]
         }
-        rows = made.get("rows")
-        if rows is not None:
-            order = np.argsort(rows, kind="stable")
-            for name, value in made.items():
-                if name not in self.task.summed and len(value) == len(rows) and not name.startswith("each_"):
-                    made[name] = value[order]
-        return made
+        return by_rows(made, self.task.summed)
+
+
+def by_rows(seen: Seen, summed: Collection[str]) -> Seen:
+    """The same in the order of ``seen["rows"]``, where an array has one value for each."""
+    rows = seen.get("rows")
+    if rows is None:
+        return seen
+    order = np.argsort(rows, kind="stable")
+    return {
+        name: value[order] if name not in summed and len(value) == len(rows) and not name.startswith("each_") else value
+        for name, value in seen.items()
+    }
 
 
 # ---------------------------------------------------------------- nets for tasks

@@ -1,28 +1,28 @@
-"""What the commands answer: JSON documents, tables, and predictions line by line, all on stdout."""
+"""What commands print on stdout: JSON documents and tables. What `predict` writes is in answers.py."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from neocog import names
+from neocog.cli.terminal import echo, say
 from neocog.records import counted
-from neocog.terminal import echo, say
 
 _CLASSES_SHOWN = 50
 _EXAMPLES_SHOWN = 5
+_NAMES_SHOWN = 8
 
 if TYPE_CHECKING:
     from neocog.anatomy import Advice, Anatomy, EffectiveField, Misfit, Timing
-    from neocog.data.check import Check
-    from neocog.fit import Prediction, Run
+    from neocog.data.check import Check, Known
+    from neocog.fit import Run
     from neocog.fit.recipes import Recipe
     from neocog.records import Facts
+    from neocog.tasks import Task
 
 
 def plain(value: Any) -> Any:
@@ -81,7 +81,15 @@ def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
 def show_run(run: Run, *, json: bool) -> None:
     """Print what a training came to, and where it is."""
     if json:
-        show_json({"run": run.folder, "report": run.report, "classes": run.classes, "metrics": run.metrics})
+        show_json(
+            {
+                "run": run.folder,
+                "task": run.task.name,
+                "report": run.report,
+                "classes": run.classes,
+                "metrics": run.metrics,
+            }
+        )
         return
     echo(f"run: {run.folder}")
     for line in run.summary():
@@ -118,6 +126,16 @@ def show_evaluation(result: Mapping[str, Any]) -> None:
     show_table({"run": one["run"], **{name: one.get(name) for name in names}} for one in measured)
 
 
+def _known(column: Known, pictures: int) -> str:
+    """What is known in one column: "boxes of 118 of 120 pictures, 402 in all: car, bus, bicycle"."""
+    of = "all pictures" if column.pictures == pictures else f"{column.pictures:,} of {counted(pictures)}"
+    names = column.names[:_NAMES_SHOWN]
+    more = f" and {len(column.names) - len(names):,} more" if len(column.names) > len(names) else ""
+    said = [f"{column.kind} of {of}"]
+    said += [f"{column.things:,} in all"] if column.things is not None else []
+    return ", ".join(said) + (f": {', '.join(names)}{more}" if names else "")
+
+
 def show_check(found: Check) -> None:
     """Print what a look over pictures found: counts, then the findings, the worst first, each with advice."""
     document = found.to_json()
@@ -129,6 +147,9 @@ def show_check(found: Check) -> None:
     if document["unlabelled"]:
         by_split = dict(zip(document["splits"], found.counts[-1].tolist(), strict=True))
         rows.append({"class": "(no label)", **{name: by_split[name] for name in splits}})
+    if [one.role for one in found.columns] != ["label"]:
+        for one in found.columns:
+            echo(f"{one.role}: {_known(one, found.pictures)}")
     echo("")
     show_table(rows[:_CLASSES_SHOWN])
     if len(rows) > _CLASSES_SHOWN:
@@ -233,6 +254,35 @@ def show_measured(
         )
 
 
+def task_facts(task: type[Task]) -> dict[str, Any]:
+    """What `neocog tasks --json` says of a task."""
+    goal, best = task.goal
+    return {
+        "name": task.name,
+        "about": task.about,
+        "needs": dict(task.needs),
+        "goal": goal,
+        "figure": task.figure,
+        "best": best,
+        "options": dict(task.options),
+    }
+
+
+def show_tasks(tasks: Sequence[type[Task]]) -> None:
+    """Print the tasks: what each needs of a picture, the figure that judges it, and its options."""
+    show_table(
+        {
+            "name": one.name,
+            "about": one.about,
+            "needs": ", ".join(f"{role} ({kind})" if role != kind else role for role, kind in one.needs.items()),
+            "judged by": f"{one.figure} ({one.goal[0]})" if one.figure != one.goal[0] else one.figure,
+            "options": " ".join(f"{k}={v}" for k, v in one.options.items()),
+        }
+        for one in tasks
+    )
+    say("'neocog train DATA --task NAME' trains one; without --task it is chosen by what is known of the pictures")
+
+
 def show_recipes(recipes: Iterable[Recipe]) -> None:
     """Print the recipes: what each is for, and the fields that people change most."""
     fields = ("epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule")
@@ -256,76 +306,3 @@ def number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if math.isfinite(value) else "not a number"
     return str(value)
-
-
-def write_predictions(
-    predictions: Iterable[Prediction], stream: IO[str], form: str, classes: Sequence[str], top: int
-) -> int:
-    """Write one line for each prediction as it comes, as ``table``, ``csv`` or ``jsonl``, with `top` guesses at most.
-
-    Returns: how many pictures could not be read.
-    """
-    unread = 0
-
-    def watched() -> Iterator[Prediction]:
-        nonlocal unread
-        for prediction in predictions:
-            unread += prediction.problem is not None
-            yield prediction
-
-    lines = {"table": _table_lines, "csv": _csv_lines, "jsonl": _json_lines}[form]
-    for line in lines(watched(), classes, top):
-        stream.write(line + "\n")
-        stream.flush()  # whoever reads the pipe sees each picture when it is done
-    return unread
-
-
-def _table_lines(predictions: Iterable[Prediction], classes: Sequence[str], top: int) -> Iterator[str]:
-    width = max(len(name) for name in ("unreadable", *classes))
-    for p in predictions:
-        if p.problem is not None:
-            yield f"{'unreadable':<{width}}           {p.key}  ({p.problem})"
-            continue
-        first, chance = ("unknown", "       ") if p.unknown else (p.label, f"{p.probability:7.1%}")
-        others = ", ".join(f"{name} {share:.1%}" for name, share in p.top[0 if p.unknown else 1 : top])
-        yield f"{first:<{width}}  {chance}  {p.key}" + (f"  ({others})" if others else "")
-
-
-def _csv_lines(predictions: Iterable[Prediction], classes: Sequence[str], top: int) -> Iterator[str]:
-    """An unknown picture has no ``label``, and 1 in the column ``unknown``; its guesses are in ``label_1``, ..."""
-    ranks = range(1, min(top, len(classes)) + 1)
-    columns = ["picture", "label", "probability", "unknown", "strangeness", "problem"]
-    columns += [name for k in ranks for name in (f"label_{k}", f"probability_{k}")]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="")
-
-    def line(row: dict[str, Any]) -> str:
-        buffer.seek(0)
-        buffer.truncate()
-        writer.writerow(row)
-        return buffer.getvalue()
-
-    yield line({name: name for name in columns})
-    for p in predictions:
-        row: dict[str, Any] = {"picture": p.key, "problem": p.problem or ""}
-        if p.problem is None:
-            if not p.unknown:
-                row |= {"label": p.label, "probability": f"{p.probability:.6f}"}
-            row |= {"unknown": int(p.unknown), "strangeness": f"{p.strangeness:.6g}"}
-            for k, (name, share) in zip(ranks, p.top, strict=False):
-                row |= {f"label_{k}": name, f"probability_{k}": f"{share:.6f}"}
-        yield line(row)
-
-
-def _json_lines(predictions: Iterable[Prediction], classes: Sequence[str], top: int) -> Iterator[str]:
-    """An unknown picture has the label null; its guesses are in ``top``."""
-    for p in predictions:
-        record: dict[str, Any] = {"picture": p.key}
-        if p.problem is not None:
-            record["problem"] = p.problem
-        else:
-            guesses = [{"label": name, "probability": share} for name, share in p.top[:top]]
-            record |= {"label": None if p.unknown else p.label}
-            record |= {"probability": None if p.unknown else p.probability}
-            record |= {"unknown": p.unknown, "strangeness": p.strangeness, "top": guesses}
-        yield names.json_text(plain(record))

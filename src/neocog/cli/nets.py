@@ -1,4 +1,4 @@
-"""The commands about networks: nets, anatomy, compare. They are added to the commands of cli.py."""
+"""The commands about networks: nets, anatomy, compare."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from neocog import answers, terminal
+from neocog.cli import terminal, write
 from neocog.errors import UsageError
 
 
@@ -30,7 +30,8 @@ def nets(
 ) -> None:
     """List the networks, with their published figures."""
     with terminal.work():
-        from neocog import nets, subject
+        from neocog import nets
+        from neocog.cli import subject
 
         facts = everything = [nets.facts(name) for name in nets.names(family, task)]
         if max_macs is not None:
@@ -45,7 +46,7 @@ def nets(
         if not facts:
             least = min(everything, key=lambda f: f.macs)
             terminal.say(f"none fits; {least.name} needs least: {least.macs:,} MACs, {least.params:,} parameters")
-    answers.show_json(facts) if json else answers.show_nets(facts)
+    write.show_json(facts) if json else write.show_nets(facts)
 
 
 _NET_HELP = "A net ('neocog nets' lists them), a run folder, or any module: file.py:Name or package.module:Name."
@@ -53,7 +54,8 @@ _Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the net, or an argument.")
 ]
 _Input = Annotated[
-    str | None, typer.Option("--input", metavar="SHAPE", help="3x224x224, or 224; default: the usual input.")
+    str | None,
+    typer.Option("--input", metavar="SHAPE", help="3x224x224, or 224 (a square picture); default: the usual input."),
 ]
 
 
@@ -77,7 +79,7 @@ def anatomy(
     """Show what a network is made of: shapes, parameters, multiply-adds, memory and receptive fields."""
     with terminal.work():
         from neocog import anatomy as room
-        from neocog import subject
+        from neocog.cli import subject
 
         found = subject.load(net, input, terminal.settings(options or [], example="classes=10"))
         given = subject.usable_input(found)
@@ -97,14 +99,14 @@ def anatomy(
                 measured["effective"] = room.effective_receptive_field(real, subject.picture_shape(found))
     if json:
         document = {**traced.as_dict(), "misfits": room.misfits(traced)}
-        answers.show_json({**document, **({"advice": items} if advice else {}), **measured})
+        write.show_json({**document, **({"advice": items} if advice else {}), **measured})
         return
     if not advice and not measured:
-        answers.show_anatomy(traced, depth or None)
-        answers.show_misfits(room.misfits(traced))
+        write.show_anatomy(traced, depth or None)
+        write.show_misfits(room.misfits(traced))
     if advice:
-        answers.show_advice(items, traced)
-    answers.show_measured(traced, **measured)  # type: ignore[arg-type]
+        write.show_advice(items, traced)
+    write.show_measured(traced, **measured)  # type: ignore[arg-type]
 
 
 def compare(
@@ -118,7 +120,7 @@ def compare(
     """Set networks side by side: size, cost, memory, receptive field and published accuracy."""
     with terminal.work():
         from neocog import anatomy as room
-        from neocog import subject
+        from neocog.cli import subject
 
         found = [subject.load(name, input) for name in dict.fromkeys(nets)]
         traced = {s.name: room.trace(s.module, subject.usable_input(s), name=s.name) for s in found}
@@ -132,4 +134,4 @@ def compare(
                 with terminal.output(path) as file:
                     file.write(text())
                 terminal.say(f"wrote {path}")
-    answers.show_json(result.as_dict()) if json else answers.show_table(result.rows())
+    write.show_json(result.as_dict()) if json else write.show_table(result.rows())

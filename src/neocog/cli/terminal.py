@@ -24,6 +24,21 @@ from neocog.names import STREAM_ERRORS
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result.")]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the fastest.")]
+DATA_HELP = (
+    "A folder with a folder for each class, a manifest (.csv .tsv .jsonl .parquet), tar shards, "
+    "cifar10, cifar100, mnist, fashion_mnist, digits, drawn, or library:LIB (what a library was taught)."
+)
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as 'neocog train' writes it.")]
+DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
+Offline = Annotated[bool, typer.Option("--offline", help="Never fetch anything from the network.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="ROLE=NAME",
+        help="Which column of a table is path, label, labels, caption, split, boxes, mask, points or numbers.",
+    ),
+]
 
 
 LOG_SECONDS = 15.0  # between two lines of progress in a log
@@ -184,6 +199,10 @@ def settings(pairs: Sequence[str], option: str = "--set", example: str = "lr=0.0
     return result
 
 
+def columns(pairs: list[str] | None) -> dict[str, str] | None:
+    return settings(pairs, "--column", "label=kind") if pairs else None
+
+
 def numbers(text: str, option: str) -> tuple[int, ...]:
     """Read ``1,2,4``. Raises: UsageError for anything else."""
     try:
@@ -223,15 +242,16 @@ def picture_paths(inputs: Iterable[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def output(path: Path | None) -> Iterator[IO[str]]:
+def output(path: Path | None, *, binary: bool = False) -> Iterator[IO[Any]]:
     """Stdout, or a file that appears under its name only when it is complete."""
     if path is None:
         yield sys.stdout
         return
+    text: dict[str, Any] = {} if binary else {"encoding": "utf-8", "errors": STREAM_ERRORS, "newline": ""}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", errors=STREAM_ERRORS, newline="") as stream:
+        with temporary.open("wb" if binary else "w", **text) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

@@ -9,11 +9,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cli.test_commands import call
 from library.tiny import fill
-from test_cli import call
 
 import neocog
-from neocog import Library, terminal
+from neocog import Library
+from neocog.cli import terminal
 from neocog.errors import LibraryError, UsageError
 from neocog.library import place
 

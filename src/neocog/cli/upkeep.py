@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neocog import answers, terminal
-from neocog.cli_library import LIBRARY_HELP, LibraryFirst, LibraryOption, Model, open_library
+from neocog.cli import terminal, write
+from neocog.cli.library import LIBRARY_HELP, LibraryFirst, LibraryOption, Model, open_library
 from neocog.errors import LibraryError, UsageError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def info(lib: _LibraryArgument = None, library: LibraryOption = None, json: term
         opened = _opened(lib, library)
         found = opened.info()
     if json:
-        answers.show_json({**answers.plain(found), "taught": opened.taught})
+        write.show_json({**write.plain(found), "taught": opened.taught})
         return
     terminal.echo(f"{opened.folder}\n{found}")
     if opened.taught:
@@ -63,7 +63,7 @@ def verify(
     with terminal.work():
         found = _opened(lib, library).verify(deep=deep, fix=fix)
     if json:
-        answers.show_json(found)
+        write.show_json(found)
     else:
         for one in found:
             terminal.echo(f"{'damage' if one.damage else 'note'}: {one}")
@@ -79,7 +79,7 @@ def problems(lib: _LibraryArgument = None, library: LibraryOption = None, json: 
     with terminal.work():
         found = _opened(lib, library).problems()
     if json:
-        answers.show_json(found)
+        write.show_json(found)
         return
     for one in found:
         terminal.echo(f"{one.key}: {one.reason}")
@@ -115,7 +115,7 @@ def duplicates(
     with terminal.work():
         groups = _opened(lib, library).duplicates(level.value, threshold=threshold)
     if json:
-        answers.show_json(groups)
+        write.show_json(groups)
         return
     for group in groups:
         for i, copy in enumerate(group.copies):
@@ -148,13 +148,13 @@ def concepts(
             names = [known.classes[i] for i in match.concepts]
         taught = concepts_of(opened.store)
     if like is not None:
-        answers.show_json({"word": like, "concepts": names}) if json else terminal.echo(f"{match}\n{', '.join(names)}")
+        write.show_json({"word": like, "concepts": names}) if json else terminal.echo(f"{match}\n{', '.join(names)}")
         return
     rows = [
         {"word": name, "net": one["model"], "examples": len(one["yes"]), "not": len(one["no"])}
         for name, one in taught.items()
     ]
-    answers.show_json(rows) if json else answers.show_table(rows)
+    write.show_json(rows) if json else write.show_table(rows)
 
 
 @upkeep.command()
@@ -164,9 +164,9 @@ def folders(lib: _LibraryArgument = None, library: LibraryOption = None, json: t
         opened = _opened(lib, library)
         found, exclude = opened.folders(), opened.store.exclude
     if json:
-        answers.show_json({"library": opened.folder, "folders": found, "exclude": exclude})
+        write.show_json({"library": opened.folder, "folders": found, "exclude": exclude})
         return
-    answers.show_table({**answers.plain(one), "there": "yes" if one.there else "no"} for one in found)
+    write.show_table({**write.plain(one), "there": "yes" if one.there else "no"} for one in found)
     if exclude:
         terminal.echo(f"excluded: {', '.join(exclude)}")
 
@@ -201,7 +201,7 @@ def move(
 
 def _tell_changed(done: Changed, text: str, json: bool) -> None:
     if json:
-        answers.show_json(done)
+        write.show_json(done)
         return
     terminal.echo(text)
     for note in done.notes:
@@ -226,7 +226,7 @@ def calibrate(
 
         learned = learn(_opened(lib, library).store, model)
     if json:
-        answers.show_json(learned)
+        write.show_json(learned)
     else:
         terminal.echo(
             f"learned for: {', '.join(learned)}" if learned else "too few labels to learn from; nothing changed"

@@ -1,6 +1,6 @@
-"""The commands about libraries: index, search, teach, correct and describe; cli_upkeep.py has `neocog library ...`.
+"""The commands about libraries: index, search, teach, correct and describe; upkeep.py has `neocog library ...`.
 
-They are added to the commands of cli.py. Each imports what it needs inside itself; a search by word loads no PyTorch.
+Each imports what it needs inside itself; a search by word loads no PyTorch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neocog import answers, terminal
+from neocog.cli import terminal, write
 from neocog.errors import UsageError
 from neocog.names import shown
 
@@ -152,7 +152,7 @@ def _annotate(opened: Library, tables: Iterable[str]) -> None:
 def _tell_index(report: Report, opened: Library, *, json: bool, line: bool) -> None:
     """Print what indexing found on stdout: as JSON (one line of it, if `line`), or for people."""
     if json:
-        answers.show_json({"library": opened.folder, **vars(report)}, line=line)
+        write.show_json({"library": opened.folder, **vars(report)}, line=line)
         return
     terminal.echo(str(report))
     for note in report.notes:
@@ -231,7 +231,7 @@ def search(
             terminal.say(f"wrote {draw(found, sheet, title=str(found.query))}")
         taught = opened.teach(teach, list(found)) if teach is not None and len(found) else None
     if json:
-        answers.show_json({"library": opened.folder, **found.to_json()} | ({"taught": taught} if taught else {}))
+        write.show_json({"library": opened.folder, **found.to_json()} | ({"taught": taught} if taught else {}))
     else:
         for note in found.notes:
             terminal.say(f"note: {note}")
@@ -304,7 +304,7 @@ def _tell_taught(taught: Any, opened: Library, *, json: bool = False, sheet: Pat
             hits = opened.search(tagged, top=40, threshold=0.0)
             terminal.say(f"wrote {draw(hits, sheet, title=taught.name)}")
     if json:
-        answers.show_json(taught)
+        write.show_json(taught)
         return
     for note in taught.notes:
         terminal.say(f"note: {note}")
@@ -333,7 +333,7 @@ def describe(
     with terminal.work():
         said = open_library(library).describe(picture, top=top, model=model)
     if json:
-        answers.show_json(said)
+        write.show_json(said)
         return
     terminal.echo(said.path)
     if not (said.concepts or said.broader):

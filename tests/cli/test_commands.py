@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -19,16 +21,19 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import neocog
-from neocog import answers, terminal
-from neocog.cli import app
+from neocog.cli import answers, app, terminal, write
 from neocog.errors import DataError, UsageError
+from neocog.tasks import Label
+from neocog.tasks.label import Prediction
 
 COMMANDS = (
     "train",
     "resume",
     "evaluate",
     "predict",
+    "match",
     "check",
+    "tasks",
     "nets",
     "anatomy",
     "compare",
@@ -120,7 +125,7 @@ def test_a_run_that_is_none_is_told(tmp_path):
 def test_a_reader_that_leaves_early_is_no_error(tmp_path):
     """`neocog nets --json | head -1`, with an output that is larger than the pipe."""
     script = (
-        "import typer\nfrom neocog import cli, terminal\n"
+        "import typer\nfrom neocog import cli\nfrom neocog.cli import terminal\n"
         "@cli.app.command()\ndef much() -> None:\n    for i in range(200_000):\n        typer.echo(f'line {i}')\n"
         "terminal.prepare()\ncli.app(['much'])\n"
     )
@@ -191,49 +196,42 @@ def test_plain_makes_strict_json_of_anything_a_result_holds():
         "a": Inner(Path("x/y"), np.array([1.5, float("nan")])),
         3: (np.float32(0.5), np.int64(7), {"b", "a"}, True),
     }
-    text = json.dumps(answers.plain(thing), allow_nan=False)
+    text = json.dumps(write.plain(thing), allow_nan=False)
     assert json.loads(text) == {"a": {"path": "x/y", "values": [1.5, None]}, "3": [0.5, 7, ["a", "b"], True]}
 
 
 def test_a_table_in_a_pipe_is_never_cut(capsys):
     long = "x" * 500
-    answers.show_table([{"name": "[bold]a[/bold]", "n": 12345}, {"name": long, "n": 1}])
+    write.show_table([{"name": "[bold]a[/bold]", "n": 12345}, {"name": long, "n": 1}])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[1].startswith("[bold]a[/bold] ") and lines[1].endswith("12,345")
     assert lines[2].startswith(long)
 
 
-@dataclass(frozen=True)
-class Guess:
-    """What `neocog.predict` yields, as far as the writers see it."""
-
-    key: str
-    label: str = ""
-    probability: float = 0.0
-    top: tuple[tuple[str, float], ...] = ()
-    unknown: bool = False
-    strangeness: float = 0.0
-    problem: str | None = None
-
-
 CLASSES = ("bee", "ant, red", "wasp")
+TOPS = (
+    (("ant, red", 0.75), ("bee", 0.2), ("wasp", 0.05)),
+    (("bee", 0.5), ("wasp", 0.3), ("ant, red", 0.2)),
+)
 GUESSES = [
-    Guess("broken.jpg", problem="file ends early"),
-    Guess("a.jpg", "ant, red", 0.75, (("ant, red", 0.75), ("bee", 0.2), ("wasp", 0.05)), False, 1.25),
-    Guess('odd "name", 1.png', "bee", 0.5, (("bee", 0.5), ("wasp", 0.3), ("ant, red", 0.2)), True, 9.0),
+    Prediction("broken.jpg", problem="file ends early"),
+    Prediction("a.jpg", "ant, red", 0.75, TOPS[0], False, 1.25),
+    Prediction('odd "name", 1.png', "bee", 0.5, TOPS[1], True, 9.0),
 ]
 
 
-def write(form, top=2):
+def written(form, top=2):
+    """What `neocog predict` prints for these answers."""
     stream = io.StringIO()
-    unread = answers.write_predictions(iter(GUESSES), stream, form, CLASSES, top)
-    assert unread == 1
+    with contextlib.redirect_stdout(stream):
+        guesses = [dataclasses.replace(one, top=one.top[:top]) for one in GUESSES]
+        assert answers.write_answers(guesses, Label(CLASSES), form) == 1
     return stream.getvalue()
 
 
 def test_predictions_as_csv():
-    rows = list(csv.DictReader(io.StringIO(write("csv"))))
+    rows = list(csv.DictReader(io.StringIO(written("csv"))))
     assert [row["picture"] for row in rows] == [g.key for g in GUESSES]
     assert rows[0]["problem"] == "file ends early" and rows[0]["label"] == "" and rows[0]["label_2"] == ""
     assert (rows[1]["label"], float(rows[1]["probability"]), rows[1]["label_2"]) == ("ant, red", 0.75, "bee")
@@ -244,7 +242,7 @@ def test_predictions_as_csv():
 
 
 def test_predictions_as_jsonl():
-    records = [json.loads(line) for line in write("jsonl", top=3).splitlines()]
+    records = [json.loads(line) for line in written("jsonl", top=3).splitlines()]
     assert records[0] == {"picture": "broken.jpg", "problem": "file ends early"}
     assert records[1]["top"][1] == {"label": "bee", "probability": 0.2}
     assert [r.get("unknown") for r in records] == [None, False, True]
@@ -254,7 +252,7 @@ def test_predictions_as_jsonl():
 
 
 def test_predictions_as_table():
-    lines = write("table").splitlines()
+    lines = written("table").splitlines()
     assert lines[0].startswith("unreadable") and "file ends early" in lines[0]
     assert lines[1].startswith("ant, red") and "75.0%" in lines[1] and "bee 20.0%" in lines[1]
     assert lines[2].startswith("unknown") and "bee 50.0%" in lines[2]
@@ -319,7 +317,7 @@ def run(photos, tmp_path_factory):
     document = json.loads(result.stdout)
     assert Path(document["run"]) == folder
     assert Path(document["report"]).is_file()
-    assert document["classes"] == ["0", "1", "7"]
+    assert (document["task"], document["classes"]) == ("label", ["0", "1", "7"])
     assert 0 <= document["metrics"]["test_accuracy"] <= 1
     return folder
 

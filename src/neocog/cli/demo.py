@@ -1,0 +1,72 @@
+"""The main job once, from pictures to predictions: what `make demo` shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from neocog.cli import terminal
+from neocog.cli.terminal import echo
+from neocog.records import counted
+
+if TYPE_CHECKING:
+    from neocog.fit import Run
+
+# Real handwritten digits, and pictures that neocog draws itself: both are there without a network.
+BUILT_IN = ("digits", "drawn:n=2000,size=32")
+MINUTES = 1.0  # for each of the two built-in sets
+MINUTES_YOURS = 3.0
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command of this file."""
+    app.command()(demo)
+
+
+def demo(
+    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help=terminal.DATA_HELP)] = None,
+    minutes: Annotated[float | None, typer.Option(metavar="M", help="How long each data set takes.")] = None,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the run folders go.")] = Path("runs"),
+    offline: terminal.Offline = False,
+    quiet: terminal.Quiet = False,
+) -> None:
+    """The whole way once, on built-in pictures or on yours.
+
+    Looks the pictures over, trains, measures, predicts.
+    """
+    each = minutes if minutes is not None else MINUTES if data is None else MINUTES_YOURS
+    with terminal.resumable(lambda: None):
+        runs = [_one(spec, each, out, offline, not quiet) for spec in ([data] if data else BUILT_IN)]
+    echo("")
+    echo("Reports, each one file for the browser:")
+    for run in runs:
+        echo(f"  {run.report}")
+    echo("Next, with pictures of your own, in a folder with a folder for each class:")
+    echo("  neocog check photos/    neocog train photos/    neocog predict RUN new.jpg")
+
+
+def _one(spec: str, minutes: float, parent: Path, offline: bool, progress: bool) -> Run:
+    from neocog.data import open_source
+    from neocog.data.check import check
+    from neocog.fit import train
+    from neocog.fit.run import free_folder, read_tensors
+
+    source = open_source(spec, offline=offline)
+    echo("")
+    echo(f"{source.name}: {counted(len(source))}, {counted(len(source.classes), 'class')}")
+    found = check(source)
+    echo(found.summary)
+    run = train(
+        spec, minutes=minutes, out=free_folder(f"demo-{source.name}", parent), offline=offline, progress=progress
+    )
+    for line in run.summary():
+        echo(line)
+    tested = read_tensors(run.folder / "test.safetensors")[0]["index"].tolist()
+    some = tested[:: max(1, len(tested) // 5)][:5]
+    echo("some of the test pictures:")
+    for i, prediction in zip(some, run.predict([source.read(i) for i in some], top=1), strict=True):
+        said = "unknown" if prediction.unknown else f"{prediction.label} ({prediction.probability:.0%})"
+        echo(f"  {source.key(i)}, which is {source.sample(i).label}: {said}")
+    return run

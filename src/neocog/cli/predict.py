@@ -1,0 +1,108 @@
+"""The commands that use a run on new pictures: predict and match."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from neocog.cli import answers, terminal, write
+from neocog.errors import DataError, UsageError
+from neocog.records import counted
+
+if TYPE_CHECKING:
+    from neocog.fit import Run
+
+
+class Form(StrEnum):
+    """How answers are written."""
+
+    table = "table"
+    csv = "csv"
+    jsonl = "jsonl"
+    coco = "coco"
+    npy = "npy"
+    parquet = "parquet"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    for command in (predict, match):
+        app.command()(command)
+
+
+def predict(
+    run: terminal.RunArgument,
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="PICTURES...", help="Files, folders, or - for one path a line on stdin.")
+    ],
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format",
+            help="A table for people; for programs csv, jsonl, coco (boxes, regions, points), npy, parquet (vectors).",
+        ),
+    ] = Form.table,
+    top: Annotated[int, typer.Option(metavar="K", min=1, help="How many guesses to show.")] = 5,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write there instead of to stdout.")] = None,
+    masks: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write a mask of each picture there, as an indexed PNG.")
+    ] = None,
+    draw: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write each picture there with the answer drawn on it.")
+    ] = None,
+    device: terminal.Device = None,
+) -> None:
+    """Say what is in pictures: labels, tags, numbers, boxes, points, regions or vectors, as the run was trained.
+
+    Labels have calibrated probabilities, and 'unknown' for pictures unlike the training data.
+    Places are in the file's own pixels, once it is turned upright as EXIF says.
+    Exit status 1 means that some picture could not be read; all others are in the output.
+    """
+    with terminal.work():
+        from neocog import fit
+
+        trained = fit.Run(run)
+        answers.check_form(trained.task, form.value, out, masks=masks is not None)
+        places = [answers.Places(f, end, inputs) if f else None for f, end in ((masks, ".png"), (draw, ".jpg"))]
+        if masks:
+            answers.write_classes(masks, trained.classes)
+        found = fit.predict(trained, terminal.picture_paths(inputs), top=top, device=device)
+    unread = answers.write_answers(found, trained.task, form.value, out, masks=places[0], drawn=places[1])
+    if unread:
+        where = {"coco": "above", "npy": f"in {out and out.with_suffix('.csv')}"}.get(form.value, "in the output")
+        terminal.say(f"{counted(unread)} could not be read; the reasons are {where}")
+        raise typer.Exit(1)
+
+
+def match(
+    run: terminal.RunArgument,
+    first: Annotated[Path, typer.Argument(metavar="A", help="A picture.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another picture.")],
+    device: terminal.Device = None,
+    json: terminal.Json = False,
+) -> None:
+    """Say whether two pictures show the same thing, with a run of the task match.
+
+    Prints the cosine of their vectors, and 'same' or 'different': the threshold was chosen on the validation pictures.
+    """
+    with terminal.work():
+        from neocog import fit
+
+        trained: Run = fit.Run(run)
+        if trained.task.name != "match":
+            raise UsageError(
+                f"{run} was trained for the task {trained.task.name}; 'neocog match' needs a run of the task match: "
+                "neocog train DATA --task match"
+            )
+        pair = list(fit.predict(trained, [first, second], device=device))
+        for answer in pair:
+            if answer.problem is not None:
+                raise DataError(f"{answer.key} cannot be read: {answer.problem}")
+        cosine, least = pair[0].alike(pair[1]), pair[0].same
+    if json:
+        write.show_json({"a": first, "b": second, "cosine": cosine, "same_from": least, "same": cosine >= least})
+        return
+    terminal.echo(f"{'same' if cosine >= least else 'different'}: cosine {cosine:.4f}, same from {least:.4f}")

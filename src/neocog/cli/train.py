@@ -1,0 +1,260 @@
+"""The commands about trainings: train, resume, evaluate, tasks, recipes, transferability."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neocog.cli import terminal, write
+from neocog.errors import UsageError
+
+
+class SplitName(StrEnum):
+    """The parts of a data set."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+class Regime(StrEnum):
+    """What of a pretrained net is trained."""
+
+    features = "features"
+    top = "top"
+    all = "all"
+
+
+class Head(StrEnum):
+    """What is learned on fixed features."""
+
+    softmax = "softmax"
+    linear = "linear"
+    svm = "svm"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    for command in (train, resume, evaluate, tasks, recipes, transferability):
+        app.command()(command)
+
+
+def train(
+    data: terminal.DataArgument,
+    test: Annotated[str | None, typer.Option(metavar="DATA", help="Test pictures that live somewhere else.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The question; 'neocog tasks' lists them; default: by what is known."),
+    ] = None,
+    task_options: Annotated[
+        list[str] | None, typer.Option("--task-option", metavar="KEY=VALUE", help="Change one option of the task.")
+    ] = None,
+    net: Annotated[
+        str | None, typer.Option(metavar="NAME", help="'neocog nets' lists them; default: by the size of the pictures.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog recipes' lists them.")] = None,
+    epochs: Annotated[float | None, typer.Option(metavar="N", help="How often each picture is seen.")] = None,
+    minutes: Annotated[float | None, typer.Option(metavar="M", help="Time for everything, instead of epochs.")] = None,
+    seed: Annotated[int, typer.Option(metavar="S", help="The same seed gives the same training.")] = 0,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder to write.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change one field of the recipe.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(metavar="PIXELS", min=1, help="Height and width of the input.")] = None,
+    columns: terminal.Columns = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="WEIGHTS",
+            help="Start from a run, a weights file, a net's ImageNet weights, or scratch; default: chosen.",
+        ),
+    ] = None,
+    regime: Annotated[
+        Regime | None, typer.Option(help="What is trained after --from; default: chosen by the number of pictures.")
+    ] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A layer whose features a new last layer reads.")
+    ] = None,
+    head: Annotated[Head | None, typer.Option(help="The new last layer of --regime features.")] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Cross-validation; default: 5 where pictures are few; 1: none."),
+    ] = None,
+    device: terminal.Device = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: what is faster.")] = None,
+    find_lr: Annotated[bool, typer.Option("--find-lr", help="Scan learning rates instead of training.")] = False,
+    offline: terminal.Offline = False,
+    json: terminal.Json = False,
+    quiet: terminal.Quiet = False,
+) -> None:
+    """Train a network on pictures: labels, tags, numbers, boxes, points, regions or twins, as --task says.
+
+    Writes a run folder with weights, log and report.
+    Ctrl-C or even kill -9 loses nothing: 'neocog resume RUN' continues.
+    """
+    if epochs is not None and minutes is not None:
+        raise UsageError("--epochs and --minutes exclude each other; give one of them")
+    fields = terminal.settings(changes or [])
+    chosen = terminal.settings(task_options or [], "--task-option", "loss=triplet")
+    for field, value in (("head", head.value if head else None), ("folds", folds)):
+        if value is not None:
+            fields[field] = str(value)
+    if find_lr:
+        with terminal.work():
+            from neocog import fit
+
+            scan = fit.find_lr(
+                data,
+                task=task,
+                task_options=chosen,
+                net=net,
+                recipe=recipe,
+                seed=seed,
+                set=fields,
+                size=size,
+                columns=terminal.columns(columns),
+                device=device,
+                offline=offline,
+                progress=not quiet,
+            )
+        write.show_json(scan) if json else write.show_scan(scan)
+        return
+    with terminal.resumable(lambda: out), terminal.work():
+        from neocog import fit
+
+        run = fit.train(
+            data,
+            test=test,
+            task=task,
+            task_options=chosen,
+            net=net,
+            recipe=recipe,
+            epochs=epochs,
+            minutes=minutes,
+            seed=seed,
+            out=out,
+            set=fields,
+            size=size,
+            columns=terminal.columns(columns),
+            device=device,
+            precision=precision,
+            offline=offline,
+            progress=not quiet,
+            start=start,
+            regime=regime.value if regime else None,
+            layer=layer,
+        )
+    write.show_run(run, json=json)
+
+
+def resume(
+    run: terminal.RunArgument,
+    epochs: Annotated[float | None, typer.Option(metavar="N", help="Train to this many epochs in all.")] = None,
+    json: terminal.Json = False,
+    quiet: terminal.Quiet = False,
+) -> None:
+    """Continue a training that was stopped.
+
+    With --epochs, a finished one is trained for longer.
+    """
+    with terminal.resumable(lambda: run), terminal.work():
+        from neocog import fit
+
+        result = fit.resume(run, epochs=epochs, progress=not quiet)
+    write.show_run(result, json=json)
+
+
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; several make an ensemble.")],
+    data: terminal.DataArgument,
+    split: Annotated[SplitName | None, typer.Option(help="The part of DATA; default: test if there is one.")] = None,
+    device: terminal.Device = None,
+    json: terminal.Json = False,
+) -> None:
+    """Measure runs on pictures of which the answers are known.
+
+    Each alone; of labels also the average of the predicted probabilities.
+    """
+    with terminal.work():
+        from neocog import fit
+
+        result = fit.evaluate(list(runs), data, split=split.value if split else None, device=device)
+    write.show_json(result) if json else write.show_evaluation(result)
+
+
+def tasks(json: terminal.Json = False) -> None:
+    """List the tasks: what can be asked of pictures.
+
+    'neocog train DATA --task NAME' asks; --task-option KEY=VALUE changes one option.
+    """
+    with terminal.work():
+        from neocog.tasks import find, names
+
+        every = [find(name) for name in names()]
+    write.show_json([write.task_facts(one) for one in every]) if json else write.show_tasks(every)
+
+
+def recipes(json: terminal.Json = False) -> None:
+    """List the recipes: how a training goes.
+
+    'neocog train --set FIELD=VALUE' changes one field of a recipe.
+    """
+    with terminal.work():
+        from neocog.fit.recipes import RECIPES
+    write.show_json(list(RECIPES.values())) if json else write.show_recipes(RECIPES.values())
+
+
+def transferability(
+    data: terminal.DataArgument,
+    net: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog nets' lists them; default: chosen.")] = None,
+    depths: Annotated[
+        str | None, typer.Option(metavar="N,N", help="How many layers are transferred; default: some of each depth.")
+    ] = None,
+    kinds: Annotated[str, typer.Option(metavar="KIND,KIND", help="B from B or A; + is tuned.")] = "BnB,BnB+,AnB,AnB+",
+    recipe: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog recipes' lists them.")] = None,
+    epochs: Annotated[float | None, typer.Option(metavar="N", help="Of every training.")] = None,
+    seed: Annotated[int, typer.Option(metavar="S", help="The same seed gives the same result.")] = 0,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where table, plot and page go.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change one field of the recipe.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(metavar="PIXELS", min=1, help="Height and width of the input.")] = None,
+    device: terminal.Device = None,
+    offline: terminal.Offline = False,
+    json: terminal.Json = False,
+    quiet: terminal.Quiet = False,
+) -> None:
+    """How well do the first n layers serve other classes? Repeats Yosinski et al. 2014 on your pictures.
+
+    Splits the classes in two, trains a net on each half, and moves its first n layers, frozen or tuned, to the other.
+    A run that was stopped continues with the same --out.
+    """
+    with terminal.resumable(lambda: None), terminal.work():
+        from neocog.fit.transferability import transferability as measure
+
+        result = measure(
+            data,
+            net=net,
+            depths=terminal.numbers(depths, "--depths") if depths else None,
+            kinds=tuple(kind.strip() for kind in kinds.split(",")),
+            recipe=recipe,
+            epochs=epochs,
+            set=terminal.settings(changes or []),
+            size=size,
+            seed=seed,
+            device=device,
+            offline=offline,
+            out=out,
+            progress=not quiet,
+        )
+    if json:
+        write.show_json(result)
+        return
+    write.show_table(write.by_depth(result["rows"]))
+    for half, accuracy in result["base"].items():
+        terminal.echo(f"trained on {half} alone: {write.number(accuracy)}")
+    terminal.echo(f"page: {result['page']}")

@@ -1,0 +1,168 @@
+"""COCO JSON: boxes, polygons, run lengths, keypoints and captions (Lin et al. 2014; cocodataset.org/#format-data).
+
+Boxes are x, y, width, height from the corner of the first pixel. Pictures in the list "images" without an annotation
+are empty; those that stand in no list are unknown.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neocog.data.annotated import Found, Marks, Pictures, split_in, swapped
+from neocog.data.columns import TextLists
+from neocog.data.kinds import TextColumn
+from neocog.data.layouts import Layout
+from neocog.data.shapes import Runs
+from neocog.errors import DataError
+from neocog.records import Problem, counted
+
+
+def read(layout: Layout, pictures: Pictures) -> Found:
+    """What the COCO files of a layout say."""
+    found = Found()
+    documents = [(path, document) for path in layout.annotations if (document := _load(path, found))]
+    boxed = [one for one in documents if _has(one[1], "bbox") and not _has(one[1], "keypoints")]
+    pointed = [one for one in documents if _has(one[1], "keypoints")]
+    names = _names([document for _, document in boxed or pointed])
+    marks = Marks(pictures, names)
+    points, swap = _point_names(pointed)
+    splits = np.full(len(pictures), -1, dtype=np.int8)
+    captions: dict[int, list[str]] = {}
+    unknown: set[str] = set()
+    for path, document in documents:
+        rows = _rows(path, document, pictures, splits, found)
+        categories = {one.get("id"): str(one.get("name", one.get("id"))) for one in document.get("categories", ())}
+        boxes = any(document is one for _, one in boxed or pointed)
+        for image in document["images"] if boxes else ():
+            if (row := rows.get(image.get("id"), -1)) >= 0:
+                marks.looked[row] = True
+                if image.get("width") and image.get("height"):
+                    marks.sizes[row] = image["width"], image["height"]
+        for number, one in enumerate(document.get("annotations", ())):
+            row = rows.get(one.get("image_id"), -1)
+            if row < 0:
+                continue
+            if "caption" in one:
+                captions.setdefault(row, []).append(str(one["caption"]).strip())
+            try:
+                corners = _corners(one)
+                if boxes and corners is not None:
+                    name = categories.get(one.get("category_id"))
+                    if name is None:
+                        unknown.add(str(one.get("category_id")))
+                    else:
+                        marks.add(row, name, corners, _pieces(one), ignored=bool(one.get("iscrowd")))
+                if points and len(one.get("keypoints") or ()) == 3 * len(points):
+                    given = np.array(one["keypoints"], dtype=np.float32).reshape(-1, 3)
+                    marks.add_points(row, given, corners if corners is not None else _hull(given[given[:, 2] > 0]))
+            except (DataError, ValueError, TypeError) as error:
+                reason = f"annotation {one.get('id', number)} of {path.name} is left out: {error}"
+                found.problems.append(Problem(pictures.keys[row], reason))
+    if unknown:
+        found.notes.append(
+            f"annotations of categories that are not declared were left out: {', '.join(sorted(unknown))}"
+        )
+    found.columns, notes = marks.finish(point_names=points, swap=swap)
+    found.notes += notes
+    if captions:
+        found.columns["captions"] = TextColumn(TextLists(captions.get(i, []) for i in range(len(pictures))))
+    found.splits = splits
+    return found
+
+
+def _load(path: Path, found: Found) -> dict[str, Any] | None:
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        found.problems.append(Problem(path.name, f"cannot be read: {error}"))
+        return None
+    if not isinstance(document, dict) or not isinstance(document.get("images"), list):
+        return None
+    annotations = document.get("annotations") or []
+    if any("segments_info" in one for one in annotations[:1]):
+        found.notes.append(f"{path.name}: panoptic masks are not read")
+        return None
+    return document
+
+
+def _has(document: dict[str, Any], key: str) -> bool:
+    if key == "keypoints" and any(one.get("keypoints") for one in document.get("categories", ())):
+        return True
+    annotations = document.get("annotations") or []
+    return any(one.get(key) for one in annotations[:100]) or (key == "bbox" and not annotations)
+
+
+def _names(documents: list[dict[str, Any]]) -> list[str]:
+    """Class names by their number; without those that only stand above others (as exports of Roboflow have one)."""
+    names: dict[str, None] = {}
+    above: set[str] = set()
+    used: set[str] = set()
+    for document in documents:
+        categories = sorted(document.get("categories", ()), key=lambda one: one.get("id", 0))
+        by_id = {one.get("id"): str(one.get("name", one.get("id"))) for one in categories}
+        names.update(dict.fromkeys(by_id.values()))
+        above |= {str(one.get("supercategory")) for one in categories if one.get("supercategory") != one.get("name")}
+        used |= {by_id.get(one.get("category_id"), "") for one in document.get("annotations", ())}
+    return [name for name in names if name in used or name not in above]
+
+
+def _point_names(documents: list[tuple[Path, dict[str, Any]]]) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+    for _, document in documents:
+        for one in document.get("categories", ()):
+            if one.get("keypoints"):
+                names = tuple(map(str, one["keypoints"]))
+                return names, swapped(names)
+        for one in document.get("annotations", ()):
+            if one.get("keypoints"):
+                return tuple(f"point {k + 1}" for k in range(len(one["keypoints"]) // 3)), None
+    return (), None
+
+
+def _rows(path: Path, document: dict[str, Any], pictures: Pictures, splits: np.ndarray, found: Found) -> dict[Any, int]:
+    """The row of the picture of each image id."""
+    words = path.stem.replace(".", "_").replace("-", "_").split("_")
+    split = split_in([*words, *path.relative_to(pictures.root).parts[:-1]])
+    rows, missing = {}, []
+    for image in document["images"]:
+        name = str(image.get("file_name") or image.get("id"))
+        row = pictures.named(name, path.parent, split)
+        if row < 0:
+            missing.append(name)
+            continue
+        rows[image.get("id")] = row
+        if split >= 0:
+            splits[row] = split
+    found.problems += [Problem(name, f"listed in {path.name}, but there is no such picture") for name in missing]
+    if missing:
+        found.notes.append(f"{counted(len(missing))} listed in {path.name} are not there")
+    return rows
+
+
+def _corners(one: dict[str, Any]) -> list[float] | None:
+    box = one.get("bbox")
+    if box:
+        x, y, width, height = (float(v) for v in box)
+        return [x, y, x + width, y + height]
+    if rings := [piece for piece in _pieces(one) if isinstance(piece, np.ndarray)]:
+        return _hull(np.concatenate(rings))
+    return None
+
+
+def _hull(points: np.ndarray) -> list[float]:
+    if not len(points):
+        return [0.0, 0.0, 0.0, 0.0]
+    return [*map(float, points[:, :2].min(0)), *map(float, points[:, :2].max(0))]
+
+
+def _pieces(one: dict[str, Any]) -> list[np.ndarray | Runs]:
+    shape = one.get("segmentation")
+    if isinstance(shape, dict):
+        return [Runs(shape["counts"], tuple(shape["size"]))]
+    rings = shape if isinstance(shape, list) else []
+    if rings and not isinstance(rings[0], list):
+        rings = [rings]
+    return [np.array(ring, dtype=np.float32).reshape(-1, 2) for ring in rings if len(ring) >= 6]

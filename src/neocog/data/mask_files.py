@@ -1,0 +1,275 @@
+"""Masks as picture files: palette, grey or coloured; what their values mean is found from some of them, and said."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from neocog.data.kinds import NOT_LABELLED
+from neocog.errors import DataError
+
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+_LOOKED_AT = 60  # masks read to find which values there are
+_MOST_COLOURS = 64
+_WHITE = 200
+_VOID = (224, 224, 192)  # the border of VOC's coloured masks
+_UNLABELLED = ("void", "unlabelled", "unlabeled", "ignore")
+_NAME_FILES = (
+    "label_colors.txt", "labelmap.txt", "class_dict.csv", "_classes.csv", "classes.txt", "labels.txt", "codes.txt",
+    "class_names.txt", "names.txt", "obj.names",
+)  # fmt: skip
+GROUND = "background"
+Coded = tuple[str, tuple[int, ...]]  # the name of a class, and its colour or its one value
+
+
+@dataclass(frozen=True)
+class Values:
+    """What the values of masks mean.
+
+    Attributes:
+        names: classes.
+        codes: grey value or index of each class, or None where `colours` tell them apart.
+        colours: RGB of each class, or None.
+        coloured: whether pixels are told apart by colour.
+    """
+
+    names: tuple[str, ...]
+    codes: tuple[int, ...] | None
+    colours: tuple[tuple[int, int, int], ...] | None
+    coloured: bool
+    halved: bool = False  # lossy masks of two classes: split at 128
+    note: str = ""
+    void: tuple[tuple[int, int, int], ...] = (_VOID,)  # colours that mean: not labelled
+
+    def odd(self, pixels: np.ndarray) -> list[str]:
+        """The values or colours of a mask that are no class and do not mean "not labelled"."""
+        if self.halved:
+            return []
+        if self.coloured:
+            wide = pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, 2)
+            known = {int(_packed(np.array(one, dtype=np.uint8))) for one in (*(self.colours or ()), *self.void)}
+            return [f"#{code:06x}" for code in np.unique(_packed(wide)).tolist() if code not in known]
+        grey = pixels if pixels.ndim == 2 else pixels[:, :, 0]
+        known = {*(self.codes or ()), NOT_LABELLED}
+        return [str(code) for code in np.unique(grey).tolist() if code not in known]
+
+    def index(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels as stored, uint8 (H, W) or (H, W, 3), as indices into `names`; others are not labelled."""
+        if self.coloured:
+            assert self.colours is not None
+            wide = pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, 2)
+            packed = _packed(wide)
+            made = np.full(packed.shape, NOT_LABELLED, dtype=np.uint8)
+            for k, colour in enumerate(self.colours):
+                made[packed == _packed(np.array(colour, dtype=np.uint8))] = k
+            return made
+        assert self.codes is not None
+        grey = pixels if pixels.ndim == 2 else pixels[:, :, 0]
+        if self.halved:
+            return (grey >= 128).astype(np.uint8)
+        table = np.full(256, NOT_LABELLED, dtype=np.uint8)
+        table[list(self.codes)] = np.arange(len(self.codes))
+        return np.asarray(table[grey])
+
+
+def stored(data: bytes | Path) -> tuple[np.ndarray, list[int] | None]:
+    """The pixels of a mask as they are stored, uint8 (H, W) or (H, W, 3), and its palette (256 x RGB) if it has one.
+
+    Raises: DataError: it cannot be read, or holds values above 255.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as picture:
+            palette = picture.getpalette() if picture.mode == "P" else None
+            if picture.mode in ("P", "L"):
+                pixels = np.asarray(picture)
+            elif picture.mode == "1":
+                pixels = np.asarray(picture).astype(np.uint8)
+            elif picture.mode.startswith("I") or picture.mode == "F":
+                wide = np.asarray(picture)
+                if wide.min() < 0 or wide.max() > 255:
+                    raise DataError(f"the mask has values from {wide.min():g} to {wide.max():g}; expected 0 to 255")
+                pixels = wide.astype(np.uint8)
+            elif picture.mode == "LA":
+                pixels = np.asarray(picture)[:, :, 0]
+            else:
+                pixels = np.asarray(picture.convert("RGB"))
+    except DataError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise DataError(f"the mask cannot be read: {error}") from error
+    if pixels.ndim == 3 and (pixels[:, :, :1] == pixels).all():
+        pixels = pixels[:, :, 0]
+    return np.ascontiguousarray(pixels), palette
+
+
+def _packed(pixels: np.ndarray) -> np.ndarray:
+    wide = pixels.astype(np.int32)
+    return np.asarray((wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2])
+
+
+def meaning(
+    read: Callable[[int], bytes | Path],
+    rows: Sequence[int],
+    *,
+    names: Sequence[str] | None = None,
+    named: Sequence[Coded] = (),
+    lossy: bool = False,
+    ground: bool = True,
+) -> Values:
+    """Find what the values of masks mean.
+
+    Args:
+        read: gives the file of a row.
+        rows: which rows have a mask.
+        names: class names by index, if they are known.
+        named: names with their colour, or their one value, from a file of names.
+        lossy: whether the masks are JPEG files.
+        ground: whether class 0 without a name is the background.
+
+    Raises: DataError: none of those looked at can be read, or they hold too many values to be masks.
+    """
+    values, colours, palette = np.zeros(256, dtype=np.int64), dict[int, int](), None
+    looked, last = 0, ""
+    for row in np.asarray(rows)[np.linspace(0, len(rows) - 1, min(_LOOKED_AT, len(rows))).astype(int)]:
+        try:
+            pixels, own = stored(read(int(row)))
+        except DataError as error:
+            last = str(error)
+            continue
+        looked, palette = looked + 1, palette or own
+        if pixels.ndim == 2:
+            values += np.bincount(pixels.ravel(), minlength=256)
+        else:
+            for code, count in zip(*np.unique(_packed(pixels), return_counts=True), strict=True):
+                colours[int(code)] = colours.get(int(code), 0) + int(count)
+    if not looked:
+        raise DataError(f"no mask can be read: {last}")
+    where = f"found in {looked:,} of {len(rows):,} masks" if looked < len(rows) else "found in the masks"
+    if colours or any(len(code) == 3 for _, code in named):
+        for grey in np.flatnonzero(values):
+            colours.setdefault(int(grey) * 0x010101, int(values[grey]))
+        return _by_colour(colours, named, where)
+    there = [int(v) for v in np.flatnonzero(values)]
+    if named and all(len(code) == 1 for _, code in named):
+        codes = tuple(code[0] for _, code in named)
+        return Values(tuple(name for name, _ in named), codes, _palette(palette, codes), False)
+    if names is not None:
+        codes = tuple(range(len(names)))
+        if set(there) <= {0, 255} and len(names) <= 2 and palette is None:
+            return _grey(there, names, ground)
+        return Values(tuple(names), codes, _palette(palette, codes), False)
+    if lossy and len(there) > 2:
+        text = "lossy masks: values from 128 on are class 'foreground'; PNG keeps values exactly"
+        return Values((GROUND, "foreground"), (0, 1), None, False, halved=True, note=text)
+    return _by_value(there, palette, where)
+
+
+def _by_value(there: list[int], palette: list[int] | None, where: str) -> Values:
+    """Classes from the values that masks hold."""
+    if palette is None and set(there) <= {0, 255}:
+        return _grey(there, None, True)
+    inner = [v for v in there if v != NOT_LABELLED]
+    # indices lie close together; the values of a photograph do, too, but go on to white
+    close = bool(inner) and (max(inner) < _MOST_COLOURS or (max(inner) < _WHITE and 2 * len(inner) > max(inner)))
+    if palette is not None or close:
+        codes = tuple(range(max(inner, default=0) + 1)) if 0 in inner else tuple(inner)
+        names = tuple(GROUND if code == 0 else f"class {code}" for code in codes)
+        void = "; 255 is not labelled" if NOT_LABELLED in there else ""
+        note = f"no class names: {len(names)} classes by the values {where}{void}"
+        return Values(names, codes, _palette(palette, codes), False, note=note)
+    if len(there) > _MOST_COLOURS:
+        raise DataError(
+            f"the masks hold {len(there)} different grey values, so they are no masks; expected a class index for each "
+            "pixel"
+        )
+    names = tuple(GROUND if v == 0 else f"grey {v}" for v in there)
+    return Values(names, tuple(there), None, False, note=f"no class names: a class for each grey value {where}")
+
+
+def _grey(there: list[int], names: Sequence[str] | None, ground: bool) -> Values:
+    """Black and white masks."""
+    given = tuple(names) if names is not None and len(names) == 2 else None
+    made = given or (GROUND, names[0] if names and names[0] != GROUND else "foreground")
+    return Values(made, (0, 255), None, False, note=f"black is {made[0]!r}, white is {made[1]!r}")
+
+
+def _by_colour(colours: dict[int, int], named: Sequence[Coded], where: str) -> Values:
+    rgb = {(code >> 16, code >> 8 & 255, code & 255): count for code, count in colours.items()}
+    given = [(name, (code[0], code[1], code[2])) for name, code in named if len(code) == 3]
+    if given:
+        void = tuple(colour for name, colour in given if name.lower() in _UNLABELLED)
+        given = [one for one in given if one[0].lower() not in _UNLABELLED]
+        names = tuple(name for name, _ in given)
+        return Values(names, None, tuple(colour for _, colour in given), True, void=(_VOID, *void))
+    voc = voc_colours()
+    if set(rgb) <= {*voc[:21], _VOID} and len(rgb) > 2:
+        return Values((GROUND, *VOC_CLASSES), None, tuple(voc[:21]), True, note="colours of Pascal VOC's classes")
+    if len(rgb) > _MOST_COLOURS:
+        raise DataError(
+            f"the masks hold {len(rgb):,} different colours, so they are no masks (or were saved as JPEG); expected a "
+            "colour for each class"
+        )
+    order = sorted(rgb, key=lambda colour: (colour != (0, 0, 0), colour))
+    names = tuple(GROUND if colour == (0, 0, 0) else "#{:02x}{:02x}{:02x}".format(*colour) for colour in order)
+    return Values(
+        names, None, tuple(order), True, note=f"no class names: a class for each of {len(order)} colours {where}"
+    )
+
+
+def _palette(palette: list[int] | None, codes: Iterable[int]) -> tuple[tuple[int, int, int], ...] | None:
+    if palette is None:
+        return None
+    triples = [tuple(palette[3 * k : 3 * k + 3]) for k in codes]
+    return tuple((t[0], t[1], t[2]) if len(t) == 3 else (0, 0, 0) for t in triples)
+
+
+def voc_colours() -> list[tuple[int, int, int]]:
+    """The 256 colours of Pascal VOC's palette: the bits of the index, spread over red, green and blue."""
+    made = []
+    for index in range(256):
+        colour = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                colour[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit) if 3 * bit + channel < 8 else 0
+        made.append((colour[0], colour[1], colour[2]))
+    return made
+
+
+def names_beside(
+    root: Path, folders: Iterable[Path] = ()
+) -> tuple[list[str] | None, list[tuple[str, tuple[int, ...]]]]:
+    """Class names from a file such as label_colors.txt or classes.txt: (by index, with colours or values)."""
+    for folder in (root, *folders):
+        for name in _NAME_FILES:
+            path = folder / name
+            if not path.is_file():
+                continue
+            plain: list[str] = []
+            coded: list[Coded] = []
+            for line in path.read_text("utf-8", "replace").splitlines():
+                text = line.strip()
+                if not text or text.startswith("#") or re.match(r"(name|pixel value|label|class)\b.*,", text, re.I):
+                    continue
+                if match := re.match(r"(.+?)[:,\t ]+(\d+)[, \t]+(\d+)[, \t]+(\d+)\b", text):
+                    coded.append((match[1].strip(), (int(match[2]), int(match[3]), int(match[4]))))
+                elif match := re.match(r"(\d+)[, \t]+(\d+)[, \t]+(\d+)[, \t]+(.+)", text):
+                    coded.append((match[4].strip(), (int(match[1]), int(match[2]), int(match[3]))))
+                elif match := re.match(r"(\d+)\s*[:,\t ]\s*(.+)", text):
+                    coded.append((match[2].strip(), (int(match[1]),)))
+                else:
+                    plain.append(text)
+            if coded:
+                return None, coded
+            if plain:
+                return plain, []
+    return None, []

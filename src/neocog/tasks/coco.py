@@ -1,0 +1,35 @@
+"""Answers in the form of COCO: run lengths of masks, and boxes by corner and size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def rle(mask: np.ndarray) -> dict[str, Any]:
+    """Run lengths of a mask, bool (H, W), column by column, beginning with those that are not in it (uncompressed)."""
+    flat = np.asarray(mask, dtype=bool).ravel(order="F")
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
+    counts = np.diff(ends, prepend=0).tolist()
+    return {"size": list(mask.shape), "counts": [0, *counts] if flat.size and flat[0] else counts}
+
+
+def box(corners: Sequence[float] | np.ndarray) -> list[float]:
+    """x0, y0, x1, y1 (exclusive) as x, y, width, height."""
+    x0, y0, x1, y1 = (float(v) for v in corners)
+    return [round(v, 2) for v in (x0, y0, x1 - x0, y1 - y0)]
+
+
+def region(mask: np.ndarray, category: int, image_id: int, score: float) -> dict[str, Any]:
+    """One annotation for a mask, bool (H, W), of which at least one pixel is set; `category`: its index, from 0."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return {
+        "image_id": image_id,
+        "category_id": category + 1,
+        "segmentation": rle(mask),
+        "bbox": box((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)),
+        "area": int(mask.sum()),
+        "score": round(score, 4),
+    }

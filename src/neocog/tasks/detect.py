@@ -1,0 +1,385 @@
+"""Boxes around all objects of a picture, each with its class.
+
+Any trunk carries one of two heads: one pass over cells (Tian et al. 2019, FCOS; ``head=one``, the default, several
+times as fast), or proposals that are looked at again (Ren et al. 2015, Faster R-CNN with a feature pyramid, Lin et al.
+2017; ``head=two``, and with the gates of GBD-Net, Zeng et al. 2016, ``head=gated``). See `neocog.nets.one_stage` and
+`neocog.nets.two_stage`.
+
+Judged as COCO does it, in the files' own pixels. Ignored boxes (crowds, difficult ones) are neither to be found nor
+wrong if found; pictures without boxes are learned from and judged like all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neocog.data.kinds import BoxSet
+from neocog.errors import DataError, UsageError
+from neocog.nets.one_stage import OneStage, one_stage_found, one_stage_losses
+from neocog.nets.two_stage import TwoStage, two_stage_found
+from neocog.page import paragraph, table
+from neocog.records import counted
+from neocog.tasks.drawing import boxed
+from neocog.tasks.found import BANDS, KINDS, Found, There, best_threshold, coco, kinds, voc
+from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+
+if TYPE_CHECKING:
+    from neocog.data.batches import Batch
+    from neocog.data.source import Source
+    from neocog.data.warp import Warp
+    from neocog.nets.trunk import Trunk
+
+HEADS = ("one", "two", "gated")
+NOBODY, IGNORED = -1, -2  # instead of a class: no box, and one that is neither to be found nor wrong
+_LEAST, _MOST = 0.05, 100  # lowest score of a box that is kept at all; boxes of a picture (as COCO)
+
+
+@dataclass(frozen=True, slots=True)
+class Detections(Answer):
+    """The boxes that were found in one picture, by falling score.
+
+    Attributes:
+        classes: all names that there are.
+        corners: float32 (D, 4), x0 y0 x1 y1 in the file's own upright pixels.
+        scores: float32 (D,). labels: int64 (D,), index into `classes`.
+        threshold: boxes with a lower score are doubtful: they are kept, but neither drawn nor counted.
+    """
+
+    key: str
+    classes: tuple[str, ...] = ()
+    corners: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    threshold: float = 0.3
+    problem: str | None = None
+
+    def boxes(self, least: float | None = None) -> list[dict[str, Any]]:
+        """A dict for each box with a score of at least `least` (None: the threshold): label, score, box."""
+        least = self.threshold if least is None else least
+        return [
+            {"label": self.classes[k], "score": round(float(s), 4), "box": [round(v, 2) for v in box]}
+            for k, s, box in zip(self.labels, self.scores, self.corners.tolist(), strict=True)
+            if s >= least
+        ]
+
+    def row(self) -> dict[str, Any]:
+        found = self.boxes()
+        said = (f"{b['label']} {b['score']:.2f} ({' '.join(f'{v:.1f}' for v in b['box'])})" for b in found)
+        return {"count": len(found), "boxes": "; ".join(said)}
+
+    def to_json(self) -> dict[str, Any]:
+        every = self.boxes(0.0)
+        sure = len(self.boxes())
+        return {"boxes": every[:sure], "doubtful": every[sure:], "threshold": round(self.threshold, 4)}
+
+    def coco(self, image_id: int) -> list[dict[str, Any]]:
+        """The boxes as COCO's results, doubtful ones too; categories are counted from 1."""
+        sides = np.concatenate((self.corners[:, :2], self.corners[:, 2:] - self.corners[:, :2]), 1)
+        return [
+            {"image_id": image_id, "category_id": int(k) + 1, "bbox": [round(v, 2) for v in box], "score": round(s, 4)}
+            for k, box, s in zip(self.labels, sides.tolist(), self.scores.tolist(), strict=True)
+        ]
+
+    def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
+        """The boxes over the picture. With the truth: right ones green, wrong ones red, missed ones dashed, orange."""
+        found = self._found().only(self.scores >= self.threshold)
+        names = [f"{self.classes[k]} {s:.2f}" for k, s in zip(found.labels, found.scores, strict=True)]
+        if truth is None:
+            return boxed(picture, found.corners, names, found.labels)
+        there = _there(truth)
+        kind, missed = kinds(found, there)
+        marks = np.array(
+            ["right" if k == KINDS.index("right") else "" if k in _FINE else "wrong" for k in kind], object
+        )
+        order = np.argsort(marks == "right", kind="stable")  # right ones last, on top
+        lost = [self.classes[k] for k in there.labels[missed]]
+        corners = np.concatenate((there.corners[missed], found.corners[order]))
+        return boxed(
+            picture, corners, [*lost, *(names[k] for k in order)], ["missed"] * len(lost) + marks[order].tolist()
+        )
+
+    def _found(self) -> Found:
+        return Found(np.zeros(len(self.scores), np.int64), self.corners, self.scores, self.labels)
+
+    def tags(self) -> tuple[tuple[str, float], ...]:
+        best: dict[str, float] = {}
+        for one in self.boxes():
+            best.setdefault(one["label"], one["score"])  # the first is the surest
+        return tuple(best.items())
+
+
+@register
+class Detect(Task):
+    """Boxes with classes.
+
+    Args:
+        classes: names, in the order of the outputs.
+        head: one of `HEADS`.
+        width: channels of the head's maps. depth: convolutions of the one-stage head's towers.
+        threshold: score from which on a box is said; chosen on the validation pictures.
+    """
+
+    name = "detect"
+    about = "a box and a class for each object"
+    needs = {"boxes": "boxes"}
+    goal = ("map", "max")
+    figure = "mAP"
+    fit = "pad"
+    geometry = True
+    views_back = False
+    recipe = "dense"
+    options = {"head": "one", "width": 128, "depth": 2}
+    summed = frozenset({"loss_sum", "loss_count"})
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        head: str = "one",
+        width: int = 128,
+        depth: int = 2,
+        threshold: float = 0.3,
+        notes: Sequence[str] = (),
+    ) -> None:
+        if head not in HEADS:
+            raise UsageError(f"unknown head {head!r} of the task detect; there are {', '.join(HEADS)}")
+        self.classes, self.kind = tuple(classes), head
+        self.width, self.depth, self.threshold = int(width), int(depth), float(threshold)
+        self.notes = tuple(notes)
+
+    @classmethod
+    def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Detect:
+        column: Any = source.columns["boxes"]
+        counts, empty = np.zeros(len(column.names), np.int64), 0
+        for i in rows:
+            boxes = column[int(i)]
+            counts += np.bincount(boxes.labels[~boxes.ignored], minlength=len(counts))
+            empty += len(boxes.labels) == 0
+        if not counts.sum():
+            raise DataError(
+                f"the {counted(len(rows))} of {source.name} for training have no boxes; the task detect needs some "
+                "('neocog check' shows what is annotated)"
+            )
+        notes = []
+        if empty:
+            notes.append(f"{empty:,} of {counted(len(rows))} for training have no boxes: nothing is to be found there")
+        if absent := [name for name, n in zip(column.names, counts, strict=True) if not n]:
+            notes.append(f"no training picture has a box of {', '.join(absent[:8])}, so it cannot be learned")
+        return cls(column.names, **{k: settings[k] for k in cls.options}, notes=notes)
+
+    def to_json(self) -> dict[str, Any]:
+        values = {"head": self.kind, "width": self.width, "depth": self.depth, "threshold": self.threshold}
+        return {"classes": list(self.classes), **values}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Detect:
+        return cls(**values)
+
+    @classmethod
+    def strata(cls, source: Source) -> np.ndarray:
+        """The rarest class in each picture, so that every split has some of it; one more for pictures without boxes."""
+        column: Any = source.columns["boxes"]
+        sets = (column[i] for i in range(len(column)))
+        there = [None if one is None else np.unique(one.labels[~one.ignored]) for one in sets]
+        found = [labels for labels in there if labels is not None and len(labels)]
+        counts = np.bincount(np.concatenate(found or [np.zeros(0, np.int64)]), minlength=len(column.names))
+        none = len(column.names)
+        return np.array(
+            [-1 if one is None else int(one[counts[one].argmin()]) if len(one) else none for one in there], np.int64
+        )
+
+    def head(self, trunk: Trunk) -> nn.Module:
+        if self.kind == "one":
+            return OneStage(trunk.channels, len(self.classes), self.width, self.depth)
+        return TwoStage(trunk.channels, len(self.classes), self.width, gated=self.kind == "gated")
+
+    def run(self, net: nn.Module, batch: Batch) -> Any:
+        targets = {k: batch.targets[k] for k in ("boxes", "labels") if k in batch.targets}
+        return net(*batch.inputs) if self.kind == "one" else net(*batch.inputs, **targets)
+
+    def collate(self, values: dict[str, Any], warp: Warp | None, valid: Tensor) -> Targets:
+        """Boxes float32 (B, M, 4) in pixels of the input, classes int64 (B, M), and the columns' values as they are.
+
+        A box of which little is left inside the picture is ignored.
+        """
+        assert warp is not None
+        sets: list[BoxSet | None] = values["boxes"]
+        most = max([1, *(len(one.labels) for one in sets if one is not None)])
+        boxes, labels = torch.zeros(len(valid), most, 4), torch.full((len(valid), most), NOBODY)
+        for b, one in enumerate(sets):
+            if one is None or not valid[b] or not len(one.labels):
+                continue
+            corners, whole = warp.boxes(b, one.corners)
+            label = np.where(one.ignored | ~whole, IGNORED, one.labels)
+            label[(corners[:, 2:] <= corners[:, :2]).any(1)] = NOBODY
+            boxes[b, : len(label)], labels[b, : len(label)] = torch.from_numpy(corners), torch.from_numpy(label)
+        return {"boxes": boxes, "labels": labels, "truth": sets}
+
+    def losses(self, outputs: Any, batch: Batch) -> Losses:
+        boxes, labels, valid = batch.targets["boxes"], batch.targets["labels"], batch.valid
+        if self.kind == "one":
+            sums, count = one_stage_losses(outputs, boxes, labels, valid)
+        else:
+            sums, count = {k: (v * valid).sum() for k, v in outputs["losses"].items()}, valid.sum()
+        return Losses({name: value / count.clamp(min=1) for name, value in sums.items()}, count)
+
+    def _found(self, outputs: Any, batch: Batch) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Corners in pixels of the files, scores and classes of each picture."""
+        assert batch.warp is not None
+        size = (batch.x.shape[2], batch.x.shape[3])
+        if self.kind == "one":
+            found = one_stage_found(outputs, size, _LEAST, _MOST)
+        else:
+            found = two_stage_found(outputs, len(batch), size, _LEAST, _MOST)
+        made = []
+        for b, (boxes, scores, labels) in enumerate(found):
+            corners = batch.warp.boxes_back(b, boxes.cpu().numpy())
+            made.append((corners, scores.float().cpu().numpy(), labels.cpu().numpy()))
+        return made
+
+    # ---- figures
+
+    def observe(self, outputs: Any, batch: Batch) -> dict[str, Any]:
+        losses = self.losses(outputs, batch)
+        count = torch.as_tensor(losses.count)
+        found, good = self._found(outputs, batch), batch.valid.cpu().numpy()
+        truth = [_there(one if one is not None else _NO_BOXES) for one in batch.targets["truth"]]
+        kept = [b for b in range(len(batch)) if good[b]]
+        rows = batch.rows.numpy()
+
+        def joined(parts: list[np.ndarray], empty: np.ndarray) -> np.ndarray:
+            return np.concatenate([empty, *parts])
+
+        return {
+            "rows": rows[kept],
+            "each_found_row": joined([np.repeat(rows[b], len(found[b][1])) for b in kept], np.zeros(0, np.int64)),
+            "each_found_box": joined([found[b][0] for b in kept], np.zeros((0, 4), np.float32)),
+            "each_found_score": joined([found[b][1] for b in kept], np.zeros(0, np.float32)),
+            "each_found_label": joined([found[b][2] for b in kept], np.zeros(0, np.int64)),
+            "each_true_row": joined([np.repeat(rows[b], len(truth[b].labels)) for b in kept], np.zeros(0, np.int64)),
+            "each_true_box": joined([truth[b].corners for b in kept], np.zeros((0, 4), np.float32)),
+            "each_true_label": joined([truth[b].labels for b in kept], np.zeros(0, np.int64)),
+            "each_true_ignored": joined([truth[b].ignored for b in kept], np.zeros(0, bool)),
+            "loss_sum": (losses.total * count)[None].double(),
+            "loss_count": count[None].double(),
+        }
+
+    def figures(self, seen: Seen) -> dict[str, Any]:
+        if not len(seen.get("rows", ())):
+            return {"n": 0, "map": float("nan"), "loss": float("nan")}
+        found, there = _both(seen)
+        every = coco(found, there, self.classes)
+        sure, missed = kinds(found.only(found.scores >= self.threshold), there)
+        return {
+            "n": len(seen["rows"]),
+            "boxes": int((~there.ignored).sum()),
+            **{k: v for k, v in every.items() if k != "per_class"},
+            **voc(found, there, self.classes),
+            "wrong": int((~np.isin(sure, _FINE)).sum()),
+            "missed": int(missed.sum()),
+            "loss": float(seen["loss_sum"][0] / max(1.0, seen["loss_count"][0])),
+            "per_class": every["per_class"],
+        }
+
+    def calibrate(self, seen: Seen) -> None:
+        if len(seen.get("rows", ())):
+            self.threshold = best_threshold(*_both(seen))
+
+    def _faults(self, seen: Seen) -> tuple[np.ndarray, np.ndarray]:
+        """The pictures (rows) of wrong boxes, and of missed ones; several times where there are several."""
+        found, there = _both(seen)
+        sure = found.only(found.scores >= self.threshold)
+        kind, missed = kinds(sure, there)
+        return sure.pictures[~np.isin(kind, _FINE)], there.pictures[missed]
+
+    def worst(self, seen: Seen) -> np.ndarray:
+        rows = seen["rows"]
+        faults = np.bincount(np.concatenate(self._faults(seen)), minlength=rows.max(initial=0) + 1)[rows]
+        return rows[np.argsort(-faults, kind="stable")]
+
+    def caption(self, seen: Seen, row: int) -> str:
+        wrong, missed = (int((rows == row).sum()) for rows in self._faults(seen))
+        there = int(((seen["each_true_row"] == row) & ~seen["each_true_ignored"]).sum())
+        if not wrong and not missed:
+            return f"all {there} found" if there else "nothing to find, nothing found"
+        return f"{there - missed} of {there} found (green), {missed} missed (orange), {wrong} wrong (red)"
+
+    def headline(self, figures: Mapping[str, Any]) -> str:
+        return (
+            f"AP50 {figures['ap50']:.3f}, mAP {figures['map']:.3f} "
+            f"({counted(figures['n'])}, {figures['boxes']:,} boxes; {figures['missed']:,} missed, "
+            f"{figures['wrong']:,} wrong)"
+        )
+
+    def sections(self, seen: Seen, figures: Mapping[str, Any]) -> list[Section]:
+        def shown(value: float) -> str:
+            return "-" if value is None or np.isnan(value) else f"{value:.3f}"
+
+        columns = {"mAP": "map", "AP50": "ap50", **{band: band for band in BANDS}}
+        each = [
+            {"class": name, "boxes": f"{row['boxes']:,}", **{k: shown(row[v]) for k, v in columns.items()}}
+            for name, row in figures["per_class"].items()
+        ]
+        every = {"map": figures["map"], "ap50": figures["ap50"]}
+        every |= {band: figures.get(f"map_{band}", np.nan) for band in BANDS}
+        values = {k: shown(every[v]) for k, v in columns.items()}
+        each.append({"class": "all", "boxes": f"{figures['boxes']:,}", **values})
+        bands = paragraph(
+            "mAP is COCO's: the mean over IoU 0.50 to 0.95. Small boxes have an area below 32x32 pixels of the file, "
+            "large ones from 96x96 on; - : no such box."
+        )
+        found, there = _both(seen)
+        sure = found.only(found.scores >= self.threshold)
+        kind, missed = kinds(sure, there)
+        wrong = [(i, what) for i, what in enumerate(KINDS) if what != "ignored"]
+
+        def line(name: str, own: np.ndarray, lost: np.ndarray) -> dict[str, object]:
+            counts = {what: int((own & (kind == i)).sum()) for i, what in wrong}
+            return {"class": name, **counts, "missed": int(lost.sum())}
+
+        rows = [line(name, sure.labels == k, missed & (there.labels == k)) for k, name in enumerate(self.classes)]
+        rows.append(line("all", kind >= 0, missed))
+        words = paragraph(
+            f"Boxes with a score from {self.threshold:.2f} on, where right and wrong boxes balance best on the "
+            "validation pictures. Badly placed: IoU of 0.1 to 0.5 with an object of the class. Wrong class: IoU of "
+            "at least 0.5 with an object of another class."
+        )
+        return [
+            Section("Classes", type(bands)(table(each, numeric=("boxes", *columns)) + bands)),
+            Section("Kinds of errors", type(bands)(table(rows, numeric=(*KINDS, "missed")) + words)),
+        ]
+
+    # ---- answers
+
+    def answers(self, outputs: Any, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
+        found = self._found(outputs, batch)
+        return [Detections(key, self.classes, *one, self.threshold) for key, one in zip(keys, found, strict=True)]
+
+    def unread(self, key: str, problem: str) -> Answer:
+        return Detections(key, problem=problem)
+
+
+_NO_BOXES = BoxSet(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool))
+_FINE = tuple(KINDS.index(name) for name in ("right", "ignored"))
+
+
+def _there(boxes: BoxSet) -> There:
+    """The boxes of one picture."""
+    count = len(boxes.labels)
+    return There(
+        np.zeros(count, np.int64),
+        np.asarray(boxes.corners, np.float32).reshape(-1, 4),
+        np.asarray(boxes.labels, np.int64),
+        np.asarray(boxes.ignored, bool),
+    )
+
+
+def _both(seen: Seen) -> tuple[Found, There]:
+    """What was found in a split, and what is there."""
+    found = Found(*(seen[f"each_found_{name}"] for name in ("row", "box", "score", "label")))
+    return found, There(*(seen[f"each_true_{name}"] for name in ("row", "box", "label", "ignored")))

@@ -1,0 +1,478 @@
+"""One number for each picture, or several: ages, counts, angles. What is not known counts for nothing.
+
+Numbers are learned in units of their deviation. Losses: squared, absolute and huber (Huber 1964, its bend at one
+deviation), or ordinal, for whole numbers: for each value a yes or no whether the number is larger (Frank and Hall 2001,
+with one net for all questions as in Niu et al. 2016); the answer has as many steps as are answered with yes.
+
+A number with a period (an angle, a time of day) is learned as the cosine and sine of its angle.
+
+Each answer has an interval that holds the truth nine times out of ten: the answer, less and plus a distance that
+90 % of the validation pictures do not exceed (split conformal prediction, Papadopoulos et al. 2002; Lei et al. 2018,
+theorem 2.2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from neocog.data.kinds import Numbers
+from neocog.errors import DataError, UsageError
+from neocog.page import Html, paragraph, scatter_chart, table
+from neocog.tasks.canvas import PLAIN, RIGHT, WRONG, captioned
+from neocog.tasks.logistic import logistic
+from neocog.tasks.ridge import Layers, ridge
+from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+
+if TYPE_CHECKING:
+    from neocog.data.batches import Batch
+    from neocog.data.source import Source
+    from neocog.data.warp import Warp
+
+LOSSES = ("squared", "absolute", "huber", "ordinal")
+HELD = 0.9  # share of truths that intervals should hold
+_LEVELS = 200  # values of an ordinal number, at most
+_LOOK_AT = 5000  # samples of a column that has no array of values
+_SHOWN = 600  # points of a scatter plot
+_STRATA = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Measured(Answer):
+    """The numbers of one picture.
+
+    Attributes:
+        values: one for each of `names`.
+        intervals: low and high for each, between which the truth is nine times out of ten; None: not known, there
+            were too few validation pictures. In a number with a period low may be above high.
+    """
+
+    key: str
+    names: tuple[str, ...] = ()
+    values: tuple[float, ...] = ()
+    intervals: tuple[tuple[float, float] | None, ...] = ()
+    problem: str | None = None
+
+    @property
+    def value(self) -> float:
+        """The first number."""
+        return self.values[0]
+
+    def row(self) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for name, value, interval in zip(self.names, self.values, self.intervals, strict=True):
+            low, high = interval or (None, None)
+            made |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        return made
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "numbers": [
+                {"name": name, "value": value, "interval": None if interval is None else list(interval)}
+                for name, value, interval in zip(self.names, self.values, self.intervals, strict=True)
+            ]
+        }
+
+    def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
+        """The numbers below the picture; with the truth, green where it is inside the interval, else red."""
+        words = []
+        for k, (name, value, interval) in enumerate(zip(self.names, self.values, self.intervals, strict=True)):
+            span = "" if interval is None else f" ({interval[0]:.4g} to {interval[1]:.4g})"
+            words.append((f"{name} {value:.4g}{span}", PLAIN))
+            if truth is not None and not math.isnan(truth[k]):
+                low, high = interval or (value, value)
+                inside = low <= truth[k] <= high if low <= high else truth[k] >= low or truth[k] <= high
+                colour = PLAIN if interval is None else RIGHT if inside else WRONG
+                words.append((f"truth {truth[k]:.4g}", colour))
+        return captioned(picture, words)
+
+
+@register
+class Number(Task):
+    """Regression.
+
+    Args:
+        names: of the numbers.
+        mean, deviation, spread: (D,) of each over the training pictures: mean, standard deviation, and mean absolute
+            distance from the median. Of a number with a period they are those of its angle in radians.
+        periods: (D,), after how much a number begins anew, or None.
+        levels: (D,), the values of an ordinal number, or None.
+        loss: one of `LOSSES`.
+        half: (D,), half the width of the intervals; None: not known.
+    """
+
+    name = "number"
+    about = "one or several numbers for each picture"
+    needs = {"numbers": "number"}
+    goal = ("mae", "min")
+    figure = "mean absolute error"
+    fits_at_once = True
+    options = {"loss": "huber"}
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        mean: Sequence[float],
+        deviation: Sequence[float],
+        spread: Sequence[float],
+        periods: Sequence[float | None],
+        levels: Sequence[Sequence[float] | None],
+        loss: str = "huber",
+        half: Sequence[float | None] = (),
+    ) -> None:
+        _check_loss(loss)
+        self.names, self.loss = tuple(names), loss
+        self.mean, self.deviation, self.spread = (np.asarray(v, np.float64) for v in (mean, deviation, spread))
+        self.periods = tuple(periods)
+        self.levels = tuple(None if one is None else np.asarray(one, np.float64) for one in levels)
+        self.half = tuple(half) or (None,) * len(self.names)
+        # outputs of each number
+        self._sizes = [
+            2 if period else 1 if steps is None else len(steps) - 1
+            for period, steps in zip(self.periods, self.levels, strict=True)
+        ]
+        # from units of the targets to those of the number
+        self._unit = np.array([d if p is None else p / (2 * math.pi) for d, p in zip(deviation, periods, strict=True)])
+        if len(self.names) > 1:  # numbers in different units have no common error in either
+            self.goal = ("relative_mae", "min")  # type: ignore[misc]
+            self.figure = "mean absolute error against the median's"  # type: ignore[misc]
+
+    @classmethod
+    def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Number:
+        column: Any = source.columns["numbers"]
+        loss = str(settings.get("loss", "huber"))
+        _check_loss(loss)
+        values, periods = _values(column, rows), tuple(column.periods)
+        mean, deviation, spread, levels = [], [], [], []
+        for name, own, period in zip(column.names, values.T, periods, strict=True):
+            own = own[np.isfinite(own)]
+            if len(np.unique(own)) < 2:
+                what = f"always {own[0]:g}" if len(own) else "never known"
+                raise DataError(f"the number {name!r} of {source.name} is {what} in the training pictures")
+            steps = None
+            if period:
+                angle = 2 * math.pi * own / period
+                middle = math.atan2(np.sin(angle).mean(), np.cos(angle).mean())
+                far = np.abs(_turned(angle - middle))
+                mean.append(middle)
+                deviation.append(float(np.sqrt((far**2).mean())))
+                spread.append(float(far.mean()))
+            else:
+                mean.append(float(own.mean()))
+                deviation.append(float(own.std()))
+                spread.append(float(np.abs(own - np.median(own)).mean()))
+                if loss == "ordinal":
+                    steps = np.unique(own)
+                    if (steps % 1).any() or len(steps) > _LEVELS:
+                        raise UsageError(
+                            f"loss=ordinal is for whole numbers of at most {_LEVELS} different values; {name!r} has "
+                            f"{len(steps):,}, such as {steps[len(steps) // 2]:g}; loss=huber is for any number"
+                        )
+            levels.append(None if steps is None else steps.tolist())
+        return cls(column.names, mean, deviation, spread, periods, levels, loss)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "names": list(self.names),
+            **{k: getattr(self, k).tolist() for k in ("mean", "deviation", "spread")},
+            "periods": list(self.periods),
+            "levels": [None if one is None else one.tolist() for one in self.levels],
+            "loss": self.loss,
+            "half": list(self.half),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Number:
+        return cls(**values)
+
+    @classmethod
+    def strata(cls, source: Source) -> np.ndarray | None:
+        """Tenths of the pictures by the first number."""
+        column = source.columns["numbers"]
+        if not isinstance(column, Numbers):
+            return None
+        first = column.values[:, 0]
+        there = np.isfinite(first)
+        found = np.full(len(first), -1, np.int64)
+        few = max(2, min(_STRATA, int(there.sum()) // _STRATA))
+        edges = np.quantile(first[there], np.linspace(0, 1, few + 1)[1:-1]) if there.any() else np.zeros(0)
+        found[there] = np.searchsorted(edges, first[there], side="right")
+        return found
+
+    @property
+    def outputs(self) -> int:
+        return sum(self._sizes)
+
+    @classmethod
+    def support(cls, source: Source, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        """A tenth of the pictures, as if the numbers were ten classes."""
+        return np.array([len(rows) // 10]), "tenth of the numbers"
+
+    def fit_head(
+        self, x: np.ndarray, targets: dict[str, np.ndarray], strengths: Sequence[float]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Least squares, whatever the loss; logistic regression of each step of an ordinal number."""
+        z, parts = targets["numbers"].astype(np.float64), []
+        for d, (period, steps) in enumerate(zip(self.periods, self.levels, strict=True)):
+            own = z[:, d : d + 1]
+            if steps is not None:
+                larger = np.where(np.isnan(own), np.nan, own > self._bounds(d))
+                parts.append(_logistic(x, larger, strengths))
+            else:
+                wanted = np.concatenate((np.cos(own), np.sin(own)), 1) if period else own
+                parts.append(ridge(x, wanted, np.ones(len(x)), strengths))
+        for made in zip(*parts, strict=True):
+            yield np.concatenate([w for w, _ in made]), np.concatenate([b for _, b in made])
+
+    # ---- a batch: targets are numbers in deviations from the mean, or angles in radians
+
+    def collate(self, values: dict[str, Any], warp: Warp | None, valid: Tensor) -> Targets:
+        made = np.full((len(valid), len(self.names)), np.nan)
+        for b, row in enumerate(values["numbers"]):
+            if valid[b] and row is not None:
+                made[b] = row
+        return {"numbers": torch.from_numpy(self._standard(made).astype(np.float32))}
+
+    def _standard(self, values: np.ndarray) -> np.ndarray:
+        """Numbers (N, D) as targets."""
+        made = np.where(np.isfinite(values), values, np.nan)
+        for d, period in enumerate(self.periods):
+            own = made[:, d]
+            made[:, d] = _turned(2 * math.pi * own / period) if period else (own - self.mean[d]) / self.deviation[d]
+        return made
+
+    def _natural(self, targets: np.ndarray) -> np.ndarray:
+        """Targets (N, D) as numbers."""
+        made = np.array(targets, np.float64)
+        for d, period in enumerate(self.periods):
+            own = made[:, d]
+            made[:, d] = own * period / (2 * math.pi) % period if period else own * self.deviation[d] + self.mean[d]
+        return made
+
+    def _bounds(self, d: int) -> np.ndarray:
+        """Half way between the values of an ordinal number, as targets."""
+        steps = self.levels[d]
+        assert steps is not None
+        return ((steps[1:] + steps[:-1]) / 2 - self.mean[d]) / self.deviation[d]
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Losses:
+        total, count = self._summed(outputs, batch.targets["numbers"])
+        return Losses({"loss": total / count.clamp(min=1e-6)}, count)
+
+    def _summed(self, outputs: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss summed over all numbers that are known, and how many pictures that is."""
+        total = outputs.sum() * 0.0
+        known = ~z.isnan()
+        for d, made in enumerate(outputs.split(self._sizes, dim=1)):
+            rows, own = known[:, d], z[:, d].nan_to_num(0.0)[:, None]
+            if self.periods[d]:
+                each = self._far((made - torch.cat((own.cos(), own.sin()), 1)).pow(2).sum(1, keepdim=True), True)
+            elif self.levels[d] is not None:
+                larger = (own > torch.from_numpy(self._bounds(d)).to(own)).to(made.dtype)
+                each = F.binary_cross_entropy_with_logits(made, larger, reduction="none")
+            else:
+                each = self._far(made - own, False)
+            total = total + (each.sum(1) * rows).sum()
+        return total, known.sum() / len(self.names)
+
+    def _far(self, difference: Tensor, squared: bool) -> Tensor:
+        """The loss of differences, or of squares of differences."""
+        square = difference if squared else difference**2
+        if self.loss == "squared":
+            return 0.5 * square
+        far = (square + 1e-12).sqrt() if squared else difference.abs()
+        return far if self.loss == "absolute" else torch.where(far < 1, 0.5 * square, far - 0.5)
+
+    def _found(self, outputs: np.ndarray) -> np.ndarray:
+        """Outputs as targets (N, D)."""
+        made, at = np.zeros((len(outputs), len(self.names))), 0
+        for d, size in enumerate(self._sizes):
+            own = np.asarray(outputs[:, at : at + size], np.float64)
+            at += size
+            steps = self.levels[d]
+            if self.periods[d]:
+                made[:, d] = np.arctan2(own[:, 1], own[:, 0])
+            elif steps is not None:
+                made[:, d] = (steps[(own > 0).sum(1)] - self.mean[d]) / self.deviation[d]
+            else:
+                made[:, d] = own[:, 0]
+        return made
+
+    # ---- figures
+
+    def observe(self, outputs: Tensor, batch: Batch) -> dict[str, Any]:
+        return {"rows": batch.rows, "outputs": outputs, "numbers": batch.targets["numbers"]}
+
+    def _errors(self, seen: Seen) -> np.ndarray:
+        """Absolute errors (N, D) in the numbers' own units; nan where the truth is not known."""
+        far = self._found(seen["outputs"]) - seen["numbers"]
+        for d, period in enumerate(self.periods):
+            if period:
+                far[:, d] = _turned(far[:, d])
+        return np.abs(far) * self._unit
+
+    def figures(self, seen: Seen) -> dict[str, Any]:
+        if not len(seen.get("rows", ())):
+            return {"n": 0, self.goal[0]: math.nan, "loss": math.nan}
+        error = self._errors(seen)
+        total, count = self._summed(
+            torch.from_numpy(np.asarray(seen["outputs"], np.float64)),
+            torch.from_numpy(np.asarray(seen["numbers"], np.float64)),
+        )
+        rows: dict[str, dict[str, float]] = {}
+        for d, name in enumerate(self.names):
+            own = error[:, d][~np.isnan(error[:, d])]
+            truth = seen["numbers"][:, d][~np.isnan(seen["numbers"][:, d])].astype(np.float64)
+            made = {"mae": math.nan, "rmse": math.nan, "r2": math.nan, "relative_mae": math.nan}
+            if len(own):
+                around = truth - truth.mean()
+                if self.periods[d]:
+                    around = _turned(truth - math.atan2(np.sin(truth).mean(), np.cos(truth).mean()))
+                spread = self.spread[d] * (self._unit[d] if self.periods[d] else 1.0)
+                whole = float(((around * self._unit[d]) ** 2).sum())
+                made = {
+                    "mae": float(own.mean()),
+                    "rmse": float(np.sqrt((own**2).mean())),
+                    "r2": 1 - float((own**2).sum()) / whole if whole > 0 else math.nan,
+                    "relative_mae": float(own.mean()) / spread,
+                }
+                half = self.half[d]
+                if half is not None:
+                    made["coverage"] = float((own <= half).mean())
+            rows[name] = made
+        means = {
+            k: float(np.mean(there)) if (there := [v[k] for v in rows.values() if not math.isnan(v[k])]) else math.nan
+            for k in ("mae", "rmse", "r2", "relative_mae")
+        }
+        covered = [row["coverage"] for row in rows.values() if "coverage" in row]
+        return {
+            "n": len(seen["rows"]),
+            **means,
+            **({"coverage": float(np.mean(covered))} if covered else {}),
+            "loss": float(total / count.clamp(min=1e-6)),
+            "per_number": rows,
+        }
+
+    def calibrate(self, seen: Seen) -> None:
+        """Intervals: the distance that at least 90 % of all pictures do not exceed, as those of validation say."""
+        if len(seen.get("rows", ())):
+            self.half = tuple(conformal(own[~np.isnan(own)]) for own in self._errors(seen).T)
+
+    def headline(self, figures: Mapping[str, Any]) -> str:
+        each = [
+            f"{name}: mean absolute error {row['mae']:.4g}, R2 {row['r2']:.3f}"
+            for name, row in figures["per_number"].items()
+        ]
+        held = f", {figures['coverage']:.1%} inside the {HELD:.0%} intervals" if "coverage" in figures else ""
+        return f"{'; '.join(each)} (n = {figures['n']:,}{held})"
+
+    # ---- the report
+
+    def worst(self, seen: Seen) -> np.ndarray:
+        error = self._errors(seen) / self._unit
+        return seen["rows"][np.argsort(-np.nan_to_num(error, nan=0.0).max(1), kind="stable")]
+
+    def caption(self, seen: Seen, row: int) -> str:
+        at = int(np.flatnonzero(seen["rows"] == row)[0])
+        error = self._errors({k: v[at : at + 1] for k, v in seen.items()})[0]
+        several = len(self.names) > 1
+        return "wrong by " + ", ".join(
+            f"{v:.3g}{f' ({name})' if several else ''}"
+            for name, v in zip(self.names, error, strict=True)
+            if not math.isnan(v)
+        )
+
+    def sections(self, seen: Seen, figures: Mapping[str, Any]) -> list[Section]:
+        rows = []
+        for d, (name, row) in enumerate(figures["per_number"].items()):
+            half = self.half[d]
+            rows.append(
+                {
+                    "number": name,
+                    "mean absolute error": row["mae"],
+                    "root mean squared error": row["rmse"],
+                    "R2": row["r2"],
+                    "against the median": row["relative_mae"],
+                    "interval": "-" if half is None else f"± {half:.3g}",
+                    "inside it": f"{row['coverage']:.1%}" if "coverage" in row else "-",
+                }
+            )
+        line = (
+            "Against the median: the mean absolute error over that of always answering the training pictures' median, "
+            f"so 1 is no knowledge at all. The intervals were chosen so that they hold {HELD:.0%} of the validation "
+            "pictures."
+        )
+        parts = [Section("Numbers", Html(table(rows, numeric=tuple(rows[0])[1:]) + paragraph(line)))]
+        truth, found = self._natural(seen["numbers"]), self._natural(self._found(seen["outputs"]))
+        some = np.unique(np.linspace(0, len(truth) - 1, min(_SHOWN, len(truth))).astype(int))
+        charts = [
+            scatter_chart(
+                [(float(truth[i, d]), float(found[i, d])) for i in some if not math.isnan(truth[i, d])],
+                x=f"true {name}",
+                y=f"answered {name}",
+            )
+            for d, name in enumerate(self.names)
+        ]
+        return [*parts, Section("Answers against the truth", Html("".join(charts)))]
+
+    # ---- answers
+
+    def answers(self, outputs: Tensor, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
+        found: list[Answer] = []
+        for key, row in zip(keys, self._natural(self._found(outputs.cpu().numpy())).tolist(), strict=True):
+            spans: list[tuple[float, float] | None] = []
+            for value, half, period in zip(row, self.half, self.periods, strict=True):
+                if half is None:
+                    spans.append(None)
+                elif period is None:
+                    spans.append((value - half, value + half))
+                elif 2 * half < period:
+                    spans.append(((value - half) % period, (value + half) % period))
+                else:
+                    spans.append((0.0, period))
+            found.append(Measured(key, self.names, tuple(row), tuple(spans)))
+        return found
+
+    def unread(self, key: str, problem: str) -> Answer:
+        return Measured(key, problem=problem)
+
+
+def conformal(errors: np.ndarray, held: float = HELD) -> float | None:
+    """The error of rank ``ceil((n + 1) held)`` of n: a new one is at most that with probability `held` or more.
+
+    None where that rank is beyond n, with fewer than ``held / (1 - held)`` errors.
+    """
+    rank = math.ceil((len(errors) + 1) * held - 1e-9)
+    return float(np.sort(errors)[rank - 1]) if rank <= len(errors) else None
+
+
+def _logistic(x: np.ndarray, y: np.ndarray, strengths: Sequence[float]) -> Layers:
+    fitted = None
+    for strength in strengths:
+        fitted = logistic(x, y, y.shape[1], np.ones(y.shape), strength, start=fitted)
+        yield fitted
+
+
+def _turned(angle: Any) -> Any:
+    """Angles in radians, brought to -pi to pi."""
+    return (angle + math.pi) % (2 * math.pi) - math.pi
+
+
+def _check_loss(loss: str) -> None:
+    if loss not in LOSSES:
+        raise UsageError(f"unknown loss {loss!r} of the task number; there are {', '.join(LOSSES)}")
+
+
+def _values(column: Any, rows: np.ndarray) -> np.ndarray:
+    """The numbers (N, D) of some samples; of `_LOOK_AT` of them where each has to be computed."""
+    if isinstance(column, Numbers):
+        return column.values[rows]
+    some = rows[np.linspace(0, len(rows) - 1, min(_LOOK_AT, len(rows))).astype(int)]
+    return np.stack([row for i in some if (row := column[int(i)]) is not None])

@@ -1,0 +1,461 @@
+"""Several labels for each picture, or none: a yes or no for every tag, where what nobody has said counts for nothing.
+
+Losses, each a sum over the known tags of a picture:
+
+- bce: binary cross-entropy of a sigmoid.
+- asymmetric: cross-entropy in which easy absences count little or nothing (Ridnik et al. 2021, equation 7, with the
+  paper's exponents 0 and 4 and margin 0.05), for many tags of which each picture has few.
+- squared: half the squared difference of a number for each tag to 1 or 0.
+
+A net without an opinion says how frequent each tag is (`prior` is added to its outputs), so that the many absences of
+rare tags do not flood the first steps (Lin et al. 2017, section 4.1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from neocog.errors import DataError, UsageError
+from neocog.page import Html, paragraph, table
+from neocog.records import counted
+from neocog.tasks.canvas import MISSED, PLAIN, RIGHT, WRONG, captioned
+from neocog.tasks.logistic import logistic
+from neocog.tasks.ridge import ridge
+from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+
+if TYPE_CHECKING:
+    from neocog.data.batches import Batch
+    from neocog.data.source import Source
+    from neocog.data.warp import Warp
+
+LOSSES = ("bce", "asymmetric", "squared")
+MARGIN, FOCUS = 0.05, 4  # of the asymmetric loss
+_MOST = 10.0  # a picture with a tag counts at most so much more than one without it
+_FEW = 5  # validation pictures with (or without) a tag below which it has no threshold of its own
+_STRATUM = 10  # pictures that a tag needs to be a stratum of the splits
+_LISTED = 200  # tags in the table of a report
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged(Answer):
+    """The tags of one picture.
+
+    Attributes:
+        found: tags and their calibrated probabilities, the most probable first, of those above their thresholds.
+        top: the most probable tags, whether found or not.
+        names: all tags that the net knows.
+    """
+
+    key: str
+    found: tuple[tuple[str, float], ...] = ()
+    top: tuple[tuple[str, float], ...] = ()
+    names: tuple[str, ...] = ()
+    problem: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        return {"tags": "; ".join(name for name, _ in self.found)}
+
+    def to_json(self) -> dict[str, Any]:
+        return {part: [{"tag": name, "probability": p} for name, p in getattr(self, part)] for part in ("found", "top")}
+
+    def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
+        """The tags below the picture; with the truth, right ones are green, wrong ones red, missed ones orange."""
+        known: dict[str, float] = {}
+        if truth is not None:
+            known = dict(zip(self.names, np.asarray(truth).tolist(), strict=True))
+        colours = {1.0: RIGHT, 0.0: WRONG}
+        words = [(f"{name} {p:.0%}", colours.get(known.get(name, -1.0), PLAIN)) for name, p in self.found]
+        said = {name for name, _ in self.found}
+        words += [(f"missed: {name}", MISSED) for name, there in known.items() if there == 1 and name not in said]
+        return captioned(picture, words or [("no tag", PLAIN)])
+
+    def tags(self) -> tuple[tuple[str, float], ...]:
+        return self.found
+
+
+@register
+class Tags(Task):
+    """A yes or no for every tag.
+
+    Args:
+        classes: names of the tags, in the order of the outputs.
+        loss: one of `LOSSES`.
+        weights: (K,), how much more a picture that has a tag counts than one that has not; None: the same.
+        prior: (K,), added to the outputs.
+        scale, shift: logits are multiplied and shifted by these before the sigmoid (Platt 1999), after training.
+        thresholds: (K,), probabilities from which on a picture has a tag; None: one half.
+    """
+
+    name = "tags"
+    about = "several labels for each picture, or none"
+    needs = {"tags": "categories"}
+    goal = ("map", "max")
+    figure = "mean average precision"
+    mixes = True
+    fits_at_once = True
+    options = {"loss": "bce"}
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        loss: str = "bce",
+        weights: Sequence[float] | None = None,
+        prior: Sequence[float] | None = None,
+        scale: float = 1.0,
+        shift: float = 0.0,
+        thresholds: Sequence[float] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        if loss not in LOSSES:
+            raise UsageError(f"unknown loss {loss!r} of the task tags; there are {', '.join(LOSSES)}")
+        self.classes, self.loss, self.scale, self.shift = tuple(classes), loss, float(scale), float(shift)
+        self.weights = torch.ones(len(self.classes)) if weights is None else torch.tensor(list(weights))
+        self.prior = torch.zeros(len(self.classes)) if prior is None else torch.tensor(list(prior))
+        self.thresholds = np.full(len(self.classes), 0.5) if thresholds is None else np.array(thresholds, np.float64)
+        self.notes = tuple(notes)
+
+    @classmethod
+    def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Tags:
+        column: Any = source.columns["tags"]
+        how = settings.get("balance", "auto")
+        if how == "sampling":
+            raise UsageError(
+                "balance=sampling is for the task label: a picture has several tags; --set balance=weights lets rare "
+                "tags count more"
+            )
+        yes, known = counts(column, rows)
+        if not ((yes > 0) & (yes < known)).any():
+            raise DataError(
+                f"{source.name} has no tag that some training pictures have and others lack "
+                f"({counted(len(column.names), 'tag')}, {counted(len(rows))}); the task tags needs at least one"
+            )
+        share = (yes + 0.5) / (known + 1)  # never 0 or 1
+        loss, weights = settings.get("loss", "bce"), np.ones(len(yes))
+        if loss == "squared" and how == "weights":
+            raise UsageError(
+                "balance=weights goes with the losses bce and asymmetric of the task tags, not with squared"
+            )
+        if how != "none" and loss != "squared":
+            odds = (1 - share) / share
+            weights = np.clip(odds if how == "weights" else np.sqrt(odds), 1.0, _MOST)
+        weighed = weights * share / (weights * share + 1 - share)  # what the weighted loss is least at
+        prior = weighed if loss == "squared" else np.log(weighed / (1 - weighed))
+        notes = []
+        if never := [name for name, n in zip(column.names, yes, strict=True) if n == 0]:
+            more = " ..." if len(never) > 5 else ""
+            notes.append(f"no training picture has {counted(len(never), 'tag')}: {', '.join(never[:5])}{more}")
+        if (unknown := 1 - known.sum() / (len(rows) * len(known))) > 0:
+            notes.append(f"of {unknown:.1%} of all pictures and tags nothing is known; they count for nothing")
+        return cls(column.names, loss, weights.round(4).tolist(), prior.round(4).tolist(), notes=notes)
+
+    def to_json(self) -> dict[str, Any]:
+        lists = {k: [round(v, 6) for v in getattr(self, k).tolist()] for k in ("weights", "prior", "thresholds")}
+        return {
+            "classes": list(self.classes),
+            "loss": self.loss,
+            **lists,
+            "scale": self.scale,
+            "shift": self.shift,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Tags:
+        return cls(**values)
+
+    @classmethod
+    def strata(cls, source: Source) -> np.ndarray | None:
+        """The rarest tag that each picture has, of those with at least ten pictures.
+
+        The first step of iterative stratification (Sechidis et al. 2011), which serves rare tags first.
+        """
+        column: Any = source.columns["tags"]
+        sets = getattr(column, "sets", None)
+        if sets is None:
+            return None
+        number = np.bincount(sets.values, minlength=len(column.names))
+        rank = np.argsort(np.argsort(np.where(number >= _STRATUM, number, number.max(initial=0) + 1), kind="stable"))
+        common = len(number) if not len(number) else int((number >= _STRATUM).sum())
+        found = np.full(len(column), len(number), np.int64)
+        np.minimum.at(found, np.repeat(np.arange(len(column)), np.diff(sets.ends)), rank[sets.values])
+        return np.where(found < common, found, common)
+
+    @property
+    def outputs(self) -> int:
+        return len(self.classes)
+
+    @classmethod
+    def support(cls, source: Source, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        return counts(source.columns["tags"], rows)[0], "tag"
+
+    def fit_head(
+        self, x: np.ndarray, targets: dict[str, np.ndarray], strengths: Sequence[float]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Logistic regression of each tag, with the weights of the loss; least squares where that is squared."""
+        y, prior = targets["tags"].astype(np.float64), self.prior.double().numpy()
+        if self.loss == "squared":
+            for weight, bias in ridge(x, y, np.ones(len(x)), strengths):
+                yield weight, bias - prior
+            return
+        each = np.where(y == 1, self.weights.double().numpy(), 1.0)
+        fitted = None
+        for strength in strengths:
+            fitted = logistic(x, y, y.shape[1], each, strength, start=fitted)
+            yield fitted[0].astype(np.float64), fitted[1] - prior
+
+    # ---- a batch
+
+    def collate(self, values: dict[str, Any], warp: Warp | None, valid: Tensor) -> Targets:
+        made = torch.full((len(valid), len(self.classes)), math.nan)
+        for b, row in enumerate(values["tags"]):
+            if valid[b] and row is not None:
+                made[b] = torch.from_numpy(row)
+        return {"tags": made}
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Losses:
+        y = batch.targets["tags"]
+        total, known = self._summed(outputs, y)
+        if batch.mix is not None:
+            share, partner = batch.mix.share, batch.mix.partner
+            other, more = self._summed(outputs, y[partner])
+            total, known = share * total + (1 - share) * other, share * known + (1 - share) * more
+        count = known / len(self.classes)  # a picture of which half of the tags are known is half a picture
+        right = ((self._logits(outputs.detach()) > 0) == (y == 1))[~y.isnan()].sum() / len(self.classes)
+        return Losses({"loss": total / count.clamp(min=1e-6)}, count, {"accuracy": right})
+
+    def _summed(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss summed over all that is known, and how much that is."""
+        known = ~y.isnan()
+        each = self._each(outputs, y.nan_to_num(0.0))
+        return (each * known).sum(), known.sum()
+
+    def _each(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The loss of every picture and tag (B, K); `y` is 1 or 0."""
+        z, weights = outputs + self.prior.to(outputs.device), self.weights.to(outputs.device)
+        if self.loss == "bce":
+            return F.binary_cross_entropy_with_logits(z, y, pos_weight=weights, reduction="none")
+        if self.loss == "squared":
+            return 0.5 * (z - y) ** 2
+        return asymmetric(z, y, weights)
+
+    def _logits(self, outputs: Any) -> Any:
+        """Logits of the outputs, without what the weights of the loss add to them."""
+        prior, weights = (v.to(outputs.device) for v in (self.prior, self.weights))
+        z = outputs + prior
+        # half of a squared loss is least at the probability; its logit there has a slope of 4
+        return (4 * (z - 0.5) if self.loss == "squared" else z) - weights.log()
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities (N, K) of outputs (N, K)."""
+        z = self._logits(torch.from_numpy(np.asarray(outputs, np.float64)))
+        return torch.sigmoid(self.scale * z + self.shift).numpy()
+
+    # ---- figures
+
+    def observe(self, outputs: Tensor, batch: Batch) -> dict[str, Any]:
+        return {"rows": batch.rows, "outputs": outputs, "tags": batch.targets["tags"]}
+
+    def figures(self, seen: Seen) -> dict[str, Any]:
+        if not len(seen.get("rows", ())):
+            return {"n": 0, "map": math.nan, "loss": math.nan}
+        y = seen["tags"]
+        known, p = ~np.isnan(y), self.probabilities(seen["outputs"])
+        yes = y == 1
+        total, count = self._summed(torch.from_numpy(seen["outputs"]).double(), torch.from_numpy(y).double())
+        precisions = per_tag_ap(p, y)
+        f1, micro = f1_scores(p >= self.thresholds, y)
+        there = yes.any(0)
+        clipped = np.clip(p, 1e-7, 1 - 1e-7)
+        likely = np.where(yes, np.log(clipped), np.log1p(-clipped))[known]
+        return {
+            "n": len(y),
+            "map": float(precisions[there].mean()) if there.any() else math.nan,
+            "macro_f1": float(f1[there].mean()) if there.any() else math.nan,
+            "micro_f1": micro,
+            "loss": float(total / count.clamp(min=1)) * len(self.classes),
+            "log_loss": float(-likely.mean()) if known.any() else math.nan,
+            "known": float(known.mean()),
+            "tags": int(there.sum()),
+            "per_tag": {name: float(v) for name, v in zip(self.classes, precisions, strict=True)},
+        }
+
+    def headline(self, figures: Mapping[str, Any]) -> str:
+        line = (
+            f"mean average precision {figures['map']:.4f}, macro-F1 {figures['macro_f1']:.4f}, micro-F1 "
+            f"{figures['micro_f1']:.4f} (n = {figures['n']:,})"
+        )
+        there, of = figures["tags"], len(self.classes)
+        return line if there == of else f"{line} ({there} of {of} tags have pictures)"
+
+    def calibrate(self, seen: Seen) -> None:
+        """Scale and shift of the logits, then the threshold of each tag at which its F1 is best on these pictures.
+
+        A tag with fewer than five pictures that have it, or lack it, takes the threshold at which the F1 over all
+        pictures and tags is best.
+        """
+        if not len(seen.get("rows", ())):
+            return
+        y = seen["tags"].ravel()
+        known = ~np.isnan(y)
+        if not 0 < (y[known] == 1).sum() < known.sum():
+            return
+        z = self._logits(torch.from_numpy(seen["outputs"].astype(np.float64))).numpy().ravel()
+        self.scale, self.shift = platt(z[known], y[known] == 1)
+        p = self.probabilities(seen["outputs"])
+        shared = best_threshold(p.ravel()[known], y[known] == 1)
+        for k in range(len(self.classes)):
+            asked = ~np.isnan(seen["tags"][:, k])
+            yes = seen["tags"][asked, k] == 1
+            enough = min(yes.sum(), (~yes).sum()) >= _FEW
+            self.thresholds[k] = round(best_threshold(p[asked, k], yes) if enough else shared, 6)
+
+    # ---- the report
+
+    def worst(self, seen: Seen) -> np.ndarray:
+        """By the least probable truth: a tag that it has and was given little, or lacks and was given much."""
+        y, p = seen["tags"], self.probabilities(seen["outputs"])
+        truth = np.where(np.isnan(y), 1.0, np.where(y == 1, p, 1 - p))
+        return seen["rows"][np.argsort(truth.min(1), kind="stable")]
+
+    def caption(self, seen: Seen, row: int) -> str:
+        at = int(np.flatnonzero(seen["rows"] == row)[0])
+        y, found = seen["tags"][at], self.probabilities(seen["outputs"][at : at + 1])[0] >= self.thresholds
+        right, wrong, missed = (int(v.sum()) for v in (found & (y == 1), found & (y == 0), ~found & (y == 1)))
+        return f"{right} right, {wrong} wrong, {missed} missed"
+
+    def sections(self, seen: Seen, figures: Mapping[str, Any]) -> list[Section]:
+        y, p = seen["tags"], self.probabilities(seen["outputs"])
+        said = p >= self.thresholds
+        rows = []
+        precisions = np.array([figures["per_tag"][name] for name in self.classes])
+        order = np.argsort(precisions, kind="stable")  # nan, of tags without pictures, comes last
+        for k in order[:_LISTED]:
+            yes, no = y[:, k] == 1, y[:, k] == 0
+            hits, n = (said[:, k] & yes).sum(), yes.sum()
+            answered = hits + (said[:, k] & no).sum()
+            rows.append(
+                {
+                    "tag": self.classes[k],
+                    "pictures": f"{n:,}",
+                    "of": f"{(yes | no).sum():,}",
+                    "average precision": f"{precisions[k]:.3f}" if n else "-",
+                    "precision": f"{hits / answered:.1%}" if answered else "-",
+                    "recall": f"{hits / n:.1%}" if n else "-",
+                    "threshold": f"{self.thresholds[k]:.3f}",
+                }
+            )
+        line = "The tags with the lowest average precision first; precision and recall at each tag's threshold."
+        if len(order) > _LISTED:
+            line += f" The first {_LISTED} of {len(order):,}."
+        if figures["known"] < 1:
+            line += f" Of {1 - figures['known']:.1%} of all pictures and tags nothing is known; they are left out."
+        body = paragraph(line) + table(rows, numeric=tuple(rows[0])[1:])
+        return [Section("Tags", Html(body))]
+
+    # ---- answers
+
+    def answers(self, outputs: Tensor, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
+        found: list[Answer] = []
+        for key, row in zip(keys, self.probabilities(outputs.cpu().numpy()), strict=True):
+            ranked = [(self.classes[k], float(row[k]), row[k] >= self.thresholds[k]) for k in np.argsort(-row)]
+            said = tuple((name, p) for name, p, good in ranked if good)
+            found.append(Tagged(key, said, tuple((name, p) for name, p, _ in ranked[:top]), self.classes))
+        return found
+
+    def unread(self, key: str, problem: str) -> Answer:
+        return Tagged(key, problem=problem)
+
+
+def asymmetric(z: Tensor, y: Tensor, weights: Tensor | float = 1.0) -> Tensor:
+    """The asymmetric loss of logits and truths (B, K): ``-log p`` where y is 1, else ``-q^4 log(1 - q)``.
+
+    q is p less a margin of 0.05, at least 0 (Ridnik et al. 2021, equations 4 to 7).
+    """
+    q = (torch.sigmoid(z) - MARGIN).clamp(min=0)
+    return torch.where(y == 1, -weights * F.logsigmoid(z), -(q**FOCUS) * torch.log1p(-q))
+
+
+def counts(column: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of how many samples each class is true, and of how many it is known whether it is: both float64 (K,)."""
+    k, sets = len(column.names), getattr(column, "sets", None)
+    if sets is None:
+        found = np.stack([row for i in rows if (row := column[int(i)]) is not None])
+        return (found == 1).sum(0).astype(float), (~np.isnan(found)).sum(0).astype(float)
+    rows = np.asarray(rows)[column.known[rows]]
+    yes = np.bincount(sets.select(rows).values, minlength=k).astype(float)
+    known = np.full(k, float(len(rows)))
+    if column.unknown is not None:
+        known -= np.bincount(column.unknown.select(rows).values, minlength=k)
+    return yes, known
+
+
+def per_tag_ap(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Average precision of each column of scores (N, K), truths 1, 0 or nan; nan where no picture has the tag.
+
+    The mean, over the pictures with the tag, of the precision at their score; equal scores count together.
+    """
+    made = np.full(y.shape[1], math.nan)
+    for k in range(y.shape[1]):
+        known = ~np.isnan(y[:, k])
+        score, yes = scores[known, k], y[known, k] == 1
+        if not yes.any():
+            continue
+        order = np.argsort(-score, kind="stable")
+        ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+        hits = np.cumsum(yes[order])[ends]
+        made[k] = float((np.diff(hits, prepend=0) * hits / (ends + 1)).sum() / yes.sum())
+    return made
+
+
+def f1_scores(said: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+    """F1 of each tag (K,), and over all pictures and tags together, for answers bool (N, K); 0 where nothing is."""
+    hits = (said & (y == 1)).sum(0)
+    total = (said & ~np.isnan(y)).sum(0) + (y == 1).sum(0)
+    return 2 * hits / np.maximum(total, 1), float(2 * hits.sum() / max(total.sum(), 1))
+
+
+def best_threshold(p: np.ndarray, yes: np.ndarray) -> float:
+    """The probability from which on saying yes has the best F1, half way to the next lower one."""
+    order = np.argsort(-p, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(p[order]) != 0, True))
+    f1 = 2 * np.cumsum(yes[order])[ends] / (ends + 1 + yes.sum())
+    best = int(np.argmax(f1))
+    low = p[order][ends[best + 1]] if best + 1 < len(ends) else 0.0
+    return float((p[order][ends[best]] + low) / 2)
+
+
+def platt(z: np.ndarray, yes: np.ndarray) -> tuple[float, float]:
+    """Scale and shift of logits (N,) that make the truths most likely, softened as Platt (1999) does; scale > 0.
+
+    Newton's method on two numbers. A scale that is not positive would turn the order around: then nothing is changed.
+    """
+    ups, downs = int(yes.sum()), int((~yes).sum())
+    wanted = np.where(yes, (ups + 1) / (ups + 2), 1 / (downs + 2))
+    spread = float(z.std())
+    if spread < 1e-9:
+        return 1.0, 0.0
+    x = np.stack((z / spread, np.ones_like(z)))
+    t = np.array([0.0, math.log((ups + 1) / (downs + 1))])
+
+    def loss(at: np.ndarray) -> float:
+        v = at @ x
+        return float((np.logaddexp(0, v) - wanted * v).mean())
+
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-np.clip(t @ x, -60, 60)))
+        gradient = x @ (p - wanted) / len(z)
+        step = np.linalg.solve((x * (p * (1 - p))) @ x.T / len(z) + 1e-9 * np.eye(2), gradient)
+        size, now = 1.0, loss(t)
+        while loss(t - size * step) > now and size > 1e-4:
+            size /= 2
+        t = t - size * step
+        if np.abs(gradient).max() < 1e-9:
+            break
+    return (float(t[0] / spread), float(t[1])) if t[0] > 0 else (1.0, 0.0)
