@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Return where neocog keeps what it fetched or made: NEOCOG_CACHE, else ``XDG_CACHE_HOME/neocog`` (``~/.cache``)."""
+    """Where neocog keeps what it fetched or made: NEOCOG_CACHE, else ``XDG_CACHE_HOME/neocog`` (``~/.cache``)."""
     if folder := os.environ.get("NEOCOG_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neocog"

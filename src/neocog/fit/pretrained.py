@@ -46,8 +46,8 @@ def pretrained_by_default(wishes: Wishes, data: Data) -> tuple[str | None, str]:
         )
     net, where = found
     return net, (
-        f"starting from {net} with the ImageNet weights {where}, because {pictures:,} photographs are few; --from scratch "
-        "starts from random weights"
+        f"starting from {net} with the ImageNet weights {where}, because {pictures:,} photographs are few; "
+        "--from scratch starts from random weights"
     )
 
 

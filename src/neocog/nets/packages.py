@@ -55,8 +55,9 @@ _CROP = 32  # the release cuts the centre of S pixels out of S + 32
 def installed(name: str) -> Path | None:
     """Return the file of the package that holds the weights of a net, None if there is none or it isn't installed."""
     package = PACKAGES.get(name)
-    spec = find_spec(package.module) if package else None
-    for folder in (spec.submodule_search_locations or ()) if spec and package else ():
+    if package is None or (spec := find_spec(package.module)) is None:
+        return None
+    for folder in spec.submodule_search_locations or ():
         if (file := Path(folder) / package.file).is_file():
             return file
     return None
