@@ -502,7 +502,8 @@ def test_branches_and_loops_as_operators() -> None:
     taken = applied(branch, torch.ones(2, 4), fc=nn.Linear(4, 4))
     assert (taken.macs, taken.unused, taken.uncounted) == (32, (), {})
     left = applied(branch, -torch.ones(2, 4), fc=nn.Linear(4, 4))
-    assert (left.macs, left.unused) == (0, ("fc.weight", "fc.bias"))
+    assert (left.macs, left.unused) == (0, ())  # the other branch may read them
+    assert any("torch.cond" in note for note in left.notes)
 
     def loop(net: Any, x: Tensor) -> Tensor:
         start = (torch.tensor(0), x)

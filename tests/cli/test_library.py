@@ -317,7 +317,7 @@ def test_teach_correct_and_unteach(indexed):
     )
     assert taught["examples"] == 2 and taught["tagged"] >= 2
     said = call("correct", indexed, "first ones", "b/1.jpg", "--no")
-    assert said.exit_code == 0 and "first ones: 1 examples" in said.stdout
+    assert said.exit_code == 0 and "first ones: 1 example" in said.stdout
     assert "b/1.jpg" not in call("search", 'tag:"first ones"', "--all").stdout
     assert "first ones" in call("library", "concepts").stdout
     assert call("library", "unteach", indexed, "first ones").exit_code == 0

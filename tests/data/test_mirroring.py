@@ -12,9 +12,10 @@ from PIL import Image
 from neocog.data import Arrays as ArrayPictures
 from neocog.data import open_source
 from neocog.data.check import check, groups_and_mirroring
+from neocog.data.columns import LabelSets
 from neocog.data.duplicates import as_groups, flipped_thumbs, look_at
-from neocog.data.kinds import Category
-from neocog.data.mirroring import by_names, characters, decide, named_sides
+from neocog.data.kinds import Categories, Category, Numbers
+from neocog.data.mirroring import by_names, characters, decide, decide_by_values, named_sides
 from neocog.data.source import Selected, Source
 
 Arrows = Callable[..., tuple[np.ndarray, np.ndarray]]
@@ -224,3 +225,35 @@ def test_blank_and_symmetrical_pictures_say_nothing_about_mirroring(folder: Call
     blank = [(f"kind{i % 2}", np.full((40, 40, 3), 90, np.uint8)) for i in range(20)]
     found = check(folder(*blank, *((f"kind{i % 2}", p) for i, p in enumerate(drawings(20)))))
     assert found.mirroring.allowed and found.find("conflict_mirrored") is None
+
+
+def _leaning(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Lines that lean by a number from -1 to 1: pictures (N, 32, 32, 3) and the numbers."""
+    rng = np.random.default_rng(seed)
+    lean, rows = rng.uniform(-1, 1, n), np.arange(32)
+    pictures = rng.integers(0, 40, (n, 32, 32, 3), dtype=np.uint8)
+    for picture, one in zip(pictures, lean, strict=True):
+        across = np.rint(16 + one * (31 - rows) * 0.45).astype(int)
+        for wide in (-1, 0, 1):
+            picture[rows, (across + wide).clip(0, 31)] = 220
+    return pictures, lean
+
+
+def test_a_number_that_mirroring_reverses_is_seen() -> None:
+    pictures, lean = _leaning(60)
+    source = ArrayPictures(pictures, np.zeros(60, np.int64), classes=("x",))
+    found = decide_by_values(source, Numbers(np.stack([np.full(60, 3.0), lean], axis=1), ("flat", "angle")))
+    assert found is not None and not found.allowed and "'angle' looks reversed" in found.why
+    assert decide_by_values(source, Numbers(abs(lean), ("size",))) is None
+    assert decide_by_values(source, Numbers(np.random.default_rng(5).random(60), ("noise",))) is None
+    assert decide_by_values(source, Numbers(np.where(np.arange(60) < 9, lean, np.nan), ("few",))) is None
+
+
+def test_a_tag_that_mirroring_turns_into_another_is_seen() -> None:
+    pictures, lean = _leaning(60, seed=1)
+    source = ArrayPictures(pictures, np.zeros(60, np.int64), classes=("x",))
+    each = np.arange(61)  # one tag for each picture
+    found = decide_by_values(source, Categories(LabelSets(each, (lean > 0).astype(np.int32)), ("alpha", "beta")))
+    assert found is not None and not found.allowed
+    wide = LabelSets(each, (abs(lean) > 0.5).astype(np.int32))
+    assert decide_by_values(source, Categories(wide, ("upright", "slanted"))) is None

@@ -172,7 +172,7 @@ def test_a_name_that_comes_again_is_a_sample_of_its_own(tmp_path):
     assert listed(source) == {
         "0.jpg": (b"a", "cat"), "1.jpg": (b"b", "cow"), "0.jpg#2": (b"c", "dog"), "0.jpg#3": (b"d", "fox"),
     }  # fmt: skip
-    assert any("2 samples have the name of an earlier sample" in note for note in source.notes)
+    assert any("2 samples with the name of an earlier one" in note for note in source.notes)
 
 
 @pytest.mark.parametrize(

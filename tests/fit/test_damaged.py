@@ -59,7 +59,7 @@ def test_a_class_too_few_or_too_many(run: Path, names: list[str], count: int) ->
     with pytest.raises(RunError, match=r"the classes of the task and of the net differ.*'neocog resume .*' writes it"):
         neocog.load(run)
     change(run / "net.json", lambda card: card["task"].update(classes=names))
-    said = rf"names {count} classes for a net with 3 outputs.*'[Nn]eocog resume .*' writes it again"
+    said = rf"names {count} class(es)? for a net with 3 outputs.*'[Nn]eocog resume .*' writes it again"
     with pytest.raises(RunError, match=said):
         neocog.load(run)
     with pytest.raises(RunError, match=said):

@@ -152,6 +152,7 @@ class Shapes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.stand_ins: dict[int, tuple[Tensor, Tensor]] = {}
+        self.chose = False  # one of two branches was followed, the other was not
         self.swapped: frozenset[int] = frozenset()  # ids of the true parameters and buffers, which are not constants
 
     @classmethod
@@ -198,6 +199,7 @@ class Shapes(TorchDispatchMode):
         name = func.name() if isinstance(func, HigherOrderOperator) else ""
         if name == "cond":
             chosen, yes, no, operands = args
+            self.chose = True
             branch = yes if bool(chosen) else no  # on shapes alone this fails, and the module is run on real numbers
             with self:
                 return branch(*operands)

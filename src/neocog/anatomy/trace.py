@@ -98,6 +98,8 @@ def trace(module: nn.Module, input: Any, *, name: str = "", training_memory: boo
             ) from again
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         notes.append(f"computed on real random numbers, because it does not run on shapes alone ({reason})")
+    if run.chose:
+        notes.append("torch.cond: only the branch that these numbers chose was followed; the other may read more")
     layers = run.layers
     training: int | None = None
     if training_memory and not run.real:
@@ -118,7 +120,7 @@ def trace(module: nn.Module, input: Any, *, name: str = "", training_memory: boo
         params=sum(map(entries, parameters)),
         trainable=sum(entries(p) for p in parameters if p.requires_grad),
         buffers=sum(map(entries, module.buffers())),
-        unused=tuple(path for path, p in everything.values() if path not in run.touched),
+        unused=() if run.chose else tuple(path for path, p in everything.values() if path not in run.touched),
         param_bytes=sum(entries(p) * p.element_size() for p in parameters),
         peak_bytes=run.ledger.peak,
         training_bytes=training,

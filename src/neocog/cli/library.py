@@ -17,6 +17,7 @@ import typer
 from neocog.cli import terminal, write
 from neocog.errors import UsageError
 from neocog.names import shown
+from neocog.records import counted
 
 if TYPE_CHECKING:
     from neocog.library import Library
@@ -144,7 +145,10 @@ def _annotate(opened: Library, tables: Iterable[str]) -> None:
         from neocog.library.captions import annotate
 
         said = annotate(opened.store, table)
-        terminal.say(f"{table}: {said.captions:,} captions and {said.labels:,} labels for {said.changed:,} pictures")
+        terminal.say(
+            f"{table}: {counted(said.captions, 'caption')} and {counted(said.labels, 'label')} "
+            f"for {counted(said.changed)}"
+        )
         for note in said.notes:
             terminal.say(f"note: {note}")
 
@@ -158,7 +162,7 @@ def _tell_index(report: Report, opened: Library, *, json: bool, line: bool) -> N
     for note in report.notes:
         terminal.say(f"note: {note}")
     if not line:
-        terminal.echo(f"library: {opened.folder}, {report.pictures:,} pictures")
+        terminal.echo(f"library: {opened.folder}, {counted(report.pictures)}")
 
 
 @contextlib.contextmanager
@@ -312,7 +316,7 @@ def _tell_taught(taught: Any, opened: Library, *, json: bool = False, sheet: Pat
         "" if taught.quality != taught.quality else f"; held-out examples rank above {taught.quality:.1%} of others"
     )
     terminal.echo(
-        f"{taught.name}: {taught.examples:,} examples, {taught.negatives:,} of what it is not; "
+        f"{taught.name}: {counted(taught.examples, 'example')}, {taught.negatives:,} of what it is not; "
         f"{taught.tagged:,} of {len(opened):,} pictures are tagged ({taught.changed:,} changed){quality}; "
         f"{taught.seconds:.2f} s"
     )

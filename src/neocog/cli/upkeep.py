@@ -11,6 +11,7 @@ import typer
 from neocog.cli import terminal, write
 from neocog.cli.library import LIBRARY_HELP, LibraryFirst, LibraryOption, Model, open_library
 from neocog.errors import LibraryError, UsageError
+from neocog.records import counted
 
 if TYPE_CHECKING:
     from neocog.library import Library
@@ -98,7 +99,7 @@ def export(
     """Write everything that the library knows to a table."""
     with terminal.work():
         count = open_library(library).export(out, model=model)
-    terminal.echo(f"{count:,} pictures written to {out}")
+    terminal.echo(f"{counted(count)} written to {out}")
 
 
 @upkeep.command()
@@ -122,7 +123,7 @@ def duplicates(
             size = f"{copy.width}x{copy.height}, {copy.size:,} bytes"
             terminal.echo(f"{'keep ' if i == 0 else '     '} {copy.path}  ({size})")
     spare = sum(group.superfluous for group in groups)
-    terminal.echo(f"{len(groups):,} groups; all but the best are {spare / 1e6:,.1f} MB")
+    terminal.echo(f"{counted(len(groups), 'group')}; all but the best are {spare / 1e6:,.1f} MB")
 
 
 @upkeep.command()
@@ -180,7 +181,9 @@ def forget(
     """Remove a folder and its pictures from the library. No file is touched."""
     with terminal.work():
         done = open_library(library).forget_folder(folder)
-    _tell_changed(done, f"forgot {done.files:,} files of {folder}, and {done.pictures:,} pictures with them", json)
+    _tell_changed(
+        done, f"forgot {counted(done.files, 'file')} of {folder}, and {counted(done.pictures)} with them", json
+    )
 
 
 @upkeep.command()

@@ -36,7 +36,7 @@ def unlisted(f: Facts) -> Finding | None:
         return None
     shown = tuple((Example(-1, problem.key, note=problem.reason),) for problem in problems[:KEPT])
     return Finding(
-        "unlisted", "warning", f"{len(problems):,} entries could not be used while listing", len(problems),
+        "unlisted", "warning", f"{counted(len(problems), 'entry')} could not be used while listing", len(problems),
         "They are not part of the data. The reason stands beside each.", shown, max(0, len(problems) - KEPT),
     )  # fmt: skip
 

@@ -4,7 +4,8 @@ Names: left and right, in many languages, single letters and digits, clockwise, 
 that lie in other classes, and a small classifier (kernel ridge regression on thumbnails) that is fitted on pictures as
 they are and then asked about mirror images that it has not seen. Where mirroring changes nothing, it tells two classes
 apart on mirror images as well as on plain ones, or by chance. Where it takes one class for the other more often than
-chance allows, mirroring turns one into the other.
+chance allows, mirroring turns one into the other. Numbers and tags are judged in the same way: where what it says of
+mirror images runs against the value, mirroring reverses the value.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neocog.data.duplicates import flipped_thumbs, near_and_mirrored
+from neocog.data.kinds import Categories, Numbers
 from neocog.data.source import Source
 from neocog.data.survey import survey
 from neocog.records import SPLITS
@@ -195,18 +197,7 @@ def _swapped(labels: np.ndarray, thumbs: np.ndarray, fold: np.ndarray) -> tuple[
     k, n = len(there), np.bincount(labels, minlength=1)[np.unique(labels)]
     if k < 2:
         return None
-    plain, negative = features(thumbs), features(thumbs, negative=True)
-    mirrored = flipped_thumbs(thumbs)
-    mirrored, mirrored_negative = features(mirrored), features(mirrored, negative=True)
-    targets = np.eye(k, dtype=np.float32)[y] - 1 / k
-    scores, reference = np.empty((len(y), k), np.float32), np.empty((len(y), k), np.float32)
-    for f in range(_FOLDS):
-        seen, asked = np.flatnonzero(fold != f), np.flatnonzero(fold == f)
-        known, width = plain[seen], _width(plain[seen])
-        ridge = _RIDGE * np.eye(len(seen), dtype=np.float32)
-        weights = np.linalg.solve(_kernel(known, negative[seen], known, width) + ridge, targets[seen])
-        scores[asked] = _kernel(mirrored[asked], mirrored_negative[asked], known, width) @ weights
-        reference[asked] = _kernel(plain[asked], negative[asked], known, width) @ weights
+    scores, reference = _asked(thumbs, fold, np.eye(k, dtype=np.float32)[y] - 1 / k)
     # of the pictures of class a, the share of those that are taken for b rather than for a
     share, usual = (
         np.stack([(s[y == a] > s[y == a, a][:, None]).mean(axis=0) for a in range(k)]) for s in (scores, reference)
@@ -219,6 +210,59 @@ def _swapped(labels: np.ndarray, thumbs: np.ndarray, fold: np.ndarray) -> tuple[
     if sure[a, b] <= math.sqrt(2 * math.log(max(1, k * (k - 1) // 2) / _FALSE_ALARMS)):
         return None
     return int(there[a]), int(there[b]), float(share[a, b]), int(n[a] + n[b])
+
+
+def _asked(thumbs: np.ndarray, fold: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the classifier says of mirror images and of the pictures as they are, (N, K) each, none of which it saw."""
+    plain, negative = features(thumbs), features(thumbs, negative=True)
+    mirrored = flipped_thumbs(thumbs)
+    mirrored, mirrored_negative = features(mirrored), features(mirrored, negative=True)
+    scores, reference = np.empty(targets.shape, np.float32), np.empty(targets.shape, np.float32)
+    for f in range(_FOLDS):
+        seen, asked = np.flatnonzero(fold != f), np.flatnonzero(fold == f)
+        known, width = plain[seen], _width(plain[seen])
+        ridge = _RIDGE * np.eye(len(seen), dtype=np.float32)
+        weights = np.linalg.solve(_kernel(known, negative[seen], known, width) + ridge, targets[seen])
+        scores[asked] = _kernel(mirrored[asked], mirrored_negative[asked], known, width) @ weights
+        reference[asked] = _kernel(plain[asked], negative[asked], known, width) @ weights
+    return scores, reference
+
+
+def decide_by_values(source: Source, column: Numbers | Categories) -> Mirroring | None:
+    """Decide for numbers or tags by a look at some of the pictures; None if nothing speaks against mirroring."""
+    rows = np.flatnonzero(column.known & (source.splits != SPLITS.index("test")))
+    rows = np.sort(np.random.default_rng(0).permutation(rows)[:LOOK_AT])
+    if len(rows) < 2 * _FEWEST:
+        return None
+    seen = survey(source, rows, details=False)
+    values = np.array([column[i] for i in rows[seen.readable].tolist()], np.float64)
+    found = reversed_value(values, seen.look.thumbs[seen.readable])
+    if found is None:
+        return None
+    name = column.names[found]
+    return Mirroring(False, f"of {len(values):,} pictures, {name!r} looks reversed when they are mirrored")
+
+
+def reversed_value(values: np.ndarray, thumbs: np.ndarray) -> int | None:
+    """The column of `values` (N, D; nan = not known) that mirroring reverses most surely, such as a steering angle.
+
+    It can be told from pictures as they are, and what is told from their mirror images runs against it.
+    """
+    known = ~np.isnan(values)
+    counts = known.sum(axis=0)
+    scaled = np.where(known, values, 0) - np.where(known, values, 0).sum(axis=0) / counts.clip(1)
+    scaled = np.where(known, scaled, 0)
+    spread = np.sqrt((scaled**2).sum(axis=0) / counts.clip(1))
+    scaled = (scaled / np.where(spread > 0, spread, 1)).astype(np.float32)
+    fold = np.random.default_rng(0).permutation(len(values)) % _FOLDS
+    alike = np.zeros((2, values.shape[1]))
+    for row, said in enumerate(_asked(thumbs, fold, scaled)):
+        for d in np.flatnonzero((spread > 0) & (counts >= 2 * _FEWEST)):
+            told, there = said[known[:, d], d], scaled[known[:, d], d]
+            alike[row, d] = np.corrcoef(told, there)[0, 1] if told.std() > 0 else 0.0
+    sure = np.where(alike[1] > 0, -alike[0] * np.sqrt(counts), 0)
+    best = int(sure.argmax())
+    return best if sure[best] > math.sqrt(2 * math.log(len(sure) / _FALSE_ALARMS)) else None
 
 
 def features(thumbs: np.ndarray, *, negative: bool = False) -> np.ndarray:

@@ -23,7 +23,7 @@ from neocog.data.columns import LabelColumn, TextLists, Texts, count_splits, is_
 from neocog.data.source import Source
 from neocog.data.text import text_of
 from neocog.errors import DataError
-from neocog.records import Problem
+from neocog.records import Problem, counted
 
 _SIDE_LIMIT = 1 << 20  # a label or caption file larger than this is something else
 _MAX_OPEN = 128
@@ -145,8 +145,8 @@ def open_shards(files: Sequence[Path], *, root: Path, name: str, classes: Sequen
         notes.append(f"pictures in the shards that are not the input were left out: {shown}")
     if columns.repeated:
         notes.append(
-            f"{columns.repeated} samples have the name of an earlier sample in their shard: each was kept as a sample "
-            "of its own, and its key ends in #2, #3, ..."
+            f"{counted(columns.repeated, 'sample')} with the name of an earlier one in the shard: kept as a sample "
+            "of its own, whose key ends in #2, #3, ..."
         )
     return Shards(
         files,

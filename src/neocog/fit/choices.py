@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from neocog import nets
-from neocog.data.mirroring import Mirroring, by_names, decide
+from neocog.data.kinds import Categories, Numbers
+from neocog.data.mirroring import Mirroring, by_names, decide, decide_by_values
 from neocog.data.source import ONE_LABEL, Source
 from neocog.data.split import complete_split, joined_groups
 from neocog.errors import DataError, NeocogError, UsageError
@@ -129,7 +130,7 @@ def leaks(codes: np.ndarray, groups: np.ndarray | None) -> list[str]:
 
 
 def _by_task(source: Source, task: type[Task]) -> Mirroring:
-    """Whether a mirror image keeps its answer, by the names of what is asked for."""
+    """Whether a mirror image keeps its answer, by the names of what is asked for and by looking."""
     if not task.mirrors:
         return Mirroring(False, f"a mirror image has another answer in the task {task.name}")
     for role in task.needs:
@@ -138,11 +139,13 @@ def _by_task(source: Source, task: type[Task]) -> Mirroring:
             return Mirroring(False, "angles change in the mirror")
         paired = any(k != partner for k, partner in enumerate(getattr(column, "swap", ())))
         said = None if paired else by_names(getattr(column, "names", ()))
+        if said is None and isinstance(column, (Numbers, Categories)):
+            said = decide_by_values(source, column)
         if said is not None:
             return said
-    return Mirroring(
-        True, "what is asked for moves with the mirror image" if task.geometry else "no name tells sides apart"
-    )
+    if task.geometry:
+        return Mirroring(True, "what is asked for moves with the mirror image")
+    return Mirroring(True, "neither names nor a look at the pictures speak against it")
 
 
 def mirror_as_decided(

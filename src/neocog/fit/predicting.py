@@ -26,7 +26,7 @@ from neocog.fit.features import build
 from neocog.fit.job import Split, open_split
 from neocog.fit.run import damaged, load_state, misfit, read_json, read_tensors
 from neocog.fit.show import Show
-from neocog.records import SPLITS, Preprocess
+from neocog.records import SPLITS, Preprocess, counted
 from neocog.tasks import Label, Task
 from neocog.tasks.label import Prediction
 from neocog.tasks.measures import evaluate_logits, softmax
@@ -78,7 +78,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     pre, names, outputs = Preprocess.from_json(card["preprocess"]), len(card["classes"]), card["net"]["classes"]
     task = task_in(card, path)
     if task.name == "label" and not card.get("taps") and names != outputs:
-        raise damaged(path, f"it names {names} classes for a net with {outputs} outputs")
+        raise damaged(path, f"it names {counted(names, 'class')} for a net with {counted(outputs, 'output')}")
     if not (min(len(pre.mean), len(pre.std)) >= pre.channels > 0 and min(pre.size, pre.resize, *pre.std) > 0):
         raise damaged(path, f"this is impossible: {pre}")
     if wrong := misfit_metrics(card["metrics"]) if task.name == "label" else "":
@@ -191,7 +191,10 @@ class Run:
                 raise damaged(card, f"the net that it describes cannot be built ({error})") from error
             head = tensors.get(f"{net.head}.weight")
             if head is not None and self.task.outputs not in (None, len(head)):
-                raise damaged(card, f"it names {self.task.outputs} classes for a net with {len(head)} outputs")
+                raise damaged(
+                    card,
+                    f"it names {counted(self.task.outputs, 'class')} for a net with {counted(len(head), 'output')}",
+                )
             load_state(net, tensors, str(path))
             self._net = net.eval()
         return self._net

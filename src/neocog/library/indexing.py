@@ -32,7 +32,7 @@ from neocog.library.rows import content_hash, has_model, vector_column, whole_ro
 from neocog.library.scan import EMPTY, Scan, scan
 from neocog.library.store import Store
 from neocog.library.view import view_of
-from neocog.records import Preprocess
+from neocog.records import Preprocess, counted
 
 COMMIT_ROWS = 1024  # pictures in one commit; a commit costs about 0.1 s
 COMMIT_SECONDS = 10.0  # so much work can be lost by a kill
@@ -555,7 +555,7 @@ class _Run:
                 )
         if report.unreadable:
             report.notes.append(
-                f"{report.unreadable:,} files cannot be read; 'neocog library problems' lists them with reasons"
+                f"{counted(report.unreadable, 'file')} cannot be read; 'neocog library problems' lists the reasons"
             )
 
 

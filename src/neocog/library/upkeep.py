@@ -26,7 +26,7 @@ from neocog.library.rows import HASH, content_hash, decode_path, matrix
 from neocog.library.scan import scan
 from neocog.library.store import Store
 from neocog.names import json_text, shown
-from neocog.records import Problem
+from neocog.records import Problem, counted
 
 __all__ = ["Copy", "Finding", "Group", "Info", "duplicates", "export", "info", "problems", "verify"]
 
@@ -57,10 +57,11 @@ class Info:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.pictures:,} pictures in {self.files:,} files, {self.gone:,} gone, {self.problems:,} unreadable",
+            f"{counted(self.pictures)} in {counted(self.files, 'file')}, "
+            f"{self.gone:,} gone, {self.problems:,} unreadable",
             f"folders: {', '.join(self.folders) or 'none'}",
             *([self.unfinished] if self.unfinished else []),
-            f"{self.labels:,} labels, {self.tagged:,} pictures with taught tags",
+            f"{counted(self.labels, 'label')}, {counted(self.tagged)} with taught tags",
         ]
         for name, one in self.models.items():
             how = f"{one['indexed']:,} in an index" if one["indexed"] else "searched exactly"
