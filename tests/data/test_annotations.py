@@ -493,7 +493,7 @@ def test_check_finds_what_is_wrong_with_boxes(tmp_path):
     found = check(folder, near=False)
     assert not found.ok and "6 boxes of 3 classes" in found.summary and "0 classes" not in found.summary
     notes = {f.name: [one.note for group in f.groups for one in group] for f in found.findings}
-    assert notes["boxes_outside"] == ["dog reaches out by 5 pixels"]
+    assert notes["boxes_outside"] == ["dog reaches beyond the edge by 5 pixels"]
     assert notes["boxes_inverted"] == ["dog from 10, 10 to 5, 14"] and notes["boxes_doubled"] == ["dog is there twice"]
     assert notes["unannotated"] == ["no annotation", "empty"] and "'emu'" in found.find("box_classes").title
     assert found.find("conflict_annotations").count == 2

@@ -186,7 +186,7 @@ def scenes(n: int, start: int = 0) -> list[np.ndarray]:
 def test_a_clean_collection_has_nothing_to_put_right():
     clean = check(Arrays(scenes(40), ["a", "b"] * 20))
     assert clean.findings == () and clean.ok and clean.exit_status == 0
-    assert clean.summary == "40 pictures in 2 classes: nothing to put right"
+    assert clean.summary == "40 pictures in 2 classes: no problems"
 
 
 @pytest.mark.parametrize(("many", "severity"), [(25, None), (32, "hint"), (100, "warning")])

@@ -195,7 +195,7 @@ def test_rows_that_repeat_a_picture_are_joined(three):
     source = open_source(three / "captions.csv")
     found = rows(source)
     assert len(source) == 2 and found["1.jpg"].captions == ("first", "second") and found["2.jpg"].captions == ("other",)
-    assert "2 rows name a picture again" in told(source)
+    assert "2 rows repeat a picture" in told(source)
 
 
 def test_numbered_caption_columns_are_one_role(three):

@@ -160,7 +160,7 @@ def test_pictures_can_grow_while_a_net_trains(folder: Path, tmp_path: Path, monk
     seen.clear()
     fixed = fit.train(folder, net="lenet5", out=tmp_path / "fixed", **how, **QUIET)
     notes = records(fixed.folder, "start")[0]["notes"]
-    assert "lenet5 is built for pictures of one size, so it is not shown small ones first" in notes
+    assert "lenet5 is built for pictures of one size, so training does not begin with small pictures" in notes
     assert set(seen) == {32} and read_json(fixed.folder / "run.json")["settings"]["recipe"]["small"] == 1.0
     small = recipe("fast", small=0.5)
     assert growing(small, "speednet", 32) == (small, [])
@@ -177,7 +177,7 @@ def test_pictures_can_grow_while_a_net_trains(folder: Path, tmp_path: Path, monk
 def test_another_test_set(folder: Path, tmp_path: Path) -> None:
     run = fit.train(folder, test=folder, net="lenet5", epochs=1, out=tmp_path / "a", diagnosis=False, **QUIET)
     assert run.metrics["test_n"] == 80
-    with pytest.raises(DataError, match="classes that the training data lack"):
+    with pytest.raises(DataError, match="classes that are not in the training data"):
         fit.train(folder, test="digits", net="lenet5", epochs=1, out=tmp_path / "b", **QUIET)
 
 

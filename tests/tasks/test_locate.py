@@ -172,5 +172,5 @@ def test_json_and_rows() -> None:
     answer = Place("k", (1.0, 2.0, 3.0, 4.0), "cat", 0.5)
     assert answer.row() == {"label": "cat", "probability": 0.5, "x0": 1.0, "y0": 2.0, "x1": 3.0, "y1": 4.0}
     assert answer.tags() == (("cat", 0.5),) and Place("k", problem="gone").tags() == ()
-    with pytest.raises(UsageError, match="there are l1, squared, giou"):
+    with pytest.raises(UsageError, match="expected one of l1, squared, giou"):
         Locate(["cat"], "iou")

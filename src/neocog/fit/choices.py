@@ -81,7 +81,9 @@ def splits_of(
         alike = mirrored if task.name == "label" else True  # targets of places move with the mirror image
         groups, mirroring = groups_and_mirroring(source, np.arange(len(source)), progress, mirrored=alike)
     else:
-        notes.append(f"near-duplicates were not looked for among {len(source):,} pictures ('neocog check' does)")
+        notes.append(
+            f"near-duplicates were not searched for among {len(source):,} pictures ('neocog check' finds them)"
+        )
     trained = int((labelled & (source.splits == 0)).sum())
     if SPLITS.index("test") in declared and trained:
         # a small share of few pictures would tell nothing: at least 1,000, or a tenth
@@ -131,7 +133,7 @@ def leaks(codes: np.ndarray, groups: np.ndarray | None) -> list[str]:
 def _by_task(source: Source, task: type[Task]) -> Mirroring:
     """Whether a mirror image keeps its answer, by the names of what is asked for."""
     if not task.mirrors:
-        return Mirroring(False, f"a mirror image has another answer in the task {task.name}")
+        return Mirroring(False, f"a mirror image has a different answer in the task {task.name}")
     for role in task.needs:
         column: Any = source.columns[role]
         if any(period for period in getattr(column, "periods", ())):
@@ -140,9 +142,7 @@ def _by_task(source: Source, task: type[Task]) -> Mirroring:
         said = None if paired else by_names(getattr(column, "names", ()))
         if said is not None:
             return said
-    return Mirroring(
-        True, "what is asked for moves with the mirror image" if task.geometry else "no name tells sides apart"
-    )
+    return Mirroring(True, "the answer moves with the picture" if task.geometry else "no name refers to a side")
 
 
 def mirror_as_decided(
@@ -215,13 +215,13 @@ def growing(r: Recipe, net: str, size: int, *, compiled: bool = False) -> tuple[
         why = "is compiled for pictures of one size (--set small= asks for more)"
     else:
         return r, []
-    return r.changed(small=1.0), [f"{net} {why}, so it is not shown small ones first"]
+    return r.changed(small=1.0), [f"{net} {why}, so training does not begin with small pictures"]
 
 
 def make_batch(r: Recipe, pictures: int, world: int) -> int:
     """The batch for a recipe and a number of training pictures; see `choose_batch`."""
     if pictures < 1:
-        raise DataError("there is no labelled picture to train on")
+        raise DataError("no labelled picture to train on was found")
     if pictures < world:
-        raise NeocogError(f"{pictures} training pictures cannot be shared by {world} processes")
+        raise NeocogError(f"{pictures} training pictures are too few for {world} processes")
     return choose_batch(r.batch_size, pictures, world)
