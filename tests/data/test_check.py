@@ -244,7 +244,7 @@ def test_suspicious_labels_come_from_a_list_or_a_function():
     for given in (doubts, lambda s: doubts):
         finding = check(source, suspicious=given).find("suspicious_label")
         assert [example.index for (example,) in finding.groups] == [7, 4]
-        assert finding.groups[0][0].note == "labelled b, the net says a (95%)"
+        assert finding.groups[0][0].note == "labelled b, predicted a (95%)"
 
 
 def test_a_source_that_fails_in_unforeseen_ways_stops_nothing():

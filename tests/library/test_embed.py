@@ -277,7 +277,7 @@ def test_weights_of_a_package_are_found_again_where_the_cache_was_emptied(tmp_pa
     file.with_suffix(".json").write_text(json.dumps({"preprocess": fields}))
     card = Embedder("lenet5", file).card()
     card["weights"]["file"] = str(tmp_path / "gone" / "lenet5.safetensors")
-    with pytest.raises(LibraryError, match="which are not there any more"):
+    with pytest.raises(LibraryError, match="which no longer exist"):
         embedder_of(card)
     monkeypatch.setattr("neocog.nets.packages.from_package", lambda name: file if name == "lenet5" else None)
     assert embedder_of(card).name == card["name"]

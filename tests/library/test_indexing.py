@@ -369,7 +369,7 @@ def test_a_file_that_changes_while_it_is_read(shelf, monkeypatch):
     changes["left"] = 1000
     os.utime(restless, ns=(1, 1))
     assert shelf.index() == "24 unchanged, 1 unreadable"
-    assert "changes while it is read" in problems(shelf.store)[0].reason
+    assert "changed while it was read" in problems(shelf.store)[0].reason
     monkeypatch.undo()
     shelf.index()
     assert problems(shelf.store) == [] and shelf.whole()

@@ -268,7 +268,7 @@ def test_distances_are_said_and_pictures_without_a_place_are_advised(places: Sto
     assert any("3.2 km from" in hit.reasons[0].text for hit in search(places, "near:48.8606,2.3376"))
     assert "near:48.85,2.35,10km" in search(library, "place:paris").notes[0]
     assert "the library has France, Paris" in search(places, "place:rome").notes[0]
-    assert "no picture of this library says where" in search(library, "near:1,2").notes[0]
+    assert "no picture of this library has a GPS position" in search(library, "near:1,2").notes[0]
 
 
 def test_a_folder_as_other_commands_print_it(places: Store, monkeypatch: pytest.MonkeyPatch) -> None:

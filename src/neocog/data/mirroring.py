@@ -157,7 +157,7 @@ def judge(classes: Sequence[str], labels: np.ndarray, thumbs: np.ndarray, copies
             f"of {n} pictures of {classes[first]!r} and {classes[second]!r} {share:.0%} look like the other class when "
             "mirrored",
         )
-    return Mirroring(True, f"neither the class names nor a test on {len(rows):,} pictures speak against it")
+    return Mirroring(True, f"neither the class names nor a test on {len(rows):,} pictures speaks against it")
 
 
 def to_look_at(source: Source, readable: np.ndarray, indices: np.ndarray | None = None) -> np.ndarray:
