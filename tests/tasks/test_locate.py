@@ -124,7 +124,7 @@ def test_figures_ask_for_box_and_name() -> None:
     assert math.isnan(figures["per_class"]["dog"])
     seen = seen_of(task, torch.cat((as_outputs(found), names), 1), batch)
     assert task.worst(seen).tolist()[0] == 2 and task.worst(seen).tolist()[-1] == 3
-    assert task.caption(seen, 1) == "IoU 1.00; the truth is cat" and "not known" in task.caption(seen, 3)
+    assert task.caption(seen, 1) == "IoU 1.00; the true name is cat" and "not known" in task.caption(seen, 3)
     assert "right name" in task.sections(seen, figures)[0].body
 
 

@@ -297,4 +297,4 @@ def test_the_worst_picture_is_the_one_with_the_least_probable_truth() -> None:
     assert task.worst(seen).tolist() == [1, 0, 2]
     assert task.caption(seen, 1) == "0 right, 0 wrong, 1 missed"
     (section,) = task.sections(seen, task.figures(seen))
-    assert "average precision" in section.body and "nothing is known" in section.body
+    assert "average precision" in section.body and "are unknown" in section.body

@@ -197,7 +197,7 @@ def _refuse(rule: str, changed: Changes, left: Changes, layers: Sequence[str] | 
         "remove-dead-bias": "a convolution or linear layer with a bias, whose output goes to a BN, and nowhere else",
         "remove-unused": "parameters that neither evaluation nor training reads",
     }.get(rule, "layers that the rule is meant for; name others with layers=[...]")
-    raise NetError(f"{rule} finds nothing to change in {what}; expected {expected}{f' ({reasons})' if reasons else ''}")
+    raise NetError(f"{rule} finds nothing to do in {what}; expected {expected}{f' ({reasons})' if reasons else ''}")
 
 
 def _own_up(old: nn.Module, new: nn.Module, rule: str) -> None:

@@ -128,7 +128,7 @@ def description(path: Path) -> dict[str, Any]:
             try:
                 found = json.loads(file.read_text(encoding="utf-8"))
             except (ValueError, RecursionError) as error:
-                raise NetError(f"{file} should describe {path.name} in JSON, but cannot be read: {error}") from None
+                raise NetError(f"{file} should describe {path.name} as JSON, but cannot be read: {error}") from None
             if isinstance(found, dict):
                 return found
     try:
