@@ -190,7 +190,7 @@ def test_wrong_calls_say_what_to_type(tmp_path: Path) -> None:
         fit.train("digits", progress=False, device="tpu")
     with pytest.raises(DataError, match="has one class, 'a'; expected at least two"):
         fit.train((np.zeros((5, 40, 40, 3), np.uint8), ["a"] * 5), out=tmp_path / "x", **QUIET)
-    for task, message in ((None, "nothing that can be learned.*Expected a folder for each class"),
+    for task, message in ((None, "nothing to learn.*Expected a folder for each class"),
                           ("label", "no label for the task 'label'.*expected a folder for each class")):  # fmt: skip
         with pytest.raises(DataError, match=message):
             fit.train((np.zeros((5, 40, 40, 3), np.uint8), None), task=task, out=tmp_path / "x", **QUIET)

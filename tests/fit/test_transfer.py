@@ -187,7 +187,7 @@ def test_starts_that_cannot_be(base: fit.Run, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"has no run\.json"):
         open_start(tmp_path)
     save_file({"a": torch.zeros(3)}, tmp_path / "other.safetensors")
-    with pytest.raises(NetError, match="fits no net of the zoo"):
+    with pytest.raises(NetError, match="fits no published net of the zoo"):
         open_start(tmp_path / "other.safetensors")
 
 

@@ -170,7 +170,7 @@ def _check_recipe(regime: str, recipe: str | None, fields: Mapping[str, Any]) ->
         if useless := sorted(set(fields) - _HEAD_FIELDS - _ALWAYS):
             raise UsageError(
                 f"{useless[0]} has no effect in regime features, which fits a last layer on pictures as they are; "
-                f"{', '.join(sorted(_HEAD_FIELDS | _ALWAYS))} do, or choose --regime top or all"
+                f"use {', '.join(sorted(_HEAD_FIELDS | _ALWAYS))}, or choose --regime top or all"
             )
         if fields.get("balance") == "sampling":
             raise UsageError("regime features sees every picture once: --set balance=weights instead of sampling")
