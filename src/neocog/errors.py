@@ -1,6 +1,6 @@
 """What can go wrong, as one exception tree, and the helper that guesses what a user meant.
 
-Every message says three things: what was expected, what came, and what to type.
+Every message says three things: what was expected, what was given, and what to type.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class UsageError(NeocogError):
 
 
 class DataError(NeocogError):
-    """The data cannot be used: nothing found, no labels, columns that cannot be told apart."""
+    """The data cannot be used: nothing found, no labels, ambiguous columns."""
 
 
 class DecodeError(DataError):

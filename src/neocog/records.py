@@ -1,4 +1,4 @@
-"""Frozen records that cross between rooms. No arithmetic lives here."""
+"""Frozen records that several rooms use. No arithmetic lives here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What is known of one picture; the pixels are read from the Source when they are needed."""
+    """The annotations of one picture; the pixels are read from the Source when they are needed."""
 
     key: str
     label: str | None = None

@@ -502,7 +502,7 @@ def test_dilation_of_resnet18_and_of_a_converted_head():
 @pytest.mark.parametrize(
     ("layers", "reason"),
     [
-        ([nn.Conv2d(3, 4, 3, 2, 1), nn.ConvTranspose2d(4, 4, 2, 2)], "cannot be told"),
+        ([nn.Conv2d(3, 4, 3, 2, 1), nn.ConvTranspose2d(4, 4, 2, 2)], "cannot skip positions"),
         ([nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")], "padding"),
         ([nn.Conv2d(3, 4, 3, 2, 1), nn.MaxPool2d(3, 1, ceil_mode=True), nn.MaxPool2d(3, 2, ceil_mode=True)], "cut off"),
         ([nn.Conv2d(3, 4, 3, 2, 1), nn.AvgPool2d(3, 1, 1)], "mean with padding"),

@@ -346,7 +346,7 @@ def test_evaluate_heeds_the_order_of_classes(segment):
     here = fit.evaluate([segment], source(column.names))
     there = fit.evaluate([segment], source(tuple(reversed(column.names))))
     assert here["runs"][0]["miou"] == pytest.approx(there["runs"][0]["miou"])
-    with pytest.raises(DataError, match="classes that the training data lack: cat"):
+    with pytest.raises(DataError, match="classes that are not in the training data: cat"):
         fit.evaluate([segment], source((*column.names, "cat")))
 
 

@@ -152,7 +152,7 @@ def test_by_example_in_another_layer(indexed):
 
 def test_another_size_makes_vectors_of_its_own(indexed):
     refused = call("index", "--size", 24)
-    assert refused.exit_code == 2 and "leave the size away" in refused.stderr
+    assert refused.exit_code == 2 and "omit --size" in refused.stderr
     assert call("index", "--size", 32).exit_code == 0
     info = json.loads(call("library", "info", "--json").stdout)
     assert len(info["models"]) == 2 and info["model"].endswith("_32px")

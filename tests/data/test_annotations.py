@@ -129,8 +129,8 @@ def test_a_damaged_annotation_is_listed_and_the_others_are_used(tmp_path):
     source = open_source(folder)
     assert len(boxes(source, "train2017/1.jpg")) == 2
     reasons = {problem.key: problem.reason for problem in source.problems}
-    assert "annotation 3 of instances_train2017.json is left out" in reasons["train2017/1.jpg"]
-    assert "no such picture" in reasons["gone.jpg"] and any("77" in note for note in source.notes)
+    assert "annotation 3 of instances_train2017.json is skipped" in reasons["train2017/1.jpg"]
+    assert "the picture does not exist" in reasons["gone.jpg"] and any("77" in note for note in source.notes)
 
 
 def test_a_category_that_only_stands_above_others_is_no_class(tmp_path):
@@ -208,7 +208,7 @@ def test_a_damaged_xml_makes_its_picture_unknown(tmp_path):
     source = open_source(folder)
     assert boxes(source, "2.jpg") is None and "2.xml cannot be used" in source.problems[0].reason
     write(folder / "VOC2007/Annotations/9.xml", xml())
-    assert "no picture of this name" in open_source(folder).problems[-1].reason
+    assert "no picture, or more than one, has this name" in open_source(folder).problems[-1].reason
 
 
 # ---------------------------------------------------------------- YOLO
@@ -372,7 +372,7 @@ def test_names_of_values_as_roboflow_writes_them(tmp_path):
 def test_photographs_are_not_taken_for_masks(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (H, W, 3)).astype(np.uint8)
     source = masks(tmp_path, [Image.fromarray(pixels)] * 3)
-    assert "mask" not in source.columns and any("so they are no masks" in note for note in source.notes)
+    assert "mask" not in source.columns and any("so they are not masks" in note for note in source.notes)
     assert source.unfit
 
 
@@ -413,7 +413,7 @@ def test_runs_and_their_text_agree_with_cocos_own():
     assert (Runs(to_text(Runs.of(noise).counts), (60, 70)).mask() == noise).all()
     with pytest.raises(DataError, match="expected 5 x 7"):
         Runs([3, 4], (5, 7))
-    with pytest.raises(DataError, match="cut off"):
+    with pytest.raises(DataError, match="truncated"):
         from_text("o")
 
 
@@ -493,8 +493,8 @@ def test_check_finds_what_is_wrong_with_boxes(tmp_path):
     found = check(folder, near=False)
     assert not found.ok and "6 boxes of 3 classes" in found.summary and "0 classes" not in found.summary
     notes = {f.name: [one.note for group in f.groups for one in group] for f in found.findings}
-    assert notes["boxes_outside"] == ["dog reaches out by 5 pixels"]
-    assert notes["boxes_inverted"] == ["dog from 10, 10 to 5, 14"] and notes["boxes_doubled"] == ["dog is there twice"]
+    assert notes["boxes_outside"] == ["dog reaches beyond the edge by 5 pixels"]
+    assert notes["boxes_inverted"] == ["dog from 10, 10 to 5, 14"] and notes["boxes_doubled"] == ["dog appears twice"]
     assert notes["unannotated"] == ["no annotation", "empty"] and "'emu'" in found.find("box_classes").title
     assert found.find("conflict_annotations").count == 2
     clean = check(voc(tmp_path / "voc"), near=False)

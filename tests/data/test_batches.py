@@ -100,7 +100,7 @@ def test_processes_share_each_batch() -> None:
     alone = shown(make(numbered(), Held), 5)
     parts = [shown(make(numbered(), Held, rank=r, world=2), 5) for r in range(2)]
     assert [a + b for a, b in zip(*parts, strict=True)] == alone
-    with pytest.raises(DataError, match="cannot be shared by 3 processes"):
+    with pytest.raises(DataError, match="cannot be divided among 3 processes"):
         make(numbered(), Held, world=3)
 
 

@@ -186,7 +186,7 @@ def scenes(n: int, start: int = 0) -> list[np.ndarray]:
 def test_a_clean_collection_has_nothing_to_put_right():
     clean = check(Arrays(scenes(40), ["a", "b"] * 20))
     assert clean.findings == () and clean.ok and clean.exit_status == 0
-    assert clean.summary == "40 pictures in 2 classes: nothing to put right"
+    assert clean.summary == "40 pictures in 2 classes: no problems"
 
 
 @pytest.mark.parametrize(("many", "severity"), [(25, None), (32, "hint"), (100, "warning")])
@@ -244,7 +244,7 @@ def test_suspicious_labels_come_from_a_list_or_a_function():
     for given in (doubts, lambda s: doubts):
         finding = check(source, suspicious=given).find("suspicious_label")
         assert [example.index for (example,) in finding.groups] == [7, 4]
-        assert finding.groups[0][0].note == "labelled b, the net says a (95%)"
+        assert finding.groups[0][0].note == "labelled b, predicted a (95%)"
 
 
 def test_a_source_that_fails_in_unforeseen_ways_stops_nothing():

@@ -117,7 +117,7 @@ def test_a_cut_without_content_length_is_seen_by_the_expected_size(server, tmp_p
 
 def test_giving_up_keeps_what_came_and_the_next_call_goes_on(server, tmp_path):
     server.cuts = [1000, *[0] * 10]
-    with pytest.raises(FetchError, match="just repeat the command"):
+    with pytest.raises(FetchError, match="repeat the command to continue"):
         get(server, tmp_path / "x", tries=3)
     assert not (tmp_path / "x").exists() and (tmp_path / "x.part").read_bytes() == BODY[:1000]
     server.cuts, server.ranges = [], []

@@ -62,7 +62,7 @@ def test_train_beside_other_vehicles_is_a_class(tmp_path):
     make(tmp_path, "bus/1.jpg", "car/1.jpg", "train/1.jpg")
     source = open_folder(tmp_path)
     assert source.classes == ("bus", "car", "train") and (source.splits == -1).all()
-    assert "'train' taken as class folders" in told(source)
+    assert "'train' treated as class folders" in told(source)
 
 
 def test_other_folders_beside_split_folders_are_left_out_and_told(tmp_path):

@@ -141,7 +141,7 @@ def test_a_file_of_annotations_leads_to_its_folder(file, tmp_path):
     make(tmp_path, LAYOUTS["yolo" if file == "data.yaml" else "coco"][2])
     assert open_source(tmp_path / file).layout == recognise(tmp_path)
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(DataError, match="none that holds a set of pictures"):
+    with pytest.raises(DataError, match="not one that holds a set of pictures"):
         open_source(tmp_path / "other.json")
 
 

@@ -32,7 +32,7 @@ def test_what_systems_leave_behind_is_passed_over_for_training_and_below_folders
     assert skipped(name) and not skipped("cat")
     source = open_source(tmp_path)
     assert [source.key(i) for i in range(len(source))] == ["cat/1.png"] and source.classes == ("cat",)
-    assert any("2 files or folders that are hidden, of the system or excluded" in note for note in source.notes)
+    assert any("2 files or folders that are hidden, excluded or made by the system" in note for note in source.notes)
     assert names(pictures_below(tmp_path)) == ["1.png"]
 
 

@@ -97,7 +97,7 @@ def test_numbers_and_their_names_in_two_columns(three):
 def test_missing_files_become_problems(three):
     (three / "m.csv").write_text("file,label\n1.jpg,a\nnope.jpg,b\n,a\n2.jpg,b\n")
     source = open_source(three / "m.csv")
-    assert list(rows(source)) == ["1.jpg", "2.jpg"] and "2 rows of the table were left out" in told(source)
+    assert list(rows(source)) == ["1.jpg", "2.jpg"] and "2 rows of the table were skipped" in told(source)
     assert [p.key for p in source.problems] == ["nope.jpg", "m.csv, row 3"]
 
 
@@ -195,7 +195,7 @@ def test_rows_that_repeat_a_picture_are_joined(three):
     source = open_source(three / "captions.csv")
     found = rows(source)
     assert len(source) == 2 and found["1.jpg"].captions == ("first", "second") and found["2.jpg"].captions == ("other",)
-    assert "2 rows name a picture again" in told(source)
+    assert "2 rows repeat a picture" in told(source)
 
 
 def test_numbered_caption_columns_are_one_role(three):

@@ -205,7 +205,7 @@ def test_only_other_pictures_are_no_sample(tmp_path):
         (lambda data, one: data[: 2 * one], "truncated: the shard ends at byte"),  # the last picture ends in zeros
         (lambda data, one: data[: 2 * one + 512 + 100], "truncated: the shard ends inside"),
         (lambda data, one: data[: 2 * one] + b"x" * 512 + data[2 * one + 512 :], "damaged: no header at byte"),
-        (lambda data, one: data + data, "more follows behind the end mark"),
+        (lambda data, one: data + data, "more data follow the end mark"),
     ],
 )
 def test_no_shard_opens_as_if_it_were_whole(tmp_path, harm, reason):

@@ -94,7 +94,7 @@ def test_open_source_takes_sources_and_tuples_and_explains_the_rest(tmp_path):
     with pytest.raises(DataError, match=r"did you mean 'cifar10'.*named sets are"):
         open_source("cifar1O")
     (tmp_path / "notes.md").write_text("x")
-    with pytest.raises(DataError, match="none that holds a set"):
+    with pytest.raises(DataError, match="not one that holds a set"):
         open_source(tmp_path / "notes.md")
 
 

@@ -71,7 +71,7 @@ def test_boxes_without_a_class_and_cells_that_are_no_boxes(tmp_path):
     path = table(tmp_path / "t", 'path,bbox\n0.jpg,"[1, 2, 3, 4]"\n1.jpg,"4 5 6 7"\n2.jpg,"[[1, 2], 3]"\n')
     source = open_source(path)
     assert found(source) == [[("object", [1, 2, 3, 4])], [("object", [4, 5, 6, 7])], None]
-    assert any("1 cells of 'bbox' hold no boxes that can be read" in note for note in source.notes)
+    assert any("1 cells of 'bbox' hold no readable boxes" in note for note in source.notes)
 
 
 def test_a_column_of_mask_files(tmp_path):

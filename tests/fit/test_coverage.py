@@ -48,7 +48,7 @@ def test_declared_splits_that_leak_or_lack_classes(tmp_path: Path, capsys: pytes
     ]
     assert "no training picture, but val pictures of 'z': every one of them counts as an error" in found
     assert any(n.startswith("no test picture of 'c': the test figures, macro-F1 too") for n in found)
-    assert "2 of 4 classes have no picture here, and are not measured" in page
+    assert "2 of 4 classes have no picture here and are not measured" in page
     assert "Without a picture in this split: " in page
     assert run.metrics["test_classes"] == 2
     assert "macro-F1" in run.summary()[0] and "(2 of 4 classes have pictures)" in run.summary()[0]

@@ -143,7 +143,7 @@ def test_data_are_looked_at_before_the_device_is_measured(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("wanted", ["cpu:1", "cuda:99", "cuda:first", "gpu"])
 def test_a_device_that_is_not_there(wanted: str) -> None:
-    with pytest.raises(UsageError, match=f"no device '{wanted}' on this machine; it has cpu"):
+    with pytest.raises(UsageError, match=f"no device '{wanted}' on this machine; expected one of cpu"):
         place(wanted)
 
 

@@ -95,7 +95,7 @@ def test_what_is_alike_when_mirrored_is_mirrored_and_says_so() -> None:
     assert found.augment.flip == "alternating" and found.mirror and not found.mirror_asked
     said = [note for note in notes if "mirrored" in note]
     assert len(said) == 1 and said[0].startswith(
-        "training pictures and test-time views are mirrored: neither the names"
+        "training pictures and test-time views are mirrored: neither the class names"
     )
     assert said[0].endswith("(--set flip=none leaves them as they are)")
 

@@ -130,7 +130,7 @@ def test_training_starts_so_unless_scratch_is_asked_for(
 def test_a_field_for_steps_asks_for_steps(photos: Path, at_hand: Path, tmp_path: Path) -> None:
     run = fit.train(photos, out=tmp_path / "a", epochs=1, set={"flip": "none"}, **QUIET)
     assert read_json(run.folder / "run.json")["settings"]["start"]["regime"] == "top"
-    with pytest.raises(UsageError, match="flip means nothing in regime features"):
+    with pytest.raises(UsageError, match="flip has no effect in regime features"):
         fit.train(photos, out=tmp_path / "b", start=NET, set={"flip": "none"}, **QUIET)
 
 

@@ -241,7 +241,7 @@ def test_perfect_and_unlabelled(whole: Path) -> None:
     found["labels"][:10] = -1
     save_file(found, whole / "test.safetensors")
     words = told(read(whole)[0])
-    assert "100.00%" in words and "n = 40" in words and "None of the 40 pictures was named wrongly" in words
+    assert "100.00%" in words and "n = 40" in words and "None of the 40 pictures was misclassified" in words
 
 
 def test_a_thousand_classes_stay_readable(whole: Path) -> None:

@@ -136,7 +136,7 @@ def test_which_weights_are_kept() -> None:
     assert kept([(0.7, 1.0), (0.7, 1.0), (0.6, 1.0)], early_stop=2)[0] == 2
     assert kept([(0.7, nan), (0.7, 1.0), (0.7, nan), (nan, 0.1)], early_stop=2)[0] == 2
     assert kept([(0.7, 1.0), (nan, nan)])[0] == 1
-    assert kept([(nan, nan), (nan, nan)]) == (2, "the last weights, because no epoch has a validation figure")
+    assert kept([(nan, nan), (nan, nan)]) == (2, "the last weights, because there is no validation figure")
 
 
 def test_more_epochs_and_what_cannot_be_resumed(tmp_path: Path) -> None:

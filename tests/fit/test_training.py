@@ -160,7 +160,7 @@ def test_pictures_can_grow_while_a_net_trains(folder: Path, tmp_path: Path, monk
     seen.clear()
     fixed = fit.train(folder, net="lenet5", out=tmp_path / "fixed", **how, **QUIET)
     notes = records(fixed.folder, "start")[0]["notes"]
-    assert "lenet5 is built for pictures of one size, so it is not shown small ones first" in notes
+    assert "lenet5 is built for pictures of one size, so training does not begin with small pictures" in notes
     assert set(seen) == {32} and read_json(fixed.folder / "run.json")["settings"]["recipe"]["small"] == 1.0
     small = recipe("fast", small=0.5)
     assert growing(small, "speednet", 32) == (small, [])
@@ -177,7 +177,7 @@ def test_pictures_can_grow_while_a_net_trains(folder: Path, tmp_path: Path, monk
 def test_another_test_set(folder: Path, tmp_path: Path) -> None:
     run = fit.train(folder, test=folder, net="lenet5", epochs=1, out=tmp_path / "a", diagnosis=False, **QUIET)
     assert run.metrics["test_n"] == 80
-    with pytest.raises(DataError, match="classes that the training data lack"):
+    with pytest.raises(DataError, match="classes that are not in the training data"):
         fit.train(folder, test="digits", net="lenet5", epochs=1, out=tmp_path / "b", **QUIET)
 
 
@@ -190,7 +190,7 @@ def test_wrong_calls_say_what_to_type(tmp_path: Path) -> None:
         fit.train("digits", progress=False, device="tpu")
     with pytest.raises(DataError, match="has one class, 'a'; expected at least two"):
         fit.train((np.zeros((5, 40, 40, 3), np.uint8), ["a"] * 5), out=tmp_path / "x", **QUIET)
-    for task, message in ((None, "nothing that can be learned.*Expected a folder for each class"),
+    for task, message in ((None, "nothing to learn.*Expected a folder for each class"),
                           ("label", "no label for the task 'label'.*expected a folder for each class")):  # fmt: skip
         with pytest.raises(DataError, match=message):
             fit.train((np.zeros((5, 40, 40, 3), np.uint8), None), task=task, out=tmp_path / "x", **QUIET)

@@ -105,13 +105,13 @@ def test_wishes_are_followed_or_refused() -> None:
     [
         ({"regime": "feature"}, "unknown regime 'feature'; did you mean 'features'"),
         ({"regime": "top", "layer": "conv1"}, "goes with --regime features, not top"),
-        ({"regime": "features", "recipe": "standard"}, "is for steps; force --regime top or all"),
-        ({"regime": "top", "recipe": "features"}, "trains more; leave --recipe away"),
+        ({"regime": "features", "recipe": "standard"}, "is for gradient steps; choose --regime top or all"),
+        ({"regime": "top", "recipe": "features"}, "trains more; omit --recipe"),
         ({"regime": "top", "set": {"head": "svm"}}, "head goes with --regime features, not with top"),
-        ({"regime": "features", "set": {"lr": 0.1}}, "lr means nothing in regime features"),
+        ({"regime": "features", "set": {"lr": 0.1}}, "lr has no effect in regime features"),
         ({"regime": "features", "set": {"balance": "sampling"}}, "balance=weights instead"),
         ({"set": {"head": "sofmax"}}, "unknown head 'sofmax'; did you mean 'softmax'"),
-        ({"set": {"pool": "max"}}, "needs the layer whose maps are meant"),
+        ({"set": {"pool": "max"}}, "needs the layer whose maps are pooled"),
         ({"layer": "conv9"}, "no layer 'conv9'; did you mean 'conv1'"),
         ({"net": "lenet5"}, "trained cifar_resnet20, not lenet5"),
     ],
@@ -176,18 +176,18 @@ def open_start_of(pre: Preprocess) -> Any:
 
 
 def test_starts_that_cannot_be(base: fit.Run, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"nothing to start from: 'resnet5O'; did you mean 'resnet50'"):
+    with pytest.raises(UsageError, match=r"no weights found for --from 'resnet5O'; did you mean 'resnet50'"):
         open_start("resnet5O")
     with pytest.raises(UsageError, match="Give the net: --from imagenet --net"):
         open_start("imagenet")
     with pytest.raises(UsageError, match=r"--net says lenet5; drop one"):
         open_start("resnet50", net="lenet5")
-    with pytest.raises(UsageError, match="nothing to start from"):
+    with pytest.raises(UsageError, match="no weights found for --from"):
         open_start(tmp_path / "none.safetensors", net="lenet5")
     with pytest.raises(RunError, match=r"has no run\.json"):
         open_start(tmp_path)
     save_file({"a": torch.zeros(3)}, tmp_path / "other.safetensors")
-    with pytest.raises(NetError, match="fits no net of the zoo"):
+    with pytest.raises(NetError, match="fits no published net of the zoo"):
         open_start(tmp_path / "other.safetensors")
 
 
@@ -397,7 +397,7 @@ def test_weights_for_grey_pictures_and_another_size(folder: Path, tmp_path: Path
     grey = fit.train("digits", net="lenet5", epochs=1, out=tmp_path / "grey", **QUIET)
     run = fit.train(folder, start=grey, out=tmp_path / "r", **QUIET)
     assert run.preprocess == grey.preprocess and "colours are not used" in notes(run)
-    with pytest.raises(NetError, match="fit one size only, so leave --size away"):
+    with pytest.raises(NetError, match="fit one size only, so omit --size"):
         fit.train(folder, start=grey, size=48, out=tmp_path / "s", **QUIET)
 
 

@@ -67,7 +67,7 @@ def test_the_table_the_page_and_the_plot(result: dict[str, Any]) -> None:
         assert row["interval"][0] <= row["accuracy"] <= row["interval"][1]
     assert json.loads(Path(result["page"]).with_suffix(".json").read_text()) == result
     page = Path(result["page"]).read_text()
-    assert "layers taken over" in page and "hidden.fc1" in page and "https://" not in page
+    assert "layers transferred" in page and "hidden.fc1" in page and "https://" not in page
     plot = Path(result["plot"]).read_text()
     root = ElementTree.fromstring(plot)
     assert root.tag == "{http://www.w3.org/2000/svg}svg" and "var(" not in plot
@@ -90,7 +90,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     pictures = np.zeros((30, 16, 16), np.uint8)
     with pytest.raises(UsageError, match="at least 4 classes"):
         transferability((pictures, [i % 3 for i in range(30)]), out=tmp_path / "t", **HOW)
-    with pytest.raises(UsageError, match="unknown kind 'AnBB'; there are BnB"):
+    with pytest.raises(UsageError, match="unknown kind 'AnBB'; expected one of BnB"):
         transferability("drawn:n=80", kinds=("AnBB",), out=tmp_path / "t", **HOW)
     with pytest.raises(UsageError, match="depth 5 is not one of the net's layers before its last, 1 to 4"):
         transferability("drawn:n=80", depths=[5], out=tmp_path / "t", **HOW)

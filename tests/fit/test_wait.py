@@ -37,7 +37,7 @@ def pictures(n: int) -> tuple[np.ndarray, np.ndarray]:
         (1, 30, "training takes 0.5 of 1 minute; the rest is for reading pictures and for evaluation"),
         (10, 570, "training takes 9.5 of 10 minutes; the rest"),
         (0.5, 7.5, "0.5 minutes is too short: preparation took 10 s, and evaluation will take about 20 s. "
-         "Training gets 7.5 s all the same, so the whole will take about 38 s"),
+         "Training gets 7.5 s anyway, so everything together will take about 38 s"),
     ],
 )  # fmt: skip
 def test_what_is_left_for_training(minutes: float, seconds: float, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_the_time_of_training_is_decided_once(
     data = pictures(40)
     run = fit.train(data, net="lenet5", minutes=1, out=tmp_path / "r", diagnosis=False)
     assert asked == [(1, True)]
-    assert "about 1 minute in all" in (told := capsys.readouterr().err) and "training takes a moment" in told
+    assert "about 1 minute in total" in (told := capsys.readouterr().err) and "training takes a moment" in told
     with safe_open(run.folder / CHECKPOINT, framework="pt") as file:
         counters = json.loads(file.metadata()["counters"])
     assert counters["seconds"] == 0.05 <= counters["elapsed"]

@@ -139,7 +139,7 @@ def test_a_size_that_the_net_cannot_take(tmp_path):
     file = weights_of(tmp_path / "w.safetensors", name="lenet5")
     fields = {"size": 32, "resize": 32, "mean": [0.5], "std": [0.5], "channels": 1}
     file.with_suffix(".json").write_text(json.dumps({"preprocess": fields}))
-    with pytest.raises(UsageError, match=r"does not take pictures of 20x20 .* leave the size away"):
+    with pytest.raises(UsageError, match=r"does not take pictures of 20x20 .* omit --size"):
         Embedder("lenet5", file, size=20)
 
 
@@ -208,7 +208,7 @@ def test_the_same_embedder_again_from_its_card(weights, pixels, tmp_path):
     with pytest.raises(LibraryError, match="has changed since the library was indexed"):
         embedder_of(card)
     copy.unlink()
-    with pytest.raises(LibraryError, match="not there any more; put them back"):
+    with pytest.raises(LibraryError, match="no longer exist; restore them"):
         embedder_of(card)
 
 
@@ -277,7 +277,7 @@ def test_weights_of_a_package_are_found_again_where_the_cache_was_emptied(tmp_pa
     file.with_suffix(".json").write_text(json.dumps({"preprocess": fields}))
     card = Embedder("lenet5", file).card()
     card["weights"]["file"] = str(tmp_path / "gone" / "lenet5.safetensors")
-    with pytest.raises(LibraryError, match="which are not there any more"):
+    with pytest.raises(LibraryError, match="which no longer exist"):
         embedder_of(card)
     monkeypatch.setattr("neocog.nets.packages.from_package", lambda name: file if name == "lenet5" else None)
     assert embedder_of(card).name == card["name"]

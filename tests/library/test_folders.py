@@ -50,7 +50,7 @@ def test_one_is_forgotten_with_its_pictures(store, photos, tmp_path):
     assert len(store) == 5 and len(store.vectors("tiny")[0]) == 5 and len(store.rows(["hash"], gone=True)) == 5
     assert all(path.startswith(str(tmp_path / "more")) for path in paths_of(store)) and verify(store, deep=True) == []
     assert not index(store, (), Tiny()).touched and photos.is_dir()
-    with pytest.raises(UsageError, match=r"knows no folder .*photos.*its folders are .*more"):
+    with pytest.raises(UsageError, match=r"has no folder .*photos.*its folders are .*more"):
         folders.forget(store, photos)
 
 
@@ -130,7 +130,7 @@ def test_what_cannot_be_moved_changes_nothing(store, photos, tmp_path):
             tmp_path / "empty",
             r"none of the 8 pictures of .*\(there is no .*empty/a/0\.png\); nothing was changed",
         ),
-        (tmp_path / "unknown", tmp_path / "more", "knows no folder"),
+        (tmp_path / "unknown", tmp_path / "more", "has no folder"),
     ):
         with pytest.raises(UsageError, match=message):
             folders.move(store, old, new)
@@ -205,7 +205,7 @@ def test_watching_survives_a_disk_with_the_library_on_it(photos, tmp_path):
 
     reports = list(watch(store, (photos,), Tiny(), interval=0.02, stop=stop, say=said.append))
     assert [(one.new, one.gone) for one in reports] == [(8, 0), (1, 0)]
-    assert sum("is not there (a disk that was taken out?)" in one for one in said) == 1
+    assert sum("is not there (is the disk connected?)" in one for one in said) == 1
     assert len(Store.open(photos / ".neocog")) == 9 and verify(store, deep=True) == []
 
 

@@ -122,7 +122,7 @@ def test_duplicates_belong_to_the_query() -> None:
         ("dog OR duplicates:no", 8, "for the whole query"),
         ("near:91,0", 6, "a latitude and a longitude"),
         ("near:paris", 6, "a latitude and a longitude"),
-        ("near:1,2,0km", 6, "how far at most"),
+        ("near:1,2,0km", 6, "greatest distance"),
         ("has:gsp", 5, "did you mean 'gps'"),
     ],
 )

@@ -106,7 +106,7 @@ def test_the_name_of_one_concept_is_one_part(library: Store) -> None:
 def test_typing_errors_are_noted(library: Store) -> None:
     found = search(library, "labradr")
     assert "labrador.jpg" in names(found)
-    assert "'labradr' is not known; took 'labrador'" in found.notes[0]
+    assert "'labradr' is not known; used 'labrador'" in found.notes[0]
 
 
 def test_a_mistyped_word_of_a_text_is_found(library: Store) -> None:
@@ -118,7 +118,7 @@ def test_a_mistyped_word_of_a_text_is_found(library: Store) -> None:
 def test_nothing_found_says_so(library: Store) -> None:
     unknown = search(library, "zxqwv")
     assert (len(unknown), unknown.found) == (0, 0)
-    assert "no concept, taught word or text" in unknown.notes[0] and "neocog teach" in unknown.notes[0]
+    assert "no concept, no taught word" in unknown.notes[0] and "neocog teach" in unknown.notes[0]
     absent = search(library, "zebra")
     assert len(absent) == 0
     assert "nothing reaches 0.40" in absent.notes[-1]
@@ -267,8 +267,8 @@ def test_distances_are_said_and_pictures_without_a_place_are_advised(places: Sto
     assert search(places, "near:48.8606,2.3376,1km")[0].reasons[0].text == "0 m from 48.8606,2.3376"
     assert any("3.2 km from" in hit.reasons[0].text for hit in search(places, "near:48.8606,2.3376"))
     assert "near:48.85,2.35,10km" in search(library, "place:paris").notes[0]
-    assert "there are France, Paris" in search(places, "place:rome").notes[0]
-    assert "no picture of this library says where" in search(library, "near:1,2").notes[0]
+    assert "the library has France, Paris" in search(places, "place:rome").notes[0]
+    assert "no picture of this library has a GPS position" in search(library, "near:1,2").notes[0]
 
 
 def test_a_folder_as_other_commands_print_it(places: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +290,7 @@ def test_filters_alone_give_the_newest_first(library: Store) -> None:
 
 
 def test_an_unknown_tag_is_noted_with_those_there_are(library: Store) -> None:
-    assert "there are Our Holiday, our holiday" in search(library, "tag:trip").notes[0]
+    assert "the library has Our Holiday, our holiday" in search(library, "tag:trip").notes[0]
 
 
 @pytest.mark.parametrize(

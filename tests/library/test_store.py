@@ -370,7 +370,7 @@ def test_damaged_tables_are_reported(store):
     assert any("cannot be read" in one for one in damage(Store.open(store.folder)))
     for manifest in (store.folder / "pictures.lance" / "_versions").iterdir():
         manifest.unlink()
-    with pytest.raises(LibraryError, match=r"damaged .* index afresh"):
+    with pytest.raises(LibraryError, match=r"damaged .* index again"):
         len(Store.open(store.folder))
 
 

@@ -163,7 +163,7 @@ def test_forgetting_takes_tags_and_corrections_along(store: Store, pictures: lis
     assert list(concepts_of(store)) == ["our dog"]
     assert store.load("corrections") == []
     assert not tagged(store, "our cat") and tagged(store, "our dog")
-    with pytest.raises(UsageError, match="no concept 'our cat' was taught; there are our dog"):
+    with pytest.raises(UsageError, match="no concept 'our cat' was taught; the taught ones are our dog"):
         propose(store, "our cat")
 
 
@@ -175,7 +175,7 @@ def test_what_cannot_be_taught(store: Store, pictures: list[Picture], tmp_path: 
         ("cat", [], [], "at least one picture"),
         ("cat", ["nowhere.jpg"], [], "there is no picture 'nowhere.jpg'"),
         ("cat", [tmp_path / "empty"], [], "holds no pictures"),
-        ("cat", hashes(pictures)[:3], hashes(pictures)[2:4], "given as 'cat' and as not 'cat'"),
+        ("cat", hashes(pictures)[:3], hashes(pictures)[2:4], "given both as 'cat' and as not 'cat'"),
     ):
         with pytest.raises(UsageError, match=said):
             teach(store, name, examples, negatives)
@@ -183,7 +183,7 @@ def test_what_cannot_be_taught(store: Store, pictures: list[Picture], tmp_path: 
     with pytest.raises(LibraryError, match="no vectors yet"):
         teach(Store.create(tmp_path / "other" / ".neocog"), "cat", hashes(pictures)[:1])
     teach(store, "cat", hashes(pictures)[:1])
-    with pytest.raises(UsageError, match="corrected away"):
+    with pytest.raises(UsageError, match="rejected by a correction"):
         correct(store, hashes(pictures)[0], "cat", False)
 
 

@@ -118,7 +118,7 @@ def test_rows_that_contradict_themselves_are_mended(store, folder):
     )
     store.merge(changed)
     texts = said(store)
-    assert "1 paths stand in two rows" in texts and "1 rows have paths without times" in texts
+    assert "1 paths appear in two rows" in texts and "1 rows have paths without times" in texts
     assert "1 rows have a state that contradicts their paths" in texts
     verify(store, fix=True)
     index(store, (), Tiny())
@@ -285,7 +285,7 @@ def test_duplicates_say_what_is_wrong(album, store, tmp_path):
         duplicates(album, "similar", threshold=90)
     empty = Store.create(tmp_path / "empty")
     assert duplicates(empty, "exact") == duplicates(empty, "near") == []
-    with pytest.raises(UsageError, match="the library has none; index it first"):
+    with pytest.raises(UsageError, match="the library has none; type 'neocog index FOLDER'"):
         duplicates(empty, "similar")
 
 

@@ -155,7 +155,7 @@ def test_a_new_head_is_drawn_like_a_first_one() -> None:
 
 
 def test_modules_without_a_head_are_refused() -> None:
-    with pytest.raises(NetError, match="Linear does not say which layer is its last"):
+    with pytest.raises(NetError, match="Linear does not name its last layer"):
         nets.head_of(nn.Linear(2, 2))
     net = nets.build("cifar_resnet20")
     net.fc = nn.Sequential(nn.Linear(64, 10))

@@ -130,7 +130,9 @@ def test_nets_without_a_repository_say_so(hub: FakeHub) -> None:
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(NetError, match="weights not found: 'imagenett'; did you mean 'imagenet'"):
         resolve_weights("resnet50", "imagenett")
-    with pytest.raises(NetError, match=r"no folder of a finished training: weights.safetensors and net.json not found"):
+    with pytest.raises(
+        NetError, match=r"not the folder of a finished training: weights.safetensors and net.json not found"
+    ):
         resolve_weights("resnet50", tmp_path)
     with pytest.raises(NetError, match="expected weights='imagenet', a safetensors file or a run folder, got True"):
         resolve_weights("resnet50", True)  # type: ignore[arg-type]
@@ -181,7 +183,9 @@ def test_preprocessing_that_nobody_states_is_the_usual_one_of_the_net(tmp_path: 
     path = write(tmp_path, "", None)
     assert preprocess_for(path, "resnet50") == Preprocess(224, 256)
     assert preprocess_for(path, "inception_v3") == Preprocess(299, 341)
-    with pytest.raises(NetError, match=r"cannot tell the preprocessing of model.safetensors.*model\.json"):
+    with pytest.raises(
+        NetError, match=r"the description of model.safetensors does not give its preprocessing.*model\.json"
+    ):
         preprocess_for(path)
     (tmp_path / "model.json").write_text(json.dumps({"input": "BGR, 224x224, minus mean"}))
     with pytest.raises(NetError, match="input='BGR, 224x224, minus mean'"):

@@ -192,7 +192,7 @@ def test_wrong_weights_say_what_differs_and_what_fits() -> None:
     assert torch.equal(net.fc.bias, before)  # nothing was changed
 
     del state["conv1.weight"]
-    with pytest.raises(NetError, match=r"1 missing: conv1\.weight;.*They fit no net of the zoo"):
+    with pytest.raises(NetError, match=r"1 missing: conv1\.weight;.*They fit no published net of the zoo"):
         load_weights(nets.build("cifar_resnet32", classes=7), {**state, "stray": torch.zeros(1)})
     loaded = load_weights(net, state, strict=False)
     assert (loaded.missing, loaded.reshaped) == (("conv1.weight",), ("fc.weight", "fc.bias"))
@@ -222,7 +222,7 @@ def test_fewer_classes_replace_the_head_and_that_is_said(tmp_path: Path) -> None
     made = build_with_weights("cifar_resnet20", tmp_path / "w.safetensors", classes=3, say=said.append)
     assert said == [
         "cifar_resnet20: the weights are for 100 classes, 3 were asked for: "
-        "the last layer, fc, is new and has to be trained"
+        "the last layer, fc, is new and must be trained"
     ]
     assert made.spec["classes"] == 3 and made.fc.weight.shape == (3, 64)
     assert torch.equal(made.layer3[2].conv2.weight, net.layer3[2].conv2.weight)

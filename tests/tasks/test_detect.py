@@ -290,7 +290,7 @@ def test_figures_are_those_of_the_files_own_pixels():
     assert answers[0].boxes() == [{"label": "dog", "score": pytest.approx(1, abs=1e-3), "box": [8, 8, 24, 40]}]
     assert answers[0].row()["boxes"] == "dog 1.00 (8.0 8.0 24.0 40.0)" and answers[1].row() == {"count": 0, "boxes": ""}
     assert answers[0].tags() == (("dog", pytest.approx(1, abs=1e-3)),) and answers[1].tags() == ()
-    assert task.caption(seen, 5) == "all 1 found" and task.caption(seen, 7) == "nothing to find, nothing found"
+    assert task.caption(seen, 5) == "all 1 found" and task.caption(seen, 7) == "no objects, none found"
     [one] = answers[0].coco(12)
     assert one == {"image_id": 12, "category_id": 2, "bbox": [8, 8, 16, 32], "score": pytest.approx(1, abs=1e-3)}
     json.dumps(answers[0].to_json())

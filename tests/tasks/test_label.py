@@ -57,7 +57,7 @@ def test_pieces_of_a_batch_add_up() -> None:
 
 def test_a_mixed_batch_is_not_taken_apart() -> None:
     y = torch.arange(4) % 2
-    with pytest.raises(ValueError, match="cannot be taken apart"):
+    with pytest.raises(ValueError, match="cannot be split"):
         batch(y, Mix(y, 0.5)).part(slice(0, 2))
 
 

@@ -124,7 +124,7 @@ def test_figures_ask_for_box_and_name() -> None:
     assert math.isnan(figures["per_class"]["dog"])
     seen = seen_of(task, torch.cat((as_outputs(found), names), 1), batch)
     assert task.worst(seen).tolist()[0] == 2 and task.worst(seen).tolist()[-1] == 3
-    assert task.caption(seen, 1) == "IoU 1.00; the truth is cat" and "not known" in task.caption(seen, 3)
+    assert task.caption(seen, 1) == "IoU 1.00; the true name is cat" and "not known" in task.caption(seen, 3)
     assert "right name" in task.sections(seen, figures)[0].body
 
 
@@ -172,5 +172,5 @@ def test_json_and_rows() -> None:
     answer = Place("k", (1.0, 2.0, 3.0, 4.0), "cat", 0.5)
     assert answer.row() == {"label": "cat", "probability": 0.5, "x0": 1.0, "y0": 2.0, "x1": 3.0, "y1": 4.0}
     assert answer.tags() == (("cat", 0.5),) and Place("k", problem="gone").tags() == ()
-    with pytest.raises(UsageError, match="there are l1, squared, giou"):
+    with pytest.raises(UsageError, match="expected one of l1, squared, giou"):
         Locate(["cat"], "iou")

@@ -168,7 +168,7 @@ def test_numbers_that_tell_nothing_are_refused() -> None:
         planned([3.0, 3.0])
     with pytest.raises(DataError, match="'y' of made is never known"):
         planned([[1.0, NAN], [2.0, NAN]])
-    with pytest.raises(UsageError, match="there are squared, absolute, huber, ordinal"):
+    with pytest.raises(UsageError, match="expected one of squared, absolute, huber, ordinal"):
         planned([1.0, 2.0], loss="l2")
 
 

@@ -188,7 +188,7 @@ def test_a_head_is_kept_only_if_all_parts_answer_the_same() -> None:
 def test_nothing_to_learn_for_a_part_is_refused() -> None:
     source = partly()
     rows = np.flatnonzero(~tasks.find("pose").known(source))
-    with pytest.raises(DataError, match=r"no training picture.* has points for the task pose; leave pose out"):
+    with pytest.raises(DataError, match=r"no training picture.* has points for the task pose; remove pose from"):
         tasks.find(NAME).plan(source, rows, {})
 
 

@@ -164,13 +164,13 @@ def test_counts_heed_what_is_not_known() -> None:
     again = counts(Plain(), np.arange(3))
     assert again[0].tolist() == yes.tolist() and again[1].tolist() == known.tolist()
     said = " ".join(planned(tags).notes)
-    assert "of 33.3% of all pictures and tags nothing is known" in said
+    assert "33.3% of all pairs of picture and tag are unknown" in said
 
 
 def test_tags_that_tell_nothing_are_refused() -> None:
     with pytest.raises(DataError, match="no tag that some training pictures have and others lack"):
         planned(column([[0], [0]]))
-    with pytest.raises(UsageError, match="there are bce, asymmetric, squared"):
+    with pytest.raises(UsageError, match="expected one of bce, asymmetric, squared"):
         planned(column([[0], []]), loss="focal")
 
 
@@ -297,4 +297,4 @@ def test_the_worst_picture_is_the_one_with_the_least_probable_truth() -> None:
     assert task.worst(seen).tolist() == [1, 0, 2]
     assert task.caption(seen, 1) == "0 right, 0 wrong, 1 missed"
     (section,) = task.sections(seen, task.figures(seen))
-    assert "average precision" in section.body and "nothing is known" in section.body
+    assert "average precision" in section.body and "are unknown" in section.body

@@ -34,7 +34,7 @@ RULES: dict[str, Rule] = {
         Rule("bottleneck", "the data volume H x W x C falls too fast from one layer to the next",
              f"{_SLIDES} 1; Szegedy et al. 2015, arXiv:1512.00567, principle 1",
              {"fall": 8.0}, advice_rules.bottleneck),
-        Rule("receptive-field", "the last positions see too little of the picture, or far more than there is",
+        Rule("receptive-field", "the last positions see too little of the picture, or far more than it has",
              "COMP541, lecture 5, receptive field; Araujo, Norris, Sim 2019, doi 10.23915/distill.00021",
              {"field_share": 0.5, "field_excess": 12.0}, advice_rules.receptive_field),
         Rule("large-filter", "a large filter that a chain of 3x3 filters replaces",
@@ -43,20 +43,20 @@ RULES: dict[str, Rule] = {
         Rule("heavy-layer", "a layer whose C x K weights dominate",
              f"{_SLIDES} 3; Lin et al. 2013, arXiv:1312.4400, section 3.2",
              {"heavy_share": 0.2, "least_channels": 64}, advice_rules.heavy_layer),
-        Rule("groups", "dense filters over many channels, where groups would do",
+        Rule("groups", "dense filters over many channels, where groups suffice",
              f"{_SLIDES} 4; Krizhevsky et al. 2012; Xie et al. 2016, arXiv:1611.05431",
              {"least_channels": 64, "dense_share": 0.1}, advice_rules.groups),
-        Rule("depthwise", "dense filters over many channels, where a filter per channel and a 1x1 would do",
+        Rule("depthwise", "dense filters over many channels, where one filter per channel and a 1x1 suffice",
              f"{_SLIDES} 4; Howard et al. 2017, arXiv:1704.04861, section 3.1",
              {"least_channels": 64, "dense_share": 0.1}, advice_rules.depthwise),
         Rule("low-rank", "k x k filters that a k x 1 and a 1 x k replace",
              f"{_SLIDES} 5; Jaderberg et al. 2014, arXiv:1405.3866",
              {"least_channels": 64, "dense_share": 0.1}, advice_rules.low_rank),
-        Rule("dilation", "a net that answers for every position shrinks its map, and enlarges it again",
+        Rule("dilation", "a net that answers for every position shrinks its map and enlarges it again",
              f"{_SLIDES} 6; Yu, Koltun 2015, arXiv:1511.07122; Chen et al. 2014, arXiv:1412.7062",
              {"output_stride": 8}, advice_rules.dilation),
         Rule("linear-stack", "linear layers with no activation between", "arithmetic", {}, advice_chains.linear_stack),
-        Rule("sigmoid-stack", "sigmoids one behind another, through which gradients vanish",
+        Rule("sigmoid-stack", "chained sigmoids, through which gradients vanish",
              "Glorot, Bengio 2010, Understanding the difficulty of training deep feedforward neural networks",
              {"sigmoids": 2}, advice_chains.sigmoid_stack),
         Rule("softmax-answer", "a softmax at the end, which cross-entropy applies again",
@@ -81,7 +81,7 @@ def advise(
 
     Args:
         anatomy: of the net, at the input size that it is meant for.
-        module: the net itself, if at hand: then parameters that only training reads do not count as unused.
+        module: the net itself, if available: then parameters that only training reads do not count as unused.
         rules: keys of `RULES`; default: all that are on.
         thresholds: see ``RULES[key].thresholds``; a threshold that several rules share applies to all of them.
 
@@ -91,7 +91,9 @@ def advise(
     known = {name for rule in RULES.values() for name in rule.thresholds}
     for name, value in thresholds.items():
         if name not in known:
-            raise UsageError(f"unknown threshold {name!r}{closest(name, known)}; there are: {', '.join(sorted(known))}")
+            raise UsageError(
+                f"unknown threshold {name!r}{closest(name, known)}; expected one of {', '.join(sorted(known))}"
+            )
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise UsageError(f"{name} must be a number above 0, got {value!r}")
     view = View(anatomy, module)
@@ -107,5 +109,5 @@ def _checked(rules: Iterable[str]) -> list[str]:
     keys = [rules] if isinstance(rules, str) else list(rules)
     for key in keys:
         if key not in RULES:
-            raise UsageError(f"unknown rule {key!r}{closest(str(key), RULES)}; there are: {', '.join(RULES)}")
+            raise UsageError(f"unknown rule {key!r}{closest(str(key), RULES)}; expected one of {', '.join(RULES)}")
     return keys

@@ -94,8 +94,8 @@ def sigmoid_stack(view: View, sigmoids: int) -> list[Advice]:
         Advice(
             "sigmoid-stack",
             names(longest),
-            f"{len(longest)} sigmoids one behind another ({some(names(longest))}): each passes on a quarter of the "
-            f"gradient at most, together {4.0 ** -len(longest):.2g}",
+            f"{len(longest)} sigmoids in a chain ({some(names(longest))}): each passes on at most a quarter of "
+            f"the gradient, together {4.0 ** -len(longest):.2g}",
             "ReLU in place of those inside the net, or a normalisation in front of each; a sigmoid only for the answer",
         )
     ]

@@ -75,7 +75,7 @@ def receptive_field(view: View, field_share: float, field_excess: float) -> list
             Advice(
                 "receptive-field",
                 (last.name,),
-                f"{seen}; {first.name} sees all of it already, and {percent(macs, view.anatomy.macs)} of the "
+                f"{seen}; {first.name} already sees all of it, and {percent(macs, view.anatomy.macs)} of the "
                 "multiply-adds come later",
                 "use larger pictures, fewer early strides, or fewer layers",
             )
@@ -90,8 +90,8 @@ def receptive_field(view: View, field_share: float, field_excess: float) -> list
             "receptive-field",
             (last.name,),
             f"{seen}: {percent(min(shares), 1)} (at least {percent(field_share, 1)} expected); "
-            "what is larger cannot be recognised",
-            f"add {missing} 3x3 layers where the stride is {step}, or dilate those that are there, or stride earlier",
+            "larger objects cannot be recognised",
+            f"add {missing} 3x3 layers where the stride is {step}, or dilate the existing ones, or stride earlier",
         )
     ]
 
@@ -124,7 +124,7 @@ def large_filter(view: View, side: int) -> list[Advice]:
                 who,
                 f"{k}x{k} filters: {old:,} weights, {sum(x.macs for x, _ in chosen):,} multiply-adds; {who[0]} "
                 f"({conv.inputs} -> {conv.outputs} channels) has {conv.weights:,} weights, a chain {new:,}",
-                f"{len(links)} convolutions of 3x3 with ReLU between{strides}: they see as much, with more "
+                f"{len(links)} convolutions of 3x3 with ReLU between{strides}: the same receptive field, with more "
                 "non-linearity",
                 *saved,
                 rewrite="chain-3x3",
@@ -296,7 +296,7 @@ def dilation(view: View, output_stride: int) -> list[Advice]:
             "dilation",
             names(first),
             f"the map shrinks {worst:g} times ({sizes(max(coarse, key=lambda x: strides[x.index]).output[2:])}) and is "
-            f"enlarged again by {some(names(grown))}: what is smaller is lost on the way"
+            f"enlarged again by {some(names(grown))}: smaller details are lost on the way"
             + (", as far as no skip connection carries it" if joins else ""),
             f"stop at stride {output_stride}: stride 1 in these layers, and dilated filters behind them; same weights, "
             "same receptive field" + ("; the layers that enlarge the map shrink or go" if turned else ""),

@@ -41,7 +41,7 @@ def unused(view: View) -> list[Advice]:
     if not found:
         return []
     layers = tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in found))
-    only = "" if view.module is not None else "; if training reads them (auxiliary heads), only where the net is used"
+    only = "" if view.module is not None else "; if training reads them (auxiliary heads), only for inference"
     return [
         Advice(
             "unused",
@@ -107,7 +107,7 @@ def activation(view: View) -> list[Advice]:
         Advice(
             "activation",
             names(x for x, _ in found),
-            f"{layer.name} ({layer.kind}) gets from {source.name} ({source.kind}) only values that it does not change",
+            f"{layer.name} ({layer.kind}) gets only values from {source.name} ({source.kind}) that it does not change",
             "remove it",
             0,
             0,
@@ -168,9 +168,9 @@ def dead_branch(view: View) -> list[Advice]:
         Advice(
             "dead-branch",
             names(dead),
-            f"what {dead[-1].name} makes reaches no output: {len(dead)} layers, {macs:,} multiply-adds for nothing "
+            f"the result of {dead[-1].name} reaches no output: {len(dead)} layers, {macs:,} multiply-adds for nothing "
             "in evaluation",
-            "remove the branch, or use its result; if only training uses it, leave it out where the net is used",
+            "remove the branch, or use its result; if only training uses it, remove it for inference",
             params,
             macs,
             view.item * params + sum(x.output_bytes for x in dead),
@@ -230,8 +230,8 @@ def channels(view: View, multiple: int) -> list[Advice]:
         Advice(
             "channels",
             names(x for x, _ in found),
-            f"{shown} channels are no multiples of {multiple}, so matrix units work on padding",
-            f"round up to {near}: costs a little, and runs as fast or faster in bf16",
+            f"{shown} channels are not multiples of {multiple}, so matrix units work on padding",
+            f"round up to {near}: costs a little, and is as fast or faster in bf16",
             -extra[0],
             -extra[1],
             -view.item * extra[0],

@@ -260,7 +260,7 @@ def _plot(comparison: Comparison) -> str:
     without = [e for e in comparison.entries if e not in shown]
     if without:
         height += 20
-        head = "Not in the plot, for want of a published accuracy on the same data:" if shown else "Nets:"
+        head = "Not in the plot, because no accuracy on the same data is published:" if shown else "Nets:"
         parts.append(f'<text class="b" x="14" y="{height:.0f}">{head}</text>')
         for e in without:
             height += 17

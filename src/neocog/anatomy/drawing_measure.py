@@ -68,7 +68,7 @@ class Scale:
             told += " Upright bars have a single position; their length is the number of channels."
         if kernels:
             told += " Under the arrows: kernel, / stride; dw: one filter per channel, g: groups."
-        return told + (" A rounded label is the same map wherever it stands." if named else "")
+        return told + (" A rounded label is the same map wherever it appears." if named else "")
 
 
 def longest(fan: Fan) -> int:

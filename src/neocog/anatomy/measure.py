@@ -59,7 +59,7 @@ def effective_receptive_field(
         layer = whole[-1].name
     known = {name: child for name, child in module.named_modules() if name}
     if layer not in known:
-        raise NetError(f"no module {layer!r}; there are {', '.join(list(known)[:8])} ...")
+        raise NetError(f"no module {layer!r}; the net has {', '.join(list(known)[:8])} ...")
     field = next((x.field for x in reversed(anatomy.layers) if _inside(x.module, layer)), None)
     parameter = next(module.parameters(), torch.empty(()))
     maps: list[Tensor] = []
@@ -76,7 +76,7 @@ def effective_receptive_field(
         module(x)
         out = maps[0]
         if not isinstance(out, Tensor) or out.dim() != 4:
-            raise NetError(f"{layer!r} puts out no map (B, C, H, W); choose a convolution")
+            raise NetError(f"{layer!r} does not output a map (B, C, H, W); choose a convolution")
         middle = out[:, :, out.shape[2] // 2, out.shape[3] // 2]
         # random signs, so that channels do not cancel each other
         signs = torch.randint(0, 2, middle.shape, generator=generator).to(middle) * 2 - 1

@@ -125,7 +125,7 @@ def summary(anatomy: Anatomy) -> list[tuple[str, str]]:
         lines.append(("never read", _listed(a.unused, "parameter")))
     if a.uncounted:
         named = [f"{name} x{n}" if n > 1 else name for name, n in a.uncounted.items()]
-        lines.append(("NOT COUNTED", f"{_listed(named, 'operator')}; the totals are too low by what they do"))
+        lines.append(("NOT COUNTED", f"{_listed(named, 'operator')}; the totals do not include their operations"))
     return lines + [("note", note) for note in a.notes]
 
 

@@ -43,13 +43,13 @@ class Rewrite:
         return {k: p.default for k, p in inspect.signature(self.work).parameters.items() if k not in given}
 
 
-_TRAIN = "new layers start fresh: train the net (again)"
+_TRAIN = "new layers start with random weights: train the net (again)"
 
 REWRITES: dict[str, Rewrite] = {
     item.key: item
     for item in (
         Rewrite("fold-bn", "batch normalisation becomes part of the layer before it", True,
-                "same function in evaluation mode; training goes on without normalisation", fold_bn),
+                "same function in evaluation mode; further training has no normalisation", fold_bn),
         Rewrite("fc-to-conv", "fully connected layers become convolutions", True,
                 "same function at the old size, larger pictures work; a torch.fx.GraphModule that has the branches of "
                 "evaluation mode", fc_to_conv),
@@ -122,7 +122,9 @@ def rewrite(
         NetError: nothing to change, or a change that cannot be made; the message says why.
     """
     if rule not in REWRITES:
-        raise UsageError(f"unknown rewrite {rule!r}{closest(str(rule), REWRITES)}; there are: {', '.join(REWRITES)}")
+        raise UsageError(
+            f"unknown rewrite {rule!r}{closest(str(rule), REWRITES)}; expected one of {', '.join(REWRITES)}"
+        )
     chosen = REWRITES[rule]
     for key in options:
         if key not in chosen.options:
@@ -153,8 +155,8 @@ def rewrite(
         after = trace(net, input, name=before.name)
     except NetError as error:
         raise NetError(
-            f"the code of {before.name} does not work with what {rule} put in ({error.__cause__ or error}); "
-            "name layers that its code only calls: rewrite(..., layers=[...])"
+            f"the code of {before.name} does not work with the layers that {rule} inserted "
+            f"({error.__cause__ or error}); name layers that its code only calls: rewrite(..., layers=[...])"
         ) from error
     return Rewritten(
         module=net,
@@ -165,7 +167,7 @@ def rewrite(
         exact=chosen.exact,
         notes=(
             *(f"{name}: {what}" for name, what in changed.items()),
-            *(f"{name}: left alone; {why}" for name, why in left.items()),
+            *(f"{name}: unchanged; {why}" for name, why in left.items()),
             chosen.keeps,
         ),
     )

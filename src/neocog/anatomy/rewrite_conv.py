@@ -67,7 +67,7 @@ def fc_to_conv(net: nn.Module, input: Any, average: bool = True) -> tuple[nn.Mod
     if not changed:
         raise NetError(
             f"{type(net).__name__} has no linear layer behind a flattened map of more than one position; "
-            "it takes larger pictures as it is, or nothing can make it"
+            "either it already takes larger pictures, or no rewrite makes it do so"
         )
     graph.eliminate_dead_code()
     graph.lint()
@@ -217,7 +217,7 @@ def _tail(node: fx.Node) -> Iterator[fx.Node]:
             raise NetError(f"the result of {node.name} goes to {len(readers)} places; expected one chain to the output")
         node = readers[0]
         if node.op == "output" and not isinstance(node.args[0], fx.Node):
-            raise NetError("the net puts out more than one tensor; fc-to-conv needs one")
+            raise NetError("the net outputs more than one tensor; fc-to-conv needs one")
         yield node
 
 

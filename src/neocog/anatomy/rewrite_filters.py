@@ -152,7 +152,7 @@ def _replace(
     for name in layers or ():
         if name not in found:
             raise NetError(
-                f"{name!r} is not an ordinary convolution that runs; there are: {', '.join(found) or 'none'}"
+                f"{name!r} is not an ordinary convolution that runs; the net has {', '.join(found) or 'none'}"
             )
     for name, (module, conv) in found.items():
         if not (wanted(conv) if layers is None else name in layers):
@@ -161,7 +161,7 @@ def _replace(
         if not steps:
             if layers is None:
                 continue
-            raise NetError(f"{name} ({module}) cannot be rewritten so; expected {needs}")
+            raise NetError(f"{name} ({module}) cannot be rewritten in this way; expected {needs}")
         new = _built(steps, module)
         note = start([m for m in new if isinstance(m, nn.Conv2d)], module) if start else ""
         put(net, name, new)

@@ -135,7 +135,7 @@ def _check(module: nn.Module) -> None:
         if isinstance(m, torch.jit.ScriptModule):
             raise NetError(
                 f"{'the module' if not path else repr(path)} is a TorchScript module, whose layers cannot be seen; "
-                "trace the module that it was made of"
+                "trace the module that it was made from"
             )
         for key, value in (*m._parameters.items(), *m._buffers.items()):
             if isinstance(value, nn.parameter.UninitializedParameter | nn.parameter.UninitializedBuffer):

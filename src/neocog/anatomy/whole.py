@@ -83,7 +83,7 @@ class Anatomy:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise KeyError(f"no layer {name!r}; there are {', '.join(x.name for x in self.layers[:8])} ...")
+        raise KeyError(f"no layer {name!r}; it has {', '.join(x.name for x in self.layers[:8])} ...")
 
     def totals(self, most_depth: int | None = None) -> list[Totals]:
         """Figures of every module that ran, root first, each before what it contains."""

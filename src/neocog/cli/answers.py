@@ -69,7 +69,7 @@ def check_form(task: Task, form: str, out: Path | None, *, masks: bool) -> None:
     if form in _VECTORS and not _has(task, "vector"):
         raise UsageError(f"the task {task.name} has no vectors to write as {form}; --format csv or jsonl can")
     if form in _VECTORS and out is None:
-        raise UsageError(f"--format {form} is no text; add --out FILE, such as --out vectors.{form}")
+        raise UsageError(f"--format {form} is binary; add --out FILE, such as --out vectors.{form}")
     if masks and not _gives(task, "indexed"):
         raise UsageError(f"the task {task.name} has no masks; --masks is for the task segment")
 
@@ -86,7 +86,7 @@ def _gives(task: Task, what: str) -> bool:
 
 
 class Places:
-    """Names for files that are made of pictures, in a folder: below it as the picture lies below what the user named.
+    """Names for files made from pictures: each lies below the folder as its picture lies below what the user named.
 
     Two pictures never get one name (the second is called ``name-2``), and no picture that was named is written over.
 
@@ -99,7 +99,7 @@ class Places:
         self._roots = [one for one in given if one.is_dir()]
         for root in self._roots:
             if folder.resolve().is_relative_to(root.resolve()):
-                raise UsageError(f"{folder} lies in {root}, whose pictures are read; name a folder elsewhere")
+                raise UsageError(f"{folder} lies in {root}, whose pictures are read; choose another folder")
         self._used = {self._key(one) for one in given}
 
     @staticmethod

@@ -26,10 +26,10 @@ def check(
     json: terminal.Json = False,
     quiet: terminal.Quiet = False,
 ) -> None:
-    """Look pictures over before any training.
+    """Check pictures before any training.
 
     Counts, unreadable files, duplicates, leaks between splits, imbalance, suspicious labels.
-    Exit status 1 means that something was found that should be put right.
+    Exit status 1 means that something should be corrected.
     """
     with terminal.work():
         from neocog.data import open_source
@@ -42,7 +42,7 @@ def check(
             from neocog.fit.suspects import suspicious_labels
 
             doubts = suspicious_labels(run, source)
-        with terminal.bar("looking the pictures over", quiet=quiet) as progress:
+        with terminal.bar("checking the pictures", quiet=quiet) as progress:
             found = look_over(source, progress=progress, suspicious=doubts)
         if html:
             with terminal.output(html) as page:

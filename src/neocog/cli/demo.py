@@ -27,14 +27,14 @@ def add_to(app: typer.Typer) -> None:
 
 def demo(
     data: Annotated[str | None, typer.Argument(metavar="[DATA]", help=terminal.DATA_HELP)] = None,
-    minutes: Annotated[float | None, typer.Option(metavar="M", help="How long each data set takes.")] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the run folders go.")] = Path("runs"),
+    minutes: Annotated[float | None, typer.Option(metavar="M", help="Training time for each data set.")] = None,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the run folders.")] = Path("runs"),
     offline: terminal.Offline = False,
     quiet: terminal.Quiet = False,
 ) -> None:
-    """The whole way once, on built-in pictures or on yours.
+    """Go through everything once, on built-in pictures or on yours.
 
-    Looks the pictures over, trains, measures, predicts.
+    Checks the pictures, trains, evaluates, predicts.
     """
     each = minutes if minutes is not None else MINUTES if data is None else MINUTES_YOURS
     with terminal.resumable(lambda: None):

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from neocog.library.indexing import Report
 
 LIBRARY_HELP = (
-    "A library, a folder of pictures with one, or its name; default: the one here, else the one indexed last."
+    "A library, a folder of pictures that has one, or its name; default: the one here, else the last one indexed."
 )
 LibraryOption = Annotated[str | None, typer.Option("--library", "-l", metavar="LIB", help=LIBRARY_HELP)]
-LibraryFirst = Annotated[str, typer.Argument(metavar="LIB", help="A library, or a folder of pictures with one.")]
+LibraryFirst = Annotated[str, typer.Argument(metavar="LIB", help="A library, or a folder of pictures that has one.")]
 _Top = Annotated[int, typer.Option("--top", "-n", metavar="N", min=1, help="How many to show.")]
 Model = Annotated[
     str | None, typer.Option(metavar="NAME", help="Whose vectors and concepts; 'neocog library info' lists them.")
@@ -60,13 +60,15 @@ def open_library(named: str | None) -> Library:
 
 def index(
     folders: Annotated[
-        list[str] | None, typer.Argument(metavar="FOLDER...", help="Pictures; default: what was indexed before.")
+        list[str] | None,
+        typer.Argument(metavar="FOLDER...", help="Folders of pictures; default: those indexed before."),
     ] = None,
     library: Annotated[
         str | None, typer.Option("--library", "-l", metavar="LIB", help="Default: .neocog in the first FOLDER.")
     ] = None,
     net: Annotated[
-        str | None, typer.Option(metavar="NAME|RUN", help="What makes the vectors; default: the best at hand.")
+        str | None,
+        typer.Option(metavar="NAME|RUN", help="The net that makes the vectors; default: the best available."),
     ] = None,
     weights: Annotated[str | None, typer.Option(metavar="FILE", help="Weights for a net of the zoo.")] = None,
     layer: Annotated[
@@ -74,20 +76,20 @@ def index(
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(metavar="PIXELS", min=16, help="What the net sees of a picture; default: as it was trained."),
+        typer.Option(metavar="PIXELS", min=16, help="Size of the net's input; default: as it was trained."),
     ] = None,
     captions: Annotated[
         list[str] | None,
-        typer.Option(metavar="TABLE", help="A table (path, caption, label) of what is known of the pictures."),
+        typer.Option(metavar="TABLE", help="A table of captions and labels (columns path, caption, label)."),
     ] = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(
             metavar="PATTERN",
-            help="Pass these over, as in .gitignore: 'Screenshots/'. Remembered until given again; '' is none.",
+            help="Skip these, as in .gitignore: 'Screenshots/'. Remembered until given again; '' clears it.",
         ),
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on, and follow what changes in the folders.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep running, and follow changes in the folders.")] = False,
     device: terminal.Device = None,
     json: terminal.Json = False,
     quiet: terminal.Quiet = False,
@@ -193,10 +195,10 @@ def search(
         ),
     ] = None,
     like: Annotated[list[str] | None, typer.Option(metavar="FILE", help="Pictures that look like this one.")] = None,
-    unlike: Annotated[list[str] | None, typer.Option(metavar="FILE", help="And not like this one.")] = None,
+    unlike: Annotated[list[str] | None, typer.Option(metavar="FILE", help="But not like this one.")] = None,
     library: LibraryOption = None,
     top: _Top = 20,
-    all: Annotated[bool, typer.Option("--all", help="Also what is more likely wrong than right.")] = False,
+    all: Annotated[bool, typer.Option("--all", help="Also show hits that are more likely wrong than right.")] = False,
     threshold: Annotated[
         float | None, typer.Option(metavar="P", help="Least score of a hit, 0 to 1; default: calibrated.")
     ] = None,
@@ -258,9 +260,11 @@ def search(
 def teach(
     library: LibraryFirst,
     name: Annotated[str, typer.Argument(metavar="NAME", help='The word, such as "our cat".')],
-    examples: Annotated[list[str], typer.Argument(metavar="PICTURES...", help="Files or folders that show it.")],
+    examples: Annotated[
+        list[str], typer.Argument(metavar="PICTURES...", help="Pictures that show it: files or folders.")
+    ],
     unlike: Annotated[
-        list[str] | None, typer.Option("--not", metavar="FILE", help="A file or folder that does not show it.")
+        list[str] | None, typer.Option("--not", metavar="FILE", help="Pictures that do not show it: a file or folder.")
     ] = None,
     ask: Annotated[int, typer.Option(metavar="N", min=0, help="How many uncertain pictures to propose.")] = 12,
     model: Model = None,
@@ -281,9 +285,10 @@ def correct(
     library: LibraryFirst,
     name: Annotated[str, typer.Argument(metavar="NAME", help="A word that was taught.")],
     pictures: Annotated[
-        list[str], typer.Argument(metavar="PICTURES...", help="Of the library: paths, ends of paths, or hashes.")
+        list[str],
+        typer.Argument(metavar="PICTURES...", help="Pictures of the library: paths, ends of paths, or hashes."),
     ],
-    no: Annotated[bool, typer.Option("--no", help="They do not show it; else they do.")] = False,
+    no: Annotated[bool, typer.Option("--no", help="They do not show it; default: they do.")] = False,
     ask: Annotated[int, typer.Option(metavar="N", min=0, help="How many uncertain pictures to propose.")] = 12,
     sheet: _Sheet = None,
     json: terminal.Json = False,
@@ -341,7 +346,7 @@ def describe(
         return
     terminal.echo(said.path)
     if not (said.concepts or said.broader):
-        terminal.echo("shows: nothing that the net is sure of")
+        terminal.echo("shows: nothing the net is sure of")
     for title, rows in (("shows", said.concepts), ("in general", said.broader), ("your words", said.believed)):
         if rows:
             terminal.echo(f"{title}: " + ", ".join(f"{name} {p:.2f}" for name, p in rows))

@@ -22,9 +22,13 @@ def nets(
     task: Annotated[
         str | None, typer.Option(metavar="TASK", help="Only nets that label, segment, reconstruct, embed or control.")
     ] = None,
-    max_macs: Annotated[str | None, typer.Option(metavar="N", help="At most so many multiply-adds: 600M.")] = None,
-    max_params: Annotated[str | None, typer.Option(metavar="N", help="At most so many parameters: 5M.")] = None,
-    since: Annotated[int | None, typer.Option(metavar="YEAR", help="Published in this year or later.")] = None,
+    max_macs: Annotated[
+        str | None, typer.Option(metavar="N", help="At most this many multiply-adds, such as 600M.")
+    ] = None,
+    max_params: Annotated[
+        str | None, typer.Option(metavar="N", help="At most this many parameters, such as 5M.")
+    ] = None,
+    since: Annotated[int | None, typer.Option(metavar="YEAR", help="Published this year or later.")] = None,
     sort: Annotated[str, typer.Option(metavar="COLUMN", help="name, year, params or macs.")] = "name",
     json: terminal.Json = False,
 ) -> None:
@@ -45,13 +49,14 @@ def nets(
             facts.sort(key=lambda f: getattr(f, sort))
         if not facts:
             least = min(everything, key=lambda f: f.macs)
-            terminal.say(f"none fits; {least.name} needs least: {least.macs:,} MACs, {least.params:,} parameters")
+            terminal.say(f"no net fits; {least.name} needs least: {least.macs:,} MACs, {least.params:,} parameters")
     write.show_json(facts) if json else write.show_nets(facts)
 
 
 _NET_HELP = "A net ('neocog nets' lists them), a run folder, or any module: file.py:Name or package.module:Name."
 _Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the net, or an argument.")
+    list[str] | None,
+    typer.Option("--set", metavar="OPTION=VALUE", help="An option of the net, or an argument of the module."),
 ]
 _Input = Annotated[
     str | None,
@@ -63,13 +68,11 @@ def anatomy(
     net: Annotated[str, typer.Argument(metavar="NET", help=_NET_HELP)],
     input: _Input = None,
     options: _Set = None,
-    depth: Annotated[
-        int | None, typer.Option(metavar="N", help="Open so many levels of modules; default: 2; 0: all.")
-    ] = 2,
-    advice: Annotated[bool, typer.Option("--advice", help="What to improve, and what it would save.")] = False,
+    depth: Annotated[int | None, typer.Option(metavar="N", help="Levels of modules to open; default: 2; 0: all.")] = 2,
+    advice: Annotated[bool, typer.Option("--advice", help="Advise what to improve, and what it would save.")] = False,
     time: Annotated[bool, typer.Option("--time", help="Run it, and time every layer on this machine.")] = False,
     effective: Annotated[
-        bool, typer.Option("--effective", help="Measure the effective receptive field, with fresh weights.")
+        bool, typer.Option("--effective", help="Measure the effective receptive field, with random weights.")
     ] = False,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the net, to scale.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page: drawing and table.")] = None,

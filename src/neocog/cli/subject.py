@@ -32,18 +32,18 @@ class Subject:
 
 
 def load(named: str, size: str | None = None, options: Mapping[str, str] | None = None) -> Subject:
-    """Make the network that a user named, without the memory of its weights where that is possible.
+    """Make the network that a user named, without allocating its weights where possible.
 
     Args:
         named: a net of the zoo; a run folder; ``file.py:Name`` or ``package.module:Name``, where Name is a module, a
             class, or a function without required arguments. The file may say ``NAME.example_input`` or have a function
             ``example_input()``: a shape, a tensor, a tuple of arguments or a dict of keyword arguments.
         size: the input, such as 3x224x224 or 224 (a square picture, or a vector for a module that reads no pictures);
-            default: what is known of the net.
+            default: the net's usual input.
         options: keyword arguments for building it, as texts.
 
     Raises:
-        UsageError: nothing of that name, or it cannot be built so.
+        UsageError: nothing of that name, or it cannot be built.
     """
     values = {key: value_of(text) for key, text in (options or {}).items()}
     if ":" in named and not Path(named).exists():
@@ -139,7 +139,9 @@ def _other(named: str, size: str | None, values: dict[str, Any]) -> Subject:
                 f"{named} could not be built: {type(error).__name__}: {error}; give its arguments with --set name=value"
             ) from error
     if not isinstance(made, nn.Module):
-        raise UsageError(f"{named} gives a {type(made).__name__}; expected a torch.nn.Module, or what makes one")
+        raise UsageError(
+            f"{named} gives a {type(made).__name__}; expected a torch.nn.Module, or a function that makes one"
+        )
     example = getattr(made, "example_input", None) or getattr(home, "example_input", None)
     usual: Any = example() if callable(example) else example
     if size is not None:
@@ -188,14 +190,14 @@ def usable_input(subject: Subject) -> Any:
     """The input to trace with. Raises: UsageError if none is known."""
     if subject.input is None:
         raise UsageError(
-            f"{subject.name} does not say what it takes; give --input 3x224x224, or let its file have a function "
+            f"{subject.name} does not say what it takes; give --input 3x224x224, or add to its file a function "
             "example_input() that returns example arguments"
         )
     return subject.input
 
 
 def with_numbers(subject: Subject) -> nn.Module:
-    """The network with real weights (fresh ones, for a net of the zoo), for what must really be computed."""
+    """The network with real weights (fresh ones, for a net of the zoo), for computations that need numbers."""
     from neocog import nets
 
     spec = getattr(subject.module, "spec", None)

@@ -1,4 +1,4 @@
-"""How the command line speaks: answers on stdout, everything else on stderr, errors in one readable message.
+"""What the command line prints: answers on stdout, everything else on stderr, errors in one readable message.
 
 Nothing heavy is imported here: `neocog --help` passes through this file.
 """
@@ -22,12 +22,12 @@ from neocog.names import STREAM_ERRORS
 
 # options that several commands have
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result.")]
-Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the fastest.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 or mps; default: the fastest.")]
 DATA_HELP = (
     "A folder with a folder for each class, annotations (COCO, Pascal VOC, YOLO, LabelMe), pictures beside masks, "
     "a table (.csv .tsv .jsonl .parquet), tar shards, "
-    "cifar10, cifar100, mnist, fashion_mnist, digits, drawn, or library:LIB (what a library was taught)."
+    "cifar10, cifar100, mnist, fashion_mnist, digits, drawn, or library:LIB (the words taught to a library)."
 )
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as 'neocog train' writes it.")]
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
@@ -37,7 +37,7 @@ Columns = Annotated[
     typer.Option(
         "--column",
         metavar="ROLE=NAME",
-        help="Which column of a table is path, label, labels, caption, split, boxes, mask, points or numbers.",
+        help="Which column of a table is the path, label, labels, caption, split, boxes, mask, points or numbers.",
     ),
 ]
 
@@ -93,7 +93,7 @@ def rank() -> int:
 
 
 def prepare() -> None:
-    """Make the standard streams fit for work: every file name can be printed, and only the first process speaks."""
+    """Prepare the standard streams: every file name can be printed, and only the first process prints."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=STREAM_ERRORS)
@@ -135,7 +135,7 @@ def work() -> Iterator[None]:
 
 @contextlib.contextmanager
 def bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on stderr; give its function (done, of) to what is long. None where nobody would see it.
+    """A progress bar on stderr: a function (done, of) for long work. None where nobody would see it.
 
     Where stderr is a file or a pipe, a line comes now and then instead: every `LOG_SECONDS`, and none for short work.
     """
@@ -172,7 +172,7 @@ def _lines(what: str) -> Callable[[int, int], None]:
 
 @contextlib.contextmanager
 def resumable(folder: Callable[[], Path | str | None]) -> Iterator[None]:
-    """Turn Ctrl-C into the sentence that says how to go on, and exit status 130."""
+    """Turn Ctrl-C into a sentence that says how to continue, and exit status 130."""
     try:
         yield
     except KeyboardInterrupt as error:

@@ -44,20 +44,22 @@ def add_to(app: typer.Typer) -> None:
 
 def train(
     data: terminal.DataArgument,
-    test: Annotated[str | None, typer.Option(metavar="DATA", help="Test pictures that live somewhere else.")] = None,
+    test: Annotated[str | None, typer.Option(metavar="DATA", help="Test pictures from elsewhere.")] = None,
     task: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The question; 'neocog tasks' lists them; default: by what is known."),
+        typer.Option(
+            metavar="NAME", help="What to learn; 'neocog tasks' lists the tasks; default: by the annotations."
+        ),
     ] = None,
     task_options: Annotated[
         list[str] | None, typer.Option("--task-option", metavar="KEY=VALUE", help="Change one option of the task.")
     ] = None,
     net: Annotated[
-        str | None, typer.Option(metavar="NAME", help="'neocog nets' lists them; default: by the size of the pictures.")
+        str | None, typer.Option(metavar="NAME", help="'neocog nets' lists them; default: by picture size.")
     ] = None,
     recipe: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog recipes' lists them.")] = None,
-    epochs: Annotated[float | None, typer.Option(metavar="N", help="How often each picture is seen.")] = None,
-    minutes: Annotated[float | None, typer.Option(metavar="M", help="Time for everything, instead of epochs.")] = None,
+    epochs: Annotated[float | None, typer.Option(metavar="N", help="Passes over the training pictures.")] = None,
+    minutes: Annotated[float | None, typer.Option(metavar="M", help="Total time, instead of epochs.")] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="The same seed gives the same training.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder to write.")] = None,
     changes: Annotated[
@@ -70,22 +72,23 @@ def train(
         typer.Option(
             "--from",
             metavar="WEIGHTS",
-            help="Start from a run, a weights file, a net's ImageNet weights, or scratch; default: chosen.",
+            help="Start from a run, a weights file, a net's ImageNet weights, or scratch; default: ImageNet weights "
+            "for photographs.",
         ),
     ] = None,
     regime: Annotated[
-        Regime | None, typer.Option(help="What is trained after --from; default: chosen by the number of pictures.")
+        Regime | None, typer.Option(help="What is trained after --from; default: by the number of pictures.")
     ] = None,
     layer: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A layer whose features a new last layer reads.")
+        list[str] | None, typer.Option(metavar="NAME", help="A layer whose features the new last layer reads.")
     ] = None,
     head: Annotated[Head | None, typer.Option(help="The new last layer of --regime features.")] = None,
     folds: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Cross-validation; default: 5 where pictures are few; 1: none."),
+        typer.Option(metavar="N", min=1, help="Cross-validation; default: 5 if there are few pictures; 1: none."),
     ] = None,
     device: terminal.Device = None,
-    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: what is faster.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: the faster one.")] = None,
     find_lr: Annotated[bool, typer.Option("--find-lr", help="Scan learning rates instead of training.")] = False,
     offline: terminal.Offline = False,
     json: terminal.Json = False,
@@ -153,7 +156,7 @@ def train(
 
 def resume(
     run: terminal.RunArgument,
-    epochs: Annotated[float | None, typer.Option(metavar="N", help="Train to this many epochs in all.")] = None,
+    epochs: Annotated[float | None, typer.Option(metavar="N", help="New total number of epochs.")] = None,
     json: terminal.Json = False,
     quiet: terminal.Quiet = False,
 ) -> None:
@@ -171,13 +174,13 @@ def resume(
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; several make an ensemble.")],
     data: terminal.DataArgument,
-    split: Annotated[SplitName | None, typer.Option(help="The part of DATA; default: test if there is one.")] = None,
+    split: Annotated[SplitName | None, typer.Option(help="The split of DATA; default: test if there is one.")] = None,
     device: terminal.Device = None,
     json: terminal.Json = False,
 ) -> None:
-    """Measure runs on pictures of which the answers are known.
+    """Measure runs on annotated pictures.
 
-    Each alone; of labels also the average of the predicted probabilities.
+    Each run alone; for labels, also the average of their probabilities.
     """
     with terminal.work():
         from neocog import fit
@@ -187,7 +190,7 @@ def evaluate(
 
 
 def tasks(json: terminal.Json = False) -> None:
-    """List the tasks: what can be asked of pictures.
+    """List the tasks: the questions that a net can learn to answer.
 
     'neocog train DATA --task NAME' asks; --task-option KEY=VALUE changes one option.
     """
@@ -199,7 +202,7 @@ def tasks(json: terminal.Json = False) -> None:
 
 
 def recipes(json: terminal.Json = False) -> None:
-    """List the recipes: how a training goes.
+    """List the recipes: the settings of a training.
 
     'neocog train --set FIELD=VALUE' changes one field of a recipe.
     """
@@ -210,15 +213,17 @@ def recipes(json: terminal.Json = False) -> None:
 
 def transferability(
     data: terminal.DataArgument,
-    net: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog nets' lists them; default: chosen.")] = None,
+    net: Annotated[
+        str | None, typer.Option(metavar="NAME", help="'neocog nets' lists them; default: by picture size.")
+    ] = None,
     depths: Annotated[
-        str | None, typer.Option(metavar="N,N", help="How many layers are transferred; default: some of each depth.")
+        str | None, typer.Option(metavar="N,N", help="How many layers are transferred; default: several depths.")
     ] = None,
     kinds: Annotated[str, typer.Option(metavar="KIND,KIND", help="B from B or A; + is tuned.")] = "BnB,BnB+,AnB,AnB+",
     recipe: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog recipes' lists them.")] = None,
-    epochs: Annotated[float | None, typer.Option(metavar="N", help="Of every training.")] = None,
+    epochs: Annotated[float | None, typer.Option(metavar="N", help="Epochs of every training.")] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="The same seed gives the same result.")] = 0,
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where table, plot and page go.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for table, plot and page.")] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change one field of the recipe.")
     ] = None,

@@ -28,7 +28,7 @@ class Level(StrEnum):
     similar = "similar"
 
 
-upkeep = typer.Typer(cls=terminal.Group, help="Look after a library.", no_args_is_help=True, rich_markup_mode=None)
+upkeep = typer.Typer(cls=terminal.Group, help="Maintain a library.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def _opened(lib: str | None, library: str | None) -> Library:
@@ -40,7 +40,7 @@ def _opened(lib: str | None, library: str | None) -> Library:
 
 @upkeep.command()
 def info(lib: _LibraryArgument = None, library: LibraryOption = None, json: terminal.Json = False) -> None:
-    """Count what is in it: pictures, vectors, labels, what was taught, bytes."""
+    """Count what is in it: pictures, vectors, labels, taught words, bytes."""
     with terminal.work():
         opened = _opened(lib, library)
         found = opened.info()
@@ -57,10 +57,10 @@ def verify(
     lib: _LibraryArgument = None,
     library: LibraryOption = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read every file, and compare its content.")] = False,
-    fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Repair what can be repaired.")] = False,
     json: terminal.Json = False,
 ) -> None:
-    """Check that the library is whole, and agrees with the files. Exit status 1 means damage."""
+    """Check that the library is complete and agrees with the files. Exit status 1 means damage."""
     with terminal.work():
         found = _opened(lib, library).verify(deep=deep, fix=fix)
     if json:
@@ -108,7 +108,8 @@ def duplicates(
     library: LibraryOption = None,
     level: Annotated[Level, typer.Option(help="The same file; also the same picture; or the same scene.")] = Level.near,
     threshold: Annotated[
-        float | None, typer.Option(metavar="C", help="Cosine from which vectors agree; default: measured.")
+        float | None,
+        typer.Option(metavar="C", help="Least cosine of vectors that count as similar; default: measured."),
     ] = None,
     json: terminal.Json = False,
 ) -> None:
@@ -174,7 +175,9 @@ def folders(lib: _LibraryArgument = None, library: LibraryOption = None, json: t
 
 @upkeep.command()
 def forget(
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Of pictures, as 'neocog library folders' has it.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="A folder of pictures, as 'neocog library folders' lists it.")
+    ],
     library: LibraryOption = None,
     json: terminal.Json = False,
 ) -> None:
@@ -188,7 +191,7 @@ def forget(
 
 @upkeep.command()
 def move(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="As 'neocog library folders' has it.")],
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The folder, as 'neocog library folders' lists it.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="Where these pictures are now.")],
     library: LibraryOption = None,
     json: terminal.Json = False,
@@ -223,7 +226,7 @@ def unteach(library: LibraryFirst, name: Annotated[str, typer.Argument(metavar="
 def calibrate(
     lib: _LibraryArgument = None, library: LibraryOption = None, model: Model = None, json: terminal.Json = False
 ) -> None:
-    """Learn from the labels of this library what scores mean here, for better thresholds."""
+    """Calibrate scores on the labels of this library, for better thresholds."""
     with terminal.work():
         from neocog.library.searching import calibrate as learn
 

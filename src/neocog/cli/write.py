@@ -79,7 +79,7 @@ def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def show_run(run: Run, *, json: bool) -> None:
-    """Print what a training came to, and where it is."""
+    """Print the results of a training, and its folder."""
     if json:
         show_json(
             {
@@ -127,17 +127,17 @@ def show_evaluation(result: Mapping[str, Any]) -> None:
 
 
 def _known(column: Known, pictures: int) -> str:
-    """What is known in one column: "boxes of 118 of 120 pictures, 402 in all: car, bus, bicycle"."""
+    """What is known in one column: "boxes of 118 of 120 pictures, 402 in total: car, bus, bicycle"."""
     of = "all pictures" if column.pictures == pictures else f"{column.pictures:,} of {counted(pictures)}"
     names = column.names[:_NAMES_SHOWN]
     more = f" and {len(column.names) - len(names):,} more" if len(column.names) > len(names) else ""
     said = [f"{column.kind} of {of}"]
-    said += [f"{column.things:,} in all"] if column.things is not None else []
+    said += [f"{column.things:,} in total"] if column.things is not None else []
     return ", ".join(said) + (f": {', '.join(names)}{more}" if names else "")
 
 
 def show_check(found: Check) -> None:
-    """Print what a look over pictures found: counts, then the findings, the worst first, each with advice."""
+    """Print what a check found: counts, then the findings, the worst first, each with advice."""
     document = found.to_json()
     echo(f"{found.source}: {found.summary}")
     for note in found.notes:
@@ -194,7 +194,7 @@ def show_anatomy(anatomy: Anatomy, depth: int | None) -> None:
 
 
 def show_misfits(misfits: Sequence[Misfit]) -> None:
-    """Say what the size of the input spoils."""
+    """Say what becomes useless at this input size."""
     if misfits:
         echo("\nAt this size:")
     for item in misfits:
@@ -245,7 +245,7 @@ def show_measured(
             for t in sorted(times, key=lambda t: -t.seconds)
         ]
         show_table(rows)
-        say(f"{1e3 * sum(t.seconds for t in times):.1f} ms in all (medians of single layers)")
+        say(f"{1e3 * sum(t.seconds for t in times):.1f} ms in total (medians of single layers)")
     if effective is not None:
         theoretical = " x ".join(map(str, effective.theoretical))
         echo(
@@ -280,7 +280,7 @@ def show_tasks(tasks: Sequence[type[Task]]) -> None:
         }
         for one in tasks
     )
-    say("'neocog train DATA --task NAME' trains one; without --task it is chosen by what is known of the pictures")
+    say("'neocog train DATA --task NAME' trains one; without --task it is chosen by the annotations")
 
 
 def show_recipes(recipes: Iterable[Recipe]) -> None:
@@ -296,7 +296,7 @@ def _short(value: Any) -> bool:
 
 
 def number(value: Any) -> str:
-    """A value as people read it: thousands apart, four significant digits, nothing for None."""
+    """A value as people read it: thousands separators, four significant digits, nothing for None."""
     if value is None:
         return ""
     if isinstance(value, bool):

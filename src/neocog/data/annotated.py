@@ -204,7 +204,9 @@ class Marks:
             made["boxes"], made["tags"] = public, tags_of(public)
             notes += _empty(public)
             if count := int(ignored.sum()):
-                notes.append(f"{counted(count, 'box')} marked as crowd or difficult: neither learned nor judged")
+                notes.append(
+                    f"{counted(count, 'box')} marked as crowd or difficult: ignored in training and evaluation"
+                )
         if any(self._pieces) and len(names) <= _MOST_CLASSES:
             unsized = np.flatnonzero(self.looked & (self.sizes == 0).any(1))
             self.pictures.sizes(unsized.tolist())
@@ -218,7 +220,7 @@ class Marks:
             made["points"] = Points(values, point_names, swap)
             if self._many:
                 notes.append(
-                    f"{counted(len(self._many))} with points of several things: those of the largest one are used"
+                    f"{counted(len(self._many))} with points of several objects: those of the largest one are used"
                 )
         return made, notes
 
@@ -237,7 +239,7 @@ def _empty(boxes: Boxes) -> list[str]:
     if empty := int((known & (np.diff(boxes.ends) == 0)).sum()):
         notes.append(f"{counted(empty)} without a box: taken as empty")
     if unknown := int((~known).sum()):
-        notes.append(f"{counted(unknown)} without an annotation: nothing is known of them, they are not used")
+        notes.append(f"{counted(unknown)} without an annotation: unknown, so they are not used")
     return notes
 
 

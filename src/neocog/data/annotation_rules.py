@@ -67,8 +67,8 @@ def boxes_inverted(f: Facts) -> Finding | None:
 
     return _by_picture(
         f, "boxes_inverted", "error", ("empty or inverted box", ""),
-        "They cover nothing and cannot be learned. Swap the corners, or delete the boxes; if all are so, the columns "
-        "or the order of the numbers are not what they were taken for.", wrong, note,
+        "They cover nothing and cannot be learned. Swap the corners, or delete the boxes; if all are like "
+        "this, the columns or the order of the numbers were misread.", wrong, note,
     )  # fmt: skip
 
 
@@ -81,10 +81,10 @@ def boxes_outside(f: Facts) -> Finding | None:
     wrong: np.ndarray = (out > _OUTSIDE) & (sizes > 0).all(1)
 
     def note(j: int) -> str:
-        return f"{column.names[column.labels[j]]} reaches out by {out[j]:.0f} pixels"
+        return f"{column.names[column.labels[j]]} reaches beyond the edge by {out[j]:.0f} pixels"
 
     severity = "error" if wrong.mean() > _MANY else "warning"
-    advice = "They are cut at the picture's edge. Were the pictures made smaller after they were annotated?"
+    advice = "They are cut at the picture's edge. Were the pictures scaled down after they were annotated?"
     return _by_picture(f, "boxes_outside", severity, ("box", " beyond the edge"), advice, wrong, note)
 
 
@@ -118,7 +118,7 @@ def boxes_doubled(f: Facts) -> Finding | None:
     return _by_picture(
         f, "boxes_doubled", "warning", ("doubled box", ""),
         "The second one counts as missed wherever the net answers once. Delete the copies.", wrong,
-        lambda j: f"{column.names[column.labels[j]]} is there twice",
+        lambda j: f"{column.names[column.labels[j]]} appears twice",
     )  # fmt: skip
 
 
@@ -138,14 +138,14 @@ def box_classes(f: Facts) -> Finding | None:
     names = [column.names[k] for k in lacking]
     title = f"{counted(len(lacking), 'class')} without a box{' in train' if untrained else ''}: {listed(names)}"
     if untrained:
-        advice = "The net can never find them. Are they spelled differently elsewhere?"
+        advice = "The net cannot learn them. Are they spelled differently elsewhere?"
         return Finding("box_classes", "error", title, len(lacking), advice)
-    advice = "The net gets an output that nothing trains. Remove them from the list of classes, or add boxes."
+    advice = "The net gets an output that is never trained. Remove them from the list of classes, or add boxes."
     return Finding("box_classes", "hint", title, len(lacking), advice)
 
 
 def unannotated(f: Facts) -> Finding | None:
-    """Pictures of which nothing is known, where others are annotated; and how many count as empty."""
+    """Pictures without annotations, where others are annotated; and how many count as empty."""
     columns = [column for role in ("boxes", "mask", "points") if (column := f.source.columns.get(role)) is not None]
     if not columns:
         return None
@@ -161,7 +161,7 @@ def unannotated(f: Facts) -> Finding | None:
     parts += [f"{counted(len(empty))} annotated as empty"] if len(empty) else []
     says = ["Those without an annotation are not used."] if len(rows) else []
     if len(empty):
-        says.append("Empty ones teach the net what is not there; if things in them were forgotten, leave them out.")
+        says.append("Empty ones are negative examples; if objects in them were forgotten, remove them.")
     return f.finding(
         "unannotated", "hint", " and ".join(parts), len(rows) + len(empty), " ".join(says), [*rows, *empty],
         lambda i: "empty" if known[i] else "no annotation",
@@ -180,7 +180,7 @@ def points_outside(f: Facts) -> Finding | None:
         return None
     return f.finding(
         "points_outside", "warning", f"{counted(int(out.sum()), 'point')} outside of {counted(len(rows))}", len(rows),
-        "They are not learned. Points that are not there should be marked so (visibility 0).", rows,
+        "They are not learned. Mark points that do not exist with visibility 0.", rows,
         lambda i: listed([column.names[k] for k in np.flatnonzero(out[i])], 3),
     )  # fmt: skip
 
@@ -214,14 +214,14 @@ def wrong_masks(source: Source, sizes: np.ndarray) -> dict[int, tuple[str, str]]
 
 
 _MASKS = {
-    "unreadable": ("error", "whose mask cannot be read", "They are not used. Write the masks again."),
+    "unreadable": ("error", "whose mask cannot be read", "They are not used. Export the masks again."),
     "size": ("error", "whose mask has another size",
-             "What is learned would be in the wrong place. Bring masks to the size of their pictures, by the nearest "
-             "pixel and never smoothly."),
+             "What is learned would be in the wrong place. Scale masks to the size of their pictures, with "
+             "nearest-neighbour interpolation."),
     "values": ("warning", "whose mask holds values that are no class",
                "These pixels count as not labelled. Name the classes in a file (classes.txt, label_colors.txt) beside "
                "the masks, or mend the masks; a mask that was saved as JPEG or made smaller smoothly has such values."),
-    "bare": ("hint", "whose mask labels no pixel", "They teach nothing. Leave them out."),
+    "bare": ("hint", "whose mask labels no pixel", "They teach nothing. Remove them."),
 }  # fmt: skip
 
 

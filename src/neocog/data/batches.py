@@ -48,7 +48,7 @@ class Batch:
 
     Attributes:
         inputs: normalised pictures (B, C, H, W), channels-last; one tensor for each picture that a sample has.
-        targets: what is known of them, as the task wants it.
+        targets: their annotations, as the task collates them.
         rows: int64 (B,) on the CPU: which pictures they are.
         valid: bool (B,): the others could not be read; they must not count.
         warp: what was done to their geometry, where the task asks for it.
@@ -73,7 +73,7 @@ class Batch:
     def part(self, rows: slice) -> Batch:
         """Some of its samples, as a batch. Raises: ValueError if they were mixed: partners may be anywhere in it."""
         if self.mix is not None:
-            raise ValueError("a mixed batch cannot be taken apart")
+            raise ValueError("a mixed batch cannot be split")
         return Batch(
             tuple(x[rows] for x in self.inputs),
             {name: value[rows] for name, value in self.targets.items()},
@@ -84,7 +84,7 @@ class Batch:
 
 
 class Known:
-    """What is known of the pictures of a feed, by role of a column.
+    """The annotations of the pictures of a feed, by role of a column.
 
     Args:
         columns: one row for each picture of the feed.
@@ -120,7 +120,7 @@ class Known:
 
 
 def _value(column: Column, i: int) -> Any:
-    """What is known of a picture; None where it cannot be read (a damaged mask), which 'neocog check' says."""
+    """The annotations of a picture; None where they cannot be read (a damaged mask), which 'neocog check' says."""
     try:
         return column[i]
     except DataError:
@@ -282,11 +282,11 @@ class Feed(Protocol):
 
 
 class Batches:
-    """Training batches of `pictures`, for ever; what a step shows depends on nothing but the arguments.
+    """Training batches of `pictures`, without end; what a step shows depends on nothing but the arguments.
 
     Args:
         pictures: Held or Streamed; several for samples that have several pictures.
-        known: what is known of them.
+        known: their annotations.
         batch_size: of all processes together; each gets its `rank`-th part.
         order: the order of an epoch from a generator (``Task.order``); None or a result of None: each once, by chance.
         dtype: of the pictures that come out.
@@ -314,7 +314,7 @@ class Batches:
         self.known, self.how, self.seed = known, how, seed
         self.batch_size = min(batch_size, len(self.pictures))
         if self.batch_size % world:
-            raise DataError(f"a batch of {self.batch_size} cannot be shared by {world} processes; use a multiple")
+            raise DataError(f"a batch of {self.batch_size} cannot be divided among {world} processes; use a multiple")
         self.steps_per_epoch = len(self.pictures) // self.batch_size
         self.device, self.dtype, self.order = device, dtype, order
         self.layout = torch.channels_last if channels_last else torch.contiguous_format

@@ -23,7 +23,7 @@ SPLIT_COLUMNS = (*SPLITS, "undeclared")
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of the pictures in one column: of how many pictures, how many things, and which names they have.
+    """The annotations in one column: of how many pictures, how many objects, and which names they have.
 
     `things`: how many labels, boxes, points or texts; None where there is one for each picture, or they are drawn late.
     """
@@ -109,7 +109,7 @@ class Check:
             for severity in SEVERITIES
             if (n := sum(finding.severity == severity for finding in self.findings))
         ]
-        said = ", ".join(found) if found else "nothing to put right"
+        said = ", ".join(found) if found else "no problems"
         missing = f" ({len(self.unreadable):,} unreadable)" if self.unreadable else ""
         used = int((self.counts[:-1].sum(axis=1) > 0).sum())
         classes = f" in {used:,} class{'es' if used != 1 else ''}" if used or not self.annotated else ""

@@ -59,7 +59,7 @@ def _heading(finding: Finding) -> str:
 
 def _overview(check: Check) -> str:
     if not check.findings:
-        return page.paragraph("Nothing was found that should be put right.", kind="good")
+        return page.paragraph("No problems were found.", kind="good")
     rows = [
         {
             "severity": page.Html(f'<span class="{finding.severity}">{finding.severity}</span>'),
@@ -101,7 +101,7 @@ def _finding(finding: Finding, source: Source) -> str:
 
 
 def _thumbnail(example: Example, source: Source) -> str:
-    """The picture with what is known of it, or "" if it cannot be read."""
+    """The picture with its annotations, or "" if it cannot be read."""
     if example.index < 0:
         return ""
     try:
@@ -133,7 +133,7 @@ def _known(i: int, source: Source) -> dict[str, Any]:
 
 
 def _annotations(source: Source) -> str:
-    """How many boxes each class has, and some pictures with what is known of them."""
+    """How many boxes each class has, and some annotated pictures."""
     out = []
     boxes = source.columns.get("boxes")
     if isinstance(boxes, Boxes):

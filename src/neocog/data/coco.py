@@ -60,11 +60,11 @@ def read(layout: Layout, pictures: Pictures) -> Found:
                     given = np.array(one["keypoints"], dtype=np.float32).reshape(-1, 3)
                     marks.add_points(row, given, corners if corners is not None else _hull(given[given[:, 2] > 0]))
             except (DataError, ValueError, TypeError) as error:
-                reason = f"annotation {one.get('id', number)} of {path.name} is left out: {error}"
+                reason = f"annotation {one.get('id', number)} of {path.name} is skipped: {error}"
                 found.problems.append(Problem(pictures.keys[row], reason))
     if unknown:
         found.notes.append(
-            f"annotations of categories that are not declared were left out: {', '.join(sorted(unknown))}"
+            f"annotations of categories that are not declared were skipped: {', '.join(sorted(unknown))}"
         )
     found.sizes = marks.sizes.copy()
     found.columns, notes = marks.finish(point_names=points, swap=swap)
@@ -137,9 +137,9 @@ def _rows(path: Path, document: dict[str, Any], pictures: Pictures, splits: np.n
         rows[image.get("id")] = row
         if split >= 0:
             splits[row] = split
-    found.problems += [Problem(name, f"listed in {path.name}, but there is no such picture") for name in missing]
+    found.problems += [Problem(name, f"listed in {path.name}, but the picture does not exist") for name in missing]
     if missing:
-        found.notes.append(f"{counted(len(missing))} listed in {path.name} are not there")
+        found.notes.append(f"{counted(len(missing))} listed in {path.name} do not exist")
     return rows
 
 

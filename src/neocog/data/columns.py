@@ -173,7 +173,7 @@ class LabelColumn:
                 if one not in place:
                     raise DataError(
                         f"label {one!r} is not one of the {len(names)} classes given ({', '.join(names[:5])}, ...): "
-                        f"give a name among them or an integer 0..{len(names) - 1}"
+                        f"give one of these names or an integer 0..{len(names) - 1}"
                     )
         lookup = np.array([place[one] for one in seen] or [0], dtype=np.int32)
         values = lookup[np.frombuffer(self._values, dtype=np.int32)] if len(self._values) else np.empty(0, np.int32)

@@ -280,7 +280,7 @@ class Drawn(Source):
         return _paint(self.seed, index, make_scene(self.seed, index), self.size)
 
     def draw(self, i: int) -> Drawing:
-        """Return picture `i` with everything that is known of it."""
+        """Return picture `i` with all its annotations."""
         return draw(self.seed, int(self.indices[i]), self.size)
 
     def sample(self, i: int) -> Sample:

@@ -66,7 +66,7 @@ class Names:
 
 
 def of_source(source: Source, *, copy: bool = True) -> tuple[Iterator[Marked], Names]:
-    """What is known of the pictures of a source. Pictures that cannot be read are left out.
+    """The annotations of a source. Pictures that cannot be read are left out.
 
     Args:
         copy: whether the pictures are to be written, too.
@@ -238,7 +238,7 @@ def write_yolo(folder: str | os.PathLike[str], pictures: Iterable[Marked], names
     """Write ``labels/SPLIT/*.txt`` and data.yaml, and the pictures into ``images/SPLIT/``; returns data.yaml.
 
     Things with one polygon are written as polygons if all have one, points as poses. Ignored boxes (crowds) are left
-    out: YOLO has no word for them. Pictures of which nothing is known are left out, because YOLO takes them as empty.
+    out: YOLO cannot express them. Pictures without annotations are left out, because YOLO takes them as empty.
     """
     folder = Path(folder)
     splits: set[str] = set()

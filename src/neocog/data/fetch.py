@@ -67,7 +67,7 @@ def fetch(
         return target
     if offline or os.environ.get("NEOCOG_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise FetchError(
-            f"{target.name} is needed and not at {target}, but fetching is forbidden (--offline or NEOCOG_OFFLINE); "
+            f"{target.name} is needed and not at {target}, but downloads are forbidden (--offline or NEOCOG_OFFLINE); "
             f"run once with network, or copy {url} to {target}"
         )
     try:
@@ -85,8 +85,8 @@ def fetch(
             if problem := _wrong(part, size, sums):
                 part.unlink()
                 raise FetchError(
-                    f"{url}: {problem}; the file was removed. Repeat the command; if it happens again, the file at "
-                    "the source has changed or something on the way alters it"
+                    f"{url}: {problem}; the file was removed. Repeat the command; if it happens again, the file "
+                    "has changed at the source or is altered in transit"
                 )
             os.replace(part, target)
         _flush_folder(target.parent)
@@ -149,7 +149,7 @@ def _download(
             best = max(best, have)
             if failures >= tries:
                 raise FetchError(
-                    f"{url}: {cut} ({tries} tries); {_bytes(have)} are kept: just repeat the command to continue"
+                    f"{url}: {cut} ({tries} tries); {_bytes(have)} are kept: repeat the command to continue"
                 ) from cut
             say(f"{cut}; trying again")
             time.sleep(min(wait * 2 ** (failures - 1), 30.0))

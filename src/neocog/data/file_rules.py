@@ -22,10 +22,10 @@ def unreadable(f: Facts) -> Finding | None:
     if not rows:
         return None
     n = len(f.source)
-    advice = "Training leaves them out and goes on. Replace or delete them, so that no class loses pictures unnoticed."
+    advice = "Training skips them. Replace or delete them, so that no class loses pictures unnoticed."
     severity = "warning"
     if len(rows) == n:
-        severity, advice = "error", "There is nothing to train on. Are these pictures, and is the copy complete?"
+        severity, advice = "error", "Nothing is left to train on. Are these pictures, and is the copy complete?"
     title = f"{len(rows):,} of {counted(n)} cannot be read"
     return f.finding("unreadable", severity, title, len(rows), advice, rows, lambda i: f.seen.reasons[i])
 
@@ -37,7 +37,7 @@ def unlisted(f: Facts) -> Finding | None:
     shown = tuple((Example(-1, problem.key, note=problem.reason),) for problem in problems[:KEPT])
     return Finding(
         "unlisted", "warning", f"{counted(len(problems), 'entry')} could not be used while listing", len(problems),
-        "They are not part of the data. The reason stands beside each.", shown, max(0, len(problems) - KEPT),
+        "They are not part of the data. The reason is given for each.", shown, max(0, len(problems) - KEPT),
     )  # fmt: skip
 
 
@@ -46,8 +46,8 @@ def blank(f: Facts) -> Finding | None:
     if not len(rows):
         return None
     return f.finding(
-        "blank", "warning", f"{counted(len(rows))} of one even tone", len(rows),
-        "A blank picture teaches nothing, and its label is wrong whatever it is. Delete them.", rows,
+        "blank", "warning", f"{counted(len(rows))} of a single colour", len(rows),
+        "A blank picture teaches nothing, and no label fits it. Delete them.", rows,
     )  # fmt: skip
 
 
@@ -56,8 +56,8 @@ def rotated(f: Facts) -> Finding | None:
     if not len(rows):
         return None
     return f.finding(
-        "rotated", "hint", f"{counted(len(rows))} stored lying or mirrored, with a note (EXIF) to turn them", len(rows),
-        "neocog turns them upright. Tools that ignore the note show and learn them lying; "
+        "rotated", "hint", f"{counted(len(rows))} stored rotated or mirrored, with an EXIF orientation", len(rows),
+        "neocog turns them upright. Tools that ignore EXIF show and learn them rotated; "
         "'exiftran -ai FILES' (or jhead -autorot) rewrites the files.", rows,
     )  # fmt: skip
 
@@ -68,7 +68,7 @@ def animated(f: Facts) -> Finding | None:
         return None
     return f.finding(
         "animated", "hint", f"{counted(len(rows))} with several frames or pages", len(rows),
-        "Only the first frame is used. Write out the others as files of their own if they matter.", rows,
+        "Only the first frame is used. If the others matter, save them as separate files.", rows,
     )  # fmt: skip
 
 
@@ -77,8 +77,8 @@ def misnamed(f: Facts) -> Finding | None:
     if not len(rows):
         return None
     return f.finding(
-        "misnamed", "hint", f"{counted(len(rows))} whose ending is not their format", len(rows),
-        "neocog reads the content and does not mind. Tools that trust the ending will fail: rename them.", rows,
+        "misnamed", "hint", f"{counted(len(rows))} whose extension does not match the format", len(rows),
+        "neocog goes by the content. Tools that trust the extension will fail: rename them.", rows,
         lambda i: "is " + f.seen.kind_names[f.seen.kinds[i]][0],
     )  # fmt: skip
 
@@ -100,9 +100,9 @@ def odd_sizes(f: Facts) -> Iterator[Finding]:
     large = known[long > _LARGE * np.median(long)]
     found = (
         ("long_shape", "hint", strip, "more than three times as long as wide, or as wide as long",
-         "A net looks at a square cut from the middle: the ends are never seen. Cut such pictures into parts."),
+         "A net sees a square cut from the middle, never the ends. Cut such pictures into parts."),
         ("small", "warning", small, f"at least {_SMALL} times smaller than the median of {typical:.0f} pixels",
-         "Enlarged, they are blurred and teach little; thumbnails often slip in beside originals. Replace them."),
+         "Enlarged, they are blurred and teach little; thumbnails often end up beside originals. Replace them."),
         ("large", "hint", large, f"more than {_LARGE} times as large as the median",
          "They work, but decoding them takes most of the time. Scale them down once."),
     )  # fmt: skip
@@ -119,7 +119,7 @@ def _odd(name: str) -> Rule:
 
 
 def format_tells(f: Facts) -> Finding | None:
-    """Can the class be told from format and colour mode alone? Then a net learns the camera, not the thing."""
+    """Do format and colour mode alone predict the class? Then a net learns the camera, not the object."""
     rows = np.flatnonzero(f.seen.readable & (f.source.labels >= 0))
     k = len(f.source.classes)
     if not f.single or len(rows) < 20 or k < 2:
@@ -133,8 +133,8 @@ def format_tells(f: Facts) -> Finding | None:
     best = [f"{kinds[i]} is mostly {f.source.classes[int(table[i].argmax())]!r}" for i in np.argsort(-table.sum(1))[:3]]
     return Finding(
         "format_tells", "warning",
-        f"the file format alone tells the class of {told:.0%} of the pictures (guessing: {base:.0%})", len(rows),
-        f"{'; '.join(best)}. A net can learn traces of the format instead of the thing, and fails on pictures from "
+        f"the file format alone predicts the class of {told:.0%} of the pictures (guessing: {base:.0%})", len(rows),
+        f"{'; '.join(best)}. A net can learn traces of the format instead of the object, and fails on pictures from "
         "elsewhere. Convert all pictures to one format and one colour mode.",
     )  # fmt: skip
 
@@ -164,7 +164,7 @@ def _leak(f: Facts, name: str, pairs: np.ndarray, what: str) -> Finding | None:
         parts.append(f"{len(mine):,} of {size:,} {SPLITS[code]} pictures have {what} in {where}")
     return f.finding(
         name, severity, "; ".join(parts), len(pairs),
-        "The net is examined on pictures that it was trained on, so the measured accuracy is too high. Delete the "
+        "The net is tested on pictures that it was trained on, so the measured accuracy is too high. Delete the "
         "copies from the split that measures ('neocog check DATA --json' lists them), or put all pictures into class "
         "folders without split folders: neocog then divides them itself, with copies on one side.", list(pairs),
     )  # fmt: skip
@@ -255,7 +255,7 @@ def copies_near(f: Facts) -> Finding | None:
     return f.finding(
         "copies_near", "hint", f"{counted(count)} in {counted(len(groups), 'group')} of near copies", count,
         "Where no split is declared, neocog keeps each group on one side, so nothing leaks. Series of one scene are "
-        "worth less than their number: more variety helps more than more of the same.", groups,
+        "worth less than their number: more variety helps more.", groups,
     )  # fmt: skip
 
 

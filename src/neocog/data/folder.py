@@ -82,9 +82,9 @@ def open_folder(root: str | os.PathLike[str]) -> Folder:
         # `train` beside `bus` and `car` is a class; beside folders of classes it is a split
         in_splits = all(listing.look(os.path.join(prefix, one))[0] for one in declared)
         if in_splits:
-            notes.append(f"left out, because they are not split folders: {_names(others)}")
+            notes.append(f"skipped, because they are not split folders: {_names(others)}")
         else:
-            notes.append(f"{_names(declared)} taken as class folders, because there are other class folders beside")
+            notes.append(f"{_names(declared)} treated as class folders, because other class folders are beside them")
 
     if in_splits:
         for one in sorted(declared, key=lambda one: (splits[one], one)):
@@ -205,9 +205,9 @@ class _Listing:
         labels = lookup[found]
         notes = []
         if self.empty:
-            notes.append(f"folders without a picture, left out: {_names(map(os.fsencode, self.empty))}")
+            notes.append(f"folders without a picture, skipped: {_names(map(os.fsencode, self.empty))}")
         if not kept:
-            notes.append("no class folders: the pictures are unlabelled, good for prediction but not for training")
+            notes.append("no class folders: the pictures are unlabelled, usable for prediction but not for training")
         elif len(kept) == 1:
             notes.append(f"only one class, {kept[0]!r}; if its folders are the classes, open that folder instead")
         unlabelled = int((labels < 0).sum())
@@ -226,7 +226,7 @@ class _Listing:
             kinds = ", ".join(f"{n} {ending}" for ending, n in self.ignored.most_common(5))
             parts.append(f"{sum(self.ignored.values())} files that are not pictures ({kinds})")
         if self.hidden:
-            parts.append(f"{self.hidden} files or folders that are hidden, of the system or excluded")
+            parts.append(f"{self.hidden} files or folders that are hidden, excluded or made by the system")
         return ", " + " and ".join(parts) if parts else ""
 
 

@@ -224,7 +224,7 @@ def why_unfit(name: str, guess: Guess, labels: LabelColumn, repeated: int) -> st
         return f"{name} holds numbers ({_some(guess.numbers)}). {ONE_LABEL} {choose}"
     if not guess.label or guess.several or not (found := _quantity(guess.label, labels, guess.declared)):
         return ""
-    whole = "" if "decimal" in found else f" If each number is a class, say so: --column label={guess.label}."
+    whole = "" if "decimal" in found else f" If each number is a class, type --column label={guess.label}."
     return (
         f"{name}: column {guess.label!r} holds {found}, which looks like a quantity, not like classes. {ONE_LABEL} "
         f"Group the numbers into classes in a new column, and choose it: --column label=NAME.{whole}"

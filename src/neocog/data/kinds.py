@@ -13,7 +13,7 @@ texts          tuple of str                                           `TextColum
 picture        bytes or uint8 array: a further picture                `Pictures`
 =============  =====================================================  ========================================
 
-A sample of which nothing is known has None (category: -1). Coordinates are those of the upright picture, x to the
+A sample without annotation has None (category: -1). Coordinates are those of the upright picture, x to the
 right and y down, pixel i covering [i, i + 1); x1 and y1 of a box are exclusive.
 """
 
@@ -392,7 +392,7 @@ def renamed(column: Column, wanted: Column | tuple[str, ...]) -> Column:
     if lacking := [name for name in own if name not in names]:
         more = " ..." if len(names) > 5 else ""
         raise DataError(
-            f"the test data have classes that the training data lack: {', '.join(lacking[:5])}; "
+            f"the test data have classes that are not in the training data: {', '.join(lacking[:5])}; "
             f"training has {', '.join(names[:5])}{more}"
         )
     number = np.array([names.index(name) for name in own] or [0], dtype=np.int32)

@@ -59,7 +59,7 @@ def one_class(f: Facts) -> Finding | None:
     only = f.source.classes[int(f.counts[:-1].sum(axis=1).argmax())]
     return Finding(
         "one_class", "error", f"all labelled pictures are of one class, {only!r}", 1,
-        "There is nothing to tell apart. Add a folder with pictures of something else ('other' will do).",
+        "At least two classes are needed. Add a folder with pictures of something else ('other' will do).",
     )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def not_in_train(f: Facts) -> Finding | None:
     title = f"{counted(len(rows), 'class')} in val or test but not in train: {listed(names)}"
     return Finding(
         "not_in_train", "error", title, len(rows),
-        "The net can never say them, and every such picture counts as an error. Move pictures to train; or is a name "
+        "The net cannot learn them, and every such picture counts as an error. Move pictures to train; or is a name "
         "spelled differently there?",
     )  # fmt: skip
 
@@ -91,7 +91,7 @@ def not_measured(f: Facts) -> Finding | None:
     title = f"{counted(len(rows), 'class')} in train but missing in {where}: {listed(names)}"
     return Finding(
         "not_measured", "hint", title, len(rows),
-        "How well they are told apart will not be measured. Move some of their pictures there.",
+        "How well they are recognised will not be measured. Move some of their pictures there.",
     )  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def empty_classes(f: Facts) -> Finding | None:
     names = [f.source.classes[i] for i in rows]
     return Finding(
         "empty_class", "warning", f"{counted(len(rows), 'class')} without a picture: {listed(names)}", len(rows),
-        "The net gets an output that nothing trains. Add pictures, or remove the class.",
+        "The net gets an output that is never trained. Add pictures, or remove the class.",
     )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def single_picture(f: Facts) -> Finding | None:
     rows = np.flatnonzero(np.isin(f.source.labels, classes))
     return f.finding(
         "single_picture", "warning", f"{counted(len(classes), 'class')} with a single picture", len(classes),
-        "It is trained on and never measured, or the other way round. Add pictures, or join the class with another.",
+        "It is either trained on or measured, never both. Add pictures, or merge the class with another.",
         rows,
     )  # fmt: skip
 
@@ -127,7 +127,7 @@ def few_pictures(f: Facts) -> Finding | None:
     title = f"{counted(len(rows), 'class')} with fewer than {_FEW} pictures to train on: {listed(names)}"
     return Finding(
         "few_pictures", "hint", title, len(rows),
-        "Expect little of them. Some tens of different pictures make a large difference.",
+        "Expect low accuracy on them. A few dozen different pictures make a large difference.",
     )  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def imbalance(f: Facts) -> Finding | None:
         "imbalance", "warning" if ratio >= _RATIO_WARNING else "hint",
         f"{most!r} has {ratio:,.3g} times as many pictures as {least!r} ({some.max():,} and {some.min():,}{where})",
         int((trained > 0).sum()),
-        "Training balances this by itself: the rare classes weigh more in the loss. Look at the macro-F1 and the "
+        "Training balances this automatically: rare classes weigh more in the loss. Look at the macro-F1 and the "
         "figures of each class, not at the accuracy alone.",
     )  # fmt: skip
 
@@ -159,7 +159,7 @@ def similar_names(f: Facts) -> Finding | None:
     told = "; ".join(" and ".join(repr(name) for name in names) for names in groups[:8])
     return Finding(
         "similar_names", "warning", f"class names that differ only in case, spaces or dashes: {told}",
-        sum(map(len, groups)), "If they mean the same, join them: move the pictures into one folder.",
+        sum(map(len, groups)), "If they mean the same, merge them: move the pictures into one folder.",
     )  # fmt: skip
 
 
@@ -171,11 +171,11 @@ def suspicious_labels(f: Facts) -> Finding | None:
         return label if isinstance(label, str) else f.source.classes[int(label)]
 
     doubts = sorted(f.doubts, key=lambda doubt: -float(doubt[3]))
-    told = {int(i): f"labelled {name(a)}, the net says {name(b)} ({float(p):.0%})" for i, a, b, p in doubts}
+    told = {int(i): f"labelled {name(a)}, predicted {name(b)} ({float(p):.0%})" for i, a, b, p in doubts}
     rows = list(told)
     return f.finding(
         "suspicious_label", "warning", f"{counted(len(rows))} whose label the trained net doubts", len(rows),
-        "Look at them, the surest first: each is a wrong label, or a picture that the net has yet to learn. Move the "
+        "Look at them, the most certain first: each is a wrong label, or a picture that the net got wrong. Move the "
         "wrong ones to the right folder and train again.", rows, told.__getitem__,
     )  # fmt: skip
 

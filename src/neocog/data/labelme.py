@@ -36,7 +36,7 @@ def read(layout: Layout, pictures: Pictures) -> Found:
         row = pictures.named(str(document.get("imagePath") or ""), path.parent)
         row = row if row >= 0 else pictures.beside(path)
         if row < 0:
-            found.problems.append(Problem(path.name, "there is no picture of this name, or several"))
+            found.problems.append(Problem(path.name, "no picture, or more than one, has this name"))
             continue
         marks.looked[row] = True
         if document.get("imageWidth") and document.get("imageHeight"):
@@ -45,7 +45,7 @@ def read(layout: Layout, pictures: Pictures) -> Found:
             try:
                 _add(marks, dots, row, one)
             except (ValueError, TypeError, KeyError, OSError) as error:
-                found.problems.append(Problem(pictures.keys[row], f"a shape of {path.name} is left out: {error}"))
+                found.problems.append(Problem(pictures.keys[row], f"a shape of {path.name} is skipped: {error}"))
     counts = Counter(name for marked in dots.values() for name in marked)
     names = tuple(sorted(counts))
     for row, marked in dots.items():

@@ -115,7 +115,7 @@ def open_manifest(
     exist become problems. The split comes from a column, else from the table's name or folder.
 
     Raises:
-        DataError: unreadable table, columns that cannot be told apart, or no listed file exists.
+        DataError: unreadable table, ambiguous columns, or no listed file exists.
     """
     root = Path(os.path.abspath(root))
     table = _Table()
@@ -146,7 +146,7 @@ def open_manifest(
             text = _text(row, guess.path)
             key = finder.find(text)
             if key is None:
-                reason = "listed in the table, but there is no such file" if text else "row without a path"
+                reason = "listed in the table, but the file does not exist" if text else "row without a path"
                 problems.append(Problem(text or f"{path.name}, row {line}", reason))
                 continue
             label = row.get(guess.label) if guess.label else None
@@ -169,10 +169,10 @@ def open_manifest(
     if not len(table.keys):
         raise DataError(f"{root}: no rows with pictures in {', '.join(one.name for one in files)}")
     if problems:
-        notes.append(f"{len(problems)} rows of the table were left out: no such file, or not readable")
+        notes.append(f"{len(problems)} rows of the table were skipped: the file does not exist or cannot be read")
     table, repeated = table.merged()
     if repeated:
-        notes.append(f"{repeated} rows name a picture again: their labels and captions were joined")
+        notes.append(f"{repeated} rows repeat a picture: their labels and captions were merged")
     unfit = "" if classes or guess is None else why_unfit(name, guess, table.labels, repeated)
     more: dict[str, Column] = {}
     if unfit and guess and guess.label and not guess.several and is_quantity(guess.label, table.labels):
@@ -317,7 +317,7 @@ class _Finder:
         if self._base:
             self.notes.append(f"paths in the table are relative to the folder {self._base!r}")
         if self.ending:
-            self.notes.append(f"the table's names have no ending: {self.ending!r} was added")
+            self.notes.append(f"the table's names have no extension: {self.ending!r} was added")
         return best
 
     def find(self, text: str) -> bytes | None:

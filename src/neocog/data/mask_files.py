@@ -38,7 +38,7 @@ class Values:
         names: classes.
         codes: grey value or index of each class, or None where `colours` tell them apart.
         colours: RGB of each class, or None.
-        coloured: whether pixels are told apart by colour.
+        coloured: whether classes are coded by colour.
     """
 
     names: tuple[str, ...]
@@ -189,8 +189,8 @@ def _by_value(there: list[int], palette: list[int] | None, where: str) -> Values
         return Values(names, codes, _palette(palette, codes), False, note=note)
     if len(there) > _MOST_COLOURS:
         raise DataError(
-            f"the masks hold {len(there)} different grey values, so they are no masks; expected a class index for each "
-            "pixel"
+            f"the masks hold {len(there)} different grey values, so they are not masks; expected a class index for "
+            "each pixel"
         )
     names = tuple(GROUND if v == 0 else f"grey {v}" for v in there)
     return Values(names, tuple(there), None, False, note=f"no class names: a class for each grey value {where}")
@@ -216,7 +216,7 @@ def _by_colour(colours: dict[int, int], named: Sequence[Coded], where: str) -> V
         return Values((GROUND, *VOC_CLASSES), None, tuple(voc[:21]), True, note="colours of Pascal VOC's classes")
     if len(rgb) > _MOST_COLOURS:
         raise DataError(
-            f"the masks hold {len(rgb):,} different colours, so they are no masks (or were saved as JPEG); expected a "
+            f"the masks hold {len(rgb):,} different colours, so they are not masks (or were saved as JPEG); expected a "
             "colour for each class"
         )
     order = sorted(rgb, key=lambda colour: (colour != (0, 0, 0), colour))

@@ -62,5 +62,5 @@ def read(layout: Layout, pictures: Pictures) -> Found:
     if values.note:
         found.notes.append(values.note)
     if missing := int((~present).sum()):
-        found.notes.append(f"{counted(missing)} without a mask: nothing is known of them, they are not used")
+        found.notes.append(f"{counted(missing)} without a mask: unknown, so they are not used")
     return found

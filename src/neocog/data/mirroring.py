@@ -148,7 +148,9 @@ def judge(classes: Sequence[str], labels: np.ndarray, thumbs: np.ndarray, copies
     both = both[(both >= 0).all(axis=1)]
     swapped = int((both[:, 0] != both[:, 1]).sum())
     if swapped >= _COPIES and 2 * swapped > len(both):
-        return Mirroring(False, f"{swapped:,} of {len(both):,} mirrored copies lie in another class than the original")
+        return Mirroring(
+            False, f"{swapped:,} of {len(both):,} mirrored copies are in a different class from the original"
+        )
     rows, part = _chosen(labels)
     if found := _swapped(labels[rows], thumbs[rows], part):
         first, second, share, n = found
@@ -157,7 +159,7 @@ def judge(classes: Sequence[str], labels: np.ndarray, thumbs: np.ndarray, copies
             f"of {n} pictures of {classes[first]!r} and {classes[second]!r} {share:.0%} look like the other class when "
             "mirrored",
         )
-    return Mirroring(True, f"neither the names of the classes nor a look at {len(rows):,} pictures speak against it")
+    return Mirroring(True, f"neither the class names nor a test on {len(rows):,} pictures speaks against it")
 
 
 def to_look_at(source: Source, readable: np.ndarray, indices: np.ndarray | None = None) -> np.ndarray:

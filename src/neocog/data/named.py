@@ -190,9 +190,9 @@ def _cifar(folder: Path, kind: _Set) -> _Parts | None:
                     if base in wanted and (file := tar.extractfile(member)) is not None:
                         found[base] = file.read()
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{archive} is damaged ({error}); remove it and it is fetched again") from error
+            raise DataError(f"{archive} is damaged ({error}); remove it to download it again") from error
         if missing := sorted(set(wanted) - set(found)):
-            raise DataError(f"{archive}: expected {', '.join(missing)} in it; remove it and it is fetched again")
+            raise DataError(f"{archive}: expected {', '.join(missing)} in it; remove it to download it again")
     row = kind.label_bytes + 3072
     batches = []
     for one in [*train, test]:
@@ -236,13 +236,13 @@ def read_idx(path: Path) -> np.ndarray:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged ({error}); remove it and it is fetched again") from error
+        raise DataError(f"{path} is damaged ({error}); remove it to download it again") from error
     if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
-        raise DataError(f"{path}: expected an IDX file of bytes, got {data[:4]!r}; remove it and it is fetched again")
+        raise DataError(f"{path}: expected an IDX file of bytes, got {data[:4]!r}; remove it to download it again")
     shape = tuple(int(size) for size in np.frombuffer(data, dtype=">u4", count=data[3], offset=4))
     values = np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * data[3])
     if values.size != int(np.prod(shape)):
-        raise DataError(f"{path}: expected {shape} values, got {values.size}; remove it and it is fetched again")
+        raise DataError(f"{path}: expected {shape} values, got {values.size}; remove it to download it again")
     return values.reshape(shape)
 
 

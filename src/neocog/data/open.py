@@ -61,7 +61,9 @@ def open_source(
         for found in entry_points(group=PLUGINS, name=kind):
             opened = found.load()(text)
             if not isinstance(opened, Source):
-                raise UsageError(f"{found.value} must return a neocog.data.Source, and gave {type(opened).__name__}")
+                raise UsageError(
+                    f"{found.value} must return a neocog.data.Source, but returned {type(opened).__name__}"
+                )
             return opened
     path = Path(text).expanduser()
     if path.is_dir():
@@ -80,7 +82,7 @@ def open_source(
         if layout := recognise(path):
             return _open_folder(layout.root, columns, classes)
         raise DataError(
-            f"{text!r} is a file, but none that holds a set of pictures; expected a folder, {', '.join(_TABLES)}, "
+            f"{text!r} is a file, but not one that holds a set of pictures; expected a folder, {', '.join(_TABLES)}, "
             ".parquet or .tar"
         )
     if files := expand(text):
@@ -90,8 +92,7 @@ def open_source(
 
         return open_shards(files, root=_common(files), name=_common(files).name or "shards", classes=classes)
     raise DataError(
-        f"there is no file or folder {text!r}, and it is no named set{closest(text, NAMED).rstrip('?')}; "
-        f"named sets are {', '.join(NAMED)}"
+        f"no file, folder or named set {text!r}{closest(text, NAMED).rstrip('?')}; named sets are {', '.join(NAMED)}"
     )
 
 

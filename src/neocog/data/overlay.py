@@ -1,4 +1,4 @@
-"""What is known of a picture drawn over it: boxes, points, the colours of a mask."""
+"""The annotations of a picture drawn over it: boxes, points, the colours of a mask."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CLASSES = (
 
 
 def overlay(picture: np.ndarray, known: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """The picture, uint8 (H, W, 3), in the size of a thumbnail, with what is known of it.
+    """The picture, uint8 (H, W, 3), made small, with its annotations.
 
     Args:
         known: role -> value of the columns boxes, mask, points.

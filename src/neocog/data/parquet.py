@@ -180,7 +180,7 @@ def open_parquet(
     features that data hubs write), or from a column with the name of each numbered class.
 
     Raises:
-        DataError: unreadable file, or columns that cannot be told apart.
+        DataError: unreadable file, or ambiguous columns.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -62,7 +62,7 @@ def from_text(text: str | bytes) -> np.ndarray:
         counts.append(value + (counts[-2] if len(counts) > 2 else 0))
         value = shift = 0
     if shift or (counts and min(counts) < 0):
-        raise DataError("run lengths are cut off or damaged")
+        raise DataError("run lengths are truncated or damaged")
     return np.array(counts, dtype=np.uint32)
 
 

@@ -139,10 +139,10 @@ def open_shards(files: Sequence[Path], *, root: Path, name: str, classes: Sequen
     if (codes >= 0).any():
         notes.append(f"split taken from the shards' names: {count_splits(codes)}")
     if columns.without:
-        notes.append(f"{columns.without} samples in the shards have no picture and were left out")
+        notes.append(f"{columns.without} samples in the shards have no picture and were skipped")
     if columns.other:
         shown = ", ".join(f".{one}" for one in sorted(columns.other)[:5])
-        notes.append(f"pictures in the shards that are not the input were left out: {shown}")
+        notes.append(f"pictures in the shards that are not the input were skipped: {shown}")
     if columns.repeated:
         notes.append(
             f"{counted(columns.repeated, 'sample')} with the name of an earlier one in the shard: kept as a sample "
@@ -249,7 +249,7 @@ def _members(file: Any) -> Iterator[tuple[str, int, int, str]]:
     except tarfile.ReadError as error:
         file.seek(0)
         if file.read(4).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")):
-            why = "compressed tar cannot be read in any order: unpack it to a plain .tar"
+            why = "compressed tar cannot be read at random: unpack it to a plain .tar"
         else:
             why = f"not a tar file: {error}" if end else "empty file"
         yield "", 0, 0, why
@@ -289,9 +289,7 @@ def _broken(file: Any, offset: int, end: int) -> str:
         return f"damaged: no header at byte {offset:,}; what comes before was read"
     while block := file.read(1 << 20):
         if any(block):
-            return (
-                "more follows behind the end mark and was not read: join shards with 'tar --concatenate', not with cat"
-            )
+            return "more data follow the end mark and were not read: join shards with 'tar --concatenate', not with cat"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""What a Source is: pictures by index, with what is known of them in columns.
+"""A Source: pictures by index, with their annotations in columns.
 
 A million pictures cost tens of MB: labels and splits are arrays, keys are one buffer, and a `Sample` is made only
 when somebody asks for it.
@@ -27,7 +27,7 @@ class Source:
 
     Attributes:
         name: short name, for reports.
-        columns: what is known of every picture, by role: "label", "tags", "captions", "boxes", "mask", "points",
+        columns: the annotations of the pictures, by role: "label", "tags", "captions", "boxes", "mask", "points",
             "numbers", "second"; each role only where it is known (see ``neocog.data.kinds``).
         splits: int8 (N,), index into `records.SPLITS`, -1 = not declared.
         notes: what was guessed and the user should know, one sentence each.
@@ -69,7 +69,7 @@ class Source:
         for role, column in self.columns.items():
             if len(column) != len(self.splits):
                 raise DataError(
-                    f"{name}: {len(column)} rows of {role!r} but {len(self.splits)} splits; they must be as many"
+                    f"{name}: {len(column)} rows of {role!r} but {len(self.splits)} splits; expected as many"
                 )
 
     def __len__(self) -> int:
@@ -143,7 +143,7 @@ class Source:
         raise NotImplementedError
 
     def sample(self, i: int) -> Sample:
-        """Return what is known of picture `i`; its mask, which would have to be read, is ``columns["mask"][i]``."""
+        """Return the annotations of picture `i`; its mask, which would have to be read, is ``columns["mask"][i]``."""
         label = self.classes[self.labels[i]] if self.labels[i] >= 0 else None
         if self.label_sets is not None:
             several = tuple(self.classes[j] for j in self.label_sets[i])
@@ -221,7 +221,7 @@ class Arrays(Source):
     """Pictures in memory.
 
     Args:
-        columns: what else is known of them, by role.
+        columns: other annotations, by role.
         pictures: uint8 (N, H, W) or (N, H, W, 3), or a list of uint8 (H, W) or (H, W, 3) of any sizes.
         labels: N integers (index into `classes`, -1 = unlabelled), N names, N lists of names, or None.
         classes: class names; guessed from the labels if not given.

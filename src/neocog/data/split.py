@@ -109,7 +109,9 @@ def complete_split(
         codes[train] = cut
         notes.append(f"no validation split is declared: {int((cut == VAL).sum())} training pictures became validation")
     if not has[TEST]:
-        notes.append("no test split is declared: figures are those of validation, which also chose the network")
+        notes.append(
+            "no test split is declared: figures are those of the validation split, which also chose the network"
+        )
     return codes, notes
 
 

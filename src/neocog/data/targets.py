@@ -119,7 +119,7 @@ def _boxes(
                 own = [*(own or []), *made]
         found.append(own)
     every = np.array([corners for own in found for corners, _ in own or ()], dtype=np.float64).reshape(-1, 4)
-    unread = [f"{bad:,} cells of {guess.boxes[0]!r} hold no boxes that can be read"] if bad else []
+    unread = [f"{bad:,} cells of {guess.boxes[0]!r} hold no readable boxes"] if bad else []
     if not len(every):
         return None, unread
     form = form or ("corners" if (every[:, 2:] > every[:, :2]).mean() > 0.99 else "size")
@@ -233,7 +233,7 @@ def _points(guess: Guess, rows: Sequence[Row], given: Sequence[str] | None) -> t
     full = np.stack([one for one in flat if len(one)])
     three = length % 3 == 0 and (length % 2 == 1 or bool(np.isin(full[:, 2::3], (0, 1, 2)).all()))
     if not three and length % 2:
-        return None, [f"the points in {guess.points[0]!r} were not used: {length} numbers are no pairs x, y"]
+        return None, [f"the points in {guess.points[0]!r} were not used: {length} numbers are not x, y pairs"]
     count = length // (3 if three else 2)
     values = np.zeros((len(rows), count, 3), dtype=np.float32)
     for i, one in enumerate(flat):

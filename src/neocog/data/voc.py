@@ -24,7 +24,7 @@ def read(layout: Layout, pictures: Pictures) -> Found:
     for path in sorted(one for folder in layout.annotations for one in folder.glob("*.xml")):
         row = pictures.beside(path)
         if row < 0:
-            reason = "there is no picture of this name, or several"
+            reason = "no picture, or more than one, has this name"
             found.problems.append(Problem(path.relative_to(layout.root).as_posix(), reason))
             continue
         try:

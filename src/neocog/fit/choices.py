@@ -82,7 +82,9 @@ def splits_of(
         alike = mirrored if task.name == "label" else True  # targets of places move with the mirror image
         groups, mirroring = groups_and_mirroring(source, np.arange(len(source)), progress, mirrored=alike)
     else:
-        notes.append(f"near-duplicates were not looked for among {len(source):,} pictures ('neocog check' does)")
+        notes.append(
+            f"near-duplicates were not searched for among {len(source):,} pictures ('neocog check' finds them)"
+        )
     trained = int((labelled & (source.splits == 0)).sum())
     if SPLITS.index("test") in declared and trained:
         # a small share of few pictures would tell nothing: at least 1,000, or a tenth
@@ -132,7 +134,7 @@ def leaks(codes: np.ndarray, groups: np.ndarray | None) -> list[str]:
 def _by_task(source: Source, task: type[Task]) -> Mirroring:
     """Whether a mirror image keeps its answer, by the names of what is asked for and by looking."""
     if not task.mirrors:
-        return Mirroring(False, f"a mirror image has another answer in the task {task.name}")
+        return Mirroring(False, f"a mirror image has a different answer in the task {task.name}")
     for role in task.needs:
         column: Any = source.columns[role]
         if any(period for period in getattr(column, "periods", ())):
@@ -144,7 +146,7 @@ def _by_task(source: Source, task: type[Task]) -> Mirroring:
         if said is not None:
             return said
     if task.geometry:
-        return Mirroring(True, "what is asked for moves with the mirror image")
+        return Mirroring(True, "the answer moves with the picture")
     return Mirroring(True, "neither names nor a look at the pictures speak against it")
 
 
@@ -218,13 +220,13 @@ def growing(r: Recipe, net: str, size: int, *, compiled: bool = False) -> tuple[
         why = "is compiled for pictures of one size (--set small= asks for more)"
     else:
         return r, []
-    return r.changed(small=1.0), [f"{net} {why}, so it is not shown small ones first"]
+    return r.changed(small=1.0), [f"{net} {why}, so training does not begin with small pictures"]
 
 
 def make_batch(r: Recipe, pictures: int, world: int) -> int:
     """The batch for a recipe and a number of training pictures; see `choose_batch`."""
     if pictures < 1:
-        raise DataError("there is no labelled picture to train on")
+        raise DataError("no labelled picture to train on was found")
     if pictures < world:
-        raise NeocogError(f"{pictures} training pictures cannot be shared by {world} processes")
+        raise NeocogError(f"{pictures} training pictures are too few for {world} processes")
     return choose_batch(r.batch_size, pictures, world)

@@ -67,7 +67,7 @@ def _leaks_to(data: Data, test: Source, rows: np.ndarray, mirrored: bool) -> lis
     """Near-duplicates of training and validation pictures among those of another source."""
     learned = np.flatnonzero((data.codes == 0) | (data.codes == 1))
     if len(learned) + len(rows) > LEAKS_UP_TO:
-        return [f"near-duplicates were not looked for between training and {len(rows):,} test pictures"]
+        return [f"near-duplicates were not searched for between training and {len(rows):,} test pictures"]
     codes = np.concatenate((data.codes[learned], np.full(len(rows), SPLITS.index("test"), np.int8)))
     both = _Both(data.source, test)
     which = np.concatenate((learned, len(data.source) + rows))

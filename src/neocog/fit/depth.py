@@ -110,7 +110,7 @@ def last_stages(used: Sequence[Used]) -> int:
 
 
 def keep_still(net: nn.Module, used: Sequence[Used]) -> None:
-    """Freeze modules: no gradients, and eval mode for ever, so that BN keeps its statistics and dropout is off.
+    """Freeze modules: no gradients, and permanent eval mode, so that BN keeps its statistics and dropout is off.
 
     A module around them is put into eval mode, too, where all that the net uses of it is frozen.
     """

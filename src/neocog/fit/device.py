@@ -103,7 +103,9 @@ def place(wanted: str | None = None, *, local_rank: int = 0) -> tuple[str, int]:
     count = gpus if name == "cuda" else 1
     if not there.get(name, False) or (number and not (number.isdecimal() and int(number) < count)):
         have = [k for k, v in there.items() if v and k != "cuda"] + [f"cuda:{i}" for i in range(gpus)]
-        raise UsageError(f"no device {wanted!r} on this machine; it has {', '.join(have)} (without --device, the best)")
+        raise UsageError(
+            f"no device {wanted!r} on this machine; expected one of {', '.join(have)} (without --device, the best)"
+        )
     return name, int(number) if number else local_rank % count
 
 
@@ -123,7 +125,7 @@ def prepare(wanted: str | None = None, *, local_rank: int = 0) -> int:
 def check_precision(precision: str | None) -> None:
     """Raises: UsageError: no such precision."""
     if precision not in (None, "float32", "bfloat16"):
-        raise UsageError(f"unknown precision {precision!r}; there are 'float32' and 'bfloat16'")
+        raise UsageError(f"unknown precision {precision!r}; expected 'float32' or 'bfloat16'")
 
 
 def choose(

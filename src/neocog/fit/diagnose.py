@@ -49,7 +49,7 @@ def overfit_one_batch(
     steps: int = 60,
     rates: Sequence[float] = (1e-3, 1e-2),
 ) -> Finding:
-    """Train a copy of `net` on one batch of `pictures`, given its `losses`, and say whether it can learn it by heart.
+    """Train a copy of `net` on one batch of `pictures`, given its `losses`, and say whether it can memorise it.
 
     Adam with each of `rates` in turn, at most `steps` steps each, ending when the loss is a tenth of what it was, or
     every picture is right and the loss halved (label smoothing keeps the loss up). Dropout is off in the copy. 16 to 64
@@ -90,9 +90,7 @@ def overfit_one_batch(
     if best <= 0.5 * first:
         advice = "Learns, but slowly. Try a higher learning rate, or normalisation layers if the net has none."
         return Finding("overfit one batch", "warn", evidence, advice)
-    advice = (
-        "A net that cannot learn one batch by heart has an error: labels that do not belong to the pictures, a loss "
-    )
+    advice = "A net that cannot memorise one batch has an error: labels that do not belong to the pictures, a loss "
     advice += "that does not reach the weights, frozen layers, or units that are all dead."
     return Finding("overfit one batch", "bad", evidence, advice)
 
@@ -279,7 +277,7 @@ def _suggest(points: Sequence[Mapping[str, float]], diverged: float | None) -> S
     decade = np.log10([p["lr"] for p in points])
     lowest = int(loss.argmin())
     if lowest < 2 or loss[0] - loss[lowest] < 0.02 * abs(loss[0]):
-        return Suggestion(None, None, diverged, "the loss never fell: train more steps per rate, or check the net")
+        return Suggestion(None, None, diverged, "the loss never decreased: train more steps per rate, or check the net")
     slope = np.gradient(loss[: lowest + 1], decade[: lowest + 1])
     steepest = float(points[int(slope.argmin())]["lr"])
     if diverged is not None and diverged / 10 < steepest:

@@ -36,7 +36,7 @@ def views(x: Tensor, kind: str, mirror: bool = True) -> Iterator[tuple[float, Te
         UsageError: no such kind.
     """
     if kind not in VIEWS:
-        raise UsageError(f"unknown test-time views {kind!r}; there are {', '.join(VIEWS)}")
+        raise UsageError(f"unknown test-time views {kind!r}; expected one of {', '.join(VIEWS)}")
     if kind == "mirror":
         yield 1.0, x.flip(3), True
         return

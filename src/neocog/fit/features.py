@@ -40,7 +40,7 @@ def layer_names(text: str | Sequence[str] | None) -> tuple[str, ...]:
 def check_layers(net: nn.Module, layers: Sequence[str], pool: str = "mean") -> None:
     """Raises: UsageError for a name that is no layer of `net`, or no way of pooling."""
     if pool not in POOLS:
-        raise UsageError(f"unknown pooling {pool!r}{closest(pool, POOLS)}; there are {', '.join(POOLS)}")
+        raise UsageError(f"unknown pooling {pool!r}{closest(pool, POOLS)}; expected one of {', '.join(POOLS)}")
     known = [name for name, _ in net.named_modules() if name]
     for name in layers:
         if name != LAST and name not in known:

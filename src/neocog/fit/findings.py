@@ -38,20 +38,22 @@ def initial_loss(loss: float, classes: int) -> Finding:
     if classes < 2:
         raise UsageError(f"initial loss: expected at least 2 classes, got {classes}")
     expected = math.log(classes)
-    evidence = f"loss {loss:.3f} before the first step; no opinion among {classes} classes gives ln({classes}) = "
+    evidence = f"loss {loss:.3f} before the first step; a uniform guess among {classes} classes gives ln({classes}) = "
     evidence += f"{expected:.3f}"
     if not math.isfinite(loss):
         advice = "The net overflows before any training: check its initialisation, and that pixels are normalised."
         return Finding("initial loss", "bad", evidence, advice)
     ratio = loss / expected
     if ratio > 3:
-        advice = "The net starts certain and wrong. Check the scale of the last layer's weights and of the input."
+        advice = "The net starts out confident and wrong. Check the scale of the last layer's weights and of the input."
         return Finding("initial loss", "bad", evidence, advice)
     if ratio > 1.5:
-        advice = "The logits start too large, and the first steps go into shrinking them: start the last layer smaller."
+        advice = "The logits start too large, and the first steps only shrink them: initialise the last layer smaller."
         return Finding("initial loss", "warn", evidence, advice)
     if ratio < 0.7:
-        advice = "Better than chance before training: right for a pretrained head; otherwise the labels may leak in."
+        advice = (
+            "Better than chance before training: expected with a pretrained head; otherwise the labels may leak in."
+        )
         return Finding("initial loss", "warn", evidence, advice)
     return Finding("initial loss", "good", evidence)
 
@@ -82,10 +84,10 @@ def read_update_ratios(ratios: Mapping[str, float], optimizer: str = "sgd") -> F
             name, "warn", evidence, "Steps are large: fine in the first steps, later halve the learning rate."
         )
     if middle < 1e-5 * scale:
-        return Finding(name, "warn", evidence, "Hardly anything moves: raise the learning rate about ten times.")
+        return Finding(name, "warn", evidence, "The weights hardly change: raise the learning rate about ten times.")
     still = [n for n, v in values.items() if v < middle / 1000]
     if still:
-        advice = "These layers hardly train next to the others; is the gradient cut off from them? " + ", ".join(
+        advice = "These layers hardly train compared with the others; is their gradient cut off? " + ", ".join(
             still[:5]
         )
         return Finding(name, "warn", evidence, advice)
@@ -95,7 +97,7 @@ def read_update_ratios(ratios: Mapping[str, float], optimizer: str = "sgd") -> F
 def read_dead(dead: Mapping[str, float]) -> Finding:
     """Judge the shares that `dead_units` returned."""
     if not dead:
-        return Finding("dead units", "good", "no activation with a dead side in this net")
+        return Finding("dead units", "good", "this net has no activation that can die")
     worst = sorted(dead, key=dead.__getitem__, reverse=True)[:3]
     named = ", ".join(f"{name} {dead[name]:.0%}" for name in worst if dead[name] > 0)
     evidence = f"mean {np.mean(list(dead.values())):.1%} of channels never fire in {len(dead)} activations"
@@ -150,11 +152,11 @@ _PRETRAINED = "start from pretrained weights (neocog train DATA --from NET)"
 
 
 def read_curves(epochs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any] | None = None) -> list[Finding]:
-    """Read the epoch records of log.jsonl as a practised eye would, and return what there is to see.
+    """Read the epoch records of log.jsonl as an expert would, and return the findings.
 
     `settings` (nested dicts are searched) has the regularisers that are on. Names of the findings: "divergence",
     "overfitting", "over-confidence", "capacity", "length"; those that the records cannot answer are left out. After
-    few steps only trouble is named: nothing is called good, and a low accuracy is no fault of the net.
+    few steps only problems are named: nothing is called good, and a low accuracy is no fault of the net.
     """
     settings = settings or {}
     train_loss, val_loss = _series(epochs, "train_loss"), _series(epochs, "val_loss")
@@ -242,12 +244,14 @@ def _overfitting(
     if gap <= 0.05 and pictures is None:
         return Finding("overfitting", "good", evidence)
     if gap <= 0.05:
-        return Finding("overfitting", "warn", evidence, "More validation pictures would tell.")
+        return Finding("overfitting", "warn", evidence, "More validation pictures would make it certain.")
     proposals = ", ".join(off[:3])
-    advice = f"Turn on more: {proposals}; or " if proposals else "Strengthen the regularisers, use a smaller net, "
+    advice = f"Add regularisers: {proposals}; or " if proposals else "Strengthen the regularisers, use a smaller net, "
     advice += "collect more pictures."
     if best - val[-1][1] > 0.01:
-        advice += " Early stopping (--set early_stop=5) ends the training soon after its best epoch, and keeps that."
+        advice += (
+            " Early stopping (--set early_stop=5) ends the training soon after its best epoch and keeps its weights."
+        )
     return Finding("overfitting", "bad" if gap > 0.15 else "warn", evidence, advice)
 
 
@@ -262,7 +266,7 @@ def _capacity(train: float, val: float, settings: Mapping[str, Any]) -> Finding 
     evidence += ": no gap, and both low"
     advice = "" if settings.get("start") else f"{_PRETRAINED[0].upper()}{_PRETRAINED[1:]}. "
     advice += "A wider or deeper net, larger pictures, or better labels"
-    advice += f"; or weaken what is on: {', '.join(on)}." if on else "."
+    advice += f"; or weaken the regularisers: {', '.join(on)}." if on else "."
     return Finding("capacity", "warn", evidence, advice)
 
 
@@ -274,8 +278,8 @@ def _over_confidence(losses: list[tuple[float, float]], accuracy: Mapping[float,
     if last > 1.05 * lowest and then is not None and now is not None:
         evidence += f", while accuracy went from {then:.1%} to {now:.1%}"
         if now >= then:
-            advice = "The net grows surer of its errors. The temperature corrects the probabilities; to prevent it: "
-            advice += "--set label_smoothing=0.1 or --set mixup=0.2."
+            advice = "The net becomes more confident in its errors. The temperature corrects the probabilities; "
+            advice += "to prevent it: --set label_smoothing=0.1 or --set mixup=0.2."
             return Finding("over-confidence", "warn", evidence, advice)
     return Finding("over-confidence", "good", evidence)
 

@@ -52,7 +52,7 @@ class Head:
 def check_kind(kind: str) -> str:
     """Return `kind`. Raises: UsageError if there is no such head."""
     if kind not in KINDS:
-        raise UsageError(f"unknown head {kind!r}{closest(kind, KINDS)}; there are {', '.join(KINDS)}")
+        raise UsageError(f"unknown head {kind!r}{closest(kind, KINDS)}; expected one of {', '.join(KINDS)}")
     return kind
 
 

@@ -68,7 +68,7 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
 
 
 def split_of(job: Job, source: Source, rows: np.ndarray, what: str) -> Split:
-    """The pictures of some rows as the net sees them, held if they fit, and what is known of those that are there."""
+    """The pictures of some rows as the net sees them, held if they fit, and the annotations of the readable ones."""
     return open_split(
         job.data.columns_of(source, rows), job.task, source, rows, job.plan.preprocess, job.device, job.show, what
     )

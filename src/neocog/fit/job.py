@@ -1,4 +1,4 @@
-"""One training as one thing: what was asked for, the pictures, the plan, and everything that is made of them."""
+"""One training as one object: the user's wishes, the pictures, the plan, and everything made from them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LOOK_AT = 256  # pictures whose headers are read to find the usual size
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a user may say of a training; None leaves it open. The fields are the arguments of `training.train`."""
+    """What a user may choose for a training; None leaves it open. The fields are the arguments of `training.train`."""
 
     task: str | None = None
     task_options: Mapping[str, Any] = field(default_factory=dict)
@@ -157,10 +157,10 @@ def _check(source: Source, task: type[Task]) -> None:
         if task.name == "label":
             advice = "; expected a folder for each class, or a table with a label column"
         elif there:
-            advice = "; --task chooses another question"
+            advice = "; --task chooses another task"
         raise DataError(
             f"{source.name} has no {' and '.join(task.needs)} for the task {task.name!r}, which needs {needed}; "
-            f"it has {there or 'pictures alone'}{advice}"
+            f"it has {there or 'only pictures'}{advice}"
         )
 
 

@@ -195,7 +195,7 @@ def stop_if_lost(loss: Tensor, job: Job, state: State, *, alone: bool = False) -
         raise RunError(
             f"the loss became {loss.item()} at step {state.step} (learning rate {rate:.3g}); {kept}. "
             f"Try a tenth of the rate (--set lr={state.recipe.lr / 10:.3g}), gradient clipping "
-            "(--set clip=1), a warm-up (--set warmup=0.05), or look for the rate with --find-lr"
+            "(--set clip=1), a warm-up (--set warmup=0.05), or find a rate with --find-lr"
         )
 
 

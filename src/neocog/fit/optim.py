@@ -128,7 +128,7 @@ def optimizers(
         return found
     if recipe.optimizer == "adamw":
         return [torch.optim.AdamW(made, lr=recipe.lr, betas=(recipe.momentum, 0.999))]
-    raise UsageError(f"unknown optimizer {recipe.optimizer!r}; there are 'sgd', 'adamw' and 'muon'")
+    raise UsageError(f"unknown optimizer {recipe.optimizer!r}; expected 'sgd', 'adamw' or 'muon'")
 
 
 def set_rates(opts: list[torch.optim.Optimizer], recipe: Recipe, progress: float, scale: float = 1.0) -> float:

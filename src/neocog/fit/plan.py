@@ -1,4 +1,4 @@
-"""What will be trained, on what and how: decided before the first step, saved in run.json, read again on resume."""
+"""The settings of a training: decided before the first step, saved in run.json, read again on resume."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def make_plan(
     _check_net(facts, kind)
     pre = _preprocess(wishes, data, start, facts, device)
     r = make_recipe(wishes.recipe or ("finetune" if start and kind.recipe is None else None), name, wishes.fields, kind)
-    with show.bar("looking for near-duplicates") as bar:
+    with show.bar("searching for near-duplicates") as bar:
         mirrored = r.flip != "none" if "flip" in wishes.fields else None
         split = splits_of(
             source,
@@ -148,7 +148,7 @@ def make_plan(
         if "dropout" in nets.options(name):
             net_options.setdefault("dropout", r.dropout)
         else:
-            data.notes.append(f"{name} has no dropout, so the recipe's dropout of {r.dropout:g} is left out")
+            data.notes.append(f"{name} has no dropout, so the recipe's dropout of {r.dropout:g} is ignored")
     r, said = _as_the_task_can(r, kind)
     data.notes += said
     r, said = growing(r, name, pre.size, compiled=device.compile and "small" not in wishes.fields)
@@ -255,7 +255,7 @@ def _as_the_task_can(r: Recipe, task: type[Task]) -> tuple[Recipe, list[str]]:
     notes, changes = [], dict[str, Any]()
     if (r.mixup or r.cutmix) and not task.mixes:
         changes |= {"mixup": 0.0, "cutmix": 0.0}
-        notes.append(f"the task {task.name} cannot be learned from mixed pictures, so they are not mixed")
+        notes.append(f"the task {task.name} cannot be learned from mixed pictures, so mixing is off")
     if task.geometry:
         if r.small < 1.0:
             changes["small"] = 1.0

@@ -80,7 +80,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     if task.name == "label" and not card.get("taps") and names != outputs:
         raise damaged(path, f"it names {counted(names, 'class')} for a net with {counted(outputs, 'output')}")
     if not (min(len(pre.mean), len(pre.std)) >= pre.channels > 0 and min(pre.size, pre.resize, *pre.std) > 0):
-        raise damaged(path, f"this is impossible: {pre}")
+        raise damaged(path, f"invalid values: {pre}")
     if wrong := misfit_metrics(card["metrics"]) if task.name == "label" else "":
         raise damaged(path, wrong)
     if not (card["temperature"] > 0 and math.isfinite(card["temperature"])):
@@ -95,7 +95,7 @@ def task_in(card: Mapping[str, Any], path: Path) -> Task:
     try:
         task = load(card["task"])
     except (KeyError, TypeError, ValueError, NeocogError) as error:
-        raise damaged(path, f"its task cannot be made ({type(error).__name__}: {error})") from None
+        raise damaged(path, f"its task cannot be built ({type(error).__name__}: {error})") from None
     if list(getattr(task, "classes", ())) != card["classes"]:
         raise damaged(path, "the classes of the task and of the net differ")
     return task
@@ -200,7 +200,7 @@ class Run:
         return self._net
 
     def detector(self) -> Unknown | None:
-        """What tells pictures unlike the training data; None if there were too few pictures to fit it."""
+        """What recognises pictures unlike the training data; None if there were too few pictures to fit it."""
         path = self.folder / "unknown.safetensors"
         if self._unknown is None and path.exists():
             self._unknown = Unknown.load({k: v.numpy() for k, v in read_tensors(path)[0].items()})
@@ -299,7 +299,7 @@ def predict(
 
 
 def pictures_only(pictures: list[Any], pre: Preprocess, device: Device) -> Batch:
-    """A batch of prepared pictures (see ``data.batches.Placed``) of which nothing is known."""
+    """A batch of prepared pictures (see ``data.batches.Placed``) without annotations."""
     part = gathered_pictures(pictures, pre)
     x = normalised(part.pixels.to(device.torch).permute(0, 3, 1, 2).float() / 255.0, pre)
     x, size = x.contiguous(memory_format=device.layout), (x.shape[2], x.shape[3])

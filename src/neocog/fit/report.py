@@ -252,18 +252,18 @@ def _headline(
         line = f"On the {where}, n = {now['n']:,}; 95% interval {low:.2%} to {high:.2%} (Wilson)."
         if split == "val":
             line += (
-                " There is no test split: settings were chosen on these pictures, so new ones will do a little worse."
+                " There is no test split: settings were chosen on these pictures, so expect a little less on new ones."
             )
         parts.append(paragraph(line))
         of, there = len(now["per_class"]), sum(row["support"] > 0 for row in now["per_class"])
         equal = "every class counts the same"
         if there < of:
-            equal += f"; {of - there} of {of} classes have no picture here, and are not measured"
+            equal += f"; {of - there} of {of} classes have no picture here and are not measured"
         rows = [
             {"figure": f"macro-F1 ({equal})", "value": f"{now['macro_f1']:.4f}"},
             {"figure": "log loss, after temperature", "value": f"{now['loss']:.4f}"},
             {"figure": "calibration error, after temperature", "value": f"{now['ece']:.2%}"},
-            {"figure": "Brier score (0 to 2, less is better)", "value": f"{now['brier']:.4f}"},
+            {"figure": "Brier score (0 to 2, lower is better)", "value": f"{now['brier']:.4f}"},
         ]
         if "top5_accuracy" in now:
             rows.insert(0, {"figure": "accuracy among the first five", "value": f"{now['top5_accuracy']:.2%}"})
@@ -282,7 +282,7 @@ def _headline(
 
 
 def _unfinished(epochs: Sequence[Mapping[str, Any]]) -> Html:
-    when = f" after {_epoch(epochs)}" if epochs else " before anything was learned"
+    when = f" after {_epoch(epochs)}" if epochs else " before the first epoch ended"
     line = f"This training did not end: the log stops{when}. 'neocog resume' continues it."
     return paragraph(line, kind="warning")
 
@@ -318,7 +318,7 @@ def _diagnosis(log: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, A
     read += [read_dead(dead[-1])] if dead else []
     findings += [finding for finding in read if finding.name not in logged]
     if not findings:
-        return paragraph("Nothing was diagnosed: the log has no finished epoch.")
+        return paragraph("No diagnosis: the log has no finished epoch.")
     findings.sort(key=lambda finding: _ORDER.get(finding.verdict, 1))
     rows = [
         {
@@ -408,7 +408,7 @@ def _time(epochs: Sequence[Mapping[str, Any]], end: Mapping[str, Any]) -> Html:
             rows["pictures per second"] = f"{sum(a for a, _ in rates) / sum(s for _, s in rates):,.0f}"
         if waits:
             share = sum(a for a, _ in waits) / sum(s for _, s in waits)
-            advice = ": the data, not the net, set the pace" if share > 0.2 else ""
+            advice = ": the data, not the net, limit the speed" if share > 0.2 else ""
             rows["share of the time waiting for data"] = f"{share:.1%}{advice}"
     return pairs(rows) if rows else paragraph("No time was recorded.")
 

@@ -31,7 +31,7 @@ def errors_section(
     predicted, labels = probabilities.argmax(axis=1), found["labels"]
     wrong = np.flatnonzero(predicted != labels)
     if not len(wrong):
-        return paragraph(f"None of the {len(labels):,} pictures was named wrongly.", kind="good")
+        return paragraph(f"None of the {len(labels):,} pictures was misclassified.", kind="good")
     worst = [
         {
             "true": pair["true"],
@@ -54,8 +54,8 @@ def errors_section(
             continue  # the picture is gone or moved; the next one serves as well
     parts.append("<h3>The most confident errors</h3>")
     if shown:
-        told = f"{len(shown)} of {len(wrong):,} errors: what the net said, how sure it was, and the label"
-        parts.append(paragraph(told + ". A wrong label shows here first."))
+        told = f"{len(shown)} of {len(wrong):,} errors: the net's answer, its probability, and the label"
+        parts.append(paragraph(told + ". Wrong labels show up here first."))
         parts.append(gallery(shown))
     else:
         rows = [
@@ -80,8 +80,10 @@ def per_class_section(figures: Mapping[str, Any]) -> Html:
     """Return precision and recall of each class."""
     rows = sorted(figures["per_class"], key=lambda row: (row["f1"], row["class"]))
     present = [row for row in rows if row["support"] or row["predicted"]]
-    told = "Weakest first. Precision: of the pictures that were given the name, the share that deserve it; recall: of "
-    parts = [paragraph(told + "the pictures of the class, the share that were found.")]
+    told = (
+        "Weakest first. Precision: the share of the pictures given this class that belong to it; recall: the share of "
+    )
+    parts = [paragraph(told + "the pictures of the class that were found.")]
     shown = [
         {"class": row["class"]}
         | {key: f"{row[key]:.1%}" for key in ("precision", "recall", "f1")}
@@ -108,8 +110,8 @@ def confusion_section(found: Mapping[str, np.ndarray], figures: Mapping[str, Any
 def calibration_section(before: Mapping[str, Any], after: Mapping[str, Any]) -> Html:
     """Return the reliability curve and its figures, before and after temperature."""
     told = f"Of the pictures that the net is 80% sure of, are 80% right? Temperature {after['temperature']:.3f}: "
-    told += "above 1 the raw probabilities were too sure, below 1 not sure enough. "
-    told += f"Points stand for at least {_BIN} pictures."
+    told += "above 1 the raw probabilities were overconfident, below 1 underconfident. "
+    told += f"Each point stands for at least {_BIN} pictures."
     series = {
         name: [(row["confidence"], row["accuracy"]) for row in figures["bins"] if row["n"] >= _BIN]
         for name, figures in (("before temperature", before), ("after", after))
@@ -125,12 +127,12 @@ def calibration_section(before: Mapping[str, Any], after: Mapping[str, Any]) -> 
         }
         for name, figures in (("before temperature", before), ("after", after))
     ]
-    chart = line_chart(series, x="confidence", y="share that is right")
+    chart = line_chart(series, x="confidence", y="share correct")
     return Html(paragraph(told) + chart + table(rows, numeric=("calibration error", "log loss", "Brier score")))
 
 
 def unknown_section(unknown: Mapping[str, Any]) -> Html:
-    """Return what net.json tells of the detector of unknown pictures."""
+    """Return what net.json says about the detector of unknown pictures."""
     parts = []
     if isinstance(unknown.get("false_alarm"), int | float):
         parts.append(paragraph(f"The threshold calls {unknown['false_alarm']:.0%} of ordinary pictures unknown."))

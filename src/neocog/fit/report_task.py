@@ -48,7 +48,7 @@ def result(task: Task, split: str | None, metrics: Mapping[str, Any]) -> Html:
     parts = [f'<p style="font-size:2rem;margin:.2rem 0"><b>{shown}</b> {task.figure}</p>']
     line = f"On the {_SPLITS[split]}, n = {figures.get('n', 0):,}."
     if split == "val":
-        line += " There is no test split: settings were chosen on these pictures, so new ones will do a little worse."
+        line += " There is no test split: settings were chosen on these pictures, so expect a little less on new ones."
     parts.append(paragraph(line))
     rows = [
         {"figure": key.replace("_", " "), "value": f"{v:.4f}" if isinstance(v, float) else f"{v:,}"}

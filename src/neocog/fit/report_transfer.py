@@ -49,5 +49,5 @@ def cross_validation(metrics: Mapping[str, Any]) -> Html:
     return paragraph(
         f"Cross-validated accuracy {metrics['cv_accuracy']:.2%}; 95% interval {low:.2%} to {high:.2%} (Nadeau and "
         f"Bengio 2003), {metrics['cv_repeats']} times {metrics['cv_folds']}-fold over the {metrics['cv_n']:,} pictures "
-        "of training and validation, near-duplicates on one side. Where pictures are few it says more than one split."
+        "of training and validation, near-duplicates on one side. With few pictures it is more reliable than one split."
     )

@@ -46,8 +46,7 @@ def read_json(path: Path, form: Any = dict) -> Any:
         value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise RunError(
-            f"{path.parent} has no {path.name}, so it is not the folder of a run; "
-            "'neocog train DATA --out FOLDER' makes one"
+            f"{path.parent} has no {path.name}, so it is not a run folder; 'neocog train DATA --out FOLDER' makes one"
         ) from None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
@@ -65,7 +64,7 @@ def read_json(path: Path, form: Any = dict) -> Any:
 
 def damaged(path: Path, wrong: str) -> RunError:
     """The error for a file of a run folder that is not as neocog wrote it."""
-    again = f"'neocog resume {path.parent}' writes it again" if path.name == "net.json" else "put back a copy of it"
+    again = f"'neocog resume {path.parent}' writes it again" if path.name == "net.json" else "restore it from a copy"
     return RunError(f"{path} is damaged: {wrong}. Was it edited? {again[0].upper()}{again[1:]}, or train a new run")
 
 
@@ -141,7 +140,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise RunError(f"{path} is not there; has the training of this run reached its first checkpoint?") from None
     except SafetensorError as error:
-        raise RunError(f"{path} is damaged ({error}); it cannot have been written by neocog whole") from None
+        raise RunError(f"{path} is damaged ({error}); neocog did not write all of it") from None
 
 
 class Log:

@@ -53,7 +53,7 @@ def schedule(name: str) -> Schedule:
         UsageError: no schedule has that name.
     """
     if name not in SCHEDULES:
-        raise UsageError(f"unknown schedule {name!r}{closest(name, SCHEDULES)}; there are {', '.join(SCHEDULES)}")
+        raise UsageError(f"unknown schedule {name!r}{closest(name, SCHEDULES)}; expected one of {', '.join(SCHEDULES)}")
     return SCHEDULES[name]
 
 

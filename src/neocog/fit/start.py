@@ -86,15 +86,15 @@ def open_start(
         raise UsageError("whose ImageNet weights? Give the net: --from imagenet --net resnet50, or --from resnet50")
     if start != "imagenet" and not path.is_file():
         raise UsageError(
-            f"nothing to start from: {text!r}{closest(text, nets.names())}; expected a run folder, a safetensors file, "
-            "or the name of a net for its ImageNet weights"
+            f"no weights found for --from {text!r}{closest(text, nets.names())}; expected a run folder, a safetensors "
+            "file, or the name of a net for its ImageNet weights"
         )
     file = resolve_weights(net or "", start if start == "imagenet" else path, offline=offline, say=say)
     name = net or (file.stem if file.stem in nets.names() else None)
     if name is None:
         found = nearest(read_weights(file))
         if found is None:
-            raise NetError(f"{file} fits no net of the zoo as it was published; say which it is for with --net")
+            raise NetError(f"{file} fits no published net of the zoo; name its net with --net")
         name = found[0]
         say(f"{file.name} fits {name}")
     made = build_with_weights(name, file, offline=offline, say=say, **(options or {})).eval()
@@ -104,7 +104,7 @@ def open_start(
 def _open_run(run: Run, net: str | None, options: dict[str, Any]) -> Start:
     spec = {**run.spec, **options}
     if net not in (None, spec["name"]):
-        raise UsageError(f"{run.folder} trained {spec['name']}, not {net}; leave --net away")
+        raise UsageError(f"{run.folder} trained {spec['name']}, not {net}; omit --net")
     made = run.net()
     if options:
         made = features.build(spec, run.taps, run.task).eval()

@@ -81,7 +81,7 @@ class State:
         """
         last, top = self.last, self.top
         if not top:
-            return {"step": self.step, "why": "the last weights, because no epoch has a validation figure"}
+            return {"step": self.step, "why": "the last weights, because there is no validation figure"}
         if top["step"] == self.step:
             return {"step": self.step, "why": f"the last weights, which have the best validation {better}"}
         figures = f"(validation {better} {abs(top['figure']):.4f}, the last {abs(last['figure']):.4f})"

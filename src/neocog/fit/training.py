@@ -122,7 +122,9 @@ def train(
     """
     begin = time.monotonic()
     if epochs is not None and minutes is not None:
-        raise UsageError("give --epochs or --minutes, not both: a training ends after so many epochs or after a time")
+        raise UsageError(
+            "give --epochs or --minutes, not both: a training ends after a number of epochs or after a time"
+        )
     for name, value in (("epochs", epochs), ("minutes", minutes), ("size", size)):
         if value is not None and not value > 0:
             raise UsageError(f"{name} must be more than 0, got {value}")
@@ -211,8 +213,8 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     if epochs is not None:
         if not plan.by_steps:
             raise UsageError(
-                f"{folder} has a last layer that was fitted at once, so there are no epochs to add; train the trunk, "
-                f"too: neocog train DATA --from {folder} --regime top"
+                f"the last layer of {folder} was fitted in one step, so there are no epochs to add; to train the "
+                f"trunk, too, type: neocog train DATA --from {folder} --regime top"
             )
         plan = dataclasses.replace(plan, epochs=float(epochs), minutes=None)
     world = join()
@@ -228,7 +230,7 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     if opened.fingerprint() != saved["data"]["fingerprint"]:
         raise RunError(
             f"the pictures of {plan.data} have changed since {folder} began (files, labels or splits), so it cannot "
-            "be continued exactly; train a new run with 'neocog train'"
+            "be continued; train a new run with 'neocog train'"
         )
     tensors, _ = read_tensors(folder / "split.safetensors")
     opened.codes = tensors["codes"].numpy()
@@ -237,7 +239,7 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     try:
         task = task_of(plan, opened)
     except (KeyError, TypeError, ValueError) as error:
-        raise damaged(folder / "run.json", f"its task cannot be made ({type(error).__name__}: {error})") from None
+        raise damaged(folder / "run.json", f"its task cannot be built ({type(error).__name__}: {error})") from None
     return _carry_out(Job(plan, opened, task, chosen, world, show, folder, begin), diagnosis=False)
 
 
@@ -320,7 +322,7 @@ def _clock(job: Job) -> Clock:
 def _say_what_is_done(job: Job, clock: Clock) -> None:
     plan = job.plan
     epochs = clock.steps / job.batches.steps_per_epoch
-    length = f"about {counted(plan.minutes, 'minute')} in all" if plan.minutes else counted(epochs, "epoch")
+    length = f"about {counted(plan.minutes, 'minute')} in total" if plan.minutes else counted(epochs, "epoch")
     length = f": {length}, batches of {plan.batch}" if plan.by_steps else ""
     classes = getattr(job.task, "classes", ())
     job.show.say(

@@ -1,4 +1,4 @@
-"""Starting from weights that know something already: transfer learning in three regimes.
+"""Transfer learning: starting from pretrained weights, in three regimes.
 
 =========  ==========================================================================================
 regime     what is trained
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 REGIMES = ("features", "top", "all")
 FEW = 50  # training pictures a class below which one split tells little: regime features cross-validates then
 ONE_SPLIT = (
-    f"there are fewer than {FEW} pictures a class to learn from, and the accuracy is that of one split: another split "
-    "may give quite another (--from WEIGHTS --regime features repeats cross-validation)"
+    f"there are fewer than {FEW} training pictures a class, and the accuracy is that of one split: another split may "
+    "give a very different one (--from WEIGHTS --regime features repeats cross-validation)"
 )
 _TOP_FROM, _ALL_FROM = 100, 1000  # training pictures a class
 _HEAD_FIELDS = frozenset({"head", "strength", "pool", "folds"})  # of recipes, for regime features
@@ -93,7 +93,7 @@ def decide(start: Start, task: Task, data: Data, wishes: Wishes) -> Decision:
     began = describe(start, regime, why, taps, task)
     notes = [f"regime {regime}: {why}", began["told"]]
     if regime == "features" and (wishes.epochs or wishes.minutes):
-        notes.append("regime features fits a last layer at once, so epochs and minutes have no meaning")
+        notes.append("regime features fits a last layer in one step, so epochs and minutes do not apply")
     if task.name == "label" and each_class(counts) < FEW and (regime != "features" or r.folds == 1):
         notes.append(ONE_SPLIT)
     return Decision(r, taps, began, notes)
@@ -103,20 +103,20 @@ def _by_steps(task: Task, pictures: int, wishes: Wishes) -> tuple[str, str]:
     """The regime of a task that cannot be fitted at once, and why."""
     if wishes.regime == "features" or wishes.layers or wishes.recipe == "features":
         raise UsageError(
-            f"the task {task.name} is learned by steps, so there is no regime features for it; --regime top trains the "
-            "last stages, all every layer"
+            f"the task {task.name} needs gradient steps, so regime features is not available; --regime top trains the "
+            "last stages, --regime all trains every layer"
         )
     if wishes.regime:
         return wishes.regime, "asked for"
     if task.outputs is None:
         return "all", "answers with places need every layer"
     if pictures < _TOP_FROM:
-        return "top", f"{pictures:,} pictures to learn from are few; from {_TOP_FROM:,} on it would be all"
+        return "top", f"{pictures:,} training pictures are few; from {_TOP_FROM:,} on it would be all"
     return "all", f"{pictures:,} pictures are enough for every layer"
 
 
 def check_wishes(starts: bool, regime: str | None, layers: Sequence[str], fields: Collection[str]) -> None:
-    """What can be judged before anything is read; `starts`: whether there are weights to start from.
+    """Check the wishes before any data are read; `starts`: whether there are weights to start from.
 
     Raises:
         UsageError: a wish that has no meaning without weights, an unknown regime, or layers for a regime without use
@@ -129,7 +129,7 @@ def check_wishes(starts: bool, regime: str | None, layers: Sequence[str], fields
                 f"{wishes[0]} needs weights to start from: --from RUN, a safetensors file, or the name of a net"
             )
     if regime is not None and regime not in REGIMES:
-        raise UsageError(f"unknown regime {regime!r}{closest(regime, REGIMES)}; there are {', '.join(REGIMES)}")
+        raise UsageError(f"unknown regime {regime!r}{closest(regime, REGIMES)}; expected one of {', '.join(REGIMES)}")
     if layers and regime not in (None, "features"):
         raise UsageError(f"--layer names features for a new head, so it goes with --regime features, not {regime}")
 
@@ -164,20 +164,19 @@ def _check_recipe(regime: str, recipe: str | None, fields: Mapping[str, Any]) ->
     if regime == "features":
         if recipe not in (None, "features"):
             raise UsageError(
-                f"regime features fits only a last layer, and recipe {recipe!r} is for steps; force --regime top or all"
+                f"regime features fits only a last layer, and recipe {recipe!r} is for gradient steps; choose --regime "
+                "top or all"
             )
         if useless := sorted(set(fields) - _HEAD_FIELDS - _ALWAYS):
             raise UsageError(
-                f"{useless[0]} means nothing in regime features, which fits a last layer on pictures as they are; "
-                f"{', '.join(sorted(_HEAD_FIELDS | _ALWAYS))} do, or force --regime top or all"
+                f"{useless[0]} has no effect in regime features, which fits a last layer on pictures as they are; "
+                f"use {', '.join(sorted(_HEAD_FIELDS | _ALWAYS))}, or choose --regime top or all"
             )
         if fields.get("balance") == "sampling":
             raise UsageError("regime features sees every picture once: --set balance=weights instead of sampling")
         return
     if recipe == "features":
-        raise UsageError(
-            f"recipe 'features' fits only a last layer, and regime {regime} trains more; leave --recipe away"
-        )
+        raise UsageError(f"recipe 'features' fits only a last layer, and regime {regime} trains more; omit --recipe")
     if useless := sorted(set(fields) & _HEAD_FIELDS):
         raise UsageError(f"{useless[0]} goes with --regime features, not with {regime}")
 
@@ -190,7 +189,7 @@ def _plan_taps(start: Start, regime: str, layers: Sequence[str], pool: str) -> d
         features.check_layers(start.trunk, layers, pool)
         return {"layers": list(layers), "pool": pool}
     if pool != "mean":
-        raise UsageError(f"pool={pool} needs the layer whose maps are meant: --layer NAME")
+        raise UsageError(f"pool={pool} needs the layer whose maps are pooled: --layer NAME")
     if start.taps or features.plain_head(start.net):
         return start.taps
     return {"layers": [features.LAST], "pool": "mean"}  # its own last layer cannot hold any linear function
@@ -213,7 +212,7 @@ def describe(start: Start, regime: str, why: str, taps: dict[str, Any] | None, t
     known = len(start.classes) if start.classes is not None else int(start.spec["classes"])
     same = start.classes == classes if start.classes is not None else known == len(classes)
     kept = same and regime != "features" and taps == start.taps and not isinstance(start.net, Headed)
-    whose = "of the same names" if start.classes is not None else "whose names the weights do not tell"
+    whose = "of the same names" if start.classes is not None else "whose names the weights do not have"
     done = f"is kept: there are as many here, {whose}" if kept else f"is replaced by a new one for {len(classes)}"
     return {
         "weights": str(start.path),
@@ -250,7 +249,7 @@ def take_over(net: nn.Module, plan: Plan, task: Task) -> None:
     state: dict[str, Tensor] = opened.net.state_dict()
     if fingerprint(state) != start["fingerprint"]:
         raise RunError(
-            f"{start['weights']} has changed since this run began, so it cannot be begun again; train a new run"
+            f"{start['weights']} has changed since this run began, so it cannot be continued; train a new run"
         )
     if isinstance(net, Headed) and start["head"] == "new":
         own = net.trunk.net.state_dict()  # the zoo net's last layer is not used, and may have another size
@@ -281,7 +280,7 @@ def _load(net: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
             there = tuple(own[name].shape) if name in own else "missing"
             raise NetError(
                 f"{where}: {name} is {tuple(value.shape)} in the weights and {there} in the net; layers that see the "
-                "whole picture fit one size only, so leave --size away"
+                "whole picture fit one size only, so omit --size"
             )
     net.load_state_dict(dict(tensors), strict=False)
 
@@ -323,7 +322,7 @@ def _told(net: nn.Module, plan: Plan, last: str) -> str:
     if start["regime"] == "features":
         return f"{share} fitted, those of the last layer"
     if (first := start.get("first")) is not None:
-        return f"{share} trained; {first} layers were taken over{' and stay as they are' if start['frozen'] else ''}"
+        return f"{share} trained; {first} layers were transferred{' and stay as they are' if start['frozen'] else ''}"
     early = "stay as they are" if start["regime"] == "top" else f"learn at {recipe.lr_early:g} of the rate"
     return (
         f"{share} trained: the last layer at the full rate, from {last} on at {recipe.lr_last:g} of it; the layers "

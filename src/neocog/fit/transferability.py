@@ -93,7 +93,7 @@ def transferability(
     out: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Measure the accuracy on half of the classes against the number of layers taken over from either half.
+    """Measure the accuracy on half of the classes against the number of layers transferred from either half.
 
     Args:
         data: labelled pictures of at least four classes.
@@ -119,7 +119,7 @@ def transferability(
     if len(source.classes) < 4:
         raise UsageError(f"two halves of classes need at least 4 classes, and {source.name} has {len(source.classes)}")
     if wrong := [k for k in kinds if k not in KINDS]:
-        raise UsageError(f"unknown kind {wrong[0]!r}; there are {', '.join(KINDS)}")
+        raise UsageError(f"unknown kind {wrong[0]!r}; expected one of {', '.join(KINDS)}")
     order = np.random.default_rng(seed).permutation(len(source.classes))
     middle = len(order) // 2
     halves = {"A": _Half(source, sorted(order[:middle]), "A"), "B": _Half(source, sorted(order[middle:]), "B")}
@@ -202,7 +202,7 @@ def _chart(result: Mapping[str, Any]) -> Html:
     series = {"base B": [(0.0, base), (float(max((row["n"] for row in rows), default=1)), base)]}
     for kind in dict.fromkeys(row["kind"] for row in rows):
         series[kind] = [(0.0, base), *((float(r["n"]), r["accuracy"]) for r in rows if r["kind"] == kind)]
-    return line_chart(series, x="layers taken over", y="accuracy on B")
+    return line_chart(series, x="layers transferred", y="accuracy on B")
 
 
 def _file(chart: str) -> str:
@@ -227,7 +227,7 @@ def transferability_page(result: Mapping[str, Any]) -> str:
         paragraph(
             f"{result['net']} trained on {len(result['A'])} classes (A: {', '.join(result['A'])}) and on "
             f"{len(result['B'])} others (B: {', '.join(result['B'])}). The first n layers of one of them were taken "
-            "over, frozen or (+) learning on, and the rest trained anew on B."
+            "over, frozen or (+) learning on, and the rest retrained on B."
         ),
         _chart(result),
         paragraph(

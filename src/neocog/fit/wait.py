@@ -32,7 +32,7 @@ def seconds_to_train(job: Job) -> tuple[float, str]:
         return left, f"training takes {left / 60:.2g} of {asked}; the rest is for reading pictures and for evaluation"
     return left, (
         f"{asked} is too short: preparation took {before:.0f} s, and evaluation will take about {after:.0f} s. "
-        f"Training gets {left:.1f} s all the same, so the whole will take about {before + left + after:.0f} s"
+        f"Training gets {left:.1f} s anyway, so everything together will take about {before + left + after:.0f} s"
     )
 
 

@@ -97,8 +97,8 @@ class Library:
         Only what is new or changed is computed; a moved file costs nothing. It can be killed and run again.
 
         Args:
-            net: what makes the vectors: a net of the zoo with weights at hand, or a run folder. Default: the net that
-                the library has, else the best one whose weights are at hand.
+            net: what makes the vectors: a net of the zoo with weights available, or a run folder. Default: the net that
+                the library has, else the best one with weights available.
             weights: a file, for a net of the zoo; default: its ImageNet weights.
             layer: dotted name of a layer whose vectors are made in addition, for `search(layer=...)`.
             size: pixels of the square that the net sees; a smaller one is faster and sees less.
@@ -106,7 +106,7 @@ class Library:
             options: `exclude`, `threads`, `wait`, `progress`, `say`, `stop` of `indexing.index`.
 
         Raises:
-            UsageError: a folder that is not there, or no net at hand. LibraryError: the disk is full, another process
+            UsageError: no such folder, or no net with weights. LibraryError: the disk is full, another process
             is indexing, or the library is read-only.
         """
         from neocog.library import place
@@ -229,7 +229,7 @@ class Library:
         return replace(found, notes=(unfinished, *found.notes)) if unfinished else found
 
     def describe(self, picture: str | os.PathLike[str], *, top: int = 8, model: str | None = None) -> Description:
-        """Say what a picture shows, what is like it in the library, and what is unusual about it."""
+        """Say what a picture shows, which pictures of the library resemble it, and what is unusual about it."""
         from neocog.library.describe import describe
 
         return describe(self.store, os.fspath(picture), top=top, model=model)
@@ -243,13 +243,13 @@ class Library:
         return teach(self.store, shown(name), _several(examples), _several(negatives), **options)
 
     def correct(self, name: str, picture: str | os.PathLike[str], right: bool, **options: Any) -> Taught:
-        """Say that a picture is, or is not, what `name` says; learned from at once."""
+        """Say that a picture shows the concept `name`, or does not; it is learned again at once."""
         from neocog.library.teaching import correct
 
         return correct(self.store, os.fspath(picture), shown(name), right, **options)
 
     def propose(self, name: str, count: int = 12) -> tuple[Proposal, ...]:
-        """Return the pictures that it would help most to say yes or no to."""
+        """Return the pictures whose answer, yes or no, would help most."""
         from neocog.library.teaching import propose
 
         return propose(self.store, shown(name), count)
@@ -280,7 +280,7 @@ class Library:
         return forget(self.store, folder)
 
     def move_folder(self, old: str | os.PathLike[str], new: str | os.PathLike[str]) -> Changed:
-        """Say that what was in the folder `old` is in `new` now; nothing is computed again."""
+        """Record that the folder `old` is now `new`; nothing is computed again."""
         from neocog.library.folders import move
 
         return move(self.store, old, new)

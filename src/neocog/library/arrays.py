@@ -1,4 +1,4 @@
-"""Vectors and probabilities as arrays: mapped from copies on disk, and kept while the library stays as it is."""
+"""Vectors and probabilities as arrays: mapped from copies on disk, and kept until the library changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From raw scores to probabilities, so that "nothing found" can be said.
+"""From raw scores to probabilities, so that a search can find nothing.
 
 Each kind of evidence has its own straight line on the scale of log-odds (Platt 1999, "Probabilistic outputs for
 support vector machines"): p = 1 / (1 + exp(-(slope x + shift))), where x is
@@ -37,7 +37,7 @@ _OWN_THRESHOLDS = {"efficientnet_lite0": {"example": 0.1, "output": 0.1}}
 # A text that has the word is what was asked for, however little it is a sign of: always a hit, and left out by -word.
 # So text is worth this much, and the rest of the way to 1 as its line says.
 LEAST_TEXT = 0.55
-# The probability of a word of which nothing is known, given that the rest of the query holds. Measured by
+# The probability of a word that was not understood, given that the rest of the query holds. Measured by
 # bench/calibration.py: of the pictures whose captions have a word that the net knows, 0.15 have another word, which it
 # does not know, of a caption that has both (Flickr8k, 41,624 pairs of the 6,000 training pictures; 0.15 on the 1,000 of
 # the dev split).

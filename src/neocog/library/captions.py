@@ -1,6 +1,6 @@
-"""What a table says of pictures, put into the library: captions and labels, from any manifest that `neocog.data` reads.
+"""Captions and labels for the pictures of a library, from any manifest that `neocog.data` reads.
 
-A library finds out by itself what a picture shows; what people wrote of it stands in tables beside it (CSV, TSV,
+A library detects what a picture shows; what people wrote about it is in tables beside it (CSV, TSV,
 JSONL or Parquet with a path and captions or labels; columns are guessed from their names, and notes say so).
 """
 
@@ -20,7 +20,7 @@ from neocog.library.store import Store
 
 @dataclass(frozen=True)
 class Annotated:
-    """What came of `annotate`.
+    """The result of `annotate`.
 
     Attributes:
         pictures: rows of the library that the table speaks of; `changed` of them have other captions or labels now.

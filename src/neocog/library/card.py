@@ -19,7 +19,7 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")  # of models and of saved values
 
 
 def new_card(folder: Path) -> dict[str, Any]:
-    """What an empty library says of itself.
+    """The card of an empty library.
 
     ``inside``: the folder's name begins with a dot (``.neocog`` inside the pictures), so paths below its parent are
     kept relative, and pictures and library can be moved together.
@@ -44,7 +44,7 @@ class Card:
         self._values = read_card(folder) if values is None else values
 
     def read(self) -> dict[str, Any]:
-        """What it says now. Raises: as `read_card`."""
+        """Its current values. Raises: as `read_card`."""
         stamp = self._now()
         if stamp != self._stamp:
             self._values, self._stamp = read_card(self.folder), stamp
@@ -70,13 +70,15 @@ def read_card(folder: Path) -> dict[str, Any]:
         card = json.loads(path.read_text("utf-8"))
         made = int(card["format"])
         if made <= FORMAT and not (isinstance(card["models"], dict) and isinstance(card["folders"], list)):
-            raise ValueError("models and folders are not what they should be")
+            raise ValueError("models or folders have the wrong form")
     except FileNotFoundError:
         raise LibraryError(f"no library in {folder}; 'neocog index FOLDER' makes one") from None
     except OSError as error:
         raise LibraryError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
-        raise LibraryError(f"{path} is damaged: expected JSON with a 'format'; restore it, or index afresh") from None
+        raise LibraryError(
+            f"{path} is damaged: expected JSON with a 'format'; restore it, or index again from scratch"
+        ) from None
     if made > FORMAT:
         raise LibraryError(
             f"{folder} was made by a newer version of neocog (format {made}; this version reads up to {FORMAT}); "
@@ -99,7 +101,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """What makes two models different, in words; "" if they are the same. Where their files lie does not matter."""
+    """The differences between two models, in words; "" if there are none. Where their files lie does not matter."""
     a, b = _identity(old), _identity(new)
     return ", ".join(key for key in a if a[key] != b[key])
 

@@ -30,7 +30,7 @@ STOP_WORDS = frozenset(
     "images showing it i me".split()
 )
 # Words that turn the meaning of others; searching does not follow them, and says what to type.
-_NOT = "type - or NOT before what shall not be there, such as -leash"
+_NOT = "type - or NOT before what must not be there, such as -leash"
 TURNING = {"or": "type OR in capitals between two alternatives", "no": _NOT, "not": _NOT, "without": _NOT}
 # What people call things that WordNet has below, not above, the classes of ImageNet.
 _ALIASES = {
@@ -85,7 +85,7 @@ class Match:
         shown = ", ".join(self.examples) + (", ..." if n > len(self.examples) else "")
         many = f"the concept {shown}" if n == 1 else f"{n} concepts ({shown})"
         if self.how == "typo":
-            return f"{self.asked!r} is not known; took {' or '.join(map(repr, self.taken))}: {many}"
+            return f"{self.asked!r} is not known; used {' or '.join(map(repr, self.taken))}: {many}"
         return f"{self.asked!r}: {many}"
 
 

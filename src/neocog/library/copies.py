@@ -77,7 +77,7 @@ def duplicates(
         UsageError: no such level, or a threshold outside 0..1. LibraryError: no such model.
     """
     if level not in LEVELS:
-        raise UsageError(f"unknown level {level!r}{closest(level, LEVELS)}; there are {', '.join(LEVELS)}")
+        raise UsageError(f"unknown level {level!r}{closest(level, LEVELS)}; expected one of {', '.join(LEVELS)}")
     if threshold is not None and not 0 < threshold <= 1:
         raise UsageError(f"--threshold is a cosine above 0 and at most 1, got {threshold}")
     columns = ["hash", "paths", "mtimes", "width", "height", "size"]
@@ -91,7 +91,9 @@ def duplicates(
         if level == "near":
             pairs = _near(store, hashes, vectors, NEAR if threshold is None else threshold)
         elif vectors is None:
-            raise UsageError("similar pictures are found by their vectors, and the library has none; index it first")
+            raise UsageError(
+                "similar pictures are found by their vectors, and the library has none; type 'neocog index FOLDER'"
+            )
         else:
             pairs = _similar(vectors, SIMILAR if threshold is None else threshold)
         alike = list(_around_leaders(pairs))
@@ -148,7 +150,7 @@ def _similar(vectors: np.ndarray, threshold: float) -> np.ndarray:
             count += len(found[-1])
             if count > _MOST_PAIRS:
                 raise UsageError(
-                    f"more than {_MOST_PAIRS:,} pairs of pictures are similar; ask for --threshold above {threshold:g}"
+                    f"more than {_MOST_PAIRS:,} pairs of pictures are similar; give a --threshold above {threshold:g}"
                 )
     return np.concatenate(found)
 

@@ -1,4 +1,4 @@
-"""Describe one picture: what it shows, what is like it, and what is unusual about it among the library's."""
+"""Describe one picture: what it shows, which pictures resemble it, and what is unusual about it in the library."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Description:
             name would find, so none if the net is not sure. Probabilities are calibrated, as those of a search.
         broader: (term, probability) of what these amount to, the most special first; likewise.
         taught: (name, probability) of every concept that the user taught.
-        nearest: the pictures most like it.
+        nearest: the pictures most similar to it.
         strangeness: share of the library's pictures that have more like them than this one has (0.5 = ordinary,
             0.99 = nearly alone); nan if the library is too small to say.
         unusual: sentences; empty if nothing is.
@@ -81,7 +81,7 @@ def describe(
     view = view_of(store)
     chosen = view.model(model)
     if chosen is None:
-        raise LibraryError(f"{store.folder} has no vectors yet to describe pictures by; type 'neocog index FOLDER'")
+        raise LibraryError(f"{store.folder} has no vectors yet, which describing needs; type 'neocog index FOLDER'")
     row, path = find_picture(view, str(picture))
     vector, shown = _seen(view, chosen, row, path, eye)
     unit = vector / max(float(np.linalg.norm(vector)), 1e-12)
@@ -178,7 +178,7 @@ def _unusual(
     said = []
     if strangeness >= 0.95:
         said.append(
-            f"there is little like it: {100 * strangeness:.0f} % of the library's pictures have nearer neighbours"
+            f"few pictures resemble it: {100 * strangeness:.0f} % of the library's pictures have nearer neighbours"
         )
     if nearest and nearest[0].cosine >= _SAME:
         said.append(f"it is almost the same picture as {nearest[0].path} (cosine {nearest[0].cosine:.3f})")
@@ -207,5 +207,5 @@ def _unusual(
             label, count = around.most_common(1)[0]
             if label not in own and 2 * count > len(nearest):
                 mine = " and ".join(sorted(own))
-                said.append(f"it is labelled {mine}, but {count} of the {len(nearest)} pictures most like it {label}")
+                said.append(f"it is labelled {mine}, but {count} of the {len(nearest)} most similar pictures {label}")
     return said

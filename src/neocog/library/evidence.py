@@ -1,4 +1,4 @@
-"""What each part of a query says of every picture, as a probability.
+"""The probability of each part of a query, for every picture.
 
 A **word** is answered by three witnesses, each of which may be enough alone: the concepts that it stands for (their
 classes exclude each other, so the probability that one of them is shown is their sum), a concept of that name that
@@ -6,7 +6,7 @@ the user taught, and every text that is known of the picture. They are joined as
 ``1 - (1 - p_concepts) (1 - p_taught) (1 - p_text)``. Several words in a row that are the name of one concept
 (*golden retriever*) are one part.
 
-A word of which nothing is known is still a condition. It is taken to hold as often as a word of a description does
+A word that was not understood is still a condition. It is taken to hold as often as a word of a description does
 where another word of it holds (`calibration.UNKNOWN`): no picture gains or loses its place, but all their
 probabilities are lower, as they should be for pictures that were judged by half of what was asked.
 
@@ -101,7 +101,7 @@ def word_parts(
                 known = np.max([view.text.score([name]) for name in near], axis=0)
                 heads = next((taught[name] for name in near if name in taught), None)
                 if match is None:
-                    notes.append(f"{word.text!r} is not known; took {' or '.join(map(repr, near))}")
+                    notes.append(f"{word.text!r} is not known; used {' or '.join(map(repr, near))}")
         if match is None and heads is None and not known.any():
             unknown.append(word)
             continue
@@ -292,21 +292,21 @@ def _spelling(view: View, concepts: Vocabulary | None, taught: Iterable[str]) ->
 
 
 def _unknown(view: View, words: Sequence[Word], taught: Iterable[str]) -> list[str]:
-    """Sentences on words of which nothing is known."""
+    """Sentences on words that were not understood."""
     said = []
     for word in words[:_MOST_NOTES]:
         if remedy := TURNING.get(normalise(word.text)):
             said.append(f"{word.text!r} was not understood; {remedy}, or quotes around the word itself")
             continue
         if word.negative:
-            said.append(f"{word}: nothing is known of {word.text!r}, so nothing is left out for it")
+            said.append(f"{word}: {word.text!r} was not understood, so nothing is excluded")
             continue
-        known = f"{word.text!r}: no concept, taught word or text of this library has it"
+        known = f"{word.text!r} is no concept, no taught word and in no text of this library"
         guess = Spelling([*taught, *view.text.words]).nearest(normalise(word.text))
         remedy = f"did you mean {guess[0]!r}?" if guess else f"teach it: neocog teach LIBRARY {word.text!r} EXAMPLES"
         said.append(f"{known}; {remedy}")
     if more := len(words) - len(said):
-        said.append(f"nothing is known of {more} more words either")
+        said.append(f"{more} more words were not understood")
     return said
 
 

@@ -33,9 +33,9 @@ def sentence(folder: Path, error: Exception) -> str:
     text, number = str(error), getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or _FULL.search(text):
         return (
-            f"the disk is full: {folder} could not be written. What was saved before is whole; make room and start "
-            "the same command again, it continues"
+            f"the disk is full: {folder} could not be written. What was saved before is intact; free some space "
+            "and run the same command again to continue"
         )
     if number in (errno.EACCES, errno.EROFS, errno.EPERM) or _FORBIDDEN.search(text):
-        return f"{folder} cannot be written (no permission); searching works, changing does not"
+        return f"{folder} cannot be written (no permission); you can search, but not change it"
     return f"{folder}: {text.splitlines()[0][:300] if text else type(error).__name__}"

@@ -65,7 +65,7 @@ def _meets(view: View, one: Filter, notes: list[str]) -> np.ndarray:
     if isinstance(one.value, Near):
         far = _distances(view.table, one.value)
         if np.isnan(far).all() and not one.negative:
-            notes.append("no picture of this library says where it was taken (GPS), so near: finds nothing")
+            notes.append("no picture of this library has a GPS position, so near: finds nothing")
         return far <= one.value.metres
     if one.field == "has":
         for column in _HAS[one.value]:
@@ -137,7 +137,7 @@ def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 def _no_place(one: Filter, values: pa.Array) -> str:
     if not len(values):
         return (
-            "no picture of this library has the name of a place (IPTC or XMP city, country, location); by GPS: "
+            "no picture of this library has a place name (IPTC or XMP city, country, location); by GPS: "
             "near:48.85,2.35,10km"
         )
     return _no_name(one, pc.unique(values).to_pylist())
@@ -175,5 +175,5 @@ def _said(view: View, one: Filter, row: int) -> str:
 
 def _no_name(one: Filter, names: list[str | None]) -> str:
     known = sorted(n for n in names if n)
-    there = f"; there are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}" if known else ""
+    there = f"; the library has {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}" if known else ""
     return f"no picture has the {one.field} {one.value!r}{closest(str(one.value), known)}{there}"

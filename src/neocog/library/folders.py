@@ -1,4 +1,4 @@
-"""The folders of a library: which there are, forgetting one, and saying where one is now. Files are never touched."""
+"""The folders of a library: list them, forget one, or record where one is now. Files are never touched."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def forget(store: Store, folder: str | os.PathLike[str]) -> Changed:
     if outer is not None and os.path.isdir(store.path_of(text)):
         inside, name = store.path_of(outer), store.path_of(text)
         notes = (
-            f"{name} lies in {inside}, which is indexed, so the next 'neocog index' finds it again; to keep it out, "
+            f"{name} lies in {inside}, which is indexed, so the next 'neocog index' finds it again; to exclude it, "
             f"write /{name.relative_to(inside).as_posix()}/ into {inside / '.neocogignore'}",
         )
     return Changed(len(paths), len(lost), notes)
@@ -109,7 +109,7 @@ def move(store: Store, old: str | os.PathLike[str], new: str | os.PathLike[str])
         store.set_problems([{**row, "path": _under(row["path"], here, there)} for row in rows], unread)
         _note(store, lambda one: [_under(one, here, there)] if _of(one, here) else [one])
     missing = len(paths) - found
-    notes = (f"{missing:,} of them are not there; 'neocog index' calls them gone",) if missing else ()
+    notes = (f"{missing:,} of them are not there; 'neocog index' will mark them as gone",) if missing else ()
     return Changed(len(paths), len(changed), notes)
 
 
@@ -127,7 +127,7 @@ def _known(store: Store, ledger: Ledger, text: str, folder: str | os.PathLike[st
     unread = [row["path"] for row in store.problems().to_pylist() if _of(row["path"], text)]
     if not paths and not unread and not any(_of(one, text) for one in (*store.folders, *store.unfinished)):
         known = ", ".join(str(store.path_of(one)) for one in store.folders) or "none"
-        raise UsageError(f"the library {store.folder} knows no folder {str(folder)!r}; its folders are {known}")
+        raise UsageError(f"the library {store.folder} has no folder {str(folder)!r}; its folders are {known}")
     return paths, unread
 
 

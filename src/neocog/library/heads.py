@@ -72,7 +72,7 @@ def learn(
 ) -> Head:
     """Return a head for vectors of length 1: `examples` (P, D), sure `negatives` (Q, D), and the library (N, D).
 
-    `library` are pictures of which nothing is known; `most` of them are used for training. Either they or the sure
+    `library` are unlabelled pictures; `most` of them are used for training. Either they or the sure
     negatives may be missing, not both.
     """
     random = np.random.default_rng(seed)

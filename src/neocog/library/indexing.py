@@ -72,7 +72,7 @@ class Report:
 
     @property
     def touched(self) -> bool:
-        """Whether anything was different from before."""
+        """Whether anything changed."""
         return any((self.new, self.changed, self.copies, self.moved, self.gone, self.unreadable, self.computed))
 
     def __str__(self) -> str:
@@ -160,7 +160,7 @@ def watch(
     stop: Callable[[], bool] = lambda: False,
     **options: Any,
 ) -> Iterator[Report]:
-    """Index again and again, `interval` seconds apart, and yield a report whenever something was different.
+    """Index again and again, `interval` seconds apart, and yield a report whenever something changed.
 
     The first report comes in any case. Folders are looked through each time (10,000 files take about 0.1 s); that
     works on every file system, network ones included. While another process indexes the library, or a folder or the
@@ -182,7 +182,7 @@ def watch(
                 away or isinstance(error, LibraryBusy | UsageError)
             ):
                 raise
-            now = f"{store.folder} is not there (a disk that was taken out?)" if away else str(error)
+            now = f"{store.folder} is not there (is the disk connected?)" if away else str(error)
             if away:
                 store.forget_copies()
         if now and now != last:
@@ -348,8 +348,8 @@ class _Run:
             made: Embeds = make(len(self.to_read)) if _makes(make) else make  # type: ignore[operator, assignment]
             if self.model not in (None, made.name):
                 raise LibraryError(
-                    f"expected the net {self.model!r}, got {made.name!r}; have its weights changed? Index with the "
-                    "net that you want: --net NAME"
+                    f"expected the net {self.model!r}, got {made.name!r}; have its weights changed? Choose the net "
+                    "to index with: --net NAME"
                 )
             self.store.add_model(made.name, made.dimension, made.card(), classes=made.outputs)
             self.model, self._made = made.name, made
@@ -618,7 +618,7 @@ def _roots(store: Store, folders: Sequence[str | os.PathLike[str]]) -> list[str]
                 ""
                 if given
                 else (
-                    "; if it is on another disk, connect that, or name the folders that are there; if it was renamed: "
+                    "; if it is on another disk, connect it, or name the existing folders; if it was renamed: "
                     f"neocog library move '{root}' NEW; if it was deleted: neocog library forget '{root}'"
                 )
             )

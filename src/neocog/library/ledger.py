@@ -1,4 +1,4 @@
-"""Which file has which content: what a library's table says, and what a run of indexing changes of it."""
+"""Which file has which content: as a library's table has it, and as a run of indexing changes it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from neocog.names import shown
 
 
 class Place(NamedTuple):
-    """What tells that a file is still the same, with its size."""
+    """What identifies an unchanged file, together with its size."""
 
     mtime_ns: int
     inode: int

@@ -45,7 +45,7 @@ class Lock:
         while (owner := self._try()) is not None:
             if time.monotonic() >= end:
                 raise LibraryBusy(
-                    f"{self.path.parent} is in use: {owner} is {self.what}; wait until it has finished, or end it"
+                    f"{self.path.parent} is in use: {owner} is {self.what}; wait until it has finished, or stop it"
                 )
             if self.waiting and not told:
                 self.waiting(f"waiting for {owner}, which is {self.what}")
@@ -73,7 +73,7 @@ class Lock:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         except OSError as error:
             raise LibraryError(
-                f"{self.path.parent} cannot be written ({error.strerror}): searching works, changing does not"
+                f"{self.path.parent} cannot be written ({error.strerror}): you can search, but not change it"
             ) from None
         try:
             free = _kernel_lock(file)

@@ -1,8 +1,8 @@
-"""What a picture file says of itself in words (XMP, IPTC-IIM, EXIF, PNG), and the date that its name says.
+"""The words in a picture file's metadata (XMP, IPTC-IIM, EXIF, PNG), and the date in its name.
 
 Keywords, titles, descriptions and names of places, from the fields that Lightroom, digiKam, Windows, macOS and phones
 write. The blocks come from Pillow; XML with a DOCTYPE is refused, so that no entity is ever expanded. Whatever is
-damaged or of no use is left out in silence: damaged words are no damaged picture.
+damaged or useless is silently left out: a picture with damaged metadata is still a good picture.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def read_steady(path: str) -> tuple[bytes, os.stat_result]:
             after = os.fstat(file.fileno())
         if (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size) and len(data) == after.st_size:
             return data, after
-    raise DecodeError("it changes while it is read; it is tried again next time")
+    raise DecodeError("it changed while it was read; it is tried again next time")
 
 
 def examine(data: bytes, status: os.stat_result, pre: Preprocess, hash: str | None = None) -> Photo:

@@ -4,7 +4,7 @@
     tag:holiday label:cat folder:italy camera:canon after:2023 before:2023-09 taken:2022-05-17 duplicates:no
 
 =============================  =======================================================================================
-``dog``                        ranks: what the picture shows (its concepts), and every text that is known of it
+``dog``                        ranks: what the picture shows (its concepts), and every text known of it
 ``"exact words"``              only pictures whose text has these words, in this order, side by side
 ``like:FILE`` ``unlike:FILE``  ranks: pictures that look like FILE, or do not; quotes around names with spaces
 ``like:FILE@x0,y0,x1,y1``      the same for a part of FILE, in pixels, or in fractions if no number is above 1
@@ -50,7 +50,7 @@ _HINTS = {
     **dict.fromkeys(_EXAMPLES, 'a picture file, such as {0}:cat.jpg or {0}:"my cat.jpg"'),
     **dict.fromkeys(_TEXTS, 'a name, such as {0}:holiday or {0}:"our holiday"'),
     **dict.fromkeys(_DATES, "a date, such as {0}:2023, {0}:2023-05 or {0}:2023-05-17T12:30"),
-    "near": "a latitude and a longitude in degrees, and how far at most, such as {0}:48.85,2.35,10km",
+    "near": "a latitude and a longitude in degrees, and the greatest distance, such as {0}:48.85,2.35,10km",
     "has": f"one of {', '.join(HAS)}, such as {{0}}:gps",
     "duplicates": "yes or no, such as {0}:no",
 }
@@ -74,7 +74,7 @@ def parse(text: str) -> Query:
         UsageError: with the position (from 1), what was expected and what to type.
     """
     if len(text) > LONGEST:
-        raise UsageError(f"a query may have {LONGEST:,} characters, this one has {len(text):,}; leave some words out")
+        raise UsageError(f"a query may have {LONGEST:,} characters, this one has {len(text):,}; remove some words")
     # brackets are parts of words, as in IMG (1).jpg, unless there is an OR
     pieces = _Reader(text, groups=_OR.search(_QUOTES.sub("''", text)) is not None).pieces()
     terms: list[Term] = []
@@ -83,7 +83,7 @@ def parse(text: str) -> Query:
         if not isinstance(term, bool):
             terms.append(term)
         elif duplicates not in (None, term):
-            raise UsageError("the query says both duplicates:yes and duplicates:no; leave one out")
+            raise UsageError("the query says both duplicates:yes and duplicates:no; remove one")
         else:
             duplicates = term
     if not terms and duplicates is None:
@@ -162,7 +162,7 @@ class _Grouping:
             if isinstance(term, bool):
                 raise _error(start, "duplicates: holds for the whole query; type it apart from OR")
             if getattr(term, "weight", 1.0) != 1:
-                raise _error(start, f"alternatives carry no weight; leave it out of {term}")
+                raise _error(start, f"alternatives carry no weight; remove it from {term}")
             made.append(term)
         return tuple(made)
 
@@ -282,7 +282,7 @@ class _Reader:
             if (quoted and tail) or not file:
                 raise self._fail(f"expected {hint}, found {self.text[at : self.at]!r}", at)
             if "\0" in file:
-                raise self._fail("no file name holds a NUL character; leave it out", at)
+                raise self._fail("no file name holds a NUL character; remove it", at)
             part = self._region_of(region, tail_at)
             return Example(file, part, self._weight_of(weight, tail_at), negative != (name == "unlike"))
         if weight or (quoted and tail):

@@ -157,9 +157,11 @@ def condition(column: str, op: str, value: Any = True) -> Condition:
         UsageError: no such column or operator, or a value that the column cannot hold.
     """
     if column not in SCHEMA.names:
-        raise UsageError(f"no column {column!r}{closest(column, SCHEMA.names)}; there are {', '.join(SCHEMA.names)}")
+        raise UsageError(
+            f"no column {column!r}{closest(column, SCHEMA.names)}; expected one of {', '.join(SCHEMA.names)}"
+        )
     if op not in (*_OPERATORS, "known"):
-        raise UsageError(f"no comparison {op!r}; there are {', '.join((*_OPERATORS, 'known'))}")
+        raise UsageError(f"no comparison {op!r}; expected one of {', '.join((*_OPERATORS, 'known'))}")
     made = Condition(op, column, value)
     kind = SCHEMA.field(column).type
     kind = kind.value_type if pa.types.is_list(kind) else kind

@@ -67,7 +67,7 @@ class Answer(Sequence[Hit]):
         found: pictures that reach the threshold, shown or not.
         threshold: the score that a hit needs. best: the best score of any picture that meets the filters.
         notes: which concepts a word was taken for, what is unknown, what was left out.
-        not_understood: words to be found of which nothing is known; they lower all scores.
+        not_understood: words to be found that were not understood; they lower all scores.
     """
 
     hits: tuple[Hit, ...]

@@ -1,4 +1,4 @@
-"""What was taught, as a source of labelled pictures: ``neocog train library:NAME`` trains a whole net on it.
+"""The taught concepts as a source of labelled pictures: ``neocog train library:NAME`` trains a whole net on it.
 
 A head on cached vectors is learned in a second; a net that was trained on the same examples and corrections may be
 better, and can be exported. Examples and corrections are used as they are; what the library's heads only believe is
@@ -108,8 +108,8 @@ def library_source(spec: str | os.PathLike[str] | Store, concept: str | None = N
         pictures = _with_labels(view)
         if not pictures:
             raise LibraryError(
-                f"nothing in {store.folder} has a label: it was taught nothing, and its pictures do not lie in class "
-                "folders; teach it: neocog teach LIBRARY 'our cat' EXAMPLES"
+                f"nothing in {store.folder} has a label: nothing was taught, and the pictures are not in class "
+                "folders; teach a word: neocog teach LIBRARY 'our cat' EXAMPLES"
             )
         notes.append("nothing was taught, so the labels of the pictures (their folders) are taken")
         return LibrarySource(_name(store), pictures, None, notes)
@@ -132,7 +132,7 @@ def labelled(store: Store, concept: str | None = None) -> tuple[list[Labelled], 
     whole = concepts_of(store)
     names = [known_name(whole, concept)] if concept is not None else list(whole)
     if not names:
-        raise LibraryError(f"{store.folder} was taught nothing yet; type 'neocog teach LIBRARY \"our cat\" EXAMPLES'")
+        raise LibraryError(f"{store.folder} has no taught words yet; type 'neocog teach LIBRARY \"our cat\" EXAMPLES'")
     labels: dict[str, list[str]] = {}
     files: dict[str, str] = {}
     for name in names:

@@ -222,7 +222,7 @@ class Store:
         for name in columns:
             if name not in self.columns:
                 raise UsageError(
-                    f"no column {name!r}{closest(name, self.columns)}; there are {', '.join(self.columns)}"
+                    f"no column {name!r}{closest(name, self.columns)}; expected one of {', '.join(self.columns)}"
                 )
         table = self._mirror("pictures")
         keep = np.ones(len(table), bool) if gone else is_ok(table)
@@ -418,7 +418,7 @@ class Store:
             return default
         except (OSError, ValueError) as error:
             raise LibraryError(
-                f"{self.folder / name}.json cannot be read ({error}); delete it to start afresh"
+                f"{self.folder / name}.json cannot be read ({error}); delete it to start again"
             ) from None
 
     def indexing(self, wait: float = 0.0, waiting: Callable[[str], object] | None = None) -> Lock:
@@ -605,7 +605,7 @@ class Store:
                 except Exception as error:
                     raise LibraryError(
                         f"the table {name!r} of {self.folder} cannot be opened "
-                        f"({str(error).splitlines()[0][:200]}); restore it from a copy, or index afresh"
+                        f"({str(error).splitlines()[0][:200]}); restore it from a copy, or index again from scratch"
                     ) from error
             return self._tables[name]
 
@@ -620,7 +620,8 @@ class Store:
             return table_key(self.folder / f"{name}.lance")
         except OSError as error:
             raise LibraryError(
-                f"the table {name!r} of {self.folder} is damaged ({error}); restore it from a copy, or index afresh"
+                f"the table {name!r} of {self.folder} is damaged ({error}); restore it from a copy, "
+                "or index again from scratch"
             ) from None
 
     def _mirror(self, name: str) -> pa.Table:

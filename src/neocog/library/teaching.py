@@ -104,13 +104,13 @@ def teach(
         if old.get("model", chosen) != chosen:
             if model is not None:
                 raise UsageError(
-                    f"{name!r} was taught with the model {old['model']!r}; leave --model out, or forget {name!r} first"
+                    f"{name!r} was taught with the model {old['model']!r}; omit --model, or forget {name!r} first"
                 )
             raise LibraryError(f"{name!r} was taught with the model {old['model']!r}; forget it and teach it anew")
         entry = {"model": chosen, "yes": {**old["yes"], **yes}, "no": {**old["no"], **no}}
         if both := set(entry["yes"]) & set(entry["no"]):
             raise UsageError(
-                f"{len(both)} of the pictures are given as {name!r} and as not {name!r}; the first is "
+                f"{len(both)} of the pictures are given both as {name!r} and as not {name!r}; the first is "
                 f"{_shown(view, next(iter(both)))}"
             )
         if not entry["yes"]:
@@ -219,7 +219,7 @@ def known_name(whole: dict[str, Any], name: str) -> str:
     for known in whole:
         if normalise(known) == normalise(name):
             return known
-    there = f"there are {', '.join(whole)}" if whole else "nothing was taught yet"
+    there = f"the taught ones are {', '.join(whole)}" if whole else "nothing was taught yet"
     raise UsageError(f"no concept {name!r} was taught{closest(name, whole)}; {there}")
 
 
@@ -236,7 +236,9 @@ def _learned(
         (no if right else yes).pop(key, None)
         (yes if right else no)[key] = None
     if not yes:
-        raise UsageError(f"every example of {name!r} was corrected away; teach it with new ones, or forget it")
+        raise UsageError(
+            f"every example of {name!r} was rejected by a correction; teach it with new ones, or forget it"
+        )
     rows, vectors = view.vectors(entry["model"])
     place = np.full(len(view), -1)
     place[rows] = np.arange(len(rows))
@@ -258,7 +260,9 @@ def _learned(
     free = ~np.isin(rows, known[known >= 0])
     rest = vectors[free] if not free.all() else vectors
     if not len(rest) and not len(negative):
-        raise UsageError(f"there is nothing to tell {name!r} from; index more pictures, or give some that are not")
+        raise UsageError(
+            f"{name!r} has nothing to be compared with; index more pictures, or give some that do not show it"
+        )
     head = learn(positive, negative, rest)
     entry["head"] = head.card()
     store.save("taught", whole)
@@ -359,7 +363,7 @@ def _model(view: View, model: str | None) -> str:
     chosen = view.model(model)
     if chosen is None:
         raise LibraryError(
-            f"{view.store.folder} has no vectors yet, so nothing can be taught; 'neocog index FOLDER' first"
+            f"{view.store.folder} has no vectors yet, so nothing can be taught; type 'neocog index FOLDER' first"
         )
     return chosen
 

@@ -1,6 +1,6 @@
-"""Looking after a library: what is in it, whether it is whole, what could not be read, and taking it elsewhere.
+"""Maintaining a library: its contents, whether it is intact, what could not be read, and export.
 
-Duplicates are found in copies.py; `duplicates` is at hand here, too.
+Duplicates are found in copies.py; `duplicates` is also available here.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def verify(store: Store, *, deep: bool = False, fix: bool = False) -> list[Findi
     Raises:
         LibraryError: the library is so damaged that it cannot be read at all; or `fix`, and it is read-only.
     """
-    remedy = "restore the library from a copy, or delete its folder and index afresh"
+    remedy = "restore the library from a copy, or delete its folder and index again"
     found = [Finding(text, remedy, fixable=False) for text in _tables(store)]
     for model in list(store.models()):
         found += _vectors(store, model, fix)
@@ -166,7 +166,7 @@ def _tables(store: Store) -> Iterator[str]:
         yield f"the rows cannot be read: {error}"
         return
     if len(has) < count:
-        yield f"{count - len(has):,} hashes stand in the table twice"
+        yield f"{count - len(has):,} hashes appear in the table twice"
     if odd := sum(not HASH.fullmatch(hash) for hash in has):
         yield f"{odd:,} hashes are not hashes"
 
@@ -207,7 +207,7 @@ def _vectors(store: Store, model: str, fix: bool) -> list[Finding]:
 
 
 def _remedy(fix: bool) -> str:
-    return "mended; now 'neocog index'" if fix else f"{_FIX}, then 'neocog index'"
+    return "repaired; now 'neocog index'" if fix else f"{_FIX}, then 'neocog index'"
 
 
 def _finding(count: int, what: str, remedy: str, examples: Iterator[str] | list[str], **options: Any) -> list[Finding]:
@@ -249,7 +249,7 @@ def _rows(store: Store, fix: bool) -> list[Finding]:
         store.merge(pa.Table.from_pylist(list(mended.values()), pa.schema(list(kinds.items()))))
     remedy = _remedy(fix)
     return [
-        *_finding(len(twice), "paths stand in two rows", remedy, twice),
+        *_finding(len(twice), "paths appear in two rows", remedy, twice),
         *_finding(len(uneven), "rows have paths without times", remedy, uneven),
         *_finding(len(wrong), "rows have a state that contradicts their paths", remedy, wrong),
     ]
@@ -296,7 +296,7 @@ def _files(store: Store, deep: bool, fix: bool) -> list[Finding]:
     again = "'neocog index' brings the library up to date"
     return [
         *_finding(len(away), "indexed folders are not there",
-                  "connect the disk, or say where they are: neocog library move OLD NEW", away,
+                  "connect the disk, or record where they are: neocog library move OLD NEW", away,
                   damage=False, fixable=False),
         *_finding(len(missing), "files are gone or cannot be read", again, missing, damage=False),
         *_finding(len(changed), "files have changed", again, changed, damage=False),

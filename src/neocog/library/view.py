@@ -1,4 +1,4 @@
-"""What searching, teaching and describing see of a library: its rows, numbered, with everything lined up by row.
+"""A library as searching, teaching and describing read it: its rows, numbered, with everything lined up by row.
 
 A view belongs to one version of the library and is kept until the library changes, so that the second search is
 faster than the first. Nothing here imports torch until a picture that is not in the library has to be looked at.
@@ -257,7 +257,7 @@ def find_picture(view: View, file: str) -> tuple[int, Path | None]:
             f"{view.paths(int(rows[0]))[0]}"
         )
     raise UsageError(
-        f"there is no picture {file!r}, neither here ({Path.cwd()}) nor in the library; type its whole path"
+        f"there is no picture {file!r}, neither here ({Path.cwd()}) nor in the library; type its full path"
     )
 
 
@@ -288,7 +288,9 @@ def vector_of(
             size = float(view._norms(model, layer)[found[0]]) if metric == "euclidean" else 1.0
             return unit(vectors[found[0]], layer) * size
     if path is None or not path.is_file():
-        raise UsageError(f"the file of {file!r} is gone, and the library has no vector of this part of it; use another")
+        raise UsageError(
+            f"the file of {file!r} is gone, and the library has no vector of this part of it; use another picture"
+        )
     picture: Any = path.read_bytes()
     if region is not None:
         from neocog.data.decode import decode

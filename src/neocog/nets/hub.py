@@ -41,7 +41,7 @@ REPOSITORIES = {
 
 
 def tell(line: str) -> None:
-    """Write one line for a person to standard error."""
+    """Write one line to standard error."""
     print(line, file=sys.stderr)
 
 
@@ -71,8 +71,8 @@ def from_hub(name: str, *, offline: bool | None = None, say: Callable[[str], obj
         return Path(hub.hf_hub_download(repository, _FILE, local_files_only=True))
     if _offline() if offline is None else offline:
         raise FetchError(
-            f"{_FILE} of {repository} is not in the hub's cache, and fetching is forbidden (--offline, NEOCOG_OFFLINE "
-            f"or HF_HUB_OFFLINE); run once with network, or {remedy}"
+            f"{_FILE} of {repository} is not in the hub's cache, and downloads are forbidden (--offline, "
+            f"NEOCOG_OFFLINE or HF_HUB_OFFLINE); run once with network, or {remedy}"
         )
     try:
         size, checksum = _size_and_checksum(hub.HfApi().model_info(repository, files_metadata=True))

@@ -1,4 +1,4 @@
-"""The list of nets: who they are, how they are built, and how their head is changed.
+"""The registry of nets: their facts, how they are built, and how their head is changed.
 
 A family is one file in this folder; it calls `register` once per variant. Files are found by walking the folder,
 so adding a family means adding a file and nothing else.
@@ -208,8 +208,7 @@ def _head_name(net: nn.Module) -> str:
     name = getattr(net, "head", None)
     if not isinstance(name, str):
         raise NetError(
-            f"{type(net).__name__} does not say which layer is its last; "
-            "expected a class attribute such as: head = 'fc'"
+            f"{type(net).__name__} does not name its last layer; expected a class attribute such as: head = 'fc'"
         )
     return name
 

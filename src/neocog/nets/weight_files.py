@@ -1,4 +1,4 @@
-"""Weights on disk: which file is meant, what stands in it, and the preprocessing that belongs to it.
+"""Weights on disk: which file is meant, what it contains, and the preprocessing that belongs to it.
 
 A description lies beside a weights file: ``NAME.json`` beside ``NAME.safetensors``, ``net.json`` in a run folder,
 ``config.json`` of a hub repository, or the metadata inside the file.
@@ -61,8 +61,8 @@ def resolve_weights(
         lacking = [file for file in (_WEIGHTS, _CARD) if not (path / file).is_file()]
         if lacking:
             raise NetError(
-                f"{path} is no folder of a finished training: {' and '.join(lacking)} not found; give such a folder, "
-                "a safetensors file, or weights='imagenet'"
+                f"{path} is not the folder of a finished training: {' and '.join(lacking)} not found; give such a "
+                "folder, a safetensors file, or weights='imagenet'"
             )
         return path / _WEIGHTS
     if not path.is_file():
@@ -81,7 +81,7 @@ _PREFERRED = (
 
 
 def at_hand(name: str | None = None) -> tuple[str, str] | None:
-    """Return the best net whose ImageNet weights need no network, and where they are, in words; None if there is none.
+    """Return the best net whose ImageNet weights need no download, and where they are, in words; None if there is none.
 
     Args:
         name: only this net.
@@ -145,13 +145,13 @@ def trained_spec(path: Path) -> dict[str, Any]:
 
 
 def trained_options(path: Path | None) -> dict[str, Any]:
-    """Return options of MobileNet v1 that a description tells of: {"padding": ..., "bn_eps": ...} or less."""
-    told = description(path) if path else {}
+    """Return the options of MobileNet v1 in a description: {"padding": ..., "bn_eps": ...} or less."""
+    note = description(path) if path else {}
     made: dict[str, Any] = {}
-    if "SAME" in str(told.get("padding", "")):
+    if "SAME" in str(note.get("padding", "")):
         made["padding"] = "tensorflow"
     with contextlib.suppress(KeyError, TypeError, ValueError):
-        made["bn_eps"] = float(told["batch_norm_eps"])
+        made["bn_eps"] = float(note["batch_norm_eps"])
     return made
 
 
@@ -160,7 +160,7 @@ def preprocess_for(weights: str | os.PathLike[str], name: str | None = None) -> 
 
     It is read from the description: an object ``preprocess`` with the fields of `Preprocess` (a run has it), timm's
     ``mean``, ``std``, ``crop_pct``, ``input_size``, or a text ``input`` such as "RGB, 224x224, x/127.5-1". A `resize`
-    that nobody states is `size` / 0.875: 256 for 224. If there is no description, the preprocessing of torchvision's
+    that is not given is `size` / 0.875: 256 for 224. If there is no description, the preprocessing of torchvision's
     nets (the defaults of `Preprocess`) is taken for the net `name`, at its usual size; for MobileNet v1, x / 127.5 - 1,
     with which Google's and timm's weights were trained.
 
@@ -169,14 +169,14 @@ def preprocess_for(weights: str | os.PathLike[str], name: str | None = None) -> 
     if weights == "imagenet" and name is None:
         raise NetError("whose ImageNet weights? Give the net: preprocess_for('imagenet', 'resnet50')")
     path = resolve_weights(name or "", weights)
-    told = description(path)
-    made = _from_fields(told) or _from_timm(told) or _from_text(told)
+    note = description(path)
+    made = _from_fields(note) or _from_timm(note) or _from_text(note)
     if made is not None:
         return made
-    if told.get("input") or name is None:
+    if note.get("input") or name is None:
         raise NetError(
-            f"cannot tell the preprocessing of {path.name} from what is written with it"
-            f"{': input=' + repr(told['input']) if 'input' in told else ''}; write it into {path.stem}.json beside the "
+            f"the description of {path.name} does not give its preprocessing"
+            f"{': input=' + repr(note['input']) if 'input' in note else ''}; write it into {path.stem}.json beside the "
             'file, such as {"preprocess": {"size": 224, "resize": 256, "mean": [0.485, 0.456, 0.406], '
             '"std": [0.229, 0.224, 0.225]}}, or name the net for its usual preprocessing'
         )
@@ -190,8 +190,8 @@ def _resize(size: int, share: float = 0.875) -> int:
     return max(size, int(size / share))
 
 
-def _from_fields(told: Mapping[str, Any]) -> Preprocess | None:
-    fields = told.get("preprocess")
+def _from_fields(note: Mapping[str, Any]) -> Preprocess | None:
+    fields = note.get("preprocess")
     if not isinstance(fields, dict):
         return None
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
@@ -201,8 +201,8 @@ def _from_fields(told: Mapping[str, Any]) -> Preprocess | None:
         raise NetError(f"the preprocessing {fields!r} is not understood: {error}") from None
 
 
-def _from_timm(told: Mapping[str, Any]) -> Preprocess | None:
-    fields = told.get("pretrained_cfg", told)
+def _from_timm(note: Mapping[str, Any]) -> Preprocess | None:
+    fields = note.get("pretrained_cfg", note)
     if not isinstance(fields, dict) or not {"mean", "std", "input_size"} <= set(fields):
         return None
     channels, _, size = fields["input_size"]
@@ -210,8 +210,8 @@ def _from_timm(told: Mapping[str, Any]) -> Preprocess | None:
     return Preprocess(size, resize, tuple(fields["mean"]), tuple(fields["std"]), channels)
 
 
-def _from_text(told: Mapping[str, Any]) -> Preprocess | None:
-    text = str(told.get("input", ""))
+def _from_text(note: Mapping[str, Any]) -> Preprocess | None:
+    text = str(note.get("input", ""))
     size, scale = re.search(r"(\d+)x\1\b", text), re.search(r"x\s*/\s*(127\.5\s*-\s*1|255)(?!\d)", text)
     if size is None or scale is None or "BGR" in text:
         return None

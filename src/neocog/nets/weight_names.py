@@ -42,7 +42,7 @@ class Match:
 def best_match(given: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Match:
     """Return how a file with the shapes `given` fits a net with the shapes `wanted`, by the map that does best.
 
-    The count of batches that BN layers keep may be missing in the file, or be there in vain.
+    The count of batches that BN layers keep may be missing in the file, or superfluous there.
     """
     matches = [_match(label, rename, keras, given, wanted) for label, rename, keras in _MAPS]
     return max(matches, key=lambda match: (len(match.placed), -len(match.unexpected)))  # the first of equals

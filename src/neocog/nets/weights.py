@@ -50,7 +50,7 @@ def load_weights(
     """Load tensors, or those of a safetensors file or run folder, into a net of any library; return what was loaded.
 
     The map between names is chosen by what fits. Values get the type and device of the net's own; a net on the meta
-    device becomes whole on the CPU. Auxiliary heads that only one side has are left out. MobileNet v1 takes over the
+    device gets its values on the CPU. Auxiliary heads that only one side has are left out. MobileNet v1 takes over the
     padding and the BN epsilon that the weights were trained with, unless it was built with others explicitly. With
     ``strict=False`` what fits is loaded, and the rest left as it is.
 
@@ -105,8 +105,8 @@ def build_with_weights(
 ) -> nn.Module:
     """Build a net with the weights that `resolve_weights` finds; the arguments are those of `build`.
 
-    Without `classes` the net has as many as the weights. With another number, the last layer is made anew and `say` is
-    told so. A run gives its own options too, where the caller gives none.
+    Without `classes` the net has as many as the weights. With another number, the last layer is new, and `say` gets a
+    line about it. A run gives its own options too, where the caller gives none.
 
     Raises: NetError if the weights do not fit; see `resolve_weights` for what fetching can raise.
     """
@@ -132,7 +132,7 @@ def build_with_weights(
     if classes is not None and classes != net.spec["classes"]:  # type: ignore[index]
         said = f"{name}: the weights are for {net.spec['classes']} classes"  # type: ignore[index]
         change_head(net, classes)
-        say(f"{said}, {classes} were asked for: the last layer, {net.head}, is new and has to be trained")
+        say(f"{said}, {classes} were asked for: the last layer, {net.head}, is new and must be trained")
     return net
 
 
@@ -183,7 +183,7 @@ def _adopt(net: nn.Module, options: dict[str, Any], say: Callable[[str], object]
     chosen = dict(getattr(net, "spec", {}))
     kept = {key: chosen[key] for key, value in options.items() if chosen.get(key, value) != value}
     if kept:
-        say(f"the weights were trained with {_spelt(options)}; {_spelt(kept)} was asked for and stays")
+        say(f"the weights were trained with {_spelt(options)}; {_spelt(kept)} was asked for and is kept")
     options = {**options, **kept}
     change(**options)
     if chosen:
@@ -232,7 +232,7 @@ def _complaint(net: nn.Module, state: Mapping[str, Tensor], where: str, match: M
         return text
     found = nearest(state)
     if found is None:
-        return f"{text}. They fit no net of the zoo as it was published; 'neocog nets' lists all"
+        return f"{text}. They fit no published net of the zoo; 'neocog nets' lists all"
     name, known = found
     more = f", classes={known}" if known not in (None, facts(name).classes) else ""
     return f"{text}. They fit {name!r}: build({name!r}{more}, weights=...)"

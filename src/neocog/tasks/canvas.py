@@ -1,4 +1,4 @@
-"""Answers on pictures: lines of words below a picture, and boxes over it."""
+"""Answers on pictures: lines of text below a picture, and boxes over it."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ class Detect(Task):
         classes: names, in the order of the outputs.
         head: one of `HEADS`.
         width: channels of the head's maps. depth: convolutions of the one-stage head's towers.
-        threshold: score from which on a box is said; chosen on the validation pictures.
+        threshold: least score of a box in an answer; chosen on the validation pictures.
     """
 
     name = "detect"
@@ -147,7 +147,7 @@ class Detect(Task):
         notes: Sequence[str] = (),
     ) -> None:
         if head not in HEADS:
-            raise UsageError(f"unknown head {head!r} of the task detect; there are {', '.join(HEADS)}")
+            raise UsageError(f"unknown head {head!r} of the task detect; expected one of {', '.join(HEADS)}")
         self.classes, self.kind = tuple(classes), head
         self.width, self.depth, self.threshold = int(width), int(depth), float(threshold)
         self.notes = tuple(notes)
@@ -163,11 +163,11 @@ class Detect(Task):
         if not counts.sum():
             raise DataError(
                 f"the {counted(len(rows))} of {source.name} for training have no boxes; the task detect needs some "
-                "('neocog check' shows what is annotated)"
+                "('neocog check' shows the annotations)"
             )
         notes = []
         if empty:
-            notes.append(f"{empty:,} of {counted(len(rows))} for training have no boxes: nothing is to be found there")
+            notes.append(f"{empty:,} of {counted(len(rows))} for training have no boxes: they are negative examples")
         if absent := [name for name, n in zip(column.names, counts, strict=True) if not n]:
             notes.append(f"no training picture has a box of {', '.join(absent[:8])}, so it cannot be learned")
         return cls(column.names, **{k: settings[k] for k in cls.options}, notes=notes)
@@ -306,7 +306,7 @@ class Detect(Task):
         wrong, missed = (int((rows == row).sum()) for rows in self._faults(seen))
         there = int(((seen["each_true_row"] == row) & ~seen["each_true_ignored"]).sum())
         if not wrong and not missed:
-            return f"all {there} found" if there else "nothing to find, nothing found"
+            return f"all {there} found" if there else "no objects, none found"
         return f"{there - missed} of {there} found (green), {missed} missed (orange), {wrong} wrong (red)"
 
     def headline(self, figures: Mapping[str, Any]) -> str:
@@ -345,7 +345,7 @@ class Detect(Task):
         rows = [line(name, sure.labels == k, missed & (there.labels == k)) for k, name in enumerate(self.classes)]
         rows.append(line("all", kind >= 0, missed))
         words = paragraph(
-            f"Boxes with a score from {self.threshold:.2f} on, where right and wrong boxes balance best on the "
+            f"Boxes with a score from {self.threshold:.2f} on, the threshold with the best F1 on the "
             "validation pictures. Badly placed: IoU of 0.1 to 0.5 with an object of the class. Wrong class: IoU of "
             "at least 0.5 with an object of another class."
         )

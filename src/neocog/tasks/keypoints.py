@@ -1,4 +1,4 @@
-"""Named points: an answer that says where they lie, and what is known of usual sets of them.
+"""Named points: an answer that says where they lie, and the properties of common sets of points.
 
 Of a set: mirror partners, the lines between points, how well people place them.
 
@@ -119,7 +119,7 @@ class Keypoints(Answer):
 
 @dataclass(frozen=True)
 class Skeleton:
-    """What is known of a set of points.
+    """The properties of a set of points.
 
     Attributes:
         swap: for each point its mirror partner, itself where it has none.
@@ -137,7 +137,7 @@ class Skeleton:
 
 
 def skeleton(names: Sequence[str], swap: Sequence[int] = ()) -> Skeleton:
-    """What is known of points of these names; a `swap` that pairs any points is kept."""
+    """The properties of points with these names; a `swap` that pairs any points is kept."""
     plain = tuple(name.strip().lower().replace(" ", "_").replace("-", "_") for name in names)
     same = tuple(range(len(plain)))
     partners = tuple(swap) if tuple(swap) not in ((), same) else _by_names(plain)

@@ -28,7 +28,7 @@ _KEPT = ("n", "accuracy", "accuracy_interval", "top5_accuracy", "macro_f1", "los
 
 @dataclass(frozen=True, slots=True)
 class Prediction(Answer):
-    """What a net says of one picture. `problem` is the reason if it could not be read; the rest is empty then.
+    """A net's answer for one picture. `problem` is the reason if it could not be read; the rest is empty then.
 
     `probability` is calibrated on the validation pictures. `unknown` is true for a picture unlike the training data:
     its `strangeness`, a distance in feature space, is beyond what 95 % of the validation pictures have.
@@ -43,7 +43,7 @@ class Prediction(Answer):
     problem: str | None = None
 
     def row(self) -> dict[str, Any]:
-        """What is unknown has no label; its guesses are in ``label_1`` and so on."""
+        """An unknown picture has no label; its guesses are in ``label_1`` and so on."""
         guesses = {
             name: value
             for k, (label, p) in enumerate(self.top, 1)
@@ -122,7 +122,7 @@ class Label(Task):
     def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Label:
         how, smoothing = settings.get("balance", "auto"), float(settings.get("label_smoothing", 0.0))
         if how not in ("auto", "weights", "sampling", "none"):
-            raise UsageError(f"unknown balance {how!r}; there are 'auto', 'weights', 'sampling' and 'none'")
+            raise UsageError(f"unknown balance {how!r}; expected 'auto', 'weights', 'sampling' or 'none'")
         counts = np.bincount(source.labels[rows], minlength=len(source.classes))
         there = counts[counts > 0]
         uneven = len(there) > 1 and there.max() / there.min() >= _UNBALANCED
@@ -132,7 +132,7 @@ class Label(Task):
         if how == "weights" or (how == "auto" and uneven):
             note = (
                 f"the classes are unbalanced ({there.max():,} pictures against {there.min():,}), so rare ones weigh "
-                "more in the loss (--set balance=none leaves them as they are, balance=sampling draws them more often)"
+                "more in the loss (--set balance=none turns this off, balance=sampling draws them more often)"
             )
             return cls(source.classes, smoothing, balance(counts).tolist(), notes=[note] if uneven else [])
         return cls(source.classes, smoothing)

@@ -87,7 +87,7 @@ class Locate(Task):
     """
 
     name = "locate"
-    about = "the largest thing of each picture: one box, and its name"
+    about = "the largest object of each picture: one box, and its name"
     needs = {"boxes": "boxes"}
     goal = ("miou", "max")
     figure = "mean IoU"
@@ -98,7 +98,7 @@ class Locate(Task):
 
     def __init__(self, classes: Sequence[str], loss: str = "l1", weight: float = 5.0) -> None:
         if loss not in LOSSES:
-            raise UsageError(f"unknown loss {loss!r} of the task locate; there are {', '.join(LOSSES)}")
+            raise UsageError(f"unknown loss {loss!r} of the task locate; expected one of {', '.join(LOSSES)}")
         self.classes, self.loss, self.weight = tuple(classes), loss, float(weight)
 
     @classmethod
@@ -243,7 +243,7 @@ class Locate(Task):
         at = int(np.flatnonzero(seen["rows"] == row)[0])
         if np.isnan(iou[at]):
             return "the true box is not known"
-        wrong = "" if named[at] else f"; the truth is {self.classes[int(seen['labels'][at])]}"
+        wrong = "" if named[at] else f"; the true name is {self.classes[int(seen['labels'][at])]}"
         return f"IoU {iou[at]:.2f}{wrong}"
 
     def sections(self, seen: Seen, figures: Mapping[str, Any]) -> list[Section]:
@@ -286,7 +286,7 @@ class Locate(Task):
 
 
 def largest(boxes: BoxSet | None) -> tuple[np.ndarray, int] | None:
-    """Corners (4,) and class of the largest box of a picture, of those that are not ignored; None: there is none."""
+    """Corners (4,) and class of the largest box of a picture, of those that are not ignored; None if it has none."""
     if boxes is None:
         return None
     areas = (boxes.corners[:, 2:] - boxes.corners[:, :2]).clip(0).prod(1)

@@ -1,4 +1,4 @@
-"""What is computed of masks: the agreement of borders, U-Net's weights at borders, the Dice loss, coloured pictures."""
+"""Computations on masks: the agreement of borders, U-Net's weights at borders, the Dice loss, coloured pictures."""
 
 from __future__ import annotations
 

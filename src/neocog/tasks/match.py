@@ -80,7 +80,7 @@ class Match(Task):
     """
 
     name = "match"
-    about = "whether two pictures are of the same thing"
+    about = "whether two pictures show the same object or person"
     needs = {"label": "category"}
     goal = ("eer", "min")
     figure = "equal error rate"
@@ -92,7 +92,7 @@ class Match(Task):
         self, dimensions: int = 128, loss: str = "softmax", margin: float = 0.3, scale: float = 16.0, same: float = 0.5
     ) -> None:
         if loss not in LOSSES:
-            raise UsageError(f"unknown loss {loss!r} of the task match; there are {', '.join(LOSSES)}")
+            raise UsageError(f"unknown loss {loss!r} of the task match; expected one of {', '.join(LOSSES)}")
         self.dimensions, self.loss, self.margin, self.scale = int(dimensions), loss, float(margin), float(scale)
         self.same = same
 

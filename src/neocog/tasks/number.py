@@ -1,4 +1,4 @@
-"""One number for each picture, or several: ages, counts, angles. What is not known counts for nothing.
+"""One number for each picture, or several: ages, counts, angles. Unknown numbers are ignored.
 
 Numbers are learned in units of their deviation. Losses: squared, absolute and huber (Huber 1964, its bend at one
 deviation), or ordinal, for whole numbers: for each value a yes or no whether the number is larger (Frank and Hall 2001,
@@ -405,9 +405,9 @@ class Number(Task):
                 }
             )
         line = (
-            "Against the median: the mean absolute error over that of always answering the training pictures' median, "
-            f"so 1 is no knowledge at all. The intervals were chosen so that they hold {HELD:.0%} of the validation "
-            "pictures."
+            "Against the median: the mean absolute error over that of always answering the training pictures' median; "
+            f"1 means that nothing was learned. The intervals were chosen so that they hold {HELD:.0%} of the "
+            "validation pictures."
         )
         parts = [Section("Numbers", Html(table(rows, numeric=tuple(rows[0])[1:]) + paragraph(line)))]
         truth, found = self._natural(seen["numbers"]), self._natural(self._found(seen["outputs"]))
@@ -467,7 +467,7 @@ def _turned(angle: Any) -> Any:
 
 def _check_loss(loss: str) -> None:
     if loss not in LOSSES:
-        raise UsageError(f"unknown loss {loss!r} of the task number; there are {', '.join(LOSSES)}")
+        raise UsageError(f"unknown loss {loss!r} of the task number; expected one of {', '.join(LOSSES)}")
 
 
 def _values(column: Any, rows: np.ndarray) -> np.ndarray:

@@ -108,7 +108,7 @@ class Pose(Task):
     ) -> None:
         for what, value, there in (("method", method, METHODS), ("loss", loss, LOSSES)):
             if value not in there:
-                raise UsageError(f"unknown {what} {value!r} of the task pose; there are {' and '.join(there)}")
+                raise UsageError(f"unknown {what} {value!r} of the task pose; expected {' or '.join(there)}")
         if not sigma > 0 or int(width) < 1:
             raise UsageError(f"the task pose needs a sigma above 0 and a width of at least 1, got {sigma} and {width}")
         self.names, self.method, self.loss = tuple(names), method, loss

@@ -121,7 +121,7 @@ class Regions(Answer):
             truth = fitted(truth, self.mask.shape)
             there |= set(np.unique(truth).tolist()) - {NOT_LABELLED}
             panels = [coloured(picture, truth, colours, self.classes), *panels, errors(picture, self.mask, truth)]
-            more = [("wrong, in the right picture", RED)]
+            more = [("wrong (in the right-hand picture)", RED)]
         return with_legend(panels, [*((self.classes[k], colours[k]) for k in sorted(there)), *more])
 
     def tags(self) -> tuple[tuple[str, float], ...]:
@@ -309,8 +309,9 @@ class Segment(Task):
             for k in np.argsort(columns["IoU"], kind="stable")
         ]
         words = paragraph(
-            "Found: the share of a class's pixels that the net gives that class. Right: the share of the pixels given "
-            "that class that have it. Boundary F: agreement of the borders within 0.75 % of the picture's diagonal."
+            "Found: the share of a class's pixels that the net finds (recall). Right: the share of the pixels given a "
+            "class that belong to it (precision). Boundary F: agreement of the borders within 0.75 % of the "
+            "picture's diagonal."
         )
         return [
             Section("Classes", Html(table(rows, numeric=("of all pixels", *columns)) + words)),

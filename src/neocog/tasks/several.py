@@ -103,8 +103,8 @@ class Several(Task):
             known = rows[kind.known(source)[rows]]
             if not len(known):
                 raise DataError(
-                    f"no training picture of {source.name} has {' and '.join(kind.needs)} for the task {name}; leave "
-                    f"{name} out of --task {cls.name}"
+                    f"no training picture of {source.name} has {' and '.join(kind.needs)} for the task {name}; remove "
+                    f"{name} from --task {cls.name}"
                 )
             own = {k: settings.get(f"{name}.{k}", v) for k, v in kind.options.items()}
             parts.append(kind.plan(source, known, {**recipe, **own}))
@@ -363,7 +363,7 @@ def joined(name: str) -> type[Several]:
     for part, kind in kinds.items():
         for role, column in kind.needs.items():
             if needs.setdefault(role, column) != column or column == "picture":
-                raise UsageError(f"the task {part} cannot be on one trunk with others: it needs {role} ({column})")
+                raise UsageError(f"the task {part} cannot share a trunk with others: it needs {role} ({column})")
     first, every = kinds[parts[0]], kinds.values()
     options: dict[str, Any] = {"weights": "", "learned": False}
     options |= {f"{part}.{k}": v for part, kind in kinds.items() for k, v in kind.options.items()}

@@ -1,4 +1,4 @@
-"""Several labels for each picture, or none: a yes or no for every tag, where what nobody has said counts for nothing.
+"""Several labels for each picture, or none: a yes or no for every tag; unknown tags are ignored.
 
 Losses, each a sum over the known tags of a picture:
 
@@ -115,7 +115,7 @@ class Tags(Task):
         notes: Sequence[str] = (),
     ) -> None:
         if loss not in LOSSES:
-            raise UsageError(f"unknown loss {loss!r} of the task tags; there are {', '.join(LOSSES)}")
+            raise UsageError(f"unknown loss {loss!r} of the task tags; expected one of {', '.join(LOSSES)}")
         self.classes, self.loss, self.scale, self.shift = tuple(classes), loss, float(scale), float(shift)
         self.weights = torch.ones(len(self.classes)) if weights is None else torch.tensor(list(weights))
         self.prior = torch.zeros(len(self.classes)) if prior is None else torch.tensor(list(prior))
@@ -153,7 +153,7 @@ class Tags(Task):
             more = " ..." if len(never) > 5 else ""
             notes.append(f"no training picture has {counted(len(never), 'tag')}: {', '.join(never[:5])}{more}")
         if (unknown := 1 - known.sum() / (len(rows) * len(known))) > 0:
-            notes.append(f"of {unknown:.1%} of all pictures and tags nothing is known; they count for nothing")
+            notes.append(f"{unknown:.1%} of all pairs of picture and tag are unknown; they are ignored")
         return cls(column.names, loss, weights.round(4).tolist(), prior.round(4).tolist(), notes=notes)
 
     def to_json(self) -> dict[str, Any]:
@@ -355,7 +355,7 @@ class Tags(Task):
         if len(order) > _LISTED:
             line += f" The first {_LISTED} of {len(order):,}."
         if figures["known"] < 1:
-            line += f" Of {1 - figures['known']:.1%} of all pictures and tags nothing is known; they are left out."
+            line += f" {1 - figures['known']:.1%} of all pairs of picture and tag are unknown; they are left out."
         body = paragraph(line) + table(rows, numeric=tuple(rows[0])[1:])
         return [Section("Tags", Html(body))]
 

@@ -298,7 +298,7 @@ class Task(ABC):
         """Figures of a split by their plain names; `n`, `loss` and the goal are always among them."""
 
     def error(self, figures: Mapping[str, Any]) -> float:
-        """A standard error of the goal: epochs that differ by less are not told apart."""
+        """A standard error of the goal: smaller differences between epochs do not count."""
         return 0.01 * abs(figures[self.goal[0]])
 
     def calibrate(self, seen: Seen) -> None:  # noqa: B027  # most tasks have nothing to choose
@@ -378,8 +378,8 @@ def find(name: str) -> type[Task]:
         return _joining[0](name)
     if name not in _tasks:
         raise UsageError(
-            f"unknown task {name!r}{closest(name, _tasks)}; there are {', '.join(names())}, and several on one trunk "
-            "as in label+pose"
+            f"unknown task {name!r}{closest(name, _tasks)}; expected one of {', '.join(names())}, or several on one "
+            "trunk as in label+pose"
         )
     return _tasks[name]
 
@@ -403,7 +403,7 @@ def guess(source: Source) -> str:
         return "label"  # which says what is wrong with it
     there = ", ".join(f"{role} ({column.kind})" for role, column in source.columns.items()) or "pictures alone"
     raise DataError(
-        f"{source.name} has nothing that can be learned: {there}. Expected a folder for each class, a table with a "
+        f"{source.name} has nothing to learn: {there}. Expected a folder for each class, a table with a "
         "label column, or annotations (COCO, Pascal VOC, YOLO, masks)"
     )
 
