@@ -126,10 +126,10 @@ def test_whatever_is_missing_or_of_another_type_is_no_crash(run: Path, monkeypat
 @pytest.mark.parametrize("wrong", [{"weights": "text"}, {"temperature": "text"}, {"temperature": -1}, {"more": 1}])
 def test_a_task_that_cannot_be_made(run: Path, wrong: dict[str, Any]) -> None:
     change(run / "net.json", lambda card: card["task"].update(wrong))
-    with pytest.raises(RunError, match=r"net\.json is damaged: its task cannot be made"):
+    with pytest.raises(RunError, match=r"net\.json is damaged: its task cannot be built"):
         neocog.load(run)
     change(run / "run.json", lambda values: values["settings"]["task"].update(wrong))
-    with pytest.raises(RunError, match=r"run\.json is damaged: its task cannot be made"):
+    with pytest.raises(RunError, match=r"run\.json is damaged: its task cannot be built"):
         fit.resume(run, data=PICTURES, progress=False)
 
 
