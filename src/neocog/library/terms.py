@@ -87,7 +87,9 @@ class Near:
     metres: float = 10_000.0
 
     def __str__(self) -> str:
-        far = f"{plain(self.metres / 1000)}km"
+        kilometres = self.metres / 1000
+        # not every number of metres comes back exactly from kilometres
+        far = f"{plain(kilometres)}km" if kilometres * 1000 == self.metres else f"{plain(self.metres)}m"
         return f"{plain(self.latitude)},{plain(self.longitude)},{far}"
 
 
