@@ -74,7 +74,7 @@ def test_indexing_says_what_it_found_and_again_is_nothing(photos, run):
     first = call("index", photos, "--net", run)
     assert first.exit_code == 0
     assert "12 new" in first.stdout and "1 unreadable" in first.stdout
-    assert "'neocog library problems' lists them" in first.stderr
+    assert "'neocog library problems' lists the reasons" in first.stderr
     assert (photos / ".neocog" / "library.json").is_file()
     again = call("index", photos, "--json")
     said = json.loads(again.stdout)

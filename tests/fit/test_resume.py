@@ -43,7 +43,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return read_tensors(folder / "weights.safetensors")[0]
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("optimizer", ["muon", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_killed_and_resumed_is_bit_identical(tmp_path: Path, optimizer: str) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert start(whole, optimizer).wait() == 0
