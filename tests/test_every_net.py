@@ -23,7 +23,8 @@ SCALED = {"speednet": "divides its logits by the number of features"}
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 # Nets that are computed in the slow tests only: more than 40 million parameters, 1000 layers, or 10 G multiply-adds for
-# the smallest input. The others of their families have the same code; figures and shapes of all are always tested.
+# the smallest input. The others of their families have the same code; figures and shapes of all but the nets of 1000
+# layers are always tested.
 GIANTS = {name for name in nets.names() if nets.facts(name).params > 40e6 or name.endswith(("1001", "1202"))}
 GIANTS |= {
     name
@@ -36,7 +37,10 @@ def has_classes(name: str) -> bool:
     return nets.facts(name).task not in ("reconstruct", "embed")
 
 
-@pytest.mark.parametrize("name", nets.names())
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name.endswith(("1001", "1202")) else name for name in nets.names()],
+)
 def test_figures_are_the_published_ones(name: str) -> None:
     facts = nets.facts(name)
     with torch.device("meta"):

@@ -106,6 +106,7 @@ def test_gradients_and_batch_statistics_are_those_of_the_whole_batch(tmp_path: P
         torch.testing.assert_close(a[name], b[name], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_training_by_two_processes_is_that_of_one(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     run(tmp_path / "training.py", TRAINING, 1, one)
@@ -120,6 +121,7 @@ def test_a_training_by_two_processes_is_that_of_one(tmp_path: Path) -> None:
     assert read_json(two / "net.json")["metrics"]["test_n"] == read_json(one / "net.json")["metrics"]["test_n"]
 
 
+@pytest.mark.slow
 def test_one_program_can_train_several_times(tmp_path: Path) -> None:
     run(tmp_path / "twice.py", TWICE, 2, tmp_path / "runs")
     assert [len(records(tmp_path / "runs" / n, "epoch")) for n in ("1", "2")] == [1, 2]
