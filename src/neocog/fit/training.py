@@ -366,7 +366,8 @@ def _first_look(job: Job) -> list[diagnose.Finding]:
         loss = float(losses_of(task, net, some).total)
     for k, v in net.named_buffers():
         v.copy_(kept[k])
-    few = some.part(slice(0, 32 if max(some.x.shape[-2:]) <= 256 else 8))
+    # with places there is much to memorise in each picture
+    few = some.part(slice(0, 4 if task.geometry and max(some.x.shape[-2:]) > 96 else 32))
     with device.autocast():
         learned = diagnose.overfit_one_batch(net, lambda trial: losses_of(task, trial, few), len(few))
     if task.chance is None or (job.plan.start and job.plan.start["head"] == "kept"):
