@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from neocog import nets
 from neocog.errors import NetError
-from neocog.fit.evaluating import with_features
+from neocog.fit.evaluating import Reading
 from neocog.nets.layers import StochasticDepth, WithAuxiliaries
 
 CLASSES = 7
@@ -147,7 +147,9 @@ def test_one_pass_gives_logits_and_features(net: nn.Module) -> None:
         pytest.skip(f"task {task_of(net)!r} has no single head")
     x = pictures(net, 2)
     with torch.no_grad():
-        logits, features = with_features(net, x)
+        with Reading(net) as reading:
+            logits = net(x)
+        features = reading.features(x)
         torch.testing.assert_close(logits, net(x))
         expected = net.forward_features(x)
         torch.testing.assert_close(features, expected.reshape(*expected.shape[:2], -1).mean(-1))

@@ -75,13 +75,6 @@ class Reading:
         return found.flatten(2).mean(2) if found.ndim > 2 else found
 
 
-def with_features(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs and features (B, D) of pictures (B, C, H, W), in one pass where the last layer reads the features."""
-    with Reading(net) as reading:
-        made = net(x)
-    return made, reading.features(x)
-
-
 def averaged(
     net: nn.Module, task: Task, batch: Batch, kind: str, mirror: bool, *, features: bool
 ) -> tuple[Any, Tensor | None]:

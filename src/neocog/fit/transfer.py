@@ -197,30 +197,25 @@ def _plan_taps(start: Start, regime: str, layers: Sequence[str], pool: str) -> d
 
 def describe(start: Start, regime: str, why: str, taps: dict[str, Any] | None, task: Task) -> dict[str, Any]:
     """What a plan keeps of a start, JSON-able."""
+    fitting = regime != "features" and taps == start.taps
     if task.name != "label":
-        kept = start.task is not None and same_answers(start.task, task) and taps == start.taps
-        kept = kept and regime != "features"
-        return {
-            "weights": str(start.path),
-            "fingerprint": fingerprint(start.net.state_dict()),
-            "regime": regime,
-            "why": why,
-            "head": "kept" if kept else "new",
-            "told": f"the head of the weights is {'kept' if kept else f'replaced by one for the task {task.name}'}",
-        }
-    classes: tuple[str, ...] = task.classes  # type: ignore[attr-defined]
-    known = len(start.classes) if start.classes is not None else int(start.spec["classes"])
-    same = start.classes == classes if start.classes is not None else known == len(classes)
-    kept = same and regime != "features" and taps == start.taps and not isinstance(start.net, Headed)
-    whose = "of the same names" if start.classes is not None else "whose names the weights do not have"
-    done = f"is kept: there are as many here, {whose}" if kept else f"is replaced by a new one for {len(classes)}"
+        kept = fitting and start.task is not None and same_answers(start.task, task)
+        said = f"the head of the weights is {'kept' if kept else f'replaced by one for the task {task.name}'}"
+    else:
+        classes: tuple[str, ...] = task.classes  # type: ignore[attr-defined]
+        known = len(start.classes) if start.classes is not None else int(start.spec["classes"])
+        same = start.classes == classes if start.classes is not None else known == len(classes)
+        kept = fitting and same and not isinstance(start.net, Headed)
+        whose = "of the same names" if start.classes is not None else "whose names the weights do not have"
+        done = f"is kept: there are as many here, {whose}" if kept else f"is replaced by a new one for {len(classes)}"
+        said = f"the last layer of the weights, for {known} classes, {done}"
     return {
         "weights": str(start.path),
         "fingerprint": fingerprint(start.net.state_dict()),
         "regime": regime,
         "why": why,
         "head": "kept" if kept else "new",
-        "told": f"the last layer of the weights, for {known} classes, {done}",
+        "told": said,
     }
 
 
