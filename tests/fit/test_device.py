@@ -62,7 +62,7 @@ def test_what_the_processor_leaves_open_is_measured_once(
 ) -> None:
     processor(monkeypatch, "bf16")
     first = choose("cpu", training=True)
-    assert first.bf16 and len(timed) == 2 and "bfloat16 channels-last" in timed[0]
+    assert first.bf16 and len(timed) == 3 and "bfloat16 channels-last" in timed[0]
     monkeypatch.setattr(speed, "best_times", lambda ways, seconds: pytest.fail("measured again"))
     assert choose("cpu", training=True) == first  # other work on the machine cannot turn the choice over
     monkeypatch.setattr(module, "_processor", lambda: "another one")

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from neocog.errors import UsageError
-from neocog.fit.small_maps import SideBySide, pays
+from neocog.fit.gradients import FasterGradients, depthwise_pays, pays
 from neocog.fit.speed import best_times, seconds_of
 
 
@@ -32,7 +32,8 @@ class Device:
     bf16: bool = False
     channels_last: bool = False
     compile: bool = False
-    side_by_side: bool = False  # gradients of filters on small maps (see fit.small_maps)
+    side_by_side: bool = False  # gradients of filters on small maps (see fit.gradients)
+    depthwise: bool = False  # gradients of depthwise convolutions in float32 (see there)
     rates: tuple[tuple[str, float], ...] = ()
 
     @property
@@ -57,7 +58,8 @@ class Device:
     @contextmanager
     def training(self) -> Iterator[None]:
         """The context in which a forward pass is computed of which gradients are wanted."""
-        with self.autocast(), SideBySide() if self.side_by_side else nullcontext():
+        faster = self.side_by_side or self.depthwise
+        with self.autocast(), FasterGradients(self.side_by_side, self.depthwise) if faster else nullcontext():
             yield
 
     def as_dict(self) -> dict[str, Any]:
@@ -162,7 +164,8 @@ def choose(
         bf16 = rates.get("bfloat16 channels-last", 0.0) > _WORTH * max(rates[k] for k in list(ways)[:2])
         last = bf16 or rates["float32 channels-last"] > _WORTH * rates["float32"]
     aside = training and name == "cpu" and pays(torch.bfloat16 if bf16 else torch.float32, machine)
-    return Device(name, index, bf16, last, name == "cuda", aside, tuple(rates.items()))
+    apart = training and name == "cpu" and bf16 and depthwise_pays(machine)
+    return Device(name, index, bf16, last, name == "cuda", aside, apart, tuple(rates.items()))
 
 
 def with_right_gradients(device: Device, net: nn.Module) -> Device:

@@ -15,7 +15,7 @@ from typing import Any
 from neocog.files import cache_folder
 from neocog.fit.run import write_json
 
-SECONDS = 0.2  # for one question; at most two are asked of a machine
+SECONDS = 0.15  # for one question; at most three are asked of a machine
 FILE = "speed.json"
 
 

@@ -1,4 +1,4 @@
-"""Gradients of filters on small maps: those of autograd, for every shape; and nothing else is touched."""
+"""Gradients of convolutions: those of autograd, for every shape; and nothing else is touched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from neocog import nets
 from neocog.fit.device import Device, choose
-from neocog.fit.small_maps import SideBySide, _Convolution, side_by_side
+from neocog.fit.gradients import FasterGradients, _Convolution, side_by_side
 
 
 def gradients(net: nn.Module, x: Tensor, device: Device) -> list[Tensor]:
@@ -86,7 +86,7 @@ def test_other_convolutions_are_left_alone(layer: nn.Module) -> None:
 
 def test_frozen_filters_large_maps_and_evaluation_are_left_alone() -> None:
     x, w = torch.randn(2, 3, 7, 7), torch.randn(4, 3, 3, 3)
-    with SideBySide():
+    with FasterGradients():
         assert F.conv2d(x.requires_grad_(), w, padding=1).grad_fn.name() == "ConvolutionBackward0"  # type: ignore[union-attr]
         w.requires_grad_()
         large = F.conv2d(torch.randn(2, 3, 9, 9), w, padding=1)
@@ -109,7 +109,61 @@ def test_a_net_in_bfloat16_learns_the_same(name: str) -> None:
         assert (a - b).norm() <= 0.02 * a.norm() + 1e-6
 
 
+@given(
+    channels=st.integers(2, 20),
+    height=st.integers(5, 12),
+    width=st.integers(5, 12),
+    size=st.sampled_from((1, 3, 5)),
+    stride=st.integers(1, 3),
+    dilation=st.integers(1, 2),
+    padding=st.integers(0, 2),
+    trained=st.tuples(st.booleans(), st.booleans()).filter(any),
+)
+def test_gradients_of_depthwise_convolutions_are_those_of_float64(
+    channels: int, height: int, width: int, size: int, stride: int, dilation: int, padding: int,
+    trained: tuple[bool, bool],
+) -> None:  # fmt: skip
+    if dilation * (size - 1) >= min(height, width) + 2 * padding:
+        return
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(3, channels, height, width, generator=g).bfloat16().float()
+    w = torch.randn(channels, 1, size, size, generator=g).bfloat16().float()
+    found = []
+    for device, dtype in ((Device("cpu"), torch.float64), (Device("cpu", bf16=True, depthwise=True), torch.float32)):
+        leaves = [t.to(dtype).requires_grad_(wanted) for t, wanted in zip((x, w), trained, strict=True)]
+        with device.training():
+            out = F.conv2d(*leaves, stride=stride, padding=padding, dilation=dilation, groups=channels)
+        if device.depthwise and trained[1]:
+            assert out.grad_fn.name() == "_DepthwiseBackward" and out.dtype == torch.bfloat16  # type: ignore[union-attr]
+        weight = torch.linspace(-1, 1, out.numel()).view_as(out).bfloat16()
+        (out * weight.to(out.dtype)).sum().backward()
+        found.append([leaf.grad for leaf in leaves])
+    for exact, ours in zip(*found, strict=True):
+        assert (exact is None) == (ours is None)
+        if exact is not None:
+            assert (exact - ours).norm() <= 0.01 * exact.norm() + 1e-6
+
+
+def test_only_depthwise_convolutions_without_bias_in_bfloat16_are_touched() -> None:
+    x = torch.randn(2, 4, 16, 16)
+    for layer, device, ours in (
+        (nn.Conv2d(4, 4, 3, groups=4, bias=False), Device("cpu", bf16=True, depthwise=True), True),
+        (nn.Conv2d(4, 4, 3, groups=4, bias=False), Device("cpu", depthwise=True), False),
+        (nn.Conv2d(4, 4, 3, groups=4, bias=False), Device("cpu", bf16=True), False),
+        (nn.Conv2d(4, 4, 3, groups=4), Device("cpu", bf16=True, depthwise=True), False),
+        (nn.Conv2d(4, 8, 3, groups=4, bias=False), Device("cpu", bf16=True, depthwise=True), False),
+        (nn.Conv2d(4, 4, 3, groups=2, bias=False), Device("cpu", bf16=True, depthwise=True), False),
+        (nn.Conv2d(4, 4, 3, groups=4, bias=False, padding="same"), Device("cpu", bf16=True, depthwise=True), False),
+    ):
+        with device.training():
+            assert ("_Depthwise" in layer(x).grad_fn.name()) == ours, (layer, device)
+
+
 def test_only_training_measures_whether_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("neocog.fit.device.pays", lambda dtype, machine: True)
+    monkeypatch.setattr("neocog.fit.device.depthwise_pays", lambda machine: True)
     assert not choose("cpu").side_by_side and choose("cpu", training=True).side_by_side
     assert Device.from_dict(choose("cpu", training=True).as_dict()).side_by_side  # so that resuming does the same
+    low = choose("cpu", training=True, precision="bfloat16")
+    assert low.depthwise and not choose("cpu", precision="bfloat16").depthwise
+    assert not choose("cpu", training=True, precision="float32").depthwise
