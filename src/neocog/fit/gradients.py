@@ -116,7 +116,9 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, filters = ctx.saved_tensors
-        of_input, of_filters = _depthwise_backward(gradient, x, filters, *ctx.how, ctx.needs_input_grad[:2])
+        stride, padding, dilation = ctx.how
+        wanted = ctx.needs_input_grad[:2]
+        of_input, of_filters = _depthwise_backward(gradient, x, filters, stride, padding, dilation, wanted)
         return of_input, of_filters, None, None, None
 
 
