@@ -50,6 +50,18 @@ class _Layers(TypedDict):
     pool: str
 
 
+class _Strangers(TypedDict, total=False):
+    false_alarm: float
+    auroc: dict[str, float] | float | None
+    caught: dict[str, float]
+
+
+class _Kept(TypedDict):
+    epoch: float
+    of: float
+    why: str
+
+
 class _Needed(TypedDict):
     net: Spec
     classes: list[str]
@@ -65,8 +77,8 @@ class Card(_Needed, total=False):
 
     task: dict[str, Any]
     taps: _Layers | None
-    unknown: dict[str, Any] | None
-    kept: dict[str, Any]
+    unknown: _Strangers | None
+    kept: _Kept
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neocog.errors import DataError, UsageError
+from neocog.tasks import label_report
 from neocog.tasks.measures import evaluate_logits, fit_temperature, softmax, wilson
-from neocog.tasks.task import Answer, Losses, Seen, Targets, Task, register
+from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -218,6 +219,15 @@ class Label(Task):
         )
         there, of = figures.get("classes", len(self.classes)), len(self.classes)
         return line if there >= of else f"{line} ({there} of {of} classes have pictures)"
+
+    def shown(self, value: float) -> str:
+        return f"{value:.2%}"
+
+    def result(self, seen: Seen, figures: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+        return label_report.result(self.full(seen))
+
+    def sections(self, seen: Seen, figures: Mapping[str, Any]) -> list[Section]:
+        return label_report.sections(seen, self.classes, self.full(seen, 1.0), self.full(seen))
 
     def answers(self, outputs: Tensor, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
         probabilities = softmax(outputs.cpu().numpy(), self.temperature)

@@ -58,12 +58,15 @@ class Losses:
         return torch.stack(list(self.parts.values())).sum()
 
 
+Picture = Callable[[int], "np.ndarray | None"]  # of a row: uint8 (H, W, 3) or (H, W); None where it cannot be read
+
+
 @dataclass(frozen=True)
 class Section:
-    """A part of a report."""
+    """A part of a report; the body of one that shows pictures is made of them."""
 
     title: str
-    body: Html
+    body: Html | Callable[[Picture], Html]
 
 
 class Indexed(NamedTuple):
@@ -316,6 +319,19 @@ class Task(ABC):
         """One line that says how good it is, for the terminal and the report."""
         name, _ = self.goal
         return f"{self.figure} {figures[name]:.4g} (n = {figures['n']:,})"
+
+    def shown(self, value: float) -> str:
+        """A value of the goal as people read it."""
+        return f"{value:.4g}"
+
+    def result(self, seen: Seen, figures: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+        """For the top of the report: what follows the number of pictures, and the figures beside the goal, written."""
+        rows = {
+            key.replace("_", " "): f"{v:.4f}" if isinstance(v, float) else f"{v:,}"
+            for key, v in figures.items()
+            if isinstance(v, (int, float)) and not isinstance(v, bool) and key not in ("n", self.goal[0])
+        }
+        return "", rows
 
     def sections(self, seen: Seen, figures: Mapping[str, Any]) -> list[Section]:
         """Sections of the report about the split that it shows (test, else validation)."""
