@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from neocog.data import open_source
@@ -255,11 +254,6 @@ class Job:
         """The training's feed."""
         assert self.feed is not None, "inputs.prepare comes first"
         return self.feed
-
-    def labels(self, split: str) -> torch.Tensor:
-        """int64 (N,): classes of a split's pictures, for what knows only the task label."""
-        codes: Any = self.splits[split].known.columns["label"]
-        return torch.from_numpy(codes.codes.astype(np.int64))
 
 
 def task_options(task: type[Task], given: Mapping[str, Any]) -> dict[str, Any]:

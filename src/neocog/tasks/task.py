@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -139,7 +139,6 @@ class Task(ABC):
         mirrors: whether a mirror image has the answer of the picture, once targets have moved with it.
         views_back: whether ``unmirrored`` undoes a mirror view of the outputs, so that views can be averaged.
         whole_batch: whether the loss compares the pictures of a batch, so that it is never computed in pieces.
-        fits_at_once: whether a last layer can be fitted on features at once (regime features, see `fit_head`).
         knows_strangers: whether features tell pictures unlike the training data (then answers have ``judged``).
         recipe: the usual recipe; None: chosen by the net.
         size: the usual short side of the net's input; None: chosen by the pictures.
@@ -157,7 +156,6 @@ class Task(ABC):
     mirrors: ClassVar[bool] = True
     views_back: ClassVar[bool] = True
     whole_batch: ClassVar[bool] = False
-    fits_at_once: ClassVar[bool] = False
     knows_strangers: ClassVar[bool] = False
     recipe: ClassVar[str | None] = None
     size: ClassVar[int | None] = None
@@ -236,26 +234,6 @@ class Task(ABC):
     def chance(self) -> int | None:
         """Among how many classes of one loss a net without an opinion would guess; None where that means nothing."""
         return None
-
-    @classmethod
-    def support(cls, source: Source, rows: np.ndarray) -> tuple[np.ndarray, str]:
-        """From how many of the training pictures each class is learned (K,), and the word for one; if `fits_at_once`.
-
-        It decides how much of a pretrained net is trained (see fit.transfer).
-        """
-        raise NotImplementedError
-
-    def fit_head(
-        self, x: np.ndarray, targets: dict[str, np.ndarray], strengths: Sequence[float]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Last layers, weight (K, D) and bias (K,), for features that stay as they are; if `fits_at_once`.
-
-        Args:
-            x: features (N, D), each of mean 0 and deviation 1.
-            targets: what `collate` made of the same pictures.
-            strengths: falling; the pull on the weights, ``mean loss + strength / 2 * |weights|^2`` is at its minimum.
-        """
-        raise NotImplementedError
 
     # ---- a batch
 
