@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from neocog.data.source import Source
 from neocog.errors import DataError, UsageError, closest
 from neocog.tasks.at_once import Arrays, as_seen
 from neocog.tasks.task import Seen
@@ -132,6 +133,12 @@ def _path(features: np.ndarray, targets: Arrays, task: Any, kind: str, strengths
 # ---------------------------------------------------------------- few pictures
 
 
+def strata_of(task: Any, source: Source, rows: np.ndarray) -> np.ndarray:
+    """int64 (N,): which of some pictures are of one kind, and to be spread evenly over folds."""
+    strata = task.strata(source)
+    return np.zeros(len(rows), np.int64) if strata is None else np.unique(strata[rows], return_inverse=True)[1]
+
+
 def stratified_folds(labels: np.ndarray, folds: int, groups: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
     """Return the fold of each picture, int64 (N,): every class spread evenly, groups whole, others by chance.
 
@@ -194,6 +201,7 @@ def cross_validate(
     seed: int = 0,
     folds: int = FOLDS,
     costly: bool = False,
+    most: int = 3,
 ) -> CrossValidated | None:
     """Repeat stratified k-fold cross-validation, the strength chosen anew in each fold on a fifth of its pictures.
 
@@ -201,7 +209,7 @@ def cross_validate(
     generalization error"), with variance ``s^2 (1 / (k r) + 1 / (k - 1))`` and k r - 1 degrees of freedom,
     and the task widens it to what so many pictures can tell, even where all folds happen to agree.
     Returns None if this would take minutes (see `_WORK`) and is not wanted even if `costly`, or if the pictures for a
-    fold's head cannot be learned from.
+    fold's head cannot be learned from. It is repeated `most` times at most.
     """
     from scipy.stats import t as student  # type: ignore[import-untyped]
 
@@ -209,7 +217,7 @@ def cross_validate(
     work = float(features.size) * task.outputs
     if work > _WORK[2] and not costly:
         return None
-    repeats = 3 if work <= _WORK[0] else 2 if work <= _WORK[1] else 1
+    repeats = min(most, 3 if work <= _WORK[0] else 2 if work <= _WORK[1] else 1)
     values: list[float] = []
     first: Seen | None = None
     used = folds

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from neocog.data import open_source
@@ -186,6 +187,12 @@ class Split:
     @property
     def problems(self) -> list[Problem]:
         return [problem for one in self.pictures for problem in one.problems]
+
+    def targets(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What the task makes of the annotations of some pictures, all of which can be read."""
+        which = torch.from_numpy(rows)
+        made = self.known.collate(self.known.values(which), None, torch.ones(len(rows), dtype=torch.bool))
+        return {name: value.numpy() for name, value in made.items()}
 
 
 def open_split(

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 
 from neocog import nets
-from neocog.fit.heads import FOLDS, check_kind, choose, cross_validate, stratified_folds
-from neocog.fit.job import Data, Job, Split
+from neocog.fit.heads import FOLDS, check_kind, choose, cross_validate, strata_of, stratified_folds
+from neocog.fit.job import Data, Job
 from neocog.fit.kept import Kept, fingerprint, neighbours
 from neocog.fit.transfer import FEW, ONE_SPLIT, each_class
 from neocog.records import counted
-from neocog.tasks.at_once import Arrays
 
 _GROUPS_UP_TO = 20_000  # pictures among which near-duplicates are looked for before cross-validation
 
@@ -34,7 +33,8 @@ def learn_head(job: Job) -> None:
     training, validation = job.splits["train"], job.splits["val"]
     others = [Path(plan.start["weights"]), *neighbours(job.folder)]
     kept = job.kept = Kept(net, _key(job), job.folder, others, job.device, job.world, show)
-    (rows, x, y), (val_rows, val_x, val_y) = (_known(job.splits[name], kept, name) for name in ("train", "val"))
+    (rows, x), (val_rows, val_x) = kept.of(training.pictures[0], "train"), kept.of(validation.pictures[0], "val")
+    y, val_y = training.targets(rows), validation.targets(val_rows)
     looked = time.monotonic()
     task: Any = job.task
     r, source, seen = plan.recipe, job.data.source, np.concatenate((training.rows[rows], validation.rows[val_rows]))
@@ -42,8 +42,7 @@ def learn_head(job: Job) -> None:
     few = each_class(counts) < FEW
     crossed = r.folds > 1 or (few and r.folds == 0)
     groups = _groups(job.data, seen, plan.mirror) if few or crossed else None
-    strata = task.strata(source)
-    strata = np.zeros(len(seen), np.int64) if strata is None else np.unique(strata[seen], return_inverse=True)[1]
+    strata = strata_of(task, source, seen)
     # a validation picture or two of each class say less about the strength than every training picture in its turn
     held_out = (val_x, val_y) if not few and len(val_x) >= 5 * len(counts) else None
     folds = None
@@ -90,14 +89,6 @@ def learn_head(job: Job) -> None:
         f"{head.kind} head on {counted(x.shape[1], 'feature')} of {counted(len(rows))}{found}: strength "
         f"{head.strength:g} ({head.chosen or 'given'}); features {looked - began:.1f} s, head {fitted - looked:.1f} s"
     )
-
-
-def _known(split: Split, kept: Kept, name: str) -> tuple[np.ndarray, np.ndarray, Arrays]:
-    """Of a split's pictures that can be read: rows, features, and the task's targets."""
-    rows, x = kept.of(split.pictures[0], name)
-    which = torch.from_numpy(rows)
-    made = split.known.collate(split.known.values(which), None, torch.ones(len(rows), dtype=torch.bool))
-    return rows, x, {key: value.numpy() for key, value in made.items()}
 
 
 def _groups(data: Data, index: np.ndarray, mirrored: bool) -> np.ndarray | None:

@@ -19,7 +19,7 @@ measured by Yosinski et al. 2014; `transferability.transferability` repeats it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ from neocog.tasks.task import load, saved
 if TYPE_CHECKING:
     from neocog.fit.job import Data, Wishes
     from neocog.fit.plan import Plan
+    from neocog.fit.trial import Trial
 
 REGIMES = ("features", "top", "all")
 FEW = 50  # training pictures a class below which one split tells little: regime features cross-validates then
@@ -68,8 +69,10 @@ class Decision:
     notes: list[str]
 
 
-def decide(start: Start, task: Task, data: Data, wishes: Wishes) -> Decision:
-    """Choose what is left open of regime and recipe.
+def decide(
+    start: Start, task: Task, data: Data, wishes: Wishes, attempt: Callable[[], Trial | None] = lambda: None
+) -> Decision:
+    """Choose what is left open of regime and recipe; `attempt` is the trial (see fit.trial), where it may change that.
 
     Raises:
         UsageError: names that do not exist, or wishes that exclude each other.
@@ -82,6 +85,8 @@ def decide(start: Start, task: Task, data: Data, wishes: Wishes) -> Decision:
         steps = wishes.start is None and not set(fields) <= _HEAD_FIELDS | _ALWAYS
         named = recipe or ("finetune" if steps else None)
         regime, why = choose_regime(wishes.regime, counts, word, layers=bool(layers), recipe=named)
+        if not (wishes.regime or layers or named) and (found := attempt()):
+            regime, why = found.judged(regime, why)
     else:
         regime, why = _by_steps(task, pictures, wishes)
     _check_recipe(regime, recipe, fields)
