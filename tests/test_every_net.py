@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from neocog import nets
 from neocog.errors import NetError
-from neocog.fit.evaluating import Reading
+from neocog.fit.evaluating import features_read
 from neocog.nets.layers import StochasticDepth, WithAuxiliaries
+from neocog.nets.taps import LAST, tapped
 
 CLASSES = 7
 # Nets whose forward() is not exactly the head applied to the features, with the reason.
@@ -147,9 +148,9 @@ def test_one_pass_gives_logits_and_features(net: nn.Module) -> None:
         pytest.skip(f"task {task_of(net)!r} has no single head")
     x = pictures(net, 2)
     with torch.no_grad():
-        with Reading(net) as reading:
+        with tapped(net, [LAST]) as read:
             logits = net(x)
-        features = reading.features(x)
+        features = features_read(net, read, x)
         torch.testing.assert_close(logits, net(x))
         expected = net.forward_features(x)
         torch.testing.assert_close(features, expected.reshape(*expected.shape[:2], -1).mean(-1))

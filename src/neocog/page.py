@@ -430,3 +430,23 @@ def _large_heatmap(m: np.ndarray, share: np.ndarray, rows: Sequence[str], column
     if not listed:
         return Html(image)
     return Html(image + "<h3>Most frequent confusions</h3>\n" + table(listed, numeric=("pictures", "share of row")))
+
+
+def pairs(values: Mapping[str, object]) -> Html:
+    """Return a table of names and values without a header."""
+    if not values:
+        return Html("")
+    rows = "".join(
+        f'<tr><th scope="row">{text(key.replace("_", " "))}</th><td>{text(_plain(value))}</td></tr>'
+        for key, value in values.items()
+    )
+    return Html(f'<div class="scroll"><table><tbody>{rows}</tbody></table></div>')
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items() if inner is not None)
+    if isinstance(value, list | tuple):
+        more = f" and {len(value) - 20} more" if len(value) > 20 else ""
+        return ", ".join(str(_plain(inner)) for inner in value[:20]) + more
+    return value

@@ -17,11 +17,12 @@ from neocog.data.batches import Known, Streamed
 from neocog.errors import UsageError
 from neocog.fit.device import Device
 from neocog.fit.extract import extract
-from neocog.fit.features import LAST, Tapped, Taps, build, features_of, layer_names, plain_head
+from neocog.fit.features import Tapped, Taps, build, features_of, layer_names, plain_head
 from neocog.fit.job import Split
 from neocog.fit.kept import Kept, fingerprint, neighbours
 from neocog.fit.parallel import World
 from neocog.fit.show import Show
+from neocog.nets.taps import LAST
 from neocog.records import Preprocess
 from neocog.tasks import Label
 

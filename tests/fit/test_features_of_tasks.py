@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from neocog import fit
 from neocog.data import open_source
-from neocog.fit.heads import choose
+from neocog.fit.heads import choose, cross_validate
 from neocog.fit.run import read_json, records
 from neocog.fit.transfer import same_answers
 from neocog.tasks.logistic import logistic
@@ -98,14 +99,28 @@ def test_the_layer_of_numbers_knows_angles_and_steps() -> None:
 
 def test_the_strength_is_that_with_the_best_score() -> None:
     x, _, numbers = made(60)
-    layers = lambda x, y, strengths: ridge(x, y, np.ones(len(x)), strengths)  # noqa: E731
-    score = lambda outputs, y: -float(np.nanmean((outputs - y) ** 2))  # noqa: E731
-    folds = np.arange(60) % 5
-    head = choose(x, numbers, layers, score, kind="number", folds=folds)
-    assert head.chosen == "5-fold cross-validation"
+    task = Number("abc", np.zeros(3), np.ones(3), np.ones(3), [None] * 3, [None] * 3)
+    head = choose(x, {"numbers": numbers}, task, folds=np.arange(60) % 5)
+    assert head.kind == "number" and head.chosen == "5-fold cross-validation"
     assert min(head.tried, key=lambda row: row["loss"])["strength"] == head.strength
-    held = choose(x[:40], numbers[:40], layers, score, kind="number", held_out=(x[40:], numbers[40:]))
+    held = choose(x[:40], {"numbers": numbers[:40]}, task, held_out=(x[40:], {"numbers": numbers[40:]}))
     assert held.chosen == "20 validation pictures"
+
+
+def test_cross_validation_of_any_task_is_its_goal_on_pictures_that_were_not_seen() -> None:
+    x, y, numbers = made(100)
+    task: Any = Number("abc", np.zeros(3), np.ones(3), np.ones(3), [None] * 3, [None] * 3)
+    found = cross_validate(x, {"numbers": numbers}, task, np.zeros(100, int))
+    assert found is not None and found.goal == "relative_mae" and (found.folds, found.repeats) == (5, 3)
+    # the noise has a deviation of 1, so a mean absolute error of 0.8 is the best there is
+    assert 0.7 < found.value < 1.1 and found.interval[0] < found.value < found.interval[1]
+    assert found.figures()["cv_relative_mae"] == found.value and found.figures()["cv_n"] == 100
+    tags = Tags("abc")
+    crossed = cross_validate(x, {"tags": y}, tags, np.zeros(100, int))
+    assert crossed is not None and crossed.goal == "map" and 0.6 < crossed.value < 1
+    before = tags.figures(crossed.seen)["log_loss"]
+    tags.calibrate(crossed.seen)
+    assert tags.figures(crossed.seen)["log_loss"] < before
 
 
 def test_a_head_is_kept_only_for_as_many_outputs() -> None:
@@ -130,6 +145,9 @@ def test_few_pictures_are_learned_from_features(task: str, base: fit.Run, tmp_pa
     assert not math.isnan(run.metrics[f"test_{goal}"])
     (head,) = records(run.folder, "head")
     assert head["head"] == task and len(head["tried"]) > 2
+    assert run.metrics[f"cv_{goal}_interval"][0] < run.metrics[f"cv_{goal}"] and run.metrics["cv_n"] > 300
+    assert f"cross-validated {run.task.figure}" in " ".join(run.summary())
+    assert f"Cross-validated {html.escape(run.task.figure)}" in run.report.read_text()
     if task == "number":  # the answers are those of scikit-learn on the same features
         source = open_source("drawn:n=400,size=32")
         values = np.stack([source.columns["numbers"][int(i)] for i in np.flatnonzero(source.splits == 0)])

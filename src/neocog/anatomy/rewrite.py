@@ -23,8 +23,6 @@ from .running import unwrapped
 from .trace import trace
 from .whole import Anatomy
 
-_Work = Callable[..., tuple[Changes, Changes]]
-
 
 @dataclass(frozen=True)
 class Rewrite:

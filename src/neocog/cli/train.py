@@ -121,7 +121,10 @@ def train(
                 size=size,
                 columns=terminal.columns(columns),
                 device=device,
+                precision=precision,
                 offline=offline,
+                start=start,
+                regime=regime.value if regime else None,
                 progress=not quiet,
             )
         write.show_json(scan) if json else write.show_scan(scan)

@@ -123,11 +123,6 @@ def flipped_thumbs(thumbs: np.ndarray) -> np.ndarray:
     return np.concatenate([p.reshape(n, s, s)[:, :, ::-1].reshape(n, s * s) for p, s in planes], axis=1)
 
 
-def perceptual_hash(picture: np.ndarray) -> int:
-    """Return the 64-bit DCT hash of one picture, uint8 (H, W), (H, W, 1) or (H, W, 3); see the module's docstring."""
-    return int(look_at([picture]).hashes[0])
-
-
 def same_thumbs(a: np.ndarray, b: np.ndarray, strict: np.ndarray | None = None) -> np.ndarray:
     """Say for each row of `a` and `b`, uint8 (P, 288), whether the two thumbnails show the same picture.
 
@@ -242,21 +237,6 @@ def _ranges(low: np.ndarray, high: np.ndarray) -> Iterator[tuple[np.ndarray, np.
         first = last
 
 
-def near_groups(hashes: np.ndarray, distance: int = DISTANCE) -> list[np.ndarray]:
-    """Return groups (int64 indices, size >= 2, ascending) of hashes, uint64 (N,), by their hash alone.
-
-    Every member is within `distance` of its group's first one, so that groups do not grow into chains. No pair within
-    the distance is missed: of two such hashes at least one is in a group. 60,000 take a second on one core, a million
-    a minute; equal hashes (ten thousand blank pictures) cost nothing.
-    """
-    unique, first, inverse = np.unique(np.asarray(hashes, np.uint64), return_index=True, return_inverse=True)
-    points = np.argsort(first, kind="stable")  # unique hashes in order of first appearance
-    leaders = _leaders(len(points), _collect(len(points), hash_pairs(unique[points], distance)))
-    rank = np.empty(len(points), np.int64)
-    rank[points] = np.arange(len(points))
-    return as_groups(leaders[rank[inverse]])
-
-
 def near_pairs(look: Look, distance: int = DISTANCE) -> np.ndarray:
     """Return the pairs of pictures (int64 (P, 2), i < j) that are near duplicates by hash and thumbnail.
 
@@ -310,11 +290,6 @@ def near_and_mirrored(look: Look, distance: int = DISTANCE) -> tuple[np.ndarray,
     pairs = pairs[(pairs < n).all(axis=1)]
     group = connected(n, pairs)
     return pairs, np.unique(across[group[across[:, 0]] != group[across[:, 1]]], axis=0)
-
-
-def near_duplicates(look: Look, distance: int = DISTANCE) -> list[np.ndarray]:
-    """Return groups (int64 indices, size >= 2, ascending) of near duplicates; each is near to its group's first."""
-    return as_groups(_leaders(len(look.hashes), near_pairs(look, distance)))
 
 
 def _equal_rows(thumbs: np.ndarray, indices: np.ndarray) -> np.ndarray:
@@ -396,23 +371,6 @@ def split_groups(look: Look, pairs: np.ndarray, across: np.ndarray | None = None
     other = np.where(turned[inside][:, None], flipped_thumbs(look.thumbs[j]), look.thumbs[j])
     same = same_thumbs(look.thumbs[i], other, np.ones(len(i), bool)) | (look.flat[i] & look.flat[j])
     return connected(n, np.concatenate([pairs[~inside], pairs[inside][same]]))
-
-
-def _leaders(n: int, pairs: np.ndarray) -> np.ndarray:
-    """Return int64 (N,): each picture's leader, itself or one that it is paired with. Lower indices lead."""
-    leader = np.arange(n)
-    both = np.concatenate([pairs, pairs[:, ::-1]])
-    both = both[np.argsort(both[:, 0], kind="stable")]
-    nodes, starts, counts = np.unique(both[:, 0], return_index=True, return_counts=True)
-    free = np.ones(n, bool)
-    for node, start, end in zip(nodes.tolist(), starts, starts + counts, strict=True):
-        if free[node]:
-            near = both[start:end, 1]
-            near = near[free[near]]
-            if len(near):
-                leader[near] = node
-                free[near] = free[node] = False
-    return leader
 
 
 def as_groups(labels: np.ndarray) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from neocog.errors import UsageError
 from neocog.fit.device import Device
 from neocog.fit.job import Split
 from neocog.fit.parallel import World, gathered, of_all
-from neocog.nets import head_of
+from neocog.nets.taps import LAST, Outputs, tapped
 from neocog.tasks import Meter, Task
 from neocog.tasks.task import Seen
 
@@ -53,28 +53,6 @@ def views(x: Tensor, kind: str, mirror: bool = True) -> Iterator[tuple[float, Te
             yield weight / 2, view.flip(3), True
 
 
-class Reading:
-    """Catches what a net's last layer reads in a pass: features (B, D); maps are averaged over their positions."""
-
-    def __init__(self, net: nn.Module) -> None:
-        self.net = net
-        self._read: list[Tensor] = []
-
-    def __enter__(self) -> Reading:
-        self._handle = head_of(self.net).register_forward_pre_hook(lambda _head, inputs: self._read.append(inputs[0]))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._handle.remove()
-
-    def features(self, x: Tensor) -> Tensor:
-        """The features of the pass over pictures `x`; computed again where the last layer does not read them."""
-        if len(self._read) == 1 and isinstance(self._read[0], Tensor) and self._read[0].ndim == 2:
-            return self._read[0]
-        found: Tensor = self.net.forward_features(x)  # type: ignore[operator]
-        return found.flatten(2).mean(2) if found.ndim > 2 else found
-
-
 def averaged(
     net: nn.Module, task: Task, batch: Batch, kind: str, mirror: bool, *, features: bool
 ) -> tuple[Any, Tensor | None]:
@@ -89,9 +67,9 @@ def averaged(
         weight, _, mirrored = parts[0]
         shown = Batch(tuple(view for _, view, _ in parts), batch.targets, batch.rows, batch.valid, batch.warp)
         if features and traits is None:  # of the plain view, which comes first
-            with Reading(net) as reading:
+            with tapped(net, [LAST]) as read:
                 made = task.run(net, shown)
-            traits = reading.features(shown.x).float()
+            traits = features_read(net, read, shown.x).float()
         else:
             made = task.run(net, shown)
         made = floated(made)
@@ -101,6 +79,15 @@ def averaged(
             made = tree_map(lambda v, w=weight: v * w if isinstance(v, Tensor) else v, made)
         outputs = made if outputs is None else tree_map(_sum, outputs, made)
     return outputs, traits
+
+
+def features_read(net: nn.Module, read: Outputs, x: Tensor) -> Tensor:
+    """What the last layer read in a pass over pictures `x` (B, D), the mean of maps; else it is computed again."""
+    found = read.get(LAST)
+    if read.calls[LAST] == 1 and isinstance(found, Tensor) and found.ndim == 2:
+        return found
+    again: Tensor = net.forward_features(x)  # type: ignore[operator]
+    return again.flatten(2).mean(2) if again.ndim > 2 else again
 
 
 def _sum(a: Any, b: Any) -> Any:

@@ -13,9 +13,10 @@ from neocog.data.batches import Streamed
 from neocog.errors import UsageError
 from neocog.fit.depth import zoo_net
 from neocog.fit.device import choose
-from neocog.fit.features import LAST, Taps, features_of, layer_names
+from neocog.fit.features import Taps, features_of, layer_names
 from neocog.fit.predicting import Run
 from neocog.fit.show import Show
+from neocog.nets.taps import LAST
 from neocog.records import Preprocess, Problem
 
 

@@ -20,15 +20,11 @@ from neocog.errors import UsageError, closest
 from neocog.fit.device import Device
 from neocog.fit.evaluating import usual_batch
 from neocog.fit.parallel import World, gathered
+from neocog.nets.taps import LAST, tapped
 from neocog.tasks import Task
 from neocog.tasks.task import build_net
 
 POOLS = ("mean", "max", "spatial")
-LAST = ""  # the name of what the net's last layer reads
-
-
-class _Enough(Exception):
-    """Ends a forward pass when the last wanted layer has answered."""
 
 
 def layer_names(text: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -59,44 +55,18 @@ class Taps:
         """Raises: UsageError, see `check_layers`."""
         check_layers(net, layers, pool)
         self.net, self.layers, self.pool = net, tuple(layers), pool
-        self._calls: dict[str, int] = {}  # how often each layer is called in a pass, known after the first
+        self._calls: dict[str, int] | None = None  # of each layer in a pass, known after the first
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, ...) -> (B, D); with pool "spatial" (B, C, H, W), maps of several layers at the size of the largest."""
-        parts: dict[str, Tensor] = {}
-        calls = dict.fromkeys(self.layers, 0)
-        counted = bool(self._calls) and not self.net.training
-
-        def take(layer: str, value: Any) -> None:
-            parts[layer] = self._part(layer, value)
-            calls[layer] += 1
-            if counted and calls == self._calls:
-                raise _Enough
-
-        def after(layer: str) -> Callable[..., None]:
-            return lambda _module, _inputs, output: take(layer, output)
-
-        def before(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            take(LAST, inputs[0])
-
-        handles = [
-            nets.head_of(self.net).register_forward_pre_hook(before)
-            if layer == LAST
-            else self.net.get_submodule(layer).register_forward_hook(after(layer))
-            for layer in self.layers
-        ]
-        try:
+        known = None if self.net.training else self._calls
+        with tapped(self.net, self.layers, keep=self._part, enough=known) as parts:
             self.net(x)
-        except _Enough:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
         if silent := [layer for layer in self.layers if layer not in parts]:
             raise UsageError(
                 f"layer {silent[0]!r} has no output of its own in a pass; name a layer inside it or around it"
             )
-        self._calls = calls
+        self._calls = dict(parts.calls)
         return self._joined([parts[layer] for layer in self.layers])
 
     def _part(self, layer: str, value: Any) -> Tensor:

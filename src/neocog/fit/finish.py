@@ -77,8 +77,7 @@ def finish(job: Job, state: State) -> None:
             show.say(f"{mirrored.name}: {mirrored.evidence}. {mirrored.advice}")
     val, val_features = look(validation, "validation pictures")
     # where pictures are few, cross-validation has answers for all but the test pictures, each unseen
-    unseen = val if job.cross is None else {"logits": job.cross.logits, "labels": job.cross.labels}
-    task.calibrate(unseen)
+    task.calibrate(val if job.cross is None else job.cross.seen)
 
     testing = job.splits["test"] = split_of(job, *job.data.testing(), "test pictures")
     test, test_features = look(testing, "test pictures")

@@ -188,6 +188,12 @@ class Split:
     def problems(self) -> list[Problem]:
         return [problem for one in self.pictures for problem in one.problems]
 
+    def targets(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What the task makes of the annotations of some pictures, all of which can be read."""
+        which = torch.from_numpy(rows)
+        made = self.known.collate(self.known.values(which), None, torch.ones(len(rows), dtype=torch.bool))
+        return {name: value.numpy() for name, value in made.items()}
+
 
 def open_split(
     columns: dict[str, Any],
@@ -255,11 +261,6 @@ class Job:
         """The training's feed."""
         assert self.feed is not None, "inputs.prepare comes first"
         return self.feed
-
-    def labels(self, split: str) -> torch.Tensor:
-        """int64 (N,): classes of a split's pictures, for what knows only the task label."""
-        codes: Any = self.splits[split].known.columns["label"]
-        return torch.from_numpy(codes.codes.astype(np.int64))
 
 
 def task_options(task: type[Task], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,14 +17,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from neocog import nets
-from neocog.data.batches import Batch, Held, Streamed
+from neocog.data.batches import Held, Streamed
 from neocog.fit.device import Device
 from neocog.fit.features import features_of
 from neocog.fit.job import Split
 from neocog.fit.parallel import World, same_everywhere
 from neocog.fit.run import read_tensors, write_tensors
 from neocog.fit.show import Show
-from neocog.tasks import Meter, Task
+from neocog.tasks import Task
+from neocog.tasks.at_once import as_seen
 from neocog.tasks.task import Seen
 
 FOLDER = "features"
@@ -75,12 +76,8 @@ class Kept:
         assert isinstance(head, nn.Linear) and head.bias is not None  # features.plain_head or features.Tapped
         if not len(rows):
             return {}, values
-        which, all_valid = torch.from_numpy(rows), torch.ones(len(rows), dtype=torch.bool)
         outputs = torch.from_numpy(values) @ head.weight.detach().cpu().T + head.bias.detach().cpu()
-        targets = split.known.collate(split.known.values(which), None, all_valid)
-        meter = Meter(task)
-        meter.add(outputs, Batch((), targets, which, all_valid))
-        return meter.seen(), values
+        return {**as_seen(task, outputs.numpy(), split.targets(rows)), "rows": rows}, values
 
     def _read(self, name: str, first: int) -> tuple[np.ndarray, np.ndarray] | None:
         # the first process looks: another might see a file that was not there a moment ago

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,12 @@ import numpy as np
 import torch
 
 from neocog import nets
-from neocog.data.batches import Batch
-from neocog.fit.heads import FOLDS, CrossValidated, Head, choose, cross_validate, fit_head
-from neocog.fit.job import Data, Job, Split
+from neocog.fit.heads import FOLDS, check_kind, choose, cross_validate, strata_of, stratified_folds
+from neocog.fit.job import Data, Job
 from neocog.fit.kept import Kept, fingerprint, neighbours
 from neocog.fit.transfer import FEW, ONE_SPLIT, each_class
 from neocog.records import counted
-from neocog.tasks import Meter
 
-_HELD_OUT = 20  # validation pictures from which on they choose the strength
 _GROUPS_UP_TO = 20_000  # pictures among which near-duplicates are looked for before cross-validation
 
 
@@ -37,17 +33,42 @@ def learn_head(job: Job) -> None:
     training, validation = job.splits["train"], job.splits["val"]
     others = [Path(plan.start["weights"]), *neighbours(job.folder)]
     kept = job.kept = Kept(net, _key(job), job.folder, others, job.device, job.world, show)
-    rows, x = kept.of(training.pictures[0], "train")
-    kept.of(validation.pictures[0], "val")
+    (rows, x), (val_rows, val_x) = kept.of(training.pictures[0], "train"), kept.of(validation.pictures[0], "val")
+    y, val_y = training.targets(rows), validation.targets(val_rows)
     looked = time.monotonic()
-    head, cross = _fit_label(job, kept) if job.task.name == "label" else (_fit(job, kept), None)
+    task: Any = job.task
+    r, source, seen = plan.recipe, job.data.source, np.concatenate((training.rows[rows], validation.rows[val_rows]))
+    counts, _ = task.support(source, seen[: len(rows)])
+    few = each_class(counts) < FEW
+    crossed = r.folds > 1 or (few and r.folds == 0)
+    groups = _groups(job.data, seen, plan.mirror) if few or crossed else None
+    strata = strata_of(task, source, seen)
+    # a validation picture or two of each class say less about the strength than every training picture in its turn
+    held_out = (val_x, val_y) if not few and len(val_x) >= 5 * len(counts) else None
+    folds = None
+    if held_out is None and not r.strength:
+        folds = stratified_folds(strata[: len(x)], FOLDS, None if groups is None else groups[: len(x)], plan.seed)
+    kind = check_kind(r.head, task)
+    head = choose(x, y, task, kind=kind, strength=r.strength, held_out=held_out, folds=folds)
     layer = nets.head_of(net)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(head.weight))  # type: ignore[operator, union-attr]
         layer.bias.copy_(torch.from_numpy(head.bias))  # type: ignore[operator, union-attr]
     fitted = time.monotonic()
-    if cross is not None:
-        job.cross = cross()
+    if crossed:
+        both = {name: np.concatenate((y[name], val_y[name])) for name in y} if len(val_x) else y
+        job.cross = cross_validate(
+            np.concatenate((x, val_x)) if len(val_x) else x,
+            both,
+            task,
+            strata,
+            kind=kind,
+            strength=r.strength,
+            groups=groups,
+            seed=plan.seed,
+            folds=r.folds or FOLDS,
+            costly=r.folds > 1,
+        )
         if job.cross is None:
             show.say(f"note: {ONE_SPLIT}")
     job.log.write(
@@ -68,66 +89,6 @@ def learn_head(job: Job) -> None:
         f"{head.kind} head on {counted(x.shape[1], 'feature')} of {counted(len(rows))}{found}: strength "
         f"{head.strength:g} ({head.chosen or 'given'}); features {looked - began:.1f} s, head {fitted - looked:.1f} s"
     )
-
-
-def _fit(job: Job, kept: Kept) -> Head:
-    """The last layer of a task that says how it is fitted; its strength by the loss on pictures that were held out."""
-    task = job.task
-    (x, targets), (val_x, val_targets) = (_known(job.splits[name], kept, name) for name in ("train", "val"))
-
-    def score(outputs: np.ndarray, part: dict[str, np.ndarray]) -> float:
-        n = len(outputs)
-        tensors = {name: torch.from_numpy(value) for name, value in part.items()}
-        meter = Meter(task)
-        meter.add(torch.from_numpy(outputs), Batch((), tensors, torch.arange(n), torch.ones(n, dtype=torch.bool)))
-        return -float(task.figures(meter.seen())["loss"])
-
-    held_out = (val_x, val_targets) if len(val_x) >= _HELD_OUT else None
-    folds = np.random.default_rng(job.plan.seed).permutation(len(x)) % FOLDS
-    return choose(
-        x,
-        targets,
-        task.fit_head,
-        score,
-        kind=task.name,
-        strength=job.plan.recipe.strength,
-        held_out=held_out,
-        folds=folds,
-    )
-
-
-def _known(split: Split, kept: Kept, name: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Features of a split's pictures, and the task's targets for them."""
-    rows, x = kept.of(split.pictures[0], name)
-    which = torch.from_numpy(rows)
-    made = split.known.collate(split.known.values(which), None, torch.ones(len(rows), dtype=torch.bool))
-    return x, {key: value.numpy() for key, value in made.items()}
-
-
-def _fit_label(job: Job, kept: Kept) -> tuple[Head, Callable[[], CrossValidated | None] | None]:
-    """The last layer for one label, and where pictures are few, its cross-validation."""
-    task: Any = job.task
-    plan, classes = job.plan, len(task.classes)
-    training, validation = job.splits["train"], job.splits["val"]
-    rows, x = kept.of(training.pictures[0], "train")
-    y = job.labels("train").numpy()[rows]
-    val_rows, val_x = kept.of(validation.pictures[0], "val")
-    val_y = job.labels("val").numpy()[val_rows]
-    r = plan.recipe
-    weights = None if task.weights is None else task.weights.numpy()
-    how: dict[str, Any] = {"kind": r.head, "strength": r.strength, "weights": weights, "seed": plan.seed}
-    few = each_class(np.bincount(y, minlength=classes)) < FEW
-    crossed = r.folds > 1 or (few and r.folds == 0)
-    seen = np.concatenate((training.rows[rows], validation.rows[val_rows]))
-    groups = _groups(job.data, seen, plan.mirror) if few or crossed else None
-    # a validation picture or two of each class say less about the strength than every training picture in its turn
-    held_out = (val_x, val_y) if not few and len(val_y) >= 5 * classes else None
-    head = fit_head(x, y, classes, held_out=held_out, groups=None if groups is None else groups[: len(y)], **how)
-    if not crossed:
-        return head, None
-    both = np.concatenate((x, val_x)) if len(val_y) else x
-    how |= {"folds": r.folds or FOLDS, "costly": r.folds > 1, "groups": groups}
-    return head, lambda: cross_validate(both, np.concatenate((y, val_y)), classes, **how)
 
 
 def _groups(data: Data, index: np.ndarray, mirrored: bool) -> np.ndarray | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from neocog.fit.parallel import World, same_everywhere
 from neocog.fit.recipes import Recipe
 from neocog.fit.show import Show
 from neocog.fit.start import Start
+from neocog.fit.trial import trial
 from neocog.records import Facts, Preprocess
 from neocog.tasks import Task
 from neocog.tasks.task import load, saved
@@ -137,7 +139,8 @@ def make_plan(
     task = kind.plan(source, rows, {**r.as_dict(), **options})
     net_options, taps, began = dict(wishes.net_options), None, None
     if start:
-        decision = transfer.decide(start, task, data, wishes)
+        attempt = partial(trial, start, task, data, pre, device, world, show, wishes.seed)
+        decision = transfer.decide(start, task, data, wishes, attempt)
         taps, began, r = decision.taps, decision.start, decision.recipe.changed(val_share=r.val_share)
         data.notes += decision.notes
         if pre.channels < channels:

@@ -50,6 +50,18 @@ class _Layers(TypedDict):
     pool: str
 
 
+class _Strangers(TypedDict, total=False):
+    false_alarm: float
+    auroc: dict[str, float] | float | None
+    caught: dict[str, float]
+
+
+class _Kept(TypedDict):
+    epoch: float
+    of: float
+    why: str
+
+
 class _Needed(TypedDict):
     net: Spec
     classes: list[str]
@@ -65,8 +77,8 @@ class Card(_Needed, total=False):
 
     task: dict[str, Any]
     taps: _Layers | None
-    unknown: dict[str, Any] | None
-    kept: dict[str, Any]
+    unknown: _Strangers | None
+    kept: _Kept
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -225,11 +237,12 @@ class Run:
             figures = {k.removeprefix(f"{split}_"): v for k, v in m.items() if k.startswith(f"{split}_")}
             if figures:
                 lines.append(f"{name} {self.task.headline(figures)}")
-        if "cv_accuracy" in m:
-            low, high = m["cv_accuracy_interval"]
+        goal = f"cv_{self.task.goal[0]}"
+        if goal in m:
+            value, low, high = (self.task.shown(v) for v in (m[goal], *m[f"{goal}_interval"]))
             lines.append(
-                f"cross-validated accuracy {100 * m['cv_accuracy']:.2f} % (95 % interval {100 * low:.1f} to "
-                f"{100 * high:.1f}; {m['cv_repeats']} times {m['cv_folds']}-fold, n = {m['cv_n']:,})"
+                f"cross-validated {self.task.figure} {value} (95 % interval {low} to {high}; {m['cv_repeats']} times "
+                f"{m['cv_folds']}-fold, n = {m['cv_n']:,})"
             )
         return [*lines, f"report: {self.report}"]
 

@@ -1,137 +1,79 @@
 """report.html: what one run did, for people, made from the files of its run folder alone.
 
-Whatever a run has not (no test split, no end because it was killed, no pictures at hand) is left out or said.
+One page for all tasks: the result and the sections that the task makes, and how the training went. Whatever a run has
+not (no test split, no pictures at hand) is left out or said.
 """
 
 from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from neocog.errors import RunError
-from neocog.fit import report_task
+from neocog.data.decode import decode
+from neocog.errors import NeocogError
 from neocog.fit.findings import Finding, read_curves, read_dead, read_update_ratios
-from neocog.fit.predicting import misfit_metrics, task_in
-from neocog.fit.report_results import (
-    Pictures,
-    calibration_section,
-    confusion_section,
-    errors_section,
-    pairs,
-    per_class_section,
-    unknown_section,
-)
+from neocog.fit.predicting import read_card, task_in
+from neocog.fit.report_results import examples, result, seen_of, unknown_section
 from neocog.fit.report_transfer import cross_validation, transfer_section
-from neocog.fit.run import damaged, read_json, records, write_atomically
-from neocog.page import Html, line_chart, page, paragraph, table, text
+from neocog.fit.run import read_json, records, write_atomically
+from neocog.page import Html, line_chart, page, pairs, paragraph, table, text
 from neocog.records import counted
-from neocog.tasks.measures import evaluate_logits, fit_temperature
 
 _PROBLEMS = 50
 _ORDER = {"bad": 0, "warn": 1, "good": 2}
 
 
-def write_report(run_folder: Path, pictures: Pictures | None = None) -> Path:
-    """Write ``report.html`` into a run folder and return its path.
+def write_report(folder: Path, pictures: Callable[[int], np.ndarray | bytes] | None = None) -> Path:
+    """Write ``report.html`` into the folder of a finished run and return its path.
 
-    Read are run.json, net.json, log.jsonl, problems.json, and test.safetensors or val.safetensors (logits float32
-    (N, K), labels int64 (N,), index int64 (N,)); each may be missing, but not all. `pictures` gives the picture of an
-    index, uint8 (H, W, 3) or (H, W) or encoded bytes (a Source's `read`), for the gallery of errors; a picture that
-    cannot be read is left out.
+    Read are run.json, net.json, log.jsonl, problems.json, and test.safetensors or val.safetensors. `pictures` gives
+    the picture of an index, uint8 (H, W, 3) or (H, W) or encoded bytes (a Source's `read`), for the gallery of errors;
+    a picture that cannot be read is left out.
 
     Raises:
-        RunError: the folder holds none of these files, or one of its JSON files is damaged.
+        RunError: a file is damaged.
     """
-    run_folder = Path(run_folder)
-    run, net = _json(run_folder / "run.json", _Run), _json(run_folder / "net.json", _Net)
-    log = records(run_folder)
-    asked = _dig(net, "task", "name") or _dig(run, "settings", "task", "name") or "label"
-    if asked != "label":
-        return _write_task_report(run_folder, run, net, log)
-    if wrong := misfit_metrics(net.get("metrics") or {}):
-        raise damaged(run_folder / "net.json", wrong)
-    results = {split: found for split in ("test", "val") if (found := _logits(run_folder / f"{split}.safetensors"))}
-    if not (run or net or log or results):
-        raise RunError(f"expected a run folder with run.json or log.jsonl, got {run_folder}; 'neocog train' makes one")
+    folder = Path(folder)
+    run, card, log = read_json(folder / "run.json", _Run), read_card(folder), records(folder)
+    task, (split, seen) = task_in(card, folder / "net.json"), seen_of(folder)
+    figures = task.figures(seen) if split else {}
     start, end = _last(log, "start"), _last(log, "end")
     epochs = list({record.get("step", number): record for number, record in enumerate(_of(log, "epoch"))}.values())
-    classes = _classes(run, net, results)
-    split = next(iter(results), None)
-    temperature = _temperature(net, results)
-    figures = _figures(results, split, classes, temperature)
 
-    result = _headline(run, start, end, epochs, figures, split) + _kept(net)
-    result += cross_validation(net.get("metrics") or {})
-    sections: list[tuple[str, str]] = [("Result", result), *_training(run, log, start, epochs)]
-    if figures and split:
-        sections.append(("Errors", errors_section(results[split], classes, temperature, figures[1], pictures)))
-        sections.append(("Classes", per_class_section(figures[1])))
-        sections.append(("Confusion matrix", confusion_section(results[split], figures[1], classes)))
-        sections.append(("Calibration", calibration_section(*figures)))
-    if net.get("unknown"):
-        sections.append(("Unknown pictures", unknown_section(net["unknown"])))
-    return _write(run_folder, sections, run, net, log, epochs)
+    def picture(row: int) -> np.ndarray | None:
+        try:
+            found = pictures(int(seen["index"][row])) if pictures else None
+            return decode(found, short_side=192) if isinstance(found, bytes) else found
+        except (NeocogError, OSError, LookupError):
+            return None  # it is gone or moved
 
-
-def _write_task_report(folder: Path, run: Any, net: Any, log: Sequence[Mapping[str, Any]]) -> Path:
-    """The report of a task that is not label, by the contract of tasks."""
-    start = _last(log, "start")
-    epochs = list({record.get("step", number): record for number, record in enumerate(_of(log, "epoch"))}.values())
-    sections: list[tuple[str, str]] = []
-    if net:
-        task = task_in(net, folder / "net.json")
-        split, seen = report_task.seen_of(folder)
-        metrics = net.get("metrics") or {}
-        head = report_task.result(task, split, metrics) + _kept(net) + _pictures(run, start)
-        sections = [("Result", Html(head)), *_training(run, log, start, epochs)]
-        if (shown := report_task.examples(folder)) is not None:
-            sections.append(("Examples", shown))
-        if split is not None:
-            sections += [(part.title, part.body) for part in task.sections(seen, task.figures(seen))]
-    else:
-        sections = [("Result", Html(_unfinished(epochs) + _pictures(run, start))), *_training(run, log, start, epochs)]
-    return _write(folder, sections, run, net, log, epochs)
-
-
-def _training(
-    run: Any, log: Sequence[Mapping[str, Any]], start: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, str]]:
-    """How it was learned: what it started from, the diagnosis, the curves."""
-    sections: list[tuple[str, str]] = []
+    told = result(task, split, seen, figures) + _pictures(run, start) + _kept(card)
+    sections: list[tuple[str, str]] = [("Result", Html(told + cross_validation(task, card["metrics"])))]
     if start.get("start"):
         sections.append(("Start", transfer_section(start["start"], _last(log, "head"))))
     if epochs or _dig(start, "start", "regime") != "features":
         sections.append(("Diagnosis", _diagnosis(log, epochs, run)))
         sections.append(("Curves", _curves(epochs)))
-    return sections
-
-
-def _write(
-    folder: Path,
-    sections: list[tuple[str, str]],
-    run: Any,
-    net: Any,
-    log: Sequence[Mapping[str, Any]],
-    epochs: Sequence[Mapping[str, Any]],
-) -> Path:
-    """Add what is the same for every task, and write the page."""
-    start, end = _last(log, "start"), _last(log, "end")
+    if (shown := examples(folder)) is not None:
+        sections.append(("Examples", shown))
+    for part in task.sections(seen, figures) if figures.get("n") else ():
+        sections.append((part.title, part.body(picture) if callable(part.body) else part.body))
+    if card.get("unknown"):
+        sections.append(("Unknown pictures", unknown_section(card["unknown"])))
     sections.append(("Time", _time(epochs, end)))
     sections.append(("Settings", _settings(run, start)))
-    problems = _json(folder / "problems.json", list[Any] | dict[str, Any])
-    sections.append(("Notes and problems", _notes(run, start, problems)))
-    sections.append(("How to reproduce", _reproduce(run, net)))
-    name, data = _net_name(run, net, start), _dig(run, "data", "name")
-    title = f"{name} on {data}" if data else name
+    problems = folder / "problems.json"
+    listed = read_json(problems, list[Any] | dict[str, Any]) if problems.exists() else []
+    sections.append(("Notes and problems", _notes(run, start, listed)))
+    sections.append(("How to reproduce", _reproduce(run, card)))
+    name, data = str(card["net"]["name"]), _dig(run, "data", "name")
+    html = page(f"{name} on {data}" if data else name, sections, subtitle=f"neocog run {folder.resolve().name}")
     path = folder / "report.html"
-    html = page(title, sections, subtitle=f"neocog run {folder.resolve().name}")
     write_atomically(path, html.encode())
     return path
 
@@ -143,47 +85,6 @@ class _Run(TypedDict, total=False):
     command: str | list[str]
     settings: dict[str, Any]
     data: dict[str, Any]
-
-
-class _Unknown(TypedDict, total=False):
-    false_alarm: float
-    auroc: dict[str, float] | float | None
-    caught: dict[str, float]
-
-
-class _Kept(TypedDict):
-    epoch: float
-    of: float
-    why: str
-
-
-class _Net(TypedDict, total=False):
-    net: dict[str, Any] | str
-    classes: list[str]
-    temperature: float | None
-    metrics: dict[str, Any]
-    task: dict[str, Any]
-    unknown: _Unknown | None
-    kept: _Kept
-
-
-def _json(path: Path, form: Any) -> Any:
-    return read_json(path, form) if path.exists() else {}
-
-
-def _logits(path: Path) -> dict[str, np.ndarray] | None:
-    if not path.exists():
-        return None
-    try:
-        arrays = load_file(path)
-    except SafetensorError as error:
-        raise RunError(f"{path} is damaged ({error}); 'neocog resume' writes it again") from None
-    if not {"logits", "labels"} <= arrays.keys():
-        raise RunError(f"{path}: expected the arrays logits, labels and index, got {', '.join(sorted(arrays))}")
-    # Unlabelled pictures are -1 for the measures and -100 for PyTorch's loss.
-    known = arrays["labels"] >= 0
-    arrays.setdefault("index", np.arange(len(known)))
-    return {name: arrays[name][known] for name in ("logits", "labels", "index")} if known.any() else None
 
 
 def _of(log: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
@@ -200,91 +101,7 @@ def _dig(record: Any, *keys: str) -> Any:
     return record
 
 
-def _classes(run: Any, net: Any, results: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
-    """Return the class names, or numbers where the run does not tell them."""
-    names = [str(name) for name in net.get("classes") or _dig(run, "data", "classes") or []]
-    width = next((found["logits"].shape[1] for found in results.values()), len(names))
-    return names if len(names) == width else [f"class {number}" for number in range(width)]
-
-
-def _net_name(run: Any, net: Any, start: Mapping[str, Any]) -> str:
-    named = _dig(net, "net", "name") or start.get("net") or _dig(run, "settings", "net") or "net"
-    return str(named.get("name", "net") if isinstance(named, Mapping) else named)
-
-
-def _temperature(net: Any, results: Mapping[str, Mapping[str, np.ndarray]]) -> float:
-    """Return the run's temperature; a run that has none yet gets that of its validation split."""
-    value = net.get("temperature")
-    if isinstance(value, int | float) and math.isfinite(value) and value > 0:
-        return float(value)
-    found = results.get("val")
-    return fit_temperature(found["logits"], found["labels"]) if found and np.isfinite(found["logits"]).all() else 1.0
-
-
-def _figures(
-    results: Mapping[str, Mapping[str, np.ndarray]], split: str | None, classes: Sequence[str], temperature: float
-) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Return the figures before and after temperature scaling, or None without usable logits."""
-    if split is None or not np.isfinite(results[split]["logits"]).all():
-        return None
-    found = results[split]
-    before = evaluate_logits(found["logits"], found["labels"], classes)
-    return before, evaluate_logits(found["logits"], found["labels"], classes, temperature)
-
-
 # ---------------------------------------------------------------- sections
-
-
-def _headline(
-    run: Any,
-    start: Mapping[str, Any],
-    end: Mapping[str, Any],
-    epochs: Sequence[Mapping[str, Any]],
-    figures: tuple[dict[str, Any], dict[str, Any]] | None,
-    split: str | None,
-) -> Html:
-    parts = []
-    if figures:
-        now = figures[1]
-        low, high = now["accuracy_interval"]
-        where = {"test": "test split", "val": "validation split"}[split or "val"]
-        parts.append(f'<p style="font-size:2rem;margin:.2rem 0"><b>{now["accuracy"]:.2%}</b> accuracy</p>')
-        line = f"On the {where}, n = {now['n']:,}; 95% interval {low:.2%} to {high:.2%} (Wilson)."
-        if split == "val":
-            line += (
-                " There is no test split: settings were chosen on these pictures, so expect a little less on new ones."
-            )
-        parts.append(paragraph(line))
-        of, there = len(now["per_class"]), sum(row["support"] > 0 for row in now["per_class"])
-        equal = "every class counts the same"
-        if there < of:
-            equal += f"; {of - there} of {of} classes have no picture here and are not measured"
-        rows = [
-            {"figure": f"macro-F1 ({equal})", "value": f"{now['macro_f1']:.4f}"},
-            {"figure": "log loss, after temperature", "value": f"{now['loss']:.4f}"},
-            {"figure": "calibration error, after temperature", "value": f"{now['ece']:.2%}"},
-            {"figure": "Brier score (0 to 2, lower is better)", "value": f"{now['brier']:.4f}"},
-        ]
-        if "top5_accuracy" in now:
-            rows.insert(0, {"figure": "accuracy among the first five", "value": f"{now['top5_accuracy']:.2%}"})
-        parts.append(table(rows, numeric=("value",)))
-    elif split:
-        parts.append(paragraph("The net's outputs are not finite numbers: the training diverged.", kind="error"))
-    elif epochs and isinstance(epochs[-1].get("val_accuracy"), int | float):
-        value = f"Validation accuracy after {_epoch(epochs)}: {epochs[-1]['val_accuracy']:.2%}."
-        parts.append(paragraph(value + " The run has not been evaluated yet."))
-    else:
-        parts.append(paragraph("No labelled validation or test picture was evaluated."))
-    if not end:
-        parts.append(_unfinished(epochs))
-    parts.append(_pictures(run, start))
-    return Html("".join(parts))
-
-
-def _unfinished(epochs: Sequence[Mapping[str, Any]]) -> Html:
-    when = f" after {_epoch(epochs)}" if epochs else " before the first epoch ended"
-    line = f"This training did not end: the log stops{when}. 'neocog resume' continues it."
-    return paragraph(line, kind="warning")
 
 
 def _pictures(run: Any, start: Mapping[str, Any]) -> Html:
@@ -297,11 +114,6 @@ def _pictures(run: Any, start: Mapping[str, Any]) -> Html:
 def _kept(net: Any) -> Html:
     kept = net.get("kept")
     return paragraph("Weights kept: epoch {epoch:.4g} of {of:.4g}, {why}.".format(**kept)) if kept else Html("")
-
-
-def _epoch(epochs: Sequence[Mapping[str, Any]]) -> str:
-    at = epochs[-1].get("epoch")
-    return counted(at if isinstance(at, int | float) else len(epochs), "epoch")
 
 
 def _diagnosis(log: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, Any]], run: Any) -> Html:

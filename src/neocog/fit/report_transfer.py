@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from neocog.fit.report_results import pairs
-from neocog.page import Html, line_chart, paragraph, table
+from neocog.page import Html, line_chart, pairs, paragraph, table
 from neocog.records import counted
+from neocog.tasks import Task
 
 
 def transfer_section(start: Mapping[str, Any], head: Mapping[str, Any]) -> Html:
@@ -41,13 +41,14 @@ def transfer_section(start: Mapping[str, Any], head: Mapping[str, Any]) -> Html:
     return Html("".join(parts))
 
 
-def cross_validation(metrics: Mapping[str, Any]) -> Html:
-    """Return the cross-validated accuracy as a paragraph, empty if there is none among a run's metrics."""
-    if "cv_accuracy" not in metrics:
+def cross_validation(task: Task, metrics: Mapping[str, Any]) -> Html:
+    """Return the cross-validated figure as a paragraph, empty if there is none among a run's metrics."""
+    goal = f"cv_{task.goal[0]}"
+    if goal not in metrics:
         return Html("")
-    low, high = metrics["cv_accuracy_interval"]
+    value, low, high = (task.shown(v) for v in (metrics[goal], *metrics[f"{goal}_interval"]))
     return paragraph(
-        f"Cross-validated accuracy {metrics['cv_accuracy']:.2%}; 95% interval {low:.2%} to {high:.2%} (Nadeau and "
-        f"Bengio 2003), {metrics['cv_repeats']} times {metrics['cv_folds']}-fold over the {metrics['cv_n']:,} pictures "
-        "of training and validation, near-duplicates on one side. With few pictures it is more reliable than one split."
+        f"Cross-validated {task.figure} {value}; 95% interval {low} to {high} (Nadeau and Bengio 2003), "
+        f"{metrics['cv_repeats']} times {metrics['cv_folds']}-fold over the {metrics['cv_n']:,} pictures of training "
+        "and validation, near-duplicates on one side. With few pictures it is more reliable than one split."
     )

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from neocog.errors import UsageError
 from neocog.fit import diagnose
-from neocog.fit.device import choose, place
 from neocog.fit.inputs import prepare
-from neocog.fit.job import Data, Job, Wishes
+from neocog.fit.job import Wishes
 from neocog.fit.loop import Tally, gradients
-from neocog.fit.parallel import World, share_gradients
-from neocog.fit.plan import make_plan
-from neocog.fit.show import Show
+from neocog.fit.opening import planned
+from neocog.fit.parallel import share_gradients
 from neocog.fit.state import State
 
 
@@ -24,58 +21,69 @@ def find_lr(
     task: str | None = None,
     task_options: Mapping[str, Any] | None = None,
     net: str | None = None,
+    net_options: Mapping[str, Any] | None = None,
     recipe: str | None = None,
     seed: int = 0,
     set: Mapping[str, Any] | None = None,
     size: int | None = None,
     columns: Mapping[str, str] | None = None,
     device: str | None = None,
+    precision: str | None = None,
     offline: bool = False,
+    start: Any = None,
+    regime: str | None = None,
     steps: int = 60,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train `steps` steps at rising learning rates, and say which to use. Nothing is kept.
 
-    All the rates of the recipe are multiplied by the same rising factor, from 1/1000 to 30.
+    All the rates of the recipe are multiplied by the same rising factor, from 1/1000 to 30. The training that is
+    scanned is the one that `train` would do with the same arguments, from the same weights.
 
     Returns:
         ``{"points": [{"factor", "lr", "loss", "smoothed"}], "suggested_lr", "suggested_factor", "recipe_lr",
         "diverged_lr", "reason", "set"}``; `set` is what to type.
+
+    Raises:
+        UsageError: the training would fit a last layer at once, which has no learning rate.
     """
-    place(device)
-    world, show = World(), Show(progress)
-    opened = Data.open(data, None, offline, dict(columns) if columns else None, task)
-    chosen = choose(device, training=True)
-    show.say(f"device: {chosen}")
     wishes = Wishes(
         task=task,
         task_options=dict(task_options or {}),
         net=net,
+        net_options=dict(net_options or {}),
         recipe=recipe,
         fields=dict(set or {}),
         seed=seed,
         size=size,
+        start=start,
+        regime=regime,
+        offline=offline,
     )
-    plan, asked = make_plan(wishes, opened, chosen, world, show)
-    made = Job(plan, opened, asked, chosen, world, show, Path(), time.monotonic())
+    made = planned(wishes, data, columns=columns, device=device, precision=precision, progress=progress)
+    if not made.plan.by_steps:
+        raise UsageError(
+            "regime features fits a last layer at once, without a learning rate; --find-lr goes with --regime top or "
+            "all, or with --from scratch"
+        )
     prepare(made)
     plan = made.plan
-    state = State(made.net, plan.recipe, plan.batch, chosen.dtype)
+    state = State(made.net, plan.recipe, plan.batch, made.device.dtype)
     stream = made.batches.stream(0)
     made.net.train()
     factors = diagnose.sweep(1e-3, 30.0, steps)
     taken = 0
 
-    with show.bar("scanning learning rates") as bar:
+    with made.show.bar("scanning learning rates") as bar:
 
         def step(factor: float) -> float:
             nonlocal taken
             for opt in state.opts:
                 for group in opt.param_groups:
                     group["lr"] = group["peak"] * factor
-            tally = Tally(chosen.torch)
-            loss, count = gradients(made.net, next(stream), asked, chosen, plan.recipe.chunk, tally)
-            share_gradients(made.net, count, world)
+            tally = Tally(made.device.torch)
+            loss, count = gradients(made.net, next(stream), made.task, made.device, plan.recipe.chunk, tally)
+            share_gradients(made.net, count, made.world)
             for opt in state.opts:
                 opt.step()
                 opt.zero_grad(set_to_none=True)

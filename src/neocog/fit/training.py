@@ -12,38 +12,32 @@ from typing import Any, TypedDict
 import torch
 from torch import nn
 
-from neocog import nets
 from neocog.data.batches import Batch
 from neocog.errors import RunError, UsageError
 from neocog.fit import diagnose
-from neocog.fit.choices import make_recipe
 from neocog.fit.clock import Clock
-from neocog.fit.coverage import coverage
-from neocog.fit.device import Device, check_precision, choose, place
+from neocog.fit.device import Device
 from neocog.fit.device import prepare as prepare_device
 from neocog.fit.evaluating import floated, observed
-from neocog.fit.features import check_layers, layer_names
+from neocog.fit.features import layer_names
 from neocog.fit.finish import finish
 from neocog.fit.inputs import count_parameters, prepare
 from neocog.fit.job import Data, Job, Wishes
-from neocog.fit.job import task_options as check_options
 from neocog.fit.learn_head import learn_head
 from neocog.fit.loop import fit, weighted
 from neocog.fit.new_run import make_folder
-from neocog.fit.parallel import alone, join, same_everywhere, wait_for_all
-from neocog.fit.plan import Plan, make_plan, task_of
+from neocog.fit.opening import planned
+from neocog.fit.parallel import alone, join, wait_for_all
+from neocog.fit.plan import Plan, task_of
 from neocog.fit.predicting import Run
-from neocog.fit.pretrained import SCRATCH, pretrained_by_default
 from neocog.fit.report import write_report
-from neocog.fit.run import Log, damaged, free_folder, misfit, read_json, read_tensors, write_json, write_tensors
+from neocog.fit.run import Log, damaged, misfit, read_json, read_tensors, write_json, write_tensors
 from neocog.fit.show import Show
 from neocog.fit.signals import interruptible
-from neocog.fit.start import open_start
 from neocog.fit.state import CHECKPOINT, State
-from neocog.fit.transfer import check_wishes
 from neocog.fit.wait import seconds_to_train
 from neocog.records import counted
-from neocog.tasks import Losses, Task, find
+from neocog.tasks import Losses, Task
 
 
 class _SavedData(TypedDict):
@@ -120,68 +114,28 @@ def train(
         DataError, NetError, UsageError: something cannot be used; says what to type.
         RunError: the training had to stop, because the loss was no number any more.
     """
-    begin = time.monotonic()
     if epochs is not None and minutes is not None:
         raise UsageError(
             "give --epochs or --minutes, not both: a training ends after a number of epochs or after a time"
         )
-    for name, value in (("epochs", epochs), ("minutes", minutes), ("size", size)):
-        if value is not None and not value > 0:
-            raise UsageError(f"{name} must be more than 0, got {value}")
-    if net is not None:
-        nets.facts(net)
-    if task is not None:
-        check_options(find(task), task_options or {})
-    fields, layers = dict(set or {}), layer_names(layer)
-    make_recipe(recipe, net or "speednet", fields)  # a wrong name is refused before anything is read
-    if scratch := isinstance(start, str) and start in SCRATCH:
-        start = None
-    decided = start is None and not scratch  # by the pictures, once they are known
-    check_wishes(not scratch, regime, layers, fields)
-    check_precision(precision)
     wishes = Wishes(
         task=task,
         task_options=dict(task_options or {}),
         net=net,
         net_options=dict(net_options or {}),
         recipe=recipe,
-        fields=fields,
+        fields=dict(set or {}),
         epochs=epochs,
         minutes=minutes,
         seed=seed,
         size=size,
         start=start,
         regime=regime,
-        layers=layers,
+        layers=layer_names(layer),
         offline=offline,
     )
-    world = join()
-    place(device, local_rank=world.local_rank)
-    show = Show(progress and world.first)
-    opened = Data.open(data, test, offline, dict(columns) if columns else None, task)
-    for note in opened.source.notes:
-        show.say(f"note: {note}")
-    if task is None and opened.task.name != "label":
-        show.say(f"task: {opened.task.name} ({opened.task.about}); --task chooses another")
-    here = choose(device, precision=precision, local_rank=world.local_rank, training=True)
-    chosen = dataclasses.replace(same_everywhere(here, world), index=here.index)  # one choice for all processes
-    show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))
-    weights = None
-    if decided:
-        start, said = pretrained_by_default(wishes, opened)
-        if said:
-            show.say(said)
-    check_wishes(start is not None, regime, layers, fields)
-    if start is not None:
-        weights = open_start(start, net=net, options=net_options, offline=offline or None, say=show.say)
-        check_layers(weights.trunk, layers)
-    plan, what = make_plan(wishes, opened, chosen, world, show, weights)
-    for note in coverage(opened, plan.mirror):
-        opened.notes.append(note)
-        show.say(f"note: {note}")
-    stem = f"{opened.source.name or 'pictures'}-{plan.net['name']}".replace("/", "-").replace(" ", "-")
-    folder = Path(same_everywhere(str(out or free_folder(stem)), world))
-    job = Job(plan, opened, what, chosen, world, show, folder, begin, save_every)
+    where: dict[str, Any] = {"device": device, "precision": precision, "out": out, "columns": columns}
+    job = planned(wishes, data, test, progress=progress, save_every=save_every, **where)
     return carry_out_new(job, diagnosis=diagnosis)
 
 

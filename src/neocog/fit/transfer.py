@@ -19,7 +19,7 @@ measured by Yosinski et al. 2014; `transferability.transferability` repeats it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,14 +35,17 @@ from neocog.fit.heads import check_kind
 from neocog.fit.kept import fingerprint
 from neocog.fit.recipes import Recipe
 from neocog.fit.start import Start, open_start
+from neocog.nets.taps import LAST
 from neocog.nets.trunk import Headed
 from neocog.records import counted
 from neocog.tasks import Task
+from neocog.tasks.at_once import FitsAtOnce
 from neocog.tasks.task import load, saved
 
 if TYPE_CHECKING:
     from neocog.fit.job import Data, Wishes
     from neocog.fit.plan import Plan
+    from neocog.fit.trial import Trial
 
 REGIMES = ("features", "top", "all")
 FEW = 50  # training pictures a class below which one split tells little: regime features cross-validates then
@@ -66,20 +69,24 @@ class Decision:
     notes: list[str]
 
 
-def decide(start: Start, task: Task, data: Data, wishes: Wishes) -> Decision:
-    """Choose what is left open of regime and recipe.
+def decide(
+    start: Start, task: Task, data: Data, wishes: Wishes, attempt: Callable[[], Trial | None] = lambda: None
+) -> Decision:
+    """Choose what is left open of regime and recipe; `attempt` is the trial (see fit.trial), where it may change that.
 
     Raises:
         UsageError: names that do not exist, or wishes that exclude each other.
     """
     recipe, fields, layers = wishes.recipe, wishes.fields, wishes.layers
     pictures = len(data.rows("train"))
-    if task.fits_at_once:
+    if isinstance(task, FitsAtOnce):
         counts, word = task.support(data.source, data.rows("train"))
         # fields for steps ask for steps; where the weights were asked for as well, that is a contradiction
         steps = wishes.start is None and not set(fields) <= _HEAD_FIELDS | _ALWAYS
         named = recipe or ("finetune" if steps else None)
         regime, why = choose_regime(wishes.regime, counts, word, layers=bool(layers), recipe=named)
+        if not (wishes.regime or layers or named) and (found := attempt()):
+            regime, why = found.judged(regime, why)
     else:
         regime, why = _by_steps(task, pictures, wishes)
     _check_recipe(regime, recipe, fields)
@@ -88,7 +95,8 @@ def decide(start: Start, task: Task, data: Data, wishes: Wishes) -> Decision:
     usual = "features" if regime == "features" else task.recipe
     usual = usual or ("fast" if choose_recipe(name) == "fast" else "finetune")
     r = make_recipe(recipe or usual, name, fields)
-    check_kind(r.head)
+    if isinstance(task, FitsAtOnce):
+        check_kind(r.head, task)
     taps = _plan_taps(start, regime, layers, r.pool)
     began = describe(start, regime, why, taps, task)
     notes = [f"regime {regime}: {why}", began["told"]]
@@ -192,7 +200,7 @@ def _plan_taps(start: Start, regime: str, layers: Sequence[str], pool: str) -> d
         raise UsageError(f"pool={pool} needs the layer whose maps are pooled: --layer NAME")
     if start.taps or features.plain_head(start.net):
         return start.taps
-    return {"layers": [features.LAST], "pool": "mean"}  # its own last layer cannot hold any linear function
+    return {"layers": [LAST], "pool": "mean"}  # its own last layer cannot hold any linear function
 
 
 def describe(start: Start, regime: str, why: str, taps: dict[str, Any] | None, task: Task) -> dict[str, Any]:

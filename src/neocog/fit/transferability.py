@@ -29,7 +29,8 @@ import numpy as np
 
 from neocog import nets
 from neocog.data import open_source
-from neocog.data.source import Source
+from neocog.data.kinds import Category
+from neocog.data.source import Selected, Source
 from neocog.errors import UsageError
 from neocog.fit.depth import in_order, units
 from neocog.fit.device import choose, place
@@ -49,32 +50,16 @@ KINDS = ("BnB", "BnB+", "AnB", "AnB+")
 _DEPTHS = 8  # of a deep net so many depths are tried, evenly spaced
 
 
-class _Half(Source):
+class _Half(Selected):
     """The pictures of some classes of a source, the classes numbered anew."""
 
     def __init__(self, base: Source, classes: Sequence[int], name: str) -> None:
         number = np.full(len(base.classes), -1)
         number[list(classes)] = np.arange(len(classes))
-        self.base = base
-        self.indices = np.flatnonzero((base.labels >= 0) & (number[base.labels] >= 0))
-        super().__init__(
-            f"{base.name}-{name}",
-            [base.classes[c] for c in classes],
-            number[base.labels[self.indices]],
-            base.splits[self.indices],
-        )
-
-    def key(self, i: int) -> str:
-        return self.base.key(int(self.indices[i]))
-
-    def path(self, i: int) -> Path | None:
-        return self.base.path(int(self.indices[i]))
-
-    def read(self, i: int) -> bytes | np.ndarray:
-        return self.base.read(int(self.indices[i]))
-
-    def _signature(self, i: int) -> bytes:
-        return self.base._signature(int(self.indices[i]))
+        rows = np.flatnonzero((base.labels >= 0) & (number[base.labels] >= 0))
+        super().__init__(base, rows)
+        self.name = f"{base.name}-{name}"
+        self.columns = {"label": Category(number[base.labels[rows]], [base.classes[c] for c in classes])}
 
 
 def transferability(

@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
         ("texts", _TEXTS),  # its titles and descriptions, likewise
         ("places", _TEXTS),  # names of places, likewise
         ("reader", pa.int32()),  # metadata.READER when these were read; null: by an older neocog, which did not
-        ("phash", pa.uint64()),  # data.duplicates.perceptual_hash
+        ("phash", pa.uint64()),  # Look.hashes of data.duplicates
         ("flat", pa.bool_()),  # one even tone: its phash is noise
         ("thumb", pa.binary()),  # data.duplicates.Look.thumbs, 288 bytes
         ("state", pa.string()),  # "ok", or "gone": no file of this content is left

@@ -19,12 +19,9 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from . import registry
+from .taps import tapped
 
 STRIDES = (1, 2, 4, 8, 16, 32)
-
-
-class _Enough(Exception):
-    """Ends a forward pass when the last map has been seen."""
 
 
 class Trunk(nn.Module):
@@ -67,26 +64,11 @@ class Trunk(nn.Module):
 
     def maps(self, x: Tensor) -> dict[int, Tensor]:
         """Maps of pictures (B, C, H, W) by stride, each (B, channels[stride], about H / stride, about W / stride)."""
-        made: dict[int, Tensor] = {}
-        last = max(self.levels)
-
-        def keep(stride: int) -> Any:
-            def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-                made[stride] = output
-                if stride == last:
-                    raise _Enough
-
-            return hook
-
-        handles = [self.net.get_submodule(n).register_forward_hook(keep(s)) for s, n in self.levels.items()]
-        try:
+        names = list(self.levels.values())
+        # it ends at the deepest map, which is the last; each module is called once (see _find)
+        with tapped(self.net, names, enough=dict.fromkeys(names, 1)) as found:
             self.net(x)
-        except _Enough:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
-        return {stride: made[stride] for stride in sorted(made)}
+        return {stride: found[name] for stride, name in sorted(self.levels.items())}
 
     def vector(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, width): what the net's own last layer reads."""

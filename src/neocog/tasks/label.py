@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neocog.errors import DataError, UsageError
-from neocog.tasks.measures import evaluate_logits, fit_temperature, softmax, wilson
-from neocog.tasks.task import Answer, Losses, Seen, Targets, Task, register
+from neocog.tasks import label_heads, label_report
+from neocog.tasks.at_once import Arrays, FitsAtOnce
+from neocog.tasks.measures import cross_entropy, evaluate_logits, fit_temperature, softmax, wilson
+from neocog.tasks.ridge import Layers
+from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -77,7 +80,7 @@ class Prediction(Answer):
 
 
 @register
-class Label(Task):
+class Label(FitsAtOnce, Task):
     """Cross-entropy over classes.
 
     Args:
@@ -92,7 +95,7 @@ class Label(Task):
     about = "one class for each picture"
     needs = {"label": "category"}
     mixes = True
-    fits_at_once = True
+    head_kinds = label_heads.KINDS
     knows_strangers = True
 
     def __init__(
@@ -154,6 +157,23 @@ class Label(Task):
     @classmethod
     def support(cls, source: Source, rows: np.ndarray) -> tuple[np.ndarray, str]:
         return np.bincount(source.labels[rows], minlength=len(source.classes)), "class"
+
+    def fit_head(self, x: np.ndarray, targets: Arrays, strengths: Sequence[float], kind: str = "") -> Layers:
+        labels = targets["label"]
+        counts = np.ones(len(labels)) if self.weights is None else self.weights.double().numpy()[labels]
+        return label_heads.layers(kind or "softmax", x, labels, len(self.classes), counts / counts.mean(), strengths)
+
+    def learnable(self, targets: Arrays) -> bool:
+        return len(np.unique(targets["label"])) > 1
+
+    def head_loss(self, seen: Seen) -> float:
+        """Less noisy than the accuracy; after temperature, because a strong pull makes logits small, not wrong."""
+        return cross_entropy(seen["logits"], seen["labels"], fit_temperature(seen["logits"], seen["labels"]))
+
+    def at_least(self, low: float, high: float, value: float, n: int) -> tuple[float, float]:
+        """Never narrower than Wilson's interval, and within 0 and 1."""
+        least, most = wilson(round(value * n), n)
+        return max(0.0, min(low, least)), min(1.0, max(high, most))
 
     @property
     def outputs(self) -> int:
@@ -218,6 +238,15 @@ class Label(Task):
         )
         there, of = figures.get("classes", len(self.classes)), len(self.classes)
         return line if there >= of else f"{line} ({there} of {of} classes have pictures)"
+
+    def shown(self, value: float) -> str:
+        return f"{value:.2%}"
+
+    def result(self, seen: Seen, figures: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+        return label_report.result(self.full(seen))
+
+    def sections(self, seen: Seen, figures: Mapping[str, Any]) -> list[Section]:
+        return label_report.sections(seen, self.classes, self.full(seen, 1.0), self.full(seen))
 
     def answers(self, outputs: Tensor, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
         probabilities = softmax(outputs.cpu().numpy(), self.temperature)

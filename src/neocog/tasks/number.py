@@ -14,7 +14,7 @@ theorem 2.2).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from torch import Tensor
 from neocog.data.kinds import Numbers
 from neocog.errors import DataError, UsageError
 from neocog.page import Html, paragraph, scatter_chart, table
+from neocog.tasks.at_once import Arrays, FitsAtOnce
 from neocog.tasks.canvas import PLAIN, RIGHT, WRONG, captioned
 from neocog.tasks.logistic import logistic
 from neocog.tasks.ridge import Layers, ridge
@@ -95,7 +96,7 @@ class Measured(Answer):
 
 
 @register
-class Number(Task):
+class Number(FitsAtOnce, Task):
     """Regression.
 
     Args:
@@ -113,7 +114,6 @@ class Number(Task):
     needs = {"numbers": "number"}
     goal = ("mae", "min")
     figure = "mean absolute error"
-    fits_at_once = True
     options = {"loss": "huber"}
 
     def __init__(
@@ -213,11 +213,9 @@ class Number(Task):
     @classmethod
     def support(cls, source: Source, rows: np.ndarray) -> tuple[np.ndarray, str]:
         """A tenth of the pictures, as if the numbers were ten classes."""
-        return np.array([len(rows) // 10]), "tenth of the numbers"
+        return np.full(10, len(rows) // 10), "tenth of the numbers"
 
-    def fit_head(
-        self, x: np.ndarray, targets: dict[str, np.ndarray], strengths: Sequence[float]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def fit_head(self, x: np.ndarray, targets: Arrays, strengths: Sequence[float], kind: str = "") -> Layers:
         """Least squares, whatever the loss; logistic regression of each step of an ordinal number."""
         z, parts = targets["numbers"].astype(np.float64), []
         for d, (period, steps) in enumerate(zip(self.periods, self.levels, strict=True)):

@@ -14,7 +14,7 @@ rare tags do not flood the first steps (Lin et al. 2017, section 4.1).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,10 @@ from torch import Tensor
 from neocog.errors import DataError, UsageError
 from neocog.page import Html, paragraph, table
 from neocog.records import counted
+from neocog.tasks.at_once import Arrays, FitsAtOnce
 from neocog.tasks.canvas import MISSED, PLAIN, RIGHT, WRONG, captioned
 from neocog.tasks.logistic import logistic
-from neocog.tasks.ridge import ridge
+from neocog.tasks.ridge import Layers, ridge
 from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Tagged(Answer):
 
 
 @register
-class Tags(Task):
+class Tags(FitsAtOnce, Task):
     """A yes or no for every tag.
 
     Args:
@@ -100,7 +101,6 @@ class Tags(Task):
     goal = ("map", "max")
     figure = "mean average precision"
     mixes = True
-    fits_at_once = True
     options = {"loss": "bce"}
 
     def __init__(
@@ -195,9 +195,7 @@ class Tags(Task):
     def support(cls, source: Source, rows: np.ndarray) -> tuple[np.ndarray, str]:
         return counts(source.columns["tags"], rows)[0], "tag"
 
-    def fit_head(
-        self, x: np.ndarray, targets: dict[str, np.ndarray], strengths: Sequence[float]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def fit_head(self, x: np.ndarray, targets: Arrays, strengths: Sequence[float], kind: str = "") -> Layers:
         """Logistic regression of each tag, with the weights of the loss; least squares where that is squared."""
         y, prior = targets["tags"].astype(np.float64), self.prior.double().numpy()
         if self.loss == "squared":

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -58,12 +58,15 @@ class Losses:
         return torch.stack(list(self.parts.values())).sum()
 
 
+Picture = Callable[[int], "np.ndarray | None"]  # of a row: uint8 (H, W, 3) or (H, W); None where it cannot be read
+
+
 @dataclass(frozen=True)
 class Section:
-    """A part of a report."""
+    """A part of a report; the body of one that shows pictures is made of them."""
 
     title: str
-    body: Html
+    body: Html | Callable[[Picture], Html]
 
 
 class Indexed(NamedTuple):
@@ -136,7 +139,6 @@ class Task(ABC):
         mirrors: whether a mirror image has the answer of the picture, once targets have moved with it.
         views_back: whether ``unmirrored`` undoes a mirror view of the outputs, so that views can be averaged.
         whole_batch: whether the loss compares the pictures of a batch, so that it is never computed in pieces.
-        fits_at_once: whether a last layer can be fitted on features at once (regime features, see `fit_head`).
         knows_strangers: whether features tell pictures unlike the training data (then answers have ``judged``).
         recipe: the usual recipe; None: chosen by the net.
         size: the usual short side of the net's input; None: chosen by the pictures.
@@ -154,7 +156,6 @@ class Task(ABC):
     mirrors: ClassVar[bool] = True
     views_back: ClassVar[bool] = True
     whole_batch: ClassVar[bool] = False
-    fits_at_once: ClassVar[bool] = False
     knows_strangers: ClassVar[bool] = False
     recipe: ClassVar[str | None] = None
     size: ClassVar[int | None] = None
@@ -234,26 +235,6 @@ class Task(ABC):
         """Among how many classes of one loss a net without an opinion would guess; None where that means nothing."""
         return None
 
-    @classmethod
-    def support(cls, source: Source, rows: np.ndarray) -> tuple[np.ndarray, str]:
-        """From how many of the training pictures each class is learned (K,), and the word for one; if `fits_at_once`.
-
-        It decides how much of a pretrained net is trained (see fit.transfer).
-        """
-        raise NotImplementedError
-
-    def fit_head(
-        self, x: np.ndarray, targets: dict[str, np.ndarray], strengths: Sequence[float]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Last layers, weight (K, D) and bias (K,), for features that stay as they are; if `fits_at_once`.
-
-        Args:
-            x: features (N, D), each of mean 0 and deviation 1.
-            targets: what `collate` made of the same pictures.
-            strengths: falling; the pull on the weights, ``mean loss + strength / 2 * |weights|^2`` is at its minimum.
-        """
-        raise NotImplementedError
-
     # ---- a batch
 
     @abstractmethod
@@ -316,6 +297,19 @@ class Task(ABC):
         """One line that says how good it is, for the terminal and the report."""
         name, _ = self.goal
         return f"{self.figure} {figures[name]:.4g} (n = {figures['n']:,})"
+
+    def shown(self, value: float) -> str:
+        """A value of the goal as people read it."""
+        return f"{value:.4g}"
+
+    def result(self, seen: Seen, figures: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+        """For the top of the report: what follows the number of pictures, and the figures beside the goal, written."""
+        rows = {
+            key.replace("_", " "): f"{v:.4f}" if isinstance(v, float) else f"{v:,}"
+            for key, v in figures.items()
+            if isinstance(v, (int, float)) and not isinstance(v, bool) and key not in ("n", self.goal[0])
+        }
+        return "", rows
 
     def sections(self, seen: Seen, figures: Mapping[str, Any]) -> list[Section]:
         """Sections of the report about the split that it shows (test, else validation)."""

@@ -60,10 +60,6 @@ class Unknown:
         chunks = [score(features[start : start + _CHUNK], ready) for start in range(0, len(features), _CHUNK)]
         return np.concatenate(chunks).astype(np.float32) if chunks else np.zeros(0, np.float32)
 
-    def is_unknown(self, features: np.ndarray) -> np.ndarray:
-        """Return bool (N,)."""
-        return self.score(features) > self.threshold
-
     def with_threshold(self, held_out: np.ndarray, false_alarm: float = FALSE_ALARM) -> Unknown:
         """Return a copy whose threshold calls a share of at most `false_alarm` of pictures like `held_out` unknown.
 

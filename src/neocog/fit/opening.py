@@ -1,0 +1,86 @@
+"""From what a user asked for to a job that is planned: for `train`, and for the scan of learning rates."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neocog import nets
+from neocog.errors import UsageError
+from neocog.fit.choices import make_recipe
+from neocog.fit.coverage import coverage
+from neocog.fit.device import check_precision, choose, place
+from neocog.fit.features import check_layers
+from neocog.fit.job import Data, Job, Wishes, task_options
+from neocog.fit.parallel import join, same_everywhere
+from neocog.fit.plan import make_plan
+from neocog.fit.pretrained import SCRATCH, pretrained_by_default
+from neocog.fit.run import free_folder
+from neocog.fit.show import Show
+from neocog.fit.start import open_start
+from neocog.fit.transfer import check_wishes
+from neocog.tasks import find
+
+
+def planned(
+    wishes: Wishes,
+    data: Any,
+    test: Any = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+    save_every: float = 60.0,
+) -> Job:
+    """Open the pictures, choose device and weights, and plan the training; see `training.train`. Writes nothing.
+
+    Raises:
+        DataError, NetError, UsageError: something cannot be used; says what to type.
+    """
+    begin = time.monotonic()
+    for name in ("epochs", "minutes", "size"):
+        if (value := getattr(wishes, name)) is not None and not value > 0:
+            raise UsageError(f"{name} must be more than 0, got {value}")
+    if wishes.net is not None:
+        nets.facts(wishes.net)
+    if wishes.task is not None:
+        task_options(find(wishes.task), wishes.task_options)
+    # a wrong name is refused before anything is read
+    make_recipe(wishes.recipe, wishes.net or "speednet", wishes.fields)
+    if scratch := isinstance(wishes.start, str) and wishes.start in SCRATCH:
+        wishes = dataclasses.replace(wishes, start=None)
+    check_wishes(not scratch, wishes.regime, wishes.layers, wishes.fields)
+    check_precision(precision)
+    world = join()
+    place(device, local_rank=world.local_rank)
+    show = Show(progress and world.first)
+    opened = Data.open(data, test, wishes.offline, dict(columns) if columns else None, wishes.task)
+    for note in opened.source.notes:
+        show.say(f"note: {note}")
+    if wishes.task is None and opened.task.name != "label":
+        show.say(f"task: {opened.task.name} ({opened.task.about}); --task chooses another")
+    here = choose(device, precision=precision, local_rank=world.local_rank, training=True)
+    chosen = dataclasses.replace(same_everywhere(here, world), index=here.index)  # one choice for all processes
+    show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))
+    start, weights = wishes.start, None
+    if start is None and not scratch:
+        start, said = pretrained_by_default(wishes, opened)
+        if said:
+            show.say(said)
+    check_wishes(start is not None, wishes.regime, wishes.layers, wishes.fields)
+    if start is not None:
+        how: dict[str, Any] = {"options": wishes.net_options or None, "offline": wishes.offline or None}
+        weights = open_start(start, net=wishes.net, say=show.say, **how)
+        check_layers(weights.trunk, wishes.layers)
+    plan, task = make_plan(wishes, opened, chosen, world, show, weights)
+    for note in coverage(opened, plan.mirror):
+        opened.notes.append(note)
+        show.say(f"note: {note}")
+    stem = f"{opened.source.name or 'pictures'}-{plan.net['name']}".replace("/", "-").replace(" ", "-")
+    folder = Path(same_everywhere(str(out or free_folder(stem)), world))
+    return Job(plan, opened, task, chosen, world, show, folder, begin, save_every)

@@ -1,0 +1,68 @@
+"""What modules inside a net put out while it runs; the net is not changed.
+
+with tapped(net, ["layer3", "layer4"]) as found:
+    logits = net(x)
+found["layer4"]      # (B, 512, H / 32, W / 32)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from . import registry
+
+LAST = ""  # the name of what the net's last layer reads
+
+
+class _Enough(Exception):
+    """Ends a pass when every module has put out what is wanted."""
+
+
+class Outputs(dict[str, Any]):
+    """By name, the last output of each module in a pass; `calls`: how often each was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+
+@contextmanager
+def tapped(
+    net: nn.Module,
+    names: Sequence[str],
+    *,
+    keep: Callable[[str, Any], Any] = lambda _name, value: value,
+    enough: Mapping[str, int] | None = None,
+) -> Iterator[Outputs]:
+    """Catch the outputs of modules, by their dotted names; `LAST` is what the net's last layer reads.
+
+    Args:
+        keep: makes what is kept of an output, at once: what follows may write into it (ReLU in place).
+        enough: after so many calls of each module the pass, and with it the block, ends; None: it runs to its end.
+    """
+    found = Outputs()
+
+    def take(name: str, value: Any) -> None:
+        found[name] = keep(name, value)
+        found.calls[name] += 1
+        if found.calls == enough:
+            raise _Enough
+
+    def hook(name: str) -> Any:
+        if name == LAST:
+            return registry.head_of(net).register_forward_pre_hook(lambda _module, inputs: take(name, inputs[0]))
+        return net.get_submodule(name).register_forward_hook(lambda _module, _inputs, output: take(name, output))
+
+    handles = [hook(name) for name in names]
+    try:
+        yield found
+    except _Enough:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
