@@ -63,9 +63,9 @@ def read_update_ratios(ratios: Mapping[str, float], optimizer: str = "sgd") -> F
 
     With Muon, which gives each filter bank a step of a set length, ratios up to 0.3 are healthy.
     """
-    usual, scale = (
-        ("0.01 to 0.1 is healthy with Muon", 30.0) if optimizer.startswith("muon") else ("about 1e-3 is healthy", 1.0)
-    )
+    usual, scale = "about 1e-3 is healthy", 1.0
+    if optimizer.startswith("muon"):
+        usual, scale = "0.01 to 0.1 is healthy with Muon", 30.0
     values = {name: ratio for name, ratio in ratios.items() if name.rpartition(".")[2] != "bias"} or dict(ratios)
     name = "update ratio"
     if not values:

@@ -35,11 +35,8 @@ from .registry import register
 
 
 def _conv(channels: int, filters: int, size: int = 3, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, filters, size, stride, padding=1, bias=False),
-        nn.BatchNorm2d(filters),
-        nn.ReLU(inplace=True),
-    )
+    conv = nn.Conv2d(channels, filters, size, stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(filters), nn.ReLU(inplace=True))
 
 
 class _Stage(nn.Module):
