@@ -153,3 +153,23 @@ def test_pixels_are_normalised() -> None:
     held = Held(Arrays(np.full((1, 16, 16, 3), 255, np.uint8)), np.arange(1), pre, CPU)
     x = next(iter(in_order(held, 4, CPU))).x
     torch.testing.assert_close(x, torch.full((1, 3, 16, 16), 1.5))
+
+
+def test_small_annotations_of_held_pictures_are_read_once() -> None:
+    class Counting:
+        kind = "mask"
+
+        def __init__(self, side: int) -> None:
+            self.side, self.read = side, 0
+
+        def __getitem__(self, i: int) -> np.ndarray:
+            self.read += 1
+            return np.full((self.side, self.side), i, np.uint8)
+
+    rows = torch.tensor([2, 0, 2])
+    for side, keep, reads in ((16, 0, 6), (16, 768, 2), (64, 768, 6)):
+        column = Counting(side)
+        known = Known({"mask": column}, lambda values, warp, valid: values, keep=keep)  # type: ignore[dict-item]
+        for _ in range(2):
+            assert [int(one[0, 0]) for one in known.values(rows)["mask"]] == [2, 0, 2]
+        assert column.read == reads

@@ -328,3 +328,10 @@ def test_draw_errors():
 
 def test_n_may_come_as_a_float():
     assert len(drawn_source(n=1e9)) == 10**9
+
+
+def test_what_is_true_of_a_picture_does_not_depend_on_whether_it_is_painted() -> None:
+    whole, told = draw(0, 5, 32), draw(0, 5, 32, painted=False)
+    assert told.picture.size == 0 and whole.picture.shape == (32, 32, 3)
+    assert (told.boxes, told.labels, told.captions) == (whole.boxes, whole.labels, whole.captions)
+    assert (told.mask == whole.mask).all()

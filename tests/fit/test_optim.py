@@ -43,12 +43,29 @@ def test_muon_keeps_the_norm_and_goes_downhill() -> None:
     assert weight.norm().item() == pytest.approx(8**0.5, rel=0.2)
 
 
-@pytest.mark.parametrize("name", ["fast", "standard", "paper-resnet"])
+@pytest.mark.parametrize("name", ["fast", "standard", "quick", "paper-resnet"])
 def test_every_trainable_parameter_is_in_one_group(name: str) -> None:
     net = nets.build("speednet")
     opts = optimizers(net, nets.head_of(net), recipe(name), 2000)
     found = [id(p) for opt in opts for group in opt.param_groups for p in group["params"]]
     assert sorted(found) == sorted(id(p) for p in net.parameters() if p.requires_grad)
+
+
+def test_muon_turns_the_filters_of_a_head_and_adamw_what_puts_out_answers() -> None:
+    from neocog.nets.trunk import Headed, Trunk
+    from neocog.tasks.segment import Decoder
+
+    trunk = Trunk(nets.build("placenet"))
+    net = Headed(trunk, Decoder(trunk.channels, 9, 32))
+    r = recipe("quick")
+    adam, muon = optimizers(net, nets.head_of(net), r, r.batch_size)
+    assert isinstance(adam, torch.optim.AdamW) and isinstance(muon, Muon)
+    of = {id(p): opt for opt in (adam, muon) for group in opt.param_groups for p in group["params"]}
+    assert of[id(net.answer.last.weight)] is adam and of[id(net.answer.last.bias)] is adam
+    assert of[id(net.answer.mix[0].weight)] is muon and of[id(trunk.net.stem[0].weight)] is muon
+    plain = nets.build("placenet")
+    opts = optimizers(plain, nets.head_of(plain), r, r.batch_size)
+    assert any(p is plain.linear.weight for group in opts[0].param_groups for p in group["params"])
 
 
 def test_rates_follow_the_schedule_and_the_whitening_bias_freezes() -> None:

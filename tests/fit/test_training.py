@@ -17,7 +17,7 @@ from neocog.data import open_source
 from neocog.data.batches import Batch
 from neocog.errors import DataError, RunError, UsageError
 from neocog.fit import loop
-from neocog.fit.choices import choose_size, growing
+from neocog.fit.choices import choose_net, choose_size, growing, make_recipe
 from neocog.fit.clock import Clock
 from neocog.fit.evaluating import views
 from neocog.fit.loop import judge
@@ -26,6 +26,7 @@ from neocog.fit.recipes import recipe
 from neocog.fit.run import read_json, records
 from neocog.fit.state import State
 from neocog.nets import build
+from neocog.tasks import find
 
 QUIET = {"progress": False, "device": "cpu"}
 
@@ -225,6 +226,16 @@ def test_views_add_up_and_mirror_only_when_allowed() -> None:
 def test_sizes() -> None:
     assert [choose_size(s, True) for s in (8, 32, 64, 375)] == [32, 32, 64, 128]
     assert choose_size(375, False) == 224
+
+
+def test_small_pictures_get_a_net_and_a_recipe_for_their_task() -> None:
+    segment, tags, label = (find(name) for name in ("segment", "tags", "label"))
+    assert [choose_net(64, task) for task in (label, tags, segment)] == ["speednet", "placenet", "placenet"]
+    assert [choose_net(128, task) for task in (label, segment)] == ["resnet18", "resnet18"]
+    assert make_recipe(None, "placenet", {}, segment).zoom > 0
+    assert make_recipe(None, "placenet", {}, tags).zoom == 0  # what is asked for may be cut off
+    assert make_recipe(None, "placenet", {"zoom": "0.1"}, tags).zoom == 0.1
+    assert make_recipe(None, "resnet18", {}, segment).name == "dense"
 
 
 def test_clock_counts_steps_and_at_least_some() -> None:

@@ -7,6 +7,7 @@ can be continued at any step, and N processes see between them what one would se
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import threading
 import time
@@ -91,6 +92,7 @@ class Known:
         collate: makes targets of values by role (int64 (B,) for a category, else a list of B), the warp, and which
             pictures are valid.
         warps: whether `collate` needs the warp.
+        keep: bytes up to which a picture's annotation is kept once it was read, where pictures are held; 0: none is.
     """
 
     def __init__(
@@ -98,8 +100,10 @@ class Known:
         columns: Mapping[str, Column],
         collate: Callable[[dict[str, Any], Warp | None, Tensor], Targets],
         warps: bool = False,
+        keep: int = 0,
     ) -> None:
-        self.columns, self.collate, self.warps = dict(columns), collate, warps
+        self.columns, self.collate, self.warps, self.keep = dict(columns), collate, warps, keep
+        self._kept: dict[tuple[str, int], Any] = {}
         self._codes = {
             role: torch.from_numpy(column.codes.astype(np.int64))
             for role, column in self.columns.items()
@@ -110,21 +114,31 @@ class Known:
     def values(self, rows: Tensor) -> dict[str, Any]:
         """Values of some pictures. Thread-safe."""
         return {
-            role: self._codes[role][rows] if role in self._codes else [_value(column, int(i)) for i in rows]
-            for role, column in self.columns.items()
+            role: self._codes[role][rows] if role in self._codes else [self._value(role, int(i)) for i in rows]
+            for role in self.columns
         }
+
+    def _value(self, role: str, i: int) -> Any:
+        """The annotation of a picture; None where it cannot be read (a damaged mask), which 'neocog check' says."""
+        if (role, i) in self._kept:
+            return self._kept[role, i]
+        try:
+            value = self.columns[role][i]
+        except DataError:
+            return None
+        if self.keep and _bytes(value) <= self.keep:
+            self._kept[role, i] = value
+        return value
 
     def select(self, rows: np.ndarray) -> Known:
         """The same for some of the pictures."""
-        return Known({k: c.select(rows) for k, c in self.columns.items()}, self.collate, self.warps)
+        return Known({k: c.select(rows) for k, c in self.columns.items()}, self.collate, self.warps, self.keep)
 
 
-def _value(column: Column, i: int) -> Any:
-    """The annotations of a picture; None where they cannot be read (a damaged mask), which 'neocog check' says."""
-    try:
-        return column[i]
-    except DataError:
-        return None
+def _bytes(value: Any) -> float:
+    """About how much memory an annotation takes; infinite where that is not known."""
+    parts = [value] if isinstance(value, np.ndarray) else [getattr(value, name, None) for name in ("corners", "labels")]
+    return sum(part.nbytes if isinstance(part, np.ndarray) else math.inf for part in parts)
 
 
 NOTHING = Known({}, lambda values, warp, valid: {})

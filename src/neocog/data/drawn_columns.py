@@ -29,7 +29,7 @@ class _Computed:
         return len(self._source)
 
     def __getitem__(self, i: int) -> Any:
-        return self._value(self._source.draw(int(i)))
+        return self._value(self._source.draw(int(i), painted=False))
 
     @property
     def known(self) -> np.ndarray:
@@ -73,7 +73,7 @@ def drawn_columns(source: Drawn) -> Mapping[str, Column]:
         "captions": lambda: TextColumn(source.captions),  # type: ignore[arg-type]
         "boxes": lambda: _Computed(source, "boxes", SHAPES, _boxes),  # type: ignore[dict-item, return-value]
         "mask": lambda: Masks(
-            lambda i: _mask(source.draw(i)),
+            lambda i: _mask(source.draw(i, painted=False)),
             len(source),
             ("ground", *SHAPES),
             mark=digest("drawn", source.fingerprint()),

@@ -34,13 +34,17 @@ def choose_size(side: int, on_cpu: bool) -> int:
     return 128 if on_cpu or side < 180 else 224
 
 
-def choose_net(size: int) -> str:
-    """The net for an input size: speednet for small pictures, resnet18 for the others."""
+def choose_net(size: int, task: type[Task] = Label) -> str:
+    """The net for an input size: for small pictures speednet, or placenet where more than a label is asked for."""
+    if task is not Label and size <= 96:
+        return "placenet"
     return "speednet" if size <= 64 else "resnet18"
 
 
 def choose_recipe(net: str, task: type[Task] = Label) -> str:
-    """The recipe for a net and a task: fast for the nets that it was made for."""
+    """The recipe for a net and a task: fast and quick for the nets that they were made for."""
+    if net.startswith("placenet"):
+        return "quick"
     return task.recipe or ("fast" if net.startswith("speednet") else "standard")
 
 
@@ -76,7 +80,9 @@ def splits_of(
     groups = mirroring = None
     declared = set(np.unique(source.splits[labelled]).tolist()) - {-1}
     # a validation split that is cut beside a declared test split only steers: there speed counts for more
-    if len(source) <= (_GROUPS_UP_TO if 2 not in declared else LEAKS_UP_TO):
+    if source.drawn and task.name != "label":
+        pass  # no two are alike, and nothing is to be learned of mirror images
+    elif len(source) <= (_GROUPS_UP_TO if 2 not in declared else LEAKS_UP_TO):
         from neocog.data.check import groups_and_mirroring
 
         alike = mirrored if task.name == "label" else True  # targets of places move with the mirror image
@@ -194,7 +200,12 @@ def fits_in_memory(pictures: int, pre: Preprocess) -> bool:
 
 
 def make_recipe(name: str | None, net: str, fields: Mapping[str, Any], task: type[Task] = Label) -> Recipe:
-    """The recipe by name (or the usual one of the net and the task) with changed fields."""
+    """The recipe by name (or the usual one of the net and the task) with changed fields.
+
+    The usual one does not zoom pictures whose answer would not move with them: what is asked for may be cut off.
+    """
+    if name is None and not task.geometry:
+        fields = {"zoom": 0.0, **fields}
     return recipe(name or choose_recipe(net, task), **fields)
 
 

@@ -61,9 +61,11 @@ def initial_loss(loss: float, classes: int) -> Finding:
 def read_update_ratios(ratios: Mapping[str, float], optimizer: str = "sgd") -> Finding:
     """Judge the ratios of one step in the middle of training (see `diagnose.update_ratios`); biases are passed over.
 
-    With optimizer "muon", which gives each filter bank a step of a set length, ratios up to 0.3 are healthy.
+    With Muon, which gives each filter bank a step of a set length, ratios up to 0.3 are healthy.
     """
-    usual, scale = ("0.01 to 0.1 is healthy with Muon", 30.0) if optimizer == "muon" else ("about 1e-3 is healthy", 1.0)
+    usual, scale = "about 1e-3 is healthy", 1.0
+    if optimizer.startswith("muon"):
+        usual, scale = "0.01 to 0.1 is healthy with Muon", 30.0
     values = {name: ratio for name, ratio in ratios.items() if name.rpartition(".")[2] != "bias"} or dict(ratios)
     name = "update ratio"
     if not values:

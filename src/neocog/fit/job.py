@@ -213,6 +213,7 @@ def open_split(
         return Split((Streamed(source, rows, pre), *more), source, rows, known)
     with show.bar(f"reading {what}") as bar:
         held = Held(source, rows, pre, device.torch, lambda done, of: bar(done / of, f"{done:,} of {of:,}"))
+    known.keep = pre.input[0] * pre.input[1] * pre.channels  # as much again as the pictures, at most
     if len(held) < len(rows):
         known = known.select(held.kept)
     return Split((held,), source, rows[held.kept], known)

@@ -91,13 +91,14 @@ def optimizers(
         UsageError: the recipe names no known optimizer.
     """
     scale = min(1.0, batch / recipe.batch_size)
-    head_ids = {id(p) for p in head.parameters()}
-    muon = recipe.optimizer == "muon"
+    muon, rest = recipe.optimizer in ("muon", "muon-adamw"), recipe.optimizer.removeprefix("muon-")
+    apart = muon and (recipe.lr_head or rest == "adamw")
+    head_ids = _answering(head) if rest == "adamw" else {id(p) for p in head.parameters()}
     groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
     for p in net.parameters():
         if not p.requires_grad:
             continue
-        if muon and id(p) in head_ids and recipe.lr_head:
+        if apart and id(p) in head_ids:
             kind = "head"
         elif p.ndim < 2:
             kind = "vector"
@@ -113,22 +114,37 @@ def optimizers(
             group = {"params": params, "lr": rate, "peak": rate, "until": until, "own_norm": factor != 1.0}
             filters.append(group)
             continue
-        lr = (recipe.lr_head if kind == "head" else recipe.lr) * (scale if recipe.optimizer != "adamw" else 1.0)
+        lr = (recipe.lr_head or recipe.lr) if kind == "head" else recipe.lr
+        lr = lr if rest == "adamw" else lr * scale
         decay = recipe.weight_decay if kind != "vector" or recipe.decay_all else 0.0
-        decay, lr = decay / lr if muon else decay, lr * factor
+        decay, lr = decay / lr if rest == "muon" else decay, lr * factor
         made.append({"params": params, "lr": lr, "peak": lr, "until": until, "weight_decay": decay})
 
-    if recipe.optimizer in ("sgd", "muon"):
-        found: list[torch.optim.Optimizer] = []
-        if made:
-            nesterov = recipe.nesterov and recipe.momentum > 0
-            found.append(torch.optim.SGD(made, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov))
-        if filters:
-            found.append(Muon(filters, momentum=recipe.momentum_filters, dtype=dtype))
-        return found
-    if recipe.optimizer == "adamw":
-        return [torch.optim.AdamW(made, lr=recipe.lr, betas=(recipe.momentum, 0.999))]
-    raise UsageError(f"unknown optimizer {recipe.optimizer!r}; expected 'sgd', 'adamw' or 'muon'")
+    if recipe.optimizer not in ("sgd", "adamw", "muon", "muon-adamw"):
+        raise UsageError(f"unknown optimizer {recipe.optimizer!r}; expected 'sgd', 'adamw', 'muon' or 'muon-adamw'")
+    found: list[torch.optim.Optimizer] = []
+    if made and rest == "adamw":
+        found.append(torch.optim.AdamW(made, lr=recipe.lr, betas=(recipe.momentum, 0.999)))
+    elif made:
+        nesterov = recipe.nesterov and recipe.momentum > 0
+        found.append(torch.optim.SGD(made, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov))
+    if filters:
+        found.append(Muon(filters, momentum=recipe.momentum_filters, dtype=dtype))
+    return found
+
+
+def _answering(head: nn.Module) -> set[int]:
+    """Ids of a head's parameters whose length matters: of its layers that no normalisation follows, which have a bias.
+
+    A head of one linear layer counts as such, with a bias or without.
+    """
+    layers = [head, *head.modules()] if isinstance(head, nn.Linear) else list(head.modules())
+    return {
+        id(p)
+        for layer in layers
+        if getattr(layer, "bias", None) is not None or layer is head
+        for p in layer.parameters(recurse=False)
+    }
 
 
 def set_rates(opts: list[torch.optim.Optimizer], recipe: Recipe, progress: float, scale: float = 1.0) -> float:

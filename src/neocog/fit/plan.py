@@ -113,7 +113,7 @@ def make_plan(
     usual, channels = data.usual
     side = min(usual)
     small = wishes.size or choose_size(side, device.kind == "cpu")
-    name = start.spec["name"] if start else wishes.net or choose_net(small)
+    name = start.spec["name"] if start else wishes.net or choose_net(small, kind)
     facts = nets.facts(name)
     _check_net(facts, kind)
     pre = _preprocess(wishes, data, start, facts, device)

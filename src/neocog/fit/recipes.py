@@ -27,12 +27,12 @@ class Recipe:
     chunk: int = 0  # on a CPU: pictures in one pass (0: the batch); BN statistics are those of a chunk
     early_stop: int = 0  # stop after this many epochs without a lower validation loss (0: never); the best is kept
     # optimizer
-    optimizer: str = "sgd"  # sgd | adamw | muon (muon: filters by Muon, all else by SGD)
+    optimizer: str = "sgd"  # sgd | adamw | muon (filters by Muon, all else by SGD) | muon-adamw (all else by AdamW)
     lr: float = 0.1
-    lr_filters: float = 0.24  # muon only
+    lr_filters: float = 0.24  # muon, muon-adamw
     lr_head: float = 0.0  # muon only; 0: by Muon, too
     momentum: float = 0.9
-    momentum_filters: float = 0.6  # muon only
+    momentum_filters: float = 0.6  # muon, muon-adamw
     nesterov: bool = True
     weight_decay: float = 5e-4  # muon: the share of a weight that one step at the peak rate takes away
     decay_all: bool = False  # also biases and normalisation
@@ -194,6 +194,23 @@ RECIPES: dict[str, Recipe] = {
             colour=0.2,
             lr_last=0.5,
             lr_early=0.2,
+            tta="flip",
+        ),
+        Recipe(
+            name="quick",
+            about="any task from random weights in minutes: Muon for the filters, AdamW for the rest, EMA",
+            epochs=20.0,
+            min_steps=600,
+            batch_size=32,
+            optimizer="muon-adamw",
+            lr=3e-3,
+            lr_filters=0.1,
+            weight_decay=0.01,
+            schedule="triangle",
+            clip=5.0,
+            ema=0.99,
+            zoom=0.25,
+            colour=0.1,
             tta="flip",
         ),
         Recipe(

@@ -94,7 +94,7 @@ def find_lr(
         points, suggestion = diagnose.lr_scan(step, factors)
     stream.close()  # type: ignore[attr-defined]
     # the rate that the recipe names: Muon's for the filters, else SGD's or AdamW's
-    name = "lr_filters" if plan.recipe.optimizer == "muon" else "lr"
+    name = "lr_filters" if plan.recipe.optimizer.startswith("muon") else "lr"
     peak = getattr(plan.recipe, name)
 
     def rate(factor: float | None) -> float | None:

@@ -39,6 +39,8 @@ from neocog.fit.wait import seconds_to_train
 from neocog.records import counted
 from neocog.tasks import Losses, Task
 
+_LOOK = 0.05  # of the minutes asked for, that the look before training may take
+
 
 class _SavedData(TypedDict):
     fingerprint: str
@@ -322,8 +324,9 @@ def _first_look(job: Job) -> list[diagnose.Finding]:
         v.copy_(kept[k])
     # with places there is much to memorise in each picture
     few = some.part(slice(0, 4 if task.geometry and max(some.x.shape[-2:]) > 96 else 32))
+    most = 20.0 if job.plan.minutes is None else min(20.0, _LOOK * 60 * job.plan.minutes)
     with device.autocast():
-        learned = diagnose.overfit_one_batch(net, lambda trial: losses_of(task, trial, few), len(few))
+        learned = diagnose.overfit_one_batch(net, lambda trial: losses_of(task, trial, few), len(few), seconds=most)
     if task.chance is None or (job.plan.start and job.plan.start["head"] == "kept"):
         return [learned]  # better than chance, as it should be, or a loss of which chance says nothing
     return [diagnose.initial_loss(loss, task.chance), learned]

@@ -66,15 +66,20 @@ def border_f(found: Tensor, mask: Tensor, classes: int) -> Tensor:
 
 
 def _within(places: Tensor, radius: int) -> Tensor:
-    """bool (N, H, W): what lies within `radius` pixels of a place: row by row of a disc, as running maxima."""
-    height = places.shape[1]
-    flat = places.float()[:, None]
-    made = torch.zeros_like(places)
-    for dy in range(min(radius, height - 1) + 1):
-        half = math.isqrt(radius * radius - dy * dy)
-        wide = F.max_pool2d(flat, (1, 2 * half + 1), 1, (0, half))[:, 0] > 0
-        made[:, : height - dy] |= wide[:, dy:]
-        made[:, dy:] |= wide[:, : height - dy]
+    """bool (N, H, W): what lies within `radius` pixels of a place: row by row of a disc, the widest row first."""
+    height, width = places.shape[1:]
+    wide, half, rows = places, 0, dict[int, Tensor]()
+    for dy in range(radius, -1, -1):  # rows of the disc grow towards its middle
+        for step in range(half + 1, math.isqrt(radius * radius - dy * dy) + 1):
+            wide = wide.clone()
+            wide[:, :, step:] |= places[:, :, : max(0, width - step)]
+            wide[:, :, : max(0, width - step)] |= places[:, :, step:]
+            half = step
+        rows[dy] = wide
+    made = rows[0].clone()
+    for dy in range(1, min(radius, height - 1) + 1):
+        made[:, : height - dy] |= rows[dy][:, dy:]
+        made[:, dy:] |= rows[dy][:, : height - dy]
     return made
 
 
