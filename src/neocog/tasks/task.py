@@ -26,6 +26,7 @@ from neocog.page import Html
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
+    from neocog.data.columns import LabelSets
     from neocog.data.source import Source
     from neocog.data.warp import Warp
     from neocog.nets.trunk import Trunk
@@ -200,8 +201,11 @@ class Task(ABC):
         return good
 
     @classmethod
-    def strata(cls, source: Source) -> np.ndarray | None:
-        """int (N,): samples of one number are spread evenly over splits, -1 = no matter; None: by chance."""
+    def strata(cls, source: Source) -> np.ndarray | LabelSets | None:
+        """int (N,): samples of one number are spread evenly over splits, -1 = no matter; or several for each sample.
+
+        None: by chance.
+        """
         return None
 
     @classmethod
