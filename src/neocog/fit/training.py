@@ -44,6 +44,7 @@ from neocog.fit.transfer import check_wishes
 from neocog.fit.wait import seconds_to_train
 from neocog.records import counted
 from neocog.tasks import Losses, Task, find
+from neocog.tasks.task import possible
 
 
 class _SavedData(TypedDict):
@@ -162,7 +163,10 @@ def train(
     for note in opened.source.notes:
         show.say(f"note: {note}")
     if task is None and opened.task.name != "label":
-        show.say(f"task: {opened.task.name} ({opened.task.about}); --task chooses another")
+        more = " or ".join(name for name in possible(opened.source) if name != opened.task.name)
+        show.say(
+            f"task: {opened.task.name} ({opened.task.about})" + (f"; possible, too: --task {more}" if more else "")
+        )
     here = choose(device, precision=precision, local_rank=world.local_rank, training=True)
     chosen = dataclasses.replace(same_everywhere(here, world), index=here.index)  # one choice for all processes
     show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))
