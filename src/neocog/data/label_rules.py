@@ -52,9 +52,7 @@ def unlabelled(f: Facts) -> Finding | None:
         return None
     advice = "They are not used for training. Put each into the folder of its class, or complete the label column."
     if tagged:
-        advice = (
-            "An empty cell is unknown, so they are not used for training. Write [] where none of the labels applies."
-        )
+        advice = "An empty cell is unknown, so they are not used for training. Write [] where no label applies."
     if missing == n:
         advice = "A classifier needs labels: a folder for each class, or a table with the columns path and label."
     title = "no picture has a label" if missing == n else f"{missing:,} of {counted(n)} without a label"

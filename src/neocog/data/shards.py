@@ -1,8 +1,8 @@
 """Tar shards (WebDataset): members whose names agree up to the first dot of the base name are one sample.
 
 What follows that dot names the column: ``0.jpg`` is the picture, ``0.cls`` or ``0.json`` its label, ``0.txt`` or
-``0.json`` its caption, ``0.seg.png`` something else. A picture ``a.0.png`` beside ``a.0.cls`` has that label of its own. Headers are read once when the shards are opened; after that a
-picture is one read at a known offset, in any order.
+``0.json`` its caption, ``0.seg.png`` something else. A picture ``a.0.png`` beside ``a.0.cls`` has a label of its own.
+Headers are read once when the shards are opened; after that a picture is one read at a known offset, in any order.
 """
 
 from __future__ import annotations

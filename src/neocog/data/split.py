@@ -99,7 +99,7 @@ def complete_split(
     if not has[VAL] and not has[TEST]:
         codes = make_split(strata, groups=groups, fractions=fractions, seed=seed)
         why = "only training pictures are declared" if has[TRAIN] else "no split is declared"
-        return codes, [f"{why}: divided by class and seed {seed} into {count_splits(codes)}"]
+        return codes, [f"{why}: divided into {count_splits(codes)} (seed {seed})"]
 
     notes = [f"declared splits kept: {count_splits(source.splits)}"]
     free = codes < 0

@@ -163,10 +163,9 @@ def train(
     for note in opened.source.notes:
         show.say(f"note: {note}")
     if task is None and opened.task.name != "label":
-        more = " or ".join(name for name in possible(opened.source) if name != opened.task.name)
-        show.say(
-            f"task: {opened.task.name} ({opened.task.about})" + (f"; possible, too: --task {more}" if more else "")
-        )
+        more = ", ".join(name for name in possible(opened.source) if name != opened.task.name)
+        more = f"; --task can also be {more}" if more else ""
+        show.say(f"task: {opened.task.name} ({opened.task.about}){more}")
     here = choose(device, precision=precision, local_rank=world.local_rank, training=True)
     chosen = dataclasses.replace(same_everywhere(here, world), index=here.index)  # one choice for all processes
     show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))
