@@ -21,7 +21,7 @@ from neocog.data.overlay import overlay
 from neocog.data.shapes import Runs, from_text, to_text
 from neocog.data.source import Source
 from neocog.errors import DataError
-from neocog.tasks.task import find, fits
+from neocog.tasks.task import find, fits, guess, possible
 
 W, H = 40, 24
 
@@ -99,6 +99,66 @@ def test_coco_polygons_and_runs_are_painted_small_over_large(tmp_path):
     expected[1:5, 2:8] = 1
     assert (mask == expected).all() and source.columns["mask"].names == ("background", "cat", "dog")
     assert (source.columns["mask"].select(np.array([row(source, "train2017/1.jpg")]))[0] == expected).all()
+
+
+def panoptic(tmp_path: Path) -> Path:
+    for name in ("val2017/1.jpg", "val2017/2.jpg", "val2017/3.jpg"):
+        picture(tmp_path / name)
+    numbers = np.zeros((H, W), np.int64)
+    numbers[:, 20:], numbers[4:8, 4:8], numbers[10:12, 4:8] = 70_000, 300, 5
+    folder = tmp_path / "annotations/panoptic_val2017"
+    folder.mkdir(parents=True)
+    colours = np.stack([numbers >> (8 * k) & 255 for k in range(3)], -1).astype(np.uint8)
+    Image.fromarray(colours).save(folder / "1.png")
+    Image.fromarray(np.zeros((H, W, 3), np.uint8)).save(folder / "2.png")
+    segments = [{"id": 70_000, "category_id": 200}, {"id": 300, "category_id": 3, "iscrowd": 0}]
+    write(tmp_path / "annotations/panoptic_val2017.json", {
+        "images": [{"id": k, "file_name": f"{k}.jpg", "width": W, "height": H} for k in (1, 2, 3)],
+        "annotations": [{"image_id": k, "file_name": f"{k}.png", "segments_info": segments if k == 1 else []}
+                        for k in (1, 2, 3)],
+        "categories": [{"id": 200, "name": "sky", "isthing": 0, "color": [70, 130, 180]},
+                       {"id": 3, "name": "dog", "isthing": 1, "color": [1, 2, 3]}],
+    })  # fmt: skip
+    return tmp_path
+
+
+def test_coco_panoptic_masks(tmp_path):
+    source = open_source(panoptic(tmp_path))
+    column = source.columns["mask"]
+    assert len(source) == 3 and column.names == ("dog", "sky") and column.colours == ((1, 2, 3), (70, 130, 180))
+    mask = column[row(source, "1.jpg")]
+    assert mask.dtype == np.uint8 and (mask[:, 20:] == 1).all() and (mask[4:8, 4:8] == 0).all()
+    assert (mask[10:12, 4:8] == 255).all() and mask[0, 0] == 255
+    assert (column[row(source, "2.jpg")] == 255).all()
+    assert column[row(source, "3.jpg")] is None and "3.png does not exist" in source.problems[0].reason
+    assert source.splits.tolist() == [1, 1, 1] and guess(source) == "segment"
+    found = check(source, near=False).find("mask_values")
+    assert found.count == 1 and found.groups[0][0].note == "'segment 5' is of no class"
+
+
+def test_the_task_is_guessed_by_what_is_annotated(tmp_path):
+    for k in range(3):
+        picture(tmp_path / f"images/{k}.jpg")
+    images = [{"id": k, "file_name": f"{k}.jpg"} for k in range(3)]
+    boxed = [{"id": k, "image_id": k, "category_id": 1, "bbox": [1, 1, 9, 9]} for k in range(3)]
+    named = [{"id": 1, "name": "face", "keypoints": ["left_eye", "right_eye"]}]
+    pointed = [{**one, "keypoints": [3, 3, 2, 7, 3, 2]} for one in boxed]
+    write(tmp_path / "a.json", {"images": images, "annotations": pointed, "categories": named})
+    assert guess(open_source(tmp_path)) == "pose" and "detect" in possible(open_source(tmp_path))
+    write(tmp_path / "a.json", {"images": images, "annotations": [*pointed[:2], boxed[2]], "categories": named})
+    assert guess(open_source(tmp_path)) == "detect"
+    outlined = [{**one, "segmentation": [[1, 1, 10, 1, 10, 10]]} for one in boxed]
+    write(tmp_path / "a.json", {"images": images, "annotations": outlined, "categories": [{"id": 1, "name": "face"}]})
+    assert guess(open_source(tmp_path)) == "detect" and "segment" in possible(open_source(tmp_path))
+
+
+def test_boxes_of_one_class_in_a_table_are_no_labels(tmp_path):
+    for k in range(3):
+        picture(tmp_path / f"{k}.jpg")
+    rows = "".join(f"{k}.jpg,1,1,9,9,cell\n" for k in range(3))
+    write(tmp_path / "boxes.csv", "image,xmin,ymin,xmax,ymax,label\n" + rows)
+    source = open_source(tmp_path / "boxes.csv")
+    assert guess(source) == "detect" and "label" not in possible(source) and "locate" in possible(source)
 
 
 def test_coco_keypoints_of_the_largest_thing_and_their_mirror_partners(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +214,43 @@ def test_copies_inside_one_split_are_only_a_hint():
     assert result.find("leak_exact") is None
     assert result.find("copies_exact").count == 2 and result.find("copies_exact").severity == "hint"
     assert result.duplicates["exact_groups"] == 1
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_links_are_not_superfluous_copies(tmp_path, link):
+    for k, picture in enumerate(scenes(6)):
+        path = tmp_path / "all" / "ab"[k % 2] / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    (tmp_path / "chosen").mkdir()
+    link(tmp_path / "all" / "a" / "0.png", tmp_path / "chosen" / "0.png")
+    shutil.copy(tmp_path / "all" / "b" / "1.png", tmp_path / "chosen" / "1.png")
+    found = check(tmp_path, near=False)
+    assert found.find("copies_exact").title == "1 superfluous copy of 1 file"
+    assert found.find("links").title == "1 link to pictures that are listed themselves"
+    assert [one.key for one in found.find("links").groups[0]] == ["all/a/0.png", "chosen/0.png"]
+
+
+def test_numbers_and_boxes_of_one_class_are_not_asked_for_classes(tmp_path):
+    for k, picture in enumerate(scenes(6)):
+        Image.fromarray(picture).save(tmp_path / f"{k}.png")
+    rows = "".join(f"{k}.png,{k * 7 + 20},{k}.5\n" for k in range(6))
+    (tmp_path / "ages.csv").write_text("image,age,height\n" + rows)
+    found = check(open_source(tmp_path / "ages.csv", columns={"numbers": "age,height"}), near=False)
+    assert "6 pictures, 2 numbers of 6 pictures" in found.summary and "classes" not in found.summary
+    (tmp_path / "boxes.csv").write_text(
+        "image,xmin,ymin,xmax,ymax,label\n" + "".join(f"{k}.png,1,2,9,8,cell\n" for k in range(6))
+    )
+    found = check(tmp_path / "boxes.csv", near=False)
+    assert found.ok and found.find("one_class") is None
+
+
+def test_tags_that_nobody_gave_are_unknown_and_none_is_not(tmp_path):
+    for k, picture in enumerate(scenes(4)):
+        Image.fromarray(picture).save(tmp_path / f"{k}.png")
+    (tmp_path / "tags.csv").write_text("image,tags\n0.png,a;b\n1.png,b\n2.png,\n3.png,[]\n")
+    found = check(tmp_path / "tags.csv", near=False).find("unlabelled")
+    assert found.count == 1 and [one.key for (one,) in found.groups] == ["2.png"] and "[]" in found.advice
 
 
 def test_a_leak_is_found_in_whatever_order_the_copies_stand():

@@ -53,6 +53,16 @@ def test_members_of_one_base_name_are_one_sample(tmp_path):
     assert any("1 samples" in note for note in source.notes) and source.path(0) is None
 
 
+def test_a_picture_of_several_has_the_label_of_its_own_number(tmp_path):
+    members = {"pic.0.png": b"zero", "pic.0.cls": b"dog", "pic.1.png": b"one", "pic.1.cls": b"cat"}
+    members |= {"pic.1.txt": b"a cat", "more.0.png": b"two", "more.1.png": b"three", "more.cls": b"cow"}
+    source = open_source(shard(tmp_path / "s.tar", members))
+    assert [source.read(i) for i in range(4)] == [b"zero", b"one", b"two", b"three"]
+    assert [source.sample(i).label for i in range(4)] == ["dog", "cat", "cow", "cow"]
+    assert [source.sample(i).captions for i in range(2)] == [(), ("a cat",)]
+    assert not source.notes and not source.problems
+
+
 def test_patterns_folders_and_splits_from_names(tmp_path):
     for i in range(3):
         shard(tmp_path / f"train-{i:03d}.tar", samples(10 * i, 4))

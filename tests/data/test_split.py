@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neocog.data import Arrays, complete_split, make_split
+from neocog.data.columns import LabelSets
 from neocog.errors import UsageError
 
 FRACTIONS = st.sampled_from([(0.8, 0.1, 0.1), (0.9, 0.1, 0.0), (0.6, 0.2, 0.2), (0.8, 0.0, 0.2), (0.34, 0.33, 0.33)])
@@ -45,6 +46,43 @@ def test_groups_of_one_label_are_stratified_to_within_a_group(units, fractions):
         largest = max(size for one, size in units if one == label)
         for split, share in enumerate(fractions):
             assert abs((mine == split).sum() - share * len(mine)) <= largest + 1
+
+
+def _sets(rows):
+    return LabelSets(np.cumsum([0, *map(len, rows)]), np.array([k for row in rows for k in row], np.int32))
+
+
+@settings(deadline=None)
+@given(st.lists(st.sets(st.integers(0, 5), max_size=4), min_size=1, max_size=120), st.integers(0, 5))
+def test_every_label_of_several_is_in_training(rows, seed):
+    codes = make_split(_sets(rows), seed=seed)
+    assert codes.dtype == np.int8 and codes.shape == (len(rows),) and set(codes) <= {0, 1, 2}
+    assert (codes == make_split(_sets(rows), seed=seed)).all()
+    for label in range(6):
+        mine = codes[[label in row for row in rows]]
+        assert not len(mine) or (mine == 0).any()
+
+
+def test_labels_that_come_together_are_divided_each_by_its_own_number():
+    # 'a' is rare and always with 'b': by the rarest label alone, the 'b' without an 'a' would not make up for it
+    rng = np.random.default_rng(0)
+    rows = [[0, 1]] * 15 + [[1]] * 5 + [[2]] * 300 + [[]] * 80
+    rows += [sorted(set(rng.choice([2, 3, 4], 2))) for _ in range(200)]
+    codes = make_split(_sets(rows))
+    for label in range(5):
+        mine = codes[[label in row for row in rows]]
+        for split, share in enumerate((0.8, 0.1, 0.1)):
+            assert abs((mine == split).sum() - share * len(mine)) <= 1.5, label
+    none = codes[[not row for row in rows]]
+    assert np.bincount(none, minlength=3).tolist() == [64, 8, 8]
+
+
+def test_copies_with_several_labels_stay_on_one_side():
+    rows = [[i % 3, 3 + i % 2] for i in range(60)]
+    groups = np.arange(60) // 2
+    codes = make_split(_sets(rows), groups=groups, fractions=(0.8, 0.2, 0.0))
+    assert all(len(set(codes[groups == g])) == 1 for g in range(30))
+    assert (codes == 2).sum() == 0 and abs((codes == 1).sum() - 12) <= 2  # a copy is two pictures
 
 
 @settings(deadline=None)

@@ -355,8 +355,17 @@ def test_a_loss_that_still_falls_comes_before_another_net() -> None:
 
 def test_good_needs_enough_validation_pictures() -> None:
     curves = epochs(RISE, [v - 0.01 for v in RISE])
-    many, few = (verdicts([{**r, "val_n": n} for r in curves])["overfitting"] for n in (400, 12))
-    assert many.verdict == "good" and few.verdict == "warn" and "only 12 validation pictures" in few.evidence
+    many, few = (verdicts([{**r, "val_n": n} for r in curves]) for n in (400, 12))
+    assert many["overfitting"].verdict == "good" and "overfitting" not in few
+    wide = verdicts([{**r, "val_n": 12} for r in epochs(RISE, [v * 0.5 for v in RISE])])["overfitting"]
+    assert wide.verdict == "bad" and "only 12 validation pictures" in wide.evidence
+
+
+def test_validation_above_training_is_no_gap() -> None:
+    curves = epochs([v * 0.7 for v in RISE], RISE)
+    many, few = (verdicts([{**r, "val_n": n} for r in curves]) for n in (400, 12))
+    assert many["overfitting"].verdict == "good" and many["overfitting"].evidence.count("no gap") == 1
+    assert "-" not in many["overfitting"].evidence and "overfitting" not in few
 
 
 def test_a_loss_that_falls_without_gain_is_long_enough() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from neocog.errors import UsageError
 from neocog.tasks.unknown import METHODS, Unknown, compare, fit_unknown
@@ -105,12 +106,27 @@ def test_threshold_bounds_false_alarms_on_average() -> None:
     assert 0.06 < np.mean(shares) < 0.125  # conformal: at most 0.1 in expectation, at least 0.1 - 1 / 40
 
 
-def test_threshold_of_few_pictures_is_the_largest_score(digits: dict[str, np.ndarray]) -> None:
+def test_threshold_of_few_pictures_is_a_prediction_limit(digits: dict[str, np.ndarray]) -> None:
     fitted = fit_unknown(digits["train"], digits["labels"], 8)
     few = digits["val"][:5]
-    assert fitted.with_threshold(few).threshold == fitted.score(few).max()
+    own = fitted.score(few)
+    limit = own.mean() + student.ppf(0.95, len(few) - 1) * own.std(ddof=1) * math.sqrt(1 + 1 / len(few))
+    assert fitted.with_threshold(few).threshold == pytest.approx(limit)
+    assert fitted.with_threshold(few[:1]).threshold == math.inf
     nineteen = digits["val"][:39]
     assert fitted.with_threshold(nineteen).threshold == np.sort(fitted.score(nineteen))[37]
+
+
+@pytest.mark.parametrize("pictures", [5, 8, 12, 16])
+def test_few_held_out_pictures_are_enough_to_tell_noise(digits: dict[str, np.ndarray], pictures: int) -> None:
+    fitted = fit_unknown(digits["train"], digits["labels"], 8)
+    alarms, caught = [], []
+    for seed in range(40):
+        chosen = np.random.default_rng(seed).permutation(len(digits["val"]))[:pictures]
+        one = fitted.with_threshold(digits["val"][chosen])
+        alarms.append(one.is_unknown(digits["test"]).mean())
+        caught.append(one.is_unknown(digits["noise"]).mean())
+    assert np.mean(alarms) < 0.1 and np.mean(caught) > 0.7
 
 
 def test_without_held_out_nothing_is_unknown(digits: dict[str, np.ndarray]) -> None:

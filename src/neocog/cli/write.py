@@ -146,7 +146,7 @@ def show_check(found: Check) -> None:
     rows = [{"class": row["name"], **{name: row[name] for name in splits}} for row in document["classes"]]
     if document["unlabelled"]:
         by_split = dict(zip(document["splits"], found.counts[-1].tolist(), strict=True))
-        rows.append({"class": "(no label)", **{name: by_split[name] for name in splits}})
+        rows.append({"class": "(no label)" if rows else "(no classes)", **{name: by_split[name] for name in splits}})
     if [one.role for one in found.columns] != ["label"]:
         for one in found.columns:
             echo(f"{one.role}: {_known(one, found.pictures)}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from neocog.data.duplicates import as_groups, connected
 from neocog.data.findings import Facts, Finding, Rule, counted, listed
-from neocog.data.kinds import NOT_LABELLED, Boxes, Masks, Points
+from neocog.data.kinds import NOT_LABELLED, Boxes, Masks, Numbers, Points
 from neocog.data.source import Source
 from neocog.data.survey import default_workers
 from neocog.errors import DataError
@@ -282,13 +282,15 @@ def _sorted(boxes: Any) -> list[list[float]]:
 def counts(source: Source) -> str:
     """Say how many annotations there are: ", 412 boxes of 3 classes, masks of 11 classes for 30 pictures"."""
     parts = []
-    boxes, masks, points = (source.columns.get(role) for role in ("boxes", "mask", "points"))
+    boxes, masks, points, numbers = (source.columns.get(role) for role in ("boxes", "mask", "points", "numbers"))
     if isinstance(boxes, Boxes):
         parts.append(f"{counted(len(boxes.labels), 'box')} of {counted(len(boxes.names), 'class')}")
     if isinstance(masks, Masks):
         parts.append(f"masks of {counted(len(masks.names), 'class')} for {counted(int(masks.known.sum()))}")
     if isinstance(points, Points):
         parts.append(f"{counted(len(points.names), 'point')} in {counted(int(points.known.sum()))}")
+    if isinstance(numbers, Numbers):
+        parts.append(f"{counted(len(numbers.names), 'number')} of {counted(int(numbers.known.sum()))}")
     return "".join(f", {part}" for part in parts)
 
 

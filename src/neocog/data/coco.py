@@ -1,4 +1,4 @@
-"""COCO JSON: boxes, polygons, run lengths, keypoints and captions (Lin et al. 2014; cocodataset.org/#format-data).
+"""COCO JSON: boxes, outlines, keypoints, captions, panoptic masks (Lin et al. 2014; cocodataset.org/#format-data).
 
 Boxes are x, y, width, height from the corner of the first pixel. Pictures in the list "images" without an annotation
 are empty; those that stand in no list are unknown.
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from neocog.data import panoptic
 from neocog.data.annotated import Found, Marks, Pictures, split_in, swapped
 from neocog.data.columns import TextLists
 from neocog.data.kinds import TextColumn
@@ -24,7 +25,8 @@ from neocog.records import Problem, counted
 def read(layout: Layout, pictures: Pictures) -> Found:
     """What the COCO files of a layout say."""
     found = Found()
-    documents = [(path, document) for path in layout.annotations if (document := _load(path, found))]
+    loaded = [(path, document) for path in layout.annotations if (document := _load(path, found))]
+    documents = [one for one in loaded if not panoptic.is_panoptic(one[1])]
     boxed = [one for one in documents if _has(one[1], "bbox") and not _has(one[1], "keypoints")]
     pointed = [one for one in documents if _has(one[1], "keypoints")]
     names = _names([document for _, document in boxed or pointed])
@@ -69,6 +71,16 @@ def read(layout: Layout, pictures: Pictures) -> Found:
     found.sizes = marks.sizes.copy()
     found.columns, notes = marks.finish(point_names=points, swap=swap)
     found.notes += notes
+    coloured = [
+        (path, document, _rows(path, document, pictures, splits, found))
+        for path, document in loaded
+        if panoptic.is_panoptic(document)
+    ]
+    mask = panoptic.masks(coloured, layout.masks, pictures.keys, found.problems) if coloured else None
+    if mask is not None:
+        if "mask" in found.columns:
+            found.notes.append("the panoptic masks are used, not the outlines of objects")
+        found.columns["mask"] = mask
     if captions:
         found.columns["captions"] = TextColumn(TextLists(captions.get(i, []) for i in range(len(pictures))))
     found.splits = splits
@@ -82,10 +94,6 @@ def _load(path: Path, found: Found) -> dict[str, Any] | None:
         found.problems.append(Problem(path.name, f"cannot be read: {error}"))
         return None
     if not isinstance(document, dict) or not isinstance(document.get("images"), list):
-        return None
-    annotations = document.get("annotations") or []
-    if any("segments_info" in one for one in annotations[:1]):
-        found.notes.append(f"{path.name}: panoptic masks are not read")
         return None
     return document
 

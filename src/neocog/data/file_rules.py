@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -236,14 +237,32 @@ def conflict_mirrored(f: Facts) -> Finding | None:
     return _conflict(f, "conflict_mirrored", "warning", f.mirrored, "mirrored copies", more)
 
 
+def _linked(f: Facts) -> np.ndarray:
+    """bool (P,): which pairs of equal files are one file under two names."""
+    paths = [(f.source.path(a), f.source.path(b)) for a, b in f.exact.tolist()]
+    return np.array([a is not None and b is not None and os.path.samefile(a, b) for a, b in paths], dtype=bool)
+
+
 def copies_exact(f: Facts) -> Finding | None:
-    if not len(f.exact):
+    pairs = f.exact[~_linked(f)]
+    if not len(pairs):
         return None
-    groups = _groups(f.exact, len(f.source))
-    title = f"{counted(len(f.exact), 'superfluous copy')} of {counted(len(groups), 'file')}"
+    groups = _groups(pairs, len(f.source))
+    title = f"{counted(len(pairs), 'superfluous copy')} of {counted(len(groups), 'file')}"
     return f.finding(
-        "copies_exact", "hint", title, len(f.exact),
+        "copies_exact", "hint", title, len(pairs),
         "Copies count twice in training and in every figure. Keep one of each.", groups,
+    )  # fmt: skip
+
+
+def links(f: Facts) -> Finding | None:
+    pairs = f.exact[_linked(f)]
+    if not len(pairs):
+        return None
+    return f.finding(
+        "links", "hint", f"{counted(len(pairs), 'link')} to pictures that are listed themselves", len(pairs),
+        "Such a picture counts twice in training and in every figure. Open the folder with the links alone, or the one "
+        "with the pictures.", _groups(pairs, len(f.source)),
     )  # fmt: skip
 
 
@@ -261,6 +280,6 @@ def copies_near(f: Facts) -> Finding | None:
 
 RULES: tuple[Rule, ...] = (
     unreadable, leak_exact, leak_near, leak_mirrored, conflict_exact, conflict_near, conflict_mirrored, unlisted, blank,
-    _odd("small"), _odd("long_shape"), _odd("large"), format_tells, copies_exact, copies_near, rotated, misnamed,
+    _odd("small"), _odd("long_shape"), _odd("large"), format_tells, copies_exact, links, copies_near, rotated, misnamed,
     animated,
 )  # fmt: skip

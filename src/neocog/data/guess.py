@@ -231,6 +231,14 @@ def why_unfit(name: str, guess: Guess, labels: LabelColumn, repeated: int) -> st
     )
 
 
+def label_is_number(guess: Guess, labels: LabelColumn, notes: list[str]) -> bool:
+    """Tell whether the column that was taken as label holds amounts, and set right what `notes` says of it."""
+    if not guess.label or guess.several or not is_quantity(guess.label, labels):
+        return False
+    notes[:] = [note.replace(f"{guess.label!r} as label", f"{guess.label!r} as numbers") for note in notes]
+    return True
+
+
 def is_quantity(name: str, labels: LabelColumn) -> bool:
     """Tell whether a column holds amounts (ages, prices) and not the numbers of classes."""
     return bool(_quantity(name, labels, False))

@@ -20,9 +20,14 @@ def _trained(f: Facts) -> tuple[np.ndarray, bool]:
     return (f.counts[:-1, 0] if declared else f.counts[:-1].sum(axis=1)), declared
 
 
+def _more(f: Facts) -> bool:
+    """Whether there is something to learn beside a label for each picture."""
+    return any(column.known.any() for role, column in f.source.columns.items() if role not in ("label", "captions"))
+
+
 def another_task(f: Facts) -> Finding | None:
-    if any(column.known.any() for role, column in f.source.columns.items() if role not in ("label", "captions")):
-        return None  # there is something to learn, if not a label for each picture
+    if _more(f):
+        return None
     title, one_label, advice = f.source.unfit.partition(ONE_LABEL)
     return Finding("another_task", "error", title.strip(" ."), len(f.source), one_label + advice) if title else None
 
@@ -40,11 +45,14 @@ def several_labels(f: Facts) -> Finding | None:
 def unlabelled(f: Facts) -> Finding | None:
     if f.source._unfit:
         return None  # said already
-    rows = f.source.labels < 0 if f.source.label_sets is None else np.diff(f.source.label_sets.ends) == 0
+    tagged = f.source.label_sets is not None
+    rows = ~f.source.columns["tags"].known if tagged else f.source.labels < 0
     n, missing = len(f.source), int(rows.sum())
     if not missing:
         return None
     advice = "They are not used for training. Put each into the folder of its class, or complete the label column."
+    if tagged:
+        advice = "An empty cell is unknown, so they are not used for training. Write [] where no label applies."
     if missing == n:
         advice = "A classifier needs labels: a folder for each class, or a table with the columns path and label."
     title = "no picture has a label" if missing == n else f"{missing:,} of {counted(n)} without a label"
@@ -54,7 +62,7 @@ def unlabelled(f: Facts) -> Finding | None:
 
 def one_class(f: Facts) -> Finding | None:
     used = int((f.counts[:-1].sum(axis=1) > 0).sum())
-    if used >= 2 or not f.counts[:-1].sum():
+    if used >= 2 or not f.counts[:-1].sum() or _more(f):
         return None
     only = f.source.classes[int(f.counts[:-1].sum(axis=1).argmax())]
     return Finding(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -87,9 +87,8 @@ def recognise(path: str | os.PathLike[str]) -> Layout | None:
     for find in (_coco_or_labelme, _voc, _yolo):
         if found := find(path, folders):
             if masks:
-                found = Layout(
-                    found.kind, found.task, path, found.pictures, found.annotations, masks.masks, masks.beside
-                )
+                both = tuple(dict.fromkeys((*found.masks, *masks.masks)))
+                found = replace(found, masks=both, beside=masks.beside)
             return found
     return masks
 
@@ -160,10 +159,17 @@ def _coco_or_labelme(root: Path, folders: list[_Seen]) -> Layout | None:
                 break
             if what:
                 tables.setdefault(what, []).append(seen.path / name)
-    pictures = tuple(seen.path for seen in folders if seen.pictures)
+    stems = {path.stem for path in tables.get("segment", ())}
+    masks = tuple(
+        seen.path
+        for seen in folders
+        if stems and seen.parts and seen.pictures and ({seen.parts[-1]} & stems or "panoptic" in seen.parts[-1].lower())
+    )
+    pictures = tuple(seen.path for seen in folders if seen.pictures and seen.path not in masks)
     for task in ("detect", "points", "segment", "caption"):
         if task in tables and pictures:
-            return Layout("coco", task, root, pictures, tuple(one for files in tables.values() for one in files))
+            files = tuple(one for found in tables.values() for one in found)
+            return Layout("coco", task, root, pictures, files, masks)
     return Layout("labelme", "segment", root, pictures, tuple(beside)) if beside and pictures else None
 
 

@@ -30,6 +30,7 @@ from neocog.data.guess import (
     guess_columns,
     is_binary,
     is_quantity,
+    label_is_number,
     may_name_files,
     named_classes,
     why_unfit,
@@ -175,7 +176,7 @@ def open_manifest(
         notes.append(f"{repeated} rows repeat a picture: their labels and captions were merged")
     unfit = "" if classes or guess is None else why_unfit(name, guess, table.labels, repeated)
     more: dict[str, Column] = {}
-    if unfit and guess and guess.label and not guess.several and is_quantity(guess.label, table.labels):
+    if unfit and guess and guess.label and label_is_number(guess, table.labels, notes):
         more["numbers"] = Numbers(np.frombuffer(table.numbers), (guess.label,))
     if unfit:
         table.labels = LabelColumn([None] * len(table.keys))

@@ -21,7 +21,7 @@ import numpy as np
 
 from neocog.data.columns import LabelColumn, TextLists, count_splits, split_code, split_code_in
 from neocog.data.decode import inspect
-from neocog.data.guess import Guess, guess_columns, is_binary, is_quantity, named_classes, why_unfit
+from neocog.data.guess import Guess, guess_columns, is_binary, is_quantity, label_is_number, named_classes, why_unfit
 from neocog.data.kinds import Categories, Column, Numbers
 from neocog.data.sniff import sniff
 from neocog.data.source import Source
@@ -229,7 +229,7 @@ def open_parquet(
     notes = list(guess.notes)
     unfit = "" if classes else why_unfit(name, guess, labels, 0)
     more_columns: dict[str, Column] = {}
-    if unfit and guess.label and not guess.several and is_quantity(guess.label, labels):
+    if unfit and guess.label and label_is_number(guess, labels, notes):
         values = np.array([number(cell) for part in label_cells for cell in part.to_pylist()])
         more_columns["numbers"] = Numbers(values, (guess.label,))
     if unfit:

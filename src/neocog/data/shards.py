@@ -1,8 +1,8 @@
 """Tar shards (WebDataset): members whose names agree up to the first dot of the base name are one sample.
 
 What follows that dot names the column: ``0.jpg`` is the picture, ``0.cls`` or ``0.json`` its label, ``0.txt`` or
-``0.json`` its caption, ``0.seg.png`` something else. Headers are read once when the shards are opened; after that a
-picture is one read at a known offset, in any order.
+``0.json`` its caption, ``0.seg.png`` something else. A picture ``a.0.png`` beside ``a.0.cls`` has a label of its own.
+Headers are read once when the shards are opened; after that a picture is one read at a known offset, in any order.
 """
 
 from __future__ import annotations
@@ -167,14 +167,29 @@ def open_shards(files: Sequence[Path], *, root: Path, name: str, classes: Sequen
 
 
 @dataclass(slots=True)
+class _Said:
+    """What .cls, .txt and .json beside a picture say."""
+
+    label: object = None
+    captions: list[str] = field(default_factory=list)
+    classified: bool = False  # by a .cls
+
+
+@dataclass(slots=True)
 class _Sample:
-    """What the members of one sample say: pictures are (member, column, offset, size)."""
+    """What the members of one sample say: pictures are (member, column, offset, size).
+
+    `said`: of the whole sample under "", of a.0.png under "0".
+    """
 
     number: int = 1  # 2 if this is the second sample of its name in the shard
     columns: set[str] = field(default_factory=set)
     pictures: list[tuple[str, str, int, int]] = field(default_factory=list)
-    label: object = None
-    captions: list[str] = field(default_factory=list)
+    said: dict[str, _Said] = field(default_factory=dict)
+
+    def about(self, column: str) -> _Said:
+        """What is said of the picture `column`."""
+        return self.said.get(column.rpartition(".")[0]) or self.said.get("") or _Said()
 
     def inputs(self) -> list[tuple[str, str, int, int]]:
         """Return the pictures that are the sample's input: 0.jpg, not 0.seg.png beside it."""
@@ -209,7 +224,8 @@ class _Columns:
                     folder, _, leaf = member.rpartition("/")
                     stem, _, column = leaf.partition(".")
                     column = column.lower()
-                    side = column in ("cls", "txt", "json")
+                    which, _, kind = column.rpartition(".")
+                    side = kind in ("cls", "txt", "json")
                     if not stem or not (side or is_picture(leaf)):
                         continue
                     sample = last.get(key := f"{folder}/{stem}")
@@ -221,7 +237,7 @@ class _Columns:
                         sample.pictures.append((member, column, offset, size))
                     elif size <= _SIDE_LIMIT:
                         file.seek(offset)
-                        _learn(sample, column, file.read(size))
+                        _learn(sample.said.setdefault(which, _Said()), kind, file.read(size))
         except OSError as error:
             self.problems.append(Problem(name, f"shard cannot be read: {error.strerror or error}"))
         self._add(number, samples)
@@ -232,13 +248,14 @@ class _Columns:
             self.without += not inputs
             self.repeated += bool(inputs) and sample.number > 1
             self.other.update(one[1] for one in sample.pictures if one not in inputs)
-            for member, _, offset, size in inputs:
+            for member, column, offset, size in inputs:
+                said = sample.about(column)
                 self.shard.append(number)
                 self.offsets.append(offset)
                 self.sizes.append(size)
                 self.members.append(member if sample.number == 1 else f"{member}#{sample.number}")
-                self.labels.append(sample.label)
-                self.captions.append(sample.captions)
+                self.labels.append(said.label)
+                self.captions.append(said.captions)
 
 
 def _members(file: Any) -> Iterator[tuple[str, int, int, str]]:
@@ -293,17 +310,17 @@ def _broken(file: Any, offset: int, end: int) -> str:
     return ""
 
 
-def _learn(sample: _Sample, column: str, data: bytes) -> None:
+def _learn(said: _Said, kind: str, data: bytes) -> None:
     """Take label and captions from a member beside a picture; .cls and .txt win over .json."""
     text = text_of(data).strip()
-    if column == "cls":
-        sample.label = text or None
-    elif column == "txt":
-        sample.captions = [text, *(one for one in sample.captions if one != text)] if text else sample.captions
+    if kind == "cls":
+        said.label, said.classified = text or None, True
+    elif kind == "txt":
+        said.captions = [text, *(one for one in said.captions if one != text)] if text else said.captions
     else:
         label, captions = _facts(text)
-        sample.label = label if "cls" not in sample.columns else sample.label
-        sample.captions += [one for one in captions if one not in sample.captions]
+        said.label = said.label if said.classified else label
+        said.captions += [one for one in captions if one not in said.captions]
 
 
 def _facts(text: str) -> tuple[object, list[str]]:

@@ -1,4 +1,8 @@
-"""Training, validation and test: stratified, reproducible, and whole groups (near duplicates) on one side."""
+"""Training, validation and test: stratified, reproducible, and whole groups (near duplicates) on one side.
+
+Pictures with one label are divided class by class; those with several by iterative stratification (Sechidis,
+Tsoumakas and Vlahavas 2011, "On the stratification of multi-label data", algorithm 1).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from neocog.data.columns import count_splits
+from neocog.data.columns import LabelSets, count_splits
 from neocog.data.source import Source
 from neocog.errors import UsageError
 
@@ -14,7 +18,7 @@ TRAIN, VAL, TEST = 0, 1, 2
 
 
 def make_split(
-    labels: np.ndarray,
+    labels: np.ndarray | LabelSets,
     *,
     groups: np.ndarray | None = None,
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
@@ -24,10 +28,12 @@ def make_split(
 
     Each class is divided by `fractions`, to within one picture (or one group). A class with few pictures gives
     training first, then validation, then test; if that leaves test empty, every second such class gives its picture
-    to test instead of validation.
+    to test instead of validation. Where pictures have several labels, each label is divided as nearly so as the
+    others allow, the rarest first.
 
     Args:
-        labels: integers (N,); -1 (unlabelled) counts as a class of its own.
+        labels: integers (N,), where -1 (unlabelled) counts as a class of its own; or the labels of each picture, where
+            none at all counts as a label.
         groups: integers (N,); pictures with the same number >= 0 stay on one side, -1 = on its own.
         fractions: shares of training, validation and test; their sum is 1.
         seed: the same seed and data give the same split.
@@ -39,7 +45,7 @@ def make_split(
         UsageError: lengths or fractions do not fit.
     """
     shares = _check_fractions(fractions)
-    labels = np.asarray(labels)
+    labels = labels if isinstance(labels, LabelSets) else np.asarray(labels)
     n = len(labels)
     if groups is None:
         groups = np.arange(n)
@@ -49,10 +55,10 @@ def make_split(
     groups = np.where(groups < 0, max(int(groups.max(initial=0)), 0) + 1 + np.arange(n), groups)
     group_of, unit = np.unique(groups, return_inverse=True)  # unit: (N,) in 0..U-1
     sizes = np.bincount(unit, minlength=len(group_of))
+    shuffled = np.random.default_rng(seed).permutation(len(group_of))
+    if isinstance(labels, LabelSets):
+        return _iteratively(labels, unit, sizes, shares, shuffled)[unit]
     unit_label = _majority(labels, unit, len(group_of))
-
-    rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(len(group_of))
     # by class, then largest group first, otherwise in the shuffled order
     order = shuffled[np.lexsort((-sizes[shuffled], unit_label[shuffled]))]
     classes = np.split(order, np.flatnonzero(np.diff(unit_label[order])) + 1) if n else []
@@ -74,13 +80,13 @@ def complete_split(
     source: Source,
     *,
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
-    strata: np.ndarray | None = None,
+    strata: np.ndarray | LabelSets | None = None,
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> tuple[np.ndarray, list[str]]:
     """Return (codes int8 (N,), notes): the declared splits, and what is missing made from training pictures.
 
-    `strata`: integers (N,), pictures of one number are spread evenly; None: the labels.
+    `strata`: integers (N,), pictures of one number are spread evenly; or several for each picture; None: the labels.
 
     Nothing declared, or only training: everything is divided by `fractions`. Test declared but no validation:
     validation is cut from training. Validation declared but no test: test stays empty and a note says so. Pictures
@@ -93,7 +99,7 @@ def complete_split(
     if not has[VAL] and not has[TEST]:
         codes = make_split(strata, groups=groups, fractions=fractions, seed=seed)
         why = "only training pictures are declared" if has[TRAIN] else "no split is declared"
-        return codes, [f"{why}: divided by class and seed {seed} into {count_splits(codes)}"]
+        return codes, [f"{why}: divided into {count_splits(codes)} (seed {seed})"]
 
     notes = [f"declared splits kept: {count_splits(source.splits)}"]
     free = codes < 0
@@ -105,7 +111,8 @@ def complete_split(
     if not has[VAL] and len(train):
         share = shares[VAL] / (shares[TRAIN] + shares[VAL]) if shares[TRAIN] + shares[VAL] > 0 else 0.0
         inner = None if groups is None else np.asarray(groups)[train]
-        cut = make_split(strata[train], groups=inner, fractions=(1 - share, share, 0.0), seed=seed)
+        some = strata.select(train) if isinstance(strata, LabelSets) else strata[train]
+        cut = make_split(some, groups=inner, fractions=(1 - share, share, 0.0), seed=seed)
         codes[train] = cut
         notes.append(f"no validation split is declared: {int((cut == VAL).sum())} training pictures became validation")
     if not has[TEST]:
@@ -131,6 +138,44 @@ def joined_groups(first: np.ndarray | None, second: np.ndarray | None) -> np.nda
     both = np.concatenate(edges, axis=1)
     graph = coo_array((np.ones(both.shape[1], bool), (both[0], both[1])), shape=(n + offset, n + offset))
     return connected_components(graph, directed=False)[1][:n].astype(np.int64)
+
+
+def _iteratively(
+    sets: LabelSets, unit: np.ndarray, sizes: np.ndarray, shares: np.ndarray, order: np.ndarray
+) -> np.ndarray:
+    """Return the split of each unit of pictures, int8 (U,).
+
+    The label with the fewest pictures left comes first, of equal ones the rarer. Each unit that has it goes where most
+    of that label is still wanted, of equal places where most pictures are. Large units come first, else `order` says.
+    """
+    none = int(sets.values.max(initial=-1)) + 1  # the label of pictures without one
+    counts = np.diff(sets.ends)
+    rows = np.concatenate((np.repeat(np.arange(len(sets)), counts), np.flatnonzero(counts == 0)))
+    labels = np.concatenate((sets.values, np.full(int((counts == 0).sum()), none))).astype(np.int64)
+    place = np.empty(len(order), np.int64)
+    place[order[np.argsort(-sizes[order], kind="stable")]] = np.arange(len(order))
+    pairs, number = np.unique(np.stack((place[unit[rows]], labels)), axis=1, return_counts=True)  # of unit and label
+    total = np.bincount(labels, minlength=none + 1)
+    left = total.copy()
+    wanted, room = np.outer(total, shares), shares * len(sets)
+    by_label = np.split(pairs[0][np.argsort(pairs[1], kind="stable")], np.cumsum(np.bincount(pairs[1]))[:-1])
+    ends = np.concatenate(([0], np.cumsum(np.bincount(pairs[0], minlength=len(order)))))
+    unit_at = np.argsort(place)
+    code = np.full(len(order), -1, np.int8)
+    closed = np.where(shares > 0, 0.0, -np.inf)  # a split of no share gets nothing
+    while left.any():
+        label = int(np.where(left > 0, left + total / (len(sets) + 1), np.inf).argmin())
+        for at in by_label[label].tolist():
+            one = unit_at[at]
+            if code[one] >= 0:
+                continue
+            split = int(np.lexsort((room, np.round(wanted[label], 9) + closed))[-1])
+            code[one] = split
+            room[split] -= sizes[one]
+            own = slice(ends[at], ends[at + 1])
+            wanted[pairs[1][own], split] -= number[own]
+            left[pairs[1][own]] -= number[own]
+    return code
 
 
 def _check_fractions(fractions: Sequence[float]) -> np.ndarray:

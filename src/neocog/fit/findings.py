@@ -183,14 +183,15 @@ def read_curves(epochs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
     else:
         length = _length(val_loss or train_loss, val, [lr for _, lr in _series(epochs, "lr")], longer)
     if train and val:
-        findings.append(_overfitting(train[-1][1], val, settings, shown if unsure else None))
+        found = _overfitting(train[-1][1], val, settings, shown if unsure else None)
+        findings += [found] if found else []
         if length and length.verdict == "good":
             capacity = _capacity(train[-1][1], val[-1][1], settings)
             findings += [capacity] if capacity else []
     if len(val_loss) > 2 and val:
         findings.append(_over_confidence(val_loss, dict(val)))
-    found = [finding for finding in findings if not (few and finding.verdict == "good")]
-    return found + ([length] if length else [])
+    told = [finding for finding in findings if not (few and finding.verdict == "good")]
+    return told + ([length] if length else [])
 
 
 def _series(epochs: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
@@ -230,12 +231,13 @@ def _divergence(epochs: Sequence[Mapping[str, Any]], losses: list[tuple[float, f
 
 def _overfitting(
     train: float, val: list[tuple[float, float]], settings: Mapping[str, Any], pictures: int | None
-) -> Finding:
-    """`pictures`: of validation, where they are too few to be sure."""
+) -> Finding | None:
+    """`pictures`: of validation, where they are too few to be sure; then a small gap says nothing."""
     on, off = _regularisers(settings)
     gap = train - val[-1][1]
     best_at, best = max(val, key=lambda pair: pair[1])
-    evidence = f"training accuracy {train:.1%}, validation {val[-1][1]:.1%}: a gap of {100 * gap:.1f} points"
+    evidence = f"training accuracy {train:.1%}, validation {val[-1][1]:.1%}: "
+    evidence += f"a gap of {100 * gap:.1f} points" if gap > 0 else "no gap"
     if best - val[-1][1] > 0.01:
         evidence += f"; validation was best at epoch {best_at:g} ({best:.1%})"
     evidence += f"; regularisers on: {', '.join(on) if on else 'none recorded'}"
@@ -243,10 +245,8 @@ def _overfitting(
         evidence += " (mixed pictures lower the training accuracy, so the real gap is larger)"
     if pictures is not None:
         evidence += f"; only {pictures} validation pictures, so the gap is uncertain"
-    if gap <= 0.05 and pictures is None:
-        return Finding("overfitting", "good", evidence)
     if gap <= 0.05:
-        return Finding("overfitting", "warn", evidence, "More validation pictures would make it certain.")
+        return Finding("overfitting", "good", evidence) if pictures is None else None
     proposals = ", ".join(off[:3])
     advice = f"Add regularisers: {proposals}; or " if proposals else "Strengthen the regularisers, use a smaller net, "
     advice += "collect more pictures."

@@ -22,7 +22,7 @@ from neocog.fit.state import State
 from neocog.records import counted
 from neocog.tasks.measures import auroc
 from neocog.tasks.task import Seen, saved
-from neocog.tasks.unknown import Unknown, fit_unknown
+from neocog.tasks.unknown import FEWEST, Unknown, fit_unknown
 
 BANK = 5000  # training pictures whose features describe what is known
 STRANGERS = (1000, 200)  # pictures of each foreign collection, small (up to 96 pixels wide) and large
@@ -156,8 +156,9 @@ def _strangers(
     job: Job, held_out: np.ndarray, known: np.ndarray, look: Any
 ) -> tuple[Unknown | None, dict[str, Any] | None]:
     """Fit the detector of unknown pictures, and measure it on drawn pictures and handwritten digits."""
-    if len(held_out) < 20:
-        return None, None  # fewer cannot show where 5 % false alarms begin
+    if len(held_out) < FEWEST:
+        job.show.say(f"only {counted(len(held_out), 'validation picture')}: no picture will be called unknown")
+        return None, None
     plan, training, task = job.plan, job.splits["train"], job.task
     chosen = np.linspace(0, len(training) - 1, min(BANK, len(training))).astype(np.int64)
     seen, features = look(training, "known pictures", chosen, tta="none")

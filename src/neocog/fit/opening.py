@@ -23,6 +23,7 @@ from neocog.fit.show import Show
 from neocog.fit.start import open_start
 from neocog.fit.transfer import check_wishes
 from neocog.tasks import find
+from neocog.tasks.task import possible
 
 
 def planned(
@@ -63,7 +64,9 @@ def planned(
     for note in opened.source.notes:
         show.say(f"note: {note}")
     if wishes.task is None and opened.task.name != "label":
-        show.say(f"task: {opened.task.name} ({opened.task.about}); --task chooses another")
+        more = ", ".join(name for name in possible(opened.source) if name != opened.task.name)
+        more = f"; --task can also be {more}" if more else ""
+        show.say(f"task: {opened.task.name} ({opened.task.about}){more}")
     here = choose(device, precision=precision, local_rank=world.local_rank, training=True)
     chosen = dataclasses.replace(same_everywhere(here, world), index=here.index)  # one choice for all processes
     show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from neocog.data.shapes import Runs
+
 
 def rle(mask: np.ndarray) -> dict[str, Any]:
-    """Run lengths of a mask, bool (H, W), column by column, beginning with those that are not in it (uncompressed)."""
-    flat = np.asarray(mask, dtype=bool).ravel(order="F")
-    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
-    counts = np.diff(ends, prepend=0).tolist()
-    return {"size": list(mask.shape), "counts": [0, *counts] if flat.size and flat[0] else counts}
+    """Run lengths of a mask, bool (H, W), uncompressed."""
+    return {"size": list(mask.shape), "counts": Runs.of(mask).counts.tolist()}
 
 
 def box(corners: Sequence[float] | np.ndarray) -> list[float]:

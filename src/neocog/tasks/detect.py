@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from neocog.data.columns import LabelSets
 from neocog.data.kinds import BoxSet
 from neocog.errors import DataError, UsageError
 from neocog.nets.one_stage import OneStage, one_stage_found, one_stage_losses
@@ -181,17 +182,12 @@ class Detect(Task):
         return cls(**values)
 
     @classmethod
-    def strata(cls, source: Source) -> np.ndarray:
-        """The rarest class in each picture, so that every split has some of it; one more for pictures without boxes."""
+    def strata(cls, source: Source) -> LabelSets:
+        """The classes in each picture, so that every split has some of all; none where nothing is to be found."""
         column: Any = source.columns["boxes"]
         sets = (column[i] for i in range(len(column)))
-        there = [None if one is None else np.unique(one.labels[~one.ignored]) for one in sets]
-        found = [labels for labels in there if labels is not None and len(labels)]
-        counts = np.bincount(np.concatenate(found or [np.zeros(0, np.int64)]), minlength=len(column.names))
-        none = len(column.names)
-        return np.array(
-            [-1 if one is None else int(one[counts[one].argmin()]) if len(one) else none for one in there], np.int64
-        )
+        there = [np.zeros(0, np.int32) if one is None else np.unique(one.labels[~one.ignored]) for one in sets]
+        return LabelSets(np.cumsum([0, *map(len, there)]), np.concatenate([np.zeros(0, np.int32), *there]))
 
     def head(self, trunk: Trunk) -> nn.Module:
         if self.kind == "one":

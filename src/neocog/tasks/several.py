@@ -38,6 +38,7 @@ from neocog.tasks.task import (
 )
 
 if TYPE_CHECKING:
+    from neocog.data.columns import LabelSets
     from neocog.data.source import Source
     from neocog.data.warp import Warp
     from neocog.nets.trunk import Trunk
@@ -124,7 +125,7 @@ class Several(Task):
         return np.asarray(np.stack([kind.known(source) for kind in cls.kinds.values()]).any(0))
 
     @classmethod
-    def strata(cls, source: Source) -> np.ndarray | None:
+    def strata(cls, source: Source) -> np.ndarray | LabelSets | None:
         return _first(kind.strata(source) for kind in cls.kinds.values())
 
     @classmethod

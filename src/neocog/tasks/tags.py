@@ -34,6 +34,7 @@ from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, regi
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
+    from neocog.data.columns import LabelSets
     from neocog.data.source import Source
     from neocog.data.warp import Warp
 
@@ -41,7 +42,6 @@ LOSSES = ("bce", "asymmetric", "squared")
 MARGIN, FOCUS = 0.05, 4  # of the asymmetric loss
 _MOST = 10.0  # a picture with a tag counts at most so much more than one without it
 _FEW = 5  # validation pictures with (or without) a tag below which it has no threshold of its own
-_STRATUM = 10  # pictures that a tag needs to be a stratum of the splits
 _LISTED = 200  # tags in the table of a report
 
 
@@ -171,21 +171,9 @@ class Tags(FitsAtOnce, Task):
         return cls(**values)
 
     @classmethod
-    def strata(cls, source: Source) -> np.ndarray | None:
-        """The rarest tag that each picture has, of those with at least ten pictures.
-
-        The first step of iterative stratification (Sechidis et al. 2011), which serves rare tags first.
-        """
-        column: Any = source.columns["tags"]
-        sets = getattr(column, "sets", None)
-        if sets is None:
-            return None
-        number = np.bincount(sets.values, minlength=len(column.names))
-        rank = np.argsort(np.argsort(np.where(number >= _STRATUM, number, number.max(initial=0) + 1), kind="stable"))
-        common = len(number) if not len(number) else int((number >= _STRATUM).sum())
-        found = np.full(len(column), len(number), np.int64)
-        np.minimum.at(found, np.repeat(np.arange(len(column)), np.diff(sets.ends)), rank[sets.values])
-        return np.where(found < common, found, common)
+    def strata(cls, source: Source) -> LabelSets | None:
+        """All tags of each picture."""
+        return getattr(source.columns["tags"], "sets", None)
 
     @property
     def outputs(self) -> int:

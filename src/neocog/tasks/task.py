@@ -26,6 +26,7 @@ from neocog.page import Html
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
+    from neocog.data.columns import LabelSets
     from neocog.data.source import Source
     from neocog.data.warp import Warp
     from neocog.nets.trunk import Trunk
@@ -201,8 +202,11 @@ class Task(ABC):
         return good
 
     @classmethod
-    def strata(cls, source: Source) -> np.ndarray | None:
-        """int (N,): samples of one number are spread evenly over splits, -1 = no matter; None: by chance."""
+    def strata(cls, source: Source) -> np.ndarray | LabelSets | None:
+        """int (N,): samples of one number are spread evenly over splits, -1 = no matter; or several for each sample.
+
+        None: by chance.
+        """
         return None
 
     @classmethod
@@ -389,17 +393,30 @@ def saved(task: Task) -> dict[str, Any]:
 
 
 def guess(source: Source) -> str:
-    """The task that a source is made for: the first whose needs are met. Raises: DataError if none is."""
-    for name in names():
-        if fits(find(name), source) and not (name == "label" and source.unfit):
-            return name
-    if source.unfit:
+    """The task that a source is made for: the first that it allows. Raises: DataError if there is none.
+
+    Points come before boxes where every picture with a box has them: then the boxes are those of the points.
+    """
+    able = possible(source)
+    if "label" not in able and {"pose", "detect"} <= set(able):
+        boxed = np.diff(source.columns["boxes"].ends) > 0  # type: ignore[attr-defined]
+        if boxed.any() and source.columns["points"].known[boxed].all():
+            return "pose"
+    if able:
+        return able[0]
+    if source.unfit or fits(find("label"), source):
         return "label"  # which says what is wrong with it
     there = ", ".join(f"{role} ({column.kind})" for role, column in source.columns.items()) or "pictures alone"
     raise DataError(
         f"{source.name} has nothing to learn: {there}. Expected a folder for each class, a table with a "
         "label column, or annotations (COCO, Pascal VOC, YOLO, masks)"
     )
+
+
+def possible(source: Source) -> list[str]:
+    """The tasks that a source has columns for, the likeliest first; those of labels where there are two classes."""
+    several = not source.unfit and len(np.unique(source.labels[source.labels >= 0])) > 1
+    return [name for name in names() if fits(find(name), source) and (several or "label" not in find(name).needs)]
 
 
 def fits(task: type[Task], source: Source) -> bool:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 from neocog.errors import UsageError, closest
 from neocog.tasks.measures import auroc
@@ -31,6 +32,7 @@ BANK = 2000  # vectors: at D = 512 in float16 the bank is 2 MB, and a picture co
 # 0.90.
 NEIGHBOUR = 2
 FALSE_ALARM = 0.05
+FEWEST = 5  # held-out pictures, below which a threshold would be a guess
 _PREFIX = "unknown."
 _CHUNK = 1024  # rows scored at a time, so that the (rows, bank) matrix stays below 10 MB
 
@@ -65,16 +67,25 @@ class Unknown:
 
         `held_out` is features (N, D) of ordinary pictures that were not trained on (the validation split). The
         threshold is their conformal quantile, ``ceil((N + 1)(1 - false_alarm))``-th smallest score, so the bound holds
-        on average for new pictures too; below ``1 / false_alarm - 1`` pictures it is their largest score.
+        on average for new pictures too. Fewer than ``1 / false_alarm - 1`` pictures have no such score: then it is the
+        upper prediction limit for one more picture, as if scores were normal (Student's t); a single one has none.
         """
         if not 0 < false_alarm < 1:
             raise UsageError(f"false_alarm: expected a share between 0 and 1, got {false_alarm}")
         scores = np.sort(self.score(held_out))
         if not len(scores):
             raise UsageError("unknown threshold: expected at least one held-out picture, got none")
+        n = len(scores)
         # 1e-9: (19 + 1) * (1 - 0.05) must count as 19, not as 19.000000000000004.
-        rank = min(len(scores), math.ceil((len(scores) + 1) * (1 - false_alarm) - 1e-9))
-        return replace(self, threshold=float(scores[rank - 1]), false_alarm=float(false_alarm))
+        rank = math.ceil((n + 1) * (1 - false_alarm) - 1e-9)
+        if rank <= n:
+            threshold = float(scores[rank - 1])
+        elif n > 1:
+            apart = scores.std(ddof=1) * math.sqrt(1 + 1 / n)
+            threshold = float(scores.mean() + stdtrit(n - 1, 1 - false_alarm) * apart)
+        else:
+            threshold = math.inf
+        return replace(self, threshold=threshold, false_alarm=float(false_alarm))
 
     def facts(self) -> dict[str, Any]:
         """Return the JSON-able description that goes into net.json; threshold None = never says unknown."""
