@@ -14,7 +14,8 @@ import torch
 from neocog import fit, tasks
 from neocog.data import open_source
 from neocog.data.augment import Augment
-from neocog.data.batches import Batch, Batches, Held, Known, Streamed, in_order
+from neocog.data.batches import Batch, Batches, Known, in_order
+from neocog.data.pictures import Held, Streamed
 from neocog.data.source import Selected, Source
 from neocog.errors import DataError, DecodeError, UsageError
 from neocog.fit.evaluating import floated

@@ -427,7 +427,7 @@ def test_stopped_and_resumed_is_bit_identical(
     base: fit.Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What tuning from weights adds to the state: rates and norms of its groups, and pictures that grow."""
-    monkeypatch.setattr("neocog.fit.training.choose", lambda *_, **__: Device("cpu", channels_last=True))
+    monkeypatch.setattr("neocog.fit.opening.choose", lambda *_, **__: Device("cpu", channels_last=True))
     changes = {"ema": 0.9, "optimizer": "muon", "lr_filters": 0.1, "small": 0.75}
     how: dict[str, Any] = {"start": base, "regime": "all", "epochs": 3, "seed": 3, "set": changes}
     whole = fit.train(folder, out=tmp_path / "whole", **how, **QUIET)
