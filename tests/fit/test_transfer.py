@@ -239,6 +239,24 @@ def test_regime_features_changes_nothing_but_the_last_layer(base: fit.Run, fitte
     assert head["seen"] > 0 and head["features"] == 64 and head["head"] == "softmax"
 
 
+def test_the_scan_of_learning_rates_is_of_the_training_from_these_weights(
+    base: fit.Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+    plain = transfer.take_over
+
+    def take_over(net: nn.Module, plan: Any, task: Any) -> None:
+        taken.append(plan.start["regime"])
+        plain(net, plan, task)
+
+    monkeypatch.setattr(transfer, "take_over", take_over)
+    how: dict[str, Any] = {"start": base.folder, "progress": False, "device": "cpu"}
+    scan = fit.find_lr(folder, regime="top", steps=20, **how)
+    assert taken == ["top"] and 1 < len(scan["points"]) <= 20
+    with pytest.raises(UsageError, match=r"without a learning rate; --find-lr goes with --regime top or all"):
+        fit.find_lr(folder, **how)
+
+
 @pytest.mark.parametrize("regime", ["top", "all"])
 def test_what_top_and_all_change(base: fit.Run, folder: Path, tmp_path: Path, regime: str) -> None:
     run = fit.train(folder, start=base.folder, regime=regime, out=tmp_path / "r", **SHORT)
