@@ -22,8 +22,9 @@ from PIL import Image
 from neocog import nets
 from neocog.data import open_source
 from neocog.data.augment import Augment
-from neocog.data.batches import Batch, Batches, Known, Streamed
+from neocog.data.batches import Batch, Batches, Known
 from neocog.data.drawn import drawn_source
+from neocog.data.pictures import Streamed
 from neocog.fit.device import choose, hardware
 from neocog.fit.loop import Tally, gradients
 from neocog.fit.parallel import World, share_gradients

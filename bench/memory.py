@@ -28,9 +28,10 @@ def one(n: int) -> None:
     from PIL import Image
 
     from neocog.data.augment import Augment
-    from neocog.data.batches import Batches, Known, Streamed
+    from neocog.data.batches import Batches, Known
     from neocog.data.columns import Texts
     from neocog.data.folder import Folder
+    from neocog.data.pictures import Streamed
     from neocog.data.split import complete_split
     from neocog.records import Preprocess
     from neocog.tasks import Label

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from neocog.data import open_source
-from neocog.data.batches import Known, Streamed
+from neocog.data.batches import Known
+from neocog.data.pictures import Streamed
 from neocog.data.source import Source
 from neocog.fit import Run
 from neocog.fit.device import choose, hardware

@@ -20,16 +20,17 @@ from test_every_task import CPU, SIDE, drawn, known, net_of, planned
 from neocog import fit, tasks
 from neocog.cli import answers
 from neocog.data import check, open_source
-from neocog.data.batches import Streamed, in_order
+from neocog.data.batches import in_order
 from neocog.data.decode import decode
 from neocog.data.kinds import Boxes, BoxSet, Masks
+from neocog.data.pictures import Streamed
 from neocog.data.source import Arrays
 from neocog.errors import DataError, UsageError
 from neocog.fit.evaluating import floated
 from neocog.fit.job import task_options
 from neocog.records import Preprocess
+from neocog.tasks.answer import Answer
 from neocog.tasks.coco import box, rle
-from neocog.tasks.task import Answer
 
 TRAIN = ("--epochs", 2, "--set", "min_steps=1", "--set", "batch_size=8", "--device", "cpu", "--quiet")
 

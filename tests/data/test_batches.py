@@ -12,7 +12,8 @@ from PIL import Image
 
 from neocog.data import Arrays
 from neocog.data.augment import Augment
-from neocog.data.batches import Batches, Held, Known, Streamed, in_order
+from neocog.data.batches import Batches, Known, in_order
+from neocog.data.pictures import Held, Streamed
 from neocog.data.source import Source
 from neocog.errors import DataError
 from neocog.records import Preprocess

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from neocog.data.augment import Augment
-from neocog.data.batches import Batch, Batches, Held, Known, Streamed, in_order
+from neocog.data.batches import Batch, Batches, Known, in_order
 from neocog.data.kinds import NOT_LABELLED, Boxes, BoxSet, Masks, Points
+from neocog.data.pictures import Held, Streamed
 from neocog.data.source import Source
 from neocog.data.warp import Warp
 from neocog.records import Preprocess

@@ -16,7 +16,6 @@ import neocog
 from neocog import fit
 from neocog.cli import subject
 from neocog.errors import NeocogError, RunError
-from neocog.fit.device import Device
 from neocog.fit.plan import Plan
 from neocog.fit.report import write_report
 from neocog.fit.run import misfit, read_json, records
@@ -101,7 +100,6 @@ def test_whatever_is_missing_or_of_another_type_is_no_crash(run: Path, monkeypat
     def enough(*_: Any, **__: Any) -> None:
         raise RunError("resume has read run.json")
 
-    monkeypatch.setattr(fit.training, "choose", lambda *_, **__: Device("cpu"))
     monkeypatch.setattr(fit.training.Data, "open", enough)
     for file in ("net.json", "run.json"):
         whole = read_json(run / file)

@@ -118,7 +118,7 @@ def test_data_are_looked_at_before_the_device_is_measured(tmp_path: Path, monkey
     def early(*given: object, **options: object) -> None:
         pytest.fail("the device was measured before the data were known to be usable")
 
-    for where in ("training", "scan", "transferability"):
+    for where in ("opening", "transferability"):
         monkeypatch.setattr(f"neocog.fit.{where}.choose", early)
     one = tmp_path / "one"
     (one / "cat").mkdir(parents=True)

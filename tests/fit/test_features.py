@@ -13,7 +13,8 @@ from torch import nn
 
 from neocog import nets
 from neocog.data import open_source
-from neocog.data.batches import Known, Streamed
+from neocog.data.batches import Known
+from neocog.data.pictures import Streamed
 from neocog.errors import UsageError
 from neocog.fit.device import Device
 from neocog.fit.extract import extract

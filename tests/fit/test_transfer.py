@@ -239,6 +239,24 @@ def test_regime_features_changes_nothing_but_the_last_layer(base: fit.Run, fitte
     assert head["seen"] > 0 and head["features"] == 64 and head["head"] == "softmax"
 
 
+def test_the_scan_of_learning_rates_is_of_the_training_from_these_weights(
+    base: fit.Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+    plain = transfer.take_over
+
+    def take_over(net: nn.Module, plan: Any, task: Any) -> None:
+        taken.append(plan.start["regime"])
+        plain(net, plan, task)
+
+    monkeypatch.setattr(transfer, "take_over", take_over)
+    how: dict[str, Any] = {"start": base.folder, "progress": False, "device": "cpu"}
+    scan = fit.find_lr(folder, regime="top", steps=20, **how)
+    assert taken == ["top"] and 1 < len(scan["points"]) <= 20
+    with pytest.raises(UsageError, match=r"without a learning rate; --find-lr goes with --regime top or all"):
+        fit.find_lr(folder, **how)
+
+
 @pytest.mark.parametrize("regime", ["top", "all"])
 def test_what_top_and_all_change(base: fit.Run, folder: Path, tmp_path: Path, regime: str) -> None:
     run = fit.train(folder, start=base.folder, regime=regime, out=tmp_path / "r", **SHORT)
@@ -427,7 +445,7 @@ def test_stopped_and_resumed_is_bit_identical(
     base: fit.Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What tuning from weights adds to the state: rates and norms of its groups, and pictures that grow."""
-    monkeypatch.setattr("neocog.fit.training.choose", lambda *_, **__: Device("cpu", channels_last=True))
+    monkeypatch.setattr("neocog.fit.opening.choose", lambda *_, **__: Device("cpu", channels_last=True))
     changes = {"ema": 0.9, "optimizer": "muon", "lr_filters": 0.1, "small": 0.75}
     how: dict[str, Any] = {"start": base, "regime": "all", "epochs": 3, "seed": 3, "set": changes}
     whole = fit.train(folder, out=tmp_path / "whole", **how, **QUIET)

@@ -13,8 +13,9 @@ from torch import nn
 
 from neocog.data import open_source
 from neocog.data.augment import Augment
-from neocog.data.batches import Batch, Batches, Known, Streamed, in_order
+from neocog.data.batches import Batch, Batches, Known, in_order
 from neocog.data.kinds import Boxes, BoxSet
+from neocog.data.pictures import Streamed
 from neocog.data.source import Source
 from neocog.data.warp import Warp
 from neocog.errors import UsageError

@@ -18,7 +18,8 @@ from neocog.data.kinds import Numbers
 from neocog.data.source import Source
 from neocog.errors import DataError, UsageError
 from neocog.fit.choices import _by_task
-from neocog.tasks.number import LOSSES, Measured, Number, conformal
+from neocog.tasks.measured import Measured
+from neocog.tasks.number import LOSSES, Number, conformal
 
 NAN = math.nan
 

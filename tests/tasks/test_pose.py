@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from neocog import fit
-from neocog.data.batches import Batch, Known, Streamed, in_order
+from neocog.data.batches import Batch, Known, in_order
 from neocog.data.kinds import Points
+from neocog.data.pictures import Streamed
 from neocog.data.source import Arrays
 from neocog.data.warp import Warp
 from neocog.errors import UsageError

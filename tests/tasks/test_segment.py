@@ -18,9 +18,10 @@ import neocog
 from neocog import nets
 from neocog.data import open_source
 from neocog.data.augment import Augment, draw
-from neocog.data.batches import Batch, Batches, Known, Streamed, in_order
+from neocog.data.batches import Batch, Batches, Known, in_order
 from neocog.data.decode import placed
 from neocog.data.kinds import NOT_LABELLED, Masks
+from neocog.data.pictures import Streamed
 from neocog.data.warp import Warp
 from neocog.errors import UsageError
 from neocog.fit.device import Device, with_right_gradients

@@ -13,8 +13,9 @@ import torch
 from neocog import fit, tasks
 from neocog.data import open_source
 from neocog.data.augment import Augment
-from neocog.data.batches import Batch, Batches, Held, Known
+from neocog.data.batches import Batch, Batches, Known
 from neocog.data.kinds import Category, Masks, Points
+from neocog.data.pictures import Held
 from neocog.data.source import Arrays, Source
 from neocog.errors import DataError, UsageError
 from neocog.fit.transfer import same_answers

@@ -17,17 +17,8 @@ from neocog.data.kinds import Categories
 from neocog.data.source import Source
 from neocog.errors import DataError, UsageError
 from neocog.tasks.canvas import MISSED, RIGHT, WRONG
-from neocog.tasks.tags import (
-    LOSSES,
-    Tagged,
-    Tags,
-    asymmetric,
-    best_threshold,
-    counts,
-    f1_scores,
-    per_tag_ap,
-    platt,
-)
+from neocog.tasks.tag_measures import asymmetric, best_threshold, counts, f1_scores, per_tag_ap, platt
+from neocog.tasks.tags import LOSSES, Tagged, Tags
 
 NAN = math.nan
 

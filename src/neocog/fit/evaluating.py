@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from neocog.data.batches import Batch, Held, Streamed, in_order
+from neocog.data.batches import Batch, in_order
+from neocog.data.pictures import Held, Streamed
 from neocog.errors import UsageError
 from neocog.fit.device import Device
 from neocog.fit.job import Split

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from neocog.data import open_source
-from neocog.data.batches import Streamed
+from neocog.data.pictures import Streamed
 from neocog.errors import UsageError
 from neocog.fit.depth import zoo_net
 from neocog.fit.device import choose

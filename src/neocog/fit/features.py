@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neocog import nets
-from neocog.data.batches import Held, Streamed, in_order
+from neocog.data.batches import in_order
+from neocog.data.pictures import Held, Streamed
 from neocog.errors import UsageError, closest
 from neocog.fit.device import Device
 from neocog.fit.evaluating import usual_batch

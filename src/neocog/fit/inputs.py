@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neocog.data.batches import Batches, Held, Streamed, normalised
+from neocog.data.batches import Batches, normalised
+from neocog.data.pictures import Held, Streamed
 from neocog.data.source import Source
 from neocog.errors import DataError
 from neocog.fit import features, transfer

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from neocog.data import open_source
-from neocog.data.batches import Batches, Held, Known, Streamed
+from neocog.data.batches import Batches, Known
 from neocog.data.decode import inspect
 from neocog.data.kinds import Column, Pictures, renamed
+from neocog.data.pictures import Held, Streamed
 from neocog.data.source import Source
 from neocog.errors import DataError, UsageError, closest
 from neocog.fit.choices import fits_in_memory

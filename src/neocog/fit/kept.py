@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from neocog import nets
-from neocog.data.batches import Held, Streamed
+from neocog.data.pictures import Held, Streamed
 from neocog.fit.device import Device
 from neocog.fit.features import features_of
 from neocog.fit.job import Split

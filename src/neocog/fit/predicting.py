@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from neocog.data import open_source
-from neocog.data.batches import Batch, Known, Streamed, gathered_pictures, normalised, workers
+from neocog.data.batches import Batch, Known, gathered_pictures, normalised
 from neocog.data.decode import placed
 from neocog.data.kinds import Category, Column, renamed
+from neocog.data.pictures import Streamed, workers
 from neocog.data.source import Source
 from neocog.data.warp import Warp
 from neocog.errors import DataError, DecodeError, NeocogError, NetError, RunError, UsageError

@@ -6,8 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from neocog.tasks.answer import Answer
     from neocog.tasks.label import Label, balance
-    from neocog.tasks.task import Answer, Losses, Meter, Section, Task, find, guess, names, register
+    from neocog.tasks.task import Losses, Meter, Section, Task, find, guess, names, register
 
 __all__ = ["Answer", "Label", "Losses", "Meter", "Section", "Task", "balance", "find", "guess", "names", "register"]
 

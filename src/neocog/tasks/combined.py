@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from neocog.tasks.task import Answer, Indexed
+from neocog.tasks.answer import Answer, Indexed
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,10 @@ from neocog.nets.one_stage import OneStage, one_stage_found, one_stage_losses
 from neocog.nets.two_stage import TwoStage, two_stage_found
 from neocog.page import paragraph, table
 from neocog.records import counted
+from neocog.tasks.answer import Answer
 from neocog.tasks.drawing import boxed
 from neocog.tasks.found import BANDS, KINDS, Found, There, best_threshold, coco, kinds, voc
-from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from neocog.tasks.task import Answer
+from neocog.tasks.answer import Answer
 
 _DRAWN = 320  # smaller pictures are enlarged before points are drawn on them
 TRUTH, ANSWER, BETWEEN = (60, 220, 90), (255, 140, 0), (255, 255, 255)

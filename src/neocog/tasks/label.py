@@ -14,10 +14,11 @@ from torch import Tensor
 
 from neocog.errors import DataError, UsageError
 from neocog.tasks import label_heads, label_report
+from neocog.tasks.answer import Answer
 from neocog.tasks.at_once import Arrays, FitsAtOnce
 from neocog.tasks.measures import cross_entropy, evaluate_logits, fit_temperature, softmax, wilson
 from neocog.tasks.ridge import Layers
-from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch

@@ -21,8 +21,9 @@ from neocog.data.kinds import Boxes, BoxSet
 from neocog.errors import DataError, UsageError
 from neocog.page import table
 from neocog.tasks import coco
+from neocog.tasks.answer import Answer
 from neocog.tasks.canvas import PLAIN, RIGHT, WRONG, boxed, captioned
-from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,11 +25,12 @@ from torch import Tensor
 from neocog.data.kinds import Numbers
 from neocog.errors import DataError, UsageError
 from neocog.page import Html, paragraph, scatter_chart, table
+from neocog.tasks.answer import Answer
 from neocog.tasks.at_once import Arrays, FitsAtOnce
-from neocog.tasks.canvas import PLAIN, RIGHT, WRONG, captioned
 from neocog.tasks.logistic import logistic
+from neocog.tasks.measured import Measured
 from neocog.tasks.ridge import Layers, ridge
-from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -43,56 +43,6 @@ _LEVELS = 200  # values of an ordinal number, at most
 _LOOK_AT = 5000  # samples of a column that has no array of values
 _SHOWN = 600  # points of a scatter plot
 _STRATA = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Measured(Answer):
-    """The numbers of one picture.
-
-    Attributes:
-        values: one for each of `names`.
-        intervals: low and high for each, between which the truth is nine times out of ten; None: not known, there
-            were too few validation pictures. In a number with a period low may be above high.
-    """
-
-    key: str
-    names: tuple[str, ...] = ()
-    values: tuple[float, ...] = ()
-    intervals: tuple[tuple[float, float] | None, ...] = ()
-    problem: str | None = None
-
-    @property
-    def value(self) -> float:
-        """The first number."""
-        return self.values[0]
-
-    def row(self) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        for name, value, interval in zip(self.names, self.values, self.intervals, strict=True):
-            low, high = interval or (None, None)
-            made |= {name: value, f"{name}_low": low, f"{name}_high": high}
-        return made
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "numbers": [
-                {"name": name, "value": value, "interval": None if interval is None else list(interval)}
-                for name, value, interval in zip(self.names, self.values, self.intervals, strict=True)
-            ]
-        }
-
-    def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
-        """The numbers below the picture; with the truth, green where it is inside the interval, else red."""
-        words = []
-        for k, (name, value, interval) in enumerate(zip(self.names, self.values, self.intervals, strict=True)):
-            span = "" if interval is None else f" ({interval[0]:.4g} to {interval[1]:.4g})"
-            words.append((f"{name} {value:.4g}{span}", PLAIN))
-            if truth is not None and not math.isnan(truth[k]):
-                low, high = interval or (value, value)
-                inside = low <= truth[k] <= high if low <= high else truth[k] >= low or truth[k] <= high
-                colour = PLAIN if interval is None else RIGHT if inside else WRONG
-                words.append((f"truth {truth[k]:.4g}", colour))
-        return captioned(picture, words)
 
 
 @register

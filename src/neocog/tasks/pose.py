@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from neocog.errors import DataError, UsageError
 from neocog.nets.pyramid import Joined, conv_norm
 from neocog.page import Html, line_chart, paragraph, table
+from neocog.tasks.answer import Answer
 from neocog.tasks.keypoints import Keypoints, skeleton
-from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch

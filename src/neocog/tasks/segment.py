@@ -22,9 +22,10 @@ from neocog.nets.pyramid import Joined, conv_norm
 from neocog.nets.tiling import over_picture
 from neocog.page import Html, heatmap, paragraph, table
 from neocog.tasks import coco
+from neocog.tasks.answer import Answer, Indexed
 from neocog.tasks.masks import WRONG as RED
 from neocog.tasks.masks import border_f, border_weights, coloured, dice_loss, errors, is_ground, palette, with_legend
-from neocog.tasks.task import Answer, Indexed, Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch

@@ -22,20 +22,9 @@ from torch import Tensor, nn
 
 from neocog.data.batches import Batch
 from neocog.errors import DataError, UsageError
+from neocog.tasks.answer import Answer
 from neocog.tasks.combined import Together
-from neocog.tasks.task import (
-    Answer,
-    Losses,
-    Section,
-    Seen,
-    Targets,
-    Task,
-    by_rows,
-    find,
-    joins,
-    load,
-    saved,
-)
+from neocog.tasks.task import Losses, Section, Seen, Targets, Task, by_rows, find, joins, load, saved
 
 if TYPE_CHECKING:
     from neocog.data.columns import LabelSets

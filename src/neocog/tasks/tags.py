@@ -26,11 +26,13 @@ from torch import Tensor
 from neocog.errors import DataError, UsageError
 from neocog.page import Html, paragraph, table
 from neocog.records import counted
+from neocog.tasks.answer import Answer
 from neocog.tasks.at_once import Arrays, FitsAtOnce
 from neocog.tasks.canvas import MISSED, PLAIN, RIGHT, WRONG, captioned
 from neocog.tasks.logistic import logistic
 from neocog.tasks.ridge import Layers, ridge
-from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.tag_measures import asymmetric, best_threshold, counts, f1_scores, per_tag_ap, platt
+from neocog.tasks.task import Losses, Section, Seen, Targets, Task, register
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from neocog.data.warp import Warp
 
 LOSSES = ("bce", "asymmetric", "squared")
-MARGIN, FOCUS = 0.05, 4  # of the asymmetric loss
 _MOST = 10.0  # a picture with a tag counts at most so much more than one without it
 _FEW = 5  # validation pictures with (or without) a tag below which it has no threshold of its own
 _LISTED = 200  # tags in the table of a report
@@ -357,91 +358,3 @@ class Tags(FitsAtOnce, Task):
 
     def unread(self, key: str, problem: str) -> Answer:
         return Tagged(key, problem=problem)
-
-
-def asymmetric(z: Tensor, y: Tensor, weights: Tensor | float = 1.0) -> Tensor:
-    """The asymmetric loss of logits and truths (B, K): ``-log p`` where y is 1, else ``-q^4 log(1 - q)``.
-
-    q is p less a margin of 0.05, at least 0 (Ridnik et al. 2021, equations 4 to 7).
-    """
-    q = (torch.sigmoid(z) - MARGIN).clamp(min=0)
-    return torch.where(y == 1, -weights * F.logsigmoid(z), -(q**FOCUS) * torch.log1p(-q))
-
-
-def counts(column: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of how many samples each class is true, and of how many it is known whether it is: both float64 (K,)."""
-    k, sets = len(column.names), getattr(column, "sets", None)
-    if sets is None:
-        found = np.stack([row for i in rows if (row := column[int(i)]) is not None])
-        return (found == 1).sum(0).astype(float), (~np.isnan(found)).sum(0).astype(float)
-    rows = np.asarray(rows)[column.known[rows]]
-    yes = np.bincount(sets.select(rows).values, minlength=k).astype(float)
-    known = np.full(k, float(len(rows)))
-    if column.unknown is not None:
-        known -= np.bincount(column.unknown.select(rows).values, minlength=k)
-    return yes, known
-
-
-def per_tag_ap(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Average precision of each column of scores (N, K), truths 1, 0 or nan; nan where no picture has the tag.
-
-    The mean, over the pictures with the tag, of the precision at their score; equal scores count together.
-    """
-    made = np.full(y.shape[1], math.nan)
-    for k in range(y.shape[1]):
-        known = ~np.isnan(y[:, k])
-        score, yes = scores[known, k], y[known, k] == 1
-        if not yes.any():
-            continue
-        order = np.argsort(-score, kind="stable")
-        ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
-        hits = np.cumsum(yes[order])[ends]
-        made[k] = float((np.diff(hits, prepend=0) * hits / (ends + 1)).sum() / yes.sum())
-    return made
-
-
-def f1_scores(said: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
-    """F1 of each tag (K,), and over all pictures and tags together, for answers bool (N, K); 0 where nothing is."""
-    hits = (said & (y == 1)).sum(0)
-    total = (said & ~np.isnan(y)).sum(0) + (y == 1).sum(0)
-    return 2 * hits / np.maximum(total, 1), float(2 * hits.sum() / max(total.sum(), 1))
-
-
-def best_threshold(p: np.ndarray, yes: np.ndarray) -> float:
-    """The probability from which on saying yes has the best F1, half way to the next lower one."""
-    order = np.argsort(-p, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(p[order]) != 0, True))
-    f1 = 2 * np.cumsum(yes[order])[ends] / (ends + 1 + yes.sum())
-    best = int(np.argmax(f1))
-    low = p[order][ends[best + 1]] if best + 1 < len(ends) else 0.0
-    return float((p[order][ends[best]] + low) / 2)
-
-
-def platt(z: np.ndarray, yes: np.ndarray) -> tuple[float, float]:
-    """Scale and shift of logits (N,) that make the truths most likely, softened as Platt (1999) does; scale > 0.
-
-    Newton's method on two numbers. A scale that is not positive would turn the order around: then nothing is changed.
-    """
-    ups, downs = int(yes.sum()), int((~yes).sum())
-    wanted = np.where(yes, (ups + 1) / (ups + 2), 1 / (downs + 2))
-    spread = float(z.std())
-    if spread < 1e-9:
-        return 1.0, 0.0
-    x = np.stack((z / spread, np.ones_like(z)))
-    t = np.array([0.0, math.log((ups + 1) / (downs + 1))])
-
-    def loss(at: np.ndarray) -> float:
-        v = at @ x
-        return float((np.logaddexp(0, v) - wanted * v).mean())
-
-    for _ in range(100):
-        p = 1 / (1 + np.exp(-np.clip(t @ x, -60, 60)))
-        gradient = x @ (p - wanted) / len(z)
-        step = np.linalg.solve((x * (p * (1 - p))) @ x.T / len(z) + 1e-9 * np.eye(2), gradient)
-        size, now = 1.0, loss(t)
-        while loss(t - size * step) > now and size > 1e-4:
-            size /= 2
-        t = t - size * step
-        if np.abs(gradient).max() < 1e-9:
-            break
-    return (float(t[0] / spread), float(t[1])) if t[0] > 0 else (1.0, 0.0)

@@ -15,7 +15,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from neocog.errors import DataError, UsageError, closest
 from neocog.page import Html
+from neocog.tasks.answer import Answer
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
 Targets = dict[str, Any]  # name -> tensor (B, ...) or list of B values
 Seen = dict[str, np.ndarray]  # what `observe` kept of a whole split, joined
-
-
-_COLUMNS = 9  # of an answer that are shown in a line
 
 
 @dataclass(slots=True)
@@ -68,61 +66,6 @@ class Section:
 
     title: str
     body: Html | Callable[[Picture], Html]
-
-
-class Indexed(NamedTuple):
-    """A class for each pixel: mask uint8 (H, W), index into `classes`, and their colours, RGB uint8 (K, 3)."""
-
-    mask: np.ndarray
-    classes: tuple[str, ...]
-    colours: np.ndarray
-
-
-class Answer(ABC):
-    """What a net says of one picture. `key` names it; `problem` is the reason if it could not be read.
-
-    An answer that is a vector has the attribute `vector`, its numbers. What `coco`, `indexed` and `draw` give is
-    written by ``neocog predict``, where an answer has them (see `gives`).
-    """
-
-    key: str
-    problem: str | None
-
-    @abstractmethod
-    def row(self) -> dict[str, Any]:
-        """The columns of a table or a CSV file, without the key; the same for every picture that could be read."""
-
-    def text(self) -> str:
-        """One line for people; of many columns only the first."""
-        shown = [(k, f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in self.row().items()]
-        if len(shown) == 1:
-            return shown[0][1] or "nothing found"
-        more = [f"and {len(shown) - _COLUMNS} more"] if len(shown) > _COLUMNS else []
-        return ", ".join([*(f"{k} {v}" for k, v in shown[:_COLUMNS]), *more]) or "nothing found"
-
-    @abstractmethod
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-able document, all there is."""
-
-    def gives(self, what: str) -> bool:
-        """Whether answers of this kind have ``coco``, ``indexed`` or ``draw``, also one that could not be read."""
-        return getattr(type(self), what) is not getattr(Answer, what)
-
-    def coco(self, image_id: int) -> list[dict[str, Any]]:
-        """COCO's annotations, without ``id``: ``category_id`` is 1 + the index of the class (see `Task.categories`)."""
-        return []
-
-    def indexed(self) -> Indexed | None:
-        """The class of each pixel of the upright picture, for an indexed PNG."""
-        return None
-
-    def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
-        """The answer drawn over the picture, uint8 (H, W, 3); `truth` is the column's value, where it is known."""
-        return picture
-
-    def tags(self) -> tuple[tuple[str, float], ...]:
-        """Words that the answer says of the picture, with probabilities, for the library."""
-        return ()
 
 
 class Task(ABC):
