@@ -119,7 +119,8 @@ def _boxes(
                 own = [*(own or []), *made]
         found.append(own)
     every = np.array([corners for own in found for corners, _ in own or ()], dtype=np.float64).reshape(-1, 4)
-    unread = [f"{bad:,} cells of {guess.boxes[0]!r} hold no readable boxes"] if bad else []
+    where = f"{guess.boxes[0]!r}" if len(guess.boxes) == 1 else f"{guess.boxes[0]!r} to {guess.boxes[-1]!r}"
+    unread = [f"{where} hold no readable box in {counted(bad, 'row')}: unknown, so they are not used"] if bad else []
     if not len(every):
         return None, unread
     form = form or ("corners" if (every[:, 2:] > every[:, :2]).mean() > 0.99 else "size")
@@ -149,12 +150,17 @@ def _boxes(
 
 
 def _from_corners(guess: Guess, row: Row) -> tuple[str, list[tuple[list[float], str]] | None]:
-    """The box of a row with a column for each side; none where the cells are empty: the picture is empty."""
+    """The box of a row with a column for each side; none where all cells are empty: the picture is empty.
+
+    Raises: ValueError: a cell is no number, or some are empty.
+    """
     by_name = {bare(name): row.get(name) for name in guess.boxes}
     form, order = next((form, order) for form, order in CORNERS if set(order) <= by_name.keys())
     numbers = [_number(by_name[name]) for name in order]
-    if any(one is None for one in numbers):
+    if all(by_name[name] is None or not str(by_name[name]).strip() for name in order):
         return form, []
+    if any(one is None for one in numbers):
+        raise ValueError("not a box")
     label = row.get(guess.label) if guess.label else None
     return form, [([float(one) for one in numbers if one is not None], _text(label))]
 
