@@ -20,6 +20,7 @@ from neocog.records import counted
 
 Row = Mapping[str, Any]
 _LABELS = ("label", "category", "class", "name", "class_name", "category_id", "class_id", "category_name")
+_ANGLE = re.compile(r"angle|degree|tilt|heading|azimuth|bearing|rotation|orientation|yaw|direction|hue", re.IGNORECASE)
 _ONE = "object"  # the class of boxes that have none
 
 # the mirror partners of 68 points on a face (Gross et al. 2010, Multi-PIE): outline, brows, nose, eyes, mouth
@@ -60,7 +61,8 @@ def target_columns(
         if points is not None:
             made["points"] = points
     if guess.numbers:
-        made["numbers"] = _numbers(guess, [of[0] for of in rows])
+        numbers = made["numbers"] = _numbers(guess, [of[0] for of in rows])
+        notes += _angles(numbers)
     if mask is not None and guess.masks:
         column, said = _masks(guess.masks[0], [of[0] for of in rows], classes, mask)
         notes += said
@@ -256,6 +258,20 @@ def _points(guess: Guess, rows: Sequence[Row], given: Sequence[str] | None) -> t
 def _numbers(guess: Guess, rows: Sequence[Row]) -> Numbers:
     values = np.array([[number(row.get(name)) for name in guess.numbers] for row in rows], dtype=np.float64)
     return Numbers(values, guess.numbers, guess.periods)
+
+
+def _angles(column: Numbers) -> list[str]:
+    """What to type if numbers that look like angles begin anew after 360."""
+    names = []
+    for name, period, values in zip(column.names, column.periods, column.values.T, strict=True):
+        known = values[np.isfinite(values)]
+        turn = len(known) and known.min() >= -180 and known.max() <= 360 and 180 < np.ptp(known) <= 360
+        names.append(f"{name}:360" if turn and not period and _ANGLE.search(name) else "")
+    if not any(names):
+        return []
+    asked = ",".join(new or name for name, new in zip(column.names, names, strict=True))
+    which = " and ".join(repr(name) for name, new in zip(column.names, names, strict=True) if new)
+    return [f"{which} may be an angle that begins anew at 360: then type --column numbers={asked}"]
 
 
 def _masks(
