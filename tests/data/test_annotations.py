@@ -136,6 +136,23 @@ def test_coco_panoptic_masks(tmp_path):
     assert found.count == 1 and found.groups[0][0].note == "'segment 5' is of no class"
 
 
+def test_a_coco_picture_whose_only_annotation_is_wrong_is_unknown_and_not_empty(tmp_path):
+    for k in range(5):
+        picture(tmp_path / f"images/{k}.jpg")
+    named = [{"id": 1, "name": "face", "keypoints": ["left_eye", "right_eye"]}]
+    good = {"category_id": 1, "bbox": [1, 1, 9, 9], "keypoints": [3, 3, 2, 7, 3, 2]}
+    wrong = [{"bbox": [1, 2]}, {"category_id": 7}, {"keypoints": [1, 2]}]
+    annotations = [{**good, **one, "id": k, "image_id": k} for k, one in enumerate([{}, *wrong])]
+    images = [{"id": k, "file_name": f"{k}.jpg"} for k in range(6)]
+    write(tmp_path / "a.json", {"images": images, "annotations": annotations, "categories": named})
+    source = open_source(tmp_path)
+    assert [boxes(source, f"{k}.jpg") for k in (1, 2, 4)] == [None, None, []] and boxes(source, "3.jpg")
+    reasons = {problem.key: problem.reason for problem in source.problems}
+    assert "2 numbers as a box, expected x, y, width, height" in reasons["images/1.jpg"]
+    assert "2 numbers as keypoints, expected 6" in reasons["images/3.jpg"]
+    assert "a.json lists 1 picture that cannot be found" in source.notes
+
+
 def test_the_task_is_guessed_by_what_is_annotated(tmp_path):
     for k in range(3):
         picture(tmp_path / f"images/{k}.jpg")
@@ -244,6 +261,14 @@ def test_voc_files_that_count_from_zero_are_taken_as_they_are(tmp_path):
     source = open_source(folder)
     assert boxes(source, "1.jpg") == [("dog", [0, 3, 5, 6])] and boxes(source, "2.jpg") == [("dog", [3, 2, 4, 9])]
     assert any("counted from 0" in note for note in source.notes)
+
+
+def test_a_negative_corner_does_not_say_how_voc_files_count(tmp_path):
+    folder = voc(tmp_path)
+    write(folder / "VOC2007/Annotations/1.xml", xml(("Dog", (-4, 3, 5, 6), 0)))
+    source = open_source(folder)
+    assert boxes(source, "0.jpg")[0] == ("dog", [0, 0, 10, 8]) and not any("from 0" in note for note in source.notes)
+    assert "'Dog' and 'dog'" in check(source, near=False).find("similar_names").title
 
 
 def test_voc_masks_have_vocs_classes_and_objects_are_no_classes(tmp_path):

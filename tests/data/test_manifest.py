@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import unicodedata
 
 import numpy as np
@@ -70,12 +71,31 @@ def test_jsonl_with_lists_and_a_bad_line(three):
     assert [(p.key, p.reason) for p in source.problems] == [("m.jsonl, line 2", "not a JSON object")]
 
 
-@pytest.mark.parametrize(("header", "cell"), [("label", "a;b"), ("labels", "a|b"), ("tags", "['a', 'b']")])
+@pytest.mark.parametrize(
+    ("header", "cell"), [("label", "a;b"), ("labels", "a|b"), ("tags", "['a', 'b']"), ("tags", "a, b")]
+)
 def test_several_labels_in_one_cell(three, header, cell):
     (three / "m.csv").write_text(f'file,{header}\n1.jpg,"{cell}"\n2.jpg,b\n')
     source = open_source(three / "m.csv")
     assert source.classes == ("a", "b") and rows(source)["1.jpg"].labels == ("a", "b")
     assert source.labels.tolist() == [-1, 1]
+
+
+def test_a_comma_in_a_column_of_one_label_is_part_of_a_name(three):
+    (three / "m.csv").write_text('file,label\n1.jpg,a;b\n2.jpg,"crane, bird"\n')
+    assert open_source(three / "m.csv").classes == ("a", "b", "crane, bird")
+
+
+def test_ages_with_typing_errors_are_numbers(three):
+    for k in range(20):
+        shutil.copy(three / "1.jpg", three / f"x{k}.jpg")
+    (three / "m.csv").write_text("file,age\n" + "".join(f"x{k}.jpg,{'3o' if k == 7 else k + 0.5}\n" for k in range(20)))
+    source = open_source(three / "m.csv")
+    column = source.columns["numbers"]
+    assert column.names == ("age",) and np.isnan(column.values).sum() == 1 and not source.classes
+    assert "cells of 'age' that are no number are not used: '3o'" in source.notes
+    assert any("'age' as numbers" in note for note in source.notes)
+    assert not any("'age' as label" in note for note in source.notes)
 
 
 def test_parquet_manifest_with_integer_labels_and_given_classes(three):

@@ -71,7 +71,24 @@ def test_boxes_without_a_class_and_cells_that_are_no_boxes(tmp_path):
     path = table(tmp_path / "t", 'path,bbox\n0.jpg,"[1, 2, 3, 4]"\n1.jpg,"4 5 6 7"\n2.jpg,"[[1, 2], 3]"\n')
     source = open_source(path)
     assert found(source) == [[("object", [1, 2, 3, 4])], [("object", [4, 5, 6, 7])], None]
-    assert any("1 cells of 'bbox' hold no readable boxes" in note for note in source.notes)
+    assert any("'bbox' hold no readable box in 1 row" in note for note in source.notes)
+
+
+def test_an_angle_without_a_period_is_noticed(tmp_path):
+    text = "path,age,tilt,width_of_turn\n" + "".join(
+        f"{k}.jpg,{k + 20.5},{a},{a}\n" for k, a in enumerate((1, 170.5, 359))
+    )
+    path = table(tmp_path / "t", text)
+    said = "'tilt' may be an angle that begins anew at 360: then type --column numbers=age,tilt:360"
+    assert said in open_source(path, columns={"numbers": "age,tilt"}).notes
+    assert said not in open_source(path, columns={"numbers": "age,tilt:360"}).notes
+
+
+def test_a_row_of_which_a_corner_is_no_number_is_unknown_and_not_empty(tmp_path):
+    text = "path,xmin,ymin,xmax,ymax,label\n0.jpg,1,2,3,4,a\n1.jpg,1,2,x,4,a\n2.jpg,,,,,\n"
+    source = open_source(table(tmp_path / "t", text))
+    assert found(source) == [[("a", [1, 2, 3, 4])], None, []]
+    assert any("'xmin' to 'ymax' hold no readable box in 1 row" in note for note in source.notes)
 
 
 def test_a_column_of_mask_files(tmp_path):

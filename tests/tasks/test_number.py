@@ -18,6 +18,7 @@ from neocog.data.kinds import Numbers
 from neocog.data.source import Source
 from neocog.errors import DataError, UsageError
 from neocog.fit.choices import _by_task
+from neocog.tasks.canvas import PLAIN, captioned
 from neocog.tasks.measured import Measured
 from neocog.tasks.number import LOSSES, Number, conformal
 
@@ -261,3 +262,10 @@ def test_the_report_shows_worst_answers_and_a_scatter_plot() -> None:
     answer = Measured("a", ("x", "y"), (1.0, 10.0), ((0.0, 2.0), None))
     picture = np.zeros((32, 32), np.uint8)
     assert answer.draw(picture, np.array([1.5, NAN])).shape[0] > 256
+
+
+def test_words_that_are_wider_than_the_picture_are_broken() -> None:
+    drawn = captioned(np.zeros((256, 180, 3), np.uint8), [("eye_distance 19.91 (12.13 to 27.68) years", PLAIN)])
+    one = captioned(np.zeros((256, 180, 3), np.uint8), [("eye", PLAIN)])
+    assert len(drawn) > len(one)
+    assert (drawn[256:, -4:] == drawn[-1, -1]).all()  # nothing is cut off at the right

@@ -6,7 +6,7 @@ import os
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,6 +178,11 @@ class Marks:
             self._many.add(row)
         if row not in self._points or area > self._points[row][0]:
             self._points[row] = (area, points)
+
+    def unknown_without_things(self, rows: Iterable[int]) -> None:
+        """Of these pictures annotations were left out: those that have no other are unknown, not empty."""
+        kept = set(self._rows)
+        self.looked[[row for row in rows if row not in kept]] = False
 
     def finish(
         self, *, point_names: Sequence[str] = (), swap: Sequence[int] | None = None, boxes: bool = True

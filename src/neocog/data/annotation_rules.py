@@ -98,12 +98,15 @@ def resized(f: Facts) -> Finding | None:
         return None
 
     def note(i: int) -> str:
-        return f"annotated as {said[i][0]} x {said[i][1]}, is {sizes[i][0]} x {sizes[i][1]}"
+        turned = f.seen.rotated[i] and (said[i] == sizes[i][::-1]).all()
+        how = "is turned by EXIF to" if turned else "is"
+        return f"annotated as {said[i][0]} x {said[i][1]}, {how} {sizes[i][0]} x {sizes[i][1]}"
 
     return f.finding(
         "resized", "error", f"{counted(len(rows))} of another size than the annotations say", len(rows),
         "Boxes, points and outlines are taken as pixels of the picture that is there, so they are in the wrong place. "
-        "Put the original pictures back, or scale the annotations.", rows, note,
+        "Put the original pictures back, or scale the annotations. Annotate pictures that EXIF turns as they are seen, "
+        "upright.", rows, note,
     )  # fmt: skip
 
 
@@ -216,8 +219,8 @@ def wrong_masks(source: Source, sizes: np.ndarray) -> dict[int, tuple[str, str]]
 _MASKS = {
     "unreadable": ("error", "whose mask cannot be read", "They are not used. Export the masks again."),
     "size": ("error", "whose mask has another size",
-             "What is learned would be in the wrong place. Scale masks to the size of their pictures, with "
-             "nearest-neighbour interpolation."),
+             "Masks are scaled to the size of their pictures, by the nearest pixel. Where a mask shows another part of "
+             "the scene, what is learned is in the wrong place: export it again."),
     "values": ("warning", "whose mask holds values that are no class",
                "These pixels count as not labelled. Name the classes in a file (classes.txt, label_colors.txt) beside "
                "the masks, or mend the masks; a mask that was saved as JPEG or made smaller smoothly has such values."),

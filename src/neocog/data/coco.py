@@ -35,6 +35,7 @@ def read(layout: Layout, pictures: Pictures) -> Found:
     splits = np.full(len(pictures), -1, dtype=np.int8)
     captions: dict[int, list[str]] = {}
     unknown: set[str] = set()
+    skipped: set[int] = set()  # pictures of which not all annotations could be used
     for path, document in documents:
         rows = _rows(path, document, pictures, splits, found)
         categories = {one.get("id"): str(one.get("name", one.get("id"))) for one in document.get("categories", ())}
@@ -56,14 +57,19 @@ def read(layout: Layout, pictures: Pictures) -> Found:
                     name = categories.get(one.get("category_id"))
                     if name is None:
                         unknown.add(str(one.get("category_id")))
+                        skipped.add(row)
                     else:
                         marks.add(row, name, corners, _pieces(one), ignored=bool(one.get("iscrowd")))
-                if points and len(one.get("keypoints") or ()) == 3 * len(points):
+                if points and one.get("keypoints"):
+                    if len(one["keypoints"]) != 3 * len(points):
+                        raise DataError(f"{len(one['keypoints'])} numbers as keypoints, expected {3 * len(points)}")
                     given = np.array(one["keypoints"], dtype=np.float32).reshape(-1, 3)
                     marks.add_points(row, given, corners if corners is not None else _hull(given[given[:, 2] > 0]))
             except (DataError, ValueError, TypeError) as error:
                 reason = f"annotation {one.get('id', number)} of {path.name} is skipped: {error}"
                 found.problems.append(Problem(pictures.keys[row], reason))
+                skipped.add(row)
+    marks.unknown_without_things(skipped)
     if unknown:
         found.notes.append(
             f"annotations of categories that are not declared were skipped: {', '.join(sorted(unknown))}"
@@ -147,13 +153,15 @@ def _rows(path: Path, document: dict[str, Any], pictures: Pictures, splits: np.n
             splits[row] = split
     found.problems += [Problem(name, f"listed in {path.name}, but the picture does not exist") for name in missing]
     if missing:
-        found.notes.append(f"{counted(len(missing))} listed in {path.name} do not exist")
+        found.notes.append(f"{path.name} lists {counted(len(missing))} that cannot be found")
     return rows
 
 
 def _corners(one: dict[str, Any]) -> list[float] | None:
     box = one.get("bbox")
     if box:
+        if len(box) != 4:
+            raise DataError(f"{len(box)} numbers as a box, expected x, y, width, height")
         x, y, width, height = (float(v) for v in box)
         return [x, y, x + width, y + height]
     if rings := [piece for piece in _pieces(one) if isinstance(piece, np.ndarray)]:

@@ -42,6 +42,7 @@ _POINTS = frozenset("points keypoints landmarks".split())
 _NO_QUANTITY = frozenset("id index idx width height size bytes filesize row number no nr".split())
 _MASKS = frozenset("mask masks maskpath segmentation segmentationmask encodedpixels rle maskrle".split())
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)([.,]\d+)?([eE][+-]?\d+)?")
+_MOST_NUMBERS = 0.9  # share of the different cells of a quantity that are numbers; the others are typing errors
 _FEW_NUMBERS = 20  # different whole numbers, up to which a column holds classes whatever its name
 
 
@@ -92,7 +93,7 @@ class Guess:
                 return list(ast.literal_eval(text))
             except (ValueError, SyntaxError):
                 text = text[1:-1]
-        mark = ";" if ";" in text else "|"
+        mark = next((one for one in ";|" if one in text), "," if _is("labels", self.label or "") else "|")
         return [one for part in text.split(mark) if (one := part.strip())]
 
     def caption_list(self, cells: Sequence[object]) -> list[str]:
@@ -236,6 +237,9 @@ def label_is_number(guess: Guess, labels: LabelColumn, notes: list[str]) -> bool
     if not guess.label or guess.several or not is_quantity(guess.label, labels):
         return False
     notes[:] = [note.replace(f"{guess.label!r} as label", f"{guess.label!r} as numbers") for note in notes]
+    if odd := [repr(one) for one in map(str, labels.distinct()) if not _NUMBER.fullmatch(one)]:
+        more = ", ..." if len(odd) > 3 else ""
+        notes.append(f"cells of {guess.label!r} that are no number are not used: {', '.join(odd[:3])}{more}")
     return True
 
 
@@ -246,8 +250,9 @@ def is_quantity(name: str, labels: LabelColumn) -> bool:
 
 def _quantity(name: str, labels: LabelColumn, declared: bool) -> str:
     """Describe the numbers of a column if they are a quantity (ages, prices) and not the numbers of classes."""
-    texts, count = [str(one) for one in labels.distinct()], labels.total
-    if not texts or not all(map(_NUMBER.fullmatch, texts)):
+    every, count = [str(one) for one in labels.distinct()], labels.total
+    texts = list(filter(_NUMBER.fullmatch, every))
+    if not texts or len(texts) < (1.0 if declared else _MOST_NUMBERS) * len(every):
         return ""
     values = np.array([float(one.replace(",", ".")) for one in texts])
     fractions = bool((values != np.floor(values)).any())

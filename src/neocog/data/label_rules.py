@@ -159,7 +159,7 @@ def imbalance(f: Facts) -> Finding | None:
 
 def similar_names(f: Facts) -> Finding | None:
     by_name: dict[str, list[str]] = {}
-    for name in f.source.classes:
+    for name in dict.fromkeys(name for column in f.source.columns.values() for name in getattr(column, "names", ())):
         by_name.setdefault(re.sub(r"[\s_\-]+", " ", name).strip().casefold(), []).append(name)
     groups = [names for names in by_name.values() if len(names) > 1]
     if not groups:
@@ -167,7 +167,8 @@ def similar_names(f: Facts) -> Finding | None:
     told = "; ".join(" and ".join(repr(name) for name in names) for names in groups[:8])
     return Finding(
         "similar_names", "warning", f"class names that differ only in case, spaces or dashes: {told}",
-        sum(map(len, groups)), "If they mean the same, merge them: move the pictures into one folder.",
+        sum(map(len, groups)), "If they mean the same, give them one name: move the pictures into one folder, or "
+        "correct the annotations.",
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from neocog.data.duplicates import flipped_thumbs, near_and_mirrored
 from neocog.data.kinds import Categories, Numbers
 from neocog.data.source import Source
 from neocog.data.survey import survey
-from neocog.records import SPLITS
+from neocog.records import SPLITS, counted
 
 LOOK_AT = 1000  # pictures that the classifier sees
 _FEWEST = 10  # pictures of a class that can say anything
@@ -159,7 +159,8 @@ def judge(classes: Sequence[str], labels: np.ndarray, thumbs: np.ndarray, copies
             f"of {n} pictures of {classes[first]!r} and {classes[second]!r} {share:.0%} look like the other class when "
             "mirrored",
         )
-    return Mirroring(True, f"neither the class names nor a test on {len(rows):,} pictures speaks against it")
+    looked = f"neither the class names nor a test on {counted(len(rows))} speaks against it"
+    return Mirroring(True, looked if len(rows) else "the class names do not speak against it")
 
 
 def to_look_at(source: Source, readable: np.ndarray, indices: np.ndarray | None = None) -> np.ndarray:

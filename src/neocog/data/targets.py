@@ -20,6 +20,7 @@ from neocog.records import counted
 
 Row = Mapping[str, Any]
 _LABELS = ("label", "category", "class", "name", "class_name", "category_id", "class_id", "category_name")
+_ANGLE = re.compile(r"angle|degree|tilt|heading|azimuth|bearing|rotation|orientation|yaw|direction|hue", re.IGNORECASE)
 _ONE = "object"  # the class of boxes that have none
 
 # the mirror partners of 68 points on a face (Gross et al. 2010, Multi-PIE): outline, brows, nose, eyes, mouth
@@ -60,7 +61,8 @@ def target_columns(
         if points is not None:
             made["points"] = points
     if guess.numbers:
-        made["numbers"] = _numbers(guess, [of[0] for of in rows])
+        numbers = made["numbers"] = _numbers(guess, [of[0] for of in rows])
+        notes += _angles(numbers)
     if mask is not None and guess.masks:
         column, said = _masks(guess.masks[0], [of[0] for of in rows], classes, mask)
         notes += said
@@ -119,7 +121,8 @@ def _boxes(
                 own = [*(own or []), *made]
         found.append(own)
     every = np.array([corners for own in found for corners, _ in own or ()], dtype=np.float64).reshape(-1, 4)
-    unread = [f"{bad:,} cells of {guess.boxes[0]!r} hold no readable boxes"] if bad else []
+    where = f"{guess.boxes[0]!r}" if len(guess.boxes) == 1 else f"{guess.boxes[0]!r} to {guess.boxes[-1]!r}"
+    unread = [f"{where} hold no readable box in {counted(bad, 'row')}: unknown, so they are not used"] if bad else []
     if not len(every):
         return None, unread
     form = form or ("corners" if (every[:, 2:] > every[:, :2]).mean() > 0.99 else "size")
@@ -149,12 +152,17 @@ def _boxes(
 
 
 def _from_corners(guess: Guess, row: Row) -> tuple[str, list[tuple[list[float], str]] | None]:
-    """The box of a row with a column for each side; none where the cells are empty: the picture is empty."""
+    """The box of a row with a column for each side; none where all cells are empty: the picture is empty.
+
+    Raises: ValueError: a cell is no number, or some are empty.
+    """
     by_name = {bare(name): row.get(name) for name in guess.boxes}
     form, order = next((form, order) for form, order in CORNERS if set(order) <= by_name.keys())
     numbers = [_number(by_name[name]) for name in order]
-    if any(one is None for one in numbers):
+    if all(by_name[name] is None or not str(by_name[name]).strip() for name in order):
         return form, []
+    if any(one is None for one in numbers):
+        raise ValueError("not a box")
     label = row.get(guess.label) if guess.label else None
     return form, [([float(one) for one in numbers if one is not None], _text(label))]
 
@@ -250,6 +258,20 @@ def _points(guess: Guess, rows: Sequence[Row], given: Sequence[str] | None) -> t
 def _numbers(guess: Guess, rows: Sequence[Row]) -> Numbers:
     values = np.array([[number(row.get(name)) for name in guess.numbers] for row in rows], dtype=np.float64)
     return Numbers(values, guess.numbers, guess.periods)
+
+
+def _angles(column: Numbers) -> list[str]:
+    """What to type if numbers that look like angles begin anew after 360."""
+    names = []
+    for name, period, values in zip(column.names, column.periods, column.values.T, strict=True):
+        known = values[np.isfinite(values)]
+        turn = len(known) and known.min() >= -180 and known.max() <= 360 and 180 < np.ptp(known) <= 360
+        names.append(f"{name}:360" if turn and not period and _ANGLE.search(name) else "")
+    if not any(names):
+        return []
+    asked = ",".join(new or name for name, new in zip(column.names, names, strict=True))
+    which = " and ".join(repr(name) for name, new in zip(column.names, names, strict=True) if new)
+    return [f"{which} may be an angle that begins anew at 360: then type --column numbers={asked}"]
 
 
 def _masks(

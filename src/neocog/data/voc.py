@@ -45,7 +45,8 @@ def read(layout: Layout, pictures: Pictures) -> Found:
         except (OSError, ValueError, ElementTree.ParseError) as error:
             marks.looked[row] = False
             found.problems.append(Problem(pictures.keys[row], f"{path.name} cannot be used: {error}"))
-    from_one = all(corners[0] >= 1 and corners[1] >= 1 for _, _, corners, _ in things)
+    # a negative corner is a mistake in either way of counting, and says nothing
+    from_one = not any(0 <= corner < 1 for _, _, corners, _ in things for corner in corners[:2])
     for row, name, corners, difficult in things:
         if marks.looked[row]:
             marks.add(row, name, [corners[0] - from_one, corners[1] - from_one, *corners[2:]], ignored=difficult)

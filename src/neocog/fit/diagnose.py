@@ -50,13 +50,13 @@ def overfit_one_batch(
     steps: int = 60,
     rates: Sequence[float] = (1e-3, 1e-2),
     seconds: float = 20.0,
-) -> Finding:
+) -> Finding | None:
     """Train a copy of `net` on one batch of `pictures`, given its `losses`, and say whether it can memorise it.
 
     Adam with each of `rates` in turn, at most `steps` steps each, ending when the loss is a tenth of what it was, or
     every picture is right and the loss halved (label smoothing keeps the loss up); where no accuracy is counted, half
     is enough. Dropout is off in the copy. 16 to 64 pictures are enough. Cost: up to ``steps * len(rates)`` training
-    steps, and no new one after `seconds`.
+    steps, and no new one after `seconds`; if little was learned by then, there is nothing to say: None.
     """
     begin = time.monotonic()
     best, first, done, learned, late, rate_used = math.inf, math.nan, 0, False, False, rates[0]
@@ -93,7 +93,8 @@ def overfit_one_batch(
     if learned:
         return Finding("overfit one batch", "good", evidence)
     if late and best < first:
-        return Finding("overfit one batch", "good", f"{evidence}, and stopped there after {seconds:.0f} s")
+        said = f"{evidence}, and stopped there after {seconds:.0f} s"
+        return Finding("overfit one batch", "good", said) if best <= 0.8 * first else None
     if best <= 0.5 * first:
         advice = "Learns, but slowly. Try a higher learning rate, or normalisation layers if the net has none."
         return Finding("overfit one batch", "warn", evidence, advice)

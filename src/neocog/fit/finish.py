@@ -157,7 +157,8 @@ def _strangers(
 ) -> tuple[Unknown | None, dict[str, Any] | None]:
     """Fit the detector of unknown pictures, and measure it on drawn pictures and handwritten digits."""
     if len(held_out) < FEWEST:
-        job.show.say(f"only {counted(len(held_out), 'validation picture')}: no picture will be called unknown")
+        said = f"there are {len(held_out)}" if len(held_out) else "there is none"
+        job.show.say(f"no picture will be called unknown: that takes {FEWEST} validation pictures, and {said}")
         return None, None
     plan, training, task = job.plan, job.splits["train"], job.task
     chosen = np.linspace(0, len(training) - 1, min(BANK, len(training))).astype(np.int64)

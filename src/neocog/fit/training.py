@@ -281,10 +281,11 @@ def _say_what_is_done(job: Job, clock: Clock) -> None:
     length = f"about {counted(plan.minutes, 'minute')} in total" if plan.minutes else counted(epochs, "epoch")
     length = f": {length}, batches of {plan.batch}" if plan.by_steps else ""
     classes = getattr(job.task, "classes", ())
+    of = f", {counted(len(classes), 'class')}" if classes else ""
     job.show.say(
         f"{plan.net['name']} ({count_parameters(job.net):,} parameters), task {job.task.name}, recipe "
         f"{plan.recipe.name}{length}; {counted(len(job.splits['train']))} to train, "
-        f"{len(job.splits['val']):,} to validate{f', {len(classes)} classes' if classes else ''}; {job.folder}"
+        f"{len(job.splits['val']):,} to validate{of}; {job.folder}"
     )
     if job.trained:
         job.show.say(job.trained)
@@ -327,9 +328,10 @@ def _first_look(job: Job) -> list[diagnose.Finding]:
     most = 20.0 if job.plan.minutes is None else min(20.0, _LOOK * 60 * job.plan.minutes)
     with device.autocast():
         learned = diagnose.overfit_one_batch(net, lambda trial: losses_of(task, trial, few), len(few), seconds=most)
+    found = [learned] if learned else []
     if task.chance is None or (job.plan.start and job.plan.start["head"] == "kept"):
-        return [learned]  # better than chance, as it should be, or a loss of which chance says nothing
-    return [diagnose.initial_loss(loss, task.chance), learned]
+        return found  # better than chance, as it should be, or a loss of which chance says nothing
+    return [diagnose.initial_loss(loss, task.chance), *found]
 
 
 def losses_of(task: Task, net: nn.Module, batch: Batch) -> Losses:

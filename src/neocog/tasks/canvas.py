@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -22,14 +23,14 @@ def enlarged(picture: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def captioned(picture: np.ndarray, words: Sequence[Word]) -> np.ndarray:
-    """A picture with coloured words below it, in as many lines as they need."""
+    """A picture with coloured words below it, in as many lines as they need; long ones are broken at spaces."""
     wide, _ = enlarged(picture)
     height, width = wide.shape[:2]
     size = max(13, round(min(height, width) / 24))
     font, gap = ImageFont.load_default(size), size // 2
     lines: list[list[tuple[float, Word]]] = [[]]
     at = float(gap)
-    for word in words:
+    for word in [(part, colour) for text, colour in words for part in _broken(text, font, width - 2 * gap)]:
         length = font.getlength(shown(word[0]))
         if at + length > width - gap and lines[-1]:
             lines.append([])
@@ -44,6 +45,18 @@ def captioned(picture: np.ndarray, words: Sequence[Word]) -> np.ndarray:
         for left, (text, colour) in line:
             pen.text((left, height + gap // 2 + step * number), shown(text), fill=colour, font=font)
     return np.asarray(image)
+
+
+def _broken(text: str, font: Any, width: float) -> list[str]:
+    """A text in parts that are at most so wide, if spaces allow it."""
+    parts = [""]
+    for piece in text.split(" "):
+        longer = f"{parts[-1]} {piece}" if parts[-1] else piece
+        if parts[-1] and font.getlength(shown(longer)) > width:
+            parts.append(piece)
+        else:
+            parts[-1] = longer
+    return parts
 
 
 def boxed(picture: np.ndarray, boxes: Sequence[tuple[Sequence[float], tuple[int, int, int]]]) -> np.ndarray:

@@ -169,7 +169,7 @@ class Detect(Task):
             )
         notes = []
         if empty:
-            notes.append(f"{empty:,} of {counted(len(rows))} for training have no boxes: they are negative examples")
+            notes.append(f"{empty:,} of {counted(len(rows))} for training without a box: negative examples")
         if absent := [name for name, n in zip(column.names, counts, strict=True) if not n]:
             notes.append(f"no training picture has a box of {', '.join(absent[:8])}, so it cannot be learned")
         return cls(column.names, **{k: settings[k] for k in cls.options}, notes=notes)
@@ -309,7 +309,7 @@ class Detect(Task):
     def headline(self, figures: Mapping[str, Any]) -> str:
         return (
             f"AP50 {figures['ap50']:.3f}, mAP {figures['map']:.3f} "
-            f"({counted(figures['n'])}, {figures['boxes']:,} boxes; {figures['missed']:,} missed, "
+            f"({counted(figures['n'])}, {counted(figures['boxes'], 'box')}; {figures['missed']:,} missed, "
             f"{figures['wrong']:,} wrong)"
         )
 

@@ -92,7 +92,7 @@ class Number(FitsAtOnce, Task):
         self._unit = np.array([d if p is None else p / (2 * math.pi) for d, p in zip(deviation, periods, strict=True)])
         if len(self.names) > 1:  # numbers in different units have no common error in either
             self.goal = ("relative_mae", "min")  # type: ignore[misc]
-            self.figure = "mean absolute error against the median's"  # type: ignore[misc]
+            self.figure = "error relative to the median's"  # type: ignore[misc]
 
     @classmethod
     def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Number:
