@@ -121,7 +121,8 @@ class Detect(Task):
     Args:
         classes: names, in the order of the outputs.
         head: one of `HEADS`.
-        width: channels of the head's maps; 0: half of those of the trunk's deepest maps, at most 128. depth: convolutions of the one-stage head's towers.
+        width: channels of the head's maps; 0: half of those of the trunk's deepest maps, at most 128.
+        depth: convolutions of the one-stage head's towers.
         threshold: least score of a box in an answer; chosen on the validation pictures.
     """
 
