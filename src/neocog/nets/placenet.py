@@ -14,7 +14,7 @@ stages.0   4x4 conv of stride 2, two blocks         32 x 32 x 32
 stages.1   4x4 conv of stride 2, two blocks         64 x 16 x 16
 stages.2   4x4 conv of stride 2, two blocks         128 x 8 x 8
 stages.3   4x4 conv of stride 2, one block          128 x 4 x 4
-           maximum and mean over the map            256
+           maximum and mean over the map, BN        256
 head       linear                                   classes
 =========  =======================================  =============
 
@@ -98,13 +98,15 @@ class PlaceNet(nn.Module):
                 for k, (channels, filters, count) in enumerate(zip(widths[:-1], widths[1:], blocks, strict=True))
             )
         )
+        self.norm = nn.BatchNorm1d(2 * widths[-1])
         self.linear = nn.Linear(2 * widths[-1], classes)
         he_init(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Pictures (B, C, H, W) to features (B, 2 * widths[-1])."""
         x = self.stages(self.stem(x))  # (B, widths[-1], H/16, W/16)
-        return torch.cat((F.adaptive_max_pool2d(x, 1), F.adaptive_avg_pool2d(x, 1)), 1).flatten(1)
+        # maxima are large and of one sign: without the norm, a step of the last layer would move all logits together
+        return self.norm(torch.cat((F.adaptive_max_pool2d(x, 1), F.adaptive_avg_pool2d(x, 1)), 1).flatten(1))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures (B, C, H, W) to logits (B, classes)."""
@@ -117,7 +119,7 @@ register(
         family="placenet",
         year=2026,
         paper="neocog; coordinates after Liu et al. 2018 (arXiv:1807.03247)",
-        params=1_513_370,
+        params=1_513_882,
         macs=149_162_496,
         input=(3, 64, 64),
         classes=10,
