@@ -1,4 +1,4 @@
-"""PlaceNet: a small net for small pictures and every task but one label each, cheap enough to learn in minutes.
+"""PlaceNet: a small net for masks, boxes and points on small pictures, cheap enough to learn in minutes.
 
 Written for neocog. Maps lie exactly over the picture: they are halved by 4x4 convolutions of stride 2, whose cells are
 centred on the pixels that they stand for, so a head may enlarge and join them (SpeedNet's maps lose a pixel at each
