@@ -3,8 +3,8 @@
     python bench/drawn.py segment detect [--seed 0] [--minutes 3] [--pictures 4000] [--size 64] [--epochs E]
 
 A row is what a user gets who types `neocog train drawn:n=4000,size=64 --task NAME --minutes 3`: 80 % of the pictures
-are learned from, 10 % validate and 10 % test. On a machine that does other things, too, `--epochs` makes the work the same whatever the clock says; the processor's
-seconds then say how long it would take alone.
+are learned from, 10 % validate and 10 % test. On a machine that does other things, too, `--epochs` makes the work the
+same whatever the clock says; the processor's seconds then say how long it would take alone.
 
 Writes a row for each into bench/results/drawn.json.
 """

@@ -35,8 +35,8 @@ def choose_size(side: int, on_cpu: bool) -> int:
 
 
 def choose_net(size: int, task: type[Task] = Label) -> str:
-    """The net for an input size: for small pictures speednet, or placenet where more than a label is asked for."""
-    if task is not Label and size <= 96:
+    """The net for an input size: for small pictures placenet where the task's head reads maps, else speednet."""
+    if task.head is not Task.head and size <= 96:
         return "placenet"
     return "speednet" if size <= 64 else "resnet18"
 

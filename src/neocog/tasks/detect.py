@@ -123,7 +123,8 @@ class Detect(Task):
     Args:
         classes: names, in the order of the outputs.
         head: one of `HEADS`.
-        width: channels of the head's maps. depth: convolutions of the one-stage head's towers.
+        width: channels of the head's maps; 0: half of those of the trunk's deepest maps, at most 128.
+        depth: convolutions of the one-stage head's towers.
         threshold: least score of a box in an answer; chosen on the validation pictures.
     """
 
@@ -136,7 +137,7 @@ class Detect(Task):
     geometry = True
     views_back = False
     recipe = "dense"
-    options = {"head": "one", "width": 128, "depth": 2}
+    options = {"head": "one", "width": 0, "depth": 2}
     summed = frozenset({"loss_sum", "loss_count"})
 
     def __init__(
@@ -191,9 +192,11 @@ class Detect(Task):
         return LabelSets(np.cumsum([0, *map(len, there)]), np.concatenate([np.zeros(0, np.int32), *there]))
 
     def head(self, trunk: Trunk) -> nn.Module:
+        # a head much wider than the trunk would take most of the time: 128 channels on placenet two thirds of it
+        width = self.width or min(128, trunk.channels[max(trunk.channels)] // 2)
         if self.kind == "one":
-            return OneStage(trunk.channels, len(self.classes), self.width, self.depth)
-        return TwoStage(trunk.channels, len(self.classes), self.width, gated=self.kind == "gated")
+            return OneStage(trunk.channels, len(self.classes), width, self.depth)
+        return TwoStage(trunk.channels, len(self.classes), width, gated=self.kind == "gated")
 
     def run(self, net: nn.Module, batch: Batch) -> Any:
         targets = {k: batch.targets[k] for k in ("boxes", "labels") if k in batch.targets}
