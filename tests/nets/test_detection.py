@@ -199,7 +199,7 @@ def perfect(cells, box, label, classes, sure=12.0):
     logits = torch.full((1, len(cells), classes), -sure)
     logits[0, holds, label] = sure
     sides = torch.cat((cells[:, :2] - box[:2], box[2:] - cells[:, :2]), 1).clamp(min=0.1)[None]
-    return {"classes": logits, "sides": sides, "centre": torch.zeros(1, len(cells)), "cells": cells}
+    return {"classes": logits, "sides": sides, "quality": torch.zeros(1, len(cells)), "cells": cells}
 
 
 def test_one_stage_losses_and_answers_of_a_perfect_output():
@@ -218,6 +218,40 @@ def test_one_stage_losses_and_answers_of_a_perfect_output():
     assert neither["classes"] < 1e-3
     unread, none = one_stage.one_stage_losses(outputs, box[None, None], torch.tensor([[1]]), ~valid)
     assert sum(unread.values()) == 0 and none == 0
+
+
+def test_the_second_score_learns_the_overlap_of_the_box():
+    cells = torch.cat((bx.grid(8, 8, 4), torch.full((64, 1), 4.0)), 1)
+    box = torch.tensor([4.0, 4, 16, 16])
+    for narrower, overlap in ((0.0, 1.0), (6.0, 0.5)):
+        outputs = perfect(cells, box, 0, 1)
+        outputs["sides"] = torch.cat((cells[:, :2] - box[:2], box[2:] - torch.tensor([narrower, 0]) - cells[:, :2]), 1)[
+            None
+        ]
+        best = []
+        for p in (overlap, overlap - 0.1, overlap + 0.1):
+            if 0 < p <= 1:
+                outputs["quality"] = torch.logit(torch.full((1, 64), p), eps=1e-6)
+                parts, _ = one_stage.one_stage_losses(
+                    outputs, box[None, None], torch.tensor([[0]]), torch.tensor([True])
+                )
+                best.append(parts["quality"].item())
+        assert best[0] == min(best)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_kept_box_is_the_mean_of_those_that_overlap_it(seed):
+    boxes, g = some_boxes(60, seed), torch.Generator().manual_seed(seed)
+    scores, groups = torch.rand(60, generator=g), torch.randint(0, 2, (60,), generator=g)
+    kept = bx.nms(boxes, scores, groups, 0.5)
+    found = bx.voted(boxes, scores, groups, kept, 0.4)
+    for k, box in zip(kept.tolist(), found.tolist(), strict=True):
+        near = [i for i in range(60) if groups[i] == groups[k] and slow_iou(boxes[i].tolist(), boxes[k].tolist()) > 0.4]
+        mean = (scores[near, None] * boxes[near]).sum(0) / scores[near].sum()
+        assert box == pytest.approx(mean.tolist(), abs=1e-4)
+    alone = some_boxes(1)
+    one = torch.zeros(1, dtype=torch.long)
+    assert torch.allclose(bx.voted(alone, torch.tensor([0.3]), one, one), alone)
 
 
 @pytest.mark.parametrize("gated", [False, True])

@@ -280,7 +280,7 @@ def test_figures_are_those_of_the_files_own_pixels():
     logits = torch.full((2, 2, 2), -9.0)
     logits[0, 0, 1] = 9.0
     sides = torch.tensor([[[4.0, 8, 4, 8], [1, 1, 1, 1]]]).repeat(2, 1, 1)
-    outputs = {"classes": logits, "sides": sides, "centre": torch.full((2, 2), 9.0), "cells": cells}
+    outputs = {"classes": logits, "sides": sides, "quality": torch.full((2, 2), 9.0), "cells": cells}
     meter = Meter(task)
     meter.add(outputs, batch)
     seen = meter.seen()

@@ -37,6 +37,12 @@ def _common(a: Tensor, b: Tensor) -> Tensor:
     return wide * (torch.minimum(bottom, y1) - torch.maximum(top, y0)).clamp(min=0)
 
 
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of pairs (..., 4) -> (...)."""
+    both = _common(a, b)
+    return both / (area(a) + area(b) - both).clamp(min=1e-9)
+
+
 def giou(a: Tensor, b: Tensor) -> Tensor:
     """Generalised intersection over union of pairs (..., 4) -> (...), -1 to 1 (Rezatofighi et al. 2019)."""
     both = _common(a, b)
@@ -67,6 +73,19 @@ def nms(boxes: Tensor, scores: Tensor, groups: Tensor, most_iou: float) -> Tenso
         if torch.equal(again, kept):
             return order[kept]
         kept = again
+
+
+def voted(boxes: Tensor, scores: Tensor, groups: Tensor, kept: Tensor, least_iou: float = 0.65) -> Tensor:
+    """The boxes `kept` (K,) by suppression, each as the mean of all of its group that overlap it: (K, 4).
+
+    The mean is weighted by the scores; "box voting" of Gidaris & Komodakis 2015, section 5.
+
+    Args:
+        boxes: (N, 4). scores: (N,). groups: (N,). least_iou: of a box that has a vote.
+    """
+    near = pairwise_iou(boxes[kept], boxes) > least_iou
+    weight = scores * (near & (groups[kept, None] == groups))
+    return weight @ boxes / weight.sum(1, keepdim=True).clamp(min=1e-9)
 
 
 def encode(boxes: Tensor, anchors: Tensor, scales: Sequence[float] = (1, 1, 1, 1)) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .boxes import anchors, cut, decode, encode, nms, pairwise_inside, pairwise_iou, pyramid_roi_align
+from .boxes import anchors, cut, decode, encode, nms, pairwise_inside, pairwise_iou, pyramid_roi_align, voted
 from .layers import he_init
 from .one_stage import levels
 from .pyramid import Pyramid
@@ -277,5 +277,5 @@ def two_stage_found(
         good = (at[:, 2:] > at[:, :2]).all(1)
         best, at, label = best[good], at[good], label[good]
         kept = nms(at, best, label, _IOU)[:most]
-        found.append((at[kept], best[kept], label[kept]))
+        found.append((voted(at, best, label, kept), best[kept], label[kept]))
     return found
