@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ class Head:
     strength: float
     chosen: str = ""  # on what
     tried: list[dict[str, float]] = field(default_factory=list)
+    part: int = 0  # which of the features' parts it reads, where there are several
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """float32 (N, K)."""
@@ -99,7 +100,9 @@ def choose(
     strength: float = 0.0,
     held_out: tuple[np.ndarray, Any] | None = None,
     folds: np.ndarray | None = None,
+    judged: np.ndarray | None = None,
     usable: Callable[[Any], bool] = lambda part: True,
+    parts: Sequence[slice] = (),
 ) -> Head:
     """Fit a head for any targets: an array of a row for each picture, or a dict of such.
 
@@ -107,8 +110,24 @@ def choose(
         layers: gives weights and biases for features of mean 0 and deviation 1, targets and falling strengths.
         score: of outputs (N, K) and targets, more is better.
         strength: 0 chooses: on `held_out` if given, else by cross-validation over `folds`.
+        judged: bool (N,), rows on which a fold's head is judged (mirror images are only learned from); None: all.
         usable: whether a part of the targets can be fitted.
+        parts: columns of the features that are tried by themselves; the best is used, of equals the first.
     """
+    if parts:
+        how: dict[str, Any] = {"kind": kind, "strength": strength, "folds": folds, "judged": judged, "usable": usable}
+        heads = [
+            choose(
+                features[:, part], targets, layers, score, **how,
+                held_out=None if held_out is None else (held_out[0][:, part], held_out[1]),
+            )
+            for part in parts
+        ]  # fmt: skip
+        lowest = [min((row["loss"] for row in head.tried), default=math.inf) for head in heads]
+        k = lowest.index(min(lowest))
+        weight = np.zeros((len(heads[k].weight), features.shape[1]), np.float32)
+        weight[:, parts[k]] = heads[k].weight
+        return replace(heads[k], weight=weight, part=k)
     if strength > 0:
         (fitted,) = _path(features, targets, layers, kind, (strength,))
         return fitted
@@ -123,10 +142,15 @@ def choose(
         chosen = f"{used}-fold cross-validation"
         for fold in range(used):
             out = folds == fold
-            inside, outside = _part(targets, ~out), (features[out], _part(targets, out))
+            asked = out if judged is None else out & judged
+            inside, outside = _part(targets, ~out), (features[asked], _part(targets, asked))
             if usable(inside):
                 for head, found in _scored(features[~out], inside, layers, score, kind, outside):
-                    tried.setdefault(head.strength, []).append(found)
+                    if not math.isnan(found):  # as without two pictures of any class
+                        tried.setdefault(head.strength, []).append(found)
+    if not tried:
+        (fitted,) = _path(features, targets, layers, kind, (1.0,))
+        return replace(fitted, chosen="too few to choose it by")
     most = max(map(len, tried.values()))
     scores = {s: float(np.mean(found)) for s, found in tried.items() if len(found) == most}
     best = max(scores, key=lambda s: (scores[s], s))  # of equals the strongest

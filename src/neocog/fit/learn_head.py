@@ -15,6 +15,7 @@ import torch
 
 from neocog import nets
 from neocog.data.batches import Batch
+from neocog.fit.features import LAST
 from neocog.fit.heads import FOLDS, CrossValidated, Head, choose, cross_validate, fit_head
 from neocog.fit.job import Data, Job, Split
 from neocog.fit.kept import Kept, fingerprint, neighbours
@@ -55,6 +56,7 @@ def learn_head(job: Job) -> None:
         head=head.kind,
         strength=head.strength,
         chosen=head.chosen or "given",
+        judge="log loss" if job.task.name == "label" else job.task.figure if job.task.whole_batch else "loss",
         tried=head.tried,
         features=int(x.shape[1]),
         pictures=len(rows),
@@ -71,20 +73,41 @@ def learn_head(job: Job) -> None:
 
 
 def _fit(job: Job, kept: Kept) -> Head:
-    """The last layer of a task that says how it is fitted; its strength by the loss on pictures that were held out."""
+    """The last layer of a task that says how it is fitted; its strength by the loss on pictures that were held out.
+
+    A loss that compares the pictures of a batch depends on which they are; there the goal is the judge.
+    """
     task = job.task
-    (x, targets), (val_x, val_targets) = (_known(job.splits[name], kept, name) for name in ("train", "val"))
+    judge, better = task.goal if task.whole_batch else ("loss", "min")
+    training = job.splits["train"]
+    x, targets = _known(training, kept, "train")
+    val_x, val_targets = _known(job.splits["val"], kept, "val")
+    groups = task.groups(training.source)
+    groups = np.arange(len(x)) if groups is None else groups[training.rows[kept.of(training.pictures[0], "train")[0]]]
+    judged = None
+    if job.plan.augment.flip != "none":
+        more, same = _known(training, kept, "train-mirrored", mirrored=True)
+        judged = np.arange(len(x) + len(more)) < len(x)
+        x, groups = np.concatenate((x, more)), np.concatenate((groups, groups))
+        targets = {key: np.concatenate((value, same[key])) for key, value in targets.items()}
 
     def score(outputs: np.ndarray, part: dict[str, np.ndarray]) -> float:
         n = len(outputs)
         tensors = {name: torch.from_numpy(value) for name, value in part.items()}
         meter = Meter(task)
         meter.add(torch.from_numpy(outputs), Batch((), tensors, torch.arange(n), torch.ones(n, dtype=torch.bool)))
-        return -float(task.figures(meter.seen())["loss"])
+        return float(task.figures(meter.seen())[judge]) * (1 if better == "max" else -1)
 
-    held_out = (val_x, val_targets) if len(val_x) >= _HELD_OUT else None
-    folds = np.random.default_rng(job.plan.seed).permutation(len(x)) % FOLDS
-    return choose(
+    # as many groups as validation has say less about the strength than every training group in its turn
+    alone = task.groups(training.source) is None
+    held_out = (val_x, val_targets) if alone and len(val_x) >= _HELD_OUT else None
+    units, of_unit = np.unique(groups, return_inverse=True)
+    count = FOLDS if alone else max(2, min(FOLDS, len(units) // 2))  # with two groups or more in each
+    folds = (np.random.default_rng(job.plan.seed).permutation(len(units)) % count)[of_unit]
+    net: Any = job.net  # layers that were not named are tried one by one
+    layers = (job.plan.taps or {}).get("layers", ())
+    parts = net.parts if layers[1:] == [LAST] else ()
+    head = choose(
         x,
         targets,
         task.fit_head,
@@ -93,12 +116,18 @@ def _fit(job: Job, kept: Kept) -> Head:
         strength=job.plan.recipe.strength,
         held_out=held_out,
         folds=folds,
+        judged=judged,
+        parts=parts,
     )
+    if parts:
+        what = f"the maps of {layers[0]}" if head.part == 0 else "the input of the net's last layer"
+        head = dataclasses.replace(head, chosen=f"{head.chosen}, as that it reads {what}")
+    return head
 
 
-def _known(split: Split, kept: Kept, name: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _known(split: Split, kept: Kept, name: str, mirrored: bool = False) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Features of a split's pictures, and the task's targets for them."""
-    rows, x = kept.of(split.pictures[0], name)
+    rows, x = kept.of(split.pictures[0], name, mirrored)
     which = torch.from_numpy(rows)
     made = split.known.collate(split.known.values(which), None, torch.ones(len(rows), dtype=torch.bool))
     return x, {key: value.numpy() for key, value in made.items()}

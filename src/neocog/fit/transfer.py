@@ -35,7 +35,7 @@ from neocog.fit.heads import check_kind
 from neocog.fit.kept import fingerprint
 from neocog.fit.recipes import Recipe
 from neocog.fit.start import Start, open_start
-from neocog.nets.trunk import Headed
+from neocog.nets.trunk import Headed, levels_of
 from neocog.records import counted
 from neocog.tasks import Task
 from neocog.tasks.task import load, saved
@@ -82,14 +82,16 @@ def decide(start: Start, task: Task, data: Data, wishes: Wishes) -> Decision:
         regime, why = choose_regime(wishes.regime, counts, word, layers=bool(layers), recipe=named)
     else:
         regime, why = _by_steps(task, pictures, wishes)
-    _check_recipe(regime, recipe, fields)
+    _check_recipe(regime, recipe, fields, _HEAD_FIELDS | _ALWAYS | ({"flip"} if task.fits_mirrored else set()))
     name = start.spec["name"]
     # speednet divides its logits and was made for Muon; its own recipe fits it, and no other
     usual = "features" if regime == "features" else task.recipe
     usual = usual or ("fast" if choose_recipe(name) == "fast" else "finetune")
     r = make_recipe(recipe or usual, name, fields)
     check_kind(r.head)
-    taps = _plan_taps(start, regime, layers, r.pool)
+    if regime == "features" and task.fits_mirrored and "flip" not in fields:
+        r = r.changed(flip="random")
+    taps = _plan_taps(start, regime, layers, r.pool, task)
     began = describe(start, regime, why, taps, task)
     notes = [f"regime {regime}: {why}", began["told"]]
     if regime == "features" and (wishes.epochs or wishes.minutes):
@@ -160,17 +162,17 @@ def choose_regime(
     return "all", f"{said} enough for every layer"
 
 
-def _check_recipe(regime: str, recipe: str | None, fields: Mapping[str, Any]) -> None:
+def _check_recipe(regime: str, recipe: str | None, fields: Mapping[str, Any], allowed: Collection[str]) -> None:
     if regime == "features":
         if recipe not in (None, "features"):
             raise UsageError(
                 f"regime features fits only a last layer, and recipe {recipe!r} is for gradient steps; choose --regime "
                 "top or all"
             )
-        if useless := sorted(set(fields) - _HEAD_FIELDS - _ALWAYS):
+        if useless := sorted(set(fields) - set(allowed)):
             raise UsageError(
                 f"{useless[0]} has no effect in regime features, which fits a last layer on pictures as they are; "
-                f"use {', '.join(sorted(_HEAD_FIELDS | _ALWAYS))}, or choose --regime top or all"
+                f"use {', '.join(sorted(allowed))}, or choose --regime top or all"
             )
         if fields.get("balance") == "sampling":
             raise UsageError("regime features sees every picture once: --set balance=weights instead of sampling")
@@ -181,7 +183,7 @@ def _check_recipe(regime: str, recipe: str | None, fields: Mapping[str, Any]) ->
         raise UsageError(f"{useless[0]} goes with --regime features, not with {regime}")
 
 
-def _plan_taps(start: Start, regime: str, layers: Sequence[str], pool: str) -> dict[str, Any] | None:
+def _plan_taps(start: Start, regime: str, layers: Sequence[str], pool: str, task: Task) -> dict[str, Any] | None:
     """Which layers the new head reads, None for what the net's own last layer reads."""
     if regime != "features":
         return start.taps
@@ -190,6 +192,8 @@ def _plan_taps(start: Start, regime: str, layers: Sequence[str], pool: str) -> d
         return {"layers": list(layers), "pool": pool}
     if pool != "mean":
         raise UsageError(f"pool={pool} needs the layer whose maps are pooled: --layer NAME")
+    if task.finer and not start.taps and len(found := sorted(levels_of(start.trunk).items())) > 1:
+        return {"layers": [found[-2][1], features.LAST], "pool": pool}
     if start.taps or features.plain_head(start.net):
         return start.taps
     return {"layers": [features.LAST], "pool": "mean"}  # its own last layer cannot hold any linear function

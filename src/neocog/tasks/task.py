@@ -137,6 +137,9 @@ class Task(ABC):
         views_back: whether ``unmirrored`` undoes a mirror view of the outputs, so that views can be averaged.
         whole_batch: whether the loss compares the pictures of a batch, so that it is never computed in pieces.
         fits_at_once: whether a last layer can be fitted on features at once (regime features, see `fit_head`).
+        finer: whether it then reads the means of the maps before the last reduction, or what the net's own last layer
+            reads, whichever tells more.
+        fits_mirrored: whether it then learns from mirror images, too.
         knows_strangers: whether features tell pictures unlike the training data (then answers have ``judged``).
         recipe: the usual recipe; None: chosen by the net.
         size: the usual short side of the net's input; None: chosen by the pictures.
@@ -155,6 +158,8 @@ class Task(ABC):
     views_back: ClassVar[bool] = True
     whole_batch: ClassVar[bool] = False
     fits_at_once: ClassVar[bool] = False
+    finer: ClassVar[bool] = False
+    fits_mirrored: ClassVar[bool] = False
     knows_strangers: ClassVar[bool] = False
     recipe: ClassVar[str | None] = None
     size: ClassVar[int | None] = None
@@ -251,6 +256,7 @@ class Task(ABC):
             x: features (N, D), each of mean 0 and deviation 1.
             targets: what `collate` made of the same pictures.
             strengths: falling; the pull on the weights, ``mean loss + strength / 2 * |weights|^2`` is at its minimum.
+                Where no loss is minimised, the task says what it is.
         """
         raise NotImplementedError
 
