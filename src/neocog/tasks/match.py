@@ -218,7 +218,7 @@ class Match(Task):
         if not len(seen.get("labels", ())):
             return {"n": 0, "eer": float("nan"), "loss": float("nan")}
         vectors, labels = _of_length_1(seen["vectors"]), seen["labels"]
-        found: dict[str, list[np.ndarray]] = {"recall_at_1": [], "recall_at_5": [], "loss": []}
+        found: dict[str, list[Any]] = {"recall_at_1": [], "recall_at_5": [], "loss": []}
         for first in range(0, len(labels), _ROWS):
             rows = np.arange(first, min(first + _ROWS, len(labels)))
             cosines, same = vectors[rows] @ vectors.T, labels[rows, None] == labels[None]
