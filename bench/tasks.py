@@ -74,7 +74,7 @@ def faces_label(out: Path, seed: int, minutes: float | None) -> dict[str, Any]:
 
 
 def faces_match(out: Path, seed: int, minutes: float | None) -> dict[str, Any]:
-    """Twins: 26 people to learn from, 4 to validate; the 10 to test, on whom nothing was chosen, are always the same."""
+    """Twins: 26 people to learn from, 4 to validate, and always the same 10, on whom nothing was chosen, to test."""
     pictures, people = faces()
     strangers = np.random.default_rng(0).permutation(40)[30:]
     order = np.random.default_rng(seed).permutation(np.setdiff1d(np.arange(40), strangers))
