@@ -81,7 +81,7 @@ def test_tasks_are_listed():
     assert one["needs"] == {"label": "category"} and (one["goal"], one["best"]) == ("eer", "min")
     assert one["options"]["loss"] == "softmax" and one["about"]
     table = call("tasks").stdout
-    assert all(name in table for name in tasks.names()) and "miou" in table and "dimensions=128" in table
+    assert all(name in table for name in tasks.names()) and "miou" in table and "dimensions=256" in table
 
 
 @pytest.mark.parametrize(

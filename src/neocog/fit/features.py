@@ -57,6 +57,7 @@ class Taps:
         check_layers(net, layers, pool)
         self.net, self.layers, self.pool = net, tuple(layers), pool
         self._calls: dict[str, int] | None = None  # of each layer in a pass, known after the first
+        self.widths: list[int] = []  # numbers of each layer, known after the first pass
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, ...) -> (B, D); with pool "spatial" (B, C, H, W), maps of several layers at the size of the largest."""
@@ -68,6 +69,7 @@ class Taps:
                 f"layer {silent[0]!r} has no output of its own in a pass; name a layer inside it or around it"
             )
         self._calls = dict(parts.calls)
+        self.widths = [parts[layer].flatten(1).shape[1] for layer in self.layers]
         return self._joined([parts[layer] for layer in self.layers])
 
     def _part(self, layer: str, value: Any) -> Tensor:
@@ -127,6 +129,8 @@ class Tapped(nn.Module):
         with torch.no_grad():
             width = self._taps(example).flatten(1).shape[1]
         trunk.train(mode)
+        ends = np.cumsum(self._taps.widths).tolist()
+        self.parts = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]  # features of each layer
         self.classifier = nn.Linear(width, classes)
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class Head:
     strength: float
     chosen: str = ""  # on what
     tried: list[dict[str, float]] = field(default_factory=list)
+    part: int = 0  # which of the features' parts it reads, where there are several
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """float32 (N, K)."""
@@ -61,12 +62,16 @@ def choose(
     strength: float = 0.0,
     held_out: tuple[np.ndarray, Arrays] | None = None,
     folds: np.ndarray | None = None,
+    judged: np.ndarray | None = None,
+    parts: Sequence[slice] = (),
 ) -> Head:
     """Fit a head for a task that `FitsAtOnce`, on features (N, D) and its targets.
 
     Args:
         kind: one of the task's kinds of heads, if it has several.
         strength: 0 chooses: on `held_out` if given, else by cross-validation over `folds`.
+        judged: bool (N,), rows on which a fold's head is judged (mirror images are only learned from); None: all.
+        parts: columns of the features that are tried by themselves; the best is used, of equals the first.
 
     Raises:
         UsageError: no such kind. DataError: the task cannot be learned from these pictures.
@@ -74,6 +79,20 @@ def choose(
     kind = check_kind(kind or (task.head_kinds or ("",))[0], task)
     if not task.learnable(targets):
         raise DataError("a head needs training pictures of at least two classes")
+    if parts:
+        how: dict[str, Any] = {"kind": kind, "strength": strength, "folds": folds, "judged": judged}
+        heads = [
+            choose(
+                features[:, some], targets, task, **how,
+                held_out=None if held_out is None else (held_out[0][:, some], held_out[1]),
+            )
+            for some in parts
+        ]  # fmt: skip
+        lowest = [min((row["loss"] for row in head.tried), default=math.inf) for head in heads]
+        k = lowest.index(min(lowest))
+        weight = np.zeros((len(heads[k].weight), features.shape[1]), np.float32)
+        weight[:, parts[k]] = heads[k].weight
+        return replace(heads[k], weight=weight, part=k)
     if strength > 0:
         (fitted,) = _path(features, targets, task, kind, (strength,))
         return fitted
@@ -88,10 +107,15 @@ def choose(
         chosen = f"{used}-fold cross-validation"
         for fold in range(used):
             out = folds == fold
-            inside, outside = part(targets, ~out), (features[out], part(targets, out))
+            asked = out if judged is None else out & judged
+            inside, outside = part(targets, ~out), (features[asked], part(targets, asked))
             if task.learnable(inside):
                 for head, loss in _scored(features[~out], inside, task, kind, outside):
-                    tried.setdefault(head.strength, []).append(loss)
+                    if not math.isnan(loss):  # as without two pictures of any class
+                        tried.setdefault(head.strength, []).append(loss)
+    if not tried:
+        (fitted,) = _path(features, targets, task, kind, (1.0,))
+        return replace(fitted, chosen="too few to choose it by")
     most = max(map(len, tried.values()))
     losses = {s: float(np.mean(found)) for s, found in tried.items() if len(found) == most}
     best = min(losses, key=lambda s: (losses[s], -s))  # of equals the strongest
@@ -137,6 +161,13 @@ def strata_of(task: Any, source: Source, rows: np.ndarray) -> np.ndarray:
     """int64 (N,): which of some pictures are of one kind, and to be spread evenly over folds."""
     strata = task.strata(source)
     return np.zeros(len(rows), np.int64) if strata is None else np.unique(strata[rows], return_inverse=True)[1]
+
+
+def group_folds(groups: np.ndarray, folds: int, seed: int = 0) -> np.ndarray:
+    """The fold of each picture, int64 (N,): groups whole, by chance; each fold has two groups or more where it can."""
+    units, of_unit = np.unique(groups, return_inverse=True)
+    folds = max(2, min(folds, len(units) // 2))
+    return (np.random.default_rng(seed).permutation(len(units)) % folds)[of_unit]
 
 
 def stratified_folds(labels: np.ndarray, folds: int, groups: np.ndarray | None = None, seed: int = 0) -> np.ndarray:

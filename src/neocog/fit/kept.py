@@ -49,20 +49,24 @@ class Kept:
         self.device, self.world, self.show = device, world, show
         self.seen = 0  # pictures that the net has been run on
         # beside the features their pictures, so that no other object gets the same id
-        self._memory: dict[int, tuple[Held | Streamed, np.ndarray, np.ndarray]] = {}
+        self._memory: dict[tuple[int, bool], tuple[Held | Streamed, np.ndarray, np.ndarray]] = {}
 
-    def of(self, pictures: Held | Streamed, name: str = "") -> tuple[np.ndarray, np.ndarray]:
-        """Rows int64 (N,) and features float32 (N, D) of all that can be read; with a `name` they are kept on disk."""
-        if id(pictures) not in self._memory:
+    def of(self, pictures: Held | Streamed, name: str = "", mirrored: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Rows int64 (N,) and features float32 (N, D) of all that can be read; with a `name` they are kept on disk.
+
+        `mirrored`: of the mirror images; they need a name of their own.
+        """
+        this = id(pictures), mirrored
+        if this not in self._memory:
             rows, values = [np.zeros(0, np.int64)], []
             for first in range(0, len(pictures), _PART):
-                part = self._read(name, first) or self._compute(pictures, name, first)
+                part = self._read(name, first) or self._compute(pictures, name, first, mirrored)
                 if len(part[0]):
                     rows.append(part[0])
                     values.append(part[1])
             made = np.concatenate(values) if values else np.zeros((0, 0), np.float32)
-            self._memory[id(pictures)] = pictures, np.concatenate(rows), made
-        return self._memory[id(pictures)][1:]
+            self._memory[this] = pictures, np.concatenate(rows), made
+        return self._memory[this][1:]
 
     def observed(
         self, task: Task, split: Split, name: str = "", chosen: np.ndarray | None = None
@@ -99,9 +103,12 @@ class Kept:
             except (OSError, SafetensorError):
                 continue  # not there or damaged: computed again
 
-    def _compute(self, pictures: Held | Streamed, name: str, first: int) -> tuple[np.ndarray, np.ndarray]:
+    def _compute(
+        self, pictures: Held | Streamed, name: str, first: int, mirrored: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         chosen = np.arange(first, min(first + _PART, len(pictures)))
-        read: Callable[[Tensor], Tensor] = self.net.forward_features  # type: ignore[assignment]
+        plain: Callable[[Tensor], Tensor] = self.net.forward_features  # type: ignore[assignment]
+        read = (lambda x: plain(x.flip(-1))) if mirrored else plain
         how: dict[str, Any] = {"chosen": chosen, "world": self.world}
         with self.show.bar(f"features of {name or 'other'} pictures") as bar:
             before, share = first / len(pictures), len(chosen) / len(pictures)

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from neocog import nets
-from neocog.fit.heads import FOLDS, check_kind, choose, cross_validate, strata_of, stratified_folds
+from neocog.fit.heads import FOLDS, check_kind, choose, cross_validate, group_folds, strata_of, stratified_folds
 from neocog.fit.job import Data, Job
 from neocog.fit.kept import Kept, fingerprint, neighbours
 from neocog.fit.transfer import FEW, ONE_SPLIT, each_class
+from neocog.nets.taps import LAST
 from neocog.records import counted
 
 _GROUPS_UP_TO = 20_000  # pictures among which near-duplicates are looked for before cross-validation
@@ -27,7 +28,8 @@ def learn_head(job: Job) -> None:
 
     Sets ``job.kept`` and ``job.cross``; the log gets a record "head".
     """
-    plan, net, show = job.plan, job.net.eval(), job.show
+    plan, show = job.plan, job.show
+    net: Any = job.net.eval()
     assert plan.start is not None
     began = time.monotonic()
     training, validation = job.splits["train"], job.splits["val"]
@@ -40,16 +42,34 @@ def learn_head(job: Job) -> None:
     r, source, seen = plan.recipe, job.data.source, np.concatenate((training.rows[rows], validation.rows[val_rows]))
     counts, _ = task.support(source, seen[: len(rows)])
     few = each_class(counts) < FEW
-    crossed = r.folds > 1 or (few and r.folds == 0)
-    groups = _groups(job.data, seen, plan.mirror) if few or crossed else None
+    apart = task.groups(source)  # whole classes, say, are kept apart
+    crossed = apart is None and (r.folds > 1 or (few and r.folds == 0))
+    groups = _groups(job.data, seen, plan.mirror) if apart is None and (few or crossed) else None
     strata = strata_of(task, source, seen)
-    # a validation picture or two of each class say less about the strength than every training picture in its turn
-    held_out = (val_x, val_y) if not few and len(val_x) >= 5 * len(counts) else None
+    # a validation picture or two of each class say less about the strength than every training picture in its turn;
+    # so do a few groups
+    held_out = (val_x, val_y) if apart is None and not few and len(val_x) >= 5 * len(counts) else None
     folds = None
-    if held_out is None and not r.strength:
+    if apart is not None:
+        folds = group_folds(apart[training.rows[rows]], FOLDS, plan.seed)
+    elif held_out is None and not r.strength:
         folds = stratified_folds(strata[: len(x)], FOLDS, None if groups is None else groups[: len(x)], plan.seed)
+    own, own_y, judged = x, y, None
+    if task.fits_mirrored and plan.augment.flip != "none":
+        more, mirrored = kept.of(training.pictures[0], "train-mirrored", mirrored=True)
+        same = training.targets(more)
+        own, own_y = np.concatenate((x, mirrored)), {k: np.concatenate((v, same[k])) for k, v in y.items()}
+        judged = np.arange(len(own)) < len(x)
+        folds = None if folds is None else np.concatenate((folds, folds[np.searchsorted(rows, more)]))
+    layers = (plan.taps or {}).get("layers", ())
+    parts = net.parts if layers[1:] == [LAST] else ()  # layers that were not named are tried one by one
     kind = check_kind(r.head, task)
-    head = choose(x, y, task, kind=kind, strength=r.strength, held_out=held_out, folds=folds)
+    head = choose(
+        own, own_y, task, kind=kind, strength=r.strength, held_out=held_out, folds=folds, judged=judged, parts=parts
+    )
+    if parts:
+        what = f"the maps of {layers[0]}" if head.part == 0 else "the input of the net's last layer"
+        head = dataclasses.replace(head, chosen=f"{head.chosen or 'given'}, as that it reads {what}")
     layer = nets.head_of(net)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(head.weight))  # type: ignore[operator, union-attr]
@@ -76,6 +96,7 @@ def learn_head(job: Job) -> None:
         head=head.kind,
         strength=head.strength,
         chosen=head.chosen or "given",
+        judge=task.head_judge,
         tried=head.tried,
         features=int(x.shape[1]),
         pictures=len(rows),

@@ -236,8 +236,10 @@ def _preprocess(wishes: Wishes, data: Data, start: Start | None, facts: Facts, d
             if given is None
             else dataclasses.replace(made, mean=given.mean, std=given.std, channels=given.channels)
         )
+    plain = given or _cut(wishes, facts, side, device)
     if kind.fit == "pad":
-        size = wishes.size or kind.size or min(side, 64 if side <= 96 else 256 if device.kind == "cpu" else 512)
+        usually = min(side, 64 if side <= 96 else 256 if device.kind == "cpu" else 512)
+        size = wishes.size or kind.size or (usually if kind.geometry else plain.size)
         one = nets.one_size(facts.name)
         step = 1 if one else 8 if size <= 96 else _STEP
         size = max(size, nets.smallest_picture(facts.name))
@@ -246,11 +248,14 @@ def _preprocess(wishes: Wishes, data: Data, start: Start | None, facts: Facts, d
         if given is None:
             return made
         return dataclasses.replace(made, mean=given.mean, std=given.std, channels=given.channels)
-    if given is not None:
-        return given
+    return plain if given else dataclasses.replace(plain, channels=channels)
+
+
+def _cut(wishes: Wishes, facts: Facts, side: int, device: Device) -> Preprocess:
+    """A square from the middle of pictures whose usual short side is `side`."""
     usually = choose_size(side, device.kind == "cpu")
     size = wishes.size or (max(facts.smallest, min(facts.input[-1], usually)) if wishes.net else usually)
-    return Preprocess(size=size, resize=size if size <= 96 else round(size * 256 / 224), channels=channels)
+    return Preprocess(size=size, resize=size if size <= 96 else round(size * 256 / 224))
 
 
 def _as_the_task_can(r: Recipe, task: type[Task]) -> tuple[Recipe, list[str]]:

@@ -35,9 +35,10 @@ def transfer_section(start: Mapping[str, Any], head: Mapping[str, Any]) -> Html:
     tried = head.get("tried") or []
     if len(tried) > 1:
         points = [(row["strength"], row["loss"]) for row in tried]
-        parts.append(line_chart({"log loss": points}, x="strength", y="log loss on other pictures", log_x=True))
-        rows = [{"strength": f"{s:g}", "log loss on other pictures": f"{loss:.4f}"} for s, loss in points]
-        parts.append(table(rows, numeric=("strength", "log loss on other pictures")))
+        judge = head.get("judge", "log loss")
+        parts.append(line_chart({judge: points}, x="strength", y=f"{judge} on other pictures", log_x=True))
+        rows = [{"strength": f"{s:g}", f"{judge} on other pictures": f"{loss:.4f}"} for s, loss in points]
+        parts.append(table(rows, numeric=("strength", f"{judge} on other pictures")))
     return Html("".join(parts))
 
 

@@ -36,7 +36,7 @@ from neocog.fit.kept import fingerprint
 from neocog.fit.recipes import Recipe
 from neocog.fit.start import Start, open_start
 from neocog.nets.taps import LAST
-from neocog.nets.trunk import Headed
+from neocog.nets.trunk import Headed, levels_of
 from neocog.records import counted
 from neocog.tasks import Task
 from neocog.tasks.at_once import FitsAtOnce
@@ -89,7 +89,8 @@ def decide(
             regime, why = found.judged(regime, why)
     else:
         regime, why = _by_steps(task, pictures, wishes)
-    _check_recipe(regime, recipe, fields)
+    mirrored = isinstance(task, FitsAtOnce) and task.fits_mirrored
+    _check_recipe(regime, recipe, fields, _HEAD_FIELDS | _ALWAYS | ({"flip"} if mirrored else set()))
     name = start.spec["name"]
     # speednet divides its logits and was made for Muon; its own recipe fits it, and no other
     usual = "features" if regime == "features" else task.recipe
@@ -97,7 +98,9 @@ def decide(
     r = make_recipe(recipe or usual, name, fields)
     if isinstance(task, FitsAtOnce):
         check_kind(r.head, task)
-    taps = _plan_taps(start, regime, layers, r.pool)
+    if regime == "features" and mirrored and "flip" not in fields:
+        r = r.changed(flip="random")
+    taps = _plan_taps(start, regime, layers, r.pool, task)
     began = describe(start, regime, why, taps, task)
     notes = [f"regime {regime}: {why}", began["told"]]
     if regime == "features" and (wishes.epochs or wishes.minutes):
@@ -168,17 +171,17 @@ def choose_regime(
     return "all", f"{said} enough for every layer"
 
 
-def _check_recipe(regime: str, recipe: str | None, fields: Mapping[str, Any]) -> None:
+def _check_recipe(regime: str, recipe: str | None, fields: Mapping[str, Any], allowed: Collection[str]) -> None:
     if regime == "features":
         if recipe not in (None, "features"):
             raise UsageError(
                 f"regime features fits only a last layer, and recipe {recipe!r} is for gradient steps; choose --regime "
                 "top or all"
             )
-        if useless := sorted(set(fields) - _HEAD_FIELDS - _ALWAYS):
+        if useless := sorted(set(fields) - set(allowed)):
             raise UsageError(
                 f"{useless[0]} has no effect in regime features, which fits a last layer on pictures as they are; "
-                f"use {', '.join(sorted(_HEAD_FIELDS | _ALWAYS))}, or choose --regime top or all"
+                f"use {', '.join(sorted(allowed))}, or choose --regime top or all"
             )
         if fields.get("balance") == "sampling":
             raise UsageError("regime features sees every picture once: --set balance=weights instead of sampling")
@@ -189,7 +192,7 @@ def _check_recipe(regime: str, recipe: str | None, fields: Mapping[str, Any]) ->
         raise UsageError(f"{useless[0]} goes with --regime features, not with {regime}")
 
 
-def _plan_taps(start: Start, regime: str, layers: Sequence[str], pool: str) -> dict[str, Any] | None:
+def _plan_taps(start: Start, regime: str, layers: Sequence[str], pool: str, task: Task) -> dict[str, Any] | None:
     """Which layers the new head reads, None for what the net's own last layer reads."""
     if regime != "features":
         return start.taps
@@ -198,6 +201,13 @@ def _plan_taps(start: Start, regime: str, layers: Sequence[str], pool: str) -> d
         return {"layers": list(layers), "pool": pool}
     if pool != "mean":
         raise UsageError(f"pool={pool} needs the layer whose maps are pooled: --layer NAME")
+    if (
+        isinstance(task, FitsAtOnce)
+        and task.finer
+        and not start.taps
+        and len(found := sorted(levels_of(start.trunk).items())) > 1
+    ):
+        return {"layers": [found[-2][1], LAST], "pool": pool}
     if start.taps or features.plain_head(start.net):
         return start.taps
     return {"layers": [LAST], "pool": "mean"}  # its own last layer cannot hold any linear function

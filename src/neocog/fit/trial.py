@@ -77,6 +77,8 @@ def trial(
     random = np.random.default_rng(seed)
     rows = np.sort(random.choice(rows, most, replace=False)) if len(rows) > most else rows
     counts, _ = task.support(data.source, rows)
+    if task.groups(data.source) is not None:
+        return None  # whole classes are kept apart, so folds of pictures say nothing
     if len(rows) < _LEAST or float(np.mean(counts[counts > 0])) < _EACH:
         return None
     columns = data.columns_of(data.source, rows)

@@ -98,6 +98,11 @@ class Headed(nn.Module):
         return self.answer(self.trunk.maps(x), x, **more)
 
 
+def levels_of(net: nn.Module) -> dict[int, str]:
+    """Stride -> dotted name of the module that gives the net's last map of that stride."""
+    return {stride: name for stride, (name, _) in _find(net)[0].items()}
+
+
 def _find(net: nn.Module) -> tuple[dict[int, tuple[str, int]], list[str]]:
     """Stride -> name and channels of the last module that gives such a map; and the modules used after them."""
     heads = (str(getattr(net, "head", "")), *getattr(net, "aux_heads", ()))

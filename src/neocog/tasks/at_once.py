@@ -24,9 +24,16 @@ class FitsAtOnce(ABC):
     Attributes:
         head_kinds: the kinds of layers among which the recipe's `head` chooses, the usual one first; () if there is
             only one.
+        finer: whether it reads the means of the maps before the last reduction, or what the net's own last layer reads,
+            whichever tells more.
+        fits_mirrored: whether it learns from mirror images, too.
+        head_judge: what `head_loss` is.
     """
 
     head_kinds: ClassVar[tuple[str, ...]] = ()
+    finer: ClassVar[bool] = False
+    fits_mirrored: ClassVar[bool] = False
+    head_judge: ClassVar[str] = "loss"
 
     @classmethod
     @abstractmethod
@@ -44,6 +51,7 @@ class FitsAtOnce(ABC):
             x: features (N, D), each of mean 0 and deviation 1.
             targets: what `collate` made of the same pictures.
             strengths: falling; the pull on the weights, ``mean loss + strength / 2 * |weights|^2`` is at its minimum.
+                Where no loss is minimised, the task says what it is.
             kind: one of `head_kinds`.
         """
 

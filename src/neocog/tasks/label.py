@@ -97,6 +97,7 @@ class Label(FitsAtOnce, Task):
     needs = {"label": "category"}
     mixes = True
     head_kinds = label_heads.KINDS
+    head_judge = "log loss"
     knows_strangers = True
 
     def __init__(

@@ -10,12 +10,16 @@ Losses, all over the batches of all processes together:
   equation 2; with a table of pairs it is the in-batch softmax in both directions).
 - triplet: hardest positive and negative of each picture (Hermans et al. 2017, "batch hard"), hinge with a margin.
 - contrastive: squared distance of the same, hinge of the different (Hadsell et al. 2006, equation 4).
+
+On features that stay as they are (regime features) the last layer needs no steps: it divides by the deviations within
+classes (Hatch, Kajarekar and Stolcke 2006, "Within-class covariance normalization for SVM-based speaker recognition"),
+so that what changes from picture to picture of one person counts less than what tells people apart.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +29,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neocog.errors import DataError, UsageError
-from neocog.page import paragraph
+from neocog.page import Html, line_chart, paragraph
+from neocog.tasks.at_once import Arrays, FitsAtOnce
+from neocog.tasks.logistic import few_threads
 from neocog.tasks.measures import auroc
 from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
 from neocog.tasks.together import all_rows
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
 LOSSES = ("softmax", "triplet", "contrastive")
 _EACH = 4  # pictures of a class in a batch
 _PAIRS = 200_000  # pairs that are looked at; more tell nothing more
+_ROWS = 1000  # pictures that are compared with all others at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ class Vector(Answer):
 
 
 @register
-class Match(Task):
+class Match(FitsAtOnce, Task):
     """Vectors whose cosine says whether two pictures are of the same class.
 
     Args:
@@ -84,12 +91,16 @@ class Match(Task):
     needs = {"label": "category"}
     goal = ("eer", "min")
     figure = "equal error rate"
+    fit = "pad"  # who someone is, or who signed, also stands at the edges
     whole_batch = True
+    finer = True
+    fits_mirrored = True
+    head_judge = "equal error rate"
     views_back = True
-    options = {"dimensions": 128, "loss": "softmax", "margin": 0.3, "scale": 16.0}
+    options = {"dimensions": 256, "loss": "softmax", "margin": 0.3, "scale": 16.0}
 
     def __init__(
-        self, dimensions: int = 128, loss: str = "softmax", margin: float = 0.3, scale: float = 16.0, same: float = 0.5
+        self, dimensions: int = 256, loss: str = "softmax", margin: float = 0.3, scale: float = 16.0, same: float = 0.5
     ) -> None:
         if loss not in LOSSES:
             raise UsageError(f"unknown loss {loss!r} of the task match; expected one of {', '.join(LOSSES)}")
@@ -117,9 +128,50 @@ class Match(Task):
     def groups(cls, source: Source) -> np.ndarray:
         return source.labels  # judged on classes that were not seen in training
 
+    @classmethod
+    def support(cls, source: Source, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        return np.bincount(source.labels[rows]), "class"
+
     @property
     def outputs(self) -> int:
         return self.dimensions
+
+    def fit_head(
+        self, x: np.ndarray, targets: Arrays, strengths: Sequence[float], kind: str = ""
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Layers after which the covariance within classes is the identity, whatever the loss.
+
+        `strengths`: shares of the mean variance within classes that are added to each direction's own. Of more
+        directions than `dimensions` those are kept in which the pictures then differ most.
+        """
+        wide = x.shape[1] > len(x)
+        with few_threads(x.size * min(x.shape)):
+            values, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
+            there = values > 1e-6 * values[-1]
+            basis = x.T @ vectors[:, there] / np.sqrt(values[there]) if wide else vectors[:, there]  # (D, R)
+            z = x @ basis
+            _, code, count = np.unique(targets["label"], return_inverse=True, return_counts=True)
+            centre = np.zeros((len(count), z.shape[1]), z.dtype)
+            np.add.at(centre, code, z)
+            within = z - (centre / count[:, None])[code]
+            spread, turn = np.linalg.eigh(within.T @ within)
+            basis, z = basis @ turn, z @ turn
+            spread = spread.clip(min=0)
+            for strength in strengths:
+                scale = 1 / np.sqrt(spread + max(strength * spread.mean(), 1e-9 * values[-1]))
+                kept = np.diag(scale)
+                if len(scale) > self.dimensions:
+                    kept = kept @ np.linalg.eigh((z * scale).T @ (z * scale))[1][:, -self.dimensions :]
+                weight = np.zeros((self.dimensions, x.shape[1]))
+                weight[: kept.shape[1]] = (basis @ kept).T * math.sqrt(len(x))
+                yield weight, np.zeros(self.dimensions)
+
+    def learnable(self, targets: Arrays) -> bool:
+        return bool((np.unique(targets["label"], return_counts=True)[1] > 1).any())
+
+    def head_loss(self, seen: Seen) -> float:
+        """The loss compares the pictures of a batch and depends on which they are; so the goal is the judge."""
+        return float(self.figures(seen)["eer"])
 
     def collate(self, values: dict[str, Any], warp: Warp | None, valid: Tensor) -> Targets:
         return {"label": values["label"].masked_fill(~valid, -1)}
@@ -173,31 +225,28 @@ class Match(Task):
     def figures(self, seen: Seen) -> dict[str, Any]:
         if not len(seen.get("labels", ())):
             return {"n": 0, "eer": float("nan"), "loss": float("nan")}
-        vectors, labels = seen["vectors"].astype(np.float64), seen["labels"]
-        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-9)
-        cosines = vectors @ vectors.T
-        np.fill_diagonal(cosines, -np.inf)
-        same = labels[:, None] == labels[None]
-        np.fill_diagonal(same, False)
-        asked = same.any(1)
-        order = np.argsort(-cosines, axis=1, kind="stable")
-        hit = np.take_along_axis(same, order, 1)
-        recall = {f"recall_at_{k}": float(hit[asked, :k].any(1).mean()) if asked.any() else math.nan for k in (1, 5)}
-        first, second = np.triu_indices(len(labels), 1)
-        if len(first) > _PAIRS:
-            some = np.random.default_rng(0).choice(len(first), _PAIRS, replace=False)
-            first, second = first[some], second[some]
-        scores, positive = cosines[first, second], same[first, second]
-        logits = self.scale * np.where(np.isinf(cosines), -1e9, cosines)
-        log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-        loss = -(np.where(same, log_p, 0).sum(1) / same.sum(1).clip(1))[asked].mean() if asked.any() else math.nan
+        vectors, labels = _of_length_1(seen["vectors"]), seen["labels"]
+        found: dict[str, list[Any]] = {"recall_at_1": [], "recall_at_5": [], "loss": []}
+        for first in range(0, len(labels), _ROWS):
+            rows = np.arange(first, min(first + _ROWS, len(labels)))
+            cosines, same = vectors[rows] @ vectors.T, labels[rows, None] == labels[None]
+            cosines[rows - first, rows], same[rows - first, rows] = -1e9, False
+            asked = same.any(1)
+            cosines, same = cosines[asked], same[asked]
+            nearest = np.take_along_axis(same, np.argsort(-cosines, axis=1, kind="stable")[:, :5], 1)
+            found["recall_at_1"].append(nearest[:, 0])
+            found["recall_at_5"].append(nearest.any(1))
+            log_p = self.scale * cosines
+            log_p -= np.logaddexp.reduce(log_p, axis=1, keepdims=True)
+            found["loss"].append(-np.where(same, log_p, 0).sum(1) / same.sum(1))
+        each = {name: np.concatenate(parts) for name, parts in found.items()}
+        scores, positive = _pairs(vectors, labels)
         return {
             "n": len(labels),
             **verification(scores, positive),
             "auc": auroc(scores, positive),
-            **recall,
             "pairs": len(scores),
-            "loss": float(loss),
+            **{name: float(values.mean()) if len(values) else math.nan for name, values in each.items()},
         }
 
     def calibrate(self, seen: Seen) -> None:
@@ -217,7 +266,16 @@ class Match(Task):
             f"{figures['eer']:.2%}. If 1 % of different pairs may pass, {figures['verified_at_1']:.2%} of the same "
             f"pairs do; if 0.1 %, {figures['verified_at_01']:.2%}."
         )
-        return [Section("Verification", paragraph(line))]
+        scores, same = _pairs(_of_length_1(seen["vectors"]), seen["labels"])
+        edges = np.linspace(min(-0.2, float(scores.min())), 1.0, 41)
+        middle = (edges[1:] + edges[:-1]) / 2
+        shares = {
+            f"{name} ({part.sum():,} pairs)": list(
+                zip(middle.tolist(), (np.histogram(scores[part], edges)[0] / max(1, part.sum())).tolist(), strict=True)
+            )
+            for name, part in (("same class", same), ("different classes", ~same))
+        }
+        return [Section("Verification", Html(paragraph(line) + line_chart(shares, x="cosine", y="share of the pairs")))]
 
     def answers(self, outputs: Tensor, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
         rows = F.normalize(outputs, dim=1).cpu().tolist()
@@ -225,6 +283,40 @@ class Match(Task):
 
     def unread(self, key: str, problem: str) -> Answer:
         return Vector(key, problem=problem)
+
+
+def _of_length_1(vectors: np.ndarray) -> np.ndarray:
+    """float64 (N, D)."""
+    vectors = vectors.astype(np.float64)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-9)
+
+
+def _pairs(vectors: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines of pairs of vectors of length 1, and which are of one class.
+
+    All pairs, or `_PAIRS` by chance, half of them of one class: among many classes hardly any other would be.
+    """
+    n, g = len(labels), np.random.default_rng(0)
+    if n * (n - 1) // 2 <= _PAIRS:
+        first, second = np.triu_indices(n, 1)
+    else:
+        first, step = g.integers(n, size=(2, _PAIRS))
+        second = (first + 1 + step % (n - 1)) % n
+        order = np.argsort(labels, kind="stable")
+        _, begin, count = np.unique(labels[order], return_index=True, return_counts=True)
+        code = np.searchsorted(labels[order][begin], labels)
+        rank = np.empty(n, np.int64)
+        rank[order] = np.arange(n) - np.repeat(begin, count)
+        begin, count = begin[code[first]], count[code[first]]
+        other = order[begin + (rank[first] + 1 + step % (count - 1).clip(1)) % count]
+        wanted = (np.arange(_PAIRS) < _PAIRS // 2) & (count > 1)
+        second = np.where(wanted, other, second)
+    cosines = [(vectors[a] * vectors[b]).sum(1) for a, b in zip(_parts(first), _parts(second), strict=True)]
+    return np.concatenate([np.zeros(0), *cosines]), labels[first] == labels[second]
+
+
+def _parts(rows: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(rows, 1 + len(rows) // 10_000)
 
 
 def verification(scores: np.ndarray, positive: np.ndarray) -> dict[str, float]:
