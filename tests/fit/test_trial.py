@@ -24,8 +24,8 @@ def light_and_dark(n: int) -> tuple[np.ndarray, list[str]]:
     return pictures.astype(np.uint8), [("dark", "light")[i % 2] for i in range(n)]
 
 
-def crossed(value: float, low: float = 0.0) -> CrossValidated:
-    return CrossValidated("accuracy", value, (low, 1.0), 5, 1, {}, 100)
+def crossed(value: float, half: float = 0.005) -> CrossValidated:
+    return CrossValidated("accuracy", value, (value - half, value + half), 5, 1, {}, 100)
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,15 @@ def crossed(value: float, low: float = 0.0) -> CrossValidated:
 )
 def test_what_a_trial_changes(features: float, pixels: float, goal: str, proposed: str, regime: str) -> None:
     nothing = crossed(0.1 if goal == "max" else 3.0)
-    found = Trial(("accuracy", goal), crossed(features, features - 0.001), crossed(pixels), nothing, "on 100 pictures")
+    found = Trial(("accuracy", goal), crossed(features), crossed(pixels), nothing, "on 100 pictures")
     chosen, why = found.judged(proposed, "about 80 pictures a class")
     assert chosen == regime and "on 100 pictures" in why
     assert ("about 80" in why) == (chosen == proposed)
+
+
+def test_what_may_be_chance_changes_nothing() -> None:
+    found = Trial(("accuracy", "max"), crossed(0.24, 0.12), crossed(0.3), crossed(0.1), "on 63 pictures")
+    assert found.judged("features", "few")[0] == "features"
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +79,7 @@ def test_features_that_say_nothing_are_trained(base: fit.Run, tmp_path: Path) ->
     write_tensors(base.folder / "weights.safetensors", {**tensors, first: torch.zeros_like(tensors[first])})
     run = fit.train(light_and_dark(100), start=base.folder, out=tmp_path / "run", epochs=1, **QUIET)
     chosen, why = regime(run)
-    assert chosen == "top" and "no better than pixels" in why
+    assert chosen == "top" and "worse than pixels" in why
     asked = fit.train(light_and_dark(100), start=base.folder, regime="features", out=tmp_path / "asked", **QUIET)
     assert regime(asked) == ("features", "asked for")
     few = fit.train(light_and_dark(50), start=base.folder, out=tmp_path / "few", **QUIET)

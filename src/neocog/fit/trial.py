@@ -48,9 +48,9 @@ class Trial:
 
     @property
     def useless(self) -> bool:
-        """The features are no better than pixels, and not good either."""
-        a, b, none = self.features.value, self.pixels.value, self.nothing.value
-        return a >= max(b, none / 2) if self.goal[1] == "min" else a <= min(b, (none + 1) / 2)
+        """The features are worse than pixels, beyond chance, and not good either."""
+        (low, high), b, none = self.features.interval, self.pixels.value, self.nothing.value
+        return low >= max(b, none / 2) if self.goal[1] == "min" else high <= min(b, (none + 1) / 2)
 
     @property
     def solved(self) -> bool:
@@ -60,7 +60,7 @@ class Trial:
     def judged(self, regime: str, why: str) -> tuple[str, str]:
         """The regime and why, after the proposal by numbers of pictures."""
         if self.useless and regime == "features":
-            return "top", f"{self.said}: these features are no better than pixels, so the last stages are trained"
+            return "top", f"{self.said}: these features are worse than pixels, so the last stages are trained"
         if self.solved and regime != "features":
             return "features", f"{self.said}: there is nothing left that the trunk could learn"
         return regime, f"{why}; {self.said}"
