@@ -201,7 +201,7 @@ def test_a_plan_says_what_it_sees_and_refuses_what_cannot_be_learned():
     source = Made([boxes_of((0, 0, 1, 1, 9, 9)), boxes_of(), None, boxes_of((1, 1, 0, 0, 9, 9))])
     settings = {**Detect.options}
     task = Detect.plan(source, np.array([0, 1, 3]), settings)
-    assert any("1 of 3 pictures for training have no boxes" in note for note in task.notes)
+    assert any("1 of 3 pictures for training without a box" in note for note in task.notes)
     assert any("box of dog" in note for note in task.notes)
     assert Detect.known(source).tolist() == [True, True, False, True]
     strata = Detect.strata(source)  # the ignored box of dog does not count
