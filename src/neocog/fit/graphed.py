@@ -65,7 +65,7 @@ class Graphed(nn.Module):
 
         engine = choice.graph_of(
             choice.place(_fingerprint(self.net), size), lambda path: write_graph(self.net, example, path), reference,
-            np.ascontiguousarray(x[:4].float().numpy()), structure=f"{_told(self.net)} of {size}",
+            np.ascontiguousarray(x[:8].float().numpy()), structure=f"{_told(self.net)} of {size}",
             fast=self._device.bf16, say=self._say,
         )  # fmt: skip
         if engine is not None:

@@ -277,7 +277,7 @@ class Embedder(Kept):
             from neocog.engine.choice import graph_of
             from neocog.engine.graph import write_graph
 
-            x, pre = pixels[: 4 if many else 2], self.preprocess
+            x, pre = pixels[: 8 if many else 2], self.preprocess
             found = graph_of(
                 graph_place(self._card),
                 lambda path: write_graph(self._seeing, _sample(pre), path, inputs=["pixels"]),
