@@ -82,11 +82,11 @@ def test_agreement() -> None:
     assert agreement([a], [a]) == 1.0
     assert agreement([a], [a[:, ::-1]]) == 0.0
     assert agreement([a, a], [a]) == agreement([a], [a[:1]]) == -1.0
-    assert agreement([a * np.nan], [a]) == -1.0
+    assert agreement([a * np.nan], [a]) == agreement([a * np.inf], [a]) == -1.0
     assert agreement([a * 0], [a * 0]) == 1.0 and agreement([a * 0], [a]) == 0.0
     worse = a.copy()
     worse[1] = [1, 1]
-    assert agreement([worse], [a]) == pytest.approx(2**-0.5)
+    assert agreement([worse], [a]) == pytest.approx((1 + 2**-0.5) / 2)
 
 
 def test_cores_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

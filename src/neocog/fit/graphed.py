@@ -59,13 +59,13 @@ class Graphed(nn.Module):
             self._like = self.net(example)
         size = tuple(x.shape[1:])
 
-        def reference(given: np.ndarray) -> list[np.ndarray]:
-            with torch.autocast("cpu", enabled=False), torch.no_grad():
-                return [one.numpy() for one in leaves(self.net(torch.from_numpy(given))).values()]
+        def reference(given: np.ndarray, bf16: bool) -> list[np.ndarray]:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16), torch.no_grad():
+                return [one.float().numpy() for one in leaves(self.net(torch.from_numpy(given))).values()]
 
         engine = choice.graph_of(
             choice.place(_fingerprint(self.net), size), lambda path: write_graph(self.net, example, path), reference,
-            np.ascontiguousarray(x[:4].float().numpy()), structure=f"{_told(self.net)} of {size}",
+            np.ascontiguousarray(x[:8].float().numpy()), structure=f"{_told(self.net)} of {size}",
             fast=self._device.bf16, say=self._say,
         )  # fmt: skip
         if engine is not None:

@@ -277,11 +277,11 @@ class Embedder(Kept):
             from neocog.engine.choice import graph_of
             from neocog.engine.graph import write_graph
 
-            x, pre = pixels[: 4 if many else 2], self.preprocess
+            x, pre = pixels[: 8 if many else 2], self.preprocess
             found = graph_of(
                 graph_place(self._card),
                 lambda path: write_graph(self._seeing, _sample(pre), path, inputs=["pixels"]),
-                PyTorch(self._seeing).run, x, fast=many, say=self._say,
+                lambda given, bf16: PyTorch(self._seeing, bf16=bf16).run(given), x, fast=many, say=self._say,
                 structure=f"vectors of {self._card['net']}, {self.layer or 'last layer'}, {pre.size} pixels",
             )  # fmt: skip
             if found is not None:

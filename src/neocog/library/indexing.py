@@ -468,7 +468,7 @@ class _Run:
         With a pool, whole batches only, and the rest waits; a net that can, sees them in the pool's threads, each on a
         core of its own, where decoding and computing take turns and no core waits for another.
         """
-        size = _TASK if pool and getattr(self._made, "concurrent", True) else _BATCH
+        size = min(_TASK, _BATCH) if pool and getattr(self._made, "concurrent", True) else _BATCH
         count = len(self.waiting) // size * size if pool else len(self.waiting)
         for start in range(0, count, size):
             now = self.waiting[start : start + size]
@@ -478,7 +478,7 @@ class _Run:
             else:
                 self._keep(now, *_seen(embedder.embed, now))
         self.waiting = self.waiting[count:]
-        most = threads * _BATCH // _TASK
+        most = max(threads, threads * _BATCH // _TASK)
         while self.computing and (pool is None or len(self.computing) > most or self.computing[0][1].done()):
             photos, future = self.computing.popleft()
             self._keep(photos, *future.result())
