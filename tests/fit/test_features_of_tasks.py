@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from neocog import fit
 from neocog.data import open_source
-from neocog.fit.heads import choose, cross_validate
+from neocog.fit.heads import choose, cross_validate, strata_of
 from neocog.fit.run import read_json, records
 from neocog.fit.transfer import same_answers
 from neocog.tasks.logistic import logistic
@@ -51,6 +51,16 @@ def test_yes_or_no_for_each_tag_is_logistic_regression_of_each() -> None:
         one.fit(x[known], y[known, k], sample_weight=each[known, k])
         assert weight[k] == pytest.approx(one.coef_[0], abs=1e-3)
         assert bias[k] == pytest.approx(one.intercept_[0], abs=1e-3)
+
+
+def test_folds_spread_pictures_by_the_rarest_tag_that_each_has() -> None:
+    source = open_source("drawn:n=60,size=32")
+    tags: Any = source.columns["tags"]
+    rows = np.arange(5, 60)
+    found = strata_of(Tags(tags.names), source, rows)
+    counts = sum(tags[i] for i in range(60))
+    rarest = [min(np.flatnonzero(tags[int(i)]), key=lambda k: (counts[k], k), default=-1) for i in rows]
+    assert [(a == b) for a in found for b in found] == [(a == b) for a in rarest for b in rarest]
 
 
 def test_a_tag_that_nothing_is_known_of_keeps_weights_of_nothing() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from neocog.data.columns import LabelSets
 from neocog.data.source import Source
 from neocog.errors import DataError, UsageError, closest
 from neocog.tasks.at_once import Arrays, as_seen
@@ -158,9 +159,19 @@ def _path(features: np.ndarray, targets: Arrays, task: Any, kind: str, strengths
 
 
 def strata_of(task: Any, source: Source, rows: np.ndarray) -> np.ndarray:
-    """int64 (N,): which of some pictures are of one kind, and to be spread evenly over folds."""
+    """int64 (N,): which of some pictures are of one kind, and to be spread evenly over folds.
+
+    Where a picture can have several labels, its kind is the rarest that it has.
+    """
     strata = task.strata(source)
-    return np.zeros(len(rows), np.int64) if strata is None else np.unique(strata[rows], return_inverse=True)[1]
+    if strata is None:
+        return np.zeros(len(rows), np.int64)
+    if isinstance(strata, LabelSets):
+        counts = np.bincount(strata.values, minlength=1)
+        strata = np.array([min(strata[int(i)], key=lambda k: (counts[k], k), default=-1) for i in rows], np.int64)
+    else:
+        strata = strata[rows]
+    return np.unique(strata, return_inverse=True)[1].astype(np.int64)
 
 
 def group_folds(groups: np.ndarray, folds: int, seed: int = 0) -> np.ndarray:
