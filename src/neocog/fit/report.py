@@ -58,7 +58,7 @@ def write_report(folder: Path, pictures: Callable[[int], np.ndarray | bytes] | N
         sections.append(("Start", transfer_section(start["start"], _last(log, "head"))))
     if epochs or _dig(start, "start", "regime") != "features":
         sections.append(("Diagnosis", _diagnosis(log, epochs, run)))
-        sections.append(("Curves", _curves(epochs)))
+        sections.append(("Curves", _curves(epochs, bool(_dig(run, "settings", "task", "smoothing")))))
     if (shown := examples(folder)) is not None:
         sections.append(("Examples", shown))
     for part in task.sections(seen, figures) if figures.get("n") else ():
@@ -153,7 +153,23 @@ def _series(epochs: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, 
     ]
 
 
-def _curves(epochs: Sequence[Mapping[str, Any]]) -> Html:
+_SHORT = {
+    **{
+        short: short.upper()
+        for short in ("ap", "ap50", "ap75", "auc", "ece", "eer", "mae", "nme", "oks", "pck", "r2", "rmse")
+    },
+    "map": "mAP",
+    "miou": "mIoU",
+}
+
+
+def _words(figure: str) -> str:
+    """The name of a figure as text: "Mean accuracy", "mIoU"."""
+    words = " ".join(_SHORT.get(word, word) for word in figure.split("_"))
+    return words if figure.split("_")[0] in _SHORT else words[:1].upper() + words[1:]
+
+
+def _curves(epochs: Sequence[Mapping[str, Any]], smoothed: bool) -> Html:
     if not epochs:
         return paragraph("No epoch was finished.")
     parts = []
@@ -168,7 +184,7 @@ def _curves(epochs: Sequence[Mapping[str, Any]]) -> Html:
     figures = sorted(asked, key=lambda name: f"train_{name}" not in logged or f"val_{name}" not in logged)
     own = [
         (
-            name.replace("_", " ").capitalize(),
+            _words(name),
             {"training": f"train_{name}", "validation": f"val_{name}"},
             name.replace("_", " "),
         )
@@ -192,8 +208,8 @@ def _curves(epochs: Sequence[Mapping[str, Any]]) -> Html:
         ratios = [(r.get("epoch", n + 1), r.get("update_ratio") or {}) for n, r in enumerate(epochs)]
         series = {name: [(at, found[name]) for at, found in ratios if found.get(name)] for name in names}
         parts.append(_chart("Update ratio", line_chart(series, x="epoch", y="|step| / |weight|", log_y=True)))
-    told = "Training figures are running means over each epoch, on augmented pictures and with label smoothing in the "
-    told += "loss, so validation may look better."
+    told = "Training figures are running means over each epoch, on augmented pictures"
+    told += f"{' and with label smoothing in the loss' if smoothed else ''}, so validation may look better."
     style = "display:grid;grid-template-columns:repeat(auto-fit,minmax(min(28rem,100%),1fr));gap:0 1.5rem"
     return Html(f'<div style="{style}">{"".join(parts)}</div>{paragraph(told)}')
 
