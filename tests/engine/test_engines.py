@@ -82,7 +82,7 @@ def test_agreement() -> None:
     assert agreement([a], [a]) == 1.0
     assert agreement([a], [a[:, ::-1]]) == 0.0
     assert agreement([a, a], [a]) == agreement([a], [a[:1]]) == -1.0
-    assert agreement([a * np.nan], [a]) == agreement([a * np.inf], [a]) == -1.0
+    assert agreement([a * np.nan], [a]) == agreement([np.full_like(a, np.inf)], [a]) == -1.0
     assert agreement([a * 0], [a * 0]) == 1.0 and agreement([a * 0], [a]) == 0.0
     worse = a.copy()
     worse[1] = [1, 1]

@@ -281,7 +281,7 @@ class Embedder(Kept):
             found = graph_of(
                 graph_place(self._card),
                 lambda path: write_graph(self._seeing, _sample(pre), path, inputs=["pixels"]),
-                lambda given, bf16: PyTorch(self._seeing, bf16=bf16).run(given), x, fast=many, say=self._say,
+                PyTorch(self._seeing).run, x, fast=many, say=self._say,
                 structure=f"vectors of {self._card['net']}, {self.layer or 'last layer'}, {pre.size} pixels",
             )  # fmt: skip
             if found is not None:
