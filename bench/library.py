@@ -157,7 +157,7 @@ def indexing(count: int, repeats: int, net: str, compiled: bool, loop: int) -> d
             from concurrent.futures import ThreadPoolExecutor
 
             def one(path: Path) -> None:
-                examine(*read_steady(str(path)), pre)
+                examine(read_steady(str(path))[0], pre)
 
             begin = time.perf_counter()
             with ThreadPoolExecutor(os.cpu_count()) as pool:

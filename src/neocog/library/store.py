@@ -33,6 +33,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from neocog.data.stores import is_url
 from neocog.errors import LibraryError, UsageError, closest
 from neocog.library.arrays import Arrays
 from neocog.library.card import NAME, Card, difference, new_card, write_json
@@ -172,6 +173,11 @@ class Store:
     def path_of(self, text: str) -> Path:
         """Return the absolute path of a stored one."""
         return Path(os.path.join(self.folder.parent, decode_path(text)))
+
+    def name_of(self, text: str) -> str:
+        """Return a stored path as users see it: absolute, or a URL."""
+        path = decode_path(text)
+        return path if is_url(path) else os.path.join(self.folder.parent, path)
 
     @property
     def folders(self) -> list[str]:
@@ -559,7 +565,7 @@ class Store:
         """What there is to say of folders that are indexed for the first time, or were when that was interrupted."""
         if not self.unfinished:
             return ""
-        names = ", ".join(str(self.path_of(text)) for text in self.unfinished)
+        names = ", ".join(map(self.name_of, self.unfinished))
         owner, so_far = holder(self.folder / "index.lock"), f"{len(self):,} pictures are in the library so far"
         if owner:
             return f"{names}: {owner} is indexing this for the first time; {so_far}"
