@@ -112,7 +112,8 @@ class Cluster:
         """
         from neocog.fit.predicting import Run
 
-        trained, folder = Run(os.fspath(run)), Path(run)
+        folder = Path(os.path.abspath(run))
+        trained = Run(folder)
         named = [address(one) for one in sources]
         found = self._scan([one for one in named if is_elsewhere(one) or os.path.isdir(one)], str, "", ()).files
         for one in named:
