@@ -27,8 +27,3 @@ def deadly(folder: Path | None) -> Tiny:
 
 def none(folder: Path | None) -> Tiny:
     raise OSError("no net here")
-
-
-def tiny_in(settings: dict[str, str], folder: Path | None) -> Tiny:
-    os.environ.update(settings)
-    return Tiny()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -81,13 +80,13 @@ def test_a_killed_driver_and_killed_workers_lose_nothing_and_do_nothing_twice(tm
 def test_a_picture_that_kills_its_process_is_listed_and_tried_again(tmp_path, cluster_here, monkeypatch):
     fill(tmp_path / "p", 20)
     Image.new("RGB", (16, 16), "white").save(tmp_path / "p" / "white.png")
-    monkeypatch.setattr(session, "_DEATHS", 0)
+    monkeypatch.setattr(session, "_DEATHS", 1)
     monkeypatch.setattr(cluster_here, "make", deadly)
     store = Store.ensure(tmp_path / "lib")
     report = index(store, [tmp_path / "p"], Tiny(), elsewhere=cluster_here)
     assert (report.new, report.unreadable) == (20, 1)
     (row,) = store.problems().to_pylist()
-    assert row["path"].endswith("white.png") and "a process died of it" in row["reason"]
+    assert row["path"].endswith("white.png") and "died of it" in row["reason"]
     monkeypatch.setattr(cluster_here, "make", tiny)
     assert index(store, [tmp_path / "p"], Tiny(), elsewhere=cluster_here).new == 1 and not len(store.problems())
 
@@ -132,61 +131,16 @@ def test_a_cluster_that_is_not_there_is_one_sentence(python):
     assert answer.stdout.count("\n") == 1 and answer.stderr == ""
 
 
-def test_an_object_store(tmp_path, cluster_here, monkeypatch):
-    """Folders, shards and Parquet files of a server that speaks S3."""
-    moto = pytest.importorskip("moto.server", reason="moto[s3,server] is not installed")
-    boto3 = pytest.importorskip("boto3")
-    from cluster.test_listing import encoded, shard, table
-
-    server = moto.ThreadedMotoServer(port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        settings = {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
-            "AWS_REGION": "us-east-1",
-        }  # fmt: skip
-        for name, value in settings.items():
-            monkeypatch.setenv(name, value)
-        client = boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT_URL"], region_name="us-east-1")
-        client.create_bucket(Bucket="photos")
-        for number in range(5):
-            client.put_object(Bucket="photos", Key=f"trip/a day/{number}.png", Body=encoded(number))
-        for made in (shard(tmp_path / "s.tar", range(100, 105)), table(tmp_path / "t.parquet", range(200, 207))):
-            client.upload_file(str(made), "photos", f"trip/{made.name}")
-        store = Store.ensure(tmp_path / "lib")
-        make = {"make": tiny_with(settings)}
-        monkeypatch.setattr(cluster_here, "make", make["make"])
-        report = index(store, ["s3://photos/trip"], Tiny(), elsewhere=cluster_here)
-        assert (report.new, report.unreadable) == (17, 0)
-        assert "s3://photos/trip/a day/3.png" in paths_of(store) and "s3://photos/trip/s.tar/cat/103.png" in paths_of(
-            store
-        )
-        client.delete_object(Bucket="photos", Key="trip/a day/3.png")
-        report = index(store, (), Tiny(), elsewhere=cluster_here)
-        assert (report.gone, report.unchanged, report.computed) == (1, 16, 0)
-    finally:
-        server.stop()
-
-
-def tiny_with(settings: dict[str, str]):
-    """`tiny` in processes that have these variables, as those of a cluster do."""
-    from functools import partial
-
-    from cluster.nets import tiny_in
-
-    return partial(tiny_in, settings)
-
-
 def test_a_cluster_elsewhere_gets_bytes_and_weights(tmp_path, python):
     """Over a connection ``ray://``, as from another machine: files of this one travel, and so does the net."""
     pytest.importorskip("grpc", reason="ray[client] is not installed")
     port = "21537"
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    ray_command = shutil.which("ray") or str(Path(sys.executable).with_name("ray"))
     options = ["--head", "--block", "--port=0", f"--ray-client-server-port={port}", "--num-cpus=2"]
     options += ["--include-dashboard=false", f"--temp-dir={tmp_path}/ray"]
-    head = subprocess.Popen([ray_command, "start", *options], env=environment, start_new_session=True)
+    head = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", *options], env=environment, start_new_session=True
+    )
     try:
         fill(tmp_path / "p", 70)
         code = (

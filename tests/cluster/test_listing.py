@@ -114,6 +114,37 @@ def test_a_store_of_fsspec(mixed):
         list(files_below("memory://b"))
 
 
+def test_an_object_store(tmp_path, monkeypatch):
+    """Folders, shards and Parquet files of a server that speaks S3."""
+    moto = pytest.importorskip("moto.server", reason="moto[s3,server] is not installed")
+    boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        settings = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
+        for name, value in {**settings, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
+            monkeypatch.setenv(name, value)
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket="photos")
+        for number in range(5):
+            client.put_object(Bucket="photos", Key=f"trip/a day/{number}.png", Body=encoded(number))
+        for made in (shard(tmp_path / "s.tar", range(100, 105)), table(tmp_path / "t.parquet", range(200, 207))):
+            client.upload_file(str(made), "photos", f"trip/{made.name}")
+        store = Store.ensure(tmp_path / "lib")
+        report = index(store, ["s3://photos/trip/"], Tiny(), elsewhere=Here())
+        assert (report.new, report.unreadable) == (17, 0)
+        assert {"s3://photos/trip/a day/3.png", "s3://photos/trip/s.tar/cat/103.png"} < set(paths_of(store))
+        assert read_place("s3://photos/trip/s.tar/cat/103.png") == encoded(103)
+        client.delete_object(Bucket="photos", Key="trip/a day/3.png")
+        report = index(store, (), Tiny(), elsewhere=Here())
+        assert (report.gone, report.unchanged, report.computed) == (1, 16, 0)
+        with pytest.raises(UsageError, match="nothing at s3://photos/none"):
+            index(store, ["s3://photos/none"], Tiny(), elsewhere=Here())
+    finally:
+        server.stop()
+
+
 def test_what_is_elsewhere():
     assert is_elsewhere("s3://b/k.jpg") and is_elsewhere("/a/b.tar/1.jpg") and is_elsewhere("x.parquet")
     assert not is_elsewhere("/a/b.jpg") and not is_elsewhere("/a/b.target/1.jpg")

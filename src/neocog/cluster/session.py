@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections import deque
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,7 +32,7 @@ from neocog.library.store import Store
 _BATCH = 64  # pictures that travel together
 _AHEAD = 2  # batches that wait at each process
 _CPUS = 2  # of one process: it holds a net, so one for each core would need half a gigabyte for each
-_DEATHS = 2  # times that a batch is given again, whole, after its process died; then its pictures go one by one
+_DEATHS = 2  # times that Ray gives a batch again after its process died; then its pictures go one by one
 _OBJECTS = 256 << 20  # bytes for batches on the way, of a cluster on this machine
 _NOT_THERE = "does it run ('ray start --head'), with the same versions of Python and Ray as here? Or type --on local"
 _AGAIN = "type the same command again: what was saved is kept"
@@ -73,6 +74,7 @@ class Cluster:
         try:
             self._ours = not ray.is_initialized()
             if self._ours:
+                _reach(self.on)
                 ray.init(address=self.on, **quiet)
             there = ray.cluster_resources()
         except ImportError as error:
@@ -171,36 +173,38 @@ class Cluster:
         first = next(batches, None)
         if first is None:
             return
-        running: dict[Any, tuple[Any, list[Any]]] = {}
-        again: deque[list[Any]] = deque([first])
         died = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)
         actors: list[Any] = []
+        alone: list[list[Any]] = []  # pictures of batches on which processes died: which of them is to blame?
+        running: dict[Any, tuple[Any, list[Any]]] = {}
+
+        def give(actor: Any, some: Iterator[list[Any]]) -> None:
+            if (batch := next(some, None)) is not None:
+                running[actor.do.remote(batch)] = actor, batch
+
         try:
             kind = ray.remote(worker.Worker).options(
                 num_cpus=self.cpus, num_gpus=min(1, self.gpus), max_restarts=-1, max_task_retries=_DEATHS
             )
             shipped = [ray.put(files)] if files else []  # in a list: a process that starts again fetches them again
             actors += [kind.remote(make, shipped, self.cpus) for _ in range(self.workers or 1)]
-
-            def give(actor: Any) -> None:
-                batch = again.popleft() if again else next(batches, None)
-                if batch is not None:
-                    running[actor.do.remote(batch)] = actor, batch
-
-            for actor in actors * _AHEAD:
-                give(actor)
-            while running:
-                for done in ray.wait(list(running), timeout=60.0)[0]:
-                    actor, batch = running.pop(done)
-                    made: list[Any] | Exception | None
-                    try:
-                        made = ray.get(done)
-                    except died as error:
-                        made = None if len(batch) > 1 else OSError(f"a process died of it ({short(error)})")
-                        again += [[one] for one in batch] if made is None else []
-                    give(actor)
-                    if made is not None:
-                        yield batch, made
+            for ahead, some in ((_AHEAD, chain([first], batches)), (1, iter(alone))):
+                for actor in actors * ahead:
+                    give(actor, some)
+                while running:
+                    for done in ray.wait(list(running))[0]:
+                        actor, batch = running.pop(done)
+                        made: list[Any] | Exception | None = None
+                        try:
+                            made = ray.get(done)
+                        except died:
+                            if ahead == 1:
+                                made = OSError("a process of the cluster died of it; the next run tries it again")
+                            else:
+                                alone += [[one] for one in batch]
+                        give(actor, some)
+                        if made is not None:
+                            yield batch, made
         except NeocogError as error:  # of a worker: Ray hangs its traceback on it
             raise getattr(error, "cause", error) from None
         except (ray.exceptions.RayError, ConnectionError, RuntimeError) as error:
@@ -220,6 +224,13 @@ def _bytes(found: Found) -> bytes | Exception:
         return worker.fetched(found)[0]
     except (NeocogError, OSError) as error:
         return FileNotFoundError(short(error)) if isinstance(error, FileNotFoundError) else OSError(short(error))
+
+
+def _reach(on: str) -> None:
+    """Raises: OSError where nobody listens: Ray would try for minutes."""
+    host, _, port = on.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _listing(folder: Path | None, cpus: int) -> worker.Work:
