@@ -29,10 +29,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def cluster_here():
     """Three processes, which all tests of this file share."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_worker_niceness", "0")  # Ray's is 15: beside other tests they would hardly run
-        with Cluster("local", workers=3, make=tiny) as cluster:
-            yield cluster
+    with Cluster("local", workers=3, make=tiny) as cluster:
+        yield cluster
 
 
 def processes() -> list[int]:
@@ -109,7 +107,9 @@ def test_predictions_are_those_of_one_process(tmp_path, cluster_here):
     files = sorted(fill(tmp_path / "p", 70, side=32))
     (tmp_path / "p" / "z.jpg").write_text("no picture")
     here = list(predict(run, [*files, tmp_path / "p" / "z.jpg"]))
-    there = list(cluster_here.predict(run.folder, [str(tmp_path / "p")]))
+    (tmp_path / "s.tar").write_bytes(b"no shard" * 100)
+    *there, shard = cluster_here.predict(run.folder, [str(tmp_path / "p"), str(tmp_path / "s.tar")])
+    assert shard.key.endswith("s.tar") and "not a tar file" in shard.problem
     assert [one.key for one in there] == [one.key for one in here]
     assert [one.label for one in there] == [one.label for one in here]
     assert there[-1].problem
@@ -135,13 +135,13 @@ def test_a_cluster_elsewhere_gets_bytes_and_weights(tmp_path, python):
     """Over a connection ``ray://``, as from another machine: files of this one travel, and so does the net."""
     pytest.importorskip("grpc", reason="ray[client] is not installed")
     port = "21537"
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
     options = ["--head", "--block", "--port=0", f"--ray-client-server-port={port}", "--num-cpus=2"]
-    options += ["--include-dashboard=false", f"--temp-dir={tmp_path}/ray"]
-    head = subprocess.Popen(
-        [sys.executable, "-m", "ray.scripts.scripts", "start", *options], env=environment, start_new_session=True
-    )
+    options += ["--include-dashboard=false"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options]
+    head = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.PIPE, text=True)
     try:
+        assert any("Ray runtime started" in line for line in head.stdout or ())  # until it is there, or has ended
         fill(tmp_path / "p", 70)
         code = (
             "import sys\nfrom pathlib import Path\nimport neocog\nfrom neocog import Library\n"
@@ -149,9 +149,9 @@ def test_a_cluster_elsewhere_gets_bytes_and_weights(tmp_path, python):
             "fields = {'min_steps': 4, 'batch_size': 16}\n"
             "run = neocog.train('drawn:n=40,size=32', net='lenet5', epochs=1, out='run', diagnosis=False,"
             " progress=False, set=fields)\n"
-            "while True:\n    try:\n"
+            "import time\nfor attempt in range(100):\n    try:\n"
             f"        cluster = Cluster('ray://127.0.0.1:{port}').__enter__()\n        break\n"
-            "    except neocog.errors.ClusterError:\n        pass\n"
+            "    except neocog.errors.ClusterError:\n        time.sleep(1)\n"
             "report = Library.at('lib').index('p', net='run', elsewhere=cluster)\n"
             "print(report.new, report.computed, len(list(cluster.predict('run', ['p']))))\n"
         )

@@ -108,7 +108,9 @@ class Cluster:
     def predict(
         self, run: str | os.PathLike[str], sources: Sequence[str], *, top: int = 5, device: str | None = None
     ) -> Iterator[Any]:
-        """Yield answers as `fit.predict`, in the order of names; `sources` as those of indexing, and picture files.
+        """Yield answers as `fit.predict`, in the order of names, then what could not be listed.
+
+        `sources` are those of indexing, and picture files.
 
         Raises: RunError, UsageError, ClusterError.
         """
@@ -117,7 +119,8 @@ class Cluster:
         folder = Path(os.path.abspath(run))
         trained = Run(folder)
         named = [address(one) for one in sources]
-        found = self._scan([one for one in named if is_elsewhere(one) or os.path.isdir(one)], str, "", ()).files
+        listed = self._scan([one for one in named if is_elsewhere(one) or os.path.isdir(one)], str, "", ())
+        found, unread = listed.files, {**listed.broken, **listed.closed}
         for one in named:
             if not is_elsewhere(one) and not os.path.isdir(one):
                 try:
@@ -125,7 +128,7 @@ class Cluster:
                 except OSError as error:
                     raise UsageError(f"expected a picture, a folder or a URL; {one}: {error.strerror}") from None
                 found[one] = Found(one, status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
-        if not found:
+        if not found and not unread:
             raise UsageError(f"expected pictures in {', '.join(sources)}; found none")
         make = partial(worker.telling, folder, top, device)
         files = {} if self.on == "local" else worker.packed_run(folder)
@@ -139,6 +142,7 @@ class Cluster:
             while wanted in ready:
                 yield ready.pop(wanted)
                 wanted = next(places, None)
+        yield from (trained.task.unread(place, reason) for place, reason in sorted(unread.items()))
 
     # inside
 
@@ -244,7 +248,7 @@ def _ray() -> Any:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else 15: beside any other work they would hardly run
     try:
         import ray
     except ImportError:
