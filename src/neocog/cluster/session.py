@@ -76,6 +76,7 @@ class Cluster:
             if self._ours:
                 _reach(self.on)
                 ray.init(address=self.on, **quiet)
+                _hush()  # connecting sets levels of its own
             there = ray.cluster_resources()
         except ImportError as error:
             raise MissingExtra(f"ray:// needs a package of Ray's: pip install 'neocog[cluster]' ({error})") from None
@@ -215,7 +216,7 @@ class Cluster:
             raise self._failure(getattr(error, "cause", None) or error, _AGAIN) from error
         finally:
             with contextlib.suppress(Exception):
-                for actor in actors:
+                for actor in actors if ray.is_initialized() else ():
                     ray.kill(actor)
 
     def _failure(self, error: BaseException, remedy: str) -> ClusterError:
@@ -241,6 +242,11 @@ def _listing(folder: Path | None, cpus: int) -> worker.Work:
     return lambda batch: [members(one) for one in batch]
 
 
+def _hush() -> None:
+    logging.getLogger("ray").setLevel(logging.CRITICAL + 1)
+    logging.getLogger("ray.util.client.logsclient").disabled = True  # it has a way of its own
+
+
 def _ray() -> Any:
     """Ray, silent: what it prints would end up among the user's results.
 
@@ -248,12 +254,13 @@ def _ray() -> Any:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # where a cluster is gone, Ray would look for another
     os.environ.setdefault("RAY_worker_niceness", "0")  # else 15: beside any other work they would hardly run
     try:
         import ray
     except ImportError:
         raise MissingExtra("--on needs Ray: pip install 'neocog[cluster]'") from None
-    logging.getLogger("ray").setLevel(logging.CRITICAL + 1)
+    _hush()
     with contextlib.suppress(ImportError, AttributeError):  # messages of dying processes, which Ray prints on stdout
         from ray._private import worker as inside
 
