@@ -41,6 +41,10 @@ class LibraryError(NeocogError):
     """A library cannot be opened, read or changed."""
 
 
+class ClusterError(NeocogError):
+    """A cluster cannot be reached, or failed."""
+
+
 class MissingExtra(NeocogError):
     """An optional dependency is not installed; the message names the command that installs it."""
 

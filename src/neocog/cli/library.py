@@ -61,7 +61,11 @@ def open_library(named: str | None) -> Library:
 def index(
     folders: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FOLDER...", help="Folders of pictures; default: those indexed before."),
+        typer.Argument(
+            metavar="FOLDER...",
+            help="Folders of pictures; with --on also s3://... and the like, tar shards, Parquet files. "
+            "Default: those indexed before.",
+        ),
     ] = None,
     library: Annotated[
         str | None, typer.Option("--library", "-l", metavar="LIB", help="Default: .neocog in the first FOLDER.")
@@ -90,6 +94,7 @@ def index(
         ),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Keep running, and follow changes in the folders.")] = False,
+    on: terminal.On = None,
     device: terminal.Device = None,
     json: terminal.Json = False,
     quiet: terminal.Quiet = False,
@@ -101,12 +106,20 @@ def index(
     """
     with _stoppable() as stopped:
         with terminal.work():
-            opened = _opened_for(folders or [], library)
+            opened = _opened_for(folders or [], library, on)
             options: dict[str, Any] = {"net": net, "weights": weights, "layer": layer, "size": size, "device": device}
             options |= {"stop": stopped, "wait": 86400.0, "say": (lambda text: None) if quiet else terminal.say}
             options["exclude"] = None if exclude is None else [one for one in exclude if one]
             rounds: Iterator[Report]
-            if watch:
+            if watch and on:
+                raise UsageError("--watch follows folders on this machine, without --on; leave one of the two out")
+            if on:
+                from neocog.cluster import Cluster
+
+                with Cluster(on, say=options["say"]) as cluster, terminal.bar("indexing", quiet=quiet) as progress:
+                    options |= {"elsewhere": cluster, "progress": progress}
+                    rounds = iter([opened.index(*(folders or ()), **options)])
+            elif watch:
                 terminal.say(f"library: {opened.folder}; Ctrl-C ends the watch")
                 rounds = opened.watch(*(folders or ()), **options)
             else:
@@ -125,16 +138,21 @@ def index(
         raise typer.Exit(130)
 
 
-def _opened_for(folders: list[str], library: str | None) -> Library:
+def _opened_for(folders: list[str], library: str | None, on: str | None) -> Library:
     """The library that folders are indexed into; made if it is not there."""
+    from neocog.data.stores import is_elsewhere, is_url
     from neocog.library import Library, place
 
     for text in folders:
         path = Path(text).expanduser()
-        if not path.is_dir():
+        if not on and is_elsewhere(text) and not path.is_dir():
+            raise UsageError(f"{text} is looked into with --on, also on one machine: neocog index {text} --on local")
+        if not path.is_dir() and not (is_url(text) or (is_elsewhere(text) and path.is_file())):
             what = "is a file" if path.exists() else "does not exist"
             raise UsageError(f"expected a folder of pictures; {text} {what}")
     if folders and library is None:
+        if is_elsewhere(folders[0]) and not Path(folders[0]).is_dir():
+            raise UsageError(f"say in which folder the library of {folders[0]} is to be: --library LIB")
         return Library.beside(folders[0])
     if library is None or not folders or place.is_library(library) or place.is_library(place.beside(library)):
         return Library(library)

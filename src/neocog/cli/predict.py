@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,6 +55,7 @@ def predict(
         Path | None, typer.Option(metavar="FOLDER", help="Write each picture there with the answer drawn on it.")
     ] = None,
     device: terminal.Device = None,
+    on: terminal.On = None,
 ) -> None:
     """Say what is in pictures: labels, tags, numbers, boxes, points, regions or vectors, as the run was trained.
 
@@ -61,16 +63,25 @@ def predict(
     Places are in the file's own pixels, once it is turned upright as EXIF says.
     Exit status 1 means that some picture could not be read; all others are in the output.
     """
-    with terminal.work():
-        from neocog import fit
+    with contextlib.ExitStack() as until_written:
+        with terminal.work():
+            from neocog import fit
 
-        trained = fit.Run(run)
-        answers.check_form(trained.task, form.value, out, masks=masks is not None)
-        places = [answers.Places(f, end, inputs) if f else None for f, end in ((masks, ".png"), (draw, ".jpg"))]
-        if masks:
-            answers.write_classes(masks, trained.classes)
-        found = fit.predict(trained, terminal.picture_paths(inputs), top=top, device=device)
-    unread = answers.write_answers(found, trained.task, form.value, out, masks=places[0], drawn=places[1])
+            if on and (masks or draw):
+                raise UsageError("--masks and --draw are for pictures on this machine; leave out --on")
+            trained = fit.Run(run)
+            answers.check_form(trained.task, form.value, out, masks=masks is not None)
+            places = [answers.Places(f, end, inputs) if f else None for f, end in ((masks, ".png"), (draw, ".jpg"))]
+            if masks:
+                answers.write_classes(masks, trained.classes)
+            if on:
+                from neocog.cluster import Cluster
+
+                cluster = until_written.enter_context(Cluster(on, say=terminal.say))
+                found = cluster.predict(run, inputs, top=top, device=device)
+            else:
+                found = fit.predict(trained, terminal.picture_paths(inputs), top=top, device=device)
+        unread = answers.write_answers(found, trained.task, form.value, out, masks=places[0], drawn=places[1])
     if unread:
         where = {"coco": "above", "npy": f"in {out and out.with_suffix('.csv')}"}.get(form.value, "in the output")
         terminal.say(f"{counted(unread)} could not be read; the reasons are {where}")

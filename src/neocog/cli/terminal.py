@@ -24,6 +24,14 @@ from neocog.names import STREAM_ERRORS
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 or mps; default: the fastest.")]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="CLUSTER",
+        help="Do it in processes that Ray starts: local, or ray://HOST:10001 (many machines).",
+    ),
+]
 DATA_HELP = (
     "A folder with a folder for each class, annotations (COCO, Pascal VOC, YOLO, LabelMe), pictures beside masks, "
     "a table (.csv .tsv .jsonl .parquet), tar shards, "

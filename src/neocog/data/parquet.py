@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from neocog.data.guess import Guess, guess_columns, is_binary, is_quantity, labe
 from neocog.data.kinds import Categories, Column, Numbers
 from neocog.data.sniff import sniff
 from neocog.data.source import Source
+from neocog.data.stores import is_url, opened
 from neocog.data.targets import flag_sets, number, target_columns
 from neocog.errors import DataError, DecodeError
 from neocog.records import SPLITS
@@ -48,7 +50,7 @@ class ParquetPictures(Source):
     """Pictures inside Parquet files; keys are ``train.parquet#17``."""
 
     def __init__(
-        self, files: Sequence[Path], names: Sequence[str], column: str, groups: Sequence[_Group], *args, **options
+        self, files: Sequence[str | Path], names: Sequence[str], column: str, groups: Sequence[_Group], *args, **options
     ) -> None:
         super().__init__(*args, **options)
         self.files, self.column = list(files), column
@@ -142,14 +144,42 @@ class ParquetPictures(Source):
         return ends, memoryview(data) if data is not None else memoryview(b""), int(ends[-1] - ends[0])
 
 
-def os_file(path: Path) -> Any:
-    """Open a file for pyarrow, which takes a name that is not UTF-8 as bytes only."""
+def os_file(path: str | Path) -> Any:
+    """Open a file, or an object of a store, for pyarrow, which takes a name that is not UTF-8 as bytes only."""
     import pyarrow as pa
 
-    return pa.OSFile(os.fsencode(path))
+    return opened(path) if isinstance(path, str) and is_url(path) else pa.OSFile(os.fsencode(path))
 
 
-def binary_columns(path: Path) -> list[str]:
+def picture_rows(place: str) -> ParquetPictures:
+    """Open one Parquet file, also of a store, for its pictures alone: the column whose first cell is one.
+
+    Raises:
+        DataError: it cannot be read, or has no picture.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(os_file(place)) as file:
+            binary = binary_columns(place)
+            found = _of_pictures(file, binary) if binary else []
+            if file.metadata.num_rows and not found:
+                raise DataError("no column of this Parquet file holds pictures")
+            column = found[0] if found else ""
+            sizes = _sizes(file.metadata, column)
+            counts = [file.metadata.row_group(i).num_rows for i in range(len(sizes))]
+            if found and pa.types.is_struct(file.schema_arrow.field(column).type):
+                column = f"{column}.bytes"
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"expected a Parquet file, but it cannot be read: {error}") from error
+    firsts = [0, *accumulate(counts)]
+    groups = [_Group(0, i, firsts[i], n, sizes[i]) for i, n in enumerate(counts) if n]
+    nothing = np.full(sum(counts), -1, dtype=np.int8)
+    return ParquetPictures([place], [place], column, groups, place, (), nothing.astype(np.int32), nothing)
+
+
+def binary_columns(path: str | Path) -> list[str]:
     """Return the names of the columns that hold pictures: binary, or a struct with a binary field `bytes`."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -166,6 +166,14 @@ def open_shards(files: Sequence[Path], *, root: Path, name: str, classes: Sequen
     )
 
 
+def pictures_in(file: Any, name: str) -> tuple[list[tuple[str, int, int]], list[Problem]]:
+    """Return (member, offset, size) of the pictures of one open shard, and what cannot be read. Raises: OSError."""
+    columns = _Columns()
+    columns.read(0, file, name)
+    places = zip(columns.offsets, columns.sizes, strict=True)
+    return [(columns.members[i], *place) for i, place in enumerate(places)], columns.problems
+
+
 @dataclass(slots=True)
 class _Said:
     """What .cls, .txt and .json beside a picture say."""
@@ -213,34 +221,40 @@ class _Columns:
 
     def index(self, number: int, path: Path, name: str) -> None:
         """Add the samples of one shard, whose members may stand in any order."""
+        try:
+            with open(path, "rb") as file:
+                self.read(number, file, name)
+        except OSError as error:
+            self.problems.append(Problem(name, f"shard cannot be read: {error.strerror or error}"))
+
+    def read(self, number: int, file: Any, name: str) -> None:
+        """Add the samples of one shard that is open; those before a failure of the disk, too."""
         samples: list[_Sample] = []
         last: dict[str, _Sample] = {}  # the latest sample of each name
         try:
-            with open(path, "rb") as file:
-                for member, offset, size, problem in _members(file):
-                    if problem:
-                        self.problems.append(Problem(f"{name}/{member}" if member else name, problem))
-                        continue
-                    folder, _, leaf = member.rpartition("/")
-                    stem, _, column = leaf.partition(".")
-                    column = column.lower()
-                    which, _, kind = column.rpartition(".")
-                    side = kind in ("cls", "txt", "json")
-                    if not stem or not (side or is_picture(leaf)):
-                        continue
-                    sample = last.get(key := f"{folder}/{stem}")
-                    if sample is None or column in sample.columns:
-                        sample = last[key] = _Sample(sample.number + 1 if sample else 1)
-                        samples.append(sample)
-                    sample.columns.add(column)
-                    if not side:
-                        sample.pictures.append((member, column, offset, size))
-                    elif size <= _SIDE_LIMIT:
-                        file.seek(offset)
-                        _learn(sample.said.setdefault(which, _Said()), kind, file.read(size))
-        except OSError as error:
-            self.problems.append(Problem(name, f"shard cannot be read: {error.strerror or error}"))
-        self._add(number, samples)
+            for member, offset, size, problem in _members(file):
+                if problem:
+                    self.problems.append(Problem(f"{name}/{member}" if member else name, problem))
+                    continue
+                folder, _, leaf = member.rpartition("/")
+                stem, _, column = leaf.partition(".")
+                column = column.lower()
+                which, _, kind = column.rpartition(".")
+                side = kind in ("cls", "txt", "json")
+                if not stem or not (side or is_picture(leaf)):
+                    continue
+                sample = last.get(key := f"{folder}/{stem}")
+                if sample is None or column in sample.columns:
+                    sample = last[key] = _Sample(sample.number + 1 if sample else 1)
+                    samples.append(sample)
+                sample.columns.add(column)
+                if not side:
+                    sample.pictures.append((member, column, offset, size))
+                elif size <= _SIDE_LIMIT:
+                    file.seek(offset)
+                    _learn(sample.said.setdefault(which, _Said()), kind, file.read(size))
+        finally:
+            self._add(number, samples)
 
     def _add(self, number: int, samples: Iterable[_Sample]) -> None:
         for sample in samples:
@@ -260,7 +274,8 @@ class _Columns:
 
 def _members(file: Any) -> Iterator[tuple[str, int, int, str]]:
     """Yield (name, offset of the data, size, problem or "") for each file in a tar, as far as it can be read."""
-    end = os.fstat(file.fileno()).st_size
+    end = file.seek(0, os.SEEK_END)
+    file.seek(0)
     try:
         tar = tarfile.open(fileobj=file, mode="r:", errors="surrogateescape")  # noqa: SIM115
     except tarfile.ReadError as error:

@@ -103,7 +103,7 @@ class Library:
             layer: dotted name of a layer whose vectors are made in addition, for `search(layer=...)`.
             size: pixels of the square that the net sees; a smaller one is faster and sees less.
             device: cpu, cuda, mps; default: the fastest.
-            options: `exclude`, `threads`, `wait`, `progress`, `say`, `stop` of `indexing.index`.
+            options: `exclude`, `threads`, `wait`, `progress`, `say`, `stop` and `elsewhere` of `indexing.index`.
 
         Raises:
             UsageError: no such folder, or no net with weights. LibraryError: the disk is full, another process

@@ -87,6 +87,21 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card  # type: ignore[no-any-return]
 
 
+def read_versions(folder: Path) -> dict[str, dict[str, Any]]:
+    """Of each table: its version that is read, a name for its copies, and the version after tidying; {} at first."""
+    try:
+        found = json.loads((folder / "versions.json").read_bytes())
+    except (OSError, ValueError):  # none yet, or damaged: the next change writes it anew
+        return {}
+    tables = found.items() if isinstance(found, dict) else ()
+    return {name: one for name, one in tables if isinstance(one, dict) and {"version", "key", "tidied"} <= one.keys()}
+
+
+def write_versions(folder: Path, versions: dict[str, dict[str, Any]]) -> None:
+    """Note the versions that are read from now on."""
+    write_json(folder / "versions.json", versions)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON so that at every moment the old or the new content is there, whole."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from neocog.data.stores import address, is_url
 from neocog.errors import UsageError
 from neocog.library.ledger import Ledger, above, outermost, within
 from neocog.library.store import Store
@@ -17,9 +18,9 @@ from neocog.library.store import Store
 
 @dataclass(frozen=True, slots=True)
 class IndexedFolder:
-    """A folder that was indexed. `there`: whether it is a folder now. `finished`: whether all of it was indexed."""
+    """A folder that was indexed. `there`: whether it is there now. `finished`: whether all of it was indexed."""
 
-    path: Path
+    path: Path | str  # a URL is text
     pictures: int  # files
     problems: int
     there: bool
@@ -41,8 +42,8 @@ def folders(store: Store) -> list[IndexedFolder]:
     unread = Counter(folder for row in store.problems().to_pylist() for folder in above(row["path"]))
     found = []
     for text in sorted({*store.folders, *store.unfinished}):
-        path = store.path_of(text)
-        there = os.path.isdir(path)
+        path = store.name_of(text) if is_url(text) else store.path_of(text)
+        there = is_url(text) or os.path.exists(path)  # nobody asks a store
         found.append(IndexedFolder(path, known[text], unread[text], there, text not in store.unfinished))
     return found
 
@@ -114,7 +115,7 @@ def move(store: Store, old: str | os.PathLike[str], new: str | os.PathLike[str])
 
 
 def _text(store: Store, folder: str | os.PathLike[str]) -> str:
-    return store.text_of(os.path.abspath(os.path.expanduser(os.fspath(folder))))
+    return store.text_of(address(folder))
 
 
 def _of(path: str, folder: str) -> bool:
@@ -126,7 +127,7 @@ def _known(store: Store, ledger: Ledger, text: str, folder: str | os.PathLike[st
     paths = sorted(path for path in ledger.files if within(path, text))
     unread = [row["path"] for row in store.problems().to_pylist() if _of(row["path"], text)]
     if not paths and not unread and not any(_of(one, text) for one in (*store.folders, *store.unfinished)):
-        known = ", ".join(str(store.path_of(one)) for one in store.folders) or "none"
+        known = ", ".join(map(store.name_of, store.folders)) or "none"
         raise UsageError(f"the library {store.folder} has no folder {str(folder)!r}; its folders are {known}")
     return paths, unread
 

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from neocog.data.decode import now_readable
+from neocog.data.stores import address, is_elsewhere, is_url
 from neocog.errors import DecodeError, LibraryError, NeocogError, UsageError
 from neocog.library.ledger import Content, Ledger, above, outermost, signed, within
 from neocog.library.lock import LibraryBusy
@@ -29,7 +30,7 @@ from neocog.library.photo import Photo, examine, look, read_steady
 from neocog.library.place import is_library
 from neocog.library.reread import reread
 from neocog.library.rows import content_hash, has_model, vector_column, whole_rows
-from neocog.library.scan import EMPTY, Scan, scan
+from neocog.library.scan import EMPTY, Found, Scan, scan
 from neocog.library.store import Store
 from neocog.library.view import view_of
 from neocog.records import Preprocess, counted
@@ -51,6 +52,24 @@ class Embeds(Protocol):
 
     def card(self) -> dict[str, Any]: ...
     def embed(self, pictures: Any) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+Outcomes = list[tuple[str, "Photo | Exception"]]  # of some items: stored path, and what is known of it, or why not
+
+
+class Elsewhere(Protocol):
+    """Other processes that read and compute, and that can look into stores and shards: `cluster.workers.Workers`."""
+
+    commit_rows: int  # as COMMIT_ROWS and COMMIT_SECONDS
+    commit_seconds: float
+
+    def scan(self, roots: Sequence[str], store: Store, exclude: Sequence[str]) -> Scan:
+        """List the pictures at some folders, URLs and containers, by stored path."""
+        ...
+
+    def photos(self, items: Sequence[tuple[str, Found]], card: dict[str, Any]) -> Iterator[Outcomes]:
+        """Yield what is found of all items, in any order, each once or, after a failure, again; `Photo.seen` is set."""
+        ...
 
 
 @dataclass
@@ -96,6 +115,7 @@ def index(
     say: Callable[[str], object] | None = None,
     stop: Callable[[], bool] = lambda: False,
     background: bool = False,
+    elsewhere: Elsewhere | None = None,
 ) -> Report:
     """Bring the library up to date with `folders` (default: all that were indexed before).
 
@@ -110,6 +130,7 @@ def index(
         progress: is called with (files done, files to do).
         stop: is asked between batches; True ends the run, with all that was computed saved.
         background: tidy up, and make the index of a large library, in a thread; for programs that live on.
+        elsewhere: other processes that do the work; `folders` may then be URLs, tar shards and Parquet files, too.
 
     Raises:
         UsageError: a folder that is not there. LibraryError: the disk is full, somebody else is indexing, a net that
@@ -117,9 +138,11 @@ def index(
     """
     begin = time.monotonic()
     say = say or (lambda text: None)
-    roots = _roots(store, folders)
+    roots, passed = _roots(store, folders, elsewhere is not None)
     with store.indexing(wait, say) as lock:
-        run = _Run(store, roots, embedder, model, say, store.exclude if exclude is None else list(exclude))
+        exclude = store.exclude if exclude is None else list(exclude)
+        run = _Run(store, roots, embedder, model, say, exclude, elsewhere)
+        run.report.notes += passed
         run.begin()
         run.sort()
 
@@ -127,7 +150,11 @@ def index(
             lock.renew()
             return stop()
 
-        run.read(threads or _threads(), progress or (lambda done, total: None), ended)
+        progress = progress or (lambda done, total: None)
+        if elsewhere is None:
+            run.read(threads or _threads(), progress, ended)
+        else:
+            run.gather(elsewhere, progress, ended)
         run.finish()
         run.commits += reread(store, threads or _threads(), say, ended) > 0
     if run.report.computed >= COMMIT_ROWS or store.cluttered:
@@ -222,13 +249,17 @@ class _Run:
         model: str | None,
         say: Callable[[str], object],
         exclude: list[str],
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.store, self.roots, self.say, self.report = store, roots, say, Report()
-        self.exclude = exclude
+        self.exclude, self.elsewhere = exclude, elsewhere
         self._given = embedder
         self._made: Embeds | None = None
         self.model = model or getattr(embedder, "name", None) or store.model
-        self.found: Scan = scan(roots, store.text_of, os.fspath(store.folder), exclude)
+        skip = os.fspath(store.folder)
+        self.found: Scan = (
+            elsewhere.scan(roots, store, exclude) if elsewhere else scan(roots, store.text_of, skip, exclude)
+        )
         self.below = [store.text_of(root) for root in roots]
         self.ledger = Ledger(store, [*self.below, *store.folders])
         self.problems = {row["path"]: row for row in store.problems().to_pylist()}
@@ -256,6 +287,7 @@ class _Run:
 
         def scanned(path: str) -> bool:
             inside = any(within(path, root) for root in self.below)
+            inside = inside and (self.elsewhere is not None or not is_elsewhere(path))
             return inside and not any(within(path, folder) for folder in (*self.found.closed, *away))
 
         self.lost = {path for path in ledger.files if path not in files and scanned(path)}
@@ -267,7 +299,7 @@ class _Run:
                     self.absent.setdefault(hash, []).append(path)
                     if inode:
                         renamed[inode, content.size, mtime] = path
-                elif (known.size, known.mtime_ns) == (content.size, mtime) and self.model in content.models:
+                elif known.mtime_ns == mtime and known.size in (content.size, -1) and self.model in content.models:
                     self.report.unchanged += 1
                 else:
                     self.to_read.append(path)
@@ -312,7 +344,7 @@ class _Run:
                 bare[root] = "has no pictures now"
         found = outermost(f for f, how in bare.items() if missing[f] >= (_MANY if how == EMPTY else 1))
         for folder in found:
-            full = self.store.path_of(folder)
+            full = self.store.name_of(folder)
             self.report.away.append(
                 f"{full} {bare[folder]}, and the library knows {missing[folder]:,} pictures there, which are kept: is "
                 f"the disk connected? If they were deleted: neocog library forget '{full}'"
@@ -332,7 +364,7 @@ class _Run:
 
     def _missing(self, path: str) -> bool:
         """Whether a known file, which the scan did not find, is not there any more."""
-        return path in self.lost or not os.path.lexists(self.store.path_of(path))
+        return path in self.lost or not (is_elsewhere(path) or os.path.lexists(self.store.path_of(path)))
 
     def preprocess(self) -> Preprocess:
         """How pictures are prepared; where the library knows it, the net need not be made."""
@@ -394,6 +426,32 @@ class _Run:
                 for _, future in ahead:
                     future.cancel()
 
+    def gather(self, elsewhere: Elsewhere, progress: Callable[[int, int], None], stop: Callable[[], bool]) -> None:
+        """Have what is new read and computed elsewhere, and save it in large commits."""
+        if not self.to_read:
+            return
+        card, total, done = self.embedder().card(), len(self.to_read), 0
+        outcomes = elsewhere.photos([(path, self.found.files[path]) for path in self.to_read], card)
+        left = set(self.to_read)
+        try:
+            for some in outcomes:
+                for path, outcome in some:
+                    if path in left:  # work that was done again after a failure counts once
+                        left.discard(path)
+                        self._take(path, _settled(outcome))
+                self._compute()
+                done = total - len(left)
+                late = time.monotonic() - self.saved_at > elsewhere.commit_seconds
+                if len(self.ready) >= elsewhere.commit_rows or late:
+                    self.commit()
+                progress(done, total)
+                if stop():
+                    self.report.interrupted = True
+                    break
+        finally:  # also after a failure of the cluster: what is computed need not be computed again
+            self.commit()
+            getattr(outcomes, "close", lambda: None)()
+
     def _look(self, path: str, pre: Preprocess) -> Photo:
         """In a thread: read one file, and decode it if its content is new."""
         data, status = read_steady(self.found.files[path].full)
@@ -401,7 +459,7 @@ class _Run:
         known = self.ledger.contents.get(hash)
         if known is not None and (self.model in known.models or not known.saved):
             return Photo(hash, len(data), status.st_mtime_ns, status.st_ino)
-        photo = examine(data, status, pre, hash)
+        photo = examine(data, pre, hash, status.st_mtime_ns, status.st_ino)
         photo.taken = photo.taken or date_in_name(path)
         return photo
 
@@ -433,7 +491,8 @@ class _Run:
             else:
                 report.new += 1
         else:
-            if content.saved and self.model not in content.models and photo.pixels is not None:
+            shown = photo.pixels is not None or photo.seen is not None
+            if content.saved and self.model not in content.models and shown:
                 content.models.append(self.model or "")
                 self.waiting.append(photo)
             if was == photo.hash:  # the same content, with another time or without vectors
@@ -468,6 +527,9 @@ class _Run:
         With a pool, whole batches only, and the rest waits; a net that can, sees them in the pool's threads, each on a
         core of its own, where decoding and computing take turns and no core waits for another.
         """
+        seen = [photo for photo in self.waiting if photo.seen is not None]
+        self.waiting = [photo for photo in self.waiting if photo.seen is None]
+        self._keep(seen, *([photo.seen[i] for photo in seen if photo.seen] for i in (0, 1)))
         size = min(_TASK, _BATCH) if pool and getattr(self._made, "concurrent", True) else _BATCH
         count = len(self.waiting) // size * size if pool else len(self.waiting)
         for start in range(0, count, size):
@@ -483,9 +545,9 @@ class _Run:
             photos, future = self.computing.popleft()
             self._keep(photos, *future.result())
 
-    def _keep(self, photos: list[Photo], features: np.ndarray, probabilities: np.ndarray) -> None:
+    def _keep(self, photos: list[Photo], features: Iterable[np.ndarray], probabilities: Iterable[np.ndarray]) -> None:
         for photo, vector, chances in zip(photos, features, probabilities, strict=True):
-            photo.pixels = None
+            photo.pixels = photo.seen = None
             if not vector.any():  # a net may answer a black picture with zeros, which have no direction
                 vector = np.full_like(vector, 1e-6)
             self.ready.append((photo, vector, chances))
@@ -535,7 +597,8 @@ class _Run:
         """Give up the paths that are lost, remember the folders, and say what remains to be said."""
         report, store = self.report, self.store
         if not report.interrupted:
-            now_away = [text for text, root in zip(self.below, self.roots, strict=True) if not _has_entries(root)]
+            pairs = zip(self.below, self.roots, strict=True)
+            now_away = [text for text, root in pairs if not is_elsewhere(text) and not _has_entries(root)]
             self.lost = {path for path in self.lost if not any(within(path, folder) for folder in now_away)}
             for path in self.lost:
                 self.ledger.drop(path)
@@ -573,6 +636,16 @@ _FACTS = (
 )  # fmt: skip
 
 
+def _settled(outcome: Photo | Exception) -> Future[Photo]:
+    """What a thread would have given."""
+    future: Future[Photo] = Future()
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+    return future
+
+
 def _has_entries(folder: str) -> bool:
     """Whether there is anything in a folder; a disk may have gone since it was looked through."""
     try:
@@ -606,17 +679,27 @@ def _threads() -> int:
     return max(1, min(16, usable))
 
 
-def _roots(store: Store, folders: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """The folders to look through, absolute. Raises: UsageError for one that is not there."""
+def _roots(store: Store, folders: Sequence[str | os.PathLike[str]], elsewhere: bool) -> tuple[list[str], list[str]]:
+    """The folders to look through, absolute, and notes on those that are left out.
+
+    Raises: UsageError for one that is not there, or that needs `elsewhere`.
+    """
     if isinstance(folders, str | os.PathLike):
         folders = [folders]
-    given = [os.path.abspath(os.path.expanduser(os.fspath(one))) for one in folders]
-    known = [os.fspath(store.path_of(text)) for text in outermost([*store.folders, *store.unfinished])]
-    roots = [os.path.normpath(one) for one in given or known]
+    given = [address(one) for one in folders]
+    known = [store.name_of(text) for text in outermost([*store.folders, *store.unfinished])]
+    roots = [one if is_url(one) else os.path.normpath(one) for one in given or known]
     if not roots:
         raise UsageError("no folder to index: name one, such as 'neocog index ~/Pictures'")
-    for root in roots:
-        if not os.path.isdir(root):
+    notes = []
+    for root in list(roots):
+        if not elsewhere and is_elsewhere(root) and not os.path.isdir(root):
+            why = f"{root} is looked into with --on, also on one machine: neocog index {root} --on local"
+            if given:
+                raise UsageError(why)
+            notes.append(f"not looked at: {why}")
+            roots.remove(root)
+        elif not (is_elsewhere(root) and (is_url(root) or os.path.exists(root))) and not os.path.isdir(root):
             remedy = (
                 ""
                 if given
@@ -626,4 +709,4 @@ def _roots(store: Store, folders: Sequence[str | os.PathLike[str]]) -> list[str]
                 )
             )
             raise UsageError(f"expected a folder of pictures, but {root!r} is none; nothing was changed{remedy}")
-    return roots
+    return roots, notes

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from neocog.data.stores import is_container, is_url
 from neocog.library.rows import decode_path
 from neocog.library.store import Store
 from neocog.names import shown
@@ -56,7 +57,7 @@ class Ledger:
     def label(self, path: str) -> list[str]:
         """The label that a file's folder gives it: the folder's name, unless it is an indexed folder itself."""
         parent = path.rpartition("/")[0]
-        if parent in self.roots or not parent:
+        if parent in self.roots or not parent or is_container(parent):
             return []
         return [unicodedata.normalize("NFC", shown(decode_path(parent.rpartition("/")[2])))]
 
@@ -110,7 +111,7 @@ class Ledger:
 def within(path: str, folder: str) -> bool:
     """Whether a stored path lies in a folder, or in a folder of that folder; "." is the library's parent."""
     if folder == ".":
-        return not path.startswith("/") and path[1:2] != ":"
+        return not path.startswith("/") and path[1:2] != ":" and not is_url(path)
     return path.startswith(folder.rstrip("/") + "/")
 
 

@@ -39,6 +39,7 @@ class Lock:
         self.path, self.what, self.wait, self.waiting = path, what, wait, waiting
         self._file: int | None = None
         self._renewed = 0.0
+        self.abandoned = False  # whether the owner before ended without giving it back
 
     def __enter__(self) -> Lock:
         end, told = time.monotonic() + self.wait, False
@@ -82,6 +83,7 @@ class Lock:
             fresh = time.time() - os.fstat(file).st_mtime < STALE
             if not free or (away and fresh):
                 return _named(owner)
+            self.abandoned = "pid" in owner
             text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}).encode()
             os.ftruncate(file, 0)
             os.lseek(file, 0, os.SEEK_SET)

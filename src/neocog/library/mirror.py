@@ -24,26 +24,6 @@ _HEX = 32  # characters of a hash
 _PART_AGE = 3600.0  # seconds after which nobody is still writing a copy
 
 
-def table_key(folder: Path) -> tuple[int, str]:
-    """Return the version of a Lance table, and a fingerprint of its manifest: same text, same content.
-
-    Lance writes each version as one manifest, named 2^64 - 1 - version, whole or not at all.
-
-    Raises: FileNotFoundError if there is none.
-    """
-    versions = folder / "_versions"
-    for _ in range(10):
-        numbers = [int(stem) for name in os.listdir(versions) if (stem := name.partition(".manifest")[0]).isdigit()]
-        if not numbers:
-            raise FileNotFoundError(f"{versions} holds no version")
-        newest = min(numbers) if min(numbers) >= 1 << 63 else max(numbers)  # older tables: the version itself
-        with contextlib.suppress(FileNotFoundError):  # cleaned up between listing and reading
-            data = (versions / f"{newest:020d}.manifest").read_bytes()
-            version = (1 << 64) - 1 - newest if newest >= 1 << 63 else newest
-            return version, hashlib.blake2b(data, digest_size=12).hexdigest()
-    raise FileNotFoundError(f"{versions} changes faster than it can be read")
-
-
 def mapped_table(folder: Path, name: str, key: str, make: Callable[[], pa.Table]) -> pa.Table:
     """Return the table kept as ``folder/name-key.arrow``; `make` makes it if it is not there, and it is kept."""
     path = folder / f"{name}-{key}.arrow"

@@ -47,6 +47,7 @@ class Photo:
     flat: bool = False
     thumb: bytes = b""
     pixels: np.ndarray | None = None
+    seen: tuple[np.ndarray, np.ndarray] | None = None  # features and probabilities, where another process made them
 
 
 def read_steady(path: str) -> tuple[bytes, os.stat_result]:
@@ -65,14 +66,14 @@ def read_steady(path: str) -> tuple[bytes, os.stat_result]:
     raise DecodeError("it changed while it was read; it is tried again next time")
 
 
-def examine(data: bytes, status: os.stat_result, pre: Preprocess, hash: str | None = None) -> Photo:
+def examine(data: bytes, pre: Preprocess, hash: str = "", mtime_ns: int = 0, inode: int = 0) -> Photo:
     """Decode a picture once, and return all that a library keeps of it but its `look`. Raises: DecodeError."""
     info = inspect(data)
     # the decoder's own down-scaling, but never below what the perceptual hash needs
     picture = decode(data, short_side=max(pre.resize, 64))
     if pre.resize >= 64:
         picture = shrunk(picture, pre.resize)
-    photo = Photo(hash or content_hash(data), len(data), status.st_mtime_ns, status.st_ino, info.width, info.height)
+    photo = Photo(hash or content_hash(data), len(data), mtime_ns, inode, info.width, info.height)
     photo.small, photo.pixels = at_side(picture), prepare(picture, pre)
     if info.format not in ("GIF", "BMP", "PPM"):
         for name, value in exif_of(data).items():

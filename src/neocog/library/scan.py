@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from neocog.data.columns import is_picture
 from neocog.data.listing import Rules, unread
+from neocog.data.stores import Item, is_container
 
 EMPTY = "is empty"
 
@@ -26,6 +27,7 @@ class Found(NamedTuple):
     mtime_ns: int
     inode: int
     device: int
+    part: int = -1  # of a container; see `data.stores.Item`
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Scan:
     files: dict[str, Found] = field(default_factory=dict)
     closed: dict[str, str] = field(default_factory=dict)  # folders that could not be listed
     broken: dict[str, str] = field(default_factory=dict)  # links that lead nowhere, and pictures that nobody reads here
+    containers: dict[str, Item] = field(default_factory=dict)  # tar and Parquet files, which nobody looks into here
     bare: dict[str, str] = field(default_factory=dict)  # empty folders ("is empty"), and links that may be to folders
 
 
@@ -96,6 +99,11 @@ class _Walk:
                     self.add(entry)
                 elif reason := unread(entry.name):
                     self.made.broken[self.text_of(entry.path)] = reason
+                elif is_container(entry.name):
+                    status = entry.stat()
+                    self.made.containers[self.text_of(entry.path)] = Item(
+                        entry.path, status.st_size, status.st_mtime_ns
+                    )
             waiting += reversed(folders)
 
     def follow(self, entry: os.DirEntry[str], rules: Rules) -> None:

@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from neocog.data.columns import LabelColumn, TextLists
+from neocog.data.places import read_place
 from neocog.data.source import Source
+from neocog.data.stores import is_elsewhere
 from neocog.errors import DataError, LibraryError, UsageError
 from neocog.library import place
 from neocog.library.store import Store
@@ -68,12 +70,13 @@ class LibrarySource(Source):
     def key(self, i: int) -> str:
         return self.pictures[i].path
 
-    def path(self, i: int) -> Path:
-        return Path(self.pictures[i].path)
+    def path(self, i: int) -> Path | None:
+        path = self.pictures[i].path
+        return None if is_elsewhere(path) else Path(path)
 
     def read(self, i: int) -> bytes:
         try:
-            return Path(self.pictures[i].path).read_bytes()
+            return read_place(self.pictures[i].path)
         except OSError as error:
             raise DataError(f"{self.pictures[i].path}: {error.strerror or error}") from error
 

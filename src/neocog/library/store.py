@@ -5,6 +5,7 @@
     vectors_NAME.lance   what the model NAME makes of them: v_NAME half-precision vector of length 1, n_NAME the length
                          that it had, p_NAME probabilities
     problems.lance       one row for each file that cannot be read
+    versions.json        which versions of these tables are read; written whole after each change (card.py)
     cache/               copies that searching maps into memory (mirror.py); may be deleted at any time
     *.lock               who writes at the moment (lock.py)
 
@@ -12,13 +13,16 @@ Outside of this file pictures and vectors are one table, with one column of vect
 because LanceDB rewrites whole rows: tagging 100,000 pictures would rewrite 350 MB of vectors and take every row out
 of the index, and so would a second model. Every change of a table is one transaction: a reader, or the next process
 after a kill, sees all of it or nothing. A vector is written before the row that counts on it, and depends on nothing
-but content and model, so a kill between the two leaves a vector in waiting and nothing wrong. Reading takes no lock
-and needs no right to write.
+but content and model, so a kill between the two leaves a vector in waiting and nothing wrong. A kill between a change
+and versions.json leaves readers with what was there before, until the next process that changes something, or begins
+to index, finds the lock of the killed one. Reading takes no lock, needs no right to write, and while it finds its
+copies, no LanceDB: importing that takes a second.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import threading
@@ -33,12 +37,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from neocog.data.stores import is_url
 from neocog.errors import LibraryError, UsageError, closest
 from neocog.library.arrays import Arrays
-from neocog.library.card import NAME, Card, difference, new_card, write_json
+from neocog.library.card import NAME, Card, difference, new_card, read_versions, write_json, write_versions
 from neocog.library.faults import told
 from neocog.library.lock import LibraryBusy, Lock, holder
-from neocog.library.mirror import forget_older, forget_parts, hash_bytes, hash_texts, mapped_table, table_key
+from neocog.library.mirror import forget_older, forget_parts, hash_bytes, hash_texts, mapped_table
 from neocog.library.nearest import exact_nearest
 from neocog.library.rows import (
     HASH,
@@ -74,6 +79,7 @@ _PROBES = 24  # partitions that are looked at; for those vectors 8 would do
 _MOST_FROM_INDEX = 1000  # results that the index is asked for; more are found by comparing with all
 _KEEP_VERSIONS = timedelta(minutes=10)  # readers may still use them
 _CLUTTER = 40  # versions from which joining small files is worth its while
+_READ = ("pictures", "problems")  # tables of which versions.json names the version
 _HEAVY = ("thumb",)  # columns that are not mirrored
 _MIRRORED = pa.schema([field for field in SCHEMA if field.name not in _HEAVY])
 
@@ -116,8 +122,7 @@ class Store:
             with store._writing():
                 if not (folder / "library.json").exists():
                     for name, schema in (("pictures", SCHEMA), ("problems", PROBLEMS)):
-                        if not (folder / f"{name}.lance" / "_versions").exists():
-                            store._connect().create_table(name, schema=schema, exist_ok=True)
+                        store._tables[name] = store._connect().create_table(name, schema=schema, exist_ok=True)
                     store._card.write()  # last: it makes the folder a library
         return Store.open(folder)
 
@@ -172,6 +177,11 @@ class Store:
     def path_of(self, text: str) -> Path:
         """Return the absolute path of a stored one."""
         return Path(os.path.join(self.folder.parent, decode_path(text)))
+
+    def name_of(self, text: str) -> str:
+        """Return a stored path as users see it: absolute, or a URL."""
+        path = decode_path(text)
+        return path if is_url(path) else os.path.join(self.folder.parent, path)
 
     @property
     def folders(self) -> list[str]:
@@ -423,6 +433,8 @@ class Store:
 
     def indexing(self, wait: float = 0.0, waiting: Callable[[str], object] | None = None) -> Lock:
         """The lock of a process that indexes: one at a time for each library."""
+        with self._writing():  # and what a killed process saved last counts
+            pass
         return Lock(self.folder / "index.lock", "indexing it", wait=wait, waiting=waiting)
 
     # nearest
@@ -467,8 +479,7 @@ class Store:
 
     def index_state(self, model: str) -> dict[str, int]:
         """How many of the model's vectors are in an index, and how many are compared exactly."""
-        self._model(model)
-        if not (self.folder / f"vectors_{model}.lance" / "_indices").exists():
+        if "index" not in self._model(model):
             return {"indexed": 0, "exact": len(self.vectors(model)[0])}
         with told(self.folder):
             stats = self._table(f"vectors_{model}").index_stats(f"v_{model}_idx")
@@ -479,9 +490,8 @@ class Store:
     @property
     def cluttered(self) -> bool:
         """Whether so many small changes were made that `tidy` is worth its while."""
-        with contextlib.suppress(OSError):
-            return len(os.listdir(self.folder / "pictures.lance" / "_versions")) > _CLUTTER
-        return False
+        known = read_versions(self.folder).get("pictures", {})
+        return bool(known.get("version", 0) - known.get("tidied", 0) > _CLUTTER)
 
     def tidy(self, say: Callable[[str], object] | None = None, *, index_from: int | None = None) -> bool:
         """Join small files, remove versions older than ten minutes, and make or renew the index where it pays.
@@ -498,6 +508,7 @@ class Store:
                         # Nobody else writes now: what a killed process left half-written can go. Rows that an index
                         # does not know yet are added to it.
                         self._table(name).optimize(cleanup_older_than=_KEEP_VERSIONS, delete_unverified=True)
+                        self._point(tidied=True)
                 for model, card in self.models().items():
                     total = sum(self.index_state(model).values())
                     kind = "IVF_PQ" if total >= QUANTISED_FROM and card["dimension"] % 8 == 0 else "IVF_HNSW_SQ"
@@ -559,7 +570,7 @@ class Store:
         """What there is to say of folders that are indexed for the first time, or were when that was interrupted."""
         if not self.unfinished:
             return ""
-        names = ", ".join(str(self.path_of(text)) for text in self.unfinished)
+        names = ", ".join(map(self.name_of, self.unfinished))
         owner, so_far = holder(self.folder / "index.lock"), f"{len(self):,} pictures are in the library so far"
         if owner:
             return f"{names}: {owner} is indexing this for the first time; {so_far}"
@@ -616,39 +627,54 @@ class Store:
         self._arrays.clear()
 
     def _key(self, name: str) -> tuple[int, str]:
-        try:
-            return table_key(self.folder / f"{name}.lance")
-        except OSError as error:
-            raise LibraryError(
-                f"the table {name!r} of {self.folder} is damaged ({error}); restore it from a copy, "
-                "or index again from scratch"
-            ) from None
+        """The version of a table that is read, and a name that no other state of it has."""
+        known = read_versions(self.folder).get(name)
+        if known is not None:
+            return known["version"], known["key"]
+        version = self._table(name).version  # an older neocog made it, and nothing was changed since
+        return version, f"version{version}"
+
+    def _point(self, *, tidied: bool = False) -> None:
+        """Note the newest versions of the tables that are open; called by who holds the lock of changes."""
+        known = read_versions(self.folder)
+        now = {name: self._tables[name].version for name in _READ if name in self._tables}
+        changed = {
+            name: {"tidied": 0, **known.get(name, {}), "version": version, "key": uuid.uuid4().hex[:12]}
+            for name, version in now.items()
+            if known.get(name, {}).get("version") != version
+        }
+        for name, entry in {**known, **changed}.items() if tidied else ():
+            if name in now:
+                changed[name] = {**entry, "tidied": now[name]}
+        if changed:
+            write_versions(self.folder, {**known, **changed})
 
     def _mirror(self, name: str) -> pa.Table:
         """The table's columns without vectors, up to date."""
-        key = self._key(name)[1]
-        with self._lock:
-            known = self._mirrors.get(name)
-            if known is None or known[0] != key:
-                table = mapped_table(self.folder / "cache", name, key, lambda: self._read(name))
-                known = (key, completed(table, _MIRRORED) if name == "pictures" else table)
-                self._mirrors[name] = known
-            return known[1]
-
-    def _read(self, name: str) -> pa.Table:
-        table = self._table(name)
-        columns = [c for c in table.schema.names if c not in _HEAVY]
-        with told(self.folder):
+        with self._lock, told(self.folder):
             for attempt in range(3):
+                version, key = self._key(name)
+                known = self._mirrors.get(name)
+                if known is not None and known[0] == key:
+                    return known[1]
                 try:
-                    found = table.search().select(columns).to_arrow()
-                    # LanceDB moves rows that change to the end; an order of our own keeps the copies of vectors valid
-                    return found.take(pc.sort_indices(found.column(columns[0])))
+                    read = functools.partial(self._read, name, version)
+                    table = mapped_table(self.folder / "cache", name, key, read)
                 except (RuntimeError, OSError, ValueError):  # a version that was cleaned up under our feet
                     if attempt == 2:
                         raise
-                    table.checkout_latest()
-        raise AssertionError
+                else:
+                    self._mirrors[name] = (key, completed(table, _MIRRORED) if name == "pictures" else table)
+        return self._mirrors[name][1]
+
+    def _read(self, name: str, version: int) -> pa.Table:
+        self._table(name)  # says so if it is damaged
+        table = self._connect().open_table(name)
+        table.checkout(version)
+        columns = [c for c in table.schema.names if c not in _HEAVY]
+        found = table.search().select(columns).to_arrow()
+        # LanceDB moves rows that change to the end; an order of our own keeps the copies of vectors valid
+        return found.take(pc.sort_indices(found.column(columns[0])))
 
     def _present(self) -> np.ndarray:
         return is_ok(self._mirror("pictures"))
@@ -687,10 +713,20 @@ class Store:
             if self._depth:
                 yield
                 return
-            with Lock(self.folder / "write.lock", "writing to it", wait=600):
+            with Lock(self.folder / "write.lock", "writing to it", wait=600) as lock:
                 self._depth += 1
                 try:
+                    if lock.abandoned and (self.folder / "library.json").exists():
+                        for name in _READ:
+                            self._table(name)
                     yield
+                except BaseException:
+                    with contextlib.suppress(Exception):  # the first failure is the one to tell
+                        self._point()
+                    raise
+                else:
+                    with told(self.folder):
+                        self._point()
                 finally:
                     self._depth -= 1
 

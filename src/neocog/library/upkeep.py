@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from neocog.data.stores import is_elsewhere
 from neocog.errors import DecodeError, LibraryError, UsageError
 from neocog.library.copies import Copy, Group, duplicates
 from neocog.library.photo import read_steady
@@ -91,7 +92,7 @@ def info(store: Store) -> Info:
         files=sum(len(paths) for paths in ok.column("paths").to_pylist()),
         gone=len(table) - len(ok),
         problems=len(store.problems()),
-        folders=tuple(str(store.path_of(text)) for text in store.folders),
+        folders=tuple(map(store.name_of, store.folders)),
         labels=len({label for row in ok.column("labels").to_pylist() for label in row or ()}),
         tagged=sum(bool(tags) for tags in ok.column("tags").to_pylist()),
         model=store.model,
@@ -257,7 +258,7 @@ def _rows(store: Store, fix: bool) -> list[Finding]:
 
 def _files(store: Store, deep: bool, fix: bool) -> list[Finding]:
     """What the files say of the rows."""
-    roots = [os.fspath(store.path_of(text)) for text in store.folders]
+    roots = [os.fspath(store.path_of(text)) for text in store.folders if not is_elsewhere(text)]
     there = [root for root in roots if os.path.isdir(root)]
     away = [root for root in roots if root not in there]
     now = scan(there, store.text_of, os.fspath(store.folder), store.exclude).files
@@ -269,6 +270,8 @@ def _files(store: Store, deep: bool, fix: bool) -> list[Finding]:
             empty.append(row["paths"][0])
         for path, mtime in zip(row["paths"] or [], row["mtimes"] or [], strict=False):
             known.add(path)
+            if is_elsewhere(path):  # 'neocog index' looks at stores and shards
+                continue
             full = store.path_of(path)
             if path in now:
                 size, time = now[path].size, now[path].mtime_ns
@@ -338,7 +341,7 @@ def export(
     columns = [c for c in store.columns if c not in ("thumb", "inodes", "folder", "reason", "state", "models", "flat")]
     columns = [c for c in columns if c[:2] not in ("v_", "n_", "p_") or c[2:] == model]
     table = store.rows(columns)
-    paths = [[str(store.path_of(p)) for p in row] for row in table.column("paths").to_pylist()]
+    paths = [[store.name_of(p) for p in row] for row in table.column("paths").to_pylist()]
     readable = {
         "paths": pa.array([[shown(path) for path in row] for row in paths], pa.list_(pa.string())),
         "name": pa.array([shown(decode_path(name)) for name in table.column("name").to_pylist()], pa.string()),

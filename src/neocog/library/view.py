@@ -6,7 +6,6 @@ faster than the first. Nothing here imports torch until a picture that is not in
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from neocog.data.stores import address
 from neocog.errors import LibraryError, UsageError, closest
 from neocog.library.concepts import Vocabulary, vocabulary
 from neocog.library.fulltext import FullText
@@ -80,7 +80,7 @@ class View:
 
     def paths(self, row: int) -> tuple[str, ...]:
         """Return the absolute paths of a picture."""
-        return tuple(str(self.store.path_of(text)) for text in self.table.column("paths")[row].as_py() or ())
+        return tuple(self.store.name_of(text) for text in self.table.column("paths")[row].as_py() or ())
 
     def model(self, name: str | None = None) -> str | None:
         """Return a model's name: the one given, or the one to search with; None if there is none.
@@ -246,7 +246,7 @@ def find_picture(view: View, file: str) -> tuple[int, Path | None]:
     paths = view.table.column("paths")
     flat = pc.list_flatten(paths)
     text = encode_path(file).lstrip("/")
-    whole = pc.is_in(flat, value_set=pa.array([text, view.store.text_of(os.path.abspath(path))], pa.string()))
+    whole = pc.is_in(flat, value_set=pa.array([text, view.store.text_of(address(file))], pa.string()))
     ends = np.asarray(pc.or_(whole, pc.ends_with(flat, "/" + text))).astype(bool)
     rows = np.unique(np.asarray(pc.list_parent_indices(paths))[ends])
     if len(rows) == 1:

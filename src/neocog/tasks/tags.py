@@ -102,6 +102,7 @@ class Tags(FitsAtOnce, Task):
     goal = ("map", "max")
     figure = "mean average precision"
     mixes = True
+    fits_mirrored = True
     options = {"loss": "bce"}
 
     def __init__(

@@ -1,0 +1,119 @@
+"""Files of this machine and objects of stores, through one interface.
+
+Stores are reached through pyarrow's file systems (s3, gs)
+or fsspec's (all others that are installed), which take endpoint, region and keys from the usual environment
+variables; so do ``AWS_ENDPOINT_URL`` and ``AWS_REGION`` here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from neocog.errors import DataError, MissingExtra, UsageError
+
+CONTAINED = re.compile(r"\.(tar|parquet)(/|$)", re.IGNORECASE)
+
+
+class Item(NamedTuple):
+    """One file, or one picture in a container: where it is, and what tells that it is still the same."""
+
+    full: str  # the file, or the container
+    size: int  # bytes; -1: not known before it is read
+    mtime_ns: int  # of the file, or of the container
+    part: int = -1  # of a tar: offset of the data; of a Parquet file: the row; -1: the file itself
+
+
+def is_url(text: str) -> bool:
+    """Whether a text names something in a store, and not a file of this machine."""
+    return "://" in text
+
+
+def is_container(name: str) -> bool:
+    """Whether a file of that name holds many pictures."""
+    return name.lower().endswith((".tar", ".parquet"))
+
+
+def is_elsewhere(place: str) -> bool:
+    """Whether a place is in a store or a container, and so no picture file of this machine."""
+    return is_url(place) or CONTAINED.search(place) is not None
+
+
+def address(given: str | os.PathLike[str]) -> str:
+    """Return what a user typed as an absolute path, or as a URL without a slash at its end."""
+    text = os.fspath(given)
+    return text.rstrip("/") if is_url(text) else os.path.abspath(os.path.expanduser(text))
+
+
+def file_system(place: str) -> tuple[Any, str]:
+    """Return the pyarrow file system of a place, and what the place is called there.
+
+    Raises: MissingExtra: a store that needs a package. UsageError: no such kind of store.
+    """
+    from pyarrow import fs
+
+    scheme, found, rest = place.partition("://")
+    if not found:
+        return fs.LocalFileSystem(), place
+    if scheme in ("s3", "gs", "file"):
+        return _arrow(scheme, rest.partition("/")[0], os.environ.get("AWS_ENDPOINT_URL")), rest
+    try:
+        import fsspec
+    except ImportError:
+        raise MissingExtra(f"{scheme}:// is read by fsspec: pip install 'neocog[cluster]'") from None
+    try:
+        system, path = fsspec.core.url_to_fs(place)
+    except ImportError as error:
+        raise MissingExtra(f"{scheme}:// needs a package that is not installed ({error})") from None
+    except ValueError as error:
+        raise UsageError(f"{place}: {error}; expected a folder, s3://..., gs://..., or file://...") from None
+    return fs.PyFileSystem(fs.FSSpecHandler(system)), path
+
+
+@lru_cache(16)
+def _arrow(scheme: str, bucket: str, endpoint: str | None) -> Any:
+    from pyarrow import fs
+
+    if scheme == "file":
+        return fs.LocalFileSystem()
+    if scheme == "s3" and endpoint:
+        return fs.S3FileSystem(endpoint_override=endpoint, region=os.environ.get("AWS_REGION", "us-east-1"))
+    return fs.FileSystem.from_uri(f"{scheme}://{bucket}")[0]
+
+
+def files_below(place: str) -> Iterator[tuple[str, Item]]:
+    """Yield (place, item) of each file below a folder of a store, in the order of names; or of the one file.
+
+    Raises: UsageError: there is nothing. DataError: the store cannot be listed.
+    """
+    from pyarrow import fs
+
+    system, path = file_system(place)
+    try:
+        here = system.get_file_info(path)
+        if here.type == fs.FileType.NotFound:
+            raise UsageError(f"there is nothing at {place}; nothing was changed")
+        below = system.get_file_info(fs.FileSelector(path, recursive=True)) if not here.is_file else [here]
+    except OSError as error:
+        raise DataError(f"{place} cannot be listed: {short(error)}") from None
+    for info in sorted((one for one in below if one.is_file), key=lambda one: one.path):
+        name = place + info.path[len(path) :] if not here.is_file else place
+        yield name, Item(name, info.size, info.mtime_ns or 0)
+
+
+def opened(place: str) -> Any:
+    """Open a file for reading at any offset, as a pyarrow file. Raises: OSError."""
+    if not is_url(place):
+        import pyarrow as pa
+
+        return pa.OSFile(os.fsencode(place))  # takes names that are not UTF-8
+    system, path = file_system(place)
+    return system.open_input_file(path)
+
+
+def short(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()[0][:300]
