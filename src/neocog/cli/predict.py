@@ -34,7 +34,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def predict(
-    run: terminal.RunArgument,
+    run: terminal.AnsweringArgument,
     inputs: Annotated[
         list[str], typer.Argument(metavar="PICTURES...", help="Files, folders, or - for one path a line on stdin.")
     ],
@@ -62,9 +62,9 @@ def predict(
     Exit status 1 means that some picture could not be read; all others are in the output.
     """
     with terminal.work():
-        from neocog import fit
+        from neocog import export, fit
 
-        trained = fit.Run(run)
+        trained = export.load(run)
         answers.check_form(trained.task, form.value, out, masks=masks is not None)
         places = [answers.Places(f, end, inputs) if f else None for f, end in ((masks, ".png"), (draw, ".jpg"))]
         if masks:
@@ -78,7 +78,7 @@ def predict(
 
 
 def match(
-    run: terminal.RunArgument,
+    run: terminal.AnsweringArgument,
     first: Annotated[Path, typer.Argument(metavar="A", help="A picture.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another picture.")],
     device: terminal.Device = None,
@@ -89,9 +89,9 @@ def match(
     Prints the cosine of their vectors, and 'same' or 'different': the threshold was chosen on the validation pictures.
     """
     with terminal.work():
-        from neocog import fit
+        from neocog import export, fit
 
-        trained: Run = fit.Run(run)
+        trained: Run = export.load(run)
         if trained.task.name != "match":
             raise UsageError(
                 f"{run} was trained for the task {trained.task.name}; 'neocog match' needs a run of the task match: "

@@ -79,7 +79,7 @@ def write_graph(
     inputs: Sequence[str] = ("input",),
     outputs: Sequence[str] | None = None,
     dynamic_batch: bool = True,
-    dynamic_size: bool = False,
+    dynamic_size: bool | Sequence[int] = False,
 ) -> list[str]:
     """Write a net in evaluation mode as an ONNX file (weights inside); return the names of its outputs.
 
@@ -95,7 +95,7 @@ def write_graph(
             specially.
         inputs, outputs: names in the graph; of outputs, None takes those of `leaves`.
         dynamic_batch: the first axis of inputs may have any length.
-        dynamic_size: so may the axes after the channels.
+        dynamic_size: so may the axes after the channels, or those of these numbers.
 
     Raises:
         MissingExtra: the package onnx is not installed.
@@ -110,7 +110,7 @@ def write_graph(
     flat = _Flat(net).eval()  # which changes the net's mode; it is given back below
     axes: dict[str, dict[int, str]] = {
         key: ({0: "batch"} if dynamic_batch else {})
-        | ({axis: f"size_{axis - 1}" for axis in range(2, x.ndim)} if dynamic_size else {})
+        | {axis: f"size_{axis - 1}" for axis in (range(2, x.ndim) if dynamic_size is True else dynamic_size or ())}
         for key, x in zip(inputs, given, strict=True)
     }
     try:

@@ -72,6 +72,9 @@ class Trunk(nn.Module):
 
         def keep(stride: int) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+                if torch.compiler.is_compiling():  # no pass is cut short there; what follows may write into the map
+                    made[stride] = output.clone()
+                    return
                 made[stride] = output
                 if stride == last:
                     raise _Enough

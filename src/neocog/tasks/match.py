@@ -226,6 +226,8 @@ class Match(Task):
     def unread(self, key: str, problem: str) -> Answer:
         return Vector(key, problem=problem)
 
+    reading = "`output` (B, D) is a vector of length 1; two pictures show the same from a cosine of `same` on."
+
 
 def verification(scores: np.ndarray, positive: np.ndarray) -> dict[str, float]:
     """Figures of a yes-or-no question by a score (N,), `positive` bool (N,) where yes is right.

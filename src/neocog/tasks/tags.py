@@ -372,6 +372,11 @@ class Tags(Task):
     def unread(self, key: str, problem: str) -> Answer:
         return Tagged(key, problem=problem)
 
+    reading = "A tag is said where `probabilities` (one for each tag) reaches its threshold (`thresholds` of the task)."
+
+    def readings(self, outputs: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        return {"probabilities": torch.sigmoid(self.scale * self._logits(outputs) + self.shift)}
+
 
 def asymmetric(z: Tensor, y: Tensor, weights: Tensor | float = 1.0) -> Tensor:
     """The asymmetric loss of logits and truths (B, K): ``-log p`` where y is 1, else ``-q^4 log(1 - q)``.
