@@ -185,7 +185,9 @@ def evaluate(
     with terminal.work():
         from neocog import export, fit
 
-        result = fit.evaluate([export.load(run) for run in runs], data, split=split.value if split else None, device=device)
+        result = fit.evaluate(
+            [export.load(run) for run in runs], data, split=split.value if split else None, device=device
+        )
     write.show_json(result) if json else write.show_evaluation(result)
 
 

@@ -140,9 +140,7 @@ def runner(file: Path, outputs: list[str]) -> _Runner:
 
 def missing(what: str) -> MissingExtra:
     """The error where an engine is not installed."""
-    return MissingExtra(
-        f"{what} by ONNX Runtime or OpenVINO, for which the extra 'fast' is needed: pip install 'neocog[fast]'"
-    )
+    return MissingExtra(f"{what} by OpenVINO (or ONNX Runtime); to install it: pip install 'neocog[fast]'")
 
 
 class Exported(Run):
