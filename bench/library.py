@@ -1,12 +1,10 @@
-"""How fast is a library? Indexing files, answering queries as it grows, learning a word, looking through old files.
+"""How fast is a library? Answering queries as it grows, learning a word, looking through old files.
 
     python bench/library.py                # everything but a million vectors
     python bench/library.py --most 1000000 # that, too: an hour on two cores
     python bench/library.py --tiny         # small numbers, to see that it runs
 
-Indexing is compared with the loop that a user writes (Pillow's full decoding and resizing, float32 in eager PyTorch,
-batches of 32) and, if onnxruntime is installed, with this very pipeline around ONNX Runtime. Rates of decoding alone
-and of the net alone say how near to the limit it is. All in one run, the ways in turn, medians of their rates.
+How fast files are indexed: bench/engines.py.
 
 Vectors for the queries are generated: cluster centres plus noise, as features of photographs lie, half precision,
 length 1. Each size is measured in a process of its own, whose memory is reported.
@@ -17,14 +15,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,173 +33,6 @@ from neocog.library.rows import vector_column
 from neocog.library.store import Store
 
 DIMENSION = 768
-
-
-def write_folder(folder: Path, count: int) -> None:
-    """JPEG files of 500x375 with the detail of photographs: smooth shapes and noise."""
-    rng = np.random.default_rng(0)
-    folder.mkdir(parents=True)
-    for i in range(count):
-        shapes = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8)).resize((500, 375))
-        pixels = np.asarray(shapes).astype(np.float32) + rng.normal(0, 8, (375, 500, 3))
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.jpg", quality=85)
-
-
-def weights_for(net: str, folder: Path) -> str | Path:
-    """The ImageNet weights if they are at hand, else random ones, which take as long."""
-    if (Path(os.environ.get("NEOCOG_WEIGHTS", "/nowhere")) / f"{net}.safetensors").exists():
-        return "imagenet"
-    from safetensors.torch import save_file
-
-    from neocog.nets import build
-
-    save_file(build(net).state_dict(), folder / "random.safetensors")
-    return folder / "random.safetensors"
-
-
-def user_loop(files: list[Path], net: str, weights: str | Path, size: int, resize: int) -> float:
-    """Pictures per second of the loop that a user writes."""
-    import torch
-
-    from neocog.nets.weights import build_with_weights
-
-    model = build_with_weights(net, weights, say=lambda text: None).eval()
-    vectors = []
-    begin = time.perf_counter()
-    for start in range(0, len(files), 32):
-        batch = []
-        for path in files[start : start + 32]:
-            picture = Image.open(path).convert("RGB")
-            scale = resize / min(picture.size)
-            picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.BILINEAR)
-            left, top = (picture.width - size) // 2, (picture.height - size) // 2
-            pixels = np.array(picture.crop((left, top, left + size, top + size)))
-            batch.append(torch.from_numpy(pixels).permute(2, 0, 1).float() / 255)
-        with torch.no_grad():
-            vectors.append(model.forward_features(torch.stack(batch)))
-    return len(files) / (time.perf_counter() - begin)
-
-
-def with_onnx(embedder: Any, folder: Path) -> Any:
-    """The embedder with its net run by ONNX Runtime instead of PyTorch; None if that is not installed."""
-    try:
-        import onnxruntime
-    except ImportError:
-        return None
-    import torch
-
-    pre = embedder.preprocess
-
-    class Whole(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = embedder._net
-
-        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return embedder._forward(x)
-
-    file = folder / "net.onnx"
-    example = torch.zeros(64, pre.channels, pre.size, pre.size)
-    torch.onnx.export(
-        Whole(), (example,), str(file), input_names=["x"], output_names=["features", "logits"],
-        dynamic_axes={"x": {0: "n"}, "features": {0: "n"}, "logits": {0: "n"}}, dynamo=False,
-    )  # fmt: skip
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-
-    def compute(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        found = session.run(None, {"x": x.contiguous().float().numpy()})
-        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
-
-    embedder._compute = compute
-    return embedder
-
-
-def indexing(count: int, repeats: int, net: str, compiled: bool, loop: int) -> dict[str, Any]:
-    """Files to a searchable library, in several ways."""
-    import torch
-
-    from neocog.fit.device import hardware
-    from neocog.library.embed import COMPILE_FROM, MEASURE_FROM, Embedder
-    from neocog.library.photo import examine, read_steady
-
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_folder(folder / "p", count)
-        files = sorted((folder / "p").iterdir())
-        weights = weights_for(net, folder)
-        made: dict[str, Any] = {"plain": Embedder(net, weights, "cpu", amount=MEASURE_FROM)}
-        seconds = 0.0
-        if compiled:
-            begin = time.perf_counter()
-            made["compiled"] = Embedder(net, weights, "cpu", amount=COMPILE_FROM)
-            seconds = time.perf_counter() - begin
-        for size in (192, 160):
-            made[f"{size} pixels"] = Embedder(net, weights, "cpu", size=size, amount=MEASURE_FROM)
-        runtime = Embedder(net, weights, "cpu")
-        onnx = with_onnx(runtime, folder)
-        if onnx is not None:
-            made["ONNX Runtime"] = onnx
-        pre = made["plain"].preprocess
-        rates: dict[str, list[float]] = {}
-
-        def whole(embedder: Any) -> float:
-            with tempfile.TemporaryDirectory(dir=folder) as place:
-                begin = time.perf_counter()
-                report = index(Store.create(Path(place) / "lib"), [folder / "p"], embedder)
-                assert report.computed == count
-                return count / (time.perf_counter() - begin)
-
-        def decoding() -> float:
-            from concurrent.futures import ThreadPoolExecutor
-
-            def one(path: Path) -> None:
-                examine(*read_steady(str(path)), pre)
-
-            begin = time.perf_counter()
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                list(pool.map(one, files))
-            return count / (time.perf_counter() - begin)
-
-        def computing(embedder: Any) -> float:
-            side = embedder.preprocess.size
-            pixels = np.random.default_rng(0).integers(0, 256, (64, pre.channels, side, side), np.uint8)
-            batches = max(1, count // 64)
-            begin = time.perf_counter()
-            for _ in range(batches):
-                embedder.embed(pixels)
-            return 64 * batches / (time.perf_counter() - begin)
-
-        ways: dict[str, Callable[[], float]] = {
-            "user's loop": lambda: user_loop(files[:loop], net, weights, pre.size, pre.size * 8 // 7),
-            "decoding alone": decoding,
-        }
-        for way, embedder in made.items():
-            ways[f"index, {way}"] = lambda embedder=embedder: whole(embedder)
-            ways[f"net alone, {way}"] = lambda embedder=embedder: computing(embedder)
-        for _ in range(repeats):
-            for way, run in ways.items():
-                rates.setdefault(way, []).append(run())
-                print(f"  {way}: {rates[way][-1]:.1f} pictures/s", flush=True)
-        median = {way: statistics.median(found) for way, found in rates.items()}
-        best = max(("index, plain", "index, compiled"), key=lambda way: median.get(way, 0.0))
-        kilobytes = statistics.mean(f.stat().st_size for f in files) / 1e3
-    result: dict[str, Any] = {
-        "pictures": count,
-        "kilobytes_each": kilobytes,
-        "net": net,
-        "repeats": repeats,
-        "pictures_per_second": median,
-        "all": rates,
-        "seconds_to_compile": seconds,
-        "best": best,
-        "times_the_users_loop": median[best] / median["user's loop"],
-        "how": made["plain"].how,
-        "hardware": hardware(),
-        "torch": torch.__version__,
-    }
-    if onnx is not None:
-        result["times_onnx_runtime"] = median[best] / median["index, ONNX Runtime"]
-    return result
 
 
 def generated(count: int, seed: int = 0) -> Any:
@@ -371,12 +200,8 @@ def main() -> None:
     """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="small numbers, to see that it runs; nothing is written")
-    parser.add_argument("--pictures", type=int, default=2048)
-    parser.add_argument("--loop", type=int, default=256, help="pictures for the user's loop, which is slow")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--net", default="mobilenet_v1_075")
     parser.add_argument("--most", type=int, default=100_000, help="the largest library that is asked")
-    parser.add_argument("--only", choices=("index", "query", "teach", "again"))
+    parser.add_argument("--only", choices=("query", "teach", "again"))
     parser.add_argument("--out", default="bench/results")
     parser.add_argument("--ask", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -386,10 +211,6 @@ def main() -> None:
     from neocog.library.store import INDEX_FROM
 
     tiny, result = arguments.tiny, {"date": time.strftime("%Y-%m-%d")}
-    if arguments.only in (None, "index"):
-        count, loop = (70, 8) if tiny else (arguments.pictures, arguments.loop)
-        result["index"] = indexing(count, 1 if tiny else arguments.repeats, arguments.net, not tiny, loop)
-        print(json.dumps(result["index"], indent=1))
     if arguments.only in (None, "query"):
         sizes = [1000, 2000] if tiny else [n for n in (1000, 10_000, 100_000, 1_000_000) if n <= arguments.most]
         result["query"] = []

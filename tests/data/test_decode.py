@@ -3,6 +3,7 @@
 import contextlib
 import io
 import struct
+import sys
 import threading
 import warnings
 import zlib
@@ -610,3 +611,12 @@ def test_prepare_errors():
 def test_prepare_always_gives_its_shape(height, width, size, extra, channels):
     got = prepare(np.full((height, width, 3), 77, np.uint8), Preprocess(size, size + extra, channels=channels))
     assert got.shape == (channels, size, size) and (got == 77).all()
+
+
+def test_without_pytorch_pillow_resizes_to_the_same_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (45, 60, 3), np.uint8)
+    by_torch = resized(picture, 30, 40)
+    monkeypatch.delitem(sys.modules, "torch")
+    by_pillow = resized(picture, 30, 40)
+    assert by_pillow.shape == (30, 40, 3) and "torch" not in sys.modules
+    assert np.abs(by_pillow.astype(int) - by_torch).max() <= 2

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from neocog import fit
+from neocog.engine import speed
 from neocog.errors import DataError, UsageError
 from neocog.fit import device as module
-from neocog.fit import speed
 from neocog.fit.device import Device, choose, convolution_rate, place
 from neocog.fit.transferability import transferability
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from neocog.data.decode import prepare
 from neocog.errors import LibraryError, NeocogError, UsageError
 from neocog.fit.device import Device
-from neocog.library.embed import COMPILE_FROM, MEASURE_FROM, Embedder, default_net, effort, embedder_of, model_name
+from neocog.library.embed import GRAPH_FROM, MEASURE_FROM, Embedder, Kept, default_net, embedder_of, model_name
 from neocog.nets import build
 
 NET = "cifar_resnet20"
@@ -46,6 +47,13 @@ def weights(tmp_path_factory) -> Path:
 def pixels(weights) -> np.ndarray:
     pre = Embedder(NET, weights).preprocess
     return np.stack([prepare(np.asarray(picture(i, 50)), pre) for i in range(70)])
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("NEOCOG_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache"
 
 
 def reference(weights: Path, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,11 +88,12 @@ def test_the_plain_form_gives_what_the_net_gives(weights, pixels):
     np.testing.assert_allclose(probabilities, expected[1], atol=1e-4)
 
 
-def test_bfloat16_stays_near(weights, pixels, monkeypatch):
+def test_bfloat16_of_pytorch_stays_near(weights, pixels, monkeypatch):
+    monkeypatch.setattr("neocog.engine.choice.candidates", lambda fast: [])
     monkeypatch.setattr("neocog.fit.device.choose", lambda wanted: Device("cpu", bf16=True, channels_last=True))
     made = Embedder(NET, weights, amount=MEASURE_FROM)
-    assert "bfloat16" in made.how and "batch normalisation folded" in made.how
     features, probabilities = made.embed(pixels)
+    assert "PyTorch" in made.how and "bfloat16" in made.how
     expected = reference(weights, pixels)
     assert cosines(features, expected[0]).min() > 0.999
     np.testing.assert_allclose(probabilities, expected[1], atol=0.05)
@@ -143,47 +152,50 @@ def test_a_size_that_the_net_cannot_take(tmp_path):
         Embedder("lenet5", file, size=20)
 
 
-def test_the_effort_grows_with_the_work():
-    assert [effort(n) for n in (1, MEASURE_FROM - 1, MEASURE_FROM, COMPILE_FROM - 1, COMPILE_FROM)] == [
-        "plain", "plain", "measured", "measured", "compiled",
-    ]  # fmt: skip
-    assert effort(1, "cuda") == effort(10**7, "cuda") == "measured"
-
-
-@pytest.fixture
-def plain(monkeypatch):
-    monkeypatch.setattr("neocog.fit.device.choose", lambda wanted: Device("cpu", channels_last=True))
-
-
-def test_without_a_compiler_it_says_so_and_goes_on(weights, pixels, monkeypatch, plain):
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    monkeypatch.delenv("CXX", raising=False)
+def test_what_computes_is_said_when_the_first_pictures_come(weights, pixels, cache):
     said: list[str] = []
-    made = Embedder(NET, weights, amount=COMPILE_FROM, say=said.append)
-    assert "compiling the net" in said[0] and "not compiled: there is no C++ compiler" in said[-1]
-    np.testing.assert_allclose(made.embed(pixels[:2])[0], Embedder(NET, weights).embed(pixels[:2])[0], rtol=1e-4)
-
-
-def test_a_net_that_cannot_be_compiled_is_used_as_it_is(weights, pixels, monkeypatch, plain):
-    def broken(*given, **options):
-        raise RuntimeError("no lowering for aten::odd\nmore")
-
-    monkeypatch.setattr(torch, "compile", broken)
-    made = Embedder(NET, weights, amount=COMPILE_FROM)
-    assert "not compiled: PyTorch could not (no lowering for aten::odd)" in made.how
-    assert made.embed(pixels[:2])[0].shape == (2, 64)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # the compiler's own
-def test_the_compiled_form_gives_the_same(weights, pixels, tmp_path, monkeypatch, plain):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    made = Embedder(NET, weights, amount=COMPILE_FROM)
-    assert made.how.endswith("batch normalisation folded, compiled")
-    features, probabilities = made.embed(pixels)  # 70: a whole batch and a part of one
+    made = Embedder(NET, weights, amount=MEASURE_FROM, say=said.append)
+    assert not said and not made.how
+    features, probabilities = made.embed(pixels)
+    assert said[-1] == made.how and "64 numbers a picture" in made.how and "PyTorch" not in made.how
     expected = reference(weights, pixels)
-    np.testing.assert_allclose(features, expected[0], rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(probabilities, expected[1], atol=1e-4)
+    assert cosines(features, expected[0]).min() > 0.999
+    np.testing.assert_allclose(probabilities, expected[1], atol=0.05)
+
+
+@pytest.mark.parametrize("layer", [None, "layer2"])
+def test_a_graph_that_is_kept_gives_the_same_and_needs_no_pytorch(weights, pixels, cache, python, layer):
+    made = Embedder(NET, weights, amount=GRAPH_FROM, layer=layer)
+    features, probabilities = made.embed(pixels[:9])
+    plain = Embedder(NET, weights, layer=layer).embed(pixels[:9])
+    np.testing.assert_allclose(features, plain[0], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(probabilities, plain[1], atol=1e-4)
+    again = embedder_of(made.card())
+    assert type(again) is Kept and again.name == made.name and again.card() == made.card()
+    assert (again.dimension, again.outputs) == (made.dimension, made.outputs)
+    np.testing.assert_allclose(again.embed(pixels[:9])[0], features, rtol=1e-3, atol=1e-4)
+    code = (
+        "import sys, json, numpy; from neocog.library.embed import embedder_of; card = json.load(open(sys.argv[1])); "
+        "made = embedder_of(card); print(made.embed(numpy.zeros((2, 60, 50, 3), 'uint8'))[0].shape[1], 'torch' in "
+        "sys.modules)"
+    )
+    (cache / "card.json").write_text(json.dumps(made.card()))
+    assert python("-c", code, str(cache / "card.json")).stdout.split() == [str(made.dimension), "False"]
+
+
+def test_threads_may_ask_at_once(weights, pixels, cache):
+    made = Embedder(NET, weights, amount=GRAPH_FROM)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(made.beside_others, [pixels] * 4))
+    for features, _ in found:
+        np.testing.assert_allclose(features, found[0][0], rtol=1e-5)
+
+
+def test_without_engines_pytorch_computes(weights, pixels, cache, monkeypatch):
+    monkeypatch.setattr("neocog.engine.choice.installed", lambda package: "")
+    made = Embedder(NET, weights, amount=GRAPH_FROM)
+    np.testing.assert_allclose(made.embed(pixels[:3])[0], reference(weights, pixels[:3])[0], rtol=1e-3, atol=1e-4)
+    assert "PyTorch" in made.how and not list(cache.rglob("*.onnx"))
 
 
 def test_names_say_which_weights(weights, tmp_path, monkeypatch):

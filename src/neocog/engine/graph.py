@@ -102,7 +102,7 @@ def write_graph(
         NetError: an operator that ONNX lacks, an answer that is no tensor, more than 2 GB of weights.
     """
     if find_spec("onnx") is None:
-        raise MissingExtra("writing a net as a graph needs the package onnx; type: pip install 'neocog[fast]'")
+        raise MissingExtra("writing a net as a graph needs the package onnx; type: pip install onnx")
     given = example if isinstance(example, tuple) else (example,)
     kind = getattr(net, "spec", None) or {}
     name = kind.get("name", type(net).__name__)

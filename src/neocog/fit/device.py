@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from neocog.engine.speed import best_times, seconds_of
+from neocog.engine.speed import cpuinfo as _cpuinfo
+from neocog.engine.speed import processor as _processor
 from neocog.errors import UsageError
 from neocog.fit.small_maps import SideBySide, pays
-from neocog.fit.speed import best_times, seconds_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,22 +268,6 @@ def _keep_memory() -> None:
     libc.mallopt(m_trim_threshold, 2**31 - 1)
     libc.mallopt(m_top_pad, 64 << 20)
     libc.mallopt(m_arena_max, 1)  # those of other threads are of 64 MB, and given back whenever their end is free
-
-
-def _processor() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _cpuinfo(field: str) -> str:
-    """A line of Linux's description of the first processor; "" if there is none."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith(field):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return ""
 
 
 def hardware() -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from neocog.fit.speed import seconds_of
+from neocog.engine.speed import seconds_of
 
 _WIDEST = 8  # maps up to this many pixels wide are put side by side
 _ROW = 32  # until a row is this wide

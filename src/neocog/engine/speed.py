@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from neocog.files import cache_folder
-from neocog.fit.run import write_json
+from neocog.files import cache_folder, write_atomically
 
-SECONDS = 0.2  # for one question; at most two are asked of a machine
+SECONDS = 0.2  # for one question; at most two are asked of a machine, and one of a net
 FILE = "speed.json"
 
 
@@ -28,18 +28,27 @@ def seconds_of(
         question: what is computed, such as "convolution 8x64x16x16".
         machine: everything else that the answer depends on: processor, threads, versions.
     """
-    path, key = cache_folder() / FILE, f"{question} on {machine}"
-    known = _read(path)
-    found = known.get(key)
-    if isinstance(found, dict) and found.keys() == ways.keys() and all(map(_positive, found.values())):
+    path, key = cache_folder() / FILE, _key(question, machine)
+    if (found := recalled(question, machine, ways)) is not None:
         return found
     measured = best_times(ways, seconds)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {**_read(path), key: measured})
+        write_atomically(path, json.dumps({**_read(path), key: measured}, indent=1).encode())
     except OSError:
         pass  # a home that is read-only: measured again next time
     return measured
+
+
+def recalled(question: str, machine: str, ways: Collection[str]) -> dict[str, float] | None:
+    """Seconds that each way was found to take before; None if that was not measured."""
+    found = _read(cache_folder() / FILE).get(_key(question, machine))
+    known = isinstance(found, dict) and found.keys() == set(ways) and all(map(_positive, found.values()))
+    return found if known else None
+
+
+def _key(question: str, machine: str) -> str:
+    return f"{question} on {machine}"
 
 
 def best_times(ways: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
@@ -68,3 +77,20 @@ def _read(path: Any) -> dict[str, Any]:
 
 def _positive(value: Any) -> bool:
     return isinstance(value, (int, float)) and 0 < value < math.inf
+
+
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    return cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def cpuinfo(field: str) -> str:
+    """A line of Linux's description of the first processor; "" if there is none."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith(field):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return ""
