@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from neocog.export.portable import INPUT, missing
+from neocog.export.portable import INPUT
 
 _LAYERS = [
     "Conv", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Relu", "Clip",
@@ -20,14 +20,9 @@ def quantise(graph: Path, pictures: list[np.ndarray]) -> None:
 
     Args:
         pictures: uint8 (H, W, C) each, from which the ranges of activations are taken.
-
-    Raises: MissingExtra: ONNX Runtime is not installed.
     """
-    try:
-        from onnxruntime import quantization as q
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-    except ImportError:
-        raise missing("int8 is written") from None
+    from onnxruntime import quantization as q
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(q.CalibrationDataReader):  # type: ignore[misc]
         left = iter(pictures)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from neocog.data.batches import Batch, normalised
+from neocog.engine.engines import OnnxRuntime, OpenVino, Shared
 from neocog.errors import MissingExtra, RunError
 from neocog.fit.evaluating import averaged
 from neocog.fit.predicting import Run, read_card, task_in
@@ -95,52 +96,50 @@ class Session(nn.Module):
     """An exported model, called like the run's net with pictures (B, C, H, W) in 0 to 1.
 
     Args:
-        file: the model. outputs: their names, in order. side: of the only input it can have, None for any.
-        margin: pixels that the net takes from each side (see ``nets.tiling``).
+        file: the model. outputs: what net.json says of them.
+        side: of the only input it can have, None for any. margin: pixels that the net takes from each side (see
+            ``nets.tiling``).
     """
 
     head = "read"
 
-    def __init__(self, file: Path, outputs: list[str], side: int | None = None, margin: int = 0) -> None:
+    def __init__(self, file: Path, outputs: list[dict[str, Any]], side: int | None = None, margin: int = 0) -> None:
         super().__init__()
         self.read, self.margin = nn.Identity(), margin
         self.fitting = int if side is None else lambda _side: side
-        self._run = runner(file, outputs)
+        rows = all(one["shape"][:1] == ["B"] for one in outputs)  # so that parts of a batch can be joined
+        self._run = runner(file, [one["name"] for one in outputs], rows)
+        self._read = [one["name"] for one in outputs if one["read"]]
 
     def forward(self, x: Tensor) -> Any:
         """-> what the task reads, on the device of `x`."""
         pixels = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        found = {name: torch.from_numpy(value).to(x.device) for name, value in self._run(pixels).items()}
+        made = self._run(pixels)
+        found = {name: torch.from_numpy(made[name]).to(x.device) for name in self._read}
         if FEATURES in found:
             self.read(found.pop(FEATURES))  # where `evaluating.Reading` catches what the last layer reads
         return nested(found)
 
 
-def runner(file: Path, outputs: list[str]) -> _Runner:
-    """A function from uint8 (B, H, W, C) to the outputs named. Raises: MissingExtra: its engine is not installed."""
+def runner(file: Path, names: list[str], rows: bool = False) -> _Runner:
+    """A function from uint8 (B, H, W, C) to all outputs by name; `rows`: a batch may be computed in parts.
+
+    Raises: MissingExtra: its engine is not installed.
+    """
     if file.suffix == ".pt2":
         net = torch.export.load(file).module()
-        return lambda pixels: {k: v.numpy() for k, v in net(torch.from_numpy(pixels)).items() if k in outputs}
+        return lambda pixels: {k: v.numpy() for k, v in net(torch.from_numpy(pixels)).items()}
     try:
-        if file.suffix == ".xml":
-            import openvino
-
-            hint = {"INFERENCE_PRECISION_HINT": "f32"}
-            compiled = openvino.Core().compile_model(openvino.Core().read_model(file), "CPU", hint)
-            return lambda pixels: {k: np.array(found[k]) for found in [compiled(pixels)] for k in outputs}
-        import onnxruntime
-
-        quiet = onnxruntime.SessionOptions()
-        quiet.log_severity_level = 3
-        session = onnxruntime.InferenceSession(str(file), quiet, providers=["CPUExecutionProvider"])
-        return lambda pixels: dict(zip(outputs, session.run(outputs, {INPUT: pixels}), strict=True))
+        engine = OpenVino(file) if file.suffix == ".xml" else OnnxRuntime(file)
     except ImportError:
-        raise missing(f"{file.name} is run") from None
+        raise missing(f"{file.name} is computed") from None
+    run = Shared(engine).run if rows else engine.run
+    return lambda pixels: dict(zip(names, run(pixels), strict=True))
 
 
 def missing(what: str) -> MissingExtra:
     """The error where an engine is not installed."""
-    return MissingExtra(f"{what} by OpenVINO (or ONNX Runtime); to install it: pip install 'neocog[fast]'")
+    return MissingExtra(f"{what} by OpenVINO; to install it: pip install 'neocog[fast]'")
 
 
 class Exported(Run):
@@ -181,9 +180,8 @@ class Exported(Run):
     def net(self) -> nn.Module:
         """The model, loaded when it is first needed."""
         if self._net is None:
-            names = [one["name"] for one in self.about["outputs"] if one["read"]]
             side = self.preprocess.size if "height" not in self.about["dynamic"] else None
-            self._net = Session(self.file, names, side, self.about["margin"])
+            self._net = Session(self.file, self.about["outputs"], side, self.about["margin"])
         return self._net
 
 
