@@ -75,7 +75,7 @@ def test_it_says_on_what_it_was_compared(label: SimpleNamespace) -> None:
     assert 0 <= found["largest_difference"] < 1e-3 and found["script"]["mean_level"] < 1
     assert "compared on 10 test pictures of drawn: 100.0% equal answers" in label.said[-1]
     text = (label.made.folder / "CARD.md").read_text("utf-8")
-    for part in ("30 pictures of drawn", "licence", "random weights", "unknown", "uint8", "`probabilities` ['B', 8]"):
+    for part in ("30 pictures of drawn", "licence", "random weights", "unknown", "uint8", "`probabilities` (B, 8)"):
         assert part in text, part
 
 

@@ -10,6 +10,7 @@ from neocog.errors import NeocogError
 from neocog.export.portable import FEATURES, INPUT, is_whole
 from neocog.export.script import NAME
 from neocog.fit.predicting import Run
+from neocog.names import shown
 from neocog.nets.weight_files import description
 from neocog.records import counted
 
@@ -74,7 +75,12 @@ def text(run: Run, about: Mapping[str, Any], parity: Mapping[str, Any]) -> str:
     """CARD.md. `about`: what net.json says of the export; `parity`: what parity.json says."""
     pre = run.preprocess
     shape = f"(B, {'H, W' if 'height' in about['dynamic'] else ', '.join(map(str, pre.input))}, {pre.channels})"
-    outputs = [f"- `{one['name']}` {one['shape']}" for one in about["outputs"]]
+    outputs = [f"- `{one['name']}` ({', '.join(map(str, one['shape']))})" for one in about["outputs"]]
+    places = f" Places are in pixels of the input: undo what `{NAME}` does to have those of the file."
+    agreed = (
+        f"against the run, on {parity['pictures']} {parity['on']}: {parity['equal_answers']:.1%} equal answers, "
+        f"outputs differ by {parity['largest_difference']:.2g} at most (`parity.json`)"
+    )
     lines = [
         f"# {about['file']}: {run.spec['name']}, task {run.task.name}",
         f"{run.task.about.capitalize()}. {about['precision']}, exported by neocog {about['neocog']}.",
@@ -83,14 +89,12 @@ def text(run: Run, about: Mapping[str, Any], parity: Mapping[str, Any]) -> str:
         + (" and test-time views are" if is_whole(pre) else " is")
         + " inside the model.",
         "\n".join(outputs),
-        f"{run.task.reading} Places are in pixels of the input: undo what `{NAME}` does to have those of the file.",
+        f"{run.task.reading}{places if run.task.geometry else ''}",
         "## Figures",
-        "\n".join(f"- {line}" for line in [*figures_text(run), *about.get("figures", ())]),
-        f"- against the run, on {parity['pictures']} {parity['on']}: {parity['equal_answers']:.1%} equal answers, "
-        f"outputs differ by {parity['largest_difference']:.2g} at most (`parity.json`)",
+        "\n".join(f"- {line}" for line in [*figures_text(run), *about.get("figures", ()), agreed]),
         "## Limits",
         "\n".join(f"- {line}" for line in limits(run)),
         "## Licence of the weights",
         licence(run),
     ]
-    return "\n\n".join(lines) + "\n"
+    return shown("\n\n".join(lines) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -189,11 +190,10 @@ def is_exported(path: str | Path) -> bool:
     """Whether a folder, or the model in it, was written by ``neocog export``."""
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     try:
-        return (Path(path).is_dir() or Path(path).name in FILES.values()) and (
-            '"export"' in (folder / "net.json").read_text("utf-8")
-        )
-    except OSError:
+        known = json.loads((folder / "net.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
         return False
+    return (Path(path).is_dir() or Path(path).name in FILES.values()) and "export" in known
 
 
 def load(path: str | Path) -> Run:

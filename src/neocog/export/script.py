@@ -19,13 +19,13 @@ from PIL import Image, ImageOps
 def prepare(file):
     """A picture file -> uint8 {shape}, upright."""
     picture = Image.open(file)
-    width, height = picture.size[:: -1 if picture.getexif().get(274, 1) > 4 else 1]
-{draft}    picture = ImageOps.exif_transpose(picture)
+{size}{draft}    picture = ImageOps.exif_transpose(picture)
     if picture.has_transparency_data:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
     picture = picture.convert("RGB")
 '''
 _DRAFT = "    picture.draft(None, ({side}, {side}))  # a large JPEG file is decoded at a half, a quarter or an eighth\n"
+_SIZE = "    width, height = picture.size[:: -1 if picture.getexif().get(274, 1) > 4 else 1]\n"
 _CROP = """    short = min(picture.size)
     width, height = (max({resize}, (2 * side * {resize} + short) // (2 * short)) for side in picture.size)
     picture = picture.resize((width, height), Image.Resampling.BILINEAR)
@@ -89,7 +89,14 @@ def script(run: Run, to: str, file: str) -> str:
     """The text of the file."""
     pre, (needs, runs) = run.preprocess, _RUN[to]
     parts = [
-        _HEAD.format(file=file, name=NAME, needs=needs, shape=_shape(pre), draft=_draft(pre)),
+        _HEAD.format(
+            file=file,
+            name=NAME,
+            needs=needs,
+            shape=_shape(pre),
+            size=_SIZE if pre.fit == "pad" else "",
+            draft=_draft(pre),
+        ),
         {"crop": _CROP, "pad": _PAD}.get(pre.fit, "").format(
             size=pre.size, resize=pre.resize, height=pre.input[0], width=pre.input[1]
         ),
