@@ -1,9 +1,13 @@
-"""Memory does not grow with the collection: listing and streaming folders of 10,000 to 1,000,000 file names.
+"""Memory: of listing and streaming folders of 10,000 to 1,000,000 file names, and of a library's whole commands.
 
 The file names are generated (every read gives the same JPEG), so that the million is real for the list, the labels, the
 split and the order of an epoch, which are what could grow.
 
     python bench/memory.py
+    NEOCOG_DATA=... python bench/memory.py --library 300    # photographs of Flickr8k dev
+
+Commands: `neocog index` into a new library with an empty cache, again into another one with the graph that was kept,
+and `neocog search` by an example that is not in it; each in a process of its own, whose peak memory the system reports.
 """
 
 from __future__ import annotations
@@ -11,8 +15,10 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -62,8 +68,46 @@ def one(n: int) -> None:
     print(json.dumps({"pictures": n, "mib_above_imports": (peak - before) / 1024, "seconds_to_list": listed}))
 
 
+def command(*arguments: str) -> tuple[float, float]:
+    """(peak MiB, seconds) of a neocog command."""
+    begin = time.perf_counter()
+    child = subprocess.Popen([sys.executable, "-m", "neocog", *arguments], stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(child.pid, 0)
+    assert status == 0, arguments
+    return used.ru_maxrss / 1024, time.perf_counter() - begin
+
+
+def library(n: int) -> None:
+    """Index and search `n` photographs."""
+    from retrieval import flickr, pictures_of
+
+    source = flickr()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ |= {"NEOCOG_CACHE": f"{name}/cache", "XDG_STATE_HOME": f"{name}/state"}
+        for place, few in (("a", n), ("b", n)):
+            (folder / place).mkdir()
+            for number, row in enumerate(pictures_of(source, None, few)):
+                (folder / place / f"{number}.jpg").write_bytes(source.read(int(row)))
+        (folder / "example.jpg").write_bytes(source.read(1))
+        ways = {
+            "index, empty cache": ("index", f"{name}/a"),
+            "index, graph kept": ("index", f"{name}/b"),
+            "search by example": ("search", "--library", f"{name}/a", "--like", f"{name}/example.jpg"),
+        }
+        found = {way: command(*given) for way, given in ways.items()}
+    rows = {way: {"peak_mib": round(peak), "seconds": round(seconds, 2)} for way, (peak, seconds) in found.items()}
+    print(json.dumps(rows, indent=1))
+    file = Path("bench/results/memory.json")
+    told = json.loads(file.read_text()) | {"library": {"pictures": n, "load average": os.getloadavg()[0], **rows}}
+    file.write_text(json.dumps(told, indent=1) + "\n")
+
+
 def main() -> None:
     """Measure each size in a process of its own."""
+    if "--library" in sys.argv:
+        library(int(sys.argv[-1]))
+        return
     if len(sys.argv) > 1:
         one(int(sys.argv[1]))
         return
@@ -76,7 +120,9 @@ def main() -> None:
     each = (last["mib_above_imports"] - first["mib_above_imports"]) * 2**20 / (last["pictures"] - first["pictures"])
     print(f"{each:.0f} bytes for each further picture")
     Path("bench/results").mkdir(parents=True, exist_ok=True)
-    Path("bench/results/memory.json").write_text(json.dumps({"rows": rows, "bytes_each": each}, indent=1) + "\n")
+    file = Path("bench/results/memory.json")
+    told = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps({**told, "rows": rows, "bytes_each": each}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

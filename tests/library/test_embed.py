@@ -18,6 +18,8 @@ from neocog.data.decode import prepare
 from neocog.errors import LibraryError, NeocogError, UsageError
 from neocog.fit.device import Device
 from neocog.library.embed import GRAPH_FROM, MEASURE_FROM, Embedder, Kept, default_net, embedder_of, model_name
+from neocog.library.indexing import index
+from neocog.library.store import Store
 from neocog.nets import build
 
 NET = "cifar_resnet20"
@@ -181,6 +183,20 @@ def test_a_graph_that_is_kept_gives_the_same_and_needs_no_pytorch(weights, pixel
     )
     (cache / "card.json").write_text(json.dumps(made.card()))
     assert python("-c", code, str(cache / "card.json")).stdout.split() == [str(made.dimension), "False"]
+
+
+def test_a_cold_search_by_an_example_from_outside_loads_no_pytorch(weights, cache, python, tmp_path):
+    folder = tmp_path / "p"
+    folder.mkdir()
+    for i in range(3):
+        picture(i, 50).save(folder / f"{i}.png")
+    picture(7, 60).save(tmp_path / "example.png")
+    index(Store.create(tmp_path / "lib"), [folder], Embedder(NET, weights, amount=GRAPH_FROM))
+    code = (
+        "import sys; from neocog.library import Library; lib = Library(sys.argv[1]); "
+        "found = lib.search(like=[sys.argv[2]], threshold=0); print(len(found), 'torch' in sys.modules)"
+    )
+    assert python("-c", code, str(tmp_path / "lib"), str(tmp_path / "example.png")).stdout.split() == ["3", "False"]
 
 
 def test_threads_may_ask_at_once(weights, pixels, cache):

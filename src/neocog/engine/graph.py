@@ -145,8 +145,8 @@ def write_graph(
     }
     try:
         with (
-            _tracing, torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()),
-            tempfile.TemporaryDirectory() as folder,
+            _tracing, torch.no_grad(), torch.autocast("cpu", enabled=False),
+            warnings.catch_warnings(), redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder,
         ):  # fmt: skip
             warnings.simplefilter("ignore")  # that this exporter is the older one; that sizes become constants
             found = leaves(net(*given))

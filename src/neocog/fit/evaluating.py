@@ -75,6 +75,22 @@ class Reading:
         return found.flatten(2).mean(2) if found.ndim > 2 else found
 
 
+class Telling(nn.Module):
+    """A net that answers with its outputs and with the features of the same pass: ``[outputs, (B, D)]``."""
+
+    tells = True
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *inputs: Tensor) -> list[Any]:
+        """As the net's."""
+        with Reading(self.net) as reading:
+            out = self.net(*inputs)
+        return [out, reading.features(inputs[0]).float()]
+
+
 def averaged(
     net: nn.Module, task: Task, batch: Batch, kind: str, mirror: bool, *, features: bool
 ) -> tuple[Any, Tensor | None]:
@@ -84,11 +100,15 @@ def averaged(
     """
     outputs: Any = None
     traits: Tensor | None = None
+    told = getattr(net, "tells", False)
     seen = [list(views(x, kind, mirror)) for x in batch.inputs]
     for parts in zip(*seen, strict=True):
         weight, _, mirrored = parts[0]
         shown = Batch(tuple(view for _, view, _ in parts), batch.targets, batch.rows, batch.valid, batch.warp)
-        if features and traits is None:  # of the plain view, which comes first
+        if told:
+            made, found = task.run(net, shown)
+            traits = found if traits is None else traits
+        elif features and traits is None:  # of the plain view, which comes first
             with Reading(net) as reading:
                 made = task.run(net, shown)
             traits = reading.features(shown.x).float()

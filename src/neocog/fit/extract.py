@@ -13,7 +13,8 @@ from neocog.data.batches import Streamed
 from neocog.errors import UsageError
 from neocog.fit.depth import zoo_net
 from neocog.fit.device import choose
-from neocog.fit.features import LAST, Taps, features_of, layer_names
+from neocog.fit.features import LAST, Read, Taps, features_of, layer_names
+from neocog.fit.graphed import Graphed
 from neocog.fit.predicting import Run
 from neocog.fit.show import Show
 from neocog.records import Preprocess, Problem
@@ -64,7 +65,7 @@ def extract(
     shown = Streamed(source, np.arange(len(source)), preprocess)
     taps = Taps(net, layer_names(layers) or (LAST,), pool)
     with show.bar("features") as bar:
-        rows, values = features_of(net, taps, shown, chosen, show=bar)
+        rows, values = features_of(net, Graphed(Read(net, taps), chosen, len(source)), shown, chosen, show=bar)
     several = None
     if (sets := source.label_sets) is not None:
         several = tuple(tuple(source.classes[j] for j in sets[int(i)]) for i in rows)

@@ -120,6 +120,21 @@ class Taps:
         return torch.cat([part.flatten(1) for part in parts], 1)
 
 
+class Read(nn.Module):
+    """A net that answers with what `taps` read of it."""
+
+    def __init__(self, net: nn.Module, taps: Taps) -> None:
+        super().__init__()
+        self.net, self._taps = net, taps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See `Taps`."""
+        return self._taps(x)
+
+    def extra_repr(self) -> str:
+        return f"layers={self._taps.layers}, pool={self._taps.pool}"
+
+
 class Tapped(nn.Module):
     """A net that names classes by the features of layers inside another one.
 

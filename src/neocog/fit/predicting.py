@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,9 @@ from neocog.data.source import Source
 from neocog.data.warp import Warp
 from neocog.errors import DataError, DecodeError, NeocogError, NetError, RunError, UsageError
 from neocog.fit.device import Device, choose
-from neocog.fit.evaluating import averaged, observed
+from neocog.fit.evaluating import Telling, averaged, observed
 from neocog.fit.features import build
+from neocog.fit.graphed import Graphed
 from neocog.fit.job import Split, open_split
 from neocog.fit.run import damaged, load_state, misfit, read_json, read_tensors
 from neocog.fit.show import Show
@@ -255,8 +256,8 @@ def predict(
     if top < 1:
         raise UsageError(f"--top needs at least 1, got {top}")
     pre, chosen, task = run.preprocess, _here(device), run.task
-    net = run.net().to(chosen.torch).to(memory_format=chosen.layout)  # type: ignore[call-overload]
     detector = run.detector() if task.knows_strangers else None
+    net = _ready(run, chosen, len(inputs) if isinstance(inputs, Sized) else None, features=detector is not None)
     batch_size = {"pad": min(batch_size, 8), "tile": 1}.get(pre.fit, batch_size)
 
     def read(one: tuple[int, Any]) -> tuple[str, Any, str | None]:
@@ -304,6 +305,14 @@ def pictures_only(pictures: list[Any], pre: Preprocess, device: Device) -> Batch
     x = normalised(part.pixels.to(device.torch).permute(0, 3, 1, 2).float() / 255.0, pre)
     x, size = x.contiguous(memory_format=device.layout), (x.shape[2], x.shape[3])
     return Batch((x,), {}, torch.arange(len(x)), part.valid.to(device.torch), Warp(part.places, part.sizes, size))
+
+
+def _ready(run: Run, device: Device, ahead: int | None, *, features: bool = False) -> nn.Module:
+    """A run's net on a device, computed by the fastest engine where its task asks it for nothing but its answers."""
+    net: nn.Module = run.net().to(device.torch).to(memory_format=device.layout)  # type: ignore[call-overload]
+    if type(run.task).run is not Task.run or run.preprocess.fit in ("pad", "tile"):
+        return net
+    return Graphed(Telling(net) if features else net, device, ahead)
 
 
 def _here(device: str | None) -> Device:
@@ -383,8 +392,7 @@ def logits_of(run: Run, source: Source, rows: np.ndarray, where: Device) -> tupl
     """Positions in `rows` int64 (N,) of the pictures that can be read, and a label run's logits (N, K) for them."""
     column = Category(np.zeros(len(rows)), ("?",))  # the labels do not matter here
     shown = Split((Streamed(source, rows, run.preprocess),), source, rows, Known({"label": column}, run.task.collate))
-    net = run.net().to(where.torch).to(memory_format=where.layout)  # type: ignore[call-overload]
-    seen, _ = observed(net, run.task, shown, where, **run.views)
+    seen, _ = observed(_ready(run, where, len(rows)), run.task, shown, where, **run.views)
     return seen["rows"], seen["logits"]
 
 
@@ -403,8 +411,7 @@ def _evaluate_one(runs: Sequence[Run], data: Any, split: str | None, device: str
             raise DataError(f"{source.name} has no picture with {' and '.join(task.needs)} in the split {name}")
         columns = {role: _as_trained(source.columns[role], task).select(rows) for role in task.needs}
         shown = open_split(columns, task, source, rows, run.preprocess, where, Show(False), "pictures")
-        net = run.net().to(where.torch).to(memory_format=where.layout)  # type: ignore[call-overload]
-        seen, _ = observed(net, task, shown, where, **run.views)
+        seen, _ = observed(_ready(run, where, len(rows)), task, shown, where, **run.views)
         figures.append({"run": str(run.folder), **task.figures(seen)})
         n = figures[-1]["n"]
     return {"data": open_source(data).name, "split": name, "n": n, "runs": figures, "ensemble": None}

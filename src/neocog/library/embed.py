@@ -137,8 +137,7 @@ class Kept:
         pixels = self._pixels(pictures)
         if not len(pixels):
             return np.zeros((0, self.dimension), np.float32), np.zeros((0, self.outputs), np.float32)
-        features, probabilities = self._ready(pixels).run(pixels)
-        return features, probabilities
+        return self._told_apart(*self._ready(pixels).run(pixels))
 
     @property
     def concurrent(self) -> bool:
@@ -147,8 +146,14 @@ class Kept:
 
     def beside_others(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`embed`, on one core: for as many threads as there are cores, which have other things to do in between."""
-        features, probabilities = self._ready(pixels).run_here(pixels)
-        return features, probabilities
+        return self._told_apart(*self._ready(pixels).run_here(pixels))
+
+    def _told_apart(self, features: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Features as they are, and probabilities of logits."""
+        if not logits.shape[1]:
+            return features, logits
+        powers = np.exp((logits - logits.max(1, keepdims=True)) / np.float32(self.temperature))
+        return features, powers / powers.sum(1, keepdims=True)
 
     def _ready(self, pixels: np.ndarray) -> Shared:
         assert self._engine is not None
@@ -244,7 +249,7 @@ class Embedder(Kept):
         kind, number = place(device)
         self._device = f"{kind}:{number}" if kind == "cuda" else kind
         self._amount, self._say = amount, say or (lambda text: None)
-        self._seeing = Seeing(made, self.preprocess, layer, self.temperature)
+        self._seeing = Seeing(made, self.preprocess, layer)
         self.dimension, self.outputs = self._seeing.sizes
         self._engine, self._choosing, self.how = None, threading.Lock(), ""
 
@@ -272,11 +277,11 @@ class Embedder(Kept):
             from neocog.engine.choice import graph_of
             from neocog.engine.graph import write_graph
 
-            x, pre = pixels[: 4 if many else 2], self.preprocess
+            x, pre = pixels[: 8 if many else 2], self.preprocess
             found = graph_of(
                 graph_place(self._card),
                 lambda path: write_graph(self._seeing, _sample(pre), path, inputs=["pixels"]),
-                PyTorch(self._seeing).run, x, fast=many, say=self._say,
+                lambda given, bf16: PyTorch(self._seeing, bf16=bf16).run(given), x, fast=many, say=self._say,
                 structure=f"vectors of {self._card['net']}, {self.layer or 'last layer'}, {pre.size} pixels",
             )  # fmt: skip
             if found is not None:
@@ -300,9 +305,7 @@ def _preprocess(card: dict[str, Any]) -> Preprocess:
 
 def graph_place(card: dict[str, Any]) -> Path:
     """Where the graph of an embedder is kept."""
-    return place_of_graph(
-        [card[key] for key in ("net", "layer", "preprocess", "temperature")], card["weights"]["fingerprint"]
-    )
+    return place_of_graph([card[key] for key in ("net", "layer", "preprocess")], card["weights"]["fingerprint"])
 
 
 def embedder_of(card: dict[str, Any], device: str | None = None, *, amount: int = 0, say: Any = None) -> Kept:

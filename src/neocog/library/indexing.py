@@ -38,6 +38,7 @@ COMMIT_ROWS = 1024  # pictures in one commit; a commit costs about 0.1 s
 COMMIT_SECONDS = 10.0  # so much work can be lost by a kill
 _MANY = 100  # pictures that do not become gone because a folder below an indexed one is empty: a disk may be away
 _BATCH = 64  # files that are waited for at a time, while twice as many are being decoded
+_TASK = 16  # pictures that a net sees at a time in a thread beside decoding: few, so that no core waits at the end
 
 
 class Embeds(Protocol):
@@ -467,16 +468,18 @@ class _Run:
         With a pool, whole batches only, and the rest waits; a net that can, sees them in the pool's threads, each on a
         core of its own, where decoding and computing take turns and no core waits for another.
         """
-        count = len(self.waiting) // _BATCH * _BATCH if pool else len(self.waiting)
-        for start in range(0, count, _BATCH):
-            now = self.waiting[start : start + _BATCH]
+        size = min(_TASK, _BATCH) if pool and getattr(self._made, "concurrent", True) else _BATCH
+        count = len(self.waiting) // size * size if pool else len(self.waiting)
+        for start in range(0, count, size):
+            now = self.waiting[start : start + size]
             embedder = self.embedder()
             if pool and getattr(embedder, "concurrent", False):
                 self.computing.append((now, pool.submit(_seen, embedder.beside_others, now)))  # type: ignore[attr-defined]
             else:
                 self._keep(now, *_seen(embedder.embed, now))
         self.waiting = self.waiting[count:]
-        while self.computing and (pool is None or len(self.computing) > threads or self.computing[0][1].done()):
+        most = max(threads, threads * _BATCH // _TASK)
+        while self.computing and (pool is None or len(self.computing) > most or self.computing[0][1].done()):
             photos, future = self.computing.popleft()
             self._keep(photos, *future.result())
 

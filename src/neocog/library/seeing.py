@@ -1,6 +1,6 @@
-"""What indexing asks of a net, as one module: pixels in, a vector and the probabilities of concepts out.
+"""What indexing asks of a net, as one module: pixels in, a vector and the logits of concepts out.
 
-Normalisation and softmax are part of it, so that a graph of it needs nothing else, and no PyTorch.
+Normalisation is part of it, so that a graph of it needs nothing else, and no PyTorch.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from neocog.records import Preprocess
 
 
 class Seeing(nn.Module):
-    """Pixels uint8 (B, C, size, size) -> {"vector": (B, D), "probabilities": (B, K)}, float32.
+    """Pixels uint8 (B, C, size, size) -> {"vector": (B, D), "logits": (B, K)}, float32.
 
     `sizes`: D and K, which is 0 for a net without classes.
     """
 
-    def __init__(self, net: nn.Module, pre: Preprocess, layer: str | None, temperature: float) -> None:
+    def __init__(self, net: nn.Module, pre: Preprocess, layer: str | None) -> None:
         """Raises: UsageError if the net does not take such pictures, or gives no vector for them."""
         super().__init__()
         # a layer's output is another one where batch normalisation is folded into it; vectors of layers were always so
         net = folded(net, pre) if layer else net
-        self.net, self.layer, self.temperature = net.eval().requires_grad_(False), layer, temperature
+        self.net, self.layer = net.eval().requires_grad_(False), layer
         self.mean: Tensor
         self.scale: Tensor
         self.register_buffer("mean", 255 * torch.tensor(pre.mean[: pre.channels])[:, None, None])
@@ -39,7 +39,7 @@ class Seeing(nn.Module):
             net.get_submodule(layer).register_forward_hook(self._catch)
         with torch.inference_mode():
             out = self(torch.zeros(1, pre.channels, pre.size, pre.size, dtype=torch.uint8))
-        self.sizes = out["vector"].shape[1], out["probabilities"].shape[1]
+        self.sizes = out["vector"].shape[1], out["logits"].shape[1]
 
     def _catch(self, module: nn.Module, given: Any, out: Tensor) -> None:
         self._own.caught = out
@@ -47,7 +47,7 @@ class Seeing(nn.Module):
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """See the class."""
         features, logits = self.answers((pixels.float() - self.mean) * self.scale)
-        return {"vector": features.float(), "probabilities": torch.softmax(logits.float() / self.temperature, 1)}
+        return {"vector": features.float(), "logits": logits.float()}
 
     def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised pictures -> vectors (B, D) and logits (B, K)."""
