@@ -22,9 +22,10 @@ from neocog.data import open_source
 from neocog.data.decode import decode, prepare
 from neocog.errors import NetError, RunError, UsageError
 from neocog.export import Exported, export, load
-from neocog.export.parity import alike
+from neocog.export.parity import CPU, alike
+from neocog.export.portable import Session
 from neocog.export.script import script
-from neocog.fit import evaluate, predict
+from neocog.fit import evaluate, predict, predicting
 from neocog.records import Preprocess
 from neocog.tasks.label import Prediction
 
@@ -241,6 +242,12 @@ def test_an_exported_model_is_evaluated_as_its_run(label: SimpleNamespace) -> No
     )
     # the run may compute in bfloat16 here
     assert other["loss"] == pytest.approx(own["loss"], rel=0.02) and other["n"] == own["n"] == 24
+
+
+def test_many_pictures_are_computed_by_the_model_too(label: SimpleNamespace) -> None:
+    """A run's net is computed by an engine where there is much to do; what is exported is one already."""
+    assert isinstance(predicting._ready(label.made, CPU, 1000), Session)
+    assert not isinstance(predicting._ready(label.run, CPU, 1000), Session)
 
 
 # ---------------------------------------------------------------- the small script
