@@ -21,6 +21,7 @@ PUBLIC = {
     "check",
     "data",
     "evaluate",
+    "export",
     "fit",
     "library",
     "load",

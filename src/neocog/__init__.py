@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
-    from neocog import anatomy, data, fit, library, nets, tasks
+    from neocog import anatomy, data, export, fit, library, nets, tasks
     from neocog.data import open_source
     from neocog.data.check import check
     from neocog.fit.predicting import Run, evaluate, predict
@@ -34,6 +34,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "check": ("neocog.data.check", "check"),
     "data": ("neocog.data", None),
     "evaluate": ("neocog.fit.predicting", "evaluate"),
+    "export": ("neocog.export", None),
     "fit": ("neocog.fit", None),
     "library": ("neocog.library", None),
     "load": ("neocog.fit.predicting", "Run"),  # reads better than a class: run = neocog.load("runs/photos")
@@ -53,6 +54,7 @@ __all__ = [
     "check",
     "data",
     "evaluate",
+    "export",
     "fit",
     "library",
     "load",

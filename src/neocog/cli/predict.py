@@ -35,7 +35,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def predict(
-    run: terminal.RunArgument,
+    run: terminal.AnsweringArgument,
     inputs: Annotated[
         list[str], typer.Argument(metavar="PICTURES...", help="Files, folders, or - for one path a line on stdin.")
     ],
@@ -65,11 +65,11 @@ def predict(
     """
     with contextlib.ExitStack() as until_written:
         with terminal.work():
-            from neocog import fit
+            from neocog import export, fit
 
             if on and (masks or draw):
                 raise UsageError("--masks and --draw are for pictures on this machine; leave out --on")
-            trained = fit.Run(run)
+            trained = export.load(run)
             answers.check_form(trained.task, form.value, out, masks=masks is not None)
             places = [answers.Places(f, end, inputs) if f else None for f, end in ((masks, ".png"), (draw, ".jpg"))]
             if masks:
@@ -89,7 +89,7 @@ def predict(
 
 
 def match(
-    run: terminal.RunArgument,
+    run: terminal.AnsweringArgument,
     first: Annotated[Path, typer.Argument(metavar="A", help="A picture.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another picture.")],
     device: terminal.Device = None,
@@ -100,9 +100,9 @@ def match(
     Prints the cosine of their vectors, and 'same' or 'different': the threshold was chosen on the validation pictures.
     """
     with terminal.work():
-        from neocog import fit
+        from neocog import export, fit
 
-        trained: Run = fit.Run(run)
+        trained: Run = export.load(run)
         if trained.task.name != "match":
             raise UsageError(
                 f"{run} was trained for the task {trained.task.name}; 'neocog match' needs a run of the task match: "

@@ -38,6 +38,7 @@ DATA_HELP = (
     "cifar10, cifar100, mnist, fashion_mnist, digits, drawn, or library:LIB (the words taught to a library)."
 )
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as 'neocog train' writes it.")]
+AnsweringArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or what 'neocog export' wrote.")]
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
 Offline = Annotated[bool, typer.Option("--offline", help="Never fetch anything from the network.")]
 Columns = Annotated[

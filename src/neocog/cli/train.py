@@ -186,9 +186,11 @@ def evaluate(
     Each run alone; for labels, also the average of their probabilities.
     """
     with terminal.work():
-        from neocog import fit
+        from neocog import export, fit
 
-        result = fit.evaluate(list(runs), data, split=split.value if split else None, device=device)
+        result = fit.evaluate(
+            [export.load(run) for run in runs], data, split=split.value if split else None, device=device
+        )
     write.show_json(result) if json else write.show_evaluation(result)
 
 

@@ -60,6 +60,36 @@ def rebuilt(like: Any, values: Iterator[Any]) -> Any:
     return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)
 
 
+def _pooled(g: Any, x: Any, size: Any) -> Any:
+    """``adaptive_avg_pool2d`` in ONNX: as two products with matrices, where windows are not all of one size."""
+    from torch.onnx.symbolic_helper import parse_args
+
+    @parse_args("v", "is")  # type: ignore[untyped-decorator]
+    def symbolic(g: Any, x: Any, size: list[int]) -> Any:
+        given = (x.type().varyingSizes() or [None, None])[-2:]
+        if set(size) == {1}:
+            return g.op("GlobalAveragePool", x)
+        if None in given:
+            raise NetError("adaptive pooling is written for one size of pictures only")
+        if all(have % want == 0 for have, want in zip(given, size, strict=True)):
+            steps = [have // want for have, want in zip(given, size, strict=True)]
+            return g.op("AveragePool", x, kernel_shape_i=steps, strides_i=steps)
+        rows, columns = (_windows(have, want) for have, want in zip(given, size, strict=True))
+        made = g.op("MatMul", g.op("Constant", value_t=rows), x)
+        return g.op("MatMul", made, g.op("Constant", value_t=columns.T.contiguous()))
+
+    return symbolic(g, x, size)
+
+
+def _windows(have: int, want: int) -> Tensor:
+    """(want, have): row i is the mean over the cells of the i-th window of adaptive pooling."""
+    made = torch.zeros(want, have)
+    for i in range(want):
+        first, last = i * have // want, -(-(i + 1) * have // want)
+        made[i, first:last] = 1 / (last - first)
+    return made
+
+
 class _Flat(nn.Module):
     """A net that answers with a plain tuple."""
 
@@ -79,7 +109,7 @@ def write_graph(
     inputs: Sequence[str] = ("input",),
     outputs: Sequence[str] | None = None,
     dynamic_batch: bool = True,
-    dynamic_size: bool = False,
+    dynamic_size: bool | Sequence[int] = False,
 ) -> list[str]:
     """Write a net in evaluation mode as an ONNX file (weights inside); return the names of its outputs.
 
@@ -95,7 +125,7 @@ def write_graph(
             specially.
         inputs, outputs: names in the graph; of outputs, None takes those of `leaves`.
         dynamic_batch: the first axis of inputs may have any length.
-        dynamic_size: so may the axes after the channels.
+        dynamic_size: so may the axes after the channels, or those of these numbers.
 
     Raises:
         MissingExtra: the package onnx is not installed.
@@ -110,7 +140,7 @@ def write_graph(
     flat = _Flat(net).eval()  # which changes the net's mode; it is given back below
     axes: dict[str, dict[int, str]] = {
         key: ({0: "batch"} if dynamic_batch else {})
-        | ({axis: f"size_{axis - 1}" for axis in range(2, x.ndim)} if dynamic_size else {})
+        | {axis: f"size_{axis - 1}" for axis in (range(2, x.ndim) if dynamic_size is True else dynamic_size or ())}
         for key, x in zip(inputs, given, strict=True)
     }
     try:
@@ -123,6 +153,7 @@ def write_graph(
             names = list(outputs or found)
             axes |= {key: {0: "batch"} for key in names if dynamic_batch}
             file = Path(folder) / "net.onnx"
+            torch.onnx.register_custom_op_symbolic("aten::adaptive_avg_pool2d", _pooled, OPSET)
             torch.onnx.export(
                 flat, given, str(file), dynamo=False, opset_version=OPSET, verbose=False,
                 input_names=list(inputs), output_names=names, dynamic_axes=axes,

@@ -324,7 +324,7 @@ def pictures_only(pictures: list[Any], pre: Preprocess, device: Device) -> Batch
 def _ready(run: Run, device: Device, ahead: int | None, *, features: bool = False) -> nn.Module:
     """A run's net on a device, computed by the fastest engine where its task asks it for nothing but its answers."""
     net: nn.Module = run.net().to(device.torch).to(memory_format=device.layout)  # type: ignore[call-overload]
-    if type(run.task).run is not Task.run or run.preprocess.fit in ("pad", "tile"):
+    if getattr(run.task.run, "__func__", None) is not Task.run or run.preprocess.fit in ("pad", "tile"):
         return net
     return Graphed(Telling(net) if features else net, device, ahead)
 

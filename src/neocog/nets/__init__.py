@@ -19,7 +19,7 @@ from .registry import (
     register,
     smallest_picture,
 )
-from .weights import build, load_weights, preprocess_for
+from .weights import build, load_weights, preprocess_for, save_for_timm
 
 __all__ = [
     "build",
@@ -34,5 +34,6 @@ __all__ = [
     "options",
     "preprocess_for",
     "register",
+    "save_for_timm",
     "smallest_picture",
 ]

@@ -60,7 +60,7 @@ def decode(decoder: nn.Sequential, x: Tensor, switches: Switches) -> Tensor:
     for layer in decoder:
         if isinstance(layer, nn.MaxUnpool2d):
             places, size = switches.pop()
-            x = layer(x, places, output_size=size)
+            x = layer(x, places, output_size=[int(side) for side in size])  # numbers, also while it is traced
         else:
             x = layer(x)
     return x

@@ -39,6 +39,13 @@ REPOSITORIES = {
     "mobilenet_v2_140": "timm/mobilenetv2_140.ra_in1k",
 }  # fmt: skip
 
+# net -> the same in timm, where its weights have a place
+TIMM = {
+    **{name: repository.partition("/")[2].partition(".")[0] for name, repository in REPOSITORIES.items()},
+    **{f"efficientnet_lite{number}": f"tf_efficientnet_lite{number}" for number in range(5)},
+    **{name: name for name in ("inception_v3", "resnext101_32x4d")},
+}
+
 
 def tell(line: str) -> None:
     """Write one line to standard error."""

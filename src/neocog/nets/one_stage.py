@@ -81,9 +81,9 @@ class OneStage(nn.Module):
         made: dict[str, list[Tensor]] = {"classes": [], "sides": [], "quality": [], "cells": []}
         for (stride, level), scale in zip(self.pyramid(maps).items(), self.scales, strict=True):
             named, placed = self.class_tower(level), self.side_tower(level)
-            made["classes"].append(self.classes(named).flatten(2).mT)
+            made["classes"].append(self.classes(named).flatten(2).transpose(1, 2))
             reach = (scale * self.sides(placed).float()).clamp(max=6.0).exp()
-            made["sides"].append(reach.flatten(2).mT * stride)
+            made["sides"].append(reach.flatten(2).transpose(1, 2) * stride)
             made["quality"].append(self.quality(placed).flatten(1))
             height, width = level.shape[-2:]
             cells = grid(height, width, stride, x.device)
@@ -95,6 +95,11 @@ def corners(outputs: Mapping[str, Tensor]) -> Tensor:
     """The boxes (B, P, 4) of all cells."""
     centre, sides = outputs["cells"][:, :2], outputs["sides"]
     return torch.cat((centre - sides[..., :2], centre + sides[..., 2:]), -1)
+
+
+def scores_of(outputs: Mapping[str, Tensor]) -> Tensor:
+    """The scores (B, P, K) of all cells: the root of probability times expected overlap."""
+    return (outputs["classes"].sigmoid() * outputs["quality"].sigmoid()[..., None]).sqrt()
 
 
 def assign(cells: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,9 +175,8 @@ def one_stage_found(
     Args:
         size: height and width of the pictures. least: lowest score. most: boxes of a picture.
     """
-    scores = (outputs["classes"].sigmoid() * outputs["quality"].sigmoid()[..., None]).sqrt()
     found = []
-    for boxes, each in zip(cut(corners(outputs), size), scores, strict=True):
+    for boxes, each in zip(cut(corners(outputs), size), scores_of(outputs), strict=True):
         best, place = each.flatten().topk(min(_BEFORE, each.numel()))
         place = place[best > least]
         cell, label = place // each.shape[1], place % each.shape[1]

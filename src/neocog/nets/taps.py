@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from . import registry
@@ -43,14 +44,16 @@ def tapped(
 
     Args:
         keep: makes what is kept of an output, at once: what follows may write into it (ReLU in place).
-        enough: after so many calls of each module the pass, and with it the block, ends; None: it runs to its end.
+        enough: after so many calls of each module the pass, and with it the block, ends; None: it runs to its end, as
+            it does while a program is traced (torch.export), which no exception may leave.
     """
-    found = Outputs()
+    found, traced = Outputs(), torch.compiler.is_compiling()
 
     def take(name: str, value: Any) -> None:
-        found[name] = keep(name, value)
+        value = keep(name, value)
+        found[name] = value.clone() if traced and isinstance(value, torch.Tensor) else value
         found.calls[name] += 1
-        if found.calls == enough:
+        if found.calls == enough and not traced:
             raise _Enough
 
     def hook(name: str) -> Any:

@@ -7,7 +7,7 @@ tensors find a place with a fitting shape.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 
@@ -165,6 +165,34 @@ def _keras_mobilenet_v1(name: str) -> str:
     stage, block = _V1_PLACES[number - 1]
     layer = {"dw": ("conv_dw", "bn1"), "pw": ("conv_pw", "bn2")}[found["kind"]][bool(found["bn"])]
     return f"blocks.{stage}.{block}.{layer}.{value}"
+
+
+# what `_timm_vgg` and `_timm_mobilenet_v2` read: the layers that timm calls otherwise
+_TIMM_LAYERS = (
+    (_timm_vgg, ("pre_logits.fc1", "pre_logits.fc2", "head.fc")),
+    (
+        _timm_mobilenet_v2,
+        (
+            *_V2_OUTER,
+            *(
+                f"blocks.{stage}.{block}.{layer}"
+                for stage, blocks in enumerate(_V2_BLOCKS)
+                for block in range(blocks)
+                for layer in (_V2_OTHER if stage else _V2_FIRST)
+            ),
+        ),
+    ),
+)
+_VALUES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def timm_names(names: Iterable[str], net: str) -> dict[str, str]:
+    """Our names of a net's tensors -> timm's: the maps above, backwards. `net`: what the net is called here."""
+    theirs: dict[str, str] = {}
+    for start, (rename, layers) in zip(("vgg", "mobilenet_v2"), _TIMM_LAYERS, strict=True):
+        if net.startswith(start):
+            theirs = {rename(f"{layer}.{value}"): f"{layer}.{value}" for layer in layers for value in _VALUES}
+    return {name: theirs.get(name, name) for name in names}
 
 
 KERAS = "Keras"

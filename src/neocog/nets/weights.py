@@ -11,19 +11,22 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import log
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import NetError
+from ..files import write_atomically
 from . import registry
-from .hub import tell
+from .hub import TIMM, tell
 from .registry import change_head, check_options, facts, names
 from .weight_files import preprocess_for, read_weights, resolve_weights, trained_options, trained_spec
-from .weight_names import KERAS, Match, best_match
+from .weight_names import KERAS, Match, best_match, timm_names
 
-__all__ = ["Loaded", "build_with_weights", "load_weights", "preprocess_for", "resolve_weights"]
+__all__ = ["Loaded", "build_with_weights", "load_weights", "preprocess_for", "resolve_weights", "save_for_timm"]
 
 _SHOWN = 3  # names of each kind that an error shows
 _TRIED = 24  # nets that are compared with a file that does not fit, nearest parameter count first
@@ -134,6 +137,36 @@ def build_with_weights(
         change_head(net, classes)
         say(f"{said}, {classes} were asked for: the last layer, {net.head}, is new and must be trained")
     return net
+
+
+def save_for_timm(net: nn.Module, path: str | os.PathLike[str]) -> str:
+    """Write a net's weights as safetensors under timm's names; return what timm calls the net.
+
+    ``timm.create_model(NAME, num_classes=K, in_chans=C, checkpoint_path=PATH)`` loads them, strictly.
+
+    Raises: NetError: timm has no such net, or its one pads or normalises otherwise than this one.
+    """
+    spec = dict(getattr(net, "spec", {}))
+    name = str(spec.get("name", type(net).__name__))
+    if name not in TIMM:
+        raise NetError(f"timm has no {name} that is computed as the one here; it has {', '.join(TIMM)}")
+    options = {key: value for key, value in spec.items() if key not in ("name", "classes", "in_channels", "input_size")}
+    changed = {key: value for key, value in options.items() if value != registry.options(name)[key]}
+    if changed:
+        raise NetError(f"timm's {TIMM[name]} is built without {_spelt(changed)}, so it would not compute the same")
+    made = {key: value.detach().cpu().contiguous() for key, value in timm_state(net).items()}
+    write_atomically(Path(path), save(made))
+    return TIMM[name]
+
+
+def timm_state(net: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a net under timm's names and in its shapes."""
+    state, name = net.state_dict(), str(net.spec["name"])  # type: ignore[index]
+    made = {theirs: state[ours] for ours, theirs in timm_names(state, name).items()}
+    for layer, side in (("pre_logits.fc1", 7), ("pre_logits.fc2", 1)):  # convolutions there
+        if (weight := made.get(f"{layer}.weight")) is not None:
+            made[f"{layer}.weight"] = weight.reshape(len(weight), -1, side, side)
+    return made
 
 
 def _load(

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from neocog.data.columns import LabelSets
 from neocog.data.kinds import BoxSet
 from neocog.errors import DataError, UsageError
-from neocog.nets.one_stage import OneStage, one_stage_found, one_stage_losses
+from neocog.nets.boxes import cut
+from neocog.nets.one_stage import OneStage, corners, one_stage_found, one_stage_losses, scores_of
 from neocog.nets.two_stage import TwoStage, two_stage_found
 from neocog.page import paragraph, table
 from neocog.records import counted
@@ -359,6 +360,16 @@ class Detect(Task):
     def answers(self, outputs: Any, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
         found = self._found(outputs, batch)
         return [Detections(key, self.classes, *one, self.threshold) for key, one in zip(keys, found, strict=True)]
+
+    reading = (
+        "`boxes` (B, P, 4) are x0, y0, x1, y1 of all P cells, `scores` (B, P, K) say how sure each class is there. "
+        "Keep scores from the threshold on; of boxes of one class that overlap by an IoU above 0.6 keep the best."
+    )
+
+    def readings(self, outputs: Any, size: tuple[int, int]) -> dict[str, Tensor]:
+        if self.kind != "one":
+            return {}
+        return {"boxes": cut(corners(outputs), size), "scores": scores_of(outputs)}
 
     def unread(self, key: str, problem: str) -> Answer:
         return Detections(key, problem=problem)

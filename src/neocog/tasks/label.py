@@ -262,6 +262,11 @@ class Label(FitsAtOnce, Task):
     def unread(self, key: str, problem: str) -> Answer:
         return Prediction(key, problem=problem)
 
+    reading = "`output` are logits of the classes; `probabilities` is their softmax after division by the temperature."
+
+    def readings(self, outputs: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        return {"probabilities": (outputs / self.temperature).softmax(1)}
+
 
 def balance(counts: np.ndarray, most: float = 20.0) -> Tensor:
     """Weights of classes from their numbers of training pictures (K,): as n / (K n_k), the mean over pictures is 1.

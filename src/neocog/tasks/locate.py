@@ -285,6 +285,14 @@ class Locate(Task):
     def unread(self, key: str, problem: str) -> Answer:
         return Place(key, problem=problem)
 
+    reading = "`boxes` are x0, y0, x1, y1 of the one box, `probabilities` those of its classes."
+
+    def readings(self, outputs: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        height, width = size
+        boxes = self.corners(outputs) * outputs.new_tensor([width, height, width, height])
+        several = len(self.classes) > 1
+        return {"boxes": boxes} | ({"probabilities": outputs[:, 4:].softmax(1)} if several else {})
+
 
 def largest(boxes: BoxSet | None) -> tuple[np.ndarray, int] | None:
     """Corners (4,) and class of the largest box of a picture, of those that are not ignored; None if it has none."""

@@ -284,6 +284,8 @@ class Match(FitsAtOnce, Task):
     def unread(self, key: str, problem: str) -> Answer:
         return Vector(key, problem=problem)
 
+    reading = "`output` (B, D) is a vector of length 1; two pictures show the same from a cosine of `same` on."
+
 
 def _of_length_1(vectors: np.ndarray) -> np.ndarray:
     """float64 (N, D)."""

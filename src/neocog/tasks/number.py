@@ -391,6 +391,20 @@ class Number(FitsAtOnce, Task):
     def unread(self, key: str, problem: str) -> Answer:
         return Measured(key, problem=problem)
 
+    reading = "`numbers` (B, D) are the numbers in their own units; `half` of the task is half of each interval."
+
+    def readings(self, outputs: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        made = []
+        for d, own in enumerate(outputs.split(self._sizes, dim=1)):
+            steps, period = self.levels[d], self.periods[d]
+            if period:
+                made.append(torch.atan2(own[:, 1], own[:, 0]) * (period / (2 * math.pi)) % period)
+            elif steps is not None:
+                made.append(torch.from_numpy(np.asarray(steps)).to(own)[(own > 0).sum(1)])
+            else:
+                made.append(own[:, 0] * float(self.deviation[d]) + float(self.mean[d]))
+        return {"numbers": torch.stack(made, 1)}
+
 
 def conformal(errors: np.ndarray, held: float = HELD) -> float | None:
     """The error of rank ``ceil((n + 1) held)`` of n: a new one is at most that with probability `held` or more.

@@ -188,6 +188,9 @@ class Pose(Task):
 
     def places(self, outputs: Tensor, size: tuple[int, int]) -> np.ndarray:
         """float32 (B, P, 3): x, y in pixels of an input of `size` (height, width), and confidence."""
+        return self._points(outputs, size).float().cpu().numpy()
+
+    def _points(self, outputs: Tensor, size: tuple[int, int]) -> Tensor:
         height, width = size
         if self.method == "heatmap":
             rows, columns = outputs.shape[-2:]
@@ -196,7 +199,7 @@ class Pose(Task):
         else:
             x, y = outputs[..., 0] * width, outputs[..., 1] * height
             confidence = torch.tensor(self.trust or [1.0] * len(self.names), device=x.device).expand_as(x)
-        return torch.stack((x, y, confidence), -1).float().cpu().numpy()
+        return torch.stack((x, y, confidence), -1)
 
     # ---- figures
 
@@ -340,6 +343,11 @@ class Pose(Task):
 
     def unread(self, key: str, problem: str) -> Answer:
         return Keypoints(key, problem=problem)
+
+    reading = "`points` (B, P, 3) are x, y and confidence of each point."
+
+    def readings(self, outputs: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        return {"points": self._points(outputs, size)}
 
 
 def gaussian(at: Tensor, cells: int, sigma: float) -> Tensor:

@@ -330,6 +330,8 @@ class Segment(Task):
     def unread(self, key: str, problem: str) -> Answer:
         return Regions(key, problem=problem)
 
+    reading = "`output` (B, K, h, w) are logits, to be scaled to the input's size; a pixel's class has the largest."
+
 
 def balanced(counts: np.ndarray) -> list[float] | None:
     """Weights of classes with these numbers of pixels, of mean 1 over all pixels; None where one class has all.

@@ -147,6 +147,15 @@ class Several(Task):
     def unmirrored(self, outputs: dict[str, Any]) -> dict[str, Any]:
         return {k: self.parts[k].unmirrored(v) if k in self.parts else v for k, v in outputs.items()}
 
+    @property
+    def reading(self) -> str:  # type: ignore[override]
+        return " ".join(f"{name}: {part.reading}" for name, part in self.parts.items())
+
+    def readings(self, outputs: dict[str, Any], size: tuple[int, int]) -> dict[str, Tensor]:
+        """Those of the parts as ``part.name``."""
+        each = ((name, part.readings(outputs[name], size)) for name, part in self.parts.items())
+        return {f"{name}.{k}": v for name, made in each for k, v in made.items()}
+
     # ---- a batch
 
     def collate(self, values: dict[str, Any], warp: Warp | None, valid: Tensor) -> Targets:

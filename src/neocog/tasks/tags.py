@@ -359,3 +359,8 @@ class Tags(FitsAtOnce, Task):
 
     def unread(self, key: str, problem: str) -> Answer:
         return Tagged(key, problem=problem)
+
+    reading = "A tag is said where `probabilities` (one for each tag) reaches its threshold (`thresholds` of the task)."
+
+    def readings(self, outputs: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        return {"probabilities": torch.sigmoid(self.scale * self._logits(outputs) + self.shift)}

@@ -280,6 +280,15 @@ class Task(ABC):
     def unread(self, key: str, problem: str) -> Answer:
         """The answer for a picture that could not be read."""
 
+    reading: ClassVar[str] = ""  # how the outputs of an exported model are read, for people
+
+    def readings(self, outputs: Any, size: tuple[int, int]) -> dict[str, Tensor]:
+        """What the outputs say, as tensors by name, for who uses an exported model without neocog.
+
+        Places are in pixels of an input of `size`, height and width. Traced: plain operations on tensors.
+        """
+        return {}
+
 
 # ---------------------------------------------------------------- tasks are found like nets
 

@@ -1,0 +1,100 @@
+"""The model card of an exported folder: what it answers, from which pictures, how well, its limits, and its licence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neocog.errors import NeocogError
+from neocog.export.portable import FEATURES, INPUT, is_whole
+from neocog.export.script import NAME
+from neocog.fit.predicting import Run
+from neocog.names import shown
+from neocog.nets.weight_files import description
+from neocog.records import counted
+
+FILE = "CARD.md"
+
+
+def licence(run: Run) -> str:
+    """What is known of the licence of the weights, as a sentence."""
+    start = run.settings.get("settings", {}).get("start")
+    if run.settings and not start:
+        return "Trained from random weights by whoever ran the training; they decide on the licence."
+    path = Path(start["weights"]) if start else run.folder
+    said = ""
+    try:
+        if path.is_file():
+            note = description(path)
+            said = str(note.get("licence") or note.get("license") or note.get("weights") or note.get("source") or "")
+        elif path.is_dir() and start:
+            return f"Trained further from {path.name}: {licence(Run(path))}"
+    except (NeocogError, OSError, ValueError):
+        pass
+    came = said or f"{path.name}, whose file names no licence: ask whoever published it"
+    return f"{'Trained further from' if start else 'The weights are'} {came}."
+
+
+def figures_text(run: Run) -> list[str]:
+    """What is known of how good it is, a line each."""
+    lines = []
+    for split, name in (("test", "test"), ("val", "validation")):
+        found = {k.removeprefix(f"{split}_"): v for k, v in run.metrics.items() if k.startswith(f"{split}_")}
+        if found:
+            lines.append(f"{name} pictures, before export: {run.task.headline(found)}")
+    return lines or ["no figures of its own: not judged on pictures here"]
+
+
+def limits(run: Run) -> list[str]:
+    """What it cannot do, a sentence each."""
+    pre, data, unknown = run.preprocess, run.settings.get("data", {}), run._card.get("unknown")
+    lines = []
+    if run.classes:
+        lines.append(f"It knows {counted(len(run.classes), 'class')}, listed in `net.json`, and nothing else.")
+    if data:
+        lines.append(
+            f"It was trained on {counted(data.get('train', 0))} of {data['name']}, and is judged on pictures from "
+            "there; on pictures from elsewhere it will be worse."
+        )
+    if unknown and unknown.get("threshold"):
+        lines.append(
+            f"A picture unlike the training data is 'unknown' by its `{FEATURES}` (`unknown.safetensors`, method "
+            f"{unknown['method']}): {unknown['false_alarm']:.0%} of ordinary pictures are called so, too."
+        )
+    size = "x".join(map(str, pre.input))
+    lines.append(
+        f"Pictures are seen at {size} pixels; what is too small to be seen there is not found."
+        if is_whole(pre)
+        else f"Pictures are seen in tiles of {size} pixels at their own scale."
+    )
+    return lines
+
+
+def text(run: Run, about: Mapping[str, Any], parity: Mapping[str, Any]) -> str:
+    """CARD.md. `about`: what net.json says of the export; `parity`: what parity.json says."""
+    pre = run.preprocess
+    shape = f"(B, {'H, W' if 'height' in about['dynamic'] else ', '.join(map(str, pre.input))}, {pre.channels})"
+    outputs = [f"- `{one['name']}` ({', '.join(map(str, one['shape']))})" for one in about["outputs"]]
+    places = f" Places are in pixels of the input: undo what `{NAME}` does to have those of the file."
+    agreed = (
+        f"against the run, on {parity['pictures']} {parity['on']}: {parity['equal_answers']:.1%} equal answers, "
+        f"outputs differ by {parity['largest_difference']:.2g} at most (`parity.json`)"
+    )
+    lines = [
+        f"# {about['file']}: {run.spec['name']}, task {run.task.name}",
+        f"{run.task.about.capitalize()}. {about['precision']}, exported by neocog {about['neocog']}.",
+        "## Input and outputs",
+        f"`{INPUT}` uint8 {shape}: RGB bytes as `{NAME}` prepares them. Normalisation"
+        + (" and test-time views are" if is_whole(pre) else " is")
+        + " inside the model.",
+        "\n".join(outputs),
+        f"{run.task.reading}{places if run.task.geometry else ''}",
+        "## Figures",
+        "\n".join(f"- {line}" for line in [*figures_text(run), *about.get("figures", ()), agreed]),
+        "## Limits",
+        "\n".join(f"- {line}" for line in limits(run)),
+        "## Licence of the weights",
+        licence(run),
+    ]
+    return shown("\n\n".join(lines) + "\n")

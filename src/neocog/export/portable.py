@@ -1,0 +1,203 @@
+"""What an exported file computes, and an exported folder as an object that answers like the run it was made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neocog.data.batches import Batch, normalised
+from neocog.engine.engines import OnnxRuntime, OpenVino, Shared
+from neocog.errors import MissingExtra, RunError
+from neocog.fit.evaluating import averaged
+from neocog.fit.predicting import Run, read_card, task_in
+from neocog.records import Preprocess
+from neocog.tasks import Task
+
+INPUT, FEATURES, ONLY = "pictures", "features", "output"
+FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
+_Runner = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+class Portable(nn.Module):
+    """A run's net from bytes to outputs: normalisation and test-time views are inside.
+
+    Args:
+        run: what is exported. Where its pictures are seen in tiles, only the net is inside: putting tiles together
+            and averaging views stay with whoever calls it.
+
+    What the last layer reads is given too, where the run recognises strangers by it.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.net, self.task, self.pre, self.spec = run.net(), run.task, run.preprocess, run.spec
+        self.views, self.whole = run.views, is_whole(run.preprocess)
+        self.features = self.whole and run.task.knows_strangers and run.detector() is not None
+        self.readings: tuple[str, ...] = ()  # names of outputs that say again what others do, for people
+
+    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+        """uint8 (B, H, W, C) -> outputs by name (see `named`), and ``features`` (B, D)."""
+        x = normalised(pictures.permute(0, 3, 1, 2).float() / 255.0, self.pre)
+        if not self.whole:
+            return named(self.net(x))
+        none = torch.zeros(0)  # no annotations
+        batch = Batch((x,), {}, none, none)
+        outputs, traits = averaged(
+            self.net, self.task, batch, self.views["tta"], self.views["mirror"], features=self.features
+        )
+        made = named(outputs)
+        readings = self.task.readings(outputs, (x.shape[2], x.shape[3]))
+        self.readings = tuple(readings)
+        return made | readings | ({} if traits is None else {FEATURES: traits})
+
+
+def is_whole(pre: Preprocess) -> bool:
+    """Whether the net sees a picture whole, so that the way from bytes to outputs can be one graph."""
+    return pre.fit != "tile"
+
+
+def named(outputs: Any, before: str = "") -> dict[str, Tensor]:
+    """Nested outputs as one dict: ``detect.boxes`` for a dict in a dict, ``output`` for a single tensor."""
+    if isinstance(outputs, Tensor):
+        return {before or ONLY: outputs}
+    parts = outputs.items() if isinstance(outputs, Mapping) else enumerate(outputs)
+    return {k: v for name, part in parts for k, v in named(part, f"{before}.{name}" if before else str(name)).items()}
+
+
+def nested(flat: Mapping[str, Tensor]) -> Any:
+    """The outputs that `named` made flat."""
+    if set(flat) == {ONLY}:
+        return flat[ONLY]
+    made: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, last = name.split(".")
+        inner = made
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = value
+    return _lists(made)
+
+
+def _lists(made: Any) -> Any:
+    if not isinstance(made, dict):
+        return made
+    inner = {name: _lists(value) for name, value in made.items()}
+    return tuple(inner.values()) if all(name.isdigit() for name in inner) else inner
+
+
+class Session(nn.Module):
+    """An exported model, called like the run's net with pictures (B, C, H, W) in 0 to 1.
+
+    Args:
+        file: the model. outputs: what net.json says of them.
+        side: of the only input it can have, None for any. margin: pixels that the net takes from each side (see
+            ``nets.tiling``).
+    """
+
+    head = "read"
+
+    def __init__(self, file: Path, outputs: list[dict[str, Any]], side: int | None = None, margin: int = 0) -> None:
+        super().__init__()
+        self.read, self.margin = nn.Identity(), margin
+        self.fitting = int if side is None else lambda _side: side
+        rows = all(one["shape"][:1] == ["B"] for one in outputs)  # so that parts of a batch can be joined
+        self._run = runner(file, [one["name"] for one in outputs], rows)
+        self._read = [one["name"] for one in outputs if one["read"]]
+
+    def forward(self, x: Tensor) -> Any:
+        """-> what the task reads, on the device of `x`."""
+        pixels = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        made = self._run(pixels)
+        found = {name: torch.from_numpy(made[name]).to(x.device) for name in self._read}
+        if FEATURES in found:
+            self.read(found.pop(FEATURES))  # where `evaluating.Reading` catches what the last layer reads
+        return nested(found)
+
+
+def runner(file: Path, names: list[str], rows: bool = False) -> _Runner:
+    """A function from uint8 (B, H, W, C) to all outputs by name; `rows`: a batch may be computed in parts.
+
+    Raises: MissingExtra: its engine is not installed.
+    """
+    if file.suffix == ".pt2":
+        net = torch.export.load(file).module()
+        return lambda pixels: {k: v.numpy() for k, v in net(torch.from_numpy(pixels)).items()}
+    try:
+        engine = OpenVino(file) if file.suffix == ".xml" else OnnxRuntime(file)
+    except ImportError:
+        raise missing(f"{file.name} is computed") from None
+    run = Shared(engine).run if rows else engine.run
+    return lambda pixels: dict(zip(names, run(pixels), strict=True))
+
+
+def missing(what: str) -> MissingExtra:
+    """The error where an engine is not installed."""
+    return MissingExtra(f"{what} by OpenVINO; to install it: pip install 'neocog[fast]'")
+
+
+class Exported(Run):
+    """An exported folder. It predicts and is evaluated as the run was; the model computes the outputs."""
+
+    def __init__(self, path: str | Path) -> None:
+        """`path`: the folder or the model in it. Raises: RunError if nothing was exported there."""
+        self.folder = Path(path) if Path(path).is_dir() else Path(path).parent
+        if not is_exported(path):
+            raise RunError(
+                f"{path} was not exported by neocog: {self.folder} has no net.json that says so; "
+                "'neocog export RUN --to onnx' makes such a folder"
+            )
+        self._card = read_card(self.folder)
+        self.about: dict[str, Any] = self._card["export"]
+        self.settings, self._net, self._unknown = {}, None, None
+        self.file = self.folder / self.about["file"]
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How pictures become the model's input; it normalises them itself."""
+        pre = Preprocess.from_json(self._card["preprocess"])
+        return dataclasses.replace(pre, mean=(0.0,) * pre.channels, std=(1.0,) * pre.channels)
+
+    @property
+    def views(self) -> dict[str, Any]:
+        """Test-time views that are not inside the model."""
+        return {"tta": "none", "mirror": False} if is_whole(self.preprocess) else super().views
+
+    @cached_property
+    def task(self) -> Task:
+        """What the model answers. What the task does with a net is inside."""
+        task = task_in(self._card, self.folder / "net.json")
+        if is_whole(self.preprocess):
+            task.run = lambda net, batch: net(batch.x)  # type: ignore[method-assign]
+        return task
+
+    def net(self) -> nn.Module:
+        """The model, loaded when it is first needed."""
+        if self._net is None:
+            side = self.preprocess.size if "height" not in self.about["dynamic"] else None
+            self._net = Session(self.file, self.about["outputs"], side, self.about["margin"])
+        return self._net
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether a folder, or the model in it, was written by ``neocog export``."""
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    try:
+        known = json.loads((folder / "net.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return (Path(path).is_dir() or Path(path).name in FILES.values()) and "export" in known
+
+
+def load(path: str | Path) -> Run:
+    """A run folder, or an exported folder or its model: what answers. Raises: RunError if it is neither."""
+    if is_exported(path) or Path(path).is_file():
+        return Exported(path)
+    return Run(path)
