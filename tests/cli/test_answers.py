@@ -293,7 +293,7 @@ def test_vectors_as_npy_and_parquet(twins, photos, tmp_path):
     assert result.exit_code == 1 and "v.csv" in result.stderr
     vectors = np.load(tmp_path / "v.npy")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "v.csv").read_text())))
-    assert vectors.dtype == np.float32 and vectors.shape == (5, 128)
+    assert vectors.dtype == np.float32 and vectors.shape == (5, 256)
     result = call("predict", twins, photos, "--format", "parquet", "--out", tmp_path / "v.parquet")
     assert result.exit_code == 1
     table = pq.read_table(tmp_path / "v.parquet").to_pylist()

@@ -84,7 +84,7 @@ def voted(boxes: Tensor, scores: Tensor, groups: Tensor, kept: Tensor, least_iou
         boxes: (N, 4). scores: (N,). groups: (N,). least_iou: of a box that has a vote.
     """
     near = pairwise_iou(boxes[kept], boxes) > least_iou
-    weight = scores * (near & (groups[kept, None] == groups))
+    weight = (scores * (near & (groups[kept, None] == groups))).to(boxes)
     return weight @ boxes / weight.sum(1, keepdim=True).clamp(min=1e-9)
 
 

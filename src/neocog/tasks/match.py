@@ -267,7 +267,7 @@ class Match(FitsAtOnce, Task):
             f"pairs do; if 0.1 %, {figures['verified_at_01']:.2%}."
         )
         scores, same = _pairs(_of_length_1(seen["vectors"]), seen["labels"])
-        edges = np.linspace(min(-0.2, float(scores.min())), 1.0, 41)
+        edges = np.linspace(float(scores.min(initial=-0.2)), 1.0, 41)
         middle = (edges[1:] + edges[:-1]) / 2
         shares = {
             f"{name} ({part.sum():,} pairs)": list(
