@@ -156,7 +156,7 @@ def ways_of(name: str, folder: Path, files: list[Path], count: int) -> tuple[dic
 
     def decoding() -> None:
         with ThreadPoolExecutor(CORES) as pool:
-            list(pool.map(lambda file: examine(*read_steady(str(file)), embedder.preprocess), files))
+            list(pool.map(lambda file: examine(read_steady(str(file))[0], embedder.preprocess), files))
 
     alone: dict[str, Way] = {
         "plain loop": partial(torch_alone, net, False, False),

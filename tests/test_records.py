@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neocog.fit import report
 from neocog.fit.findings import _divergence, read_curves
 from neocog.records import counted
 
@@ -23,8 +22,7 @@ def test_one_is_singular(count: float, noun: str, text: str) -> None:
 
 
 def test_messages_about_one_epoch() -> None:
-    """In the findings and in the report."""
+    """In the findings."""
     epoch = {"epoch": 1.0, "step": 900, "train_loss": 1.0}
     assert "in 1 epoch," in _divergence([epoch], [(1.0, 1.0)], False).evidence
     assert "in 2 epochs," in read_curves([epoch, epoch | {"epoch": 2.0}])[0].evidence
-    assert report._epoch([epoch]) == "1 epoch" and report._epoch([epoch | {"epoch": 2.5}]) == "2.5 epochs"

@@ -145,6 +145,7 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path):
     assert (process.wait(60), errors) == (0, "")
 
 
+@pytest.mark.slow
 def test_only_the_first_process_of_a_torchrun_speaks(python):
     first = python("-m", "neocog", "nets", RANK="0", WORLD_SIZE="2")
     second = python("-m", "neocog", "nets", RANK="1", WORLD_SIZE="2")

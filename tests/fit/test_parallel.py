@@ -97,6 +97,7 @@ def run(script: Path, code: str, processes: int, *arguments: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_gradients_and_batch_statistics_are_those_of_the_whole_batch(tmp_path: Path) -> None:
     shared, single = tmp_path / "shared", tmp_path / "single"
     run(tmp_path / "exact.py", EXACT, 2, shared, single)
@@ -127,6 +128,7 @@ def test_one_program_can_train_several_times(tmp_path: Path) -> None:
     assert [len(records(tmp_path / "runs" / n, "epoch")) for n in ("1", "2")] == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_first_look_of_one_process_does_not_disturb_the_others(tmp_path: Path) -> None:
     run(tmp_path / "training.py", WITH_NORMS, 2, tmp_path / "run")
     names = [r["name"] for r in records(tmp_path / "run", "diagnosis")]

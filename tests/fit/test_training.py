@@ -144,6 +144,7 @@ def test_a_net_whose_last_layer_is_a_convolution_can_be_trained(tmp_path: Path) 
     assert len(answers) == 1 and answers[0].label in run.classes
 
 
+@pytest.mark.slow
 def test_pictures_can_grow_while_a_net_trains(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     plain = loop.gradients

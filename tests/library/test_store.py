@@ -409,6 +409,7 @@ def test_damaged_tables_are_reported(store):
         len(Store.open(store.folder))
 
 
+@pytest.mark.slow
 def test_old_versions_and_leftovers_are_cleaned(store, monkeypatch):
     from datetime import timedelta
 
@@ -549,6 +550,7 @@ def test_a_growing_table_renews_its_index(store):
     assert said == ["making an index (IVF_HNSW_SQ) of 1,700 vectors of m, so that searching stays fast"]
 
 
+@pytest.mark.slow
 def test_a_very_large_library_has_a_smaller_index(tmp_path, monkeypatch):
     monkeypatch.setattr("neocog.library.store.QUANTISED_FROM", 1200)
     store, said = Store.create(tmp_path / "lib"), []

@@ -521,6 +521,7 @@ leave()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_where_labelled_pixels_differ(tmp_path: Path) -> None:
     script, shared, single = tmp_path / "exact.py", tmp_path / "shared", tmp_path / "single"
     script.write_text(EXACT)

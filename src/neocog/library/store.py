@@ -181,7 +181,7 @@ class Store:
     def name_of(self, text: str) -> str:
         """Return a stored path as users see it: absolute, or a URL."""
         path = decode_path(text)
-        return path if is_url(path) else os.path.join(self.folder.parent, path)
+        return path if is_url(path) else str(self.path_of(text))
 
     @property
     def folders(self) -> list[str]:
