@@ -236,7 +236,7 @@ def test_small_pictures_get_a_net_and_a_recipe_for_their_task() -> None:
     assert make_recipe(None, "placenet", {}, segment).zoom > 0
     assert make_recipe(None, "placenet", {}, tags).zoom == 0  # what is asked for may be cut off
     assert make_recipe(None, "placenet", {"zoom": "0.1"}, tags).zoom == 0.1
-    assert make_recipe(None, "resnet18", {}, segment).name == "dense"
+    assert make_recipe(None, "resnet18", {}, segment).name == "quick"
 
 
 def test_clock_counts_steps_and_at_least_some() -> None:

@@ -42,8 +42,8 @@ def choose_net(size: int, task: type[Task] = Label) -> str:
 
 
 def choose_recipe(net: str, task: type[Task] = Label) -> str:
-    """The recipe for a net and a task: fast and quick for the nets that they were made for."""
-    if net.startswith("placenet"):
+    """The recipe for a net with random weights: quick where the task's head reads maps, fast for speednet."""
+    if net.startswith("placenet") or task.head is not Task.head:
         return "quick"
     return task.recipe or ("fast" if net.startswith("speednet") else "standard")
 

@@ -117,7 +117,10 @@ def make_plan(
     facts = nets.facts(name)
     _check_net(facts, kind)
     pre = _preprocess(wishes, data, start, facts, device)
-    r = make_recipe(wishes.recipe or ("finetune" if start and kind.recipe is None else None), name, wishes.fields, kind)
+    named = wishes.recipe or ((kind.recipe or "finetune") if start else None)
+    r = make_recipe(named, name, wishes.fields, kind)
+    if r.name == "quick" and max(pre.input) > 128 and "batch_size" not in wishes.fields:
+        r = r.changed(batch_size=8)  # maps of large pictures need much memory
     with show.bar("searching for near-duplicates") as bar:
         mirrored = r.flip != "none" if "flip" in wishes.fields else None
         split = splits_of(

@@ -179,7 +179,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="dense",
-            about="for answers with places (masks, boxes, points): AdamW, zoomed and mirrored pictures, EMA",
+            about="for answers with places from pretrained weights: AdamW, zoomed and mirrored pictures, EMA",
             epochs=40.0,
             min_steps=400,
             batch_size=8,
