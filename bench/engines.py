@@ -1,7 +1,10 @@
 """Which engine is how fast: nets alone, and files to a searchable library, in one run.
 
     NEOCOG_DATA=... [NEOCOG_WEIGHTS=...] python bench/engines.py [NET ...]
-    python bench/engines.py --avx2    # PyTorch and oneDNN limited to AVX2, no bfloat16 (ONNX Runtime cannot be limited)
+    python bench/engines.py --avx2    # PyTorch and oneDNN limited to AVX2, no bfloat16
+
+(ONNX Runtime cannot be limited, and OpenVINO 2026.4.1 fails under that limit: on such a processor, leave out the option.)
+
 
 Net alone: uint8 pictures of noise. Index: photographs of Flickr8k dev as JPEG files. The ways:
 
