@@ -3,8 +3,7 @@
     NEOCOG_DATA=... [NEOCOG_WEIGHTS=...] python bench/engines.py [NET ...]
     python bench/engines.py --avx2    # PyTorch and oneDNN limited to AVX2, no bfloat16
 
-(ONNX Runtime cannot be limited, and OpenVINO 2026.4.1 fails under that limit: on such a processor, leave out the option.)
-
+(ONNX Runtime cannot be limited, and OpenVINO 2026.4.1 fails under that limit; on such a processor, leave it out.)
 
 Net alone: uint8 pictures of noise. Index: photographs of Flickr8k dev as JPEG files. The ways:
 
