@@ -136,7 +136,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-        return load(path.read_bytes()), metadata  # bytes: for torch, safe_open refuses a path that is not UTF-8
+        tensors = load(path.read_bytes())  # bytes: for torch, safe_open refuses a path that is not UTF-8
+        return dict(sorted(tensors.items())), metadata  # its own order differs from process to process
     except FileNotFoundError:
         raise RunError(f"{path} is not there; has the training of this run reached its first checkpoint?") from None
     except SafetensorError as error:
