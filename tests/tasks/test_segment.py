@@ -229,7 +229,7 @@ def test_weights_are_between_none_and_equal_classes() -> None:
 
 
 def test_what_weights_add_to_the_answers_is_taken_off_as_the_validation_pictures_say() -> None:
-    """The best outputs of the weighted loss are log(weight x probability): without the weights the probable class wins."""
+    """The best outputs of the weighted loss are log(weight x probability), so that a rare class may win."""
     weights, p = torch.tensor([0.5, 4.0]), torch.tensor([0.7, 0.3])
     truth = np.zeros((1, 10, 10), np.uint8)
     truth[:, 7:] = 1  # as often as it is probable

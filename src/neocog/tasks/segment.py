@@ -147,9 +147,10 @@ def fitted(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 class Segment(Task):
     """Cross-entropy over classes for each labelled pixel, and Dice where classes are small.
 
-    Rare classes count more in the loss, so that they are learned at all; but then they are found too often where a pixel
-    may be of either side of a border. So `adjustment` times the logarithm of the weights is taken off the logits (Menon
-    et al. 2021, "Long-tail learning via logit adjustment", section 4.1): with 1 the outputs say how probable a class is.
+    Rare classes count more in the loss, so that they are learned at all; but then they are found too often where a
+    pixel may be of either side of a border. So `adjustment` times the logarithm of the weights is taken off the logits
+    (Menon et al. 2021, "Long-tail learning via logit adjustment", section 4.1): with 1 the outputs say how probable a
+    class is.
 
     Args:
         classes: names, in the order of the outputs.
