@@ -20,7 +20,7 @@ from neocog.data.source import Source
 from neocog.data.warp import Warp
 from neocog.errors import UsageError
 from neocog.records import Preprocess
-from neocog.tasks.locate import LOSSES, Locate, Place, largest, overlap
+from neocog.tasks.locate import LOSSES, Locate, Place, Proposals, largest, overlap
 
 CPU = torch.device("cpu")
 SET = BoxSet(
@@ -72,7 +72,7 @@ def test_the_losses_in_closed_form() -> None:
     truth, found = [[0.2, 0.2, 0.6, 0.6]], [[0.4, 0.4, 0.8, 0.8]]
     wanted = {"l1": 0.8, "squared": 0.16, "giou": 1 - (0.04 / 0.28 - (0.36 - 0.28) / 0.36)}
     for loss, value in wanted.items():
-        parts = Locate(["thing"], loss, weight=1.0).losses(as_outputs(found), batch_of(truth, [0])).parts
+        parts = Locate(["thing"], loss=loss, weight=1.0).losses(as_outputs(found), batch_of(truth, [0])).parts
         assert parts.keys() == {"box"} and parts["box"].item() == pytest.approx(value, rel=1e-4)
     parts = (
         Locate(["cat", "dog"], weight=1.0)
@@ -84,7 +84,7 @@ def test_the_losses_in_closed_form() -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_what_is_not_known_counts_for_nothing(loss: str) -> None:
-    task = Locate(["cat", "dog"], loss)
+    task = Locate(["cat", "dog"], loss=loss)
     outputs = torch.randn(3, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
     batch = batch_of([[0.1, 0.1, 0.5, 0.9], [math.nan] * 4, [0.3, 0.2, 0.9, 0.6]], [0, -1, 1])
     found = task.losses(outputs, batch)
@@ -97,7 +97,7 @@ def test_what_is_not_known_counts_for_nothing(loss: str) -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_finds_the_box(loss: str) -> None:
-    task, batch = Locate(["thing"], loss), batch_of([[0.55, 0.1, 0.95, 0.4]], [0])
+    task, batch = Locate(["thing"], loss=loss), batch_of([[0.55, 0.1, 0.95, 0.4]], [0])
     free = nn.Parameter(torch.zeros(1, 4))
     optimizer = torch.optim.Adam([free], lr=0.05)
     for _ in range(200):
@@ -105,6 +105,24 @@ def test_every_loss_finds_the_box(loss: str) -> None:
         task.losses(free, batch).total.backward()
         optimizer.step()
     assert overlap(task.corners(free.detach()).numpy(), batch.targets["boxes"].numpy())[0] > 0.9
+
+
+def test_an_answer_is_the_mean_of_what_the_cells_propose_as_each_counts() -> None:
+    head = Proposals({4: 8, 8: 8}, 6, 8).eval()
+    kept: list[torch.Tensor] = []
+    head.last.register_forward_hook(lambda _m, _i, out: kept.append(out))
+    torch.manual_seed(0)
+    found = head({4: torch.randn(2, 8, 3, 5), 8: torch.randn(2, 8, 2, 3)}, torch.zeros(2, 3, 12, 20))
+    said = kept[0].double()
+    wanted = torch.zeros(2, 6, dtype=torch.float64)
+    for b in range(2):
+        counts = torch.exp(said[b, 0]) / torch.exp(said[b, 0]).sum()
+        for y in range(3):
+            for x in range(5):
+                own = as_outputs([[(x + 0.5) / 5, (y + 0.5) / 3] * 2])[0].double()
+                wanted[b, :4] += counts[y, x] * (said[b, 1:5, y, x] + own)
+                wanted[b, 4:] += counts[y, x] * said[b, 5:, y, x]
+    assert torch.allclose(found.double(), wanted, atol=1e-5)
 
 
 def test_corners_in_the_wrong_order_are_a_box_nevertheless() -> None:
@@ -168,10 +186,12 @@ def test_a_box_that_was_cut_away_is_not_known() -> None:
 
 
 def test_json_and_rows() -> None:
-    task = Locate(["cat"], "giou", 2.0)
-    assert Locate.from_json(json.loads(json.dumps(task.to_json()))).to_json() == task.to_json() and task.outputs == 4
+    task = Locate(["cat"], loss="giou", weight=2.0)
+    assert Locate.from_json(json.loads(json.dumps(task.to_json()))).to_json() == task.to_json()
+    assert task.outputs is None and Locate(["cat"], method="numbers").outputs == 4
+    assert Locate.from_json({"classes": ["cat"], "loss": "l1", "weight": 5.0}).method == "numbers"  # an older run
     answer = Place("k", (1.0, 2.0, 3.0, 4.0), "cat", 0.5)
     assert answer.row() == {"label": "cat", "probability": 0.5, "x0": 1.0, "y0": 2.0, "x1": 3.0, "y1": 4.0}
     assert answer.tags() == (("cat", 0.5),) and Place("k", problem="gone").tags() == ()
     with pytest.raises(UsageError, match="expected one of l1, squared, giou"):
-        Locate(["cat"], "iou")
+        Locate(["cat"], loss="iou")

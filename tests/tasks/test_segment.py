@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -225,6 +226,30 @@ def test_weights_are_between_none_and_equal_classes() -> None:
     assert made is not None and made[1] / made[0] == pytest.approx(5)
     assert (np.array(made) * np.array([100, 4, 0]) / 104).sum() == pytest.approx(1)
     assert balanced(np.array([10.0, 0.0])) is None
+
+
+def test_what_weights_add_to_the_answers_is_taken_off_as_the_validation_pictures_say() -> None:
+    """The best outputs of the weighted loss are log(weight x probability), so that a rare class may win."""
+    weights, p = torch.tensor([0.5, 4.0]), torch.tensor([0.7, 0.3])
+    truth = np.zeros((1, 10, 10), np.uint8)
+    truth[:, 7:] = 1  # as often as it is probable
+    task, batch = Segment(("ground", "thing"), weights.tolist()), batch_of(truth)
+    best = (weights * p).log()[None, :, None, None].expand(1, 2, 10, 10).clone().requires_grad_()
+    task.losses(best, batch).total.backward()
+    assert best.grad is not None and best.grad.sum((2, 3)).abs().max() < 1e-6  # nothing would be better
+    outputs = best.detach()
+    seen = {k: np.asarray(v) for k, v in task.observe(outputs, batch).items()}
+    assert seen["confusion"][0].tolist() == [[0, 70], [0, 30]] and seen["confusion"][2].tolist() == [[70, 0], [30, 0]]
+    assert task.figures(seen)["miou"] == pytest.approx(0.35)  # the best of those that were tried
+    task.calibrate(seen)
+    assert task.adjustment == 1.0
+    (answer,) = task.answers(outputs, batch, ["a"])
+    assert isinstance(answer, Regions) and (answer.mask == 0).all()
+    assert (task.readings(outputs, (10, 10))["classes"] == 0).all()
+    again = Segment.from_json(json.loads(json.dumps(task.to_json())))
+    assert again.adjustment == 1.0 and again.observe(outputs, batch)["confusion"].tolist() == [[[70, 0], [30, 0]]]
+    older = Segment.from_json({"classes": ["ground", "thing"], "weights": weights.tolist()})
+    assert older.adjustment == 0.0 and (older.answers(outputs, batch, ["a"])[0].mask == 1).all()  # type: ignore[attr-defined]
 
 
 # ---------------------------------------------------------------- figures

@@ -1,8 +1,13 @@
 """Where is it? The largest box of each picture as four numbers, and the name of what is in it.
 
-The corners are regressed (Sermanet et al. 2013, section 4), as shares of the net's input: a net that says nothing
-answers the middle half of the picture. Losses: l1, squared, or giou (Rezatofighi et al. 2019), which judges the whole
-box. Where boxes have several names, a softmax over these is learned with it.
+The corners are regressed (Sermanet et al. 2013, section 4), as shares of the net's input. Losses: l1, squared, or giou
+(Rezatofighi et al. 2019), which judges the whole box. Where boxes have several names, a softmax over these is learned
+with it.
+
+- method maps: every cell of a joined map of stride 4 proposes a box around itself and names, and says by how much it
+  counts; a softmax over the cells makes one answer of them. So the places of the maps are not lost.
+- method numbers: the net's own last layer gives the numbers, as in the paper. Nets that end in a mean or maximum over
+  the whole map lose places on the way.
 """
 
 from __future__ import annotations
@@ -15,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from neocog.data.kinds import Boxes, BoxSet
 from neocog.errors import DataError, UsageError
+from neocog.nets.pyramid import Joined
 from neocog.page import table
 from neocog.tasks import coco
 from neocog.tasks.answer import Answer
@@ -29,11 +35,34 @@ if TYPE_CHECKING:
     from neocog.data.batches import Batch
     from neocog.data.source import Source
     from neocog.data.warp import Warp
+    from neocog.nets.trunk import Trunk
 
-LOSSES = ("l1", "squared", "giou")
+METHODS, LOSSES = ("maps", "numbers"), ("l1", "squared", "giou")
 _MIDDLE = (0.25, 0.25, 0.75, 0.75)  # where outputs of 0 are; one is a quarter of the picture
 _QUARTER = 0.25
 _TRUTH = (70, 150, 240)
+_FINEST = 4  # stride of the map whose cells propose boxes
+
+
+class Proposals(nn.Module):
+    """Maps of all strides -> one box and its names: the mean of what the cells propose, weighted by a softmax."""
+
+    def __init__(self, channels: Mapping[int, int], outputs: int, width: int) -> None:
+        super().__init__()
+        self.joined = Joined(channels, width, finest=_FINEST)
+        self.last = nn.Conv2d(width, 1 + outputs, 1)
+
+    def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> Tensor:
+        """-> (B, outputs) of pictures (B, C, H, W): corners in quarters from the middle half, then logits of names."""
+        said = self.last(self.joined(maps))  # (B, 1 + outputs, h, w)
+        rows, columns = said.shape[-2:]
+        counts = said[:, 0].flatten(1).float().softmax(1)
+        across = (torch.arange(columns, device=said.device) + 0.5) / columns
+        down = (torch.arange(rows, device=said.device) + 0.5) / rows
+        own = torch.stack((across.expand(rows, -1), down[:, None].expand(-1, columns))).repeat(2, 1, 1)  # (4, h, w)
+        own = (own - own.new_tensor(_MIDDLE)[:, None, None]) / _QUARTER
+        boxes = said[:, 1:5].float() + own
+        return torch.cat([(v.flatten(2) * counts[:, None]).sum(2) for v in (boxes, said[:, 5:].float())], 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +112,9 @@ class Locate(Task):
 
     Args:
         classes: names of what is in the boxes.
-        loss: one of `LOSSES`.
+        method: one of `METHODS`. loss: one of `LOSSES`.
         weight: of the box's loss beside the class's.
+        width: channels of the head.
     """
 
     name = "locate"
@@ -95,12 +125,16 @@ class Locate(Task):
     fit = "pad"
     geometry = True
     recipe = "dense"
-    options = {"loss": "l1", "weight": 5.0}
+    options = {"method": "maps", "loss": "l1", "weight": 5.0, "width": 128}
 
-    def __init__(self, classes: Sequence[str], loss: str = "l1", weight: float = 5.0) -> None:
-        if loss not in LOSSES:
-            raise UsageError(f"unknown loss {loss!r} of the task locate; expected one of {', '.join(LOSSES)}")
-        self.classes, self.loss, self.weight = tuple(classes), loss, float(weight)
+    def __init__(
+        self, classes: Sequence[str], method: str = "maps", loss: str = "l1", weight: float = 5.0, width: int = 128
+    ) -> None:
+        for what, value, there in (("method", method, METHODS), ("loss", loss, LOSSES)):
+            if value not in there:
+                raise UsageError(f"unknown {what} {value!r} of the task locate; expected one of {', '.join(there)}")
+        self.classes, self.method, self.loss = tuple(classes), method, loss
+        self.weight, self.width = float(weight), int(width)
 
     @classmethod
     def known(cls, source: Source) -> np.ndarray:
@@ -116,14 +150,14 @@ class Locate(Task):
         column: Any = source.columns["boxes"]
         if not len(rows):
             raise DataError(f"{source.name} has no training picture with a box; the task locate needs one in each")
-        return cls(column.names, str(settings.get("loss", "l1")), settings.get("weight", 5.0))
+        return cls(column.names, **{k: settings.get(k, v) for k, v in cls.options.items()})
 
     def to_json(self) -> dict[str, Any]:
-        return {"classes": list(self.classes), "loss": self.loss, "weight": self.weight}
+        return {"classes": list(self.classes), **{k: getattr(self, k) for k in self.options}}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Locate:
-        return cls(**values)
+        return cls(**{"method": "numbers", **values})  # what older runs, which do not say it, have
 
     @classmethod
     def strata(cls, source: Source) -> np.ndarray | None:
@@ -135,8 +169,15 @@ class Locate(Task):
         return np.array([-1 if one is None else one[1] for one in found], np.int64)
 
     @property
-    def outputs(self) -> int:
+    def _numbers(self) -> int:
         return 4 + (len(self.classes) if len(self.classes) > 1 else 0)
+
+    @property
+    def outputs(self) -> int | None:
+        return self._numbers if self.method == "numbers" else None
+
+    def head(self, trunk: Trunk) -> nn.Module:
+        return Proposals(trunk.channels, self._numbers, self.width)
 
     # ---- a batch: boxes as shares of the input's width and height
 

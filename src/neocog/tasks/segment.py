@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from neocog.data.warp import Warp
     from neocog.nets.trunk import Trunk
 
+ADJUSTMENTS = (0.0, 0.5, 1.0)  # of which the validation pictures choose one
 _LOOK_AT = 200  # masks that are read to find how frequent each class is
 
 
@@ -146,6 +147,11 @@ def fitted(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 class Segment(Task):
     """Cross-entropy over classes for each labelled pixel, and Dice where classes are small.
 
+    Rare classes count more in the loss, so that they are learned at all; but then they are found too often where a
+    pixel may be of either side of a border. So `adjustment` times the logarithm of the weights is taken off the logits
+    (Menon et al. 2021, "Long-tail learning via logit adjustment", section 4.1): with 1 the outputs say how probable a
+    class is.
+
     Args:
         classes: names, in the order of the outputs.
         weights: (K,), how much a pixel of each class counts.
@@ -154,6 +160,7 @@ class Segment(Task):
         border: how much more a pixel between two objects that touch counts, w0 of Ronneberger et al. 2015 (there 10).
         tile: side of the tiles in which pictures are seen at their own scale; 0: the whole picture, scaled.
         colours: RGB of each class, where the data say it.
+        adjustment: see above; None: not chosen yet, by the mean IoU on the validation pictures.
     """
 
     name = "segment"
@@ -176,9 +183,10 @@ class Segment(Task):
         border: float = 0.0,
         tile: int = 0,
         colours: Sequence[Sequence[int]] | None = None,
+        adjustment: float | None = None,
     ) -> None:
         self.classes, self.dice, self.width = tuple(classes), float(dice), int(width)
-        self.border, self.tile = float(border), int(tile)
+        self.border, self.tile, self.adjustment = float(border), int(tile), adjustment
         self.colours = None if colours is None else tuple((int(r), int(g), int(b)) for r, g, b in colours)
         self.weights = None if weights is None else torch.tensor(list(weights), dtype=torch.float32)
 
@@ -202,11 +210,12 @@ class Segment(Task):
     def to_json(self) -> dict[str, Any]:
         weights = None if self.weights is None else self.weights.tolist()
         own = {name: getattr(self, name) for name in self.options}
-        return {"classes": list(self.classes), "weights": weights, **own, "colours": self.colours}
+        chosen = {"colours": self.colours, "adjustment": self.adjustment}
+        return {"classes": list(self.classes), "weights": weights, **own, **chosen}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Segment:
-        return cls(**values)
+        return cls(**{"adjustment": 0.0, **values})  # what older runs, which do not say it, have
 
     @property
     def zoo_outputs(self) -> int:
@@ -249,26 +258,65 @@ class Segment(Task):
 
     def observe(self, outputs: Tensor, batch: Batch) -> dict[str, Any]:
         outputs, mask, labelled = _aligned(outputs, batch)
-        k, found = len(self.classes), outputs.argmax(1)
+        k = len(self.classes)
         weights = None if self.weights is None else self.weights.to(outputs)
         loss = F.cross_entropy(outputs, mask, weights, ignore_index=NOT_LABELLED, reduction="sum")
-        confusion = torch.stack(
-            [
+        confusions, borders = [], []
+        for adjustment in self._tried:
+            found = self._adjusted(outputs, adjustment).argmax(1)
+            each = [
                 torch.bincount((true * k + own)[there], minlength=k * k).view(k, k)
                 for true, own, there in zip(mask, found, labelled, strict=True)
             ]
-        )
-        border = torch.stack([border_f(own, true, k) for own, true in zip(found, mask, strict=True)])  # (B, K)
+            confusions.append(torch.stack(each))
+            borders.append(torch.stack([border_f(own, true, k) for own, true in zip(found, mask, strict=True)]))
+        border = torch.stack(borders)  # (T, B, K)
         return {
             "rows": batch.rows,
-            "iou": _iou(confusion.double()).cpu(),
-            "confusion": confusion.sum(0),
+            "iou": torch.stack([_iou(c.double()).cpu() for c in confusions], 1),  # (B, T)
+            "confusion": torch.stack(confusions).sum(1),  # (T, K, K)
             "loss_sum": loss[None].double(),
-            "border_sum": border.nansum(0),
-            "border_n": (~border.isnan()).sum(0),
+            "border_sum": border.nansum(1),
+            "border_n": (~border.isnan()).sum(1),
         }
 
+    @property
+    def _tried(self) -> tuple[float, ...]:
+        if self.weights is None:
+            return (0.0,)
+        return ADJUSTMENTS if self.adjustment is None else (self.adjustment,)
+
+    def _adjusted(self, outputs: Tensor, adjustment: float | None = None) -> Tensor:
+        """Logits (B, K, H, W) without so much of the weights; None: as chosen."""
+        much = (self.adjustment or 0.0) if adjustment is None else adjustment
+        if self.weights is None or not much:
+            return outputs
+        return outputs - much * self.weights.to(outputs).log()[:, None, None]
+
+    def calibrate(self, seen: Seen) -> None:
+        if self.weights is None or not len(seen.get("confusion", ())):
+            self.adjustment = 0.0 if self.weights is None else 0.5  # without validation pictures: half
+        elif self.adjustment is None:
+            self.adjustment = ADJUSTMENTS[self._best(seen)]
+
+    def _best(self, seen: Seen) -> int:
+        """Which of the adjustments that were tried is the chosen one, or, before that, has the best mean IoU."""
+        if len(seen["confusion"]) == 1:
+            return 0
+        if self.adjustment is not None:
+            return ADJUSTMENTS.index(self.adjustment)
+        return int(np.argmax([np.nanmean(_by_class(c)[0]) if c.sum() else 0.0 for c in seen["confusion"]]))
+
+    def _judged(self, seen: Seen) -> Seen:
+        """The same with the figures of one adjustment."""
+        if "confusion" not in seen or seen["confusion"].ndim == 2:  # the latter in runs of before there were several
+            return seen
+        best = self._best(seen)
+        one = {name: seen[name][best] for name in ("confusion", "border_sum", "border_n")}
+        return {**seen, **one, "iou": seen["iou"][:, best]}
+
     def figures(self, seen: Seen) -> dict[str, Any]:
+        seen = self._judged(seen)
         confusion = seen.get("confusion")
         if confusion is None or not confusion.sum():
             return {"n": 0, "miou": float("nan"), "loss": float("nan")}
@@ -289,13 +337,15 @@ class Segment(Task):
         }
 
     def worst(self, seen: Seen) -> np.ndarray:
+        seen = self._judged(seen)
         order = np.argsort(seen["iou"], kind="stable")
         return seen["rows"][order[seen["iou"][order] >= 0]]
 
     def caption(self, seen: Seen, row: int) -> str:
-        return f"IoU {seen['iou'][seen['rows'] == row][0]:.2f}; labels, answer, errors"
+        return f"IoU {self._judged(seen)['iou'][seen['rows'] == row][0]:.2f}; labels, answer, errors"
 
     def sections(self, seen: Seen, figures: Mapping[str, Any]) -> list[Section]:
+        seen = self._judged(seen)
         confusion = seen["confusion"]
         columns = dict(
             zip(("IoU", "found", "right", "boundary F"), (*_by_class(confusion), _border(seen)), strict=True)
@@ -323,14 +373,17 @@ class Segment(Task):
         assert batch.warp is not None
         found: list[Answer] = []
         for b, key in enumerate(keys):
-            p, mask = batch.warp.maps_back(b, outputs[b].softmax(0)).max(0)
+            p, mask = batch.warp.maps_back(b, self._adjusted(outputs[b]).softmax(0)).max(0)
             found.append(Regions(key, self.classes, mask.byte().cpu().numpy(), p.half().cpu().numpy(), self.colours))
         return found
 
     def unread(self, key: str, problem: str) -> Answer:
         return Regions(key, problem=problem)
 
-    reading = "`output` (B, K, h, w) are logits, to be scaled to the input's size; a pixel's class has the largest."
+    reading = "`classes` (B, H, W) is the class of each pixel; `output` (B, K, h, w) are the logits before adjustment."
+
+    def readings(self, outputs: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        return {"classes": _enlarged(self._adjusted(outputs), torch.Size(size)).argmax(1).to(torch.uint8)}
 
 
 def balanced(counts: np.ndarray) -> list[float] | None:
