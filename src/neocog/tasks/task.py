@@ -86,6 +86,7 @@ class Task(ABC):
         knows_strangers: whether features tell pictures unlike the training data (then answers have ``judged``).
         recipe: the usual recipe; None: chosen by the net.
         size: the usual short side of the net's input; None: chosen by the pictures.
+        classifies: whether a picture has exactly one of `classes`, and the net a logit for each.
         options: names of what --task-option may set -> default.
     """
 
@@ -101,6 +102,7 @@ class Task(ABC):
     views_back: ClassVar[bool] = True
     whole_batch: ClassVar[bool] = False
     knows_strangers: ClassVar[bool] = False
+    classifies: ClassVar[bool] = False
     recipe: ClassVar[str | None] = None
     size: ClassVar[int | None] = None
     options: ClassVar[Mapping[str, Any]] = {}
@@ -347,9 +349,12 @@ def saved(task: Task) -> dict[str, Any]:
 def guess(source: Source) -> str:
     """The task that a source is made for: the first that it allows. Raises: DataError if there is none.
 
-    Points come before boxes where every picture with a box has them: then the boxes are those of the points.
+    Points come before boxes where every picture with a box has them: then the boxes are those of the points. Tags come
+    before one label where more than a tenth of the pictures would be left out for having several.
     """
     able = possible(source)
+    if able[:1] == ["label"] and "tags" in able and 10 * source.several > source.columns["tags"].known.sum():
+        return "tags"
     if "label" not in able and {"pose", "detect"} <= set(able):
         boxed = np.diff(source.columns["boxes"].ends) > 0  # type: ignore[attr-defined]
         if boxed.any() and source.columns["points"].known[boxed].all():
