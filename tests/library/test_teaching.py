@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -20,7 +19,7 @@ from neocog.library import place
 from neocog.library.heads import Head, learn, logistic, share_of
 from neocog.library.query import parse
 from neocog.library.searching import search
-from neocog.library.source import export_manifest, labelled, library_source
+from neocog.library.source import labelled, library_source
 from neocog.library.store import Store
 from neocog.library.teaching import (
     TAG_FROM,
@@ -285,20 +284,6 @@ def test_ten_thousand_pictures(tmp_path: Path) -> None:
 def with_files(store: Store, pictures: list[Picture]) -> None:
     for one in pictures:
         (store.folder.parent / one.name).write_bytes(one.name.encode())
-
-
-def test_examples_and_corrections_are_a_table(store: Store, pictures: list[Picture], tmp_path: Path) -> None:
-    ours, other = hashes(pictures), hashes(pictures, 3)
-    with_files(store, pictures)
-    teach(store, "our cat", ours[:5])
-    correct_all(store, "our cat", [(ours[0], False), (other[0], False), (ours[9], True)])
-    assert export_manifest(store, tmp_path / "out.csv") == 7
-    rows = list(csv.DictReader((tmp_path / "out.csv").read_text("utf-8").splitlines()))
-    said = {Path(row["path"]).name: row["label"] for row in rows}
-    by_hash = {p.hash: p.name for p in pictures}
-    assert {n for n, label in said.items() if label == "our cat"} == {by_hash[h] for h in (*ours[1:5], ours[9])}
-    assert {n for n, label in said.items() if label == "not our cat"} == {by_hash[h] for h in (ours[0], other[0])}
-    assert len(open_source(tmp_path / "out.csv")) == 7
 
 
 def test_a_concept_is_a_source_to_train_on(store: Store, pictures: list[Picture]) -> None:

@@ -178,7 +178,7 @@ def _drawn_jpeg(answer: Any) -> bytes:
 
 
 def _table_lines(pairs: Iterable[Pair], task: Task) -> Iterator[str]:
-    if task.name == "label":
+    if task.classifies:
         yield from _label_lines(pairs, getattr(task, "classes", ()))
         return
     for answer, files in pairs:

@@ -67,6 +67,6 @@ def _one(spec: str, minutes: float, parent: Path, offline: bool, progress: bool)
     some = tested[:: max(1, len(tested) // 5)][:5]
     echo("some of the test pictures:")
     for i, answer in zip(some, run.predict([source.read(i) for i in some], top=1), strict=True):
-        truth = f", which is {source.sample(i).label}" if run.task.name == "label" else ""
+        truth = f", which is {source.sample(i).label}" if run.task.classifies else ""
         echo(f"  {source.key(i)}{truth}: {answer.text()}")
     return run

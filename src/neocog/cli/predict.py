@@ -80,7 +80,7 @@ def predict(
                 cluster = until_written.enter_context(Cluster(on, say=terminal.say))
                 found = cluster.predict(run, inputs, top=top, device=device)
             else:
-                found = fit.predict(trained, terminal.picture_paths(inputs), top=top, device=device)
+                found = fit.predict(trained, terminal.picture_paths(inputs), top=top, device=device, say=terminal.say)
         unread = answers.write_answers(found, trained.task, form.value, out, masks=places[0], drawn=places[1])
     if unread:
         where = {"coco": "above", "npy": f"in {out and out.with_suffix('.csv')}"}.get(form.value, "in the output")

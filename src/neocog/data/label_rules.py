@@ -38,7 +38,7 @@ def several_labels(f: Facts) -> Finding | None:
     rows = np.flatnonzero(np.diff(f.source.label_sets.ends) > 1)  # type: ignore[union-attr]
     return f.finding(
         "several_labels", "warning", f"{counted(len(rows))} with more than one label", len(rows),
-        f"{ONE_LABEL} They are not used for training.", rows,
+        f"{ONE_LABEL} They are not used for that; the task tags learns all labels.", rows,
     )  # fmt: skip
 
 

@@ -83,10 +83,12 @@ def complete_split(
     strata: np.ndarray | LabelSets | None = None,
     groups: np.ndarray | None = None,
     seed: int = 0,
+    used: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[str]]:
     """Return (codes int8 (N,), notes): the declared splits, and what is missing made from training pictures.
 
     `strata`: integers (N,), pictures of one number are spread evenly; or several for each picture; None: the labels.
+    `used`: bool (N,), the pictures that the notes count; None: all.
 
     Nothing declared, or only training: everything is divided by `fractions`. Test declared but no validation:
     validation is cut from training. Validation declared but no test: test stays empty and a note says so. Pictures
@@ -95,17 +97,19 @@ def complete_split(
     shares = _check_fractions(fractions)
     codes = source.splits.copy()
     strata = source.labels if strata is None else strata
+    used = np.ones(len(codes), bool) if used is None else used
     has = [bool((codes == code).any()) for code in (TRAIN, VAL, TEST)]
     if not has[VAL] and not has[TEST]:
         codes = make_split(strata, groups=groups, fractions=fractions, seed=seed)
         why = "only training pictures are declared" if has[TRAIN] else "no split is declared"
-        return codes, [f"{why}: divided into {count_splits(codes)} (seed {seed})"]
+        return codes, [f"{why}: divided into {count_splits(codes[used])} (seed {seed})"]
 
-    notes = [f"declared splits kept: {count_splits(source.splits)}"]
+    notes = [f"declared splits kept: {count_splits(source.splits[used])}"]
     free = codes < 0
     if free.any():
         joined = _join_groups(codes, groups)
-        notes.append(f"{int(free.sum())} pictures without a split joined {count_splits(joined[free])}")
+        if n := int((free & used).sum()):
+            notes.append(f"{n} pictures without a split joined {count_splits(joined[free & used])}")
         codes = joined
     train = np.flatnonzero(codes == TRAIN)
     if not has[VAL] and len(train):
@@ -114,7 +118,8 @@ def complete_split(
         some = strata.select(train) if isinstance(strata, LabelSets) else strata[train]
         cut = make_split(some, groups=inner, fractions=(1 - share, share, 0.0), seed=seed)
         codes[train] = cut
-        notes.append(f"no validation split is declared: {int((cut == VAL).sum())} training pictures became validation")
+        moved = int(((cut == VAL) & used[train]).sum())
+        notes.append(f"no validation split is declared: {moved} training pictures became validation")
     if not has[TEST]:
         notes.append(
             "no test split is declared: figures are those of the validation split, which also chose the network"

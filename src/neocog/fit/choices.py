@@ -11,7 +11,7 @@ import numpy as np
 from neocog import nets
 from neocog.data.kinds import Categories, Numbers
 from neocog.data.mirroring import Mirroring, by_names, by_texts, decide, decide_by_values
-from neocog.data.source import ONE_LABEL, Source
+from neocog.data.source import Source
 from neocog.data.split import complete_split, joined_groups
 from neocog.errors import DataError, NeocogError, UsageError
 from neocog.fit.recipes import Recipe, choose_batch, recipe
@@ -80,12 +80,12 @@ def splits_of(
     groups = mirroring = None
     declared = set(np.unique(source.splits[labelled]).tolist()) - {-1}
     # a validation split that is cut beside a declared test split only steers: there speed counts for more
-    if source.drawn and task.name != "label":
+    if source.drawn and not task.classifies:
         pass  # no two are alike, and nothing is to be learned of mirror images
     elif len(source) <= (_GROUPS_UP_TO if 2 not in declared else LEAKS_UP_TO):
         from neocog.data.check import groups_and_mirroring
 
-        alike = mirrored if task.name == "label" else True  # targets of places move with the mirror image
+        alike = mirrored if task.classifies else True  # targets of places move with the mirror image
         groups, mirroring = groups_and_mirroring(source, np.arange(len(source)), progress, mirrored=alike)
     else:
         notes.append(
@@ -105,19 +105,20 @@ def splits_of(
         strata=np.zeros(len(source), np.int64) if strata is None else strata,
         groups=joined_groups(groups, own),
         seed=seed,
+        used=labelled,
     )
     codes = np.where(labelled, codes, -1).astype(np.int8)
-    several = source.several if task.name == "label" else 0
+    several = source.several if task.classifies else 0
     if several:
-        notes.append(f"{several:,} pictures with several labels are not used; {ONE_LABEL}")
+        notes.append(f"{several:,} pictures with several labels are not used; --task tags learns them all")
     if missing := int((~labelled).sum()) - several:
-        what = "a label" if task.name == "label" else " and ".join(task.needs)
+        what = "a label" if task.classifies else " and ".join(task.needs)
         notes.append(f"{missing:,} pictures without {what} are not used")
     if mirrored is not None:
         mirroring = Mirroring(mirrored, "asked for")
-    elif task.name != "label":
+    elif not task.classifies:
         mirroring = _by_task(source, task)
-    few = _too_few(codes) if task.name == "label" else []
+    few = _too_few(codes) if task.classifies else []
     return codes, notes + more + leaks(codes, groups) + few, mirroring or decide(source)
 
 

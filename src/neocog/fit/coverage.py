@@ -19,7 +19,7 @@ def coverage(data: Data, mirrored: bool) -> list[str]:
     """What is wrong with the splits, in sentences; `mirrored`: mirror images count as copies."""
     test_source, test_rows = data.testing()
     notes = [] if data.test is None else _leaks_to(data, test_source, test_rows, mirrored)
-    if data.task.name != "label":
+    if not data.task.classifies:
         return notes
     count = {name: _count(data.source.labels[data.rows(name)], data) for name in ("train", "val")}
     labels: Any = data.columns_of(test_source, test_rows)["label"]

@@ -128,3 +128,8 @@ def keep_still(net: nn.Module, used: Sequence[Used]) -> None:
 
 def _stays(self: nn.Module, mode: bool = True) -> nn.Module:
     return self
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Numbers that are trained."""
+    return sum(p.numel() for p in net.parameters() if p.requires_grad)

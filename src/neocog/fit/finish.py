@@ -67,7 +67,7 @@ def finish(job: Job, state: State) -> None:
     validation = job.splits["val"]
     mirrored = None
     flips = plan.recipe.tta != "none" or plan.recipe.flip != "none"
-    if task.name == "label" and job.kept is None and plan.mirror and len(validation) and flips:
+    if task.classifies and job.kept is None and plan.mirror and len(validation) and flips:
         plain, _ = look(validation, "validation pictures as they are", tta="none")
         turned, _ = look(validation, "mirrored validation pictures", tta="mirror")
         right = [found["logits"].argmax(1) == found["labels"] for found in (plain, turned)]

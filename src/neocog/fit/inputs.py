@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from neocog.data.batches import Batches, normalised
 from neocog.data.pictures import Held, Streamed
@@ -103,8 +103,3 @@ def _some(pictures: Held | Streamed, most: int) -> Tensor:
     """Some normalised training pictures (N, C, H, W), float32, on the CPU."""
     pixels = torch.from_numpy(_pixels(pictures, most, 512)).permute(0, 3, 1, 2)
     return normalised(pixels / 255.0, pictures.pre)
-
-
-def count_parameters(net: nn.Module) -> int:
-    """Numbers that are trained."""
-    return sum(p.numel() for p in net.parameters() if p.requires_grad)

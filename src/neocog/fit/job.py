@@ -150,13 +150,13 @@ def usual_size(source: Source, rows: np.ndarray) -> tuple[tuple[int, int], int]:
 
 
 def _check(source: Source, task: type[Task]) -> None:
-    if task.name == "label":
+    if task.classifies:
         source.require_labels()
     if not fits(task, source):
         needed = ", ".join(f"{role} ({kind})" for role, kind in task.needs.items())
         there = ", ".join(f"{role} ({c.kind})" for role, c in source.columns.items() if c.known.any())
         advice = ""
-        if task.name == "label":
+        if task.classifies:
             advice = "; expected a folder for each class, or a table with a label column"
         elif there:
             advice = "; --task chooses another task"

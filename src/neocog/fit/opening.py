@@ -63,7 +63,7 @@ def planned(
     opened = Data.open(data, test, wishes.offline, dict(columns) if columns else None, wishes.task)
     for note in opened.source.notes:
         show.say(f"note: {note}")
-    if wishes.task is None and opened.task.name != "label":
+    if wishes.task is None and not opened.task.classifies:
         more = ", ".join(name for name in possible(opened.source) if name != opened.task.name)
         more = f"; --task can also be {more}" if more else ""
         show.say(f"task: {opened.task.name} ({opened.task.about}){more}")

@@ -153,7 +153,7 @@ def make_plan(
         data.notes += decision.notes
         if pre.channels < channels:
             data.notes.append("the weights are for grey pictures, so colours are not used")
-    elif kind.name == "label" and transfer.each_class(np.bincount(source.labels[rows])) < transfer.FEW:
+    elif kind.classifies and transfer.each_class(np.bincount(source.labels[rows])) < transfer.FEW:
         data.notes.append(transfer.ONE_SPLIT)
     if r.dropout >= 0:
         if "dropout" in nets.options(name):
@@ -204,7 +204,7 @@ def make_plan(
 
 def task_of(plan: Plan, data: Data) -> Task:
     """The task of a plan; that of a run of an older version is planned again."""
-    if plan.task["name"] == "label" and "weights" not in plan.task:
+    if data.task.classifies and "weights" not in plan.task:
         return data.task.plan(data.source, data.rows("train"), plan.recipe.as_dict())
     return load(plan.task)
 

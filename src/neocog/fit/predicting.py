@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -91,11 +91,11 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise damaged(path, f"preprocess has no key {min(lacking)!r}")
     pre, names, outputs = Preprocess.from_json(card["preprocess"]), len(card["classes"]), card["net"]["classes"]
     task = task_in(card, path)
-    if task.name == "label" and not card.get("taps") and names != outputs:
+    if task.classifies and not card.get("taps") and names != outputs:
         raise damaged(path, f"it names {counted(names, 'class')} for a net with {counted(outputs, 'output')}")
     if not (min(len(pre.mean), len(pre.std)) >= pre.channels > 0 and min(pre.size, pre.resize, *pre.std) > 0):
         raise damaged(path, f"invalid values: {pre}")
-    if wrong := misfit_metrics(card["metrics"]) if task.name == "label" else "":
+    if wrong := misfit_metrics(card["metrics"]) if task.classifies else "":
         raise damaged(path, wrong)
     if not (card["temperature"] > 0 and math.isfinite(card["temperature"])):
         raise damaged(path, f"the temperature is {card['temperature']} instead of a number above 0")
@@ -254,7 +254,13 @@ def _single(array: np.ndarray) -> bool:
 
 
 def predict(
-    run: Run | str | Path, inputs: Iterable[Any], *, top: int = 5, batch_size: int = 64, device: str | None = None
+    run: Run | str | Path,
+    inputs: Iterable[Any],
+    *,
+    top: int = 5,
+    batch_size: int = 64,
+    device: str | None = None,
+    say: Callable[[str], object] = lambda text: None,
 ) -> Iterator[Any]:
     """Answers for pictures one batch at a time, in their order; one that cannot be read gets a `problem`.
 
@@ -262,6 +268,7 @@ def predict(
         inputs: paths, encoded bytes, or uint8 arrays (H, W) or (H, W, 3).
         top: guesses for each picture, where a task has several.
         device: ``"cpu"``, ``"cuda"``, ``"mps"``; None takes a GPU if there is one.
+        say: takes a line on the engine that computes, once it is chosen.
 
     Raises:
         RunError: the run cannot be used. UsageError: `top` below 1.
@@ -271,7 +278,8 @@ def predict(
         raise UsageError(f"--top needs at least 1, got {top}")
     pre, chosen, task = run.preprocess, _here(device), run.task
     detector = run.detector() if task.knows_strangers else None
-    net = _ready(run, chosen, len(inputs) if isinstance(inputs, Sized) else None, features=detector is not None)
+    ahead = len(inputs) if isinstance(inputs, Sized) else None
+    net = _ready(run, chosen, ahead, say, features=detector is not None)
     batch_size = {"pad": min(batch_size, 8), "tile": 1}.get(pre.fit, batch_size)
 
     def read(one: tuple[int, Any]) -> tuple[str, Any, str | None]:
@@ -321,12 +329,19 @@ def pictures_only(pictures: list[Any], pre: Preprocess, device: Device) -> Batch
     return Batch((x,), {}, torch.arange(len(x)), part.valid.to(device.torch), Warp(part.places, part.sizes, size))
 
 
-def _ready(run: Run, device: Device, ahead: int | None, *, features: bool = False) -> nn.Module:
+def _ready(
+    run: Run,
+    device: Device,
+    ahead: int | None,
+    say: Callable[[str], object] = lambda text: None,
+    *,
+    features: bool = False,
+) -> nn.Module:
     """A run's net on a device, computed by the fastest engine where its task asks it for nothing but its answers."""
     net: nn.Module = run.net().to(device.torch).to(memory_format=device.layout)  # type: ignore[call-overload]
     if getattr(run.task.run, "__func__", None) is not Task.run or run.preprocess.fit in ("pad", "tile"):
         return net
-    return Graphed(Telling(net) if features else net, device, ahead)
+    return Graphed(Telling(net) if features else net, device, ahead, say)
 
 
 def _here(device: str | None) -> Device:
@@ -360,7 +375,7 @@ def evaluate(
                 f"{other.folder} and {opened[0].folder} were trained on different classes, so their probabilities "
                 "cannot be averaged"
             )
-    if opened[0].task.name != "label":
+    if not opened[0].task.classifies:
         return _evaluate_one(opened, data, split, device)
     source = open_source(data)
     source.require_labels()

@@ -196,10 +196,12 @@ def _curves(epochs: Sequence[Mapping[str, Any]], smoothed: bool) -> Html:
         ("Learning rate", {"learning rate": "lr"}, "learning rate"),
     ):
         series = {name: points for name, key in keys.items() if (points := _series(epochs, key))}
-        if series:
+        if max(map(len, series.values()), default=0) > 1:  # else one dot
             values = [v for points in series.values() for _, v in points]
             deep = y == "loss" and 0 < 20 * min(values) < max(values)  # else the end of the curve is a flat line
             parts.append(_chart(heading, line_chart(series, x="epoch", y=y, log_y=deep)))
+    if not parts:
+        return paragraph("There are no curves: the figures were taken once.")
     last: Mapping[str, float] = next(
         (record["update_ratio"] for record in reversed(epochs) if record.get("update_ratio")), {}
     )

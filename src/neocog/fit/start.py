@@ -109,5 +109,5 @@ def _open_run(run: Run, net: str | None, options: dict[str, Any]) -> Start:
     if options:
         made = features.build(spec, run.taps, run.task).eval()
         load_state(made, run.net().state_dict(), str(run.folder))
-    classes = run.classes if run.task.name == "label" else None
+    classes = run.classes if run.task.classifies else None
     return Start(run.folder.resolve(), made, spec, run.preprocess, classes, run.taps, saved(run.task))

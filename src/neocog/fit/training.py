@@ -16,12 +16,13 @@ from neocog.data.batches import Batch
 from neocog.errors import RunError, UsageError
 from neocog.fit import diagnose
 from neocog.fit.clock import Clock
+from neocog.fit.depth import count_parameters
 from neocog.fit.device import Device
 from neocog.fit.device import prepare as prepare_device
 from neocog.fit.evaluating import floated, observed
 from neocog.fit.features import layer_names
 from neocog.fit.finish import finish
-from neocog.fit.inputs import count_parameters, prepare
+from neocog.fit.inputs import prepare
 from neocog.fit.job import Data, Job, Wishes
 from neocog.fit.learn_head import learn_head
 from neocog.fit.loop import fit, weighted

@@ -30,7 +30,7 @@ from neocog import nets
 from neocog.errors import NetError, RunError, UsageError, closest
 from neocog.fit import features
 from neocog.fit.choices import choose_recipe, make_recipe
-from neocog.fit.depth import heads_of, in_order, inside, keep_still, last_stages, units
+from neocog.fit.depth import count_parameters, heads_of, in_order, inside, keep_still, last_stages, units
 from neocog.fit.heads import check_kind
 from neocog.fit.kept import fingerprint
 from neocog.fit.recipes import Recipe
@@ -109,7 +109,7 @@ def decide(
     notes = [f"regime {regime}: {why}", began["told"]]
     if at_once and (wishes.epochs or wishes.minutes):
         notes.append("regime features fits a last layer in one step, so epochs and minutes do not apply")
-    if task.name == "label" and each_class(counts) < FEW and (regime != "features" or r.folds == 1):
+    if task.classifies and each_class(counts) < FEW and (regime != "features" or r.folds == 1):
         notes.append(ONE_SPLIT)
     return Decision(r, taps, began, notes)
 
@@ -236,7 +236,7 @@ def describe(start: Start, regime: str, why: str, taps: dict[str, Any] | None, t
     """What a plan keeps of a start, JSON-able."""
     steps = regime == "features" and not isinstance(task, FitsAtOnce)
     fitting = (regime != "features" or steps) and taps == start.taps
-    if task.name != "label":
+    if not task.classifies:
         kept = fitting and start.task is not None and same_answers(start.task, task)
         said = f"the head of the weights is {'kept' if kept else f'replaced by one for the task {task.name}'}"
     else:
@@ -326,6 +326,11 @@ def prepare(net: nn.Module, plan: Plan) -> str:
     """
     start, recipe = plan.start or {}, plan.recipe
     used = in_order(net)
+    if isinstance(net, features.Tapped):  # what lies behind the layers that are read has no part in it
+        read = {one.name for one in used}
+        for name, p in net.trunk.named_parameters(prefix="trunk"):
+            p.requires_grad_(p.requires_grad and name.rpartition(".")[0] in read)
+    whole = count_parameters(net)
     begin = last_stages(used)
     last = {one.name for one in used[begin:]}
     trunk = [(name.rpartition(".")[0], p) for name, p in net.named_parameters() if not inside(name, heads_of(net))]
@@ -342,17 +347,12 @@ def prepare(net: nn.Module, plan: Plan) -> str:
         keep_still(net, used[:begin])
         for owner, p in trunk:  # also what the net uses without calling the module that holds it
             p.requires_grad_(p.requires_grad and owner in last)
-    if isinstance(net, features.Tapped):  # what lies behind the layers that are read has no part in it
-        read = {one.name for one in used}
-        for name, p in net.trunk.named_parameters(prefix="trunk"):
-            p.requires_grad_(p.requires_grad and name.rpartition(".")[0] in read)
-    return _told(net, plan, next((one.name for one in used[begin:] if one.weights), ""))
+    return _told(net, plan, whole, next((one.name for one in used[begin:] if one.weights), ""))
 
 
-def _told(net: nn.Module, plan: Plan, last: str) -> str:
+def _told(net: nn.Module, plan: Plan, whole: int, last: str) -> str:
     start, recipe = plan.start or {}, plan.recipe
-    trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
-    share = f"{trained:,} of {sum(p.numel() for p in net.parameters()):,} parameters are"
+    share = f"{count_parameters(net):,} of {whole:,} parameters are"
     if start["regime"] == "features":
         return f"{share} {'trained, those of the head' if start.get('steps') else 'fitted, those of the last layer'}"
     if (first := start.get("first")) is not None:

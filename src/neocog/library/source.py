@@ -8,8 +8,6 @@ not.
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -149,25 +147,6 @@ def labelled(store: Store, concept: str | None = None) -> tuple[list[Labelled], 
             labels.setdefault(key, [])
     view = view_of(store)
     return [_picture(view, key, tuple(found), files.get(key, "")) for key, found in labels.items()], names
-
-
-def export_manifest(store: Store, out: str | os.PathLike[str], concept: str | None = None) -> int:
-    """Write a table ``path,label`` of all examples and corrections; returns how many pictures.
-
-    A picture that shows several concepts has a row for each; one that shows none has "not NAME" where there is only
-    one concept, else "other".
-
-    Raises: like `labelled`.
-    """
-    pictures, names = labelled(store, concept)
-    none = f"not {names[0]}" if len(names) == 1 else "other"
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["path", "label"])
-    there = [one for one in pictures if one.path]
-    table.writerows([one.path, label] for one in there for label in one.labels or (none,))
-    Path(out).write_text(text.getvalue(), "utf-8", "surrogateescape")
-    return len(there)
 
 
 def _opened(text: str) -> tuple[Store, str | None]:

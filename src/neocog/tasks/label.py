@@ -99,6 +99,7 @@ class Label(FitsAtOnce, Task):
     head_kinds = label_heads.KINDS
     head_judge = "log loss"
     knows_strangers = True
+    classifies = True
 
     def __init__(
         self,

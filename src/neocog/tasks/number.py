@@ -297,7 +297,7 @@ class Number(FitsAtOnce, Task):
             rows[name] = made
         means = {
             k: float(np.mean(there)) if (there := [v[k] for v in rows.values() if not math.isnan(v[k])]) else math.nan
-            for k in ("mae", "rmse", "r2", "relative_mae")
+            for k in ("r2", "relative_mae", *(("mae", "rmse") if len(rows) == 1 else ()))  # else each in its own unit
         }
         covered = [row["coverage"] for row in rows.values() if "coverage" in row]
         return {

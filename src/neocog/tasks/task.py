@@ -90,6 +90,7 @@ class Task(ABC):
         shown_texts: of the texts that a sample has, so many are shown at each step; 0: all.
         recipe: the usual recipe; None: chosen by the net.
         size: the usual short side of the net's input; None: chosen by the pictures.
+        classifies: whether a picture has exactly one of `classes`, and the net a logit for each.
         options: names of what --task-option may set -> default.
     """
 
@@ -108,6 +109,7 @@ class Task(ABC):
     on_features: ClassVar[bool] = False
     variants: ClassVar[tuple[str, ...]] = ()
     shown_texts: int = 0
+    classifies: ClassVar[bool] = False
     recipe: ClassVar[str | None] = None
     size: ClassVar[int | None] = None
     options: ClassVar[Mapping[str, Any]] = {}
@@ -360,9 +362,12 @@ def saved(task: Task) -> dict[str, Any]:
 def guess(source: Source) -> str:
     """The task that a source is made for: the first that it allows. Raises: DataError if there is none.
 
-    Points come before boxes where every picture with a box has them: then the boxes are those of the points.
+    Points come before boxes where every picture with a box has them: then the boxes are those of the points. Tags come
+    before one label where more than a tenth of the pictures would be left out for having several.
     """
     able = possible(source)
+    if able[:1] == ["label"] and "tags" in able and 10 * source.several > source.columns["tags"].known.sum():
+        return "tags"
     if "label" not in able and {"pose", "detect"} <= set(able):
         boxed = np.diff(source.columns["boxes"].ends) > 0  # type: ignore[attr-defined]
         if boxed.any() and source.columns["points"].known[boxed].all():
