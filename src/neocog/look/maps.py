@@ -76,7 +76,8 @@ class Backwards(TorchFunctionMode):
             made = _Past.apply(x, y, not passes)
         else:  # the usual gradient, then what is positive of it: the order makes no difference, for it only masks
             made = func(x.clone(), *args[1:], **kwargs)
-            made.register_hook(lambda g: g.clamp(min=0))
+            if made.requires_grad:
+                made.register_hook(lambda g: g.clamp(min=0))
         return x.copy_(made) if written else made
 
 

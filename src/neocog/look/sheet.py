@@ -104,6 +104,7 @@ class Sheet:
                 write(row.title, middle, INK, 22)  # type: ignore[arg-type]
             if row.text:
                 write(row.text, small, SOFT, 16)  # type: ignore[arg-type]
+                y += 5
             x, deepest = _GAP, 0
             for tile in row.tiles:
                 shown = _fitted(tile.picture, row.side, width - 2 * _GAP)

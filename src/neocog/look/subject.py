@@ -176,6 +176,13 @@ class Subject:
             return layer
         return full
 
+    def unit_path(self, layer: str) -> str:
+        """As `path`, for looking at one unit: of a rectifier what it reads, which tells strong from stronger at an
+        upper bound (ReLU6), and has a gradient where the unit is not active."""
+        path = self.path(layer)
+        module = self.net.get_submodule(path.partition("#")[0])
+        return f"<{path}" if isinstance(module, nn.ReLU | nn.Hardtanh) else path
+
     def levels(self) -> list[Shown]:
         """The last layer at each size of map, from fine to coarse, and what comes after the maps."""
         best: dict[tuple[int, ...], Shown] = {}

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neocog.anatomy import Field
@@ -37,7 +36,7 @@ class Hit:
         row, key: of the collection. value: the activation, the largest in the picture.
         at: y and x in the map; (0, 0) for a layer without one.
         box: x0, y0, x1, y1 of the receptive field in pixels of the net's input; it may reach beyond the picture.
-        patch: uint8 (h, w, 3), what lies in the box, or the whole picture where the field is as large; grey outside.
+        patch: uint8 (h, w, 3), what lies in the box, or the whole picture where the field is as large; light outside.
         below: the same part of what the activation is made of (see `Top.way`).
     """
 
@@ -78,7 +77,7 @@ class Top:
                 continue
             span = f"{hits[0].value:.3g}" if len(hits) == 1 else f"{hits[-1].value:.3g} to {hits[0].value:.3g}"
             tiles.append(Tile(_pair(hits), f"unit {unit}: {span}"))
-        return Sheet(title or f"Top patches of {self.layer}", "", [Row("", tiles, side=190, text=text)])
+        return Sheet(title or f"Top patches of {self.layer}", "", [Row("", tiles, side=182, text=text)])
 
 
 def _pair(hits: Sequence[Hit]) -> np.ndarray:
@@ -122,16 +121,16 @@ def top_patches(
     seen = subject(net)
     shown = seen.layer(layer)
     chosen = _units(units, shown.shape[0], shown.name)
-    source, path, show = open_source(pictures), seen.path(shown.name), Show(progress)
+    source, path, show = open_source(pictures), seen.unit_path(shown.name), Show(progress)
     streamed = Streamed(source, np.arange(len(source)), seen.preprocess)
     best = torch.full((len(chosen), 0), -math.inf)
     where, rows, n = best.long(), best.long(), 0
     with show.bar("looking") as bar, torch.no_grad():
         for batch in in_order(streamed, usual_batch(streamed), seen.device.torch, channels_last=False):
-            with tapped(seen.net, [path]) as found:
+            with tapped(seen.net, [path], apart=True) as found:
                 seen.outputs(batch.x)
-            maps = tensor_of(found, path)[:, chosen].flatten(2) if len(shown.shape) == 3 else tensor_of(found, path)[:, chosen, None]
-            value, at = maps.float().cpu().max(2)  # (B, units)
+            maps = tensor_of(found, path)[:, chosen]
+            value, at = maps.reshape(*maps.shape[:2], -1).float().cpu().max(2)  # (B, units)
             every = torch.cat((best, value.T), 1)
             best, order = every.topk(min(count, every.shape[1]), 1)
             where = torch.cat((where, at.T), 1).gather(1, order)
@@ -159,7 +158,7 @@ def _hits(
 ) -> dict[int, tuple[Hit, ...]]:  # fmt: skip
     """The patches of the pictures that were kept, and what they are made of; one picture in memory at a time."""
     found: dict[int, list[Hit | None]] = {u: [None] * best.shape[1] for u in units}
-    area, path = seen.field(layer), seen.path(layer)
+    area, path = seen.field(layer), seen.unit_path(layer)
     with still(seen.net):
         for row in rows[best > 0].unique().tolist():
             places = ((rows == row) & (best > 0)).nonzero().tolist()
@@ -205,7 +204,7 @@ def _box(area: Field | None, at: tuple[int, int], size: tuple[int, int]) -> tupl
 
 def _cut(picture: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     x0, y0, x1, y1 = box
-    made = np.full((y1 - y0, x1 - x0, 3), 127, np.uint8)
+    made = np.full((y1 - y0, x1 - x0, 3), 225, np.uint8)
     inner = picture[max(0, y0) : max(0, y1), max(0, x0) : max(0, x1)]
     made[max(0, -y0) :, max(0, -x0) :][: inner.shape[0], : inner.shape[1]] = inner
     return made
@@ -219,42 +218,36 @@ def prefer(
     unit: int | str,
     layer: str | None = None,
     *,
-    steps: int = 200,
-    rate: float = 0.05,
+    steps: int = 128,
+    rate: float = 0.03,
     jitter: int | None = None,
-    blur: float = 0.6,
     decay: float = 0.01,
     seed: int = 0,
 ) -> np.ndarray:
     """A picture uint8 (h, w, 3), made from noise, that a unit or an answer prefers.
 
-    Gradient ascent (Adam) with the usual priors (Yosinski et al. 2015, arXiv:1506.06579): the picture is moved by
-    chance before each step, blurred every fourth step, and drawn towards grey; colours stay possible.
+    Gradient ascent (Adam) with the usual priors: the picture is moved by chance before each step and drawn towards grey
+    (Yosinski et al. 2015, arXiv:1506.06579), and it is smooth, because what is moved are its frequencies, each in
+    proportion to its wavelength (Olah, Mordvintsev, Schubert 2017, doi 10.23915/distill.00007).
 
     Args:
         unit: a channel of `layer`, whose middle position is excited: the picture is its receptive field. A text is
             what ``Task.claim`` explains, such as a class, and the picture is the whole input; then `layer` is None.
-        rate: of Adam, in standard deviations of the input. jitter: pixels; None: a sixteenth of the side.
-        blur: deviation of the Gaussian, pixels. decay: share that is taken off at each step.
+        rate: of Adam. jitter: pixels; None: a sixteenth of the side. decay: share that is taken off at each step.
     """
     seen = subject(net)
-    pre, x = seen.preprocess, seen.blank()
-    g, side = torch.Generator().manual_seed(seed), min(pre.input)
-    mean, std = (torch.tensor(v[: pre.channels], device=x.device)[:, None, None] for v in (pre.mean, pre.std))
-    x = x + 0.3 * torch.randn(x.shape, generator=g).to(x)
-    area = None
+    pre, area = seen.preprocess, None
     if isinstance(unit, str):
         if layer is not None:
             raise UsageError(f"{unit!r} is an answer, not a unit of {layer}; leave out the layer, or give a number")
-        batch = seen.read(np.full((*pre.input, 3), 127, np.uint8))
-        score = seen.claim(batch, unit).score
+        score = seen.claim(seen.read(np.full((*pre.input, 3), 127, np.uint8)), unit).score
 
         def wanted(x: Tensor) -> Tensor:
             return score(seen.outputs(x))
     else:
         shown = seen.layer(layer)
         (unit,) = _units([unit], shown.shape[0], shown.name)
-        path = seen.path(shown.name)
+        path = seen.unit_path(shown.name)
         area = seen.field(shown.name) if len(shown.shape) == 3 else None
 
         def wanted(x: Tensor) -> Tensor:
@@ -263,30 +256,35 @@ def prefer(
             maps = tensor_of(found, path)[:, unit]
             return maps[:, maps.shape[1] // 2, maps.shape[2] // 2] if maps.ndim == 3 else maps
 
-    reach = max(1, side // 16) if jitter is None else jitter
-    kernel = _gaussian(blur).to(x) if blur > 0 else None
-    first, second = torch.zeros_like(x), torch.zeros_like(x)
+    height, width = pre.input
+    g, device = torch.Generator().manual_seed(seed), seen.device.torch
+    mean, std = (torch.tensor(v[: pre.channels], device=device)[:, None, None] for v in (pre.mean, pre.std))
+    waves = torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()
+    scale = (waves.sqrt().clamp(min=1 / max(height, width)).reciprocal() / 4).to(device)
+    start = 0.01 * torch.randn(1, pre.channels, height, width // 2 + 1, 2, generator=g)
+    spectrum = start.to(device).requires_grad_()
+
+    def picture() -> Tensor:
+        made = torch.fft.irfft2(torch.view_as_complex(spectrum) * scale, s=(height, width), norm="ortho")
+        return ((made.sigmoid() - mean) / std).contiguous()
+
+    reach = max(1, min(height, width) // 16) if jitter is None else jitter
+    if area is not None and max(area.size) < min(height, width):
+        reach = min(reach, max(area.size) // 8)  # the middle unit must keep seeing the same place
+    adam = torch.optim.Adam([spectrum], rate)
     with still(seen.net):
-        for step in range(1, steps + 1):
-            move = torch.randint(-reach, reach + 1, (2,), generator=g).tolist() if reach else [0, 0]
-            if area is not None and area.size[0] < side:  # the middle unit must keep seeing the same place
-                move = [0, 0] if max(area.size) <= reach else [m // 4 for m in move]
-            slope = gradient(wanted, x.roll(move, (2, 3))).roll([-m for m in move], (2, 3))
-            slope = slope / slope.abs().max().clamp(min=1e-12)
-            first, second = 0.9 * first + 0.1 * slope, 0.99 * second + 0.01 * slope.square()
-            x = x + rate * (first / (1 - 0.9**step)) / ((second / (1 - 0.99**step)).sqrt() + 1e-3)
-            x = (1 - decay) * x
-            if kernel is not None and step % 4 == 0 and step < 0.9 * steps:
-                x = F.conv2d(F.pad(x, [len(kernel) // 2] * 4, mode="replicate").transpose(0, 1), kernel[None, None]).transpose(0, 1)
-            x = torch.maximum(torch.minimum(x, (1 - mean) / std), -mean / std)
-    picture = seen.picture(x[0])
+        for _ in range(steps):
+            move = torch.randint(-reach, reach + 1, (2,), generator=g).tolist()
+            x = picture().roll(move, (2, 3))
+            slope = gradient(wanted, x)
+            if not slope.any():  # the unit is not active: what would make its rectifiers so
+                slope = gradient(wanted, x, "deconvnet")
+            adam.zero_grad()
+            x.backward(-slope / slope.norm().clamp(min=1e-12))
+            adam.step()
+            with torch.no_grad():
+                spectrum.mul_(1 - decay)
+    made = seen.picture(picture()[0])
     if area is None:
-        return picture
-    middle = (shown.shape[1] // 2, shown.shape[2] // 2)
-    return _cut(picture, _box(area, middle, picture.shape[:2]))
-
-
-def _gaussian(sigma: float) -> Tensor:
-    from neocog.nets.vision import gaussian
-
-    return gaussian(sigma, max(1, math.ceil(2 * sigma))).float()
+        return made
+    return _cut(made, _box(area, (shown.shape[1] // 2, shown.shape[2] // 2), made.shape[:2]))

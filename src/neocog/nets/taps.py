@@ -4,7 +4,7 @@ with tapped(net, ["layer3", "layer4"]) as found:
     logits = net(x)
 found["layer4"]      # (B, 512, H / 32, W / 32)
 
-Of a module that is called several times the last output is kept; "relu#1" names the first one.
+Of a module that is called several times the last output is kept; "relu#1" names the first one, "<relu" what it reads.
 """
 
 from __future__ import annotations
@@ -68,9 +68,16 @@ def tapped(
         return value.clone() if apart and isinstance(value, torch.Tensor) else None  # None: it goes on as it is
 
     def hook(name: str) -> Any:
-        if name == LAST:
-            return registry.head_of(net).register_forward_pre_hook(lambda _module, inputs: take(name, inputs[0]))
-        module = net.get_submodule(name.partition("#")[0])
+        path = name.partition("#")[0]
+        if name == LAST or path.startswith("<"):
+            module = registry.head_of(net) if name == LAST else net.get_submodule(path[1:])
+
+            def before(_module: nn.Module, inputs: tuple[Any, ...]) -> Any:
+                made = take(name, inputs[0])
+                return None if made is None else (made, *inputs[1:])
+
+            return module.register_forward_pre_hook(before)
+        module = net.get_submodule(path)
         return module.register_forward_hook(lambda _module, _inputs, output: take(name, output))
 
     handles = [hook(name) for name in names]
