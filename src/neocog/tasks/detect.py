@@ -29,8 +29,8 @@ from neocog.page import paragraph, table
 from neocog.records import counted
 from neocog.tasks.answer import Answer
 from neocog.tasks.drawing import boxed
-from neocog.tasks.found import BANDS, KINDS, Found, There, best_threshold, coco, kinds, voc
-from neocog.tasks.task import Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.found import BANDS, HIT, KINDS, Found, There, best_threshold, coco, iou, kinds, voc
+from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -370,6 +370,40 @@ class Detect(Task):
         if self.kind != "one":
             return {}
         return {"boxes": cut(corners(outputs), size), "scores": scores_of(outputs)}
+
+    claims = "a class (its surest box), or the number of a box, 1 for the surest"
+
+    def claim(self, outputs: Any, batch: Batch, what: str | None = None, other: Any = None) -> Claim:
+        """The logit of the class of a box, where it was found: in its cell, or of the proposals that overlap it."""
+        found, scores, labels = (np.asarray(v) for v in self._found(outputs, batch)[0])
+        if not len(scores):
+            raise UsageError("the net finds no box in this picture, so there is none to explain")
+        if what is None or (what.isdecimal() and 1 <= int(what) <= len(scores)):
+            n = int(what or 1) - 1
+        else:
+            own = np.flatnonzero(labels == which(what, self.classes, "class or box", 0))
+            if not len(own):
+                raise UsageError(f"the net finds no {what} in this picture; it finds {self.classes[labels[0]]}")
+            n = int(own[0])
+        k, size = int(labels[n]), (batch.x.shape[2], batch.x.shape[3])
+        assert batch.warp is not None
+        there = torch.from_numpy(batch.warp.boxes(0, found[n : n + 1])[0])  # in pixels of the input
+        if self.kind == "one":
+            good = torch.from_numpy(iou(cut(corners(outputs), size)[0].detach().cpu().numpy(), there.numpy())[:, 0])
+            cell = int((scores_of(outputs)[0, :, k].detach().cpu() * (good > HIT)).argmax())
+
+            def score(out: Any) -> Tensor:
+                return out["classes"][:, cell, k]  # type: ignore[no-any-return]
+        else:
+
+            def score(out: Any) -> Tensor:
+                logits = out["named"].log_softmax(1)[:, k]
+                near = torch.from_numpy(iou(out["rois"].detach().cpu().numpy(), there.numpy())[:, 0] > HIT)
+                far = torch.where(near.to(logits.device), logits, logits.detach().amin())
+                return torch.stack([far[out["picture"] == b].amax() for b in range(int(out["picture"].max()) + 1)])
+
+        box = tuple(float(v) for v in found[n])
+        return Claim(f"box {n + 1}: {self.classes[k]}", score, box)  # type: ignore[arg-type]
 
     def unread(self, key: str, problem: str) -> Answer:
         return Detections(key, problem=problem)

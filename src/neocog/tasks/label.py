@@ -18,7 +18,7 @@ from neocog.tasks.answer import Answer
 from neocog.tasks.at_once import Arrays, FitsAtOnce
 from neocog.tasks.measures import cross_entropy, evaluate_logits, fit_temperature, softmax, wilson
 from neocog.tasks.ridge import Layers
-from neocog.tasks.task import Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -259,6 +259,12 @@ class Label(FitsAtOnce, Task):
             guesses = tuple((self.classes[k], float(p[k])) for k in best)
             found.append(Prediction(key, guesses[0][0], guesses[0][1], guesses))
         return found
+
+    claims = "a class"
+
+    def claim(self, outputs: Tensor, batch: Batch, what: str | None = None, other: Any = None) -> Claim:
+        k = which(what, self.classes, "class", int(outputs[0].argmax()))
+        return Claim(self.classes[k], lambda out: out[:, k])
 
     def unread(self, key: str, problem: str) -> Answer:
         return Prediction(key, problem=problem)

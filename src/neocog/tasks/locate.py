@@ -29,7 +29,7 @@ from neocog.page import table
 from neocog.tasks import coco
 from neocog.tasks.answer import Answer
 from neocog.tasks.canvas import PLAIN, RIGHT, WRONG, boxed, captioned
-from neocog.tasks.task import Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 METHODS, LOSSES = ("maps", "numbers"), ("l1", "squared", "giou")
 _MIDDLE = (0.25, 0.25, 0.75, 0.75)  # where outputs of 0 are; one is a quarter of the picture
 _QUARTER = 0.25
+_EDGES = ("left", "top", "right", "bottom", "size")
 _TRUTH = (70, 150, 240)
 _FINEST = 4  # stride of the map whose cells propose boxes
 
@@ -322,6 +323,20 @@ class Locate(Task):
             label = self.classes[int(p.argmax())] if self.classes else ""
             found.append(Place(key, (x0, y0, x1, y1), label, float(p.max()), self.classes))
         return found
+
+    claims = "a class, or left, top, right, bottom or size of the box"
+
+    def claim(self, outputs: Tensor, batch: Batch, what: str | None = None, other: Any = None) -> Claim:
+        """A class; or what makes an edge of the box lie further right or down, or its sides longer."""
+        several = len(self.classes) > 1
+        names = [*(self.classes if several else ()), *_EDGES]
+        k = which(what, names, "class or edge", int(outputs[0, 4:].argmax()) if several else len(names) - 1)
+        (answer,) = self.answers(outputs[:1].detach(), batch.part(slice(1)), [""])
+        box = answer.box  # type: ignore[attr-defined]
+        if several and k < len(self.classes):
+            return Claim(names[k], lambda out: out[:, 4 + k], box)
+        towards = torch.tensor([-1.0, -1.0, 1.0, 1.0] if names[k] == "size" else [names[k] == e for e in _EDGES[:4]])
+        return Claim(f"{names[k]} of the box", lambda out: self.corners(out) @ towards.to(out), box)
 
     def unread(self, key: str, problem: str) -> Answer:
         return Place(key, problem=problem)

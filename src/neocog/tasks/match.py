@@ -33,7 +33,7 @@ from neocog.page import Html, line_chart, paragraph
 from neocog.tasks.at_once import Arrays, FitsAtOnce
 from neocog.tasks.logistic import few_threads
 from neocog.tasks.measures import auroc
-from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Answer, Claim, Losses, Section, Seen, Targets, Task, register
 from neocog.tasks.together import all_rows
 
 if TYPE_CHECKING:
@@ -281,6 +281,14 @@ class Match(FitsAtOnce, Task):
     def answers(self, outputs: Tensor, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
         rows = F.normalize(outputs, dim=1).cpu().tolist()
         return [Vector(key, tuple(row), self.same) for key, row in zip(keys, rows, strict=True)]
+
+    claims = "nothing; it needs the picture to compare with"
+
+    def claim(self, outputs: Tensor, batch: Batch, what: str | None = None, other: Any = None) -> Claim:
+        if other is None:
+            raise UsageError("the task match compares two pictures; give the other one, as in --with OTHER.jpg")
+        towards = F.normalize(other[0].detach(), dim=0)
+        return Claim("the same as the other picture", lambda out: F.normalize(out, dim=1) @ towards)
 
     def unread(self, key: str, problem: str) -> Answer:
         return Vector(key, problem=problem)

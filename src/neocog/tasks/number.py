@@ -30,7 +30,7 @@ from neocog.tasks.at_once import Arrays, FitsAtOnce
 from neocog.tasks.logistic import logistic
 from neocog.tasks.measured import Measured
 from neocog.tasks.ridge import Layers, ridge
-from neocog.tasks.task import Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -387,6 +387,15 @@ class Number(FitsAtOnce, Task):
                     spans.append((0.0, period))
             found.append(Measured(key, self.names, tuple(row), tuple(spans)))
         return found
+
+    claims = "the name of a number"
+
+    def claim(self, outputs: Tensor, batch: Batch, what: str | None = None, other: Any = None) -> Claim:
+        """What makes the number large; of an angle or a time of day, what says the one that was found."""
+        d = which(what, self.names, "number", 0)
+        found = outputs.detach().split(self._sizes, dim=1)[d][0]
+        towards = found / found.norm().clamp(min=1e-9) if self.periods[d] else torch.ones_like(found)
+        return Claim(self.names[d], lambda out: out.split(self._sizes, dim=1)[d] @ towards)
 
     def unread(self, key: str, problem: str) -> Answer:
         return Measured(key, problem=problem)

@@ -26,7 +26,7 @@ from neocog.nets.pyramid import Joined, conv_norm
 from neocog.page import Html, line_chart, paragraph, table
 from neocog.tasks.answer import Answer
 from neocog.tasks.keypoints import Keypoints, skeleton
-from neocog.tasks.task import Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -340,6 +340,21 @@ class Pose(Task):
             Keypoints(key, self.names, batch.warp.points_back(b, places[b]), self.known_as.lines)
             for b, key in enumerate(keys)
         ]
+
+    claims = "a point"
+
+    def claim(self, outputs: Tensor, batch: Batch, what: str | None = None, other: Any = None) -> Claim:
+        """The log-probability of the place that was found; of coordinates, what moves the point right and down."""
+        found = outputs[0].detach()
+        sure = self._points(outputs[:1].detach(), batch.x.shape[-2:])[0, :, 2]  # type: ignore[arg-type]
+        k = which(what, self.names, "point", int(sure.argmax()))
+        (answer,) = self.answers(outputs[:1].detach(), batch.part(slice(1)), [""])
+        x, y = answer.points[k, :2].tolist()  # type: ignore[attr-defined]
+        if self.method == "heatmap":
+            cell = int(found[k].argmax())
+            return Claim(self.names[k], lambda out: out[:, k].flatten(1).log_softmax(1)[:, cell], (x, y, x, y))
+        # at the place itself a distance has no gradient; the sum of both coordinates has
+        return Claim(f"{self.names[k]} (further right and down)", lambda out: out[:, k, :2].sum(1), (x, y, x, y))
 
     def unread(self, key: str, problem: str) -> Answer:
         return Keypoints(key, problem=problem)

@@ -7,6 +7,7 @@ convolution.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from neocog.tasks import coco
 from neocog.tasks.answer import Answer, Indexed
 from neocog.tasks.masks import WRONG as RED
 from neocog.tasks.masks import border_f, border_weights, coloured, dice_loss, errors, is_ground, palette, with_legend
-from neocog.tasks.task import Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -376,6 +377,27 @@ class Segment(Task):
             p, mask = batch.warp.maps_back(b, self._adjusted(outputs[b]).softmax(0)).max(0)
             found.append(Regions(key, self.classes, mask.byte().cpu().numpy(), p.half().cpu().numpy(), self.colours))
         return found
+
+    claims = "a class, or a pixel of the file as x,y"
+
+    def claim(self, outputs: Tensor, batch: Batch, what: str | None = None, other: Any = None) -> Claim:
+        """A class: the mean of its logits where it was found. A pixel: the log-probability of its class there."""
+        assert batch.warp is not None
+        found = outputs[0].detach().argmax(0)
+        (height, width), (rows, columns) = batch.x.shape[-2:], found.shape
+        if what is not None and re.fullmatch(r"\d+,\d+", what):
+            x, y = batch.warp.points(0, np.array([[float(n) + 0.5 for n in what.split(",")]]))[0].tolist()
+            if not (0 <= x < width and 0 <= y < height):
+                raise UsageError(f"the pixel {what} is outside of what the net sees of the picture")
+            row, column = int(y * rows / height), int(x * columns / width)
+            k, at = int(found[row, column]), [float(n) for n in what.split(",")]
+            name = f"{self.classes[k]} at {what}"
+            return Claim(name, lambda out: out[:, :, row, column].log_softmax(1)[:, k], (*at, *at))  # type: ignore[arg-type]
+        counts = torch.bincount(found.flatten(), minlength=len(self.classes)).tolist()
+        order = sorted(range(len(counts)), key=lambda k: (is_ground(self.classes[k]) or not counts[k], -counts[k]))
+        k = which(what, self.classes, "class", order[0])
+        where = (found == k).float() if counts[k] else torch.ones_like(found, dtype=torch.float32)
+        return Claim(self.classes[k], lambda out: (out[:, k] * where).sum((1, 2)) / where.sum())
 
     def unread(self, key: str, problem: str) -> Answer:
         return Regions(key, problem=problem)

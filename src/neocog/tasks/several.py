@@ -24,7 +24,7 @@ from neocog.data.batches import Batch
 from neocog.errors import DataError, UsageError
 from neocog.tasks.answer import Answer
 from neocog.tasks.combined import Together
-from neocog.tasks.task import Losses, Section, Seen, Targets, Task, by_rows, find, joins, load, saved
+from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, by_rows, find, joins, load, saved, which
 
 if TYPE_CHECKING:
     from neocog.data.columns import LabelSets
@@ -317,6 +317,15 @@ class Several(Task):
                     found[b][name] = answer
         before = self._before()[0]
         return [Together(key, parts, before) for key, parts in zip(keys, found, strict=True)]
+
+    claims = "task:what, such as label:cat, or a task alone"
+
+    def claim(self, outputs: dict[str, Any], batch: Batch, what: str | None = None, other: Any = None) -> Claim:
+        name, _, rest = (what or next(iter(self.parts))).partition(":")
+        which(name, tuple(self.parts), "task", 0)
+        own = None if other is None else other[name]
+        made = self.parts[name].claim(outputs[name], self._own(name, batch)[1], rest or None, own)
+        return replace(made, name=f"{name}: {made.name}", score=lambda out: made.score(out[name]))
 
     def categories(self) -> list[dict[str, Any]]:
         return self._before()[1]

@@ -32,7 +32,7 @@ from neocog.tasks.canvas import MISSED, PLAIN, RIGHT, WRONG, captioned
 from neocog.tasks.logistic import logistic
 from neocog.tasks.ridge import Layers, ridge
 from neocog.tasks.tag_measures import asymmetric, best_threshold, counts, f1_scores, per_tag_ap, platt
-from neocog.tasks.task import Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -356,6 +356,13 @@ class Tags(FitsAtOnce, Task):
             said = tuple((name, p) for name, p, good in ranked if good)
             found.append(Tagged(key, said, tuple((name, p) for name, p, _ in ranked[:top]), self.classes))
         return found
+
+    claims = "a tag"
+
+    def claim(self, outputs: Tensor, batch: Batch, what: str | None = None, other: Any = None) -> Claim:
+        chances = self.probabilities(outputs.detach().cpu().numpy())[0]
+        k = which(what, self.classes, "tag", int((chances - self.thresholds).argmax()))
+        return Claim(self.classes[k], lambda out: self._logits(out)[:, k])
 
     def unread(self, key: str, problem: str) -> Answer:
         return Tagged(key, problem=problem)

@@ -57,6 +57,22 @@ class Losses:
         return torch.stack(list(self.parts.values())).sum()
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One thing that a net says of a picture, for what explains it (`neocog.look`).
+
+    Attributes:
+        name: in words: "tabby cat", "box 2: dog".
+        score: outputs of B pictures -> (B,), differentiable: how strongly they say the same of each. A claim about a
+            place stays at that place of the net's input.
+        box: x0, y0, x1, y1 of the place that is meant, in pixels of the file; None: the whole picture.
+    """
+
+    name: str
+    score: Callable[[Any], Tensor]
+    box: tuple[float, float, float, float] | None = None
+
+
 Picture = Callable[[int], "np.ndarray | None"]  # of a row: uint8 (H, W, 3) or (H, W); None where it cannot be read
 
 
@@ -291,6 +307,24 @@ class Task(ABC):
         `top`: how many guesses are wanted where there are several.
         """
 
+    claims: ClassVar[str] = "the number of an output"  # what `what` may be, for people
+
+    def claim(self, outputs: Any, batch: Batch, what: str | None = None, other: Any = None) -> Claim:
+        """What is to be explained of the first picture of a batch.
+
+        Args:
+            what: see `claims`; None: what the answer says first.
+            other: outputs for another picture, for a task that compares two.
+
+        Raises:
+            UsageError: there is no such thing in the answer.
+        """
+        if not isinstance(outputs, Tensor):
+            raise UsageError(f"what speaks for an answer of the task {self.name} is not known")
+        flat = outputs[0].flatten()
+        k = which(what, [str(i) for i in range(len(flat))], "output", int(flat.argmax()))
+        return Claim(f"output {k}", lambda out: out.flatten(1)[:, k])
+
     @abstractmethod
     def unread(self, key: str, problem: str) -> Answer:
         """The answer for a picture that could not be read."""
@@ -303,6 +337,16 @@ class Task(ABC):
         Places are in pixels of an input of `size`, height and width. Traced: plain operations on tensors.
         """
         return {}
+
+
+def which(what: str | None, names: Sequence[str], kind: str, usual: int) -> int:
+    """The index of a name; `usual` where none is given. Raises: UsageError if there is none of that name."""
+    if what is None:
+        return usual
+    if what not in names:
+        some = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
+        raise UsageError(f"there is no {kind} {what!r}{closest(what, names)}; expected one of {some}")
+    return list(names).index(what)
 
 
 # ---------------------------------------------------------------- tasks are found like nets
