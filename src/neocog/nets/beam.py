@@ -116,13 +116,9 @@ def sample(
         tokens = torch.cat((tokens, word[:, None, None]), 2)
         if not running.any():
             break
-    found = Sentences(
-        *(v.view(b, n, *v.shape[1:]) for v in (tokens[:, 0].where(tokens[:, 0] != END, PAD), total, count))
-    )
-    order = torch.sort(found.each, dim=1, descending=True, stable=True)[1]
-    return Sentences(
-        found.ids.gather(1, order[:, :, None].expand_as(found.ids)), *(v.gather(1, order) for v in found[1:])
-    )
+    ids = tokens[:, 0].where(tokens[:, 0] != END, PAD).view(b, n, -1)
+    found = Sentences(ids, total.view(b, n), count.view(b, n))
+    return _at(found, torch.sort(found.each, dim=1, descending=True, stable=True)[1])
 
 
 def _after(model: LanguageModel, state: State, features: Tensor, first: Sequence[int]) -> tuple[State, Tensor]:
@@ -164,4 +160,10 @@ def _kept(done: Sentences, tokens: Tensor, score: Tensor, words: int, length: fl
     log_p = torch.cat((done.log_p, score), 1)
     count = torch.cat((done.words, torch.full_like(score, words)), 1)
     at = torch.where(log_p > _NEVER / 2, log_p / count**length, -math.inf).topk(n, 1)[1]
-    return Sentences(ids.gather(1, at[:, :, None].expand(-1, -1, longest)), log_p.gather(1, at), count.gather(1, at))
+    return _at(Sentences(ids, log_p, count), at)
+
+
+def _at(found: Sentences, at: Tensor) -> Sentences:
+    """Some of the sentences of each picture, int64 (B, n)."""
+    ids = found.ids.gather(1, at[:, :, None].expand(-1, -1, found.ids.shape[2]))
+    return Sentences(ids, found.log_p.gather(1, at), found.words.gather(1, at))

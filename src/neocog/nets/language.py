@@ -3,7 +3,7 @@
 - Log-bilinear (Mnih and Hinton 2007, "Three new graphical models for statistical language modelling"):
   ``r = sum_i C_i r_{w_i}`` over the `context` words before, ``P(w) ~ exp(r . r_w + b_w)``.
 - MLBL-B and MLBL-F (Kiros, Salakhutdinov and Zemel 2014, "Multimodal neural language models", sections 3.1 and 3.2):
-  ``r`` gets ``C_m x`` of the picture; in the factored one the picture also scales `factors` between ``r`` and the words.
+  ``r`` gets ``C_m x`` of the picture; in the factored one the picture also scales `factors` between ``r`` and words.
 - LSTM (Vinyals et al. 2015, "Show and tell", equations 10 to 12): the picture is the first input, and only that.
 - Convolutions (Aneja, Deshpande and Schwing 2018, "Convolutional image captioning", without attention): causal,
   gated; every word comes with the picture.
@@ -129,7 +129,7 @@ class LogBilinear(LanguageModel):
 
 
 class FactoredLogBilinear(LogBilinear):
-    """MLBL-F: words' vectors are ``E = W_fr^T W_fv``; ``f = (W_fr r) * (W_fx x)``, ``P(w) ~ exp(W_fv[:, w] . f + b_w)``.
+    """MLBL-F: vectors of words are ``E = W_fr^T W_fv``; ``f = (W_fr r) * (W_fx x)``, ``P(w) ~ exp(W_fv[:, w] f + b_w)``.
 
     Args:
         factors: F of the paper.
@@ -245,7 +245,7 @@ class ConvDecoder(LanguageModel):
         return self.output(self.dropout(self.narrow(x.transpose(1, 2)))), after
 
     def _nothing(self, x: Tensor) -> list[Tensor]:
-        return [x.new_zeros(len(x), layer.in_channels, self.kernel - 1) for layer in self.layers]  # type: ignore[misc]
+        return [x.new_zeros(len(x), layer.in_channels, self.kernel - 1) for layer in self.layers]  # type: ignore[call-overload]
 
     def forward(self, features: Tensor | None, ids: Tensor) -> Tensor:
         """See `LanguageModel`."""
