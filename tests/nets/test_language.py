@@ -91,6 +91,12 @@ def test_a_word_at_a_time_is_the_whole_sentence(model: LanguageModel) -> None:
             assert torch.allclose(logits, whole[:, t], atol=1e-5)
 
 
+def test_some_places_alone_are_those_of_all(model: LanguageModel) -> None:
+    features, ids = torch.randn(2, D), torch.randint(4, V, (2, 6))
+    where = torch.rand(2, 6) < 0.5
+    assert torch.allclose(model(features, ids, where), model(features, ids)[where], atol=1e-5)
+
+
 def test_no_word_sees_what_comes_after_it(model: LanguageModel) -> None:
     features, ids = torch.randn(2, D), torch.randint(4, V, (2, 8))
     other = ids.clone()
@@ -123,7 +129,9 @@ class Table(LanguageModel):
         super().__init__()
         self.table, self.words, self.features = logits, len(logits), 1
 
-    def forward(self, features: torch.Tensor | None, ids: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, features: torch.Tensor | None, ids: torch.Tensor, where: torch.Tensor | None = None
+    ) -> torch.Tensor:
         return self.table[ids]
 
     def begin(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -11,7 +11,8 @@
 All read ids of words that begin with `START`, and are read in two ways: ``forward`` gives what follows each word of
 known sentences, ``begin`` and ``step`` go on word by word with a state, a tuple of tensors (B, ...).
 
-Output: features (B, F), ids (B, L) -> logits (B, L, words); row t says what follows ``ids[:, :t + 1]``.
+Output: features (B, F), ids (B, L) -> logits (B, L, words); row t says what follows ``ids[:, :t + 1]``. With `where`,
+bool (B, L), logits (M, words) of these places alone: the last layer takes most of the time, and half a batch is padding.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class LanguageModel(nn.Module, ABC):
     features: int
 
     @abstractmethod
-    def forward(self, features: Tensor | None, ids: Tensor) -> Tensor:
-        """(B, F), int64 (B, L) -> logits (B, L, words)."""
+    def forward(self, features: Tensor | None, ids: Tensor, where: Tensor | None = None) -> Tensor:
+        """(B, F), int64 (B, L) -> logits (B, L, words), or (M, words) where `where` is true."""
 
     @abstractmethod
     def begin(self, features: Tensor) -> State:
@@ -92,7 +93,7 @@ class LogBilinear(LanguageModel):
         return made
 
     def scores(self, r: Tensor, x: Tensor | None) -> Tensor:
-        """Predicted vectors (B, L, K) and the picture's features (B, F') -> logits (B, L, words)."""
+        """Predicted vectors (..., K) and the pictures' features (..., F') -> logits (..., words)."""
         return F.linear(r, self.vectors.weight, self.bias)
 
     def seen(self, features: Tensor | None) -> Tensor | None:
@@ -107,11 +108,12 @@ class LogBilinear(LanguageModel):
         r = self.contexts(words.transpose(1, 2)).transpose(1, 2)
         return r if x is None else r + self.picture(x)[:, None]  # type: ignore[misc]
 
-    def forward(self, features: Tensor | None, ids: Tensor) -> Tensor:
+    def forward(self, features: Tensor | None, ids: Tensor, where: Tensor | None = None) -> Tensor:
         """See `LanguageModel`."""
         x = self.seen(features)
-        words = self.dropout(self.vectors_of(F.pad(ids, (self.context - 1, 0), value=START)))
-        return self.scores(self._predicted(words, x), x)
+        r = self._predicted(self.dropout(self.vectors_of(F.pad(ids, (self.context - 1, 0), value=START))), x)
+        x = None if x is None else x[:, None].expand(*ids.shape, -1)
+        return self.scores(r, x) if where is None else self.scores(r[where], None if x is None else x[where])
 
     def begin(self, features: Tensor) -> State:
         """(x (B, F'), the last words (B, context - 1))."""
@@ -125,7 +127,7 @@ class LogBilinear(LanguageModel):
         last = torch.cat((before, ids[:, None]), 1)  # (B, context)
         read = x if self.features else None
         r = self._predicted(self.vectors_of(last), read)
-        return self.scores(r, read)[:, 0], (x, last[:, 1:])
+        return self.scores(r[:, 0], read), (x, last[:, 1:])
 
 
 class FactoredLogBilinear(LogBilinear):
@@ -159,7 +161,7 @@ class FactoredLogBilinear(LogBilinear):
 
     def scores(self, r: Tensor, x: Tensor | None) -> Tensor:
         """See `LogBilinear`."""
-        factors = self.of_vector(r) * self.of_picture(x)[:, None]
+        factors = self.of_vector(r) * self.of_picture(x)
         return F.linear(factors, self.vectors.weight, self.bias)
 
 
@@ -182,12 +184,13 @@ class LstmDecoder(LanguageModel):
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.vectors.weight, std=0.1)
 
-    def forward(self, features: Tensor | None, ids: Tensor) -> Tensor:
+    def forward(self, features: Tensor | None, ids: Tensor, where: Tensor | None = None) -> Tensor:
         """See `LanguageModel`."""
         assert features is not None
         first = self.picture(self.dropout(features))[:, None]
         made, _ = self.lstm(self.dropout(torch.cat((first, self.vectors(ids)), 1)))
-        out: Tensor = self.output(self.dropout(made[:, 1:]))
+        made = made[:, 1:] if where is None else made[:, 1:][where]
+        out: Tensor = self.output(self.dropout(made))
         return out
 
     def begin(self, features: Tensor) -> State:
@@ -236,24 +239,25 @@ class ConvDecoder(LanguageModel):
         kept = x if k else self.around(x.transpose(1, 2)).transpose(1, 2)
         return (made + kept) * 0.5**0.5
 
-    def _through(self, x: Tensor, before: Any) -> tuple[Tensor, list[Tensor]]:
+    def _through(self, x: Tensor, before: Any, where: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Inputs (B, 2 D, L) -> logits (B, L, words), and what each layer read last."""
         after = []
         for k, past in enumerate(before):
             after.append(torch.cat((past, x), 2)[:, :, -past.shape[2] :] if past.shape[2] else past)
             x = self._layer(k, past, x)
-        return self.output(self.dropout(self.narrow(x.transpose(1, 2)))), after
+        x = x.transpose(1, 2) if where is None else x.transpose(1, 2)[where]
+        return self.output(self.dropout(self.narrow(x))), after
 
     def _nothing(self, x: Tensor) -> list[Tensor]:
         return [x.new_zeros(len(x), layer.in_channels, self.kernel - 1) for layer in self.layers]  # type: ignore[call-overload]
 
-    def forward(self, features: Tensor | None, ids: Tensor) -> Tensor:
+    def forward(self, features: Tensor | None, ids: Tensor, where: Tensor | None = None) -> Tensor:
         """See `LanguageModel`."""
         assert features is not None
         words = self.vectors(ids)
         picture = self.picture(self.dropout(features))[:, None].expand_as(words)
         x = torch.cat((words, picture), 2).transpose(1, 2)  # (B, 2 D, L)
-        return self._through(x, self._nothing(x))[0]
+        return self._through(x, self._nothing(x), where)[0]
 
     def begin(self, features: Tensor) -> State:
         """The picture (B, D), and what each layer has read, (B, D', kernel - 1)."""
