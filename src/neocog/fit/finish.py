@@ -46,6 +46,7 @@ def finish(job: Job, state: State) -> None:
         log.write("kept", **chosen)
         show.say(f"kept: epoch {chosen['epoch']:.4g} of {chosen['of']:.4g}, {chosen['why']}")
     net = state.final_net
+    task.thorough()
     views: dict[str, Any] = {"tta": plan.recipe.tta, "mirror": plan.mirror}
 
     def look(split: Split, what: str, chosen: np.ndarray | None = None, **how: Any) -> tuple[Seen, np.ndarray]:

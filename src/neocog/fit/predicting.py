@@ -430,6 +430,7 @@ def _evaluate_one(runs: Sequence[Run], data: Any, split: str | None, device: str
     figures, where, name, n = [], choose(device), split, 0
     for run in runs:
         task, source = run.task, open_source(data)
+        task.thorough()
         if not fits(type(task), source):
             raise DataError(f"{source.name} has no {' and '.join(task.needs)}, by which the task {task.name} is judged")
         usable = task.known(source)

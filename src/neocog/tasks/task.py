@@ -256,6 +256,9 @@ class Task(ABC):
     def figures(self, seen: Seen) -> dict[str, Any]:
         """Figures of a split by their plain names; `n`, `loss` and the goal are always among them."""
 
+    def thorough(self) -> None:  # noqa: B027  # most figures are cheap
+        """From now on compute in evaluation also what takes too long for every epoch: the figures are reported."""
+
     def error(self, figures: Mapping[str, Any]) -> float:
         """A standard error of the goal: smaller differences between epochs do not count."""
         return 0.01 * abs(figures[self.goal[0]])
