@@ -35,7 +35,7 @@ class Space:
 
     Args:
         weights: arrays by name; ``N`` counts the towers from 0, whose cosines are averaged:
-            ``N.tokens`` int32 (U,), ``N.learned`` (U, 64), ``N.windows.K.weight`` (C, 256 + 64, width) and ``.bias``,
+            ``N.tokens`` int32 (U,), ``N.learned`` (U, 64), ``N.windows.K.weight`` (C, 64 + 256, width) and ``.bias``,
             ``N.out.weight`` (D, C in all), ``.bias``, ``N.picture.weight`` (D, F), ``.bias``; ``mean`` and
             ``covariance`` of pictures' places, from which the usual cosines of a sentence follow.
         about: the rest of it, JSON-able; see `about` of a space that was made (``scripts/make_sentence_space.py``).
@@ -59,7 +59,9 @@ class Space:
         except FileNotFoundError:
             raise DataError(f"no sentence space in {where}: expected {' and '.join(FILES)}") from None
         except (SafetensorError, ValueError, KeyError) as error:
-            raise DataError(f"the sentence space in {where} is damaged ({error}); remove it and make it again") from None
+            raise DataError(
+                f"the sentence space in {where} is damaged ({error}); remove it and make it again"
+            ) from None
 
     def save(self, folder: Path | str) -> None:
         """Write the two files, each whole; the weights in half precision."""
@@ -153,7 +155,7 @@ class Space:
         own = w[f"{n}.tokens"]
         at = np.searchsorted(own, ids).clip(max=len(own) - 1)
         learned = w[f"{n}.learned"][at] * (own[at] == ids)[:, None]
-        x = np.concatenate((given * self.about.get("scale", 1.0), learned), 1)
+        x = np.concatenate((learned, given), 1)
         said = []
         k = 0
         while f"{n}.windows.{k}.weight" in w:

@@ -11,6 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ _FUNCTION_WORDS = frozenset(
     "some one two three several other another each who which what has have having very".split()
 )
 _QUERIES = 600  # of one word, and as many of two
+_USUAL, _REFUSED = 0.3, 0.92  # threshold if no absent queries are given; share of them for which nothing is found
 _SURE = 2  # captions of a picture that must have a query's words; with fewer, but some, nobody knows
 
 
@@ -47,7 +49,7 @@ def of_run(folder: Path | str, trunk: str, **about: Any) -> Space:
             f"reads=mean, found {task.get('name')} with {task.get('tower')} and {task.get('reads')}"
         )
     learned = weights["answer.texts.learned.weight"]
-    seen = np.flatnonzero(np.asarray(weights["answer.texts.seen"]))  # others still have the numbers that they began with
+    seen = np.flatnonzero(learned.any(1))  # those of tokens in no training text are still 0
     made = {
         "0.tokens": seen.astype(np.int32),
         "0.learned": learned[seen],
@@ -71,13 +73,20 @@ def joined(spaces: Sequence[Space]) -> Space:
 
 
 def calibrated(
-    space: Space, background: np.ndarray, features: np.ndarray, captions: Sequence[Sequence[str]], seed: int = 0
+    space: Space,
+    background: np.ndarray,
+    features: np.ndarray,
+    captions: Sequence[Sequence[str]],
+    absent: Sequence[str] = (),
+    seed: int = 0,
 ) -> Space:
     """The same space with what cosines are usual, and how they become probabilities.
 
     Args:
         background: features (M, F) of many pictures.
         features: (N, F) of pictures that were not learned from, and `captions` of each, several if possible.
+        absent: queries that none of these pictures answers; for 92 in 100 of them nothing is to be found, which
+            decides from which probability on a picture is shown.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -100,10 +109,14 @@ def calibrated(
     fitted = LogisticRegression(C=1e4, max_iter=500).fit(x, y)
     about = {
         "shift": float(fitted.intercept_[0]), "cosine": float(fitted.coef_[0, 0]),
-        "deviations": float(fitted.coef_[0, 1]), "threshold": 0.3,
-        "queries": len(queries), "pictures": len(features),
+        "deviations": float(fitted.coef_[0, 1]), "threshold": _USUAL,
+        "queries": len(queries), "absent": len(absent), "pictures": len(features),
     }  # fmt: skip
-    return Space(space.weights, {**space.about, "calibration": about})
+    made = Space(space.weights, {**space.about, "calibration": about})
+    if len(absent):
+        best = [made.probability(pictures @ vector, vector).max() for vector in made.sentences(absent)]
+        about["threshold"] = float(np.quantile(best, _REFUSED))
+    return made
 
 
 def _words(text: str) -> list[str]:
@@ -117,7 +130,7 @@ def _queries(captions: Sequence[Sequence[Sequence[str]]], random: np.random.Gene
     for of in captions:
         telling = [[w if w not in _FUNCTION_WORDS else "" for w in text] for text in of]
         singles.update({(w,) for text in telling for w in text if w})
-        pairs.update({(a, b) for text in telling for a, b in zip(text[:-1], text[1:], strict=True) if a and b})
+        pairs.update({(a, b) for text in telling for a, b in pairwise(text) if a and b})
     found: list[tuple[str, ...]] = []
     for counts in (singles, pairs):
         several = sorted(query for query, count in counts.items() if count > 1)
