@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from neocog.data.open import open_source
 from neocog.data.source import Source
@@ -127,7 +126,7 @@ def describe(
 
     trained = captioner(run)
     rows = store.rows(["hash", "paths", "described"])
-    todo = np.ones(len(rows), bool) if again else ~np.asarray(pc.is_valid(rows.column("described"))).astype(bool)
+    todo = np.ones(len(rows), bool) if again else np.array([not told for told in rows.column("described").to_pylist()], bool)
     hashes, paths = rows.column("hash").to_pylist(), rows.column("paths").to_pylist()
     vectors: dict[str, np.ndarray] = {}
     name = getattr(trained, "vectors", None)  # the library's name of what the trunk makes of a picture
@@ -145,9 +144,9 @@ def describe(
             found += zip(known, on_features(trained, x, [hashes[i] for i in known]), strict=True)
         found += zip(others, caption([store.path_of(paths[i][0]) for i in others], trained), strict=True)
         good = [(i, one) for i, one in found if one.problem is None]
-        said = [[] if one.withheld else [one.texts[0]] for _, one in good]
-        counts["withheld"] += said.count([])
-        counts["written"] += len(said) - said.count([])
+        said = [["" if one.withheld else one.texts[0]] for _, one in good]
+        counts["withheld"] += said.count([""])
+        counts["written"] += len(said) - said.count([""])
         counts["unreadable"] += len(found) - len(good)
         if good:
             made = {"hash": [hashes[i] for i, _ in good], "described": pa.array(said, texts)}

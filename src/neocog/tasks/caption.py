@@ -11,7 +11,6 @@ the published figures of BLEU.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from neocog.tasks.answer import Answer
 from neocog.tasks.bleu import bleu
 from neocog.tasks.canvas import PLAIN, RIGHT, WRONG, captioned
 from neocog.tasks.task import Losses, Seen, Targets, Task, register
-from neocog.text.tokens import Words, load_tokenizer
+from neocog.text.tokens import Words, load_tokenizer, split_words
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -38,8 +37,7 @@ if TYPE_CHECKING:
 
 _KEPT = 40  # words of a caption that are compared with what was written
 _FITS = 0.5  # weighted share of a sentence's words that some caption must have, so that it is said to fit
-_SHOWN_FIT = 0.8  # share of the sentences that are not withheld which should fit, on validation pictures
-_MARKS = re.compile(r"[^\w\s'’]|_")
+_SHOWN_FIT = 0.7  # share of the sentences that are not withheld which should fit, on validation pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ class Described(Answer):
 
 def plain(text: str) -> str:
     """A text without marks of punctuation, in lower case."""
-    return " ".join(_MARKS.sub(" ", text).lower().split())
+    return " ".join(word for word in split_words([text])[0] if any(map(str.isalnum, word)))
 
 
 class Teller(nn.Module):
