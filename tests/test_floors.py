@@ -47,6 +47,7 @@ ONLY_IN = {
         "export/",
         "data/batches.py",
         "data/pictures.py",
+        "data/ready.py",
         "data/augment.py",
         "data/scaling.py",
         "data/warp.py",

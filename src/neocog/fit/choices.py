@@ -10,7 +10,7 @@ import numpy as np
 
 from neocog import nets
 from neocog.data.kinds import Categories, Numbers
-from neocog.data.mirroring import Mirroring, by_names, decide, decide_by_values
+from neocog.data.mirroring import Mirroring, by_names, by_texts, decide, decide_by_values
 from neocog.data.source import ONE_LABEL, Source
 from neocog.data.split import complete_split, joined_groups
 from neocog.errors import DataError, NeocogError, UsageError
@@ -143,6 +143,11 @@ def _by_task(source: Source, task: type[Task]) -> Mirroring:
         return Mirroring(False, f"a mirror image has a different answer in the task {task.name}")
     for role in task.needs:
         column: Any = source.columns[role]
+        if column.kind == "texts":
+            some = np.linspace(0, len(column) - 1, min(2000, len(column))).astype(int)
+            if said := by_texts(column[int(i)] for i in some):
+                return said
+            continue
         if any(period for period in getattr(column, "periods", ())):
             return Mirroring(False, "angles change in the mirror")
         paired = any(k != partner for k, partner in enumerate(getattr(column, "swap", ())))

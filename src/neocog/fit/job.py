@@ -17,6 +17,7 @@ from neocog.data.batches import Batches, Known
 from neocog.data.decode import inspect
 from neocog.data.kinds import Column, Pictures, renamed
 from neocog.data.pictures import Held, Streamed
+from neocog.data.ready import Ready
 from neocog.data.source import Source
 from neocog.errors import DataError, UsageError, closest
 from neocog.fit.choices import fits_in_memory
@@ -88,7 +89,7 @@ class Data:
     ) -> Data:
         """Open what the user named. Raises: DataError if the task cannot be learned from it."""
         source = open_source(data, offline=offline, columns=columns)
-        chosen = find(task or guess(source))
+        chosen = find(task or guess(source)).suited(source)
         _check(source, chosen)
         chosen.check(source)
         other = None if test is None else open_source(test, offline=offline, columns=columns)
@@ -177,13 +178,20 @@ def _spec(data: Any) -> str | None:
 class Split:
     """The pictures of one split as the net sees them: `pictures` (one for each input), where from, what is known."""
 
-    pictures: tuple[Held | Streamed, ...]
+    pictures: tuple[Held | Streamed | Ready, ...]
     source: Source
     rows: np.ndarray  # int64 (N,), indices into the source
     known: Known
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def shown(self) -> Held | Streamed:
+        """The (first) pictures, where no features stand in their place."""
+        first = self.pictures[0]
+        assert not isinstance(first, Ready)
+        return first
 
     @property
     def problems(self) -> list[Problem]:
@@ -276,3 +284,13 @@ def task_options(task: type[Task], given: Mapping[str, Any]) -> dict[str, Any]:
         typed = values[name] is not None and not isinstance(value, kind)
         values[name] = converted("--task-option", name, value, kind) if typed else value
     return values
+
+
+def check_options(task: type[Task], given: Mapping[str, Any]) -> None:
+    """Check options before the data are read. Raises: UsageError: neither the task nor a variant of it has them."""
+    for name in task.variants:
+        try:
+            return check_options(find(name), given)
+        except UsageError:
+            continue
+    task_options(task, given)

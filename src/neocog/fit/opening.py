@@ -14,7 +14,7 @@ from neocog.fit.choices import make_recipe
 from neocog.fit.coverage import coverage
 from neocog.fit.device import check_precision, choose, place
 from neocog.fit.features import check_layers
-from neocog.fit.job import Data, Job, Wishes, task_options
+from neocog.fit.job import Data, Job, Wishes, check_options
 from neocog.fit.parallel import join, same_everywhere
 from neocog.fit.plan import make_plan
 from neocog.fit.pretrained import SCRATCH, pretrained_by_default
@@ -50,7 +50,7 @@ def planned(
     if wishes.net is not None:
         nets.facts(wishes.net)
     if wishes.task is not None:
-        task_options(find(wishes.task), wishes.task_options)
+        check_options(find(wishes.task), wishes.task_options)
     # a wrong name is refused before anything is read
     make_recipe(wishes.recipe, wishes.net or "speednet", wishes.fields)
     if scratch := isinstance(wishes.start, str) and wishes.start in SCRATCH:

@@ -80,8 +80,13 @@ class Plan:
 
     @property
     def by_steps(self) -> bool:
-        """Whether the net is trained by steps; in regime features its last layer is fitted at once."""
-        return self.start is None or self.start["regime"] != "features"
+        """Whether the net is trained by steps; in regime features a linear last layer is fitted at once."""
+        return self.start is None or self.start["regime"] != "features" or self.on_features
+
+    @property
+    def on_features(self) -> bool:
+        """Whether the steps run on features of the pictures."""
+        return self.start is not None and bool(self.start.get("steps"))
 
     @property
     def augment(self) -> Augment:

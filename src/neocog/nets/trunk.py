@@ -89,7 +89,7 @@ class Headed(nn.Module):
         self.spec = trunk.spec
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, D): the means of the deepest maps, or what the head's own ``features(maps)`` makes of them."""
+        """(B, C, H, W) -> (B, D): means of the deepest maps, or what the head's own ``features(maps)`` gives."""
         maps = self.trunk.maps(x)
         read = getattr(self.answer, "features", None)
         made: Tensor = maps[max(maps)].flatten(2).mean(2) if read is None else read(maps)

@@ -84,6 +84,10 @@ class Task(ABC):
         views_back: whether ``unmirrored`` undoes a mirror view of the outputs, so that views can be averaged.
         whole_batch: whether the loss compares the pictures of a batch, so that it is never computed in pieces.
         knows_strangers: whether features tell pictures unlike the training data (then answers have ``judged``).
+        on_features: whether the head takes features of pictures in their place: steps can then run on features that are
+            computed once (regime features; see ``nets.trunk.Headed``).
+        variants: names of tasks that are this one for other columns, see `suited`.
+        shown_texts: of the texts that a sample has, so many are shown at each step; 0: all.
         recipe: the usual recipe; None: chosen by the net.
         size: the usual short side of the net's input; None: chosen by the pictures.
         options: names of what --task-option may set -> default.
@@ -101,6 +105,9 @@ class Task(ABC):
     views_back: ClassVar[bool] = True
     whole_batch: ClassVar[bool] = False
     knows_strangers: ClassVar[bool] = False
+    on_features: ClassVar[bool] = False
+    variants: ClassVar[tuple[str, ...]] = ()
+    shown_texts: int = 0
     recipe: ClassVar[str | None] = None
     size: ClassVar[int | None] = None
     options: ClassVar[Mapping[str, Any]] = {}
@@ -110,6 +117,12 @@ class Task(ABC):
     @classmethod  # noqa: B027  # for most tasks the columns that they need are enough
     def check(cls, source: Source) -> None:
         """Refuse a source to train on by its columns alone, before a picture is read. Raises: DataError."""
+
+    @classmethod
+    def suited(cls, source: Source) -> type[Task]:
+        """This task, or the first of its variants for whose columns a source has something, if it has none for this."""
+        others = [] if fits(cls, source) else [find(name) for name in cls.variants]
+        return next((one for one in others if fits(one, source)), cls)
 
     @classmethod
     @abstractmethod
@@ -321,7 +334,7 @@ def names() -> tuple[str, ...]:
 
 
 # the first whose needs a source meets is taken
-_PREFERENCE = ("label", "detect", "segment", "pose", "tags", "locate", "number", "match")
+_PREFERENCE = ("label", "detect", "segment", "pose", "tags", "locate", "number", "match", "match-captions")
 
 
 def find(name: str) -> type[Task]:

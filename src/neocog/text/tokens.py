@@ -159,8 +159,8 @@ def trigrams_of(word: str) -> list[str]:
 
 
 class Trigrams:
-    """Letter trigrams of words, after P.-S. Huang et al., "Learning deep structured semantic models for web search using
-    clickthrough data", CIKM 2013: any vocabulary becomes a few ten thousand numbers, and a new word is seldom unknown.
+    """Letter trigrams of words (P.-S. Huang et al., "Learning deep structured semantic models for web search using
+    clickthrough data", CIKM 2013): any vocabulary becomes a few ten thousand numbers, and a new word is seldom unknown.
 
     Ids: 0 padding, 1 a trigram that was not seen, then `trigrams`.
 

@@ -29,7 +29,7 @@ def word_vectors() -> np.ndarray:
 
 
 def mean_vectors(texts: Sequence[str]) -> np.ndarray:
-    """float32 (N, 256): of each text the mean of its subwords' vectors; zeros for an empty one. Raises: MissingExtra."""
+    """float32 (N, 256): the mean of the vectors of each text's subwords; zeros if it is empty. Raises: MissingExtra."""
     table, made = word_vectors(), np.zeros((len(texts), DIMENSIONS), np.float32)
     for row, ids in enumerate(Subwords().encode(texts)):
         if own := [k - 1 for k in ids.tolist() if k]:
