@@ -165,14 +165,15 @@ class Caption(Task):
     figure = "perplexity per word"
     views_back = False
     on_features = True
+    recipe = "sentences"
     options = {
-        "model": "lstm", "dimensions": 256, "width": 256, "dropout": 0.4, "grid": 1, "each": 2, "least": 5,
+        "model": "mlbl-b", "dimensions": 256, "width": 256, "dropout": 0.4, "grid": 1, "each": 2, "least": 5,
     }  # fmt: skip
 
     def __init__(
         self,
         words: Mapping[str, Any],
-        model: str = "lstm",
+        model: str = "mlbl-b",
         dimensions: int = 256,
         width: int = 256,
         dropout: float = 0.4,
