@@ -18,6 +18,7 @@ PUBLIC = {
     "Run",
     "__version__",
     "anatomy",
+    "caption",
     "check",
     "data",
     "evaluate",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from neocog import anatomy, data, export, fit, library, nets, tasks
     from neocog.data import open_source
     from neocog.data.check import check
+    from neocog.fit.captioning import caption
     from neocog.fit.predicting import Run, evaluate, predict
     from neocog.fit.predicting import Run as load
     from neocog.fit.training import resume, train
@@ -31,6 +32,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "Library": ("neocog.library", "Library"),
     "Run": ("neocog.fit.predicting", "Run"),
     "anatomy": ("neocog.anatomy", None),
+    "caption": ("neocog.fit.captioning", "caption"),
     "check": ("neocog.data.check", "check"),
     "data": ("neocog.data", None),
     "evaluate": ("neocog.fit.predicting", "evaluate"),
@@ -51,6 +53,7 @@ __all__ = [
     "Run",
     "__version__",
     "anatomy",
+    "caption",
     "check",
     "data",
     "evaluate",

@@ -84,7 +84,11 @@ def index(
     ] = None,
     captions: Annotated[
         list[str] | None,
-        typer.Option(metavar="TABLE", help="A table of captions and labels (columns path, caption, label)."),
+        typer.Option(
+            metavar="TABLE|auto|RUN",
+            help="A table of captions and labels (columns path, caption, label); or a run of the task caption, or "
+            "auto, that writes a sentence for each picture.",
+        ),
     ] = None,
     exclude: Annotated[
         list[str] | None,
@@ -160,10 +164,19 @@ def _opened_for(folders: list[str], library: str | None, on: str | None) -> Libr
 
 
 def _annotate(opened: Library, tables: Iterable[str]) -> None:
-    """Read what tables say of the pictures."""
+    """Read what tables say of the pictures, or let a net say it."""
     for table in tables:
-        from neocog.library.captions import annotate
+        from neocog.library.captions import annotate, describe
 
+        if table == "auto" or (Path(table) / "net.json").is_file():
+            with terminal.bar("describing") as progress:
+                told = describe(opened.store, table, progress=progress)
+            unread = f", {told.unreadable:,} could not be read" if told.unreadable else ""
+            terminal.say(
+                f"{table}: a sentence for {counted(told.written)}, none for {told.withheld:,} of which it was not sure"
+                f"{unread}"
+            )
+            continue
         said = annotate(opened.store, table)
         terminal.say(
             f"{table}: {counted(said.captions, 'caption')} and {counted(said.labels, 'label')} "

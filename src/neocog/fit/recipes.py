@@ -211,6 +211,20 @@ RECIPES: dict[str, Recipe] = {
             ema=0.99,
         ),
         Recipe(
+            name="sentences",
+            about="for sentences about pictures, word by word: AdamW, a cosine, averaged weights",
+            epochs=32.0,  # of two captions of each picture
+            min_steps=1500,
+            batch_size=64,
+            optimizer="adamw",
+            lr=2e-3,
+            weight_decay=0.0,
+            schedule="cosine",
+            warmup=0.05,
+            clip=5.0,
+            ema=0.99,
+        ),
+        Recipe(
             name="quick",
             about="made for placenet: masks, boxes, points on small pictures; Muon for filters, AdamW for the rest",
             epochs=20.0,

@@ -1,21 +1,30 @@
-"""Captions and labels for the pictures of a library, from any manifest that `neocog.data` reads.
+"""Captions and labels for the pictures of a library, from any manifest that `neocog.data` reads, or from a net.
 
 A library detects what a picture shows; what people wrote about it is in tables beside it (CSV, TSV,
 JSONL or Parquet with a path and captions or labels; columns are guessed from their names, and notes say so).
+What a net wrote stands in a column of its own, ``described``, and counts less in a search.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from neocog.data.open import open_source
 from neocog.data.source import Source
 from neocog.errors import LibraryError
 from neocog.library.store import Store
+
+if TYPE_CHECKING:
+    from neocog.fit import Run
+    from neocog.tasks.caption import Described
+
+_AT_ONCE = 256  # pictures whose sentences are written at once, so that a kill loses no more
 
 
 @dataclass(frozen=True)
@@ -84,3 +93,64 @@ def annotate(
         columns_of = {n: pa.array([new[n].get(r, old[n][r]) for r in changed], texts) for n in new}
         store.merge(pa.table({"hash": hashes, **columns_of}))
     return Annotated(len(met), len(changed), counts["captions"], counts["labels"], missing, tuple(source.notes))
+
+
+@dataclass(frozen=True)
+class Told:
+    """The result of `describe`: pictures that got a sentence, were withheld one, or could not be read."""
+
+    written: int
+    withheld: int
+    unreadable: int
+
+
+def describe(
+    store: Store,
+    run: Run | str | os.PathLike[str] | None = None,
+    *,
+    again: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Told:
+    """Write a sentence for every picture that has none, marked as written by a net; unsure ones are withheld.
+
+    The vectors that the library has are read where they are those of the run's trunk; else the files.
+
+    Args:
+        run: of the task caption; None: the model that comes with neocog.
+        again: also for pictures that have one.
+
+    Raises:
+        UsageError: the run has another task, or none comes with neocog.
+    """
+    from neocog.fit.captioning import caption, captioner, on_features
+
+    trained = captioner(run)
+    rows = store.rows(["hash", "paths", "described"])
+    todo = np.ones(len(rows), bool) if again else np.array([not told for told in rows.column("described").to_pylist()], bool)
+    hashes, paths = rows.column("hash").to_pylist(), rows.column("paths").to_pylist()
+    vectors: dict[str, np.ndarray] = {}
+    name = getattr(trained, "vectors", None)  # the library's name of what the trunk makes of a picture
+    if name in store.models():
+        vectors = dict(zip(*store.vectors(name), strict=True))
+    counts, texts = {"written": 0, "withheld": 0, "unreadable": 0}, pa.list_(pa.string())
+    wanted = np.flatnonzero(todo)
+    for first in range(0, len(wanted), _AT_ONCE):
+        some = [int(i) for i in wanted[first : first + _AT_ONCE]]
+        known = [i for i in some if hashes[i] in vectors]
+        others = [i for i in some if hashes[i] not in vectors]
+        found: list[tuple[int, Described]] = []
+        if known:
+            x = np.stack([vectors[hashes[i]] for i in known]).astype(np.float32)
+            found += zip(known, on_features(trained, x, [hashes[i] for i in known]), strict=True)
+        found += zip(others, caption([store.path_of(paths[i][0]) for i in others], trained), strict=True)
+        good = [(i, one) for i, one in found if one.problem is None]
+        said = [["" if one.withheld else one.texts[0]] for _, one in good]
+        counts["withheld"] += said.count([""])
+        counts["written"] += len(said) - said.count([""])
+        counts["unreadable"] += len(found) - len(good)
+        if good:
+            made = {"hash": [hashes[i] for i, _ in good], "described": pa.array(said, texts)}
+            store.merge(pa.table(made))
+        if progress:
+            progress(min(first + _AT_ONCE, len(wanted)), len(wanted))
+    return Told(**counts)

@@ -38,6 +38,7 @@ SCHEMA = pa.schema(
         ("labels", _TEXTS),  # given: by class folders or by the user
         ("tags", _TEXTS),  # concepts that were taught
         ("captions", _TEXTS),
+        ("described", _TEXTS),  # a sentence that a net wrote; an empty one where it was not sure (captions.describe)
         ("keywords", _TEXTS),  # what the file says of itself: XMP, IPTC and EXIF (metadata.py)
         ("texts", _TEXTS),  # its titles and descriptions, likewise
         ("places", _TEXTS),  # names of places, likewise

@@ -27,7 +27,7 @@ from neocog.library.store import Store
 
 COLUMNS = (
     "hash", "paths", "taken", "camera", "latitude", "longitude", "width", "height", "labels", "tags", "captions",
-    "keywords", "texts", "places", "phash", "flat", "models",
+    "described", "keywords", "texts", "places", "phash", "flat", "models",
 )  # fmt: skip
 FEATURES, OUTPUT = "features", "output"  # layers: what the last one reads, and what it gives
 _PAIRS_FROM = 512  # pictures whose pairs show how alike two pictures of the library usually are

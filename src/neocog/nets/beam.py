@@ -43,7 +43,7 @@ def search(
     n: int = 1,
     beam: int = 5,
     longest: int = 25,
-    length: float = 1.0,
+    length: float = 0.7,
     first: Sequence[int] = (),
 ) -> Sentences:
     """The likeliest sentences found for pictures.

@@ -12,7 +12,7 @@ All read ids of words that begin with `START`, and are read in two ways: ``forwa
 known sentences, ``begin`` and ``step`` go on word by word with a state, a tuple of tensors (B, ...).
 
 Output: features (B, F), ids (B, L) -> logits (B, L, words); row t says what follows ``ids[:, :t + 1]``. With `where`,
-bool (B, L), logits (M, words) of these places alone: the last layer takes most of the time, and half a batch is padding.
+bool (B, L), logits (M, words) of these places alone: the last layer takes longest, and half a batch is padding.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class LogBilinear(LanguageModel):
 
 
 class FactoredLogBilinear(LogBilinear):
-    """MLBL-F: vectors of words are ``E = W_fr^T W_fv``; ``f = (W_fr r) * (W_fx x)``, ``P(w) ~ exp(W_fv[:, w] f + b_w)``.
+    """MLBL-F: vectors of words ``E = W_fr^T W_fv``; ``f = (W_fr r) * (W_fx x)``, ``P(w) ~ exp(W_fv[:, w] f + b_w)``.
 
     Args:
         factors: F of the paper.
@@ -183,12 +183,14 @@ class LstmDecoder(LanguageModel):
         self.output = nn.Linear(width, words)
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.vectors.weight, std=0.1)
+        # gates that keep: at 0 half of the state, and so of the picture, is forgotten at each word
+        nn.init.constant_(self.lstm.bias_ih_l0[width : 2 * width], 2.0)
 
     def forward(self, features: Tensor | None, ids: Tensor, where: Tensor | None = None) -> Tensor:
         """See `LanguageModel`."""
         assert features is not None
         first = self.picture(self.dropout(features))[:, None]
-        made, _ = self.lstm(self.dropout(torch.cat((first, self.vectors(ids)), 1)))
+        made, _ = self.lstm(torch.cat((first, self.dropout(self.vectors(ids))), 1))
         made = made[:, 1:] if where is None else made[:, 1:][where]
         out: Tensor = self.output(self.dropout(made))
         return out
