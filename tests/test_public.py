@@ -25,6 +25,7 @@ PUBLIC = {
     "fit",
     "library",
     "load",
+    "look",
     "nets",
     "open_source",
     "predict",
