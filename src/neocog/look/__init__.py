@@ -13,7 +13,7 @@ from .explaining import METHODS, Map, explain
 from .glance import Active, Looked, look_at, sheet_of
 from .maps import Backwards, deconvolve, gradcam, gradient, integrated, occlusion, of_layer, smoothgrad
 from .sheet import Row, Sheet, Tile
-from .space import Space, space, space_of
+from .plane import Space, space, space_of
 from .subject import Shown, Subject, subject
 from .units import Hit, Top, prefer, top_patches
 
