@@ -15,7 +15,7 @@ from neocog import look
 from neocog.data.source import Arrays
 
 IMG = Path(__file__).parents[1] / "docs" / "img"
-PIECE, STEP = 128, 48
+PIECE = 128
 
 
 def write(name: str, sheet: look.Sheet) -> None:
@@ -31,8 +31,8 @@ def main() -> None:
     pieces = [
         p[y : y + PIECE, x : x + PIECE]
         for p in photographs
-        for y in range(0, p.shape[0] - PIECE, STEP)
-        for x in range(0, p.shape[1] - PIECE, STEP)
+        for y in range(0, p.shape[0] - PIECE, PIECE)
+        for x in range(0, p.shape[1] - PIECE, PIECE)
     ]
     source = Arrays(np.stack(pieces), np.zeros(len(pieces), np.int64), ("piece",), name="pieces")
     write("patches.jpg", look.top_patches(net, source, "blocks.3.0.relu1", [0, 5, 15], count=4).sheet())

@@ -12,8 +12,8 @@ from .early import Invariance, Tuning, activations, filters_sheet, first_filters
 from .explaining import METHODS, Map, explain
 from .glance import Active, Looked, look_at, sheet_of
 from .maps import Backwards, deconvolve, gradcam, gradient, integrated, occlusion, of_layer, smoothgrad
-from .sheet import Row, Sheet, Tile
 from .plane import Space, space, space_of
+from .sheet import Row, Sheet, Tile
 from .subject import Shown, Subject, subject
 from .units import Hit, Top, prefer, top_patches
 

@@ -58,8 +58,8 @@ class Tuning:
     """What first-layer units answer to, against a bank of Gabor filters (``neocog.nets.vision``).
 
     Attributes:
-        responses: float32 (O, waves, orientations): energy of the two phases, ``sqrt(even^2 + odd^2)``, of products with
-            Gabor filters of length 1, as a share of the filter's own length; 1 for a Gabor filter itself.
+        responses: float32 (O, waves, orientations): energy of the two phases, ``sqrt(even^2 + odd^2)``, of products
+            with Gabor filters of length 1, as a share of the filter's own length; 1 for a Gabor filter itself.
         angles: in radians, from the x axis towards y (downwards), across the stripes. wavelengths: in pixels.
         colour: (O,) share of a filter's energy that is not the same in all channels, 0 to 1.
     """

@@ -72,7 +72,7 @@ def look_at(
 
     Args:
         net: see `subject`. pictures: paths, encoded bytes or uint8 arrays.
-        what: the answer that is explained (see ``claims`` of the task); None: the first, and of a label the next two.
+        what: the answer that is explained (see ``claims`` of the task); None: the first, and up to two further names.
         methods: see `METHODS`.
         layer: whose units and maps are shown, and of which Grad-CAM is made; None: see `Subject.layer`.
         units: channels that are shown; None: the six that are most active.
@@ -105,8 +105,10 @@ def _one(
     batch = seen.read(picture)
     answer = seen.answer(batch, key)
     claims = [seen.claim(batch, what, other)]
-    if what is None and hasattr(answer, "guesses"):  # a label: what speaks for the other names that come to mind
-        claims += [seen.claim(batch, name) for name, p in answer.guesses[1 : 1 + _GUESSES] if p > 0.01]
+    if what is None:  # and what speaks for the other names that come to mind
+        known = getattr(seen.task, "classes", ())
+        others = [n for n, p in answer.tags() if n in known and p > 0.01 and n not in claims[0].name]
+        claims += [seen.claim(batch, name) for name in others[:_GUESSES]]
     made = [of_claim(seen, batch.x, claims[0], m, layer if m == "gradcam" else None) for m in methods]
     made += [of_claim(seen, batch.x, c, methods[0], layer if methods[0] == "gradcam" else None) for c in claims[1:]]
     file = (
