@@ -26,6 +26,7 @@ PUBLIC = {
     "fit",
     "library",
     "load",
+    "look",
     "nets",
     "open_source",
     "predict",

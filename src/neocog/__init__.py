@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
-    from neocog import anatomy, data, export, fit, library, nets, tasks
+    from neocog import anatomy, data, export, fit, library, look, nets, tasks
     from neocog.data import open_source
     from neocog.data.check import check
     from neocog.fit.captioning import caption
@@ -40,6 +40,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "fit": ("neocog.fit", None),
     "library": ("neocog.library", None),
     "load": ("neocog.fit.predicting", "Run"),  # reads better than a class: run = neocog.load("runs/photos")
+    "look": ("neocog.look", None),
     "nets": ("neocog.nets", None),
     "open_source": ("neocog.data", "open_source"),
     "predict": ("neocog.fit.predicting", "predict"),
@@ -61,6 +62,7 @@ __all__ = [
     "fit",
     "library",
     "load",
+    "look",
     "nets",
     "open_source",
     "predict",

@@ -126,7 +126,7 @@ def table(rows: Sequence[Mapping[str, object]], *, numeric: Collection[str] = ()
     return Html(f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{inner}\n</tbody></table></div>\n')
 
 
-def _data_uri(picture: np.ndarray, *, lossless: bool) -> str:
+def data_uri(picture: np.ndarray, *, lossless: bool) -> str:
     from PIL import Image
 
     buffer, kind = io.BytesIO(), "png" if lossless else "jpeg"
@@ -151,7 +151,7 @@ def thumbnail(picture: np.ndarray, *, size: int = 96, caption: str = "", alt: st
         # twice the shown size stays sharp on screens with two pixels per point
         w, h = min(width, 2 * shown_w), min(height, 2 * shown_h)
         picture = np.asarray(Image.fromarray(picture).resize((w, h), Image.Resampling.BILINEAR))
-    uri = _data_uri(np.ascontiguousarray(picture), lossless=tiny)
+    uri = data_uri(np.ascontiguousarray(picture), lossless=tiny)
     under = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
     described = escape(alt or re.sub(r"<[^>]*>", "", caption) or "picture")
     css = ' class="px"' if tiny else ""
@@ -415,7 +415,7 @@ def _large_heatmap(m: np.ndarray, share: np.ndarray, rows: Sequence[str], column
     side = 640
     image = (
         f'<figure style="width:{side}px;max-width:100%"><img class="px" width="{side}" '
-        f'src="{_data_uri(grey, lossless=True)}" alt="confusion matrix of {len(rows)} classes, shaded by share of row">'
+        f'src="{data_uri(grey, lossless=True)}" alt="confusion matrix of {len(rows)} classes, shaded by share of row">'
         "<figcaption>rows: true class, columns: predicted class; dark is frequent</figcaption></figure>\n"
     )
     off = m.copy()

@@ -58,7 +58,7 @@ class Tuning:
     """What first-layer units answer to, against a bank of Gabor filters (``neocog.nets.vision``).
 
     Attributes:
-        responses: float32 (O, waves, orientations): energy of the two phases, ``sqrt(even^2 + odd^2)``, of the product
+        responses: float32 (O, waves, orientations): energy of the two phases, ``sqrt(even^2 + odd^2)``, of products
             with Gabor filters of length 1, as a share of the filter's own length; 1 for a Gabor filter itself.
         angles: in radians, from the x axis towards y (downwards), across the stripes. wavelengths: in pixels.
         colour: (O,) share of a filter's energy that is not the same in all channels, 0 to 1.
@@ -81,8 +81,9 @@ class Tuning:
     def text(self) -> str:
         fit = np.array([b[2] for b in self.best])
         return (
-            f"Each dot is a unit: the direction across its stripes, and their wavelength. {int((fit > 0.7).sum())} of "
-            f"{len(fit)} units have a Gabor filter that fits by 0.7 or more (the share of their length), filled; "
+            "Each dot is a unit: the direction across its stripes, and their wavelength. "
+            f"{int((fit > 0.7).sum())} of {len(fit)} units have a Gabor filter that fits by 0.7 or more (the share of "
+            "their length; small filters fit easily), filled; "
             f"{int((self.colour > 0.5).sum())} see mostly colour, orange."
         )
 
@@ -181,7 +182,9 @@ def maps_row(values: np.ndarray, name: str) -> Row:
     more = f"; {silent} are never above 0 here" if silent else ""
     c, h, w = values.shape
     side = -(-len(shown) // columns) * (shown[0].shape[0] + 2)
-    return Row(name, [Tile(tiled(shown, columns, 2))], side=side, text=f"{c} maps of {h}x{w}, {which}, each by itself{more}.")
+    return Row(
+        name, [Tile(tiled(shown, columns, 2))], side=side, text=f"{c} maps of {h}x{w}, {which}, each by itself{more}."
+    )
 
 
 # ---------------------------------------------------------------- invariance
@@ -196,7 +199,7 @@ class Invariance:
     Attributes:
         change: "shift", "turn" or "scale". amounts: by how much: shares of the width, degrees, factors.
         curves: layer -> (amounts,) mean over the pictures of ``|a - b| / sqrt(|a|^2 + |b|^2)``: 0 for the same output,
-            1 for one at right angles to it.
+            1 for one at right angles to it. What a layer puts out for a blank picture is taken off first.
     """
 
     change: str
@@ -216,16 +219,18 @@ def invariance(
 ) -> Invariance:
     """How the outputs of layers move when pictures shift, turn or grow (Zeiler and Fergus 2013, figure 5).
 
-    What comes into the picture from outside is its edge, continued. Maps do not move back: a map of a layer that
-    only follows the picture changes, too; invariance is what grows with depth.
+    What comes into the picture from outside is its edge, continued. Maps are not moved back: one that only follows the
+    picture changes, too.
 
     Args:
         change: "shift" up to a fifth of the width, "turn" up to 180 degrees, "scale" from a half to two.
         layers: dotted names; None: the last at each size of map, and what comes after the maps.
     """
     amounts = {
-        "shift": np.linspace(0, 20, points), "turn": np.linspace(0, 180, points), "scale": 2 ** np.linspace(-1, 1, points)
-    }.get(change)  # fmt: skip
+        "shift": np.linspace(0, 20, points),
+        "turn": np.linspace(0, 180, points),
+        "scale": 2 ** np.linspace(-1, 1, points),
+    }.get(change)
     if amounts is None:
         raise UsageError(f"expected shift, turn or scale, got {change!r}")
     seen = subject(net)
@@ -235,9 +240,10 @@ def invariance(
     for picture in pictures:
         x = seen.read(picture).x
         with torch.no_grad(), tapped(seen.net, list(paths.values()), apart=True) as found:
-            seen.outputs(torch.cat([x, *[changed(x, change, float(a)) for a in amounts]]))
+            seen.outputs(torch.cat([x, *[changed(x, change, float(a)) for a in amounts], seen.blank()]))
         for name, path in paths.items():
             a = tensor_of(found, path).flatten(1).double()
+            a = a[:-1] - a[-1]
             length = (a[0].square().sum() + a[1:].square().sum(1)).clamp(min=1e-24).sqrt()
             total[name] += ((a[1:] - a[0]).norm(dim=1) / length).cpu().numpy()
     curves = {name: (t / max(1, len(pictures))).astype(np.float32) for name, t in total.items()}
@@ -261,5 +267,5 @@ def changed(x: Tensor, change: str, amount: float) -> Tensor:
 def invariance_rows(seen: Subject, pictures: Sequence[Any]) -> list[Row]:
     """The three changes as charts."""
     tiles = [Tile(invariance(seen, pictures, change).draw(), change) for change in ("shift", "turn", "scale")]
-    text = "0: the output stays the same; 1: as different as two outputs at right angles. By layer."
+    text = "By layer. 0: the output stays the same; 1: it is as different as one at right angles to it."
     return [Row("When the picture moves", tiles, side=215, text=text)]

@@ -88,9 +88,7 @@ def explain(
     return of_claim(seen, batch.x, seen.claim(batch, what, other), method, layer, **options)
 
 
-def of_claim(
-    seen: Subject, x: Tensor, claim: Claim, method: str, layer: str | None = None, **options: Any
-) -> Map:
+def of_claim(seen: Subject, x: Tensor, claim: Claim, method: str, layer: str | None = None, **options: Any) -> Map:
     """As `explain`, for a picture (1, C, H, W) that was read."""
     if method not in METHODS:
         raise UsageError(f"unknown method {method!r}{closest(method, METHODS)}; expected one of {', '.join(METHODS)}")
@@ -110,7 +108,7 @@ def of_claim(
                 values = maps.occlusion(f, x, **options)[0]
             else:
                 rule = {"rule": method} if method in _TINTED else {}
-                made = {"smoothgrad": maps.smoothgrad, "integrated": maps.integrated}.get(method, maps.gradient)
+                made: Any = {"smoothgrad": maps.smoothgrad, "integrated": maps.integrated}.get(method, maps.gradient)
                 each = made(f, x, **rule, **options)[0]  # (C, H, W)
                 colours = each.permute(1, 2, 0).float().cpu().numpy()
                 values = each.sum(0) if method == "integrated" else each.abs().amax(0)

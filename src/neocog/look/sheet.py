@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import wrap
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -84,26 +85,26 @@ class Sheet:
     def draw(self, width: int = _WIDTH) -> np.ndarray:
         """The sheet as one picture uint8 (H, W, 3). Raises: UsageError: it would be too high."""
         large, middle, small = (ImageFont.load_default(n) for n in (22, 16, 12))
-        todo: list[tuple[int, int, object]] = []
+        todo: list[tuple[int, int, Any]] = []
         y = _GAP
 
-        def write(text: str, font: ImageFont.FreeTypeFont, ink: tuple[int, int, int], line: int) -> None:
+        def write(text: str, font: Any, ink: tuple[int, int, int], line: int) -> None:
             nonlocal y
             for part in _lines(text, width - 2 * _GAP, font):
                 todo.append((_GAP, y, (part, font, ink)))
                 y += line
 
-        write(self.title, large, INK, 28)  # type: ignore[arg-type]
+        write(self.title, large, INK, 28)
         if self.subtitle:
-            write(self.subtitle, small, SOFT, 17)  # type: ignore[arg-type]
+            write(self.subtitle, small, SOFT, 17)
         for row in self.rows:
             y += _GAP
             if row.title:
                 todo.append((_GAP, y, None))
                 y += 6
-                write(row.title, middle, INK, 22)  # type: ignore[arg-type]
+                write(row.title, middle, INK, 22)
             if row.text:
-                write(row.text, small, SOFT, 16)  # type: ignore[arg-type]
+                write(row.text, small, SOFT, 16)
                 y += 5
             x, deepest = _GAP, 0
             for tile in row.tiles:
@@ -119,7 +120,9 @@ class Sheet:
             y += deepest
         height = y + _GAP
         if height > _LARGEST:
-            raise UsageError(f"the sheet would be {height:,} pixels high, {_LARGEST:,} are accepted; write .html instead")
+            raise UsageError(
+                f"the sheet would be {height:,} pixels high, {_LARGEST:,} are accepted; write .html instead"
+            )
         canvas = Image.new("RGB", (width, height), PAPER)
         pen = ImageDraw.Draw(canvas)
         for x, top, what in todo:
@@ -128,12 +131,12 @@ class Sheet:
             elif isinstance(what, Image.Image):
                 canvas.paste(what, (x, top))
             else:
-                text, font, ink = what  # type: ignore[misc]
+                text, font, ink = what
                 pen.text((x, top), text, ink, font)
         return np.asarray(canvas)
 
 
-def _lines(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+def _lines(text: str, width: int, font: Any) -> list[str]:
     """Text broken into lines that fit, without what cannot be drawn."""
     text = "".join(c if c.isprintable() else "?" for c in text)
     if not text or font.getlength(text) <= width:
@@ -211,20 +214,19 @@ def chart(
         return left + (px - low) / ((high - low) or 1) * (right - left), down - py / top * (down - up)
 
     for i in range(5):
-        _, line = at(low, top * i / 4)
-        pen.line((left, line, right, line), LINE, 2)
-        pen.text((left - 12, line), f"{top * i / 4:.2g}", SOFT, small, anchor="rm")
+        _, level = at(low, top * i / 4)
+        pen.line((left, level, right, level), LINE, 2)
+        pen.text((left - 12, level), f"{top * i / 4:.2g}", SOFT, small, anchor="rm")
     for i in range(5):
         value = low + (high - low) * i / 4
         pen.text((at(value, 0)[0], down + 10), f"{value:.3g}", SOFT, small, anchor="ma")
     pen.text(((left + right) / 2, down + 44), x, SOFT, small, anchor="ma")
     pen.text((left, 4), y, SOFT, small)
     ends: list[float] = []
-    for k, (name, line) in enumerate(sorted(curves.items(), key=lambda c: c[1][-1][1], reverse=True)):
+    for name, line in sorted(curves.items(), key=lambda c: c[1][-1][1], reverse=True):
         colour = COLOURS[list(curves).index(name) % len(COLOURS)]
         pen.line([at(*p) for p in line], colour, 4, joint="curve")
         where = max(at(*line[-1])[1], ends[-1] + 28 if ends else 0)
         ends.append(where)
         pen.text((right + 14, where), name, colour, small, anchor="lm")
-        del k
     return np.asarray(canvas.resize((width, height), Image.Resampling.LANCZOS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,11 +86,15 @@ class Subject:
         read = []
         for one in pictures:
             try:
-                made, matrix, size = placed(Path(one).read_bytes() if isinstance(one, (str, Path)) else one, self.preprocess)
+                made, matrix, size = placed(
+                    Path(one).read_bytes() if isinstance(one, (str, Path)) else one, self.preprocess
+                )
             except OSError as error:
                 raise DataError(f"{one} cannot be read: {error.strerror or error}") from None
             except DataError as error:
-                raise DataError(f"{one if isinstance(one, (str, Path)) else 'a picture'} cannot be read: {error}") from None
+                raise DataError(
+                    f"{one if isinstance(one, (str, Path)) else 'a picture'} cannot be read: {error}"
+                ) from None
             read.append((made.transpose(1, 2, 0), matrix, size))
         return pictures_only(read, self.preprocess, self.device)
 
@@ -190,7 +194,7 @@ class Subject:
             if len(s.shape) == 3 and max(s.shape[1:]) > 1 and s.name.partition(".")[0] != "answer":
                 best[s.shape[1:]] = s
         made = sorted(best.values(), key=lambda s: -s.shape[1] * s.shape[2])
-        return [*made, *[s for s in self.shapes if len(s.shape) == 2][-1:]]
+        return [*made, *[s for s in self.shapes if len(s.shape) == 1][-1:]]
 
     @cached_property
     def _traced(self) -> Any:
@@ -255,14 +259,14 @@ def subject(
         net, side = nets.build(facts.name), facts.input[-1]
         notes.append(f"no trained weights of {named} are here: it is shown with random ones")
         preprocess = preprocess or Preprocess(side, side, channels=facts.input[0])
-    task = Label(list(classes or _imagenet(net)))if facts.classes == 1000 and facts.task == "label" else None
+    task = Label(list(classes or _imagenet(net))) if facts.classes == 1000 and facts.task == "label" else None
     return Subject(net, preprocess, task, name=facts.name, notes=notes, device=device)
 
 
 def _imagenet(net: nn.Module) -> list[str]:
     """Names of the 1,000 classes, from the file with WordNet's terms (data only; the room above owns it)."""
     file = Path(__file__).parents[1] / "library" / "wordnet.json"
-    known: list[Mapping[int, Any]] = json.loads(file.read_text("utf-8"))["classes"]
+    known: list[Any] = json.loads(file.read_text("utf-8"))["classes"]
     names, seen = [], set[str]()
     for wnid, (name, *others), _ in known:  # two classes are called crane, two maillot
         made = next((n for n in (name, *others) if n not in seen), f"{name} ({wnid})")

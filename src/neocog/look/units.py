@@ -83,9 +83,7 @@ class Top:
 def _pair(hits: Sequence[Hit]) -> np.ndarray:
     """Patches in a square, and beside them what is below them."""
     columns = math.ceil(math.sqrt(len(hits)))
-    left, right = (
-        tiled([_square(getattr(h, name)) for h in hits], columns, 2) for name in ("patch", "below")
-    )
+    left, right = (tiled([_square(getattr(h, name)) for h in hits], columns, 2) for name in ("patch", "below"))
     return np.concatenate([left, np.full((len(left), 6, 3), 255, np.uint8), right], 1)
 
 
@@ -139,7 +137,7 @@ def top_patches(
             bar(n / len(source), "")
     if not n:
         raise DataError(f"no picture of {source.name} can be read; 'neocog check' says why")
-    way = "deconvnet" if any(isinstance(m, nn.MaxPool2d) for m in seen.net.modules()) else "guided"
+    way = way_of(seen)
     hits = _hits(seen, source, shown.name, way, chosen, best, where, rows, shown.shape)
     return Top(shown.name, hits, way, n, streamed.problems)
 
@@ -165,7 +163,7 @@ def _hits(
             x = seen.read(source.read(row)).x
             picture = seen.picture(x[0])
             some = torch.tensor([units[i] for i, _ in places], device=x.device)
-            made = torch.cat([_below(seen, path, x, part, way) for part in some.split(8)])
+            made = np.concatenate([_below(seen, path, x, part, way) for part in some.split(8)])
             for (i, j), pixels in zip(places, made, strict=True):
                 at = divmod(int(where[i, j]), shape[2]) if len(shape) == 3 else (0, 0)
                 box = _box(area if len(shape) == 3 else None, at, picture.shape[:2])
@@ -174,13 +172,18 @@ def _hits(
     return {u: tuple(h for h in hits if h is not None) for u, hits in found.items()}
 
 
-def _below(seen: Subject, path: str, x: Tensor, units: Tensor, way: str) -> Any:
+def _below(seen: Subject, path: str, x: Tensor, units: Tensor, way: str) -> np.ndarray:
     x = x.expand(len(units), -1, -1, -1)
     if way == "deconvnet":
         made = deconvolve(seen.outputs, seen.net, x, path, units)
     else:
         made = gradient(lambda x: strongest(seen, path, x, units), x, "guided")
-    return made.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).float().cpu()
+    return made.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def way_of(seen: Subject) -> str:
+    """How activations are traced to pixels: "deconvnet", or "guided" in a net without max-pooling (see `Top`)."""
+    return "deconvnet" if any(isinstance(m, nn.MaxPool2d) for m in seen.net.modules()) else "guided"
 
 
 def strongest(seen: Subject, path: str, x: Tensor, units: Tensor | int) -> Tensor:

@@ -17,7 +17,7 @@ from neocog.files import write_atomically
 from neocog.fit.extract import extract
 from neocog.look.sheet import COLOURS, LINE, PAPER, SOFT
 from neocog.look.subject import subject
-from neocog.page import Html, _data_uri, page, paragraph
+from neocog.page import Html, data_uri, page, paragraph
 
 LARGE = 5_000  # vectors from which on openTSNE is taken, where it is installed
 _FIRST = 50  # principal components that t-SNE works on
@@ -90,17 +90,17 @@ class Space:
         return np.asarray(canvas)
 
     def _thumb(self, side: int) -> int:
-        return int(np.clip(side * 0.75 / np.sqrt(max(len(self), 1)), 28, 112))
+        return int(np.clip(side * 0.7 / np.sqrt(max(len(self), 1)), 28, 112))
 
     def _room(self, at: np.ndarray, thumb: int) -> list[int]:
-        """Rows whose pictures do not cover an earlier one; in an order by chance, which is always the same."""
+        """Rows whose pictures cover at most a third of an earlier one; the order is by chance, always the same."""
         taken: dict[tuple[int, int], list[int]] = {}
         shown = []
         for i in np.random.default_rng(0).permutation(len(at)).tolist():
             x, y = at[i].tolist()
             cell = (x // thumb, y // thumb)
             near = [j for dx in (-1, 0, 1) for dy in (-1, 0, 1) for j in taken.get((cell[0] + dx, cell[1] + dy), ())]
-            if all(np.abs(at[i] - at[j]).max() >= thumb for j in near):
+            if all(np.abs(at[i] - at[j]).max() >= 0.65 * thumb for j in near):
                 taken.setdefault(cell, []).append(i)
                 shown.append(i)
         return shown
@@ -117,7 +117,7 @@ class Space:
         at, chosen = self.places * (side - thumb), np.random.default_rng(0).permutation(len(self))[:most]
         colours, parts = self._colours(), []
         for i in sorted(chosen.tolist()):
-            uri = _data_uri(_thumbnail(self.read, i, 2 * thumb), lossless=False)
+            uri = data_uri(_thumbnail(self.read, i, 2 * thumb), lossless=False)
             frame = f";outline:2px solid rgb{colours[i]}" if i in colours else ""
             name = Html(_escaped(f"{self.keys[i]}{' - ' + self.groups[i] if self.groups else ''}"))
             x, y = at[i].tolist()
@@ -128,7 +128,9 @@ class Space:
             ".space img:hover{transform:scale(3);z-index:1}</style>"
         )
         left = f" {most:,} of them are shown." if len(self) > most else ""
-        body = paragraph(self.text + left) + f'{style}<div class="scroll"><div class="space">{"".join(parts)}</div></div>'
+        body = (
+            paragraph(self.text + left) + f'{style}<div class="scroll"><div class="space">{"".join(parts)}</div></div>'
+        )
         return page(title, [("", Html(body))])
 
     def save(self, path: str | os.PathLike[str], title: str = "The space of the pictures") -> Path:
@@ -171,8 +173,14 @@ def _thumbnail(read: Read, row: int, side: int) -> np.ndarray:
 
 
 def space(
-    vectors: np.ndarray, read: Read, keys: Sequence[str], groups: Sequence[str] = (), *, method: str = "tsne", seed: int = 0
-) -> Space:  # fmt: skip
+    vectors: np.ndarray,
+    read: Read,
+    keys: Sequence[str],
+    groups: Sequence[str] = (),
+    *,
+    method: str = "tsne",
+    seed: int = 0,
+) -> Space:
     """Bring vectors (N, D) into a plane.
 
     Args:
