@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import os
 from pathlib import Path
 
@@ -668,3 +669,31 @@ def test_a_folder_of_masks_is_trained(drawn, tmp_path):
     run = neocog.train(tmp_path / "set", net="cifar_resnet20", epochs=1, out=tmp_path / "run", device="cpu")
     assert run.task.name == "segment" and run.task.classes == drawn.columns["mask"].names
     assert 0 <= run.metrics["test_miou"] <= 1
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e400", "1e30"])
+def test_numbers_that_are_no_place_are_problems_in_every_form(tmp_path, number):
+    for k in range(2):
+        for form in ("coco/images", "labelme", "voc/JPEGImages", "yolo/images"):
+            picture(tmp_path / form / f"{k}.jpg")
+    box, ring = f"[{number}, 5, 3, 3]", f"[[{number}, 2, 9, 2, 9, 9]]"
+    of = '"image_id": 0, "category_id": 1'
+    write(
+        tmp_path / "coco/a.json",
+        '{"images": [{"id": 0, "file_name": "0.jpg"}, {"id": 1, "file_name": "1.jpg"}], '
+        f'"annotations": [{{"id": 1, {of}, "bbox": {box}}}, {{"id": 2, {of}, "bbox": [1, 1, 3, 3], '
+        f'"segmentation": {ring}}}, {{"id": 3, "image_id": 1, "category_id": 1, "bbox": [1, 1, 3, 3]}}], '
+        '"categories": [{"id": 1, "name": "a"}]}',
+    )
+    for k in range(2):
+        word = number if k == 0 else "3"
+        shape = f'{{"label": "a", "shape_type": "rectangle", "points": [[{word}, 1], [9, 9]]}}'
+        write(tmp_path / f"labelme/{k}.json", f'{{"imagePath": "{k}.jpg", "shapes": [{shape}]}}')
+        write(tmp_path / f"voc/Annotations/{k}.xml", xml(("a", (word, 1, 9, 9), 0)))
+        write(tmp_path / f"yolo/labels/{k}.txt", f"0 {'0.5' if k else number} 0.5 0.2 0.2\n")
+    write(tmp_path / "yolo/data.yaml", "train: images\nnames: [a]\n")
+    for form in ("coco", "labelme", "voc", "yolo"):
+        source = open_source(tmp_path / form)
+        assert np.isfinite(source.columns["boxes"].corners).all() and len(boxes(source, "1.jpg")) == 1, form
+        assert not boxes(source, "0.jpg"), form
+        assert re.search("is not a place in a picture|lacks one of", source.problems[0].reason), form

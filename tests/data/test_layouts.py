@@ -218,6 +218,7 @@ def test_a_column_that_was_chosen_holds_classes(tmp_path):
 
 
 def test_a_few_pictures_with_several_labels_are_said_and_left_out(tmp_path):
+    from neocog.data.split import count_splits
     from neocog.fit.choices import splits_of
     from neocog.fit.recipes import recipe
     from neocog.tasks import Label
@@ -229,6 +230,16 @@ def test_a_few_pictures_with_several_labels_are_said_and_left_out(tmp_path):
     assert (codes[:6] == -1).all() and any("6 pictures with several labels are not used" in note for note in notes)
     assert not any("without a label" in note for note in notes)
     assert check(source, near=False).find("several_labels").count == 6
+    used = count_splits(codes[codes >= 0])
+    assert any(f"divided into {used} (seed" in note for note in notes)
+
+
+@pytest.mark.parametrize(("several", "task"), [(6, "label"), (7, "tags")])
+def test_tags_are_guessed_where_more_than_a_tenth_has_several(tmp_path, several, task):
+    from neocog.tasks.task import guess
+
+    rows = table(tmp_path / "t", "path,labels", lambda i: (f"{i}.jpg", "a;b" if i < several else "ab"[i % 2]))
+    assert guess(open_source(rows)) == task
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,9 @@ def test_extract_and_predict_use_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         chosen.append(self.how)
 
     monkeypatch.setattr(Graphed, "_choose", noted)
-    fast = run.predict(list(data[0]))
+    said: list[str] = []
+    fast = list(fit.predict(run, list(data[0]), say=said.append))
+    assert len(said) == 1 and said[0].endswith(" computes")
     found = extract(run, data)
     assert len(chosen) == 2 and all(chosen)
     monkeypatch.setattr(graphed, "WORTH", 10**6)

@@ -224,3 +224,21 @@ def test_a_thousand_classes_stay_readable(whole: Path) -> None:
     words = told(html)
     assert "accuracy among the first five" in words and "The 60 weakest of" in words
     assert len(html) < 2_000_000
+
+
+def test_figures_taken_once_are_no_curves(whole: Path) -> None:
+    lines = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    once = [line for line in lines if line.get("epoch", 1) == 1]
+    (whole / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in once))
+    html, _ = read(whole)
+    assert "There are no curves" in told(html) and "Update ratio" not in html
+
+
+def test_a_part_of_the_loss_and_a_count_of_the_same_name_are_not_one_chart(whole: Path) -> None:
+    more = [
+        epoch(number) | {"train_boxes": 0.3 / number, "val_boxes": 40, "val_map_small": 0.1 * number}
+        for number in (1, 2)
+    ]
+    (whole / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in more))
+    words = told(read(whole)[0])
+    assert "Loss: boxes" in words and "validation: 40" not in words and "mAP small" in words

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import neocog
@@ -24,7 +25,7 @@ from neocog.data.decode import placed
 from neocog.data.kinds import NOT_LABELLED, Masks
 from neocog.data.pictures import Streamed
 from neocog.data.warp import Warp
-from neocog.errors import UsageError
+from neocog.errors import DataError, UsageError
 from neocog.fit.device import Device, with_right_gradients
 from neocog.fit.job import Data, Wishes
 from neocog.fit.parallel import World
@@ -563,3 +564,14 @@ def test_two_processes_are_one_where_labelled_pixels_differ(tmp_path: Path) -> N
 
 def test_segment_is_found_by_its_columns() -> None:
     assert find("segment") is Segment
+
+
+@pytest.mark.parametrize(("value", "said"), [(0, "no class but 'background'"), (255, "no class but 'foreground'")])
+def test_masks_that_tell_nothing_apart_are_refused(tmp_path: Path, value: int, said: str) -> None:
+    for i in range(4):
+        for folder, ending, shape in (("images", "jpg", (8, 8, 3)), ("masks", "png", (8, 8))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(np.full(shape, value, np.uint8)).save(tmp_path / folder / f"{i}.{ending}")
+    source = open_source(tmp_path)
+    with pytest.raises(DataError, match=f"{said} in the 4 pictures to train on"):
+        Segment.plan(source, np.arange(4), {})

@@ -165,10 +165,7 @@ def _drawn_jpeg(answer: Any) -> bytes:
     from neocog.tasks.canvas import PLAIN, captioned
 
     picture = decode(Path(answer.key).read_bytes())
-    if answer.gives("draw"):
-        made = answer.draw(picture)
-    else:
-        made = captioned(picture, [(word, PLAIN) for word in answer.text().split(", ")])
+    made = answer.draw(picture) if answer.gives("draw") else captioned(picture, [(answer.text(), PLAIN)])
     out = io.BytesIO()
     Image.fromarray(made).convert("RGB").save(out, "JPEG", quality=90)
     return out.getvalue()

@@ -25,6 +25,8 @@ from neocog.records import Problem, counted
 _HEADER = 1 << 18  # bytes in which the size of nearly every picture stands
 _MOST_CLASSES = 254  # of a mask: one more is the background, 255 means not labelled
 
+_FAR = 1e9  # pixels
+
 
 @dataclass
 class Found:
@@ -112,6 +114,14 @@ def header_size(path: Path) -> tuple[int, int]:
     except (DecodeError, OSError):
         return 0, 0
     return info.width, info.height
+
+
+def places(numbers: Any) -> np.ndarray:
+    """The numbers of a place in a picture, float64. Raises: ValueError: one is none, infinite, or absurdly large."""
+    made = np.asarray(numbers, dtype=np.float64)
+    if not (np.abs(made) < _FAR).all():
+        raise ValueError(f"{float(made[~(np.abs(made) < _FAR)][0])} is not a place in a picture")
+    return made
 
 
 def split_in(words: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from neocog.data import panoptic
-from neocog.data.annotated import Found, Marks, Pictures, split_in, swapped
+from neocog.data.annotated import Found, Marks, Pictures, places, split_in, swapped
 from neocog.data.columns import TextLists
 from neocog.data.kinds import TextColumn
 from neocog.data.layouts import Layout
@@ -63,7 +63,7 @@ def read(layout: Layout, pictures: Pictures) -> Found:
                 if points and one.get("keypoints"):
                     if len(one["keypoints"]) != 3 * len(points):
                         raise DataError(f"{len(one['keypoints'])} numbers as keypoints, expected {3 * len(points)}")
-                    given = np.array(one["keypoints"], dtype=np.float32).reshape(-1, 3)
+                    given = places(one["keypoints"]).astype(np.float32).reshape(-1, 3)
                     marks.add_points(row, given, corners if corners is not None else _hull(given[given[:, 2] > 0]))
             except (DataError, ValueError, TypeError) as error:
                 reason = f"annotation {one.get('id', number)} of {path.name} is skipped: {error}"
@@ -162,7 +162,7 @@ def _corners(one: dict[str, Any]) -> list[float] | None:
     if box:
         if len(box) != 4:
             raise DataError(f"{len(box)} numbers as a box, expected x, y, width, height")
-        x, y, width, height = (float(v) for v in box)
+        x, y, width, height = places([float(v) for v in box]).tolist()
         return [x, y, x + width, y + height]
     if rings := [piece for piece in _pieces(one) if isinstance(piece, np.ndarray)]:
         return _hull(np.concatenate(rings))
@@ -182,4 +182,4 @@ def _pieces(one: dict[str, Any]) -> list[np.ndarray | Runs]:
     rings = shape if isinstance(shape, list) else []
     if rings and not isinstance(rings[0], list):
         rings = [rings]
-    return [np.array(ring, dtype=np.float32).reshape(-1, 2) for ring in rings if len(ring) >= 6]
+    return [places(ring).astype(np.float32).reshape(-1, 2) for ring in rings if len(ring) >= 6]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.annotated import Found, Marks, Pictures, swapped
+from neocog.data.annotated import Found, Marks, Pictures, places, swapped
 from neocog.data.layouts import Layout
 from neocog.data.shapes import Runs
 from neocog.records import Problem
@@ -66,7 +66,7 @@ def _add(
     label, kind = str(one["label"]), one.get("shape_type") or "polygon"
     if label in _GROUND:
         return
-    points = np.array(one["points"], dtype=np.float64).reshape(-1, 2)
+    points = places(one["points"]).reshape(-1, 2)
     if kind == "point":
         dots.setdefault(row, {}).setdefault(label, (float(points[0, 0]), float(points[0, 1])))
         return

@@ -219,16 +219,17 @@ def _yolo(root: Path, folders: list[_Seen]) -> Layout | None:
             counts |= {n for one in found if one for n in one}
         elif seen.parts and set(map(str.lower, seen.parts)) & _TARGETS:
             damaged.append((seen.path, where.path))
-    if not labels:
-        return None
-    for folder, of in damaged:  # beside good ones, what is wrong with them is said when they are read
-        labels.append(folder)
-        pictures.append(of)
     files = [
         seen.path / name for seen in folders for ending in (".yaml", ".yml") for name in seen.others.get(ending, ())
     ]
+    files = list(filter(_is_yolo_yaml, files))
+    if not labels and not (damaged and files):
+        return None
+    for folder, of in damaged:  # what is wrong with them is said when they are read
+        labels.append(folder)
+        pictures.append(of)
     task = "detect" if counts <= {4, 5} else "segment" if all(n % 2 == 0 for n in counts) else "points"
-    return Layout("yolo", task, root, tuple(pictures), (*labels, *filter(_is_yolo_yaml, files)))
+    return Layout("yolo", task, root, tuple(pictures), (*labels, *files))
 
 
 def _partners(parts: tuple[str, ...], by_parts: dict[tuple[str, ...], _Seen]) -> Iterator[_Seen]:

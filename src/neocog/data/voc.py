@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from neocog.data.annotated import Found, Marks, Pictures, split_in
+from neocog.data.annotated import Found, Marks, Pictures, places, split_in
 from neocog.data.layouts import Layout
 from neocog.records import Problem
 
@@ -40,6 +40,7 @@ def read(layout: Layout, pictures: Pictures) -> Found:
                 corners = [float(box.findtext(side) or "nan") for side in ("xmin", "ymin", "xmax", "ymax")]
                 if np.isnan(corners).any():
                     raise ValueError("a box lacks one of xmin, ymin, xmax, ymax")
+                places(corners)
                 name = (one.findtext("name") or "").strip()
                 things.append((row, name, corners, (one.findtext("difficult") or "0").strip() in ("1", "true")))
         except (OSError, ValueError, ElementTree.ParseError) as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.annotated import Found, Marks, Pictures, split_in
+from neocog.data.annotated import Found, Marks, Pictures, places, split_in
 from neocog.data.columns import split_code
 from neocog.data.layouts import NO_LABELS, Layout
 from neocog.records import Problem, counted
@@ -79,8 +79,8 @@ def _lines(path: Path) -> list[tuple[int, np.ndarray]]:
         words = line.split()
         if not words:
             continue
-        numbers = np.array([float(word) for word in words[1:]])
-        if len(numbers) < 4 or not np.isfinite(numbers).all() or float(words[0]) < 0:
+        numbers = places([float(word) for word in words[1:]])
+        if len(numbers) < 4 or float(words[0]) < 0:
             raise ValueError(f"expected a class and at least four numbers, got {line[:60]!r}")
         out.append((int(float(words[0])), numbers))
     return out

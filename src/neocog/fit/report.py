@@ -23,6 +23,7 @@ from neocog.fit.report_transfer import cross_validation, transfer_section
 from neocog.fit.run import read_json, records, write_atomically
 from neocog.page import Html, line_chart, page, pairs, paragraph, table, text
 from neocog.records import counted
+from neocog.tasks.task import words
 
 _PROBLEMS = 50
 _ORDER = {"bad": 0, "warn": 1, "good": 2}
@@ -153,22 +154,6 @@ def _series(epochs: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, 
     ]
 
 
-_SHORT = {
-    **{
-        short: short.upper()
-        for short in ("ap", "ap50", "ap75", "auc", "ece", "eer", "mae", "nme", "oks", "pck", "r2", "rmse")
-    },
-    "map": "mAP",
-    "miou": "mIoU",
-}
-
-
-def _words(figure: str) -> str:
-    """The name of a figure as text: "Mean accuracy", "mIoU"."""
-    words = " ".join(_SHORT.get(word, word) for word in figure.split("_"))
-    return words if figure.split("_")[0] in _SHORT else words[:1].upper() + words[1:]
-
-
 def _curves(epochs: Sequence[Mapping[str, Any]], smoothed: bool) -> Html:
     if not epochs:
         return paragraph("No epoch was finished.")
@@ -182,14 +167,13 @@ def _curves(epochs: Sequence[Mapping[str, Any]], smoothed: bool) -> Html:
     )
     # first those that training and validation have in common
     figures = sorted(asked, key=lambda name: f"train_{name}" not in logged or f"val_{name}" not in logged)
-    own = [
-        (
-            _words(name),
-            {"training": f"train_{name}", "validation": f"val_{name}"},
-            name.replace("_", " "),
-        )
-        for name in figures
-    ]
+    own = []
+    for name in figures:
+        keys = {"training": f"train_{name}"}
+        if any(isinstance(record.get(f"val_{name}"), float) for record in epochs):  # counts are no curves
+            keys["validation"] = f"val_{name}"
+        part = "validation" not in keys and f"train_{name}" in logged  # figures are of both or of validation
+        own.append((f"Loss: {words(name)}" if part else _heading(words(name)), keys, words(name)))
     for heading, keys, y in (
         ("Loss", {"training": "train_loss", "validation": "val_loss"}, "loss"),
         *own[:8],
@@ -202,18 +186,21 @@ def _curves(epochs: Sequence[Mapping[str, Any]], smoothed: bool) -> Html:
             parts.append(_chart(heading, line_chart(series, x="epoch", y=y, log_y=deep)))
     if not parts:
         return paragraph("There are no curves: the figures were taken once.")
-    last: Mapping[str, float] = next(
-        (record["update_ratio"] for record in reversed(epochs) if record.get("update_ratio")), {}
-    )
-    if last:
+    ratios = [(r.get("epoch", n + 1), r["update_ratio"]) for n, r in enumerate(epochs) if r.get("update_ratio")]
+    if len(ratios) > 1:
+        last = ratios[-1][1]
         names = list(last)[:: max(1, math.ceil(len(last) / 8))]
-        ratios = [(r.get("epoch", n + 1), r.get("update_ratio") or {}) for n, r in enumerate(epochs)]
         series = {name: [(at, found[name]) for at, found in ratios if found.get(name)] for name in names}
         parts.append(_chart("Update ratio", line_chart(series, x="epoch", y="|step| / |weight|", log_y=True)))
     told = "Training figures are running means over each epoch, on augmented pictures"
     told += f"{' and with label smoothing in the loss' if smoothed else ''}, so validation may look better."
     style = "display:grid;grid-template-columns:repeat(auto-fit,minmax(min(28rem,100%),1fr));gap:0 1.5rem"
     return Html(f'<div style="{style}">{"".join(parts)}</div>{paragraph(told)}')
+
+
+def _heading(name: str) -> str:
+    """The first letter large, unless it is a sign such as mAP."""
+    return name if name[1:2].isupper() else name[:1].upper() + name[1:]
 
 
 def _chart(heading: str, chart: str) -> str:

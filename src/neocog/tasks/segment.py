@@ -22,6 +22,7 @@ from neocog.errors import DataError, UsageError
 from neocog.nets.pyramid import Joined, conv_norm
 from neocog.nets.tiling import over_picture
 from neocog.page import Html, heatmap, paragraph, table
+from neocog.records import counted
 from neocog.tasks import coco
 from neocog.tasks.answer import Answer, Indexed
 from neocog.tasks.masks import WRONG as RED
@@ -203,9 +204,14 @@ class Segment(Task):
         for name, value in own.items():
             if value < 0:
                 raise UsageError(f"--task-option {name}= needs a number of at least 0, not {value}")
-        weights = None
-        if settings.get("balance", "auto") != "none":
-            weights = balanced(_counts(column, rows))
+        counts = _counts(column, rows)
+        if (counts > 0).sum() < 2 and len(rows) <= _LOOK_AT:
+            what = "labelled pixel" if not counts.any() else f"class but {names[int(counts.argmax())]!r}"
+            raise DataError(
+                f"the masks of {source.name} hold no {what} in the {counted(len(rows))} to train on, so there is "
+                "nothing to tell apart; 'neocog check' says which values were found"
+            )
+        weights = None if settings.get("balance", "auto") == "none" else balanced(counts)
         return cls(names, weights, **own, colours=getattr(column, "colours", None))
 
     def to_json(self) -> dict[str, Any]:

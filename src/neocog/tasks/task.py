@@ -73,6 +73,17 @@ class Claim:
     box: tuple[float, float, float, float] | None = None
 
 
+_SIGNS = {
+    **{name: name.upper() for name in "ap ap11 ap50 ap75 auc ece eer f mae nme oks pck r2 rmse voc".split()},
+    "f1": "F1", "iou": "IoU", "map": "mAP", "miou": "mIoU",
+}  # fmt: skip
+
+
+def words(figure: str) -> str:
+    """The name of a figure as people write it: "mean accuracy", "mIoU", "VOC AP"."""
+    return " ".join(_SIGNS.get(word, word) for word in figure.split("_"))
+
+
 Picture = Callable[[int], "np.ndarray | None"]  # of a row: uint8 (H, W, 3) or (H, W); None where it cannot be read
 
 
@@ -286,7 +297,7 @@ class Task(ABC):
     def result(self, seen: Seen, figures: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
         """For the top of the report: what follows the number of pictures, and the figures beside the goal, written."""
         rows = {
-            key.replace("_", " "): f"{v:.4f}" if isinstance(v, float) else f"{v:,}"
+            words(key): f"{v:.4f}" if isinstance(v, float) else f"{v:,}"
             for key, v in figures.items()
             if isinstance(v, (int, float)) and not isinstance(v, bool) and key not in ("n", self.goal[0])
         }
