@@ -145,7 +145,64 @@ class Windows(nn.Module):
         x = self.drop(x * there).transpose(1, 2)
         return torch.cat([torch.relu(one(x)) for one in self.windows], 1).transpose(1, 2) * there
 
+    def parts(self, ids: Tensor, toward: Tensor) -> Tensor:
+        """What each token of texts (B, L) adds to the product of their vectors with `toward` (B, D); (B, L).
+
+        Each filter's maximum is the token's around which it was found; what the last bias adds is no token's.
+        """
+        places = self.places(ids)
+        best, at = places.max(1)  # (B, C)
+        return torch.zeros_like(places[..., 0]).scatter_add(1, at, best * (toward @ self.out.weight))
+
     def forward(self, ids: Tensor) -> Tensor:
         """(B, L) -> (B, dimensions)."""
         found: Tensor = self.out(self.drop(self.places(ids).amax(1)))
         return found
+
+
+class TwoTexts(nn.Module):
+    """Two towers of texts, or one for both sides; with a `judge` also whether two texts say the same.
+
+    Args:
+        first, second: towers, ``forward(ids)`` -> (B, dimensions); they may be the same.
+        shared: mean and deviation (2, F) of what two texts share, in numbers: then there is a judge.
+        words: share of the tokens that are left out in training.
+        gamma: on the cosines; 0: learned.
+    """
+
+    head = "judge"
+
+    def __init__(
+        self,
+        first: nn.Module,
+        second: nn.Module,
+        *,
+        shared: Tensor | None = None,
+        words: float = 0.0,
+        gamma: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.first, self.words, self.gamma = first, words, Gamma(gamma)
+        self.second = None if second is first else second
+        self.judge = nn.Sequential()
+        if shared is not None:
+            self.register_buffer("scale", shared.float())
+            self.judge = nn.Sequential(nn.Linear(shared.shape[1] + 1, 16), nn.Tanh(), nn.Linear(16, 1))
+            for p in self.judge.parameters():
+                p.lr_factor = 10.0  # type: ignore[attr-defined]  # few numbers, that begin with what they mean
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Texts (B, L) or (B, L, T) -> (B, D), of length 1."""
+        return text_vectors(self.first, x)
+
+    def forward(self, x: Tensor, texts: Tensor | None = None, shared: Tensor | None = None) -> dict[str, Any]:
+        """``first`` (B, D), and of `texts` (B, K, L) ``second`` (B, K, D); of `shared` (B, F) ``logit`` (B,)."""
+        made = {"first": text_vectors(self.first, x, self.words), "gamma": self.gamma()}
+        if texts is not None:
+            found = text_vectors(self.second or self.first, texts.flatten(0, 1), self.words)
+            made["second"] = found.unflatten(0, texts.shape[:2])
+        if shared is not None and texts is not None:
+            cosine = (made["first"] * made["second"][:, 0]).sum(1, keepdim=True)
+            scale: Tensor = self.scale  # type: ignore[assignment]
+            made["logit"] = self.judge(torch.cat([(shared - scale[0]) / scale[1], 3 * cosine], 1).float())[:, 0]
+        return made

@@ -87,6 +87,7 @@ class Task(ABC):
         on_features: whether the head takes features of pictures in their place: steps can then run on features that are
             computed once (regime features; see ``nets.trunk.Headed``).
         variants: names of tasks that are this one for other columns, see `suited`.
+        reads: the role of the column of texts that is the net's input; "": pictures are.
         shown_texts: of the texts that a sample has, so many are shown at each step; 0: all.
         recipe: the usual recipe; None: chosen by the net.
         size: the usual short side of the net's input; None: chosen by the pictures.
@@ -107,6 +108,7 @@ class Task(ABC):
     knows_strangers: ClassVar[bool] = False
     on_features: ClassVar[bool] = False
     variants: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[str] = ""
     shown_texts: int = 0
     recipe: ClassVar[str | None] = None
     size: ClassVar[int | None] = None
@@ -171,6 +173,14 @@ class Task(ABC):
         return None
 
     # ---- the net
+
+    def text_net(self) -> nn.Module:
+        """The net of a task whose input is text (`reads`), with fresh weights."""
+        raise NotImplementedError(f"the input of the task {self.name} are pictures")
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Texts as the net's input, where that is text: int32 (B, L) or (B, L, T)."""
+        raise NotImplementedError(f"the input of the task {self.name} are pictures")
 
     @property
     def outputs(self) -> int | None:
@@ -331,7 +341,19 @@ def names() -> tuple[str, ...]:
 
 
 # the first whose needs a source meets is taken
-_PREFERENCE = ("label", "detect", "segment", "pose", "tags", "locate", "number", "match", "match-captions")
+_PREFERENCE = (
+    "label",
+    "detect",
+    "segment",
+    "pose",
+    "tags",
+    "locate",
+    "number",
+    "match",
+    "match-captions",
+    "match-pairs",
+    "match-texts",
+)
 
 
 def find(name: str) -> type[Task]:
@@ -469,6 +491,8 @@ def build_net(task: Task, spec: Mapping[str, Any]) -> nn.Module:
     from neocog import nets
     from neocog.nets.trunk import Headed, Trunk
 
+    if task.reads:
+        return task.text_net()
     net = nets.build(**spec)
     if task.outputs is not None or nets.facts(spec["name"]).task == task.name:
         return net
