@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from neocog import fit
 from neocog.cli import app
 from neocog.data import open_source
+from neocog.data.check import check
 from neocog.data.pairs import pair_columns
 from neocog.errors import DataError, UsageError
 from neocog.fit.job import Data
@@ -200,3 +201,32 @@ def test_what_two_texts_share_is_the_same_both_ways() -> None:
     assert one.shape == (2, len(SHARED)) and np.allclose(one, two, atol=1e-6)
     assert one[0, SHARED.index("numbers shared")] == 1 and one[0].mean() > one[1].mean()
     assert np.isfinite(shared([""], [""])).all()
+
+
+def test_check_says_what_is_wrong_with_a_table_of_pairs(tmp_path: Path) -> None:
+    rows = [
+        ["a dog", "one dog", 1, "train"], ["A  dog", "one dog", 0, "train"], ["a cat", "one cat", 1, "train"],
+        ["one cat", "a cat", 1, "test"], ["same", "same", 1, "train"], ["x " * 60, "y", 1, "train"],
+        ["", "z", 1, "test"],
+    ]  # fmt: skip
+    found = check(write(tmp_path / "t.csv", ["text_a", "text_b", "same", "split"], rows))
+    assert {one.name: one.severity for one in found.findings} == {
+        "contradictions": "error", "leaks": "error", "empty": "warning", "itself": "hint", "long": "hint",
+    }  # fmt: skip
+    assert not found.ok and found.summary.startswith("6 pairs") and json.dumps(found.to_json())
+    done = CliRunner().invoke(app, ["check", str(tmp_path / "t.csv")])
+    assert done.exit_code == 1 and "2 rows have equal texts and different answers" in done.stdout
+    good = check(write(tmp_path / "g.csv", ["query", "title"], [["a", "b"], ["c", "d"]]))
+    assert good.ok and not good.findings
+    one = check(write(tmp_path / "o.csv", ["text_a", "text_b", "same"], [["a", "b", 1], ["c", "d", 1]]))
+    assert [f.name for f in one.findings] == ["one answer"] and "no pair is different" in one.findings[0].title
+
+
+def test_predict_answers_for_a_table(labelled: str, tmp_path: Path) -> None:
+    how: dict[str, Any] = {**QUIET, "diagnosis": False, "task_options": {"dimensions": 8}, "epochs": 1}
+    run = fit.train(labelled, out=tmp_path / "run", set={"batch_size": 16, "min_steps": 1}, **how)
+    done = CliRunner().invoke(app, ["predict", str(run.folder), labelled, "--format", "csv"])
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert done.exit_code == 0 and len(rows) == 80 and {"cosine", "same", "probability"} <= rows[0].keys()
+    with pytest.raises(UsageError, match="holds no pairs of texts"):
+        list(fit.predict(run, ["drawn:n=4,size=32"]))

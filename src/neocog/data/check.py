@@ -14,6 +14,7 @@ from neocog.data.duplicates import connected, near_and_mirrored, split_groups
 from neocog.data.findings import SEVERITIES, Facts, Finding, Suspicion
 from neocog.data.kinds import Boxes, Categories, Column, Points, TextColumn
 from neocog.data.mirroring import Mirroring, judge, to_look_at
+from neocog.data.pairs import Pairs
 from neocog.data.source import Source
 from neocog.data.survey import Progress, Survey, survey
 from neocog.records import SPLITS, Problem
@@ -85,6 +86,7 @@ class Check:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     annotated: str = ""  # ", 412 boxes of 3 classes"
+    unit: str = "picture"  # or "pair", of texts
 
     @property
     def readable(self) -> int:
@@ -113,7 +115,7 @@ class Check:
         missing = f" ({len(self.unreadable):,} unreadable)" if self.unreadable else ""
         used = int((self.counts[:-1].sum(axis=1) > 0).sum())
         classes = f" in {used:,} class{'es' if used != 1 else ''}" if used or not self.annotated else ""
-        return f"{self.pictures:,} pictures{missing}{classes}{self.annotated}: {said}"
+        return f"{self.pictures:,} {self.unit}s{missing}{classes}{self.annotated}: {said}"
 
     def find(self, name: str) -> Finding | None:
         """Return the finding called `name`, or None."""
@@ -187,6 +189,10 @@ def check(
         from neocog.data.open import open_source
 
         source = open_source(source)
+    if isinstance(source, Pairs):
+        from neocog.data.pair_rules import check_pairs
+
+        return check_pairs(source)
     seen = survey(source, workers=workers, progress=progress)
     exact = seen.exact_pairs()
     pairs, across = _near_pairs(seen) if near else (np.empty((0, 2), np.int64),) * 2

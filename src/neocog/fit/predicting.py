@@ -259,7 +259,8 @@ def predict(
     """Answers for pictures one batch at a time, in their order; one that cannot be read gets a `problem`.
 
     Args:
-        inputs: paths, encoded bytes, or uint8 arrays (H, W) or (H, W, 3).
+        inputs: paths, encoded bytes, or uint8 arrays (H, W) or (H, W, 3); for a task that reads texts, tables of pairs
+            of them.
         top: guesses for each picture, where a task has several.
         device: ``"cpu"``, ``"cuda"``, ``"mps"``; None takes a GPU if there is one.
 
@@ -269,6 +270,11 @@ def predict(
     run = run if isinstance(run, Run) else Run(run)
     if top < 1:
         raise UsageError(f"--top needs at least 1, got {top}")
+    if run.task.reads:
+        from neocog.fit.texts import of_tables
+
+        yield from of_tables(run, inputs)
+        return
     pre, chosen, task = run.preprocess, _here(device), run.task
     detector = run.detector() if task.knows_strangers else None
     net = _ready(run, chosen, len(inputs) if isinstance(inputs, Sized) else None, features=detector is not None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from neocog.data import open_source
 from neocog.data.batches import Batch
 from neocog.errors import UsageError
 from neocog.fit.predicting import Run
@@ -48,6 +49,21 @@ def match_texts(run: Run | str | Path, pairs: Sequence[tuple[str, str]], batch_s
         words = [_words(task, *side) for side in sides]
         found += [dataclasses.replace(answer, words=tuple(w)) for answer, *w in zip(answers, *words, strict=True)]
     return found
+
+
+def of_tables(run: Run, tables: Iterable[Any], batch_size: int = 256) -> Iterator[Any]:
+    """Answers for the pairs of tables, in their order. Raises: UsageError: one holds no pairs of texts."""
+    for table in tables:
+        source = open_source(table)
+        if "first" not in source.columns:
+            raise UsageError(
+                f"{table} holds no pairs of texts; expected a table with two columns such as query and title"
+            )
+        first, second = source.columns["first"], source.columns["second"]
+        for begin in range(0, len(source), batch_size):
+            rows = range(begin, min(begin + batch_size, len(source)))
+            found = match_texts(run, [(first[i][0], second[i][0]) for i in rows], batch_size)
+            yield from (dataclasses.replace(one, key=source.key(i)) for i, one in zip(rows, found, strict=True))
 
 
 def _words(task: Any, tower: Any, ids: Tensor, other: Tensor) -> list[tuple[tuple[str, float], ...]]:
