@@ -22,7 +22,7 @@ _NAMES = (
     ("query", "title"), ("query", "document"), ("query", "doc"), ("query", "passage"), ("query", "text"),
     ("question", "answer"), ("question1", "question2"), ("sentence1", "sentence2"), ("text1", "text2"),
     ("texta", "textb"), ("sentencea", "sentenceb"), ("premise", "hypothesis"), ("mention", "entity"),
-    ("source", "target"), ("src", "tgt"), ("first", "second"), ("left", "right"), ("a", "b"), ("s1", "s2"),
+    ("source", "target"), ("src", "tgt"), ("first", "second"), ("s1", "s2"),
     ("ad", "page"), ("anchor", "positive"),
 )  # fmt: skip
 _LABELS = ("label", "same", "isduplicate", "duplicate", "quality", "paraphrase", "relevance", "relevant", "match", "y")

@@ -13,6 +13,11 @@ from torch import Tensor, nn
 _LEAST, _MOST = 1.0, 100.0  # of a learned gamma
 
 
+def _full(x: Tensor) -> Tensor:
+    """In at least float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class Gamma(nn.Module):
     """The factor on the cosines: `given`, or learned where that is 0, from 1 / 0.07 on (Wu et al. 2018)."""
 
@@ -22,7 +27,7 @@ class Gamma(nn.Module):
 
     def forward(self) -> Tensor:
         """A scalar."""
-        return self.log.float().clamp(math.log(_LEAST), math.log(_MOST)).exp()
+        return self.log.clamp(math.log(_LEAST), math.log(_MOST)).exp()
 
 
 class Projection(nn.Module):
@@ -39,7 +44,7 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width) -> (B, dimensions)."""
-        x = self.drop(F.normalize(x.float(), dim=1) * math.sqrt(x.shape[1]))
+        x = self.drop(F.normalize(_full(x), dim=1) * math.sqrt(x.shape[1]))
         return self.out(x if self.hidden is None else self.drop(torch.relu(self.hidden(x))))
 
 
@@ -95,7 +100,7 @@ class PicturesAndTexts(nn.Module):
         `x` (B, F) are features in the place of pictures.
         """
         found = self.pictures(x if x.ndim == 2 else self.features(maps))
-        made = {"pictures": F.normalize(found.float(), dim=1), "gamma": self.gamma()}
+        made = {"pictures": F.normalize(_full(found), dim=1), "gamma": self.gamma()}
         if texts is not None:
             made["texts"] = text_vectors(self.texts, texts.flatten(0, 1), self.words).unflatten(0, texts.shape[:2])
         return made
@@ -106,7 +111,7 @@ def text_vectors(tower: nn.Module, ids: Tensor, words: float = 0.0) -> Tensor:
     if words and tower.training:
         kept = torch.rand(ids.shape[:2], device=ids.device) >= words
         ids = ids * (kept if ids.ndim == 2 else kept[..., None])
-    return F.normalize(tower(ids).float(), dim=1)
+    return F.normalize(_full(tower(ids)), dim=1)
 
 
 class Windows(nn.Module):
