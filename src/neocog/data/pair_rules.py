@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from neocog.data.check import SPLIT_COLUMNS, Check, known
-from neocog.data.findings import KEPT, SEVERITIES, Example, Finding
-from neocog.data.mirroring import Mirroring
+from neocog.data.findings import KEPT, Example, Finding
 from neocog.data.pairs import SAME, Pairs
 from neocog.records import SPLITS, counted
 
 _LONG = 50  # words; of longer texts the end may not be read
 
 
-def check_pairs(source: Pairs) -> Check:
-    """Say what is wrong with pairs: rows that contradict each other, leaks between splits, copies, empty texts."""
-    began = time.monotonic()
+def pair_findings(source: Pairs) -> tuple[list[Finding], np.ndarray]:
+    """What is wrong with pairs: rows that contradict each other, leaks between splits, copies, empty texts.
+
+    Also int64 (N,): rows with equal texts share a number, -1 = alone.
+    """
     pairs = [tuple(_plain(source.columns[role][i]) for role in ("first", "second")) for i in range(len(source))]
     said = source.columns["same"].codes if "same" in source.columns else np.full(len(source), -1)  # type: ignore[attr-defined]
     places: dict[tuple[str, ...], list[int]] = {}
@@ -68,27 +67,7 @@ def check_pairs(source: Pairs) -> Check:
     groups = np.full(len(source), -1, np.int64)
     for number, rows in enumerate(copies):
         groups[rows] = number
-    undeclared = np.where(source.splits < 0, len(SPLITS), source.splits)
-    return Check(
-        source=source.name,
-        pictures=len(source),
-        classes=(),
-        counts=np.bincount(undeclared, minlength=len(SPLIT_COLUMNS))[None],
-        split_counts=np.bincount(undeclared, minlength=len(SPLIT_COLUMNS)),
-        findings=tuple(sorted(found, key=lambda one: SEVERITIES.index(one.severity))),
-        unreadable=(),
-        groups=groups,
-        sizes=np.zeros((len(source), 2), np.int32),
-        formats={},
-        modes={},
-        duplicates={"exact_groups": len(copies), "exact_copies": sum(map(len, copies)) - len(copies)},
-        near=False,
-        mirroring=Mirroring(False, "texts have no mirror image"),
-        columns=known(source),
-        notes=tuple(source.notes),
-        seconds=time.monotonic() - began,
-        unit="pair",
-    )
+    return found, groups
 
 
 def _plain(texts: tuple[str, ...]) -> str:

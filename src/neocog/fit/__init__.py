@@ -9,9 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neocog.fit.predicting import Prediction, Run, evaluate, predict
+    from neocog.fit.predicting import Prediction, Run, evaluate, match_texts, predict
     from neocog.fit.scan import find_lr
-    from neocog.fit.texts import match_texts
     from neocog.fit.training import resume, train
 
 __all__ = ["Prediction", "Run", "evaluate", "find_lr", "match_texts", "predict", "resume", "train"]
@@ -21,7 +20,7 @@ _HOMES = {
     "Run": "predicting",
     "evaluate": "predicting",
     "find_lr": "scan",
-    "match_texts": "texts",
+    "match_texts": "predicting",
     "predict": "predicting",
     "resume": "training",
     "train": "training",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,27 +12,13 @@ from torch import Tensor
 from neocog.data import open_source
 from neocog.data.batches import Batch
 from neocog.errors import UsageError
-from neocog.fit.predicting import Run
+from neocog.tasks import Task
 
 
 @torch.inference_mode()
-def match_texts(run: Run | str | Path, pairs: Sequence[tuple[str, str]], batch_size: int = 256) -> list[Any]:
-    """Whether the texts of each pair belong together: cosine, the probability that they say the same, and the words.
-
-    Args:
-        run: of the task match, trained on a table of pairs of texts.
-
-    Returns:
-        A ``tasks.match_texts.Pair`` for each pair.
-
-    Raises:
-        UsageError: the run was trained on pictures.
-    """
-    run = run if isinstance(run, Run) else Run(run)
-    task, found = run.task, list[Any]()
-    if not task.reads:
-        raise UsageError(f"{run.folder} was trained for the task {task.name} on pictures, not on pairs of texts")
-    net: Any = run.net()
+def of_pairs(task: Task, net: Any, pairs: Sequence[tuple[str, str]], batch_size: int = 256) -> list[Any]:
+    """A ``tasks.match_texts.Pair`` for each pair: cosine, the probability that they say the same, and the words."""
+    found = list[Any]()
     for begin in range(0, len(pairs), batch_size):
         some = pairs[begin : begin + batch_size]
         valid = torch.ones(len(some), dtype=torch.bool)
@@ -51,7 +36,7 @@ def match_texts(run: Run | str | Path, pairs: Sequence[tuple[str, str]], batch_s
     return found
 
 
-def of_tables(run: Run, tables: Iterable[Any], batch_size: int = 256) -> Iterator[Any]:
+def of_tables(task: Task, net: Any, tables: Iterable[Any], batch_size: int = 256) -> Iterator[Any]:
     """Answers for the pairs of tables, in their order. Raises: UsageError: one holds no pairs of texts."""
     for table in tables:
         source = open_source(table)
@@ -62,7 +47,7 @@ def of_tables(run: Run, tables: Iterable[Any], batch_size: int = 256) -> Iterato
         first, second = source.columns["first"], source.columns["second"]
         for begin in range(0, len(source), batch_size):
             rows = range(begin, min(begin + batch_size, len(source)))
-            found = match_texts(run, [(first[i][0], second[i][0]) for i in rows], batch_size)
+            found = of_pairs(task, net, [(first[i][0], second[i][0]) for i in rows], batch_size)
             yield from (dataclasses.replace(one, key=source.key(i)) for i, one in zip(rows, found, strict=True))
 
 
