@@ -15,7 +15,7 @@ import pytest
 import torch
 from cli.test_commands import call
 from PIL import Image
-from test_every_task import CPU, SIDE, drawn, known, net_of, planned
+from test_every_task import CPU, NAMES, SIDE, drawn, known, net_of, planned
 
 from neocog import fit, tasks
 from neocog.cli import answers
@@ -239,7 +239,7 @@ def test_files_for_pictures_never_meet(tmp_path):
     assert listed.of(str(folder / "X.png")) == folder / "X-2.png"
 
 
-@pytest.mark.parametrize("name", [*tasks.names(), "label+pose", "pose+locate"])
+@pytest.mark.parametrize("name", [*NAMES, "label+pose", "pose+locate"])
 def test_every_task_is_written_in_every_form(name, tmp_path, capsys):
     task, source = planned(name, drawn(24)), open_source("drawn:n=3,size=48")
     keys = [str(tmp_path / f"{i}.png") for i in range(3)]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from neocog.data import drawn
 from neocog.data.drawn import draw, drawn_source
 from neocog.data.drawn_scene import COLOURS, REACH, RELATIONS, SHAPES, TAGS, WITHIN, label_codes, make_scene
+from neocog.data.open import open_source
 from neocog.data.source import Source
 from neocog.errors import UsageError
 from neocog.records import SPLITS, Sample
@@ -335,3 +336,13 @@ def test_what_is_true_of_a_picture_does_not_depend_on_whether_it_is_painted() ->
     assert told.picture.size == 0 and whole.picture.shape == (32, 32, 3)
     assert (told.boxes, told.labels, told.captions) == (whole.boxes, whole.labels, whole.captions)
     assert (told.mask == whole.mask).all()
+
+
+def test_distinct_pictures_have_one_caption_each_and_no_two_the_same():
+    source = open_source("drawn:n=300,size=32,seed=3,distinct=1")
+    texts = [source.captions[i] for i in range(len(source))]
+    assert len(source) == 300 and {len(of) for of in texts} == {1} and len(set(texts)) == 300
+    assert source.captions.total == 300 and source.sample(7).captions == texts[7]
+    assert source.select([5, 7]).captions[1] == texts[7]
+    assert open_source("drawn:n=100,size=32,seed=3,distinct=1").captions[99] == texts[99]  # more pictures change none
+    assert source.fingerprint() != open_source("drawn:n=300,size=32,seed=3").fingerprint()

@@ -14,6 +14,8 @@ from neocog.data.duplicates import connected, near_and_mirrored, split_groups
 from neocog.data.findings import SEVERITIES, Facts, Finding, Suspicion
 from neocog.data.kinds import Boxes, Categories, Column, Points, TextColumn
 from neocog.data.mirroring import Mirroring, judge, to_look_at
+from neocog.data.pair_rules import pair_findings
+from neocog.data.pairs import Pairs
 from neocog.data.source import Source
 from neocog.data.survey import Progress, Survey, survey
 from neocog.records import SPLITS, Problem
@@ -85,6 +87,7 @@ class Check:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     annotated: str = ""  # ", 412 boxes of 3 classes"
+    unit: str = "picture"  # or "pair", of texts
 
     @property
     def readable(self) -> int:
@@ -113,7 +116,7 @@ class Check:
         missing = f" ({len(self.unreadable):,} unreadable)" if self.unreadable else ""
         used = int((self.counts[:-1].sum(axis=1) > 0).sum())
         classes = f" in {used:,} class{'es' if used != 1 else ''}" if used or not self.annotated else ""
-        return f"{self.pictures:,} pictures{missing}{classes}{self.annotated}: {said}"
+        return f"{self.pictures:,} {self.unit}s{missing}{classes}{self.annotated}: {said}"
 
     def find(self, name: str) -> Finding | None:
         """Return the finding called `name`, or None."""
@@ -187,6 +190,8 @@ def check(
         from neocog.data.open import open_source
 
         source = open_source(source)
+    if isinstance(source, Pairs):
+        return _check_pairs(source, started)
     seen = survey(source, workers=workers, progress=progress)
     exact = seen.exact_pairs()
     pairs, across = _near_pairs(seen) if near else (np.empty((0, 2), np.int64),) * 2
@@ -226,6 +231,32 @@ def check(
         notes=tuple(source.notes),
         seconds=time.monotonic() - started,
         annotated=annotation_rules.counts(source),
+    )
+
+
+def _check_pairs(source: Pairs, started: float) -> Check:
+    found, groups = pair_findings(source)
+    splits = np.bincount(np.where(source.splits < 0, len(SPLITS), source.splits), minlength=len(SPLIT_COLUMNS))
+    copied = groups[groups >= 0]
+    return Check(
+        source=source.name,
+        pictures=len(source),
+        classes=(),
+        counts=splits[None],
+        split_counts=splits,
+        findings=tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))),
+        unreadable=(),
+        groups=groups,
+        sizes=np.zeros((len(source), 2), np.int32),
+        formats={},
+        modes={},
+        duplicates={"exact_groups": len(np.unique(copied)), "exact_copies": len(copied) - len(np.unique(copied))},
+        near=False,
+        mirroring=Mirroring(False, "texts have no mirror image"),
+        columns=known(source),
+        notes=tuple(source.notes),
+        seconds=time.monotonic() - started,
+        unit="pair",
     )
 
 

@@ -12,6 +12,7 @@ cosines rounded to 1/4096.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -214,11 +215,11 @@ class Drawn(Source):
 
     drawn = True
 
-    def __init__(self, seed: int, size: int, task: str, indices: range | np.ndarray) -> None:
+    def __init__(self, seed: int, size: int, task: str, indices: range | np.ndarray, *, distinct: bool = False) -> None:
         self.name = "drawn"
         self.notes: list[str] = []
         self.problems = []
-        self.seed, self.size, self.task, self.indices = seed, size, task, indices
+        self.seed, self.size, self.task, self.indices, self.distinct = seed, size, task, indices, distinct
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -295,7 +296,7 @@ class Drawn(Source):
             key=self.key(i),
             label=self.classes[code] if code >= 0 else None,
             labels=make_tags(scene),
-            captions=make_captions(scene),
+            captions=_told(scene, self.distinct),
             boxes=boxes,
             mask=mask,
             split=SPLITS[max(tenth - 7, 0)],
@@ -305,11 +306,11 @@ class Drawn(Source):
         chosen = as_indices(indices, len(self))
         if isinstance(self.indices, np.ndarray):
             chosen = self.indices[chosen]
-        return Drawn(self.seed, self.size, self.task, chosen)
+        return Drawn(self.seed, self.size, self.task, chosen, distinct=self.distinct)
 
     def fingerprint(self) -> str:
         """Return sha256 hex of what the pictures depend on."""
-        text = f"drawn 1 seed={self.seed} size={self.size} task={self.task}"
+        text = f"drawn 1 seed={self.seed} size={self.size} task={self.task}{' distinct' * self.distinct}"
         if isinstance(self.indices, range):
             return hashlib.sha256(f"{text} n={len(self)}".encode()).hexdigest()
         return hashlib.sha256(text.encode() + b" " + self.indices.astype("<i8").tobytes()).hexdigest()
@@ -325,20 +326,30 @@ class _Captions(TextLists):
         return len(self._source)
 
     def __getitem__(self, i: int) -> tuple[str, ...]:
-        return make_captions(make_scene(self._source.seed, int(self._source.indices[i])))
+        return _told(make_scene(self._source.seed, int(self._source.indices[i])), self._source.distinct)
 
     @property
     def total(self) -> int:
+        if self._source.distinct:
+            return len(self)
         # one object has two sentences, more objects have three
         return sum(2 + int(balanced(self._source.seed, COUNT_STREAM, int(i), 4) > 0) for i in self._source.indices)
 
 
-def drawn_source(n: int = 1000, size: int = 64, seed: int = 0, task: str = "shape") -> Drawn:
+def _told(scene: Scene, whole: bool) -> tuple[str, ...]:
+    """The sentences about a scene, or all that they say as one text."""
+    sentences = make_captions(scene)
+    return (" ".join(sentences),) if whole else sentences
+
+
+def drawn_source(n: int = 1000, size: int = 64, seed: int = 0, task: str = "shape", distinct: bool = False) -> Drawn:
     """Return `n` drawn pictures of `size` x `size` pixels as a Source; opens at once for any `n`.
 
     `task` chooses the labels: "shape" or "colour" of the largest object, "relation" of the second largest to it,
     "count" of the objects, or "tags" (several labels for a picture, such as "red circle"). Shapes, colours and counts
     are exactly balanced over every 8, 8 and 4 pictures. Splits are declared, 80/10/10.
+    `distinct`: each picture has one caption, all that is said of it, and no two have the same: what looks the same in
+    words is left out. Finding them takes about 0.1 ms a picture.
     Raises UsageError for an unknown task or a value out of range.
     """
     if task not in TASKS:
@@ -347,4 +358,11 @@ def drawn_source(n: int = 1000, size: int = 64, seed: int = 0, task: str = "shap
         if int(value) != value or value < 0:
             raise UsageError(f"expected {name} to be an integer of 0 or more, got {value!r}; type for example {name}=1")
     _check_size(size)
-    return Drawn(int(seed), size, task, range(int(n)))
+    if not distinct:
+        return Drawn(int(seed), size, task, range(int(n)))
+    chosen: dict[str, int] = {}
+    for index in itertools.count():
+        if len(chosen) >= n:
+            break
+        chosen.setdefault(_told(make_scene(int(seed), index), True)[0], index)
+    return Drawn(int(seed), size, task, np.fromiter(chosen.values(), np.int64, len(chosen)), distinct=True)

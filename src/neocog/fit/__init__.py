@@ -9,17 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neocog.fit.predicting import Prediction, Run, evaluate, predict
+    from neocog.fit.predicting import Prediction, Run, evaluate, match_texts, predict
     from neocog.fit.scan import find_lr
     from neocog.fit.training import resume, train
 
-__all__ = ["Prediction", "Run", "evaluate", "find_lr", "predict", "resume", "train"]
+__all__ = ["Prediction", "Run", "evaluate", "find_lr", "match_texts", "predict", "resume", "train"]
 
 _HOMES = {
     "Prediction": "predicting",
     "Run": "predicting",
     "evaluate": "predicting",
     "find_lr": "scan",
+    "match_texts": "predicting",
     "predict": "predicting",
     "resume": "training",
     "train": "training",

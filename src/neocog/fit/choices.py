@@ -80,8 +80,8 @@ def splits_of(
     groups = mirroring = None
     declared = set(np.unique(source.splits[labelled]).tolist()) - {-1}
     # a validation split that is cut beside a declared test split only steers: there speed counts for more
-    if source.drawn and not task.classifies:
-        pass  # no two are alike, and nothing is to be learned of mirror images
+    if task.reads or (source.drawn and not task.classifies):
+        pass  # no pictures; or no two are alike, and nothing is to be learned of mirror images
     elif len(source) <= (_GROUPS_UP_TO if 2 not in declared else LEAKS_UP_TO):
         from neocog.data.check import groups_and_mirroring
 
@@ -140,6 +140,8 @@ def leaks(codes: np.ndarray, groups: np.ndarray | None) -> list[str]:
 
 def _by_task(source: Source, task: type[Task]) -> Mirroring:
     """Whether a mirror image keeps its answer, by the names of what is asked for and by looking."""
+    if task.reads:
+        return Mirroring(False, "texts have no mirror image")
     if not task.mirrors:
         return Mirroring(False, f"a mirror image has a different answer in the task {task.name}")
     for role in task.needs:

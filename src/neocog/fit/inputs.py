@@ -34,7 +34,8 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
         split_of(job, job.data.source, job.data.rows(name), f"{words} pictures")
         for name, words in (("train", "training"), ("val", "validation"))
     )
-    pre = _measured(plan.preprocess, training.shown) if plan.start is None else plan.preprocess
+    measure = plan.start is None and not task.reads
+    pre = _measured(plan.preprocess, training.shown) if measure else plan.preprocess
     for one in (*training.pictures, *validation.pictures):
         one.pre = pre
     job.plan = plan = dataclasses.replace(plan, preprocess=pre)

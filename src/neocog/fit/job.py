@@ -17,7 +17,7 @@ from neocog.data.batches import Batches, Known
 from neocog.data.decode import inspect
 from neocog.data.kinds import Column, Pictures, renamed
 from neocog.data.pictures import Held, Streamed
-from neocog.data.ready import Ready
+from neocog.data.ready import Ready, Texts
 from neocog.data.source import Source
 from neocog.errors import DataError, UsageError, closest
 from neocog.fit.choices import fits_in_memory
@@ -105,6 +105,8 @@ class Data:
     @cached_property
     def usual(self) -> tuple[tuple[int, int], int]:
         """The usual height and width of the known pictures, and their channels. Raises: DataError: none can be read."""
+        if self.task.reads:
+            return (1, 1), 1
         return usual_size(self.source, np.flatnonzero(self.known))
 
     def fingerprint(self) -> str:
@@ -216,6 +218,8 @@ def open_split(
 ) -> Split:
     """As `split_of`, for pictures outside a training."""
     known = Known(columns, task.collate, task.geometry)
+    if task.reads:
+        return Split((Texts(columns[task.reads], task.encode, pre),), source, rows, known)
     further = [column for column in columns.values() if isinstance(column, Pictures)]
     if further or not fits_in_memory(len(rows), pre):
         more = [Streamed(_Further(column, source), np.arange(len(rows)), pre) for column in further]

@@ -28,6 +28,7 @@ from neocog.fit.graphed import Graphed
 from neocog.fit.job import Split, open_split
 from neocog.fit.run import damaged, load_state, misfit, read_json, read_tensors
 from neocog.fit.show import Show
+from neocog.fit.texts import of_pairs, of_tables
 from neocog.records import SPLITS, Preprocess, counted
 from neocog.tasks import Label, Task
 from neocog.tasks.label import Prediction
@@ -130,7 +131,7 @@ def misfit_metrics(metrics: Mapping[str, Any]) -> str:
     return ""
 
 
-__all__ = ["Prediction", "Run", "evaluate", "logits_of", "predict"]
+__all__ = ["Prediction", "Run", "evaluate", "logits_of", "match_texts", "predict"]
 
 
 class Run:
@@ -265,7 +266,8 @@ def predict(
     """Answers for pictures one batch at a time, in their order; one that cannot be read gets a `problem`.
 
     Args:
-        inputs: paths, encoded bytes, or uint8 arrays (H, W) or (H, W, 3).
+        inputs: paths, encoded bytes, or uint8 arrays (H, W) or (H, W, 3); for a task that reads texts, tables of pairs
+            of them.
         top: guesses for each picture, where a task has several.
         device: ``"cpu"``, ``"cuda"``, ``"mps"``; None takes a GPU if there is one.
         say: takes a line on the engine that computes, once it is chosen.
@@ -276,6 +278,9 @@ def predict(
     run = run if isinstance(run, Run) else Run(run)
     if top < 1:
         raise UsageError(f"--top needs at least 1, got {top}")
+    if run.task.reads:
+        yield from of_tables(run.task, run.net(), inputs)
+        return
     pre, chosen, task = run.preprocess, _here(device), run.task
     detector = run.detector() if task.knows_strangers else None
     ahead = len(inputs) if isinstance(inputs, Sized) else None
@@ -319,6 +324,24 @@ def predict(
                 yield from answer(list(pool.map(read, waiting)))
                 waiting = []
         yield from answer(list(pool.map(read, waiting)))
+
+
+def match_texts(run: Run | str | Path, pairs: Sequence[tuple[str, str]]) -> list[Any]:
+    """Whether the texts of each pair belong together: cosine, the probability that they say the same, and the words.
+
+    Args:
+        run: of the task match, trained on a table of pairs of texts.
+
+    Returns:
+        A ``tasks.match_texts.Pair`` for each pair.
+
+    Raises:
+        UsageError: the run was trained on pictures.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    if not run.task.reads:
+        raise UsageError(f"{run.folder} was trained for the task {run.task.name} on pictures, not on pairs of texts")
+    return of_pairs(run.task, run.net(), pairs)
 
 
 def pictures_only(pictures: list[Any], pre: Preprocess, device: Device) -> Batch:

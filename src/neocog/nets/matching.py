@@ -13,6 +13,11 @@ from torch import Tensor, nn
 _LEAST, _MOST = 1.0, 100.0  # of a learned gamma
 
 
+def _full(x: Tensor) -> Tensor:
+    """In at least float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class Gamma(nn.Module):
     """The factor on the cosines: `given`, or learned where that is 0, from 1 / 0.07 on (Wu et al. 2018)."""
 
@@ -22,7 +27,7 @@ class Gamma(nn.Module):
 
     def forward(self) -> Tensor:
         """A scalar."""
-        return self.log.float().clamp(math.log(_LEAST), math.log(_MOST)).exp()
+        return self.log.clamp(math.log(_LEAST), math.log(_MOST)).exp()
 
 
 class Projection(nn.Module):
@@ -39,7 +44,7 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width) -> (B, dimensions)."""
-        x = self.drop(F.normalize(x.float(), dim=1) * math.sqrt(x.shape[1]))
+        x = self.drop(F.normalize(_full(x), dim=1) * math.sqrt(x.shape[1]))
         return self.out(x if self.hidden is None else self.drop(torch.relu(self.hidden(x))))
 
 
@@ -95,7 +100,7 @@ class PicturesAndTexts(nn.Module):
         `x` (B, F) are features in the place of pictures.
         """
         found = self.pictures(x if x.ndim == 2 else self.features(maps))
-        made = {"pictures": F.normalize(found.float(), dim=1), "gamma": self.gamma()}
+        made = {"pictures": F.normalize(_full(found), dim=1), "gamma": self.gamma()}
         if texts is not None:
             made["texts"] = text_vectors(self.texts, texts.flatten(0, 1), self.words).unflatten(0, texts.shape[:2])
         return made
@@ -106,7 +111,7 @@ def text_vectors(tower: nn.Module, ids: Tensor, words: float = 0.0) -> Tensor:
     if words and tower.training:
         kept = torch.rand(ids.shape[:2], device=ids.device) >= words
         ids = ids * (kept if ids.ndim == 2 else kept[..., None])
-    return F.normalize(tower(ids).float(), dim=1)
+    return F.normalize(_full(tower(ids)), dim=1)
 
 
 class Windows(nn.Module):
@@ -146,7 +151,64 @@ class Windows(nn.Module):
         x = self.drop(x * there).transpose(1, 2)
         return torch.cat([torch.relu(one(x)) for one in self.windows], 1).transpose(1, 2) * there
 
+    def parts(self, ids: Tensor, toward: Tensor) -> Tensor:
+        """What each token of texts (B, L) adds to the product of their vectors with `toward` (B, D); (B, L).
+
+        Each filter's maximum is the token's around which it was found; what the last bias adds is no token's.
+        """
+        places = self.places(ids)
+        best, at = places.max(1)  # (B, C)
+        return torch.zeros_like(places[..., 0]).scatter_add(1, at, best * (toward @ self.out.weight))
+
     def forward(self, ids: Tensor) -> Tensor:
         """(B, L) -> (B, dimensions)."""
         found: Tensor = self.out(self.drop(self.places(ids).amax(1)))
         return found
+
+
+class TwoTexts(nn.Module):
+    """Two towers of texts, or one for both sides; with a `judge` also whether two texts say the same.
+
+    Args:
+        first, second: towers, ``forward(ids)`` -> (B, dimensions); they may be the same.
+        shared: mean and deviation (2, F) of what two texts share, in numbers: then there is a judge.
+        words: share of the tokens that are left out in training.
+        gamma: on the cosines; 0: learned.
+    """
+
+    head = "judge"
+
+    def __init__(
+        self,
+        first: nn.Module,
+        second: nn.Module,
+        *,
+        shared: Tensor | None = None,
+        words: float = 0.0,
+        gamma: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.first, self.words, self.gamma = first, words, Gamma(gamma)
+        self.second = None if second is first else second
+        self.judge = nn.Sequential()
+        if shared is not None:
+            self.register_buffer("scale", shared.float())
+            self.judge = nn.Sequential(nn.Linear(shared.shape[1] + 1, 16), nn.Tanh(), nn.Linear(16, 1))
+            for p in self.judge.parameters():
+                p.lr_factor = 10.0  # type: ignore[attr-defined]  # few numbers, that begin with what they mean
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Texts (B, L) or (B, L, T) -> (B, D), of length 1."""
+        return text_vectors(self.first, x)
+
+    def forward(self, x: Tensor, texts: Tensor | None = None, shared: Tensor | None = None) -> dict[str, Any]:
+        """``first`` (B, D), and of `texts` (B, K, L) ``second`` (B, K, D); of `shared` (B, F) ``logit`` (B,)."""
+        made = {"first": text_vectors(self.first, x, self.words), "gamma": self.gamma()}
+        if texts is not None:
+            found = text_vectors(self.second or self.first, texts.flatten(0, 1), self.words)
+            made["second"] = found.unflatten(0, texts.shape[:2])
+        if shared is not None and texts is not None:
+            cosine = (made["first"] * made["second"][:, 0]).sum(1, keepdim=True)
+            scale: Tensor = self.scale  # type: ignore[assignment]
+            made["logit"] = self.judge(torch.cat([(shared - scale[0]) / scale[1], 3 * cosine], 1).float())[:, 0]
+        return made

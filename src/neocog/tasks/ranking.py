@@ -8,6 +8,7 @@ Flickr8k are judged so by M. Hodosh, P. Young and J. Hockenmaier, "Framing image
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TOP = (1, 5, 10)
+TOP = (1, 5, 10)  # of recall
+CUTS = (1, 3, 10)  # of NDCG
 LOSSES = ("softmax", "hinge", "hardest")
 _ROWS = 1000  # queries that are compared with everything at once
 
@@ -45,6 +47,47 @@ def ranks(first: np.ndarray, second: np.ndarray, owner: np.ndarray) -> tuple[np.
     placed = np.empty_like(backward)
     placed[order] = backward
     return forward, placed
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Of many queries: the rank of the best right answer (N,), NDCG by cut, and the loss, ``-log P``."""
+
+    ranks: np.ndarray
+    ndcg: dict[int, float]
+    loss: float
+
+
+def graded(first: np.ndarray, second: np.ndarray, asked: np.ndarray, right: np.ndarray, gamma: float = 1.0) -> Graded:
+    """Rank what may belong to several: pairs ``asked[k], right[k]``, indices into `first` (N, D) and `second` (M, D).
+
+    NDCG counts what is right as 1 and all else as 0 (K. Jarvelin, J. Kekalainen, "Cumulated gain-based evaluation of IR
+    techniques", 2002): ``sum 1 / log2(1 + rank)`` over what is right up to the cut, of the most that there could be.
+    """
+    found = np.zeros(len(first), np.int64)
+    gains: dict[int, list[np.ndarray]] = {k: [] for k in CUTS}
+    losses: list[np.ndarray] = []
+    order = np.argsort(asked, kind="stable")
+    asked, right = asked[order], right[order]
+    for begin in range(0, len(first), _ROWS):
+        cosines = first[begin : begin + _ROWS] @ second.T
+        mine = np.zeros(cosines.shape, bool)
+        some = slice(*np.searchsorted(asked, (begin, begin + len(cosines))))
+        mine[asked[some] - begin, right[some]] = True
+        best = np.where(mine, cosines, -np.inf).max(1, keepdims=True)
+        count = mine.sum(1)
+        found[begin : begin + _ROWS] = np.where(count > 0, 1 + ((cosines >= best) & ~mine).sum(1), 0)
+        top = np.take_along_axis(mine, np.lexsort((mine, -cosines), axis=1)[:, : max(CUTS)], 1)  # the wrong one first
+        worth = 1 / np.log2(np.arange(2, top.shape[1] + 2))
+        for k in CUTS:
+            most = np.concatenate([[0.0], np.cumsum(worth[:k])])[np.minimum(count, min(k, len(worth)))]
+            gains[k].append(((top[:, :k] * worth[:k]).sum(1) / most.clip(1e-9))[count > 0])
+        logits = gamma * (cosines - cosines.max(1, keepdims=True))
+        wrong = (np.exp(logits) * ~mine).sum(1, keepdims=True)
+        each = np.log(wrong + np.exp(logits)) - logits
+        losses.append((each * mine).sum(1)[count > 0] / count[count > 0])
+    means = {k: float(np.concatenate(parts).mean()) for k, parts in gains.items()}
+    return Graded(found, means, float(np.concatenate(losses).mean()))
 
 
 def figures_of(found: np.ndarray, name: str) -> dict[str, float]:

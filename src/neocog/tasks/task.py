@@ -114,6 +114,7 @@ class Task(ABC):
         on_features: whether the head takes features of pictures in their place: steps can then run on features that are
             computed once (regime features; see ``nets.trunk.Headed``).
         variants: names of tasks that are this one for other columns, see `suited`.
+        reads: the role of the column of texts that is the net's input; "": pictures are.
         shown_texts: of the texts that a sample has, so many are shown at each step; 0: all.
         recipe: the usual recipe; None: chosen by the net.
         size: the usual short side of the net's input; None: chosen by the pictures.
@@ -135,6 +136,7 @@ class Task(ABC):
     knows_strangers: ClassVar[bool] = False
     on_features: ClassVar[bool] = False
     variants: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[str] = ""
     shown_texts: int = 0
     classifies: ClassVar[bool] = False
     recipe: ClassVar[str | None] = None
@@ -200,6 +202,14 @@ class Task(ABC):
         return None
 
     # ---- the net
+
+    def text_net(self) -> nn.Module:
+        """The net of a task whose input is text (`reads`), with fresh weights."""
+        raise NotImplementedError(f"the input of the task {self.name} are pictures")
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Texts as the net's input, where that is text: int32 (B, L) or (B, L, T)."""
+        raise NotImplementedError(f"the input of the task {self.name} are pictures")
 
     @property
     def outputs(self) -> int | None:
@@ -391,7 +401,19 @@ def names() -> tuple[str, ...]:
 
 
 # the first whose needs a source meets is taken
-_PREFERENCE = ("label", "detect", "segment", "pose", "tags", "locate", "number", "match", "match-captions")
+_PREFERENCE = (
+    "label",
+    "detect",
+    "segment",
+    "pose",
+    "tags",
+    "locate",
+    "number",
+    "match",
+    "match-captions",
+    "match-pairs",
+    "match-texts",
+)
 
 
 def find(name: str) -> type[Task]:
@@ -532,6 +554,8 @@ def build_net(task: Task, spec: Mapping[str, Any]) -> nn.Module:
     from neocog import nets
     from neocog.nets.trunk import Headed, Trunk
 
+    if task.reads:
+        return task.text_net()
     net = nets.build(**spec)
     if task.outputs is not None or nets.facts(spec["name"]).task == task.name:
         return net
