@@ -90,29 +90,42 @@ def predict(
 
 def match(
     run: terminal.AnsweringArgument,
-    first: Annotated[Path, typer.Argument(metavar="A", help="A picture.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another picture.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="A picture; or a text, in quotes.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another picture or text.")],
     device: terminal.Device = None,
     json: terminal.Json = False,
 ) -> None:
-    """Say whether two pictures show the same thing, with a run of the task match.
+    """Say whether two pictures show the same thing, or two texts say it, with a run of the task match.
 
-    Prints the cosine of their vectors, and 'same' or 'different': the threshold was chosen on the validation pictures.
+    Prints the cosine of their vectors, and 'same' or 'different': the threshold was chosen on the validation split.
+    Of two texts also the words that brought them near, or kept them apart.
     """
     with terminal.work():
         from neocog import export, fit
 
         trained: Run = export.load(run)
-        if trained.task.name != "match":
+        if trained.task.reads:
+            (found,) = fit.match_texts(trained, [(first, second)])
+            pair = []
+        elif trained.task.name != "match":
             raise UsageError(
                 f"{run} was trained for the task {trained.task.name}; 'neocog match' needs a run of the task match: "
                 "neocog train DATA --task match"
             )
-        pair = list(fit.predict(trained, [first, second], device=device))
+        else:
+            pair = list(fit.predict(trained, [Path(first), Path(second)], device=device))
         for answer in pair:
             if answer.problem is not None:
                 raise DataError(f"{answer.key} cannot be read: {answer.problem}")
-        cosine, least = pair[0].alike(pair[1]), pair[0].same
+    if not pair:
+        if json:
+            write.show_json({"a": first, "b": second, **found.to_json()})
+            return
+        terminal.echo(found.text())
+        for side in found.words:
+            terminal.echo("  " + " ".join(f"{token} {part:+.3f}" for token, part in side))
+        return
+    cosine, least = pair[0].alike(pair[1]), pair[0].same
     if json:
         write.show_json({"a": first, "b": second, "cosine": cosine, "same_from": least, "same": cosine >= least})
         return

@@ -21,11 +21,13 @@ from torch import Tensor
 from neocog.data import augment as aug
 from neocog.data.kinds import Category, Column
 from neocog.data.pictures import Held, Placed, Streamed, workers
+from neocog.data.ready import Ready, some_of
 from neocog.data.warp import Warp
 from neocog.errors import DataError
 from neocog.records import Preprocess
 
 Targets = dict[str, Any]  # name -> tensor (B, ...), or a list of B values
+Input = Held | Streamed | Ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class Batch:
     """What a step carries.
 
     Attributes:
-        inputs: normalised pictures (B, C, H, W), channels-last; one tensor for each picture that a sample has.
+        inputs: normalised pictures (B, C, H, W), channels-last; what a trunk made of them (B, F); or texts as integers
+            (B, L); one tensor for each input that a sample has.
         targets: their annotations, as the task collates them.
         rows: int64 (B,) on the CPU: which pictures they are.
         valid: bool (B,): the others could not be read; they must not count.
@@ -153,16 +156,17 @@ class Batches:
     """Training batches of `pictures`, without end; what a step shows depends on nothing but the arguments.
 
     Args:
-        pictures: Held or Streamed; several for samples that have several pictures.
+        pictures: Held, Streamed or Ready; several for samples that have several inputs.
         known: their annotations.
         batch_size: of all processes together; each gets its `rank`-th part.
         order: the order of an epoch from a generator (``Task.order``); None or a result of None: each once, by chance.
         dtype: of the pictures that come out.
+        texts: of the texts that a sample has, so many are shown, chosen anew in each epoch; 0: all.
     """
 
     def __init__(
         self,
-        pictures: Held | Streamed | Sequence[Held | Streamed],
+        pictures: Input | Sequence[Input],
         known: Known,
         how: aug.Augment,
         batch_size: int,
@@ -174,6 +178,7 @@ class Batches:
         order: Callable[[torch.Generator], Tensor | None] | None = None,
         rank: int = 0,
         world: int = 1,
+        texts: int = 0,
     ) -> None:
         self.all = tuple(pictures) if isinstance(pictures, Sequence) else (pictures,)
         self.pictures = self.all[0]
@@ -186,7 +191,7 @@ class Batches:
         self.steps_per_epoch = len(self.pictures) // self.batch_size
         self.device, self.dtype, self.order = device, dtype, order
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.texts = rank, world, texts
         self.waited = 0.0
         self._epoch = -1
 
@@ -197,55 +202,68 @@ class Batches:
         order = self.order(g) if self.order else None
         self._order = torch.randperm(n, generator=g) if order is None else order
         self._draws = [aug.draw(self.how, n, self.seed + 7919 * k, epoch) for k in range(len(self.all))]
+        # which view of each input, and which of its texts
+        self._choices = torch.rand(len(self.all) + 1, n, generator=aug.generator(self.seed, epoch, 4))
         self._epoch = epoch
 
-    def _rows(self, step: int) -> tuple[Tensor, list[aug.Draws]]:
+    def _rows(self, step: int) -> tuple[Tensor, list[aug.Draws], Tensor]:
         epoch, within = divmod(step, self.steps_per_epoch)
         self._begin(epoch)
         share = self.batch_size // self.world
         first = within * self.batch_size + self.rank * share
         rows = self._order[first : first + share]
-        return rows, [draws.at(rows) for draws in self._draws]
+        return rows, [draws.at(rows) for draws in self._draws], self._choices[:, rows]
 
     def stream(self, step: int) -> Iterator[Batch]:
         """Batches from `step` on, without end. What has to be decoded is decoded a few batches ahead."""
-        held = all(isinstance(one, Held) for one in self.all)
+        held = not any(isinstance(one, Streamed) for one in self.all)
         if held and not self.known.slow:
             while True:
                 begin = time.perf_counter()
-                rows, draws = self._rows(step)
-                parts = [_held(one, rows) for one in self.all]  # type: ignore[arg-type]
-                batch = self._finish(parts, rows, draws, self.known.values(rows), step)
+                rows, draws, choices = self._rows(step)
+                parts = [_held(one, rows, u) for one, u in zip(self.all, choices, strict=False)]  # type: ignore[arg-type]
+                batch = self._finish(parts, rows, draws, self._some(self.known.values(rows), choices), step)
                 self.waited += time.perf_counter() - begin
                 yield batch
                 step += 1
-        ahead: list[tuple[Tensor, list[aug.Draws], list[list[Any]], Any]] = []
+        ahead: list[tuple[Tensor, list[aug.Draws], Tensor, list[list[Any]], Any]] = []
         pool = ThreadPoolExecutor(workers(), thread_name_prefix="neocog-decode")
         try:
             coming = step
             while True:
                 while len(ahead) < 3:
-                    rows, draws = self._rows(coming)
+                    rows, draws, choices = self._rows(coming)
                     jobs = [self._submit(pool, one, rows, d) for one, d in zip(self.all, draws, strict=True)]
-                    ahead.append((rows, draws, jobs, _values(pool, self.known, rows)))
+                    ahead.append((rows, draws, choices, jobs, _values(pool, self.known, rows)))
                     coming += 1
                 begin = time.perf_counter()
-                rows, draws, jobs, values = ahead.pop(0)
+                rows, draws, choices, jobs, values = ahead.pop(0)
                 parts = [
-                    _held(one, rows)
-                    if isinstance(one, Held)
-                    else gathered_pictures([job.result() for job in job_list], one.pre)
-                    for one, job_list in zip(self.all, jobs, strict=True)
+                    gathered_pictures([job.result() for job in job_list], one.pre)
+                    if isinstance(one, Streamed)
+                    else _held(one, rows, u)
+                    for one, job_list, u in zip(self.all, jobs, choices, strict=False)
                 ]
-                batch = self._finish(parts, rows, draws, values(), step)
+                batch = self._finish(parts, rows, draws, self._some(values(), choices), step)
                 self.waited += time.perf_counter() - begin
                 yield batch
                 step += 1
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _submit(self, pool: ThreadPoolExecutor, one: Held | Streamed, rows: Tensor, draws: aug.Draws) -> list[Any]:
-        if isinstance(one, Held):
+    def _some(self, values: dict[str, Any], choices: Tensor) -> dict[str, Any]:
+        """The values, with as many texts of each sample as are shown."""
+        if not self.texts:
+            return values
+        return {
+            role: [some_of(of or (), self.texts, float(u)) for of, u in zip(every, choices[-1], strict=True)]
+            if self.known.columns[role].kind == "texts"
+            else every
+            for role, every in values.items()
+        }
+
+    def _submit(self, pool: ThreadPoolExecutor, one: Input, rows: Tensor, draws: aug.Draws) -> list[Any]:
+        if not isinstance(one, Streamed):
             return []
         boxes = draws.box if self.how.resized_crop or one.pre.fit == "tile" else [None] * len(rows)
         return [pool.submit(one.picture, int(r), b, self.how.resized_crop) for r, b in zip(rows, boxes, strict=True)]
@@ -257,8 +275,11 @@ class Batches:
         inputs, warp = [], None
         valid = torch.ones(len(rows), dtype=torch.bool)
         for k, (one, part, draw) in enumerate(zip(self.all, parts, draws, strict=True)):
-            x, field = self._changed(one, part.pixels.to(self.device), draw)
             valid &= part.valid
+            if isinstance(one, Ready):
+                inputs.append(part.pixels.to(self.device))
+                continue
+            x, field = self._changed(one, part.pixels.to(self.device), draw)
             if k == 0 and self.known.warps:
                 height, width = x.shape[2:]
                 cropped = bool(self.how.resized_crop) and isinstance(one, Streamed)
@@ -267,10 +288,15 @@ class Batches:
                 window = aug.moved_points(aug.inverted(part.places), window.reshape(-1, 2, 2)).reshape(-1, 4)
                 warp = Warp(aug.compose(moved, part.places), part.sizes, (height, width), field, window)
             inputs.append(x)
-        inputs[0], mix = self._mixed(inputs[0], step)
-        ready = tuple(x.to(self.dtype).contiguous(memory_format=self.layout) for x in inputs)
+        inputs[0], mix = (inputs[0], None) if isinstance(self.pictures, Ready) else self._mixed(inputs[0], step)
+        ready = tuple(self._laid(x) for x in inputs)
         targets = to(self.known.collate(values, warp, valid), self.device)
         return Batch(ready, targets, rows, valid.to(self.device), warp, mix)
+
+    def _laid(self, x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            return x
+        return x.to(self.dtype).contiguous(memory_format=self.layout if x.ndim == 4 else torch.contiguous_format)
 
     def _changed(self, one: Held | Streamed, pixels: Tensor, draws: aug.Draws) -> tuple[Tensor, Tensor | None]:
         """Bytes (B, H, W, C), augmented and normalised, (B, C, H, W); and how they were bent."""
@@ -319,7 +345,15 @@ class Gathered(NamedTuple):
     sizes: Tensor
 
 
-def _held(pictures: Held, rows: Tensor) -> Gathered:
+def _held(pictures: Held | Ready, rows: Tensor, choice: Tensor | None = None) -> Gathered:
+    if isinstance(pictures, Ready):
+        count = len(rows)
+        return Gathered(
+            pictures.at(rows, choice),
+            torch.ones(count, dtype=torch.bool),
+            torch.eye(2, 3, dtype=torch.float64).repeat(count, 1, 1),
+            torch.ones(count, 2, dtype=torch.int64),
+        )
     pixels = pictures.pixels[rows.to(pictures.pixels.device)]
     return Gathered(pixels, torch.ones(len(rows), dtype=torch.bool), pictures.places[rows], pictures.sizes[rows])
 
@@ -354,7 +388,7 @@ def _values(pool: ThreadPoolExecutor, known: Known, rows: Tensor) -> Callable[[]
 
 
 def in_order(
-    pictures: Held | Streamed | Sequence[Held | Streamed],
+    pictures: Input | Sequence[Input],
     batch_size: int,
     device: torch.device,
     *,
@@ -377,9 +411,9 @@ def in_order(
     try:
         for some in rows.split(batch_size):
             parts = [
-                _held(one, some)
-                if isinstance(one, Held)
-                else gathered_pictures(list(pool.map(lambda r, one=one: one.picture(int(r), None, 0.0), some)), one.pre)  # type: ignore[union-attr, misc]
+                gathered_pictures(list(pool.map(lambda r, one=one: one.picture(int(r), None, 0.0), some)), one.pre)  # type: ignore[union-attr, misc]
+                if isinstance(one, Streamed)
+                else _held(one, some)
                 for one in every
             ]
             good = torch.stack([part.valid for part in parts]).all(0)

@@ -127,7 +127,7 @@ def open_manifest(
     has_captions = several = False
     guess: Guess | None = None
     for path in (Path(os.path.abspath(one)) for one in files):
-        rows = _rows(path, problems, notes)
+        rows = table_rows(path, problems, notes)
         head = [row for _, row in zip(range(_PEEK), rows, strict=False)]
         if not head:
             notes.append(f"{path.name} has no rows")
@@ -369,7 +369,7 @@ def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: 
     return guess
 
 
-def _rows(path: Path, problems: list[Problem], notes: list[str]) -> Iterator[dict[str, Any]]:
+def table_rows(path: Path, problems: list[Problem], notes: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the rows of a table as {column: cell}, without holding the table."""
     try:
         if path.suffix.lower() == ".parquet":

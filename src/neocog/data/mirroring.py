@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,21 @@ def _bare(text: str) -> str:
 
 
 _PARTS, _WHOLE, _DIRECTIONS = _pairs(_SIDES), _pairs(_WORDS), _pairs(_COMPASS)
+_SIDED = 0.05  # share of samples whose sentences name a side, from which on mirror images contradict them
+
+
+def by_texts(texts: Iterable[Sequence[str]]) -> Mirroring | None:
+    """What the sentences of some pictures say of mirroring; None if hardly any names a side."""
+    stems = [word for pair in _PARTS for word in pair if " " not in word and word.isalpha()]
+    whole, beginnings = frozenset(stems), tuple(stem for stem in stems if len(stem) > 4)
+    sided = [
+        any(word in whole or word.startswith(beginnings) for text in of for word in re.findall(r"\w+", _bare(text)))
+        for of in texts
+    ]
+    share = sum(sided) / max(1, len(sided))
+    if share < _SIDED:
+        return None
+    return Mirroring(False, f"{100 * share:.0f} % of the sentences' pictures name a left or a right")
 
 
 def _plain(name: str) -> str:

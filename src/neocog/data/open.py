@@ -37,7 +37,8 @@ def open_source(
             the group ``neocog.sources`` (neocog's own is ``library:FOLDER``); or a tuple (pictures, labels) of arrays.
         offline: never fetch anything.
         columns: which column of a table is what, for example ``{"path": "photo", "label": "kind"}``; roles are path,
-            label, labels, caption, split, boxes, mask, points, and numbers (one or several: ``"age, angle:360"``).
+            label, labels, caption, split, boxes, mask, points, and numbers (one or several: ``"age, angle:360"``);
+            of a table of pairs of texts they are first, second, label and split.
         classes: class names, where a table or shards hold numbers.
         say: is called with one line before anything is fetched.
 
@@ -190,8 +191,20 @@ def _open_tables(
         if binary_columns(files[0]):
             return open_parquet(files, root=root, name=name, columns=columns, classes=classes)
     from neocog.data.manifest import open_manifest
+    from neocog.data.pairs import open_pairs
 
-    return open_manifest(files, root=root, name=name, columns=columns, classes=classes)
+    if (
+        columns is not None
+        and {"first", "second"} & columns.keys()
+        and (pairs := open_pairs(files, name=name, columns=columns))
+    ):
+        return pairs
+    try:
+        return open_manifest(files, root=root, name=name, columns=columns, classes=classes)
+    except DataError:
+        if columns is None and (pairs := open_pairs(files, name=name)):
+            return pairs
+        raise
 
 
 def _packed(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from neocog.fit.predicting import Prediction, Run, evaluate, predict
     from neocog.fit.scan import find_lr
+    from neocog.fit.texts import match_texts
     from neocog.fit.training import resume, train
 
-__all__ = ["Prediction", "Run", "evaluate", "find_lr", "predict", "resume", "train"]
+__all__ = ["Prediction", "Run", "evaluate", "find_lr", "match_texts", "predict", "resume", "train"]
 
 _HOMES = {
     "Prediction": "predicting",
     "Run": "predicting",
     "evaluate": "predicting",
     "find_lr": "scan",
+    "match_texts": "texts",
     "predict": "predicting",
     "resume": "training",
     "train": "training",

@@ -10,7 +10,7 @@ import numpy as np
 
 from neocog import nets
 from neocog.data.kinds import Categories, Numbers
-from neocog.data.mirroring import Mirroring, by_names, decide, decide_by_values
+from neocog.data.mirroring import Mirroring, by_names, by_texts, decide, decide_by_values
 from neocog.data.source import Source
 from neocog.data.split import complete_split, joined_groups
 from neocog.errors import DataError, NeocogError, UsageError
@@ -80,8 +80,8 @@ def splits_of(
     groups = mirroring = None
     declared = set(np.unique(source.splits[labelled]).tolist()) - {-1}
     # a validation split that is cut beside a declared test split only steers: there speed counts for more
-    if source.drawn and not task.classifies:
-        pass  # no two are alike, and nothing is to be learned of mirror images
+    if task.reads or (source.drawn and not task.classifies):
+        pass  # no pictures; or no two are alike, and nothing is to be learned of mirror images
     elif len(source) <= (_GROUPS_UP_TO if 2 not in declared else LEAKS_UP_TO):
         from neocog.data.check import groups_and_mirroring
 
@@ -140,10 +140,17 @@ def leaks(codes: np.ndarray, groups: np.ndarray | None) -> list[str]:
 
 def _by_task(source: Source, task: type[Task]) -> Mirroring:
     """Whether a mirror image keeps its answer, by the names of what is asked for and by looking."""
+    if task.reads:
+        return Mirroring(False, "texts have no mirror image")
     if not task.mirrors:
         return Mirroring(False, f"a mirror image has a different answer in the task {task.name}")
     for role in task.needs:
         column: Any = source.columns[role]
+        if column.kind == "texts":
+            some = np.linspace(0, len(column) - 1, min(2000, len(column))).astype(int)
+            if said := by_texts(column[int(i)] for i in some):
+                return said
+            continue
         if any(period for period in getattr(column, "periods", ())):
             return Mirroring(False, "angles change in the mirror")
         paired = any(k != partner for k, partner in enumerate(getattr(column, "swap", ())))

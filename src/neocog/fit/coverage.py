@@ -18,7 +18,7 @@ _SHOWN = 8  # class names in a note
 def coverage(data: Data, mirrored: bool) -> list[str]:
     """What is wrong with the splits, in sentences; `mirrored`: mirror images count as copies."""
     test_source, test_rows = data.testing()
-    notes = [] if data.test is None else _leaks_to(data, test_source, test_rows, mirrored)
+    notes = [] if data.test is None or data.task.reads else _leaks_to(data, test_source, test_rows, mirrored)
     if not data.task.classifies:
         return notes
     count = {name: _count(data.source.labels[data.rows(name)], data) for name in ("train", "val")}

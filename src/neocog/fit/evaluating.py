@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from neocog.data.batches import Batch, in_order
 from neocog.data.pictures import Held, Streamed
+from neocog.data.ready import Ready
 from neocog.errors import UsageError
 from neocog.fit.device import Device
 from neocog.fit.job import Split
@@ -38,6 +39,9 @@ def views(x: Tensor, kind: str, mirror: bool = True) -> Iterator[tuple[float, Te
     """
     if kind not in VIEWS:
         raise UsageError(f"unknown test-time views {kind!r}; expected one of {', '.join(VIEWS)}")
+    if x.ndim != 4:  # features, or texts
+        yield 1.0, x, False
+        return
     if kind == "mirror":
         yield 1.0, x.flip(3), True
         return
@@ -123,11 +127,13 @@ def floated(outputs: Any) -> Any:
     )
 
 
-def usual_batch(pictures: Held | Streamed) -> int:
+def usual_batch(pictures: Held | Streamed | Ready) -> int:
     """Pictures in one pass: 500 of up to 64x64; of larger ones fewer, so that a pass takes about the same memory.
 
     Pictures that keep their own size come alone.
     """
+    if isinstance(pictures, Ready):
+        return 500
     if pictures.pre.fit == "tile":
         return 1
     height, width = pictures.pre.input

@@ -79,7 +79,9 @@ def finish(job: Job, state: State) -> None:
     # where pictures are few, cross-validation has answers for all but the test pictures, each unseen
     task.calibrate(val if job.cross is None else job.cross.seen)
 
-    testing = job.splits["test"] = split_of(job, *job.data.testing(), "test pictures")
+    if "test" not in job.splits:
+        job.splits["test"] = split_of(job, *job.data.testing(), "test pictures")
+    testing = job.splits["test"]
     test, test_features = look(testing, "test pictures")
     metrics: dict[str, Any] = {}
     for split, seen in (("test", test), ("val", val)):

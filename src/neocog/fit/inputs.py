@@ -34,7 +34,8 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
         split_of(job, job.data.source, job.data.rows(name), f"{words} pictures")
         for name, words in (("train", "training"), ("val", "validation"))
     )
-    pre = _measured(plan.preprocess, training.pictures[0]) if plan.start is None else plan.preprocess
+    measure = plan.start is None and not task.reads
+    pre = _measured(plan.preprocess, training.shown) if measure else plan.preprocess
     for one in (*training.pictures, *validation.pictures):
         one.pre = pre
     job.plan = plan = dataclasses.replace(plan, preprocess=pre)
@@ -44,7 +45,7 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
         if fresh:
             transfer.take_over(net, plan, task)
     elif hasattr(net, "prepare"):
-        net.prepare(_some(training.pictures[0], 5000))  # type: ignore[operator]
+        net.prepare(_some(training.shown, 5000))  # type: ignore[operator]
     net = with_global_norms(net.to(device.torch).to(memory_format=device.layout), world)  # type: ignore[call-overload]
     job.net = net
     job.device = with_right_gradients(device, net)
@@ -65,6 +66,7 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
         order=lambda g: task.order(known.columns, n, min(plan.batch, n), g),
         rank=world.rank,
         world=world.size,
+        texts=task.shown_texts,
     )
 
 

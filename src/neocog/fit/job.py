@@ -17,6 +17,7 @@ from neocog.data.batches import Batches, Known
 from neocog.data.decode import inspect
 from neocog.data.kinds import Column, Pictures, renamed
 from neocog.data.pictures import Held, Streamed
+from neocog.data.ready import Ready, Texts
 from neocog.data.source import Source
 from neocog.errors import DataError, UsageError, closest
 from neocog.fit.choices import fits_in_memory
@@ -88,7 +89,7 @@ class Data:
     ) -> Data:
         """Open what the user named. Raises: DataError if the task cannot be learned from it."""
         source = open_source(data, offline=offline, columns=columns)
-        chosen = find(task or guess(source))
+        chosen = find(task or guess(source)).suited(source)
         _check(source, chosen)
         chosen.check(source)
         other = None if test is None else open_source(test, offline=offline, columns=columns)
@@ -104,6 +105,8 @@ class Data:
     @cached_property
     def usual(self) -> tuple[tuple[int, int], int]:
         """The usual height and width of the known pictures, and their channels. Raises: DataError: none can be read."""
+        if self.task.reads:
+            return (1, 1), 1
         return usual_size(self.source, np.flatnonzero(self.known))
 
     def fingerprint(self) -> str:
@@ -177,13 +180,20 @@ def _spec(data: Any) -> str | None:
 class Split:
     """The pictures of one split as the net sees them: `pictures` (one for each input), where from, what is known."""
 
-    pictures: tuple[Held | Streamed, ...]
+    pictures: tuple[Held | Streamed | Ready, ...]
     source: Source
     rows: np.ndarray  # int64 (N,), indices into the source
     known: Known
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def shown(self) -> Held | Streamed:
+        """The (first) pictures, where no features stand in their place."""
+        first = self.pictures[0]
+        assert not isinstance(first, Ready)
+        return first
 
     @property
     def problems(self) -> list[Problem]:
@@ -208,6 +218,8 @@ def open_split(
 ) -> Split:
     """As `split_of`, for pictures outside a training."""
     known = Known(columns, task.collate, task.geometry)
+    if task.reads:
+        return Split((Texts(columns[task.reads], task.encode, pre),), source, rows, known)
     further = [column for column in columns.values() if isinstance(column, Pictures)]
     if further or not fits_in_memory(len(rows), pre):
         more = [Streamed(_Further(column, source), np.arange(len(rows)), pre) for column in further]
@@ -276,3 +288,13 @@ def task_options(task: type[Task], given: Mapping[str, Any]) -> dict[str, Any]:
         typed = values[name] is not None and not isinstance(value, kind)
         values[name] = converted("--task-option", name, value, kind) if typed else value
     return values
+
+
+def check_options(task: type[Task], given: Mapping[str, Any]) -> None:
+    """Check options before the data are read. Raises: UsageError: neither the task nor a variant of it has them."""
+    for name in task.variants:
+        try:
+            return check_options(find(name), given)
+        except UsageError:
+            continue
+    task_options(task, given)

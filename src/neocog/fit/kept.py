@@ -72,7 +72,7 @@ class Kept:
         self, task: Task, split: Split, name: str = "", chosen: np.ndarray | None = None
     ) -> tuple[Seen, np.ndarray]:
         """What the task keeps of a split, and its features, as `evaluating.observed` gives them, without the trunk."""
-        rows, values = self.of(split.pictures[0], name)
+        rows, values = self.of(split.shown, name)
         if chosen is not None:
             wanted = np.isin(rows, chosen)
             rows, values = rows[wanted], values[wanted]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ import torch
 from neocog import nets
 from neocog.fit.heads import FOLDS, check_kind, choose, cross_validate, group_folds, strata_of, stratified_folds
 from neocog.fit.job import Data, Job
-from neocog.fit.kept import Kept, fingerprint, neighbours
+from neocog.fit.kept import Kept, neighbours
+from neocog.fit.steady import key_of
 from neocog.fit.transfer import FEW, ONE_SPLIT, each_class
 from neocog.nets.taps import LAST
 from neocog.records import counted
@@ -34,8 +33,8 @@ def learn_head(job: Job) -> None:
     began = time.monotonic()
     training, validation = job.splits["train"], job.splits["val"]
     others = [Path(plan.start["weights"]), *neighbours(job.folder)]
-    kept = job.kept = Kept(net, _key(job), job.folder, others, job.device, job.world, show)
-    (rows, x), (val_rows, val_x) = kept.of(training.pictures[0], "train"), kept.of(validation.pictures[0], "val")
+    kept = job.kept = Kept(net, key_of(job), job.folder, others, job.device, job.world, show)
+    (rows, x), (val_rows, val_x) = kept.of(training.shown, "train"), kept.of(validation.shown, "val")
     y, val_y = training.targets(rows), validation.targets(val_rows)
     looked = time.monotonic()
     task: Any = job.task
@@ -56,7 +55,7 @@ def learn_head(job: Job) -> None:
         folds = stratified_folds(strata[: len(x)], FOLDS, None if groups is None else groups[: len(x)], plan.seed)
     own, own_y, judged = x, y, None
     if task.fits_mirrored and plan.augment.flip != "none":
-        more, mirrored = kept.of(training.pictures[0], "train-mirrored", mirrored=True)
+        more, mirrored = kept.of(training.shown, "train-mirrored", mirrored=True)
         same = training.targets(more)
         own, own_y = np.concatenate((x, mirrored)), {k: np.concatenate((v, same[k])) for k, v in y.items()}
         judged = np.arange(len(own)) < len(x)
@@ -119,18 +118,3 @@ def _groups(data: Data, index: np.ndarray, mirrored: bool) -> np.ndarray | None:
     from neocog.data.check import fast_groups
 
     return fast_groups(data.source, index, mirrored=mirrored)
-
-
-def _key(job: Job) -> str:
-    """What features depend on: pictures, splits, weights of the trunk, layers, preprocessing and precision."""
-    net, plan = job.net, job.plan
-    values = {
-        "data": job.data.fingerprint(),
-        "splits": hashlib.sha256(job.data.codes.tobytes()).hexdigest(),
-        "weights": fingerprint(net.state_dict(), without=[str(net.head)]),
-        "net": {k: v for k, v in plan.net.items() if k != "classes"},
-        "taps": plan.taps,
-        "preprocess": dataclasses.asdict(plan.preprocess),
-        "device": [job.device.kind, job.device.bf16],
-    }
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

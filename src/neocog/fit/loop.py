@@ -64,7 +64,8 @@ def fit(
         torch.manual_seed(int(generator(seed, state.step, world.rank).initial_seed()))  # dropout, stochastic depth
         batch = next(stream)
         batch.inputs = tuple(
-            smaller(x, side(x.size(-2), recipe.small, recipe.small_until, progress)) for x in batch.inputs
+            smaller(x, side(x.size(-2), recipe.small, recipe.small_until, progress)) if x.ndim == 4 else x
+            for x in batch.inputs
         )
         loss, count = gradients(net, batch, task, device, chunk, tally)
         share_gradients(state.net, count, world)

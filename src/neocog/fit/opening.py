@@ -14,9 +14,9 @@ from neocog.fit.choices import make_recipe
 from neocog.fit.coverage import coverage
 from neocog.fit.device import check_precision, choose, place
 from neocog.fit.features import check_layers
-from neocog.fit.job import Data, Job, Wishes, task_options
+from neocog.fit.job import Data, Job, Wishes, check_options
 from neocog.fit.parallel import join, same_everywhere
-from neocog.fit.plan import make_plan
+from neocog.fit.plan import make_plan, make_text_plan, refuse_pictures_wishes
 from neocog.fit.pretrained import SCRATCH, pretrained_by_default
 from neocog.fit.run import free_folder
 from neocog.fit.show import Show
@@ -50,7 +50,7 @@ def planned(
     if wishes.net is not None:
         nets.facts(wishes.net)
     if wishes.task is not None:
-        task_options(find(wishes.task), wishes.task_options)
+        check_options(find(wishes.task), wishes.task_options)
     # a wrong name is refused before anything is read
     make_recipe(wishes.recipe, wishes.net or "speednet", wishes.fields)
     if scratch := isinstance(wishes.start, str) and wishes.start in SCRATCH:
@@ -71,7 +71,9 @@ def planned(
     chosen = dataclasses.replace(same_everywhere(here, world), index=here.index)  # one choice for all processes
     show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))
     start, weights = wishes.start, None
-    if start is None and not scratch:
+    if opened.task.reads:
+        refuse_pictures_wishes(wishes, opened.task)
+    elif start is None and not scratch:
         start, said = pretrained_by_default(wishes, opened)
         if said:
             show.say(said)
@@ -80,7 +82,10 @@ def planned(
         how: dict[str, Any] = {"options": wishes.net_options or None, "offline": wishes.offline or None}
         weights = open_start(start, net=wishes.net, say=show.say, **how)
         check_layers(weights.trunk, wishes.layers)
-    plan, task = make_plan(wishes, opened, chosen, world, show, weights)
+    if opened.task.reads:
+        plan, task = make_text_plan(wishes, opened, chosen, world, show)
+    else:
+        plan, task = make_plan(wishes, opened, chosen, world, show, weights)
     for note in coverage(opened, plan.mirror):
         opened.notes.append(note)
         show.say(f"note: {note}")

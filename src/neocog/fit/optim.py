@@ -136,13 +136,15 @@ def optimizers(
 def _answering(head: nn.Module) -> set[int]:
     """Ids of a head's parameters whose length matters: of its layers that no normalisation follows, which have a bias.
 
-    A head of one linear layer counts as such, with a bias or without.
+    A head of one linear layer counts as such, with a bias or without, and so do the vectors of words.
     """
     layers = [head, *head.modules()] if isinstance(head, nn.Linear) else list(head.modules())
     return {
         id(p)
         for layer in layers
-        if getattr(layer, "bias", None) is not None or layer is head
+        if getattr(layer, "bias", None) is not None
+        or layer is head
+        or isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
         for p in layer.parameters(recurse=False)
     }
 

@@ -80,8 +80,13 @@ class Plan:
 
     @property
     def by_steps(self) -> bool:
-        """Whether the net is trained by steps; in regime features its last layer is fitted at once."""
-        return self.start is None or self.start["regime"] != "features"
+        """Whether the net is trained by steps; in regime features a linear last layer is fitted at once."""
+        return self.start is None or self.start["regime"] != "features" or self.on_features
+
+    @property
+    def on_features(self) -> bool:
+        """Whether the steps run on features of the pictures."""
+        return self.start is not None and bool(self.start.get("steps"))
 
     @property
     def augment(self) -> Augment:
@@ -193,6 +198,47 @@ def make_plan(
         device=device.as_dict(),
         start=began,
         taps=taps,
+    )
+    return plan, task
+
+
+def refuse_pictures_wishes(wishes: Wishes, task: type[Task]) -> None:
+    """Raises: UsageError: something was asked for that only pictures have."""
+    for name, option in (("net", "--net"), ("size", "--size"), ("start", "--from"), ("regime", "--regime")):
+        if getattr(wishes, name) is not None:
+            raise UsageError(
+                f"{option} is for pictures, and the task {task.name} reads texts; its nets are chosen by --task-option "
+                "tower=sentence, dssm or cdssm"
+            )
+
+
+def make_text_plan(wishes: Wishes, data: Data, device: Device, world: World, show: Show) -> tuple[Plan, Task]:
+    """As `make_plan`, for a task whose input is text: there is no size, no trunk and no weights to start from."""
+    kind = data.task
+    r = make_recipe(wishes.recipe or kind.recipe, "", wishes.fields, kind).changed(
+        flip="none", tta="none", small=1.0, chunk=0
+    )
+    split = splits_of(data.source, kind, r, wishes.seed)
+    data.codes, data.notes, _ = same_everywhere(split, world)
+    rows, options = data.rows("train"), task_options(kind, wishes.task_options)
+    task = kind.plan(data.source, rows, {**r.as_dict(), **options})
+    data.notes += task.notes
+    for note in data.notes:
+        show.say(f"note: {note}")
+    plan = Plan(
+        data=data.spec,
+        test=data.test_spec,
+        columns=data.columns,
+        task=saved(task),
+        net={"name": str(options["tower"]), "classes": int(options["dimensions"]), "in_channels": 1, "input_size": 1},
+        recipe=r,
+        preprocess=Preprocess(1, 1, channels=1, mean=(0.0,), std=(1.0,)),
+        batch=make_batch(r, len(rows), world.size),
+        seed=wishes.seed,
+        epochs=wishes.epochs,
+        minutes=wishes.minutes,
+        mirror=False,
+        device=device.as_dict(),
     )
     return plan, task
 

@@ -36,6 +36,7 @@ from neocog.fit.run import Log, damaged, misfit, read_json, read_tensors, write_
 from neocog.fit.show import Show
 from neocog.fit.signals import interruptible
 from neocog.fit.state import CHECKPOINT, State
+from neocog.fit.steady import features_in_place_of_pictures
 from neocog.fit.wait import seconds_to_train
 from neocog.records import counted
 from neocog.tasks import Losses, Task
@@ -208,6 +209,9 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
     state = State(net, plan.recipe, plan.batch, device.dtype)
     if again:
         state.load(folder)
+    if plan.on_features:
+        features_in_place_of_pictures(job)
+    if again:
         show.say(f"continuing {folder} at epoch {state.step / job.batches.steps_per_epoch:.2f}")
     clock = _clock(job)
     job.log = Log(folder if world.first else None, keep=state.log_size)

@@ -56,6 +56,9 @@ ONE_SPLIT = (
 _TOP_FROM, _ALL_FROM = 100, 1000  # training pictures a class
 _HEAD_FIELDS = frozenset({"head", "strength", "pool", "folds"})  # of recipes, for regime features
 _RATE_FIELDS = frozenset({"lr_last", "lr_early"})  # for the other two
+_PICTURE_FIELDS = frozenset(
+    "translate crop resized_crop cutout colour mixup cutmix zoom rotate elastic small tta lr_last lr_early".split()
+)
 _ALWAYS = frozenset({"balance", "val_share", "val_most"})
 
 
@@ -90,20 +93,21 @@ def decide(
     else:
         regime, why = _by_steps(task, pictures, wishes)
     mirrored = isinstance(task, FitsAtOnce) and task.fits_mirrored
-    _check_recipe(regime, recipe, fields, _HEAD_FIELDS | _ALWAYS | ({"flip"} if mirrored else set()))
+    at_once = regime == "features" and isinstance(task, FitsAtOnce)
+    _check_recipe(regime, recipe, fields, _HEAD_FIELDS | _ALWAYS | ({"flip"} if mirrored else set()), at_once=at_once)
     name = start.spec["name"]
     # speednet divides its logits and was made for Muon; its own recipe fits it, and no other
-    usual = "features" if regime == "features" else task.recipe
+    usual = "features" if at_once else task.recipe
     usual = usual or ("fast" if choose_recipe(name) == "fast" else "finetune")
     r = make_recipe(recipe or usual, name, fields)
     if isinstance(task, FitsAtOnce):
         check_kind(r.head, task)
-    if regime == "features" and mirrored and "flip" not in fields:
+    if at_once and mirrored and "flip" not in fields:
         r = r.changed(flip="random")
     taps = _plan_taps(start, regime, layers, r.pool, task)
     began = describe(start, regime, why, taps, task)
     notes = [f"regime {regime}: {why}", began["told"]]
-    if regime == "features" and (wishes.epochs or wishes.minutes):
+    if at_once and (wishes.epochs or wishes.minutes):
         notes.append("regime features fits a last layer in one step, so epochs and minutes do not apply")
     if task.classifies and each_class(counts) < FEW and (regime != "features" or r.folds == 1):
         notes.append(ONE_SPLIT)
@@ -112,13 +116,20 @@ def decide(
 
 def _by_steps(task: Task, pictures: int, wishes: Wishes) -> tuple[str, str]:
     """The regime of a task that cannot be fitted at once, and why."""
-    if wishes.regime == "features" or wishes.layers or wishes.recipe == "features":
+    if wishes.layers or wishes.recipe == "features" or (wishes.regime == "features" and not task.on_features):
+        if task.on_features:
+            raise UsageError(
+                f"the task {task.name} learns on features by steps, and its options say which: omit --layer and "
+                f"--recipe features; --recipe {task.recipe} is the usual one"
+            )
         raise UsageError(
             f"the task {task.name} needs gradient steps, so regime features is not available; --regime top trains the "
             "last stages, --regime all trains every layer"
         )
     if wishes.regime:
         return wishes.regime, "asked for"
+    if task.on_features:
+        return "features", "what the trunk makes of the pictures is computed once; --regime top trains its last stages"
     if task.outputs is None:
         return "all", "answers with places need every layer"
     if pictures < _TOP_FROM:
@@ -171,8 +182,16 @@ def choose_regime(
     return "all", f"{said} enough for every layer"
 
 
-def _check_recipe(regime: str, recipe: str | None, fields: Mapping[str, Any], allowed: Collection[str]) -> None:
-    if regime == "features":
+def _check_recipe(
+    regime: str, recipe: str | None, fields: Mapping[str, Any], allowed: Collection[str], *, at_once: bool
+) -> None:
+    if regime == "features" and not at_once:
+        if useless := sorted(set(fields) & (_HEAD_FIELDS | _PICTURE_FIELDS)):
+            raise UsageError(
+                f"{useless[0]} has no effect on features that are computed once; choose --regime top or all"
+            )
+        return
+    if at_once:
         if recipe not in (None, "features"):
             raise UsageError(
                 f"regime features fits only a last layer, and recipe {recipe!r} is for gradient steps; choose --regime "
@@ -194,7 +213,7 @@ def _check_recipe(regime: str, recipe: str | None, fields: Mapping[str, Any], al
 
 def _plan_taps(start: Start, regime: str, layers: Sequence[str], pool: str, task: Task) -> dict[str, Any] | None:
     """Which layers the new head reads, None for what the net's own last layer reads."""
-    if regime != "features":
+    if regime != "features" or not isinstance(task, FitsAtOnce):
         return start.taps
     if layers:
         features.check_layers(start.trunk, layers, pool)
@@ -215,7 +234,8 @@ def _plan_taps(start: Start, regime: str, layers: Sequence[str], pool: str, task
 
 def describe(start: Start, regime: str, why: str, taps: dict[str, Any] | None, task: Task) -> dict[str, Any]:
     """What a plan keeps of a start, JSON-able."""
-    fitting = regime != "features" and taps == start.taps
+    steps = regime == "features" and not isinstance(task, FitsAtOnce)
+    fitting = (regime != "features" or steps) and taps == start.taps
     if not task.classifies:
         kept = fitting and start.task is not None and same_answers(start.task, task)
         said = f"the head of the weights is {'kept' if kept else f'replaced by one for the task {task.name}'}"
@@ -231,6 +251,7 @@ def describe(start: Start, regime: str, why: str, taps: dict[str, Any] | None, t
         "weights": str(start.path),
         "fingerprint": fingerprint(start.net.state_dict()),
         "regime": regime,
+        **({"steps": True} if steps else {}),
         "why": why,
         "head": "kept" if kept else "new",
         "told": said,
@@ -333,7 +354,7 @@ def _told(net: nn.Module, plan: Plan, whole: int, last: str) -> str:
     start, recipe = plan.start or {}, plan.recipe
     share = f"{count_parameters(net):,} of {whole:,} parameters are"
     if start["regime"] == "features":
-        return f"{share} fitted, those of the last layer"
+        return f"{share} {'trained, those of the head' if start.get('steps') else 'fitted, those of the last layer'}"
     if (first := start.get("first")) is not None:
         return f"{share} trained; {first} layers were transferred{' and stay as they are' if start['frozen'] else ''}"
     early = "stay as they are" if start["regime"] == "top" else f"learn at {recipe.lr_early:g} of the rate"

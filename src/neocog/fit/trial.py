@@ -91,7 +91,7 @@ def trial(
         return torch.cat([(found.flatten(2).mean(2) if found.ndim > 2 else found).float(), small.flatten(1)], 1)
 
     with show.bar("trying the features") as bar:
-        there, values = features_of(net, read, split.pictures[0], device, world=world, show=bar)
+        there, values = features_of(net, read, split.shown, device, world=world, show=bar)
     if len(there) < _LEAST:
         return None
     width = pre.channels * _PIXELS**2

@@ -89,13 +89,15 @@ class Headed(nn.Module):
         self.spec = trunk.spec
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, D): the means of the deepest maps."""
+        """(B, C, H, W) -> (B, D): means of the deepest maps, or what the head's own ``features(maps)`` gives."""
         maps = self.trunk.maps(x)
-        return maps[max(maps)].flatten(2).mean(2)
+        read = getattr(self.answer, "features", None)
+        made: Tensor = maps[max(maps)].flatten(2).mean(2) if read is None else read(maps)
+        return made
 
     def forward(self, x: Tensor, **more: Any) -> Any:
-        """(B, C, H, W) -> what the head makes of the maps."""
-        return self.answer(self.trunk.maps(x), x, **more)
+        """(B, C, H, W) -> what the head makes of the maps. `x` (B, D) are features of pictures: no trunk is run."""
+        return self.answer({} if x.ndim == 2 else self.trunk.maps(x), x, **more)
 
 
 def levels_of(net: nn.Module) -> dict[int, str]:

@@ -97,6 +97,7 @@ class Match(FitsAtOnce, Task):
     fits_mirrored = True
     head_judge = "equal error rate"
     views_back = True
+    variants = ("match-captions", "match-pairs", "match-texts")
     options = {"dimensions": 256, "loss": "softmax", "margin": 0.3, "scale": 16.0}
 
     def __init__(

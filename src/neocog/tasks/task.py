@@ -95,6 +95,11 @@ class Task(ABC):
         views_back: whether ``unmirrored`` undoes a mirror view of the outputs, so that views can be averaged.
         whole_batch: whether the loss compares the pictures of a batch, so that it is never computed in pieces.
         knows_strangers: whether features tell pictures unlike the training data (then answers have ``judged``).
+        on_features: whether the head takes features of pictures in their place: steps can then run on features that are
+            computed once (regime features; see ``nets.trunk.Headed``).
+        variants: names of tasks that are this one for other columns, see `suited`.
+        reads: the role of the column of texts that is the net's input; "": pictures are.
+        shown_texts: of the texts that a sample has, so many are shown at each step; 0: all.
         recipe: the usual recipe; None: chosen by the net.
         size: the usual short side of the net's input; None: chosen by the pictures.
         classifies: whether a picture has exactly one of `classes`, and the net a logit for each.
@@ -114,6 +119,10 @@ class Task(ABC):
     whole_batch: ClassVar[bool] = False
     knows_strangers: ClassVar[bool] = False
     classifies: ClassVar[bool] = False
+    on_features: ClassVar[bool] = False
+    variants: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[str] = ""
+    shown_texts: int = 0
     recipe: ClassVar[str | None] = None
     size: ClassVar[int | None] = None
     options: ClassVar[Mapping[str, Any]] = {}
@@ -123,6 +132,12 @@ class Task(ABC):
     @classmethod  # noqa: B027  # for most tasks the columns that they need are enough
     def check(cls, source: Source) -> None:
         """Refuse a source to train on by its columns alone, before a picture is read. Raises: DataError."""
+
+    @classmethod
+    def suited(cls, source: Source) -> type[Task]:
+        """This task, or the first of its variants for whose columns a source has something, if it has none for this."""
+        others = [] if fits(cls, source) else [find(name) for name in cls.variants]
+        return next((one for one in others if fits(one, source)), cls)
 
     @classmethod
     @abstractmethod
@@ -171,6 +186,14 @@ class Task(ABC):
         return None
 
     # ---- the net
+
+    def text_net(self) -> nn.Module:
+        """The net of a task whose input is text (`reads`), with fresh weights."""
+        raise NotImplementedError(f"the input of the task {self.name} are pictures")
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Texts as the net's input, where that is text: int32 (B, L) or (B, L, T)."""
+        raise NotImplementedError(f"the input of the task {self.name} are pictures")
 
     @property
     def outputs(self) -> int | None:
@@ -331,7 +354,19 @@ def names() -> tuple[str, ...]:
 
 
 # the first whose needs a source meets is taken
-_PREFERENCE = ("label", "detect", "segment", "pose", "tags", "locate", "number", "match")
+_PREFERENCE = (
+    "label",
+    "detect",
+    "segment",
+    "pose",
+    "tags",
+    "locate",
+    "number",
+    "match",
+    "match-captions",
+    "match-pairs",
+    "match-texts",
+)
 
 
 def find(name: str) -> type[Task]:
@@ -472,6 +507,8 @@ def build_net(task: Task, spec: Mapping[str, Any]) -> nn.Module:
     from neocog import nets
     from neocog.nets.trunk import Headed, Trunk
 
+    if task.reads:
+        return task.text_net()
     net = nets.build(**spec)
     if task.outputs is not None or nets.facts(spec["name"]).task == task.name:
         return net

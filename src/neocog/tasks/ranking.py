@@ -1,0 +1,172 @@
+"""How well one side of pairs finds the other: recall, median rank, reciprocal rank, and the losses that are learned.
+
+Ranks begin at 1. A query's rank is that of its best answer (for a picture: the closest of its sentences; each sentence
+is a query of its own), and a wrong answer that is as near as the right one stands before it. Pictures and sentences of
+Flickr8k are judged so by M. Hodosh, P. Young and J. Hockenmaier, "Framing image description as a ranking task", 2013.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TOP = (1, 5, 10)  # of recall
+CUTS = (1, 3, 10)  # of NDCG
+LOSSES = ("softmax", "hinge", "hardest")
+_ROWS = 1000  # queries that are compared with everything at once
+
+
+def ranks(first: np.ndarray, second: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rank of the best answer of each query, int64 (N,) and (M,), for both directions.
+
+    Args:
+        first: vectors of length 1 (N, D).
+        second: (M, D).
+        owner: int (M,), to which of the first each of the second belongs. A first without one gets rank 0.
+    """
+    forward, best = np.zeros(len(first), np.int64), np.full(len(second), -np.inf)
+    order = np.argsort(owner, kind="stable")
+    second, owner = second[order], owner[order]
+    best = (second * first[owner]).sum(1)  # of each of the second with its own
+    backward = np.ones(len(second), np.int64)
+    starts = np.searchsorted(owner, np.arange(len(first) + 1))
+    for begin in range(0, len(first), _ROWS):
+        rows = np.arange(begin, min(begin + _ROWS, len(first)))
+        cosines = first[rows] @ second.T  # (R, M)
+        own = rows[:, None] == owner[None]
+        backward += ((cosines >= best[None]) & ~own).sum(0)
+        for row, line, mine in zip(rows, cosines, own, strict=True):
+            if starts[row] < starts[row + 1]:
+                forward[row] = 1 + ((line >= best[starts[row] : starts[row + 1]].max()) & ~mine).sum()
+    placed = np.empty_like(backward)
+    placed[order] = backward
+    return forward, placed
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Of many queries: the rank of the best right answer (N,), NDCG by cut, and the loss, ``-log P``."""
+
+    ranks: np.ndarray
+    ndcg: dict[int, float]
+    loss: float
+
+
+def graded(first: np.ndarray, second: np.ndarray, asked: np.ndarray, right: np.ndarray, gamma: float = 1.0) -> Graded:
+    """Rank what may belong to several: pairs ``asked[k], right[k]``, indices into `first` (N, D) and `second` (M, D).
+
+    NDCG counts what is right as 1 and all else as 0 (K. Jarvelin, J. Kekalainen, "Cumulated gain-based evaluation of IR
+    techniques", 2002): ``sum 1 / log2(1 + rank)`` over what is right up to the cut, of the most that there could be.
+    """
+    found = np.zeros(len(first), np.int64)
+    gains: dict[int, list[np.ndarray]] = {k: [] for k in CUTS}
+    losses: list[np.ndarray] = []
+    order = np.argsort(asked, kind="stable")
+    asked, right = asked[order], right[order]
+    for begin in range(0, len(first), _ROWS):
+        cosines = first[begin : begin + _ROWS] @ second.T
+        mine = np.zeros(cosines.shape, bool)
+        some = slice(*np.searchsorted(asked, (begin, begin + len(cosines))))
+        mine[asked[some] - begin, right[some]] = True
+        best = np.where(mine, cosines, -np.inf).max(1, keepdims=True)
+        count = mine.sum(1)
+        found[begin : begin + _ROWS] = np.where(count > 0, 1 + ((cosines >= best) & ~mine).sum(1), 0)
+        top = np.take_along_axis(mine, np.lexsort((mine, -cosines), axis=1)[:, : max(CUTS)], 1)  # the wrong one first
+        worth = 1 / np.log2(np.arange(2, top.shape[1] + 2))
+        for k in CUTS:
+            most = np.concatenate([[0.0], np.cumsum(worth[:k])])[np.minimum(count, min(k, len(worth)))]
+            gains[k].append(((top[:, :k] * worth[:k]).sum(1) / most.clip(1e-9))[count > 0])
+        logits = gamma * (cosines - cosines.max(1, keepdims=True))
+        wrong = (np.exp(logits) * ~mine).sum(1, keepdims=True)
+        each = np.log(wrong + np.exp(logits)) - logits
+        losses.append((each * mine).sum(1)[count > 0] / count[count > 0])
+    means = {k: float(np.concatenate(parts).mean()) for k, parts in gains.items()}
+    return Graded(found, means, float(np.concatenate(losses).mean()))
+
+
+def figures_of(found: np.ndarray, name: str) -> dict[str, float]:
+    """Recall at 1, 5 and 10, median rank and mean reciprocal rank, from the ranks of some queries."""
+    found = found[found > 0]
+    made = {f"{name}_recall_at_{k}": float((found <= k).mean()) if len(found) else math.nan for k in TOP}
+    made[f"{name}_median_rank"] = float(np.median(found)) if len(found) else math.nan
+    made[f"{name}_mrr"] = float((1 / found).mean()) if len(found) else math.nan
+    return made
+
+
+def mean_recall(figures: dict[str, Any], names: tuple[str, str]) -> float:
+    """The mean of the six recalls, at 1, 5 and 10 in both directions."""
+    return float(np.mean([figures[f"{name}_recall_at_{k}"] for name in names for k in TOP]))
+
+
+def both_ways(first: np.ndarray, second: np.ndarray, owner: np.ndarray, gamma: float) -> float:
+    """The loss of a whole split: ``-log P`` of the right answer among all, the mean of both directions."""
+    whole = np.arange(len(first)) if len(first) else owner[:0]
+    parts: list[float] = []
+    for a, b, asks, gives in ((first, second, whole, owner), (second, first, owner, whole)):
+        found = [np.zeros(0)]
+        for begin in range(0, len(a), _ROWS):
+            rows = slice(begin, begin + _ROWS)
+            logits = gamma * (a[rows] @ b.T)
+            right = asks[rows, None] == gives[None]
+            logits -= logits.max(1, keepdims=True)
+            likely = np.exp(logits)
+            wrong = (likely * ~right).sum(1, keepdims=True)
+            each = np.log(wrong + likely) - logits  # of other right answers none is held against it
+            count = right.sum(1)
+            found.append((each * right).sum(1)[count > 0] / count[count > 0])
+        values = np.concatenate(found)
+        parts.append(float(values.mean()) if len(values) else math.nan)
+    return float(np.mean(parts))
+
+
+def matching_loss(
+    cosines: Tensor,
+    positive: Tensor,
+    gamma: Tensor,
+    *,
+    loss: str = "softmax",
+    margin: float = 0.2,
+    negatives: int = 0,
+    hard: bool = False,
+) -> Tensor:
+    """The loss of queries (Q,) among documents (D,), the mean over the queries that have a right one.
+
+    Args:
+        cosines: (Q, D).
+        positive: bool (Q, D); another right document is never held against one.
+        gamma: factor on the cosines, for the softmax.
+        loss: "softmax" (Huang et al. 2013: ``-log P(D+|Q)``), "hinge" (the sum over the wrong ones of what they come
+            nearer than `margin`; Kiros et al. 2014) or "hardest" (only the worst of them; Faghri et al. 2018, VSE++).
+        negatives: wrong documents that are used for each query: so many by chance, or if `hard` the nearest; 0: all.
+    """
+    wrong = ~positive
+    if negatives and negatives < cosines.shape[1]:
+        score = cosines.detach() if hard else torch.rand_like(cosines)
+        chosen = score.masked_fill(positive, -math.inf).topk(negatives, 1).indices
+        wrong = wrong & torch.zeros_like(wrong).scatter(1, chosen, True)
+    asked = positive.any(1)
+    if not asked.any():
+        return cosines.sum() * 0.0
+    if loss == "softmax":
+        logits = gamma * cosines
+        against = logits.masked_fill(~wrong, -1e4).logsumexp(1, keepdim=True)
+        each = F.softplus(against - logits)
+    else:
+        worst = cosines.masked_fill(~wrong, -2.0)
+        if loss == "hardest":
+            each = (margin + worst.amax(1, keepdim=True) - cosines).clamp(min=0)
+        else:
+            return _sum_of_hinges(cosines, positive, worst, margin, asked)
+    return ((each * positive).sum(1) / positive.sum(1).clamp(min=1))[asked].mean()
+
+
+def _sum_of_hinges(cosines: Tensor, positive: Tensor, wrong: Tensor, margin: float, asked: Tensor) -> Tensor:
+    """The sum over the wrong documents, for the mean cosine of the right ones."""
+    right = (cosines * positive).sum(1, keepdim=True) / positive.sum(1, keepdim=True).clamp(min=1)
+    return (margin + wrong - right).clamp(min=0).sum(1)[asked].mean()
