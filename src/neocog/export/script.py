@@ -101,7 +101,7 @@ def script(run: Run, to: str, file: str) -> str:
             size=pre.size, resize=pre.resize, height=pre.input[0], width=pre.input[1]
         ),
         _LAST[pre.channels],
-        _MAIN.format(run=runs, say=_LABEL if run.task.name == "label" else _OTHER),
+        _MAIN.format(run=runs, say=_LABEL if run.task.classifies else _OTHER),
     ]
     return "".join(parts)
 

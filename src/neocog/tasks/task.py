@@ -134,11 +134,11 @@ class Task(ABC):
     views_back: ClassVar[bool] = True
     whole_batch: ClassVar[bool] = False
     knows_strangers: ClassVar[bool] = False
+    classifies: ClassVar[bool] = False
     on_features: ClassVar[bool] = False
     variants: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[str] = ""
     shown_texts: int = 0
-    classifies: ClassVar[bool] = False
     recipe: ClassVar[str | None] = None
     size: ClassVar[int | None] = None
     options: ClassVar[Mapping[str, Any]] = {}
