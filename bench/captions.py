@@ -228,11 +228,11 @@ def ship(task: Caption, head: Teller, figures: dict[str, Any]) -> None:
             "unknown": None,
             "vectors": eye.name,
             "card": {
-                "learned from": "Flickr8k (Hodosh, Young and Hockenmaier 2013), 6,000 photographs of people and animals "
-                "with five captions each, official training split",
+                "learned from": "Flickr8k (Hodosh, Young and Hockenmaier 2013), official training split: 6,000 "
+                "photographs of people and animals with five captions each",
                 "figures": "of the second half of its development split, n = 500",
                 "limits": "says of everything what was common there: people, dogs, snow, water, grass, shirts. Nothing "
-                "that no caption had five times. Colours and counts are often wrong, and so is who is a man or a woman.",
+                "that no caption had five times. Colours and counts are often wrong, and so is man or woman.",
                 "made by": "bench/captions.py --only mlbl-b --ship",
             },
         },
