@@ -17,6 +17,7 @@ from neocog.errors import UsageError
 from neocog.fit.predicting import Run, predict, read_card
 from neocog.fit.run import read_tensors
 from neocog.nets.weights import build_with_weights, load_weights
+from neocog.tasks.caption import Familiar
 from neocog.tasks.task import build_net
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Shipped(Run):
             net: Any = build_net(self.task, self.spec)
             net.trunk.net.load_state_dict(build_with_weights(self.spec["name"], "imagenet").state_dict())
             tensors, _ = read_tensors(self.folder / "weights.safetensors")
+            if "familiar.axes" in tensors:
+                net.answer.familiar = Familiar(*tensors["familiar.axes"].shape)
             load_weights(net.answer, {name: value.float() for name, value in tensors.items()})
             self._net = net.eval()
         return self._net

@@ -126,7 +126,11 @@ def describe(
 
     trained = captioner(run)
     rows = store.rows(["hash", "paths", "described"])
-    todo = np.ones(len(rows), bool) if again else np.array([not told for told in rows.column("described").to_pylist()], bool)
+    todo = (
+        np.ones(len(rows), bool)
+        if again
+        else np.array([not told for told in rows.column("described").to_pylist()], bool)
+    )
     hashes, paths = rows.column("hash").to_pylist(), rows.column("paths").to_pylist()
     vectors: dict[str, np.ndarray] = {}
     name = getattr(trained, "vectors", None)  # the library's name of what the trunk makes of a picture

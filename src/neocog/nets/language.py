@@ -184,7 +184,7 @@ class LstmDecoder(LanguageModel):
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.vectors.weight, std=0.1)
         # gates that keep: at 0 half of the state, and so of the picture, is forgotten at each word
-        nn.init.constant_(self.lstm.bias_ih_l0[width : 2 * width], 2.0)
+        nn.init.constant_(self.lstm.get_parameter("bias_ih_l0")[width : 2 * width], 2.0)
 
     def forward(self, features: Tensor | None, ids: Tensor, where: Tensor | None = None) -> Tensor:
         """See `LanguageModel`."""

@@ -56,18 +56,20 @@ class Writing:
 class Described(Answer):
     """What is said of one picture: `texts`, the best first, and the mean log2 P of a word of each, `sure`.
 
-    `least`: sentences less sure are withheld (``text()`` is empty then): too many of them are wrong.
+    `least`: sentences less sure are withheld, because too many of them are wrong. `strange`: so are all of a picture
+    unlike those that were learned from.
     """
 
     key: str
     texts: tuple[str, ...] = ()
     sure: tuple[float, ...] = ()
     least: float = -math.inf
+    strange: bool = False
     problem: str | None = None
 
     @property
     def withheld(self) -> bool:
-        return bool(self.sure) and self.sure[0] < self.least
+        return self.strange or (bool(self.sure) and self.sure[0] < self.least)
 
     def row(self) -> dict[str, Any]:
         return {"caption": self.texts[0], "log2_p": round(self.sure[0], 4), "withheld": self.withheld}
@@ -91,6 +93,41 @@ def plain(text: str) -> str:
     return " ".join(word for word in split_words([text])[0] if any(map(str.isalnum, word)))
 
 
+class Familiar(nn.Module):
+    """Whether pictures are like those that were learned from: what of their features the directions in which those
+    vary most (PCA) do not explain, against `usual`.
+
+    A language model does not notice it by itself: it is as sure of "a brown and white dog" for a picture of a hook.
+    """
+
+    centre: Tensor
+    axes: Tensor
+    usual: Tensor
+
+    def __init__(self, features: int, axes: int = 64) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(features))
+        self.register_buffer("axes", torch.zeros(features, axes))
+        self.register_buffer("usual", torch.tensor(math.inf))
+
+    def rest(self, features: Tensor) -> Tensor:
+        """(B, F) -> (B,): the mean square of what is left over."""
+        x = features - self.centre
+        return (x**2).mean(1) - ((x @ self.axes) ** 2).sum(1) / x.shape[1]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, F) -> bool (B,): unlike them."""
+        return self.rest(features) > self.usual
+
+    def learn(self, features: Tensor, others: Tensor, share: float = 0.1) -> Familiar:
+        """From features (N, F) that were learned from; of `others` (M, F) like them, a share may be called unlike."""
+        self.centre = features.mean(0)
+        _, _, axes = torch.pca_lowrank(features, self.axes.shape[1], niter=4)
+        self.axes = axes
+        self.usual = self.rest(others).quantile(1 - share)
+        return self
+
+
 class Teller(nn.Module):
     """The head: a language model on the means of the deepest maps, cut into `grid` x `grid` parts.
 
@@ -98,9 +135,11 @@ class Teller(nn.Module):
     also the sentences that are found. `x` (B, F) in place of pictures are what `features` made of them.
     """
 
+    familiar: Familiar | None
+
     def __init__(self, trunk: Trunk, model: str, words: int, grid: int, sizes: Mapping[str, Any]) -> None:
         super().__init__()
-        self.grid = grid
+        self.grid, self.familiar = grid, None
         self.reads = f"means of {grid} x {grid} parts"
         deepest = trunk.channels[max(trunk.levels)]
         self.model = language_model(model, words, deepest * grid * grid, **sizes)
@@ -140,7 +179,8 @@ class Teller(nn.Module):
         else:
             found = search(self.model, features, beam=how.beam, **options)
         ids = F.pad(found.ids, (0, how.longest - found.ids.shape[2]))
-        return {"written": ids, "sure": found.each / math.log(2)}
+        strange = self.familiar(features) if self.familiar is not None else torch.zeros(len(ids), dtype=torch.bool)
+        return {"written": ids, "sure": found.each / math.log(2), "strange": strange}
 
 
 @register
@@ -281,6 +321,7 @@ class Caption(Task):
             told = there.any(2)
             cut = F.pad(ids[:, :, 1:], (0, max(0, _KEPT - ids.shape[2] + 1)))[:, :, :_KEPT]
             made |= {"written": outputs["written"][:, 0].int(), "sure": outputs["sure"][:, 0]}
+            made["sure"] = made["sure"].masked_fill(outputs["strange"], -math.inf)
             made |= {"each_caption": cut[told].int(), "each_row": batch.rows.to(told.device)[told.nonzero()[:, 0]]}
         return made
 
@@ -353,10 +394,10 @@ class Caption(Task):
     # ---- answers
 
     def answers(self, outputs: dict[str, Tensor], batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
-        rows = zip(keys, outputs["written"].tolist(), outputs["sure"].tolist(), strict=True)
+        rows = zip(keys, *(outputs[k].tolist() for k in ("written", "sure", "strange")), strict=True)
         return [
-            Described(key, tuple(self.words.text(one) for one in ids[:top]), tuple(sure[:top]), self.sure)
-            for key, ids, sure in rows
+            Described(key, tuple(self.words.text(one) for one in ids[:top]), tuple(sure[:top]), self.sure, strange)
+            for key, ids, sure, strange in rows
         ]
 
     def unread(self, key: str, problem: str) -> Answer:
