@@ -66,7 +66,7 @@ def of_run(folder: Path | str, trunk: str, **about: Any) -> Space:
 
 def joined(spaces: Sequence[Space]) -> Space:
     """One space of several for the same trunk: the cosines are their means."""
-    made = {}
+    made: dict[str, np.ndarray] = {}
     for n, space in enumerate(spaces):
         made |= {f"{n}.{k.split('.', 1)[1]}": v for k, v in space.weights.items() if k.startswith("0.")}
     return Space(made, spaces[0].about)
