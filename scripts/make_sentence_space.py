@@ -105,8 +105,7 @@ def main() -> None:
         "words": sorted(w for w, n in words.items() if n >= LEAST),
     }
     ready = space_making.calibrated(
-        joined, features(data / "train.parquet", given.work / "train.npy"),
-        features(data / "val.parquet", given.work / "val.npy"), val, absent,
+        joined, features(data / "val.parquet", given.work / "val.npy"), val, absent,
     )  # fmt: skip
     ready.save(given.out)
     sizes = {name: (given.out / name).stat().st_size for name in space.FILES}

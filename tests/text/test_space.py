@@ -100,7 +100,7 @@ def _toy(folder: Path) -> Space:
     features = np.linalg.lstsq(weight, places[which].T, rcond=None)[0].T * 100
     features += random.normal(size=features.shape).astype(np.float32)
     spoken = [[f"a {words[k]}", f"the {words[k]} ."] for k in which]
-    return space_making.calibrated(made, features, features, spoken, ["piano", "volcano"])
+    return space_making.calibrated(made, features, spoken, ["piano", "volcano"])
 
 
 def test_a_probability_says_what_is_there(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_probability_says_what_is_there(tmp_path: Path) -> None:
     again = Space.load(tmp_path / "s")
     dog, beach = again.sentences(["dog", "beach"])
     cosines = np.array([dog @ dog, beach @ dog], np.float32)
-    high, low = again.probability(cosines, dog)
+    high, low = again.probability(cosines)
     assert high > low
     assert high > again.threshold > 0
     assert again.fingerprint == made.fingerprint
