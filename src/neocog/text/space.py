@@ -1,0 +1,187 @@
+"""A space of pictures and sentences, read without PyTorch: what is near there belongs together.
+
+A picture's place is a layer on what a trunk's own last layer reads; a sentence's place is found by windows over its
+subwords (see ``nets.matching``, whose towers these are, trained by the task match). The cosine of the two says how well
+they belong together. One space comes with neocog (``space.safetensors`` and ``space.json`` beside this file); others
+are folders with the same two files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from neocog.errors import DataError
+from neocog.files import write_atomically
+from neocog.text.tokens import load_tokenizer
+from neocog.text.vectors import word_vectors
+
+FILES = ("space.safetensors", "space.json")
+LONGEST = 64  # tokens of a sentence that are read
+_HERE = Path(__file__).parent
+_AT_ONCE = 4096  # pictures, or windows, that are computed together
+
+
+class Space:
+    """Places of pictures and sentences, vectors of length 1 whose cosine is compared.
+
+    Args:
+        weights: arrays by name; ``N`` counts the towers from 0, whose cosines are averaged:
+            ``N.tokens`` int32 (U,), ``N.learned`` (U, 64), ``N.windows.K.weight`` (C, 256 + 64, width) and ``.bias``,
+            ``N.out.weight`` (D, C in all), ``.bias``, ``N.picture.weight`` (D, F), ``.bias``; ``mean`` and
+            ``covariance`` of pictures' places, from which the usual cosines of a sentence follow.
+        about: the rest of it, JSON-able; see `about` of a space that was made (``scripts/make_sentence_space.py``).
+    """
+
+    def __init__(self, weights: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+        self.weights = {name: np.asarray(value) for name, value in weights.items()}
+        self.about = dict(about)
+        self._w = {
+            name: value if value.dtype == np.int32 else value.astype(np.float32) for name, value in weights.items()
+        }
+        self._towers = sorted({int(name.split(".")[0]) for name in weights if name[0].isdigit()})
+
+    @classmethod
+    def load(cls, folder: Path | str | None = None) -> Space:
+        """The space in a folder; None: the one that comes with neocog. Raises: DataError: there is none, or damaged."""
+        where = _HERE if folder is None else Path(folder)
+        try:
+            about = json.loads((where / FILES[1]).read_text("utf-8"))
+            return cls(load_file(where / FILES[0]), about)
+        except FileNotFoundError:
+            raise DataError(f"no sentence space in {where}: expected {' and '.join(FILES)}") from None
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise DataError(f"the sentence space in {where} is damaged ({error}); remove it and make it again") from None
+
+    def save(self, folder: Path | str) -> None:
+        """Write the two files, each whole; the weights in half precision."""
+        half = {k: v if v.dtype == np.int32 else v.astype(np.float16) for k, v in self.weights.items()}
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(folder) / FILES[0], save({k: np.ascontiguousarray(v) for k, v in half.items()}))
+        text = json.dumps(self.about, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(Path(folder) / FILES[1], text.encode())
+
+    @property
+    def trunk(self) -> str:
+        """The weights whose features are read, as a library names them, such as ``efficientnet_lite0``."""
+        return str(self.about["trunk"])
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers in a vector."""
+        return sum(len(self._w[f"{n}.out.bias"]) for n in self._towers)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with the pictures' towers: places that were computed with another one are not those of this space."""
+        import hashlib
+
+        digest = hashlib.sha256()
+        for name in sorted(n for n in self.weights if ".picture." in n):
+            digest.update(name.encode() + np.ascontiguousarray(self.weights[name].astype(np.float16)).tobytes())
+        return digest.hexdigest()[:32]
+
+    # ---- places
+
+    def pictures(self, features: np.ndarray) -> np.ndarray:
+        """What the trunk's last layer reads of pictures, (N, F) -> float32 (N, dimensions)."""
+        made = np.empty((len(features), self.dimensions), np.float32)
+        for first in range(0, len(features), _AT_ONCE):
+            x = np.asarray(features[first : first + _AT_ONCE], np.float32)
+            x = x * (math.sqrt(x.shape[1]) / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12))
+            parts = [x @ self._w[f"{n}.picture.weight"].T + self._w[f"{n}.picture.bias"] for n in self._towers]
+            made[first : first + _AT_ONCE] = self._joined(parts)
+        return made
+
+    def sentences(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 (N, dimensions)."""
+        made = np.empty((len(texts), self.dimensions), np.float32)
+        for row, ids in enumerate(self._tokens(texts)):
+            made[row] = self._joined([self._read(n, ids)[1][None] for n in self._towers])[0]
+        return made
+
+    def contributions(self, text: str, picture: np.ndarray) -> list[tuple[str, float]]:
+        """What each word of a text adds to its cosine with a picture's vector (dimensions,).
+
+        The largest value of each window over the places goes on, so each number has one word that it comes from. What
+        the constant part of the last layer adds is of no word and left out.
+        """
+        (ids,) = self._tokens([text])
+        words: list[str] = []
+        of = []
+        for token in self._tokenizer.tokens(ids.tolist()):
+            if token.startswith("▁") or not words:
+                words.append("")
+            words[-1] += token.lstrip("▁")
+            of.append(len(words) - 1)
+        added = np.zeros(len(words))
+        first = 0
+        for n in self._towers:
+            places, out = self._read(n, ids)
+            own = picture[first : first + len(out)] / np.linalg.norm(out).clip(1e-12)
+            first += len(out)
+            each = places.max(0) * (self._w[f"{n}.out.weight"].T @ own) / math.sqrt(len(self._towers))
+            np.add.at(added, np.asarray(of)[places.argmax(0)], each)
+        return [(word, float(value)) for word, value in zip(words, added, strict=True)]
+
+    def _joined(self, parts: list[np.ndarray]) -> np.ndarray:
+        """Vectors of the towers, each of length 1, as one of length 1: its cosines are the means of theirs."""
+        each = [part / np.linalg.norm(part, axis=1, keepdims=True).clip(1e-12) for part in parts]
+        return np.concatenate(each, 1) / math.sqrt(len(each))
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return load_tokenizer(self.about["tokenizer"])
+
+    def _tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of each text, at least one; what has no token counts as an empty one."""
+        return [row[: max(1, int((row > 0).sum()))] for row in self._tokenizer.encode(texts, LONGEST)]
+
+    def _read(self, n: int, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the windows of a tower say at each place (L, C), at least 0, and the vector (D,) that is made of it."""
+        w, there = self._w, ids > 0
+        given = np.zeros((len(ids), word_vectors().shape[1]), np.float32)
+        given[there] = word_vectors()[ids[there] - 1]
+        own = w[f"{n}.tokens"]
+        at = np.searchsorted(own, ids).clip(max=len(own) - 1)
+        learned = w[f"{n}.learned"][at] * (own[at] == ids)[:, None]
+        x = np.concatenate((given * self.about.get("scale", 1.0), learned), 1)
+        said = []
+        k = 0
+        while f"{n}.windows.{k}.weight" in w:
+            weight = w[f"{n}.windows.{k}.weight"]  # (C, V, width)
+            side = weight.shape[2] // 2
+            padded = np.pad(x, ((side, side), (0, 0)))
+            z = sum(padded[i : i + len(x)] @ weight[:, :, i].T for i in range(weight.shape[2]))
+            said.append(np.maximum(z + w[f"{n}.windows.{k}.bias"], 0) * there[:, None])
+            k += 1
+        places = np.concatenate(said, 1)
+        return places, places.max(0) @ w[f"{n}.out.weight"].T + w[f"{n}.out.bias"]
+
+    # ---- how probable it is that a picture shows what a sentence says
+
+    def probability(self, cosines: np.ndarray, sentence: np.ndarray) -> np.ndarray:
+        """float32 (N,): the chance that pictures with these cosines (N,) show what a sentence (dimensions,) says.
+
+        A sentence's cosines are compared with those that it has with pictures by chance: their mean and deviation
+        follow from the mean and the covariance of pictures' places. Fitted by logistic regression on words and pairs of
+        words of captions (``about["calibration"]`` says on how many).
+        """
+        usual = float(self._w["mean"] @ sentence)
+        spread = math.sqrt(max(float(sentence @ self._w["covariance"] @ sentence), 1e-8))
+        c = self.about["calibration"]
+        logit = c["shift"] + c["cosine"] * cosines + c["deviations"] * (cosines - usual) / spread
+        return (1 / (1 + np.exp(-logit.clip(-30, 30)))).astype(np.float32)
+
+    @property
+    def threshold(self) -> float:
+        """The probability from which a picture is worth showing: below it, nothing was found."""
+        return float(self.about["calibration"]["threshold"])

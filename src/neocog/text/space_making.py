@@ -1,0 +1,126 @@
+"""Making a sentence space of a trained run: its towers as arrays, what cosines are usual, and what they mean.
+
+A cosine says which of two pictures fits a sentence better, but not whether any does. So queries as people type them,
+words and pairs of neighbouring words of captions, are asked of pictures that were not learned from; the chance that a
+caption of a picture has the words is fitted to the cosine and to by how many deviations it lies above the usual one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from neocog.errors import DataError
+from neocog.text.space import Space
+
+_FUNCTION_WORDS = frozenset(
+    "a an the of to in on at by for from with and or is are was were be been being it its his her their he she they "
+    "this that there while as up down out off over under into onto near next behind through across against around "
+    "some one two three several other another each who which what has have having very".split()
+)
+_QUERIES = 600  # of one word, and as many of two
+_SURE = 2  # captions of a picture that must have a query's words; with fewer, but some, nobody knows
+
+
+def of_run(folder: Path | str, trunk: str, **about: Any) -> Space:
+    """The towers of a finished run of the task match on captions, without a calibration.
+
+    Args:
+        trunk: what a library calls the weights whose features the run reads.
+        about: further facts to be kept.
+
+    Raises: DataError: another task, another tower, or a trunk that was trained, too.
+    """
+    net = json.loads((Path(folder) / "net.json").read_text("utf-8"))
+    task, weights = net["task"], load_file(Path(folder) / "weights.safetensors")
+    tokens = task.get("tokenizer", {}).get("kind")
+    if task.get("tower") != "sentence" or task.get("reads") != "mean" or tokens != "subwords":
+        raise DataError(
+            f"{folder} cannot become a sentence space: expected the task match on captions with tower=sentence and "
+            f"reads=mean, found {task.get('name')} with {task.get('tower')} and {task.get('reads')}"
+        )
+    learned = weights["answer.texts.learned.weight"]
+    seen = np.flatnonzero(np.asarray(weights["answer.texts.seen"]))  # others still have the numbers that they began with
+    made = {
+        "0.tokens": seen.astype(np.int32),
+        "0.learned": learned[seen],
+        "0.out.weight": weights["answer.texts.out.weight"],
+        "0.out.bias": weights["answer.texts.out.bias"],
+        "0.picture.weight": weights["answer.pictures.out.weight"],
+        "0.picture.bias": weights["answer.pictures.out.bias"],
+    }
+    for k in range(sum(name.startswith("answer.texts.windows.") and name.endswith(".weight") for name in weights)):
+        for part in ("weight", "bias"):
+            made[f"0.windows.{k}.{part}"] = weights[f"answer.texts.windows.{k}.{part}"]
+    return Space(made, {"format": 1, "trunk": trunk, "tokenizer": task["tokenizer"], **about})
+
+
+def joined(spaces: Sequence[Space]) -> Space:
+    """One space of several for the same trunk: the cosines are their means."""
+    made = {}
+    for n, space in enumerate(spaces):
+        made |= {f"{n}.{k.split('.', 1)[1]}": v for k, v in space.weights.items() if k.startswith("0.")}
+    return Space(made, spaces[0].about)
+
+
+def calibrated(
+    space: Space, background: np.ndarray, features: np.ndarray, captions: Sequence[Sequence[str]], seed: int = 0
+) -> Space:
+    """The same space with what cosines are usual, and how they become probabilities.
+
+    Args:
+        background: features (M, F) of many pictures.
+        features: (N, F) of pictures that were not learned from, and `captions` of each, several if possible.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    places = space.pictures(background)
+    centre = places - places.mean(0)
+    usual = {"mean": places.mean(0), "covariance": centre.T @ centre / len(places)}
+    space = Space({**space.weights, **usual}, space.about)
+    pictures, words = space.pictures(features), [[_words(text) for text in of] for of in captions]
+    queries = _queries(words, np.random.default_rng(seed))
+    rows, answers = [], []
+    for query, vector in zip(queries, space.sentences([" ".join(q) for q in queries]), strict=True):
+        cosines = pictures @ vector
+        counts = np.array([sum(set(query) <= set(text) for text in of) for of in words])
+        least = min(_SURE, min(map(len, words)))
+        known = (counts == 0) | (counts >= least)
+        spread = np.sqrt(max(float(vector @ usual["covariance"] @ vector), 1e-8))
+        rows.append(np.stack([cosines, (cosines - float(usual["mean"] @ vector)) / spread], 1)[known])
+        answers.append(counts[known] >= least)
+    x, y = np.concatenate(rows), np.concatenate(answers)
+    fitted = LogisticRegression(C=1e4, max_iter=500).fit(x, y)
+    about = {
+        "shift": float(fitted.intercept_[0]), "cosine": float(fitted.coef_[0, 0]),
+        "deviations": float(fitted.coef_[0, 1]), "threshold": 0.3,
+        "queries": len(queries), "pictures": len(features),
+    }  # fmt: skip
+    return Space(space.weights, {**space.about, "calibration": about})
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", text.lower())
+
+
+def _queries(captions: Sequence[Sequence[Sequence[str]]], random: np.random.Generator) -> list[tuple[str, ...]]:
+    """Words and pairs of neighbouring words of captions that are no function words; as many rare as frequent ones."""
+    singles: Counter[tuple[str, ...]] = Counter()
+    pairs: Counter[tuple[str, ...]] = Counter()
+    for of in captions:
+        telling = [[w if w not in _FUNCTION_WORDS else "" for w in text] for text in of]
+        singles.update({(w,) for text in telling for w in text if w})
+        pairs.update({(a, b) for text in telling for a, b in zip(text[:-1], text[1:], strict=True) if a and b})
+    found: list[tuple[str, ...]] = []
+    for counts in (singles, pairs):
+        several = sorted(query for query, count in counts.items() if count > 1)
+        chosen = random.permutation(len(several))[:_QUERIES]
+        found += [several[int(k)] for k in np.sort(chosen)]
+    return found
