@@ -6,11 +6,11 @@ the user taught, and every text that is known of the picture. They are joined as
 ``1 - (1 - p_concepts) (1 - p_taught) (1 - p_text)``. Several words in a row that are the name of one concept
 (*golden retriever*) are one part.
 
-The **sentence space** (sentences.py) is a witness for all words to be found together, in their order: how probable is it
-that a picture shows what they say? A word that it knows needs no concept. Where words have witnesses of their own in one
-picture and not in another (a name in a text), the space is also asked for the rest of the words. The most probable of
-these answers counts, not their joint odds: concepts and space see by the same vectors, so they err together. A word with
-``-`` is asked of the space on its own.
+The **sentence space** (sentences.py) is a witness for all words to be found together, in their order: how probable is
+it that a picture shows what they say? A word that it knows needs no concept. Where words have witnesses of their own in
+one picture and not in another (a name in a text), the space is also asked for the rest of the words. The most probable
+of these answers counts, not their joint odds: concepts and space see by the same vectors, so they err together. A word
+with ``-`` is asked of the space on its own.
 
 A word that was not understood is still a condition. It is taken to hold as often as a word of a description does
 where another word of it holds (`calibration.UNKNOWN`): no picture gains or loses its place, but all their

@@ -148,9 +148,7 @@ def search(
 
     def asked(terms: Query, *, whole: bool) -> _Asked:
         keep, filters = filtered(view, terms, notes)
-        parts, unknown = (
-            word_parts(view, chosen, terms.words, lines, notes, witness) if terms.words else ([], [])
-        )
+        parts, unknown = word_parts(view, chosen, terms.words, lines, notes, witness) if terms.words else ([], [])
         if witness is None and chosen is not None and (unknown or len(terms.words) > 1):
             notes.extend(missing_note(store))
         if terms.examples:

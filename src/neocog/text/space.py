@@ -59,7 +59,9 @@ class Space:
         except FileNotFoundError:
             raise DataError(f"no sentence space in {where}: expected {' and '.join(FILES)}") from None
         except (SafetensorError, ValueError, KeyError) as error:
-            raise DataError(f"the sentence space in {where} is damaged ({error}); remove it and make it again") from None
+            raise DataError(
+                f"the sentence space in {where} is damaged ({error}); remove it and make it again"
+            ) from None
 
     def save(self, folder: Path | str) -> None:
         """Write the two files, each whole; the weights in half precision."""
@@ -78,6 +80,23 @@ class Space:
     def dimensions(self) -> int:
         """Numbers in a vector."""
         return sum(len(self._w[f"{n}.out.bias"]) for n in self._towers)
+
+    @property
+    def towers(self) -> int:
+        """How many towers there are, whose cosines are averaged."""
+        return len(self._towers)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of the first tower, as the task match calls them."""
+        out = self.weights["0.out.weight"]
+        learned, filters = self.weights["0.learned"].shape[1], self.weights["0.windows.0.bias"].shape[0]
+        return {"dimensions": out.shape[0], "learned": learned, "filters": filters}
+
+    def tower(self, n: int) -> Space:
+        """The space that one tower makes alone, without what pictures' places are usual."""
+        own = f"{self._towers[n]}."
+        return Space({f"0.{k[len(own) :]}": v for k, v in self.weights.items() if k.startswith(own)}, self.about)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -153,7 +172,7 @@ class Space:
         own = w[f"{n}.tokens"]
         at = np.searchsorted(own, ids).clip(max=len(own) - 1)
         learned = w[f"{n}.learned"][at] * (own[at] == ids)[:, None]
-        x = np.concatenate((given * self.about.get("scale", 1.0), learned), 1)
+        x = np.concatenate((learned, given * self.about.get("scale", 1.0)), 1)
         said = []
         k = 0
         while f"{n}.windows.{k}.weight" in w:
