@@ -127,7 +127,8 @@ class Windows(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.learned = nn.Embedding(size, learned, padding_idx=0)
-        nn.init.normal_(self.learned.weight, std=0.1)
+        # beside given vectors they begin at 0, so that tokens of no training text add nothing
+        nn.init.normal_(self.learned.weight, std=0.1 if vectors is None else 0.0)
         self.register_buffer("given", vectors, persistent=False)  # they come with their package
         width = learned + (0 if vectors is None else vectors.shape[1])
         self.windows = nn.ModuleList(nn.Conv1d(width, filters, k, padding=k // 2) for k in (1, 3))
