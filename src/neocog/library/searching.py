@@ -144,13 +144,13 @@ def search(
     seeing, layer = _layer(view, chosen, layer)
     lines = lines_from(store.load("calibration"), chosen or "")
     notes: list[str] = []
-    witness = witness_of(view, chosen)
+    witness = witness_of(view)
 
     def asked(terms: Query, *, whole: bool) -> _Asked:
         keep, filters = filtered(view, terms, notes)
         parts, unknown = word_parts(view, chosen, terms.words, lines, notes, witness) if terms.words else ([], [])
-        if witness is None and chosen is not None and (unknown or len(terms.words) > 1):
-            notes.extend(missing_note(store))
+        if chosen is not None and (unknown or len(terms.words) > 1):
+            notes.extend(missing_note(view, witness))
         if terms.examples:
             if seeing is None:
                 raise UsageError(

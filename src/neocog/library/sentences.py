@@ -58,20 +58,27 @@ def places(store: Store, space: Space) -> tuple[np.ndarray, np.ndarray]:
     return store.derived(space.trunk, space.fingerprint, space.dimensions, space.pictures)
 
 
-def witness_of(view: View, model: str | None) -> Witness | None:
-    """Return the witness for the pictures of a view; None where the model is not the one that the space reads."""
-    space = space_of(view.store)
-    return Witness(view, space) if space is not None and model == space.trunk else None
-
-
-def missing_note(store: Store) -> list[str]:
-    """What there is to say where a library has not the vectors that the space reads."""
+def prepare(store: Store) -> None:
+    """Compute the places of pictures that are new, so that the next search starts at once."""
     space = space_of(store)
-    if space is None:
+    if space is not None and space.trunk in store.models():
+        places(store, space)
+
+
+def witness_of(view: View) -> Witness | None:
+    """Return the witness for the pictures of a view; None where the library lacks the vectors that the space reads."""
+    space = space_of(view.store)
+    return Witness(view, space) if space is not None and space.trunk in view.store.models() else None
+
+
+def missing_note(view: View, witness: Witness | None) -> list[str]:
+    """What to type where pictures lack the vectors that the space reads."""
+    space = space_of(view.store) if witness is None else witness.space
+    away = len(view) if witness is None else witness.away
+    if space is None or not away:
         return []
-    net = f"the net {space.trunk}"
-    how = "--model" if space.trunk in store.models() else "neocog index --net"
-    return [f"to search by sentence, this library needs the vectors of {net}: {how} {space.trunk}"]
+    which = "" if witness is None else f"{away:,} of {len(view):,} pictures are not found by sentence; "
+    return [f"{which}to search by sentence, type 'neocog index --net {space.trunk}'; until then each word is judged alone"]
 
 
 class Witness:
@@ -91,6 +98,11 @@ class Witness:
         hashes, values = places(self.view.store, self.space)
         rows = self.view.aligned(hashes)
         return (rows, values) if (rows >= 0).all() else (rows[rows >= 0], values[rows >= 0])
+
+    @property
+    def away(self) -> int:
+        """Pictures that have no place."""
+        return len(self.view) - len(self._places[0])
 
     def knows(self, text: str) -> bool:
         """Whether the space can say something of a word, or of several."""

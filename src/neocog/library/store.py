@@ -299,13 +299,12 @@ class Store:
                 name = path.name.partition("-")[0]
                 if len(name) == len(column) + 33 and name != f"{column}_{made}":
                     forget_older(self.folder / "cache", name)
-            hashes, vectors = self.vectors(model)
             chosen = np.arange(len(hashes)) if wanted is None else np.flatnonzero(np.isin(hashes, wanted))
             for start in range(0, len(chosen), _AT_ONCE):
                 rows = chosen[start : start + _AT_ONCE]
                 yield hashes[rows].astype("S32"), make(vectors[rows].astype(np.float32)).astype(np.float16)
 
-        self._model(model)
+        hashes, vectors = self.vectors(model)
         column, key = f"s_{model}", self._key("pictures")[1] + made
         return self._arrays.get(column, width, made, key, lambda: self._mirror("pictures"), fetch)
 

@@ -35,9 +35,8 @@ class Space:
 
     Args:
         weights: arrays by name; ``N`` counts the towers from 0, whose cosines are averaged:
-            ``N.tokens`` int32 (U,), ``N.learned`` (U, 64), ``N.windows.K.weight`` (C, 256 + 64, width) and ``.bias``,
-            ``N.out.weight`` (D, C in all), ``.bias``, ``N.picture.weight`` (D, F), ``.bias``; ``mean`` and
-            ``covariance`` of pictures' places, from which the usual cosines of a sentence follow.
+            ``N.tokens`` int32 (U,), ``N.learned`` (U, 64), ``N.windows.K.weight`` (C, 64 + 256, width) and ``.bias``,
+            ``N.out.weight`` (D, C in all), ``.bias``, ``N.picture.weight`` (D, F), ``.bias``.
         about: the rest of it, JSON-able; see `about` of a space that was made (``scripts/make_sentence_space.py``).
     """
 
@@ -172,7 +171,7 @@ class Space:
         own = w[f"{n}.tokens"]
         at = np.searchsorted(own, ids).clip(max=len(own) - 1)
         learned = w[f"{n}.learned"][at] * (own[at] == ids)[:, None]
-        x = np.concatenate((learned, given * self.about.get("scale", 1.0)), 1)
+        x = np.concatenate((learned, given), 1)
         said = []
         k = 0
         while f"{n}.windows.{k}.weight" in w:
@@ -187,17 +186,15 @@ class Space:
 
     # ---- how probable it is that a picture shows what a sentence says
 
-    def probability(self, cosines: np.ndarray, sentence: np.ndarray) -> np.ndarray:
-        """float32 (N,): the chance that pictures with these cosines (N,) show what a sentence (dimensions,) says.
+    def probability(self, cosines: np.ndarray, sentence: np.ndarray | None = None) -> np.ndarray:
+        """float32 (N,): the chance that pictures with these cosines (N,) with a sentence show what it says.
 
-        A sentence's cosines are compared with those that it has with pictures by chance: their mean and deviation
-        follow from the mean and the covariance of pictures' places. Fitted by logistic regression on words and pairs of
-        words of captions (``about["calibration"]`` says on how many).
+        Fitted by logistic regression on words and pairs of words of captions (``about["calibration"]`` says on how
+        many). The cosine alone decides: by how many deviations it lies above a sentence's usual ones tells less, since
+        what is common ("dog") has many high ones. `sentence` (dimensions,) is not needed.
         """
-        usual = float(self._w["mean"] @ sentence)
-        spread = math.sqrt(max(float(sentence @ self._w["covariance"] @ sentence), 1e-8))
         c = self.about["calibration"]
-        logit = c["shift"] + c["cosine"] * cosines + c["deviations"] * (cosines - usual) / spread
+        logit = c["shift"] + c["cosine"] * np.asarray(cosines, np.float32)
         return (1 / (1 + np.exp(-logit.clip(-30, 30)))).astype(np.float32)
 
     @property

@@ -1,8 +1,8 @@
-"""Making a sentence space of a trained run: its towers as arrays, what cosines are usual, and what they mean.
+"""Making a sentence space of a trained run: its towers as arrays, and what its cosines mean.
 
 A cosine says which of two pictures fits a sentence better, but not whether any does. So queries as people type them,
 words and pairs of neighbouring words of captions, are asked of pictures that were not learned from; the chance that a
-caption of a picture has the words is fitted to the cosine and to by how many deviations it lies above the usual one.
+caption of a picture has the words is fitted to the cosine.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ _FUNCTION_WORDS = frozenset(
     "some one two three several other another each who which what has have having very".split()
 )
 _QUERIES = 600  # of one word, and as many of two
+_USUAL, _REFUSED = 0.3, 0.97  # threshold if no absent queries are given; share of them for which nothing is found
 _SURE = 2  # captions of a picture that must have a query's words; with fewer, but some, nobody knows
 
 
@@ -75,9 +77,7 @@ def tensors_of(space: Space, size: int) -> dict[str, np.ndarray]:
         tower, _, rest = name.partition(".")
         first, _, last = rest.partition(".")
         if tower == "0" and first in names:
-            made[f"{names[first]}.{last}"] = value = np.array(value, np.float32)
-            if first == "windows" and value.ndim == 3:
-                value[:, learned.shape[1] :] *= space.about.get("scale", 1.0)
+            made[f"{names[first]}.{last}"] = np.array(value, np.float32)
     return made
 
 
@@ -90,39 +90,40 @@ def joined(spaces: Sequence[Space]) -> Space:
 
 
 def calibrated(
-    space: Space, background: np.ndarray, features: np.ndarray, captions: Sequence[Sequence[str]], seed: int = 0
+    space: Space,
+    features: np.ndarray,
+    captions: Sequence[Sequence[str]],
+    absent: Sequence[str] = (),
+    seed: int = 0,
 ) -> Space:
-    """The same space with what cosines are usual, and how they become probabilities.
+    """The same space with how its cosines become probabilities, and from which on a picture is shown.
 
     Args:
-        background: features (M, F) of many pictures.
         features: (N, F) of pictures that were not learned from, and `captions` of each, several if possible.
+        absent: queries that none of these pictures answers; for 97 in 100 of them nothing is to be found, which
+            decides from which probability on a picture is shown.
     """
     from sklearn.linear_model import LogisticRegression
 
-    places = space.pictures(background)
-    centre = places - places.mean(0)
-    usual = {"mean": places.mean(0), "covariance": centre.T @ centre / len(places)}
-    space = Space({**space.weights, **usual}, space.about)
     pictures, words = space.pictures(features), [[_words(text) for text in of] for of in captions]
     queries = _queries(words, np.random.default_rng(seed))
     rows, answers = [], []
     for query, vector in zip(queries, space.sentences([" ".join(q) for q in queries]), strict=True):
-        cosines = pictures @ vector
         counts = np.array([sum(set(query) <= set(text) for text in of) for of in words])
         least = min(_SURE, min(map(len, words)))
         known = (counts == 0) | (counts >= least)
-        spread = np.sqrt(max(float(vector @ usual["covariance"] @ vector), 1e-8))
-        rows.append(np.stack([cosines, (cosines - float(usual["mean"] @ vector)) / spread], 1)[known])
+        rows.append((pictures @ vector)[known])
         answers.append(counts[known] >= least)
-    x, y = np.concatenate(rows), np.concatenate(answers)
-    fitted = LogisticRegression(C=1e4, max_iter=500).fit(x, y)
+    fitted = LogisticRegression(C=1e4, max_iter=500).fit(np.concatenate(rows)[:, None], np.concatenate(answers))
     about = {
-        "shift": float(fitted.intercept_[0]), "cosine": float(fitted.coef_[0, 0]),
-        "deviations": float(fitted.coef_[0, 1]), "threshold": 0.3,
-        "queries": len(queries), "pictures": len(features),
+        "shift": float(fitted.intercept_[0]), "cosine": float(fitted.coef_[0, 0]), "threshold": _USUAL,
+        "queries": len(queries), "absent": len(absent), "pictures": len(features),
     }  # fmt: skip
-    return Space(space.weights, {**space.about, "calibration": about})
+    made = Space(space.weights, {**space.about, "calibration": about})
+    if len(absent):
+        best = [made.probability(pictures @ vector).max() for vector in made.sentences(absent)]
+        about["threshold"] = float(np.quantile(best, _REFUSED))
+    return made
 
 
 def _words(text: str) -> list[str]:
@@ -136,7 +137,7 @@ def _queries(captions: Sequence[Sequence[Sequence[str]]], random: np.random.Gene
     for of in captions:
         telling = [[w if w not in _FUNCTION_WORDS else "" for w in text] for text in of]
         singles.update({(w,) for text in telling for w in text if w})
-        pairs.update({(a, b) for text in telling for a, b in zip(text[:-1], text[1:], strict=True) if a and b})
+        pairs.update({(a, b) for text in telling for a, b in pairwise(text) if a and b})
     found: list[tuple[str, ...]] = []
     for counts in (singles, pairs):
         several = sorted(query for query, count in counts.items() if count > 1)

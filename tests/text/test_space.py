@@ -1,0 +1,122 @@
+"""The sentence space: the same numbers as the towers it was made of, what it writes, and what it says of cosines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from neocog.errors import DataError
+from neocog.nets.matching import PicturesAndTexts, Windows
+from neocog.text import space_making
+from neocog.text.space import FILES, Space
+from neocog.text.tokens import Subwords
+from neocog.text.vectors import table_for
+
+TEXTS = ["a dog runs on the beach .", "Two men", "frisbee", ""]
+WIDTH = 12
+
+
+def _run(folder: Path, seed: int = 0, **task: object) -> PicturesAndTexts:
+    """The files of a run as far as a space is made of them, and its head."""
+    torch.manual_seed(seed)
+    tokenizer = Subwords()
+    texts = Windows(tokenizer.size, 8, torch.from_numpy(table_for(tokenizer)), learned=4, filters=6)
+    seen = torch.from_numpy(np.unique(tokenizer.encode(TEXTS[:2]))).long()
+    with torch.no_grad():
+        texts.learned.weight[seen[seen > 0]] = torch.randn(int((seen > 0).sum()), 4)
+    head = PicturesAndTexts(WIDTH, texts, 8).eval()
+    folder.mkdir(exist_ok=True)
+    save_file({f"answer.{k}": v for k, v in head.state_dict().items()}, folder / "weights.safetensors")
+    settings = {
+        "name": "match-captions",
+        "tower": "sentence",
+        "reads": "mean",
+        "tokenizer": tokenizer.to_json(),
+        **task,
+    }
+    (folder / "net.json").write_text(json.dumps({"task": settings}))
+    return head
+
+
+def test_the_same_numbers_as_the_towers(tmp_path: Path) -> None:
+    heads = [_run(tmp_path / str(k), k) for k in range(2)]
+    made = space_making.joined([space_making.of_run(tmp_path / str(k), "t") for k in range(2)])
+    ids = torch.from_numpy(Subwords().encode(TEXTS)).long()
+    features = torch.rand(5, WIDTH)
+    with torch.no_grad():
+        cosines = [F.normalize(h.pictures(features), dim=1) @ F.normalize(h.texts(ids), dim=1).T for h in heads]
+    assert made.dimensions == 16
+    found = made.pictures(features.numpy()) @ made.sentences(TEXTS).T
+    np.testing.assert_allclose(found, torch.stack(cosines).mean(0).numpy(), atol=2e-5)
+
+
+def test_only_learned_tokens_are_kept(tmp_path: Path) -> None:
+    _run(tmp_path / "r")
+    made = space_making.of_run(tmp_path / "r", "t")
+    ids = np.unique(Subwords().encode(TEXTS[:2]))
+    assert made.weights["0.tokens"].tolist() == ids[ids > 0].tolist()
+    assert made.weights["0.learned"].shape == (len(ids) - 1, 4)
+
+
+def test_what_cannot_become_a_space_is_refused(tmp_path: Path) -> None:
+    _run(tmp_path / "r", reads="quarters")
+    with pytest.raises(DataError, match="expected the task match on captions"):
+        space_making.of_run(tmp_path / "r", "t")
+    with pytest.raises(DataError, match="no sentence space"):
+        Space.load(tmp_path)
+    (tmp_path / FILES[1]).write_text("{")
+    with pytest.raises(DataError, match="damaged"):
+        Space.load(tmp_path)
+
+
+def test_contributions_add_up(tmp_path: Path) -> None:
+    _run(tmp_path / "r")
+    made = space_making.of_run(tmp_path / "r", "t")
+    picture = made.pictures(np.random.default_rng(0).random((1, WIDTH), np.float32))[0]
+    said = made.contributions("a dog on the beach", picture)
+    assert [word for word, _ in said] == ["a", "dog", "on", "the", "beach"]
+    vector = made._read(0, made._tokens(["a dog on the beach"])[0])[1]
+    constant = float(made._w["0.out.bias"] @ picture / np.linalg.norm(vector))
+    cosine = float(made.sentences(["a dog on the beach"])[0] @ picture)
+    assert sum(value for _, value in said) + constant == pytest.approx(cosine, abs=1e-5)
+
+
+def _toy(folder: Path) -> Space:
+    """A calibrated space in which a picture is near one of three words: its features are what the word gives."""
+    _run(folder)
+    made = space_making.of_run(folder, "t")
+    random, words = np.random.default_rng(0), ["dog", "beach", "men"]
+    places = made.sentences(words)
+    weight = made._w["0.picture.weight"]
+    which = np.arange(90) % 3
+    features = np.linalg.lstsq(weight, places[which].T, rcond=None)[0].T * 100
+    features += random.normal(size=features.shape).astype(np.float32)
+    spoken = [[f"a {words[k]}", f"the {words[k]} ."] for k in which]
+    return space_making.calibrated(made, features, spoken, ["piano", "volcano"])
+
+
+def test_a_probability_says_what_is_there(tmp_path: Path) -> None:
+    made = _toy(tmp_path / "r")
+    made.save(tmp_path / "s")
+    again = Space.load(tmp_path / "s")
+    dog, beach = again.sentences(["dog", "beach"])
+    cosines = np.array([dog @ dog, beach @ dog], np.float32)
+    high, low = again.probability(cosines)
+    assert high > low
+    assert high > again.threshold > 0
+    assert again.fingerprint == made.fingerprint
+    np.testing.assert_allclose(again.sentences(TEXTS), made.sentences(TEXTS), atol=5e-3)
+    assert sum((tmp_path / "s" / name).stat().st_size for name in FILES) < 50_000
+
+
+def test_no_torch_is_imported() -> None:
+    code = "import sys; from neocog.text.space import Space; Space({}, {}); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
