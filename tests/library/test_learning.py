@@ -28,7 +28,7 @@ def begun(trunk: str, width: int, *, towers: int = 1, seed: int = 0) -> Space:
     def some(*shape: int) -> np.ndarray:
         return random.normal(0, shape[-1] ** -0.5, shape).astype(np.float32)
 
-    weights = {"mean": np.zeros(32 * towers, np.float32), "covariance": np.eye(32 * towers, dtype=np.float32) / 32}
+    weights: dict[str, np.ndarray] = {}
     for n in range(towers):
         weights |= {
             f"{n}.tokens": np.array([5, 9], np.int32), f"{n}.learned": some(2, 8),
@@ -37,7 +37,7 @@ def begun(trunk: str, width: int, *, towers: int = 1, seed: int = 0) -> Space:
             f"{n}.out.weight": some(32, 48), f"{n}.out.bias": some(32),
             f"{n}.picture.weight": some(32, width), f"{n}.picture.bias": some(32),
         }  # fmt: skip
-    calibration = {"shift": 0.0, "cosine": 4.0, "deviations": 0.0, "threshold": 0.3}
+    calibration = {"shift": 0.0, "cosine": 4.0, "threshold": 0.3}
     about = {"format": 1, "trunk": trunk, "tokenizer": Subwords().to_json(), "calibration": calibration}
     return Space(weights, {**about, "words": ["red"]})
 
@@ -105,7 +105,7 @@ def test_what_is_learned_is_used_and_can_be_forgotten(
     assert own.about["calibration"] == ships.about["calibration"]  # 20 pictures do not say what cosines mean
     assert not list(captioned.folder.glob(".learning-*")) and not list(captioned.folder.glob(".sentences*"))
     view = view_of(captioned.store)
-    witness = sentences.witness_of(view, captioned.store.model)
+    witness = sentences.witness_of(view)
     assert witness is not None and witness.knows("red thing")
 
     # the same once more finds no more, so nothing changes

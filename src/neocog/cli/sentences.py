@@ -32,7 +32,7 @@ def learn_sentences(
     """Learn to search by sentence from the captions of a library's pictures.
 
     It begins with the sentence space that comes with neocog. A fifth of the pictures is held out to say what was
-    gained; a new space that does not find more there is not used.
+    gained; a new space that does not find clearly more there is not used.
     """
     if forget and captions:
         raise UsageError("--forget and --captions exclude each other; give one of them")
@@ -57,4 +57,8 @@ def learn_sentences(
         f"learned from {counted(learned.captions, 'caption')} of {counted(learned.pictures)}; recall@10 from sentence "
         f"to picture and from picture to sentence, of {learned.held_out:,} others: before {before}, after {after}"
     )
-    terminal.echo("the new space is used from now on" if learned.kept else "no gain: the old space stays in use")
+    terminal.echo(
+        "the new space is used from now on"
+        if learned.kept
+        else "no gain beyond its standard error, so the old space stays in use"
+    )

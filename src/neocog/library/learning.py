@@ -2,7 +2,8 @@
 
 The vectors that the library has of the space's trunk are what is learned from, so no picture is read; the training is
 that of the task match-captions. A fifth of the pictures with captions is held out, by their hashes, so the same ones
-each time: they say what was gained, and a space that finds less there than the one in use is thrown away.
+each time: they say what was gained, and a space that does not find more there than the one in use, by more than the
+standard error of the gain, is thrown away.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from neocog.text.tokens import split_words
 FEWEST = 50  # pictures with captions that are learned from
 _TO_CALIBRATE = 200  # held-out pictures from which probabilities are learned anew
 _SPLITS = np.array([2, 2, 1, *[0] * 7], np.int8)  # test, test, validation, training: by the hash
+_AMONG = 10  # recall@10
 _OFTEN = 2  # times that a word must be in the captions to be known
 
 
@@ -56,7 +57,7 @@ class Learned:
 def learn_sentences(
     store: Store, *, epochs: float = 8.0, seed: int = 0, progress: bool = False, say: Callable[[str], object] = print
 ) -> Learned:
-    """Learn a sentence space from the captions of a library's pictures; it is used if it finds more than the old one.
+    """Learn a sentence space from the captions of a library's pictures; it is used if it finds clearly more.
 
     Raises:
         LibraryError: too few pictures with captions, or no vectors of the net that the space reads.
@@ -92,21 +93,23 @@ def learn_sentences(
                 out=work / f"run-{n}", set={"lr": 3e-4}, diagnosis=False, progress=progress,
                 task_options={**one.sizes, "space": str(work / f"begin-{n}")},
             )  # fmt: skip
-            towers.append(of_run(run.folder, begun.trunk, **_kept(begun)))
+            towers.append(of_run(run.folder, begun.trunk))
         new, held = joined(towers), np.concatenate(rows[1:])
-        new = calibrated(new, source.vectors, source.vectors[held], [source.texts[i] for i in held])
         words = Counter(word for text in split_words(_of(source, rows[0])) for word in text if word.isalpha())
         known = {*begun.about.get("words", ()), *(word for word, times in words.items() if times >= _OFTEN)}
-        about = {**new.about, "words": sorted(known), "learned_from": len(rows[0])}
-        if len(held) < _TO_CALIBRATE:
-            about["calibration"] = begun.about["calibration"]
+        about = {**begun.about, "words": sorted(known), "learned_from": len(rows[0])}
         new = Space(new.weights, about)
-        before, after = (_recalls(space, source, rows[2]) for space in (used, new))
-        kept = sum(after) > sum(before)
+        if len(held) >= _TO_CALIBRATE:
+            new = calibrated(new, source.vectors[held], [source.texts[i] for i in held])
+            new.about["calibration"]["threshold"] = begun.threshold  # of a probability, so it stays
+        before, after = (_found(space, source, rows[2]) for space in (used, new))
+        gain = (after - before).mean(1)  # of each picture
+        kept = bool(gain.mean() > gain.std() / np.sqrt(len(gain)))  # by more than the error of the mean
         if kept:
             new.save(work / FOLDER)
             _put(work / FOLDER, store.folder / FOLDER)
-    return Learned(len(rows[0]), len(_of(source, rows[0])), len(rows[2]), before, after, kept)
+    figures = [(float(a), float(b)) for a, b in (before.mean(0), after.mean(0))]
+    return Learned(len(rows[0]), len(_of(source, rows[0])), len(rows[2]), *figures, kept)
 
 
 def forget_sentences(store: Store) -> bool:
@@ -158,18 +161,13 @@ def _of(source: Captioned, rows: np.ndarray) -> list[str]:
     return [text for i in rows for text in source.texts[i]]
 
 
-def _kept(space: Space) -> dict[str, Any]:
-    """What a new space takes over from what is said of the old one."""
-    return {key: value for key, value in space.about.items() if key in ("licence", "source")}
-
-
-def _recalls(space: Space, source: Captioned, rows: np.ndarray) -> tuple[float, float]:
-    from neocog.tasks.ranking import figures_of, ranks
+def _found(space: Space, source: Captioned, rows: np.ndarray) -> np.ndarray:
+    """float (N, 2): of each picture the share of its sentences that find it among 10, and whether it finds one so."""
+    from neocog.tasks.ranking import ranks
 
     owner = np.repeat(np.arange(len(rows)), [len(source.texts[i]) for i in rows])
-    found = ranks(space.pictures(source.vectors[rows]), space.sentences(_of(source, rows)), owner)
-    back, forth = (figures_of(one, "n")["n_recall_at_10"] for one in found)
-    return forth, back
+    own, back = ranks(space.pictures(source.vectors[rows]), space.sentences(_of(source, rows)), owner)
+    return np.stack([np.bincount(owner, back <= _AMONG) / np.bincount(owner), own <= _AMONG], 1)
 
 
 def _put(new: Path | None, place: Path) -> None:
