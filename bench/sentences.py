@@ -2,8 +2,8 @@
 
     python bench/sentences.py [--count 100000] [--queries 30]
 
-Vectors are generated as in bench/library.py: centres plus noise, 1,280 numbers. Each measurement is a process of its own:
-queries in one process after a first one (warm), the whole command (cold; files in the page cache).
+Vectors are generated as in bench/library.py: centres plus noise, 1,280 numbers. Queries are asked in
+one process, after a first one (warm); the whole command is one process each (files in the page cache).
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ from neocog.library.rows import vector_column
 from neocog.library.sentences import places, space_of
 from neocog.library.store import Store
 
-WORDS = "two|a|brown|men|dog|girl|red|playing|running|football|beach|snow|on|grass|in|water|bicycle|child|swing".split(
-    "|"
-)
+WORDS = "two a brown men dog girl red playing running football beach snow on grass in water child swing".split()
 WIDTH = 1280
 
 
