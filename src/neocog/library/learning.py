@@ -108,8 +108,8 @@ def learn_sentences(
         if kept:
             new.save(work / FOLDER)
             _put(work / FOLDER, store.folder / FOLDER)
-    figures = [(float(a), float(b)) for a, b in (before.mean(0), after.mean(0))]
-    return Learned(len(rows[0]), len(_of(source, rows[0])), len(rows[2]), *figures, kept)
+    old, found = ((float(one[:, 0].mean()), float(one[:, 1].mean())) for one in (before, after))
+    return Learned(len(rows[0]), len(_of(source, rows[0])), len(rows[2]), old, found, kept)
 
 
 def forget_sentences(store: Store) -> bool:
