@@ -13,7 +13,9 @@ from library.made import DIMENSION, Picture, centre, made, names
 from neocog.library import sentences
 from neocog.library.concepts import normalise
 from neocog.library.searching import search
+from neocog.library.sheet import _SOFT, _lines
 from neocog.library.store import Store
+from neocog.library.view import view_of
 
 KINDS = {"football": 0, "men": 1, "swing": 2, "child": 3, "frisbee": 4, "snow": 5, "dog": 6}
 
@@ -23,7 +25,7 @@ class Toy:
 
     trunk, dimensions, threshold = "toy", DIMENSION, 0.5
     fingerprint = "0" * 32
-    about = {"words": ["frisbee"]}  # noqa: RUF012
+    about = {"words": [*KINDS]}  # noqa: RUF012
 
     def __init__(self) -> None:
         self.seen = 0
@@ -41,7 +43,7 @@ class Toy:
         return _unit(np.sum(found or [np.eye(DIMENSION)[-1]], axis=0)[None])[0]
 
     def probability(self, cosines: np.ndarray, sentence: np.ndarray) -> np.ndarray:
-        return (1 / (1 + np.exp(-16 * (cosines - 0.68)))).astype(np.float32)
+        return (1 / (1 + np.exp(-16 * (cosines - 0.65)))).astype(np.float32)
 
     def contributions(self, text: str, picture: np.ndarray) -> list[tuple[str, float]]:
         return [(word, float(self._of(word) @ picture)) for word in text.split()]
@@ -82,6 +84,7 @@ def test_words_that_no_concept_knows_find_pictures_and_the_witness_is_named(libr
     assert reason.text == f"sentence {reason.value:.2f}: men, football"
     assert reason.value == pytest.approx(found[0].probability, rel=1e-3)
     assert json.loads(json.dumps(found.to_json()))["hits"][0]["reasons"][0]["kind"] == "sentence"
+    assert (reason.text, _SOFT) in _lines(0, found[0], 120)  # on a contact sheet
     assert names(search(library, "football")) == ["a.jpg"]
     assert names(search(library, "frisbee")) == []  # not English, but a word of the space's captions: nothing shows it
     assert search(library, "frisbee").not_understood == ()
@@ -126,9 +129,27 @@ def test_not_asks_the_space_too(library: Store, space: Toy) -> None:
 
 def test_filters_exact_words_and_examples_still_hold(library: Store, space: Toy) -> None:
     assert names(search(library, "snow folder:anna")) == ["0001.jpg"]
-    assert names(search(library, '"snow"')) == [] and len(search(library, '"anna"')) == 2  # exact words are those of a text
+    assert (
+        names(search(library, '"snow"')) == [] and len(search(library, '"anna"')) == 2
+    )  # exact words are those of a text
     swing = next(p for p in PICTURES if p.name == "b.jpg").hash
     assert names(search(library, f"child like:{swing}"))[0] == "b.jpg"
+
+
+def test_where_the_best_picture_is_sure_others_that_are_less_sure_follow(library: Store, space: Toy) -> None:
+    space.threshold = 0.8
+    only = search(library, "football")  # about 0.7 for one picture
+    assert len(only) == 0 and "nothing is probable enough; the best has 0." in only.notes[-1]
+    space.threshold = 0.6
+    assert names(search(library, "football")) == ["a.jpg"]
+    witness = sentences.witness_of(view_of(library))
+    assert witness is not None and (witness.needed("football"), witness.needed("frisbee")) == (0.3, 0.6)
+
+
+def test_a_concept_of_the_net_knows_better_than_captions_without_the_word(library: Store, space: Toy) -> None:
+    witness = sentences.witness_of(view_of(library))
+    assert witness is not None and witness.knows("zebra") and not witness.knows("zebra", concept=True)
+    assert witness.knows("frisbees", concept=True) and not witness.knows("zxqwv")
 
 
 def test_a_weight_counts(library: Store, space: Toy) -> None:

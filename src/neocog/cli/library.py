@@ -209,7 +209,8 @@ def search(
     query: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="QUERY", help='Words, "exact words", -not, OR, like:FILE, tag:, folder:, after:, near: ...'
+            metavar="QUERY",
+            help='A sentence or words, "exact words", -not, OR, like:FILE, tag:, folder:, after:, near: ...',
         ),
     ] = None,
     like: Annotated[list[str] | None, typer.Option(metavar="FILE", help="Pictures that look like this one.")] = None,
@@ -231,9 +232,10 @@ def search(
     ] = None,
     json: terminal.Json = False,
 ) -> None:
-    """Find pictures: by word, by example, by date, folder and tag, and by all at once.
+    """Find pictures: by sentence, by word, by example, by date, folder and tag, and by all at once.
 
-    Such as: neocog search dog -indoor folder:italy after:2023 like:a.jpg. Exit status 1: nothing was found.
+    Such as: neocog search two men playing football; or: neocog search dog -indoor folder:italy after:2023 like:a.jpg.
+    Exit status 1: nothing was found.
     """
     if all and threshold is not None:
         raise UsageError("--all and --threshold exclude each other; give one of them")

@@ -111,7 +111,7 @@ def word_parts(
         spelled = [word.text]
         known, heads = view.text.score(spelled), taught.get(normalise(word.text))
         match = concepts.find(word.text, typos=False) if concepts is not None else None
-        read = witness is not None and witness.knows(word.text)
+        read = witness is not None and witness.knows(word.text, concept=match is not None)
         if match is None and heads is None and not known.any() and not read and len(words) <= _MOST_TYPOS:
             near = _spelling(view, concepts, taught).correct(word.text)
             if near:
@@ -131,7 +131,7 @@ def word_parts(
             notes.append(str(match))
         if not read:
             texts = {place: text for place, text in texts.items() if place not in at}
-        seen = witness.probability(spelled[0]) if witness is not None and read and word.negative else None
+        seen = witness.against(spelled[0]) if witness is not None and read and word.negative else None
         part = _word_part(view, model, word, spelled, match, heads, known, lines, seen)
         if word.negative or witness is None:
             parts.append(part)
@@ -333,10 +333,9 @@ def _together(witness: Witness, run: Sequence[_Told], texts: dict[int, str]) -> 
                 found += (powers[k] - 1) * np.log(np.clip(witness.probability(run[k].text).astype(np.float64), 1e-6, 1))
         return text, np.minimum(found, 0)
 
-    chance, over = sum(logs), sum(logs) - sum(needs)
+    chance, over, needs_least = sum(logs), sum(logs) - sum(needs), sum(needs)
     asked: list[tuple[str, np.ndarray | None]] = [("", None)]  # sentences; 0: none
     source = np.zeros(count, np.int64)
-    least = float(np.log(witness.threshold))
     # the words that the space does not know, and those that have witnesses of their own, leave it the others
     ways = [([k for k, one in enumerate(run) if not one.read], np.ones(count, bool))]
     if len(run) <= _MOST_RESTS:
@@ -350,6 +349,8 @@ def _together(witness: Witness, run: Sequence[_Told], texts: dict[int, str]) -> 
         if said is None:
             continue
         total = said + sum((logs[k] for k in rest), np.zeros(count))
+        least = float(np.log(witness.needed(text)))
+        needs_least = min(needs_least, least)
         enough = said - least + sum((logs[k] - needs[k] for k in rest), np.zeros(count))
         better = rows & (total > chance)
         source[better] = len(asked)
@@ -372,7 +373,7 @@ def _together(witness: Witness, run: Sequence[_Told], texts: dict[int, str]) -> 
         return reasons if source[row] else sorted(reasons, key=lambda reason: reason.kind == "sentence")
 
     p = np.clip(np.exp(chance), 1e-6, 1 - 1e-6).astype(np.float32)
-    needed = float(np.exp(min(least, sum(needs))))
+    needed = float(np.exp(needs_least))
     return Part(float(weights.mean()), False, p, needed, explain, over)
 
 
