@@ -130,7 +130,7 @@ def index(
                 with terminal.bar("indexing", quiet=quiet) as progress:
                     rounds = iter([opened.index(*(folders or ()), progress=progress, **options)])
             report = next(rounds, None)
-            _annotate(opened, captions or ())
+            annotate(opened, captions or ())
         interrupted = False
         while report is not None:
             _tell_index(report, opened, json=json, line=watch)
@@ -163,7 +163,7 @@ def _opened_for(folders: list[str], library: str | None, on: str | None) -> Libr
     return Library.at(library)
 
 
-def _annotate(opened: Library, tables: Iterable[str]) -> None:
+def annotate(opened: Library, tables: Iterable[str]) -> None:
     """Read what tables say of the pictures, or let a net say it."""
     for table in tables:
         from neocog.library.captions import annotate, describe
@@ -222,7 +222,8 @@ def search(
     query: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="QUERY", help='Words, "exact words", -not, OR, like:FILE, tag:, folder:, after:, near: ...'
+            metavar="QUERY",
+            help='A sentence or words, "exact words", -not, OR, like:FILE, tag:, folder:, after:, near: ...',
         ),
     ] = None,
     like: Annotated[list[str] | None, typer.Option(metavar="FILE", help="Pictures that look like this one.")] = None,
@@ -244,9 +245,10 @@ def search(
     ] = None,
     json: terminal.Json = False,
 ) -> None:
-    """Find pictures: by word, by example, by date, folder and tag, and by all at once.
+    """Find pictures: by sentence, by word, by example, by date, folder and tag, and by all at once.
 
-    Such as: neocog search dog -indoor folder:italy after:2023 like:a.jpg. Exit status 1: nothing was found.
+    Such as: neocog search two men playing football; or: neocog search dog -indoor folder:italy after:2023 like:a.jpg.
+    Exit status 1: nothing was found.
     """
     if all and threshold is not None:
         raise UsageError("--all and --threshold exclude each other; give one of them")

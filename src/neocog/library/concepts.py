@@ -256,6 +256,15 @@ def normalise(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", plain))
 
 
+def says_nothing(text: str) -> bool:
+    """Whether a word only joins others: *the*, *on*, *&*.
+
+    It is no condition of its own: where a dog and grass are to be seen, the dog is on the grass more often than not.
+    """
+    key = normalise(text)
+    return key in STOP_WORDS or (not key and text.isascii())
+
+
 def singulars(key: str) -> Iterator[str]:
     """Yield what a normalised English plural may be the plural of, for its last word: *butterflies*, *dogs*."""
     head, space, last = key.rpartition(" ")

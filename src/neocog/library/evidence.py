@@ -6,6 +6,12 @@ the user taught, and every text that is known of the picture. They are joined as
 ``1 - (1 - p_concepts) (1 - p_taught) (1 - p_text)``. Several words in a row that are the name of one concept
 (*golden retriever*) are one part.
 
+The **sentence space** (sentences.py) is a witness for all words to be found together, in their order: how probable is
+it that a picture shows what they say? A word that it knows needs no concept. Where words have witnesses of their own in
+one picture and not in another (a name in a text), the space is also asked for the rest of the words. The most probable
+of these answers counts, not their joint odds: concepts and space see by the same vectors, so they err together. A word
+with ``-`` is asked of the space on its own.
+
 A word that was not understood is still a condition. It is taken to hold as often as a word of a description does
 where another word of it holds (`calibration.UNKNOWN`): no picture gains or loses its place, but all their
 probabilities are lower, as they should be for pictures that were judged by half of what was asked.
@@ -24,14 +30,17 @@ import numpy as np
 import pyarrow.compute as pc
 
 from neocog.library.calibration import LEAST_TEXT, THRESHOLDS, UNKNOWN, Line, log_odds, threshold_of
-from neocog.library.concepts import STOP_WORDS, TURNING, Match, Spelling, Vocabulary, normalise
+from neocog.library.concepts import TURNING, Match, Spelling, Vocabulary, normalise, says_nothing
 from neocog.library.query import Example, Word
+from neocog.library.sentences import Witness
 from neocog.library.teaching import concepts_of, denied_rows, probabilities, said_of
 from neocog.library.view import FEATURES, Eye, View, texts, vector_of
 
 _MOST_WORDS = 4  # in the name of a concept
 _MOST_TYPOS = 20  # words of a query up to which spelling is corrected; a pasted page is not a query
 _MOST_NOTES = 5  # unknown words of a query that are named
+_MOST_RESTS = 16  # words of a query up to which the space is asked for the rest of them, and how many rests
+_WORTH_SAYING = 0.05  # probability from which a witness that another one outweighs is named
 _LONG_WORD = 6  # letters from which a word of a text is what a mistyped word is corrected to
 _SAME, _APART = 0.98, 0.2  # cosine of two copies of a picture, and the distance of vectors of length 1 that it means
 _FROM_INDEX = 200  # pictures that the store's nearest-neighbour search is asked for, at least
@@ -43,7 +52,8 @@ class Reason:
 
     Attributes:
         part: the part, as it was typed.
-        kind: "word", "example", "text" (exact words), "filter", or "unknown" (words that were not understood).
+        kind: "sentence" (the words together), "word", "example", "text" (exact words), "filter", or "unknown" (words
+            that were not understood).
         value: the probability (0..1) that this part holds; 1 for what must hold and does.
         weight: how much it counts; 0 for filters.
         text: the same for people.
@@ -79,35 +89,58 @@ class Part:
 
 
 def word_parts(
-    view: View, model: str | None, words: Sequence[Word], lines: dict[str, Line], notes: list[str]
+    view: View,
+    model: str | None,
+    words: Sequence[Word],
+    lines: dict[str, Line],
+    notes: list[str],
+    witness: Witness | None = None,
 ) -> tuple[list[Part], list[str]]:
     """Return the parts for the words of a query, and the words to be found that were not understood."""
     parts: list[Part] = []
+    run: list[_Told] = []
     unknown: list[Word] = []
+    texts = {at: word.text for at, word in enumerate(words) if not word.negative}  # what is asked of the space
     concepts = view.vocabulary(model) if model is not None else None
     taught = {normalise(name): (name, entry) for name, entry in concepts_of(view.store).items()}
-    for word in _grouped(words, concepts, taught):
+    for word, at in _grouped(words, concepts, taught):
         if normalise(word.text) in TURNING and not word.negative and len(words) > 1:
             unknown.append(word)
+            texts.pop(at.start, None)
             continue
         spelled = [word.text]
         known, heads = view.text.score(spelled), taught.get(normalise(word.text))
         match = concepts.find(word.text, typos=False) if concepts is not None else None
-        if match is None and heads is None and not known.any() and len(words) <= _MOST_TYPOS:
+        read = witness is not None and witness.knows(word.text, concept=match is not None)
+        if match is None and heads is None and not known.any() and not read and len(words) <= _MOST_TYPOS:
             near = _spelling(view, concepts, taught).correct(word.text)
             if near:
                 spelled = list(near)
                 match = concepts.corrected(word.text, near) if concepts is not None else None
                 known = np.max([view.text.score([name]) for name in near], axis=0)
                 heads = next((taught[name] for name in near if name in taught), None)
+                texts[at.start] = near[0]
+                read = witness is not None and witness.knows(near[0])
                 if match is None:
                     notes.append(f"{word.text!r} is not known; used {' or '.join(map(repr, near))}")
-        if match is None and heads is None and not known.any():
+        if match is None and heads is None and not known.any() and not read:
             unknown.append(word)
+            texts.pop(at.start, None)
             continue
         if match is not None:
             notes.append(str(match))
-        parts.append(_word_part(view, model, word, spelled, match, heads, known, lines))
+        if not read:
+            texts = {place: text for place, text in texts.items() if place not in at}
+        seen = witness.against(spelled[0]) if witness is not None and read and word.negative else None
+        part = _word_part(view, model, word, spelled, match, heads, known, lines, seen)
+        if word.negative or witness is None:
+            parts.append(part)
+        else:
+            run.append(_Told(part, at, spelled[0], read))
+    if witness is not None and any(one.read for one in run):
+        parts.insert(0, _together(witness, run, texts))
+    else:
+        parts[:0] = [one.part for one in run]
     notes += _unknown(view, unknown, taught)
     missing = [word for word in unknown if not word.negative]
     chance = np.asarray(UNKNOWN, np.float32)
@@ -124,7 +157,9 @@ def _word_part(
     heads: tuple[str, dict] | None,
     known: np.ndarray,
     lines: dict[str, Line],
+    seen: np.ndarray | None = None,
 ) -> Part:
+    """The part of one word; `seen`: what the space says of it, for a word that must not hold."""
     none = np.zeros(len(view), np.float32)
     shown, raw = none, none
     if match is not None and model is not None:
@@ -139,10 +174,12 @@ def _word_part(
         denied = denied_rows(view, heads[1], said_of(view.store, heads[0]))
         shown[denied], by_text[denied] = 0, 0  # what the user said outvotes the net
     p = 1 - (1 - shown) * (1 - learned) * (1 - by_text)
+    if seen is not None:
+        p = np.maximum(p, seen)
     p = np.clip(p, 1e-6, 1 - 1e-6).astype(np.float32)
 
     def explain(row: int) -> list[Reason]:
-        said = []
+        said = [f"sentence {seen[row]:.2f}"] if seen is not None and seen[row] > 0.01 else []
         if match is not None and shown[row] > 0.01:
             best = _best(view, model, match, row) if model is not None else ""
             said.append(f"concepts {raw[row]:.2f}{best}, calibrated {shown[row]:.2f}")
@@ -240,9 +277,11 @@ def _tagged(view: View, name: str) -> np.ndarray:
     return rows[np.asarray(pc.fill_null(pc.equal(values, name), False)).astype(bool)]
 
 
-def _grouped(words: Sequence[Word], concepts: Vocabulary | None, taught: dict[str, tuple[str, dict]]) -> list[Word]:
-    """Join words in a row that name one concept, and leave out those that say nothing."""
-    out: list[Word] = []
+def _grouped(
+    words: Sequence[Word], concepts: Vocabulary | None, taught: dict[str, tuple[str, dict]]
+) -> list[tuple[Word, range]]:
+    """Join words in a row that name one concept, and leave out those that say nothing; each with its places."""
+    out: list[tuple[Word, range]] = []
     at = 0
     while at < len(words):
         size = 1
@@ -255,19 +294,87 @@ def _grouped(words: Sequence[Word], concepts: Vocabulary | None, taught: dict[st
                 size = length
                 break
         joined = " ".join(w.text for w in words[at : at + size])
-        out.append(replace(words[at + size - 1], text=joined))
+        out.append((replace(words[at + size - 1], text=joined), range(at, at + size)))
         at += size
-    telling = [w for w in out if not _says_nothing(w.text) or normalise(w.text) in taught]
+    telling = [one for one in out if not says_nothing(one[0].text) or normalise(one[0].text) in taught]
     return telling or out
 
 
-def _says_nothing(text: str) -> bool:
-    """Whether a word only joins others: *the*, *on*, *&*.
+@dataclass(frozen=True)
+class _Told:
+    """A word to be found: its part, its places in the query, its spelling, and whether the space knows it."""
 
-    It is no condition of its own: where a dog and grass are to be seen, the dog is on the grass more often than not.
+    part: Part
+    at: range
+    text: str
+    read: bool
+
+
+def _together(witness: Witness, run: Sequence[_Told], texts: dict[int, str]) -> Part:
+    """The part of all words to be found: by their own witnesses, as a sentence, or the rest of it as one.
+
+    `texts`: the words by their places, as the space is asked for them.
     """
-    key = normalise(text)
-    return key in STOP_WORDS or (not key and text.isascii())
+    weights = np.array([one.part.weight for one in run], np.float64)
+    powers = weights * len(run) / weights.sum()
+    logs = [np.log(one.part.p.astype(np.float64)) * power for one, power in zip(run, powers, strict=True)]
+    needs = [float(np.log(one.part.threshold)) * power for one, power in zip(run, powers, strict=True)]
+    count = len(logs[0])
+
+    def sentence(left: Sequence[int]) -> tuple[str, np.ndarray | None]:
+        """What is asked where these words of the run are left to the space, and log p, float64 (N,)."""
+        gone = {place for k in range(len(run)) if k not in left for place in run[k].at}
+        text = " ".join(texts[place] for place in sorted(texts) if place not in gone)
+        if not any(run[k].read for k in left):
+            return "", None
+        found = np.log(np.clip(witness.probability(text).astype(np.float64), 1e-6, 1))
+        for k in left:  # a word that counts twice is asked twice
+            if powers[k] != 1 and run[k].read:
+                found += (powers[k] - 1) * np.log(np.clip(witness.probability(run[k].text).astype(np.float64), 1e-6, 1))
+        return text, np.minimum(found, 0)
+
+    chance, over, needs_least = sum(logs), sum(logs) - sum(needs), sum(needs)
+    asked: list[tuple[str, np.ndarray | None]] = [("", None)]  # sentences; 0: none
+    source = np.zeros(count, np.int64)
+    # the words that the space does not know, and those that have witnesses of their own, leave it the others
+    ways = [([k for k, one in enumerate(run) if not one.read], np.ones(count, bool))]
+    if len(run) <= _MOST_RESTS:
+        attested = sum((one.part.p >= one.part.threshold).astype(np.int64) << k for k, one in enumerate(run))
+        for code in np.unique(attested)[:_MOST_RESTS]:
+            if 0 < code < (1 << len(run)) - 1:
+                ways.append(([k for k in range(len(run)) if code >> k & 1], attested == code))
+    for own, rows in ways:
+        rest = [k for k, one in enumerate(run) if k in own or not one.read]
+        text, said = sentence([k for k in range(len(run)) if k not in rest])
+        if said is None:
+            continue
+        total = said + sum((logs[k] for k in rest), np.zeros(count))
+        least = float(np.log(witness.needed(text)))
+        needs_least = min(needs_least, least)
+        enough = said - least + sum((logs[k] - needs[k] for k in rest), np.zeros(count))
+        better = rows & (total > chance)
+        source[better] = len(asked)
+        asked.append((text, said))
+        chance, over = np.where(better, total, chance), np.where(rows, np.maximum(over, enough), over)
+    whole = " ".join(texts[place] for place in sorted(texts))
+
+    def explain(row: int) -> list[Reason]:
+        text, said = asked[source[row]]
+        if said is None:
+            text, said = asked[1] if len(asked) > 1 else ("", None)
+        reasons = []
+        if said is not None and (source[row] or np.exp(said[row]) >= _WORTH_SAYING):
+            p = float(np.exp(said[row]))
+            named = witness.said(text, row)
+            reasons.append(Reason(text or whole, "sentence", p, float(weights.mean()), f"sentence {p:.2f}: {named}"))
+        for one in run:
+            if not reasons or one.part.p[row] >= _WORTH_SAYING:
+                reasons += one.part.explain(row)
+        return reasons if source[row] else sorted(reasons, key=lambda reason: reason.kind == "sentence")
+
+    p = np.clip(np.exp(chance), 1e-6, 1 - 1e-6).astype(np.float32)
+    needed = float(np.exp(needs_least))
+    return Part(float(weights.mean()), False, p, needed, explain, over)
 
 
 def _best(view: View, model: str | None, match: Match, row: int) -> str:

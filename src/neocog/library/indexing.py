@@ -31,6 +31,7 @@ from neocog.library.place import is_library
 from neocog.library.reread import reread
 from neocog.library.rows import content_hash, has_model, vector_column, whole_rows
 from neocog.library.scan import EMPTY, Found, Scan, scan
+from neocog.library.sentences import prepare
 from neocog.library.store import Store
 from neocog.library.view import view_of
 from neocog.records import Preprocess, counted
@@ -165,6 +166,7 @@ def index(
             run.report.notes.append(failed)
     if run.commits:
         store.refresh()
+        prepare(store)
         _ = view_of(store).text  # kept on disk, so that the next search starts at once
     run.report.pictures, run.report.seconds = len(store), time.monotonic() - begin
     return run.report

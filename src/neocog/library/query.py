@@ -4,7 +4,7 @@
     tag:holiday label:cat folder:italy camera:canon after:2023 before:2023-09 taken:2022-05-17 duplicates:no
 
 =============================  =======================================================================================
-``dog``                        ranks: what the picture shows (its concepts), and every text known of it
+``dog on grass``               ranks: as a sentence, and word by word: concepts, and every text known of it
 ``"exact words"``              only pictures whose text has these words, in this order, side by side
 ``like:FILE`` ``unlike:FILE``  ranks: pictures that look like FILE, or do not; quotes around names with spaces
 ``like:FILE@x0,y0,x1,y1``      the same for a part of FILE, in pixels, or in fractions if no number is above 1

@@ -24,6 +24,7 @@ from neocog.library.embed import at_layer
 from neocog.library.evidence import Part, Reason, example_parts, word_parts
 from neocog.library.filters import filtered
 from neocog.library.query import Example, Query, parse
+from neocog.library.sentences import missing_note, witness_of
 from neocog.library.store import Store
 from neocog.library.view import FEATURES, OUTPUT, Eye, View, view_of
 
@@ -143,10 +144,13 @@ def search(
     seeing, layer = _layer(view, chosen, layer)
     lines = lines_from(store.load("calibration"), chosen or "")
     notes: list[str] = []
+    witness = witness_of(view)
 
     def asked(terms: Query, *, whole: bool) -> _Asked:
         keep, filters = filtered(view, terms, notes)
-        parts, unknown = word_parts(view, chosen, terms.words, lines, notes) if terms.words else ([], [])
+        parts, unknown = word_parts(view, chosen, terms.words, lines, notes, witness) if terms.words else ([], [])
+        if chosen is not None and (unknown or len(terms.words) > 1):
+            notes.extend(missing_note(view, witness))
         if terms.examples:
             if seeing is None:
                 raise UsageError(
@@ -190,7 +194,8 @@ def search(
     if folded := sum(len(hit.near) for hit in hits):
         notes.append(f"{folded} near duplicates are folded away; duplicates:yes shows them")
     if not hits and best > 0:
-        notes.append(f"nothing reaches {least:.2f}; the best has {best:.2f}, a threshold of 0 shows it")
+        lacks = f"nothing reaches {least:.2f}" if best < least else "nothing is probable enough"
+        notes.append(f"{lacks}; the best has {best:.2f}, a threshold of 0 shows it")
     return Answer(hits, parsed, len(rows), float(least), best, tuple(dict.fromkeys(notes)), unknown)
 
 

@@ -75,7 +75,9 @@ def _lines(i: int, hit: Any, side: int) -> list[tuple[str, tuple[int, int, int]]
     score = getattr(hit, "score", getattr(hit, "probability", getattr(hit, "cosine", None)))
     said = [(f"{i + 1}." if score is None else f"{i + 1}.  {score:.2f}", _INK), (Path(hit.path).name, _SOFT)]
     reasons = [reason for reason in getattr(hit, "reasons", ()) if reason.kind != "unknown"]
-    if reasons:  # what was looked for before what it is not
+    if reasons and reasons[0].kind == "sentence":  # it speaks for all words
+        said.append((reasons[0].text, _SOFT))
+    elif reasons:  # what was looked for before what it is not
         said.append(
             (max(reasons, key=lambda r: (not r.part.startswith(("-", "unlike")), r.weight > 0, r.value)).text, _SOFT)
         )

@@ -76,6 +76,7 @@ _REFINE = 2  # times as many of IVF_HNSW_SQ are compared exactly as are asked fo
 # 200 find 0.91 of the ten nearest, 400 find 0.986, 500 find 0.997.
 _SHORTLIST, _SHORTLIST_EACH = 500, 10
 _PROBES = 24  # partitions that are looked at; for those vectors 8 would do
+_AT_ONCE = 8192  # rows that are converted from half precision at a time
 _MOST_FROM_INDEX = 1000  # results that the index is asked for; more are found by comparing with all
 _KEEP_VERSIONS = timedelta(minutes=10)  # readers may still use them
 _CLUTTER = 40  # versions from which joining small files is worth its while
@@ -284,6 +285,36 @@ class Store:
         """Return the lengths, float32 (N,), that the model's vectors had, in the order of `vectors`."""
         self._model(model)
         return np.ascontiguousarray(self._array("n", model, 2)[1]).view(np.float32)[:, 0]
+
+    def derived(
+        self, model: str, made: str, width: int, make: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return hashes "U32" (N,) and float16 (N, width): what `make` makes of the vectors of a model, kept on disk.
+
+        Only new pictures are computed. `made`: 32 hexadecimal digits that change with what `make` does.
+        """
+
+        def fetch(wanted: list[str] | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for path in (self.folder / "cache").glob(f"{column}_*"):  # what another `make` made
+                name = path.name.partition("-")[0]
+                if len(name) == len(column) + 33 and name != f"{column}_{made}":
+                    forget_older(self.folder / "cache", name)
+            chosen = np.arange(len(hashes)) if wanted is None else np.flatnonzero(np.isin(hashes, wanted))
+            for start in range(0, len(chosen), _AT_ONCE):
+                rows = chosen[start : start + _AT_ONCE]
+                yield hashes[rows].astype("S32"), make(vectors[rows].astype(np.float32)).astype(np.float16)
+
+        hashes, vectors = self.vectors(model)
+        column, key = f"s_{model}", self._key("pictures")[1] + made
+        return self._arrays.get(column, width, made, key, lambda: self._mirror("pictures"), fetch)
+
+    def products(self, model: str, made: str, values: np.ndarray, query: np.ndarray) -> np.ndarray:
+        """Return float32 (N,): the products of what `derived` gave with a vector (width,)."""
+        wide = self._arrays.wide(f"s_{model}{made}", self._key("pictures")[1], values)
+        out = np.empty(len(values), np.float32)
+        for start in range(0, len(values), _AT_ONCE):
+            out[start : start + _AT_ONCE] = wide[start : start + _AT_ONCE].astype(np.float32, copy=False) @ query
+        return out
 
     # changing
 

@@ -107,7 +107,7 @@ class View:
         `layer`: "features", vectors of length 1; or "output", the probabilities of the net's classes.
         """
         hashes, vectors = self.store.vectors(model) if layer == FEATURES else self.store.probabilities(model)
-        rows = self._rows(hashes)
+        rows = self.aligned(hashes)
         return (rows, vectors) if (rows >= 0).all() else (rows[rows >= 0], vectors[rows >= 0])
 
     def probabilities(self, model: str, concepts: Sequence[int]) -> np.ndarray:
@@ -176,8 +176,11 @@ class View:
         norms = self.store.norms(model)
         return norms if layer == FEATURES else np.ones_like(norms)
 
-    def _rows(self, hashes: np.ndarray) -> np.ndarray:
-        """The row of each hash; the store gives the same array again as long as nothing changes."""
+    def aligned(self, hashes: np.ndarray) -> np.ndarray:
+        """Return the row of each hash that the store gave with vectors, int64 (N,); -1 where there is none.
+
+        The store gives the same array again as long as nothing changes.
+        """
         for known, rows in self._aligned:
             if known is hashes:
                 return rows

@@ -1,0 +1,158 @@
+"""What a sentence says of the pictures of a library: one more witness beside those of the words (evidence.py).
+
+A space of pictures and sentences (``text/space.py``) comes with neocog; `learning.py` makes one of a library's own.
+It reads the vectors that a library has of one net, its trunk, so no picture is looked at again: the pictures' places
+in the space are computed once, and kept beside the other copies of the library's columns.
+
+A word is known to the space if it is common English, or one of the captions that the space was made of. Any other word
+would be read as well, by its letters, and its answer would mean nothing.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from neocog.errors import DataError
+from neocog.library.calibration import log_odds, sigmoid
+from neocog.library.concepts import is_english, normalise, says_nothing, singulars
+from neocog.library.store import Store
+from neocog.library.view import View
+from neocog.text.space import FILES, Space
+
+FOLDER = "sentences"  # in a library: a space of its own
+# Where one picture reaches the space's threshold, what the text says is in this library, and pictures with this share
+# of the threshold are hits, too. On Flickr8k dev, with the threshold from which 18 of 20 queries for what no photograph
+# shows find nothing: 0.42 of 60 everyday queries have 5 relevant pictures (by their captions), or all, among the first
+# ten; 0.20 with the threshold alone, 0.43 if everything is shown.
+_FOLLOWING = 0.5
+_LEAST_SHARE = 0.25  # of what the strongest word adds: from there on a word is named
+_MOST_NAMED = 3
+
+
+def space_of(store: Store) -> Space | None:
+    """Return the space that a library is searched with: its own, or the one that comes with neocog; None without one.
+
+    Raises:
+        DataError: its own is damaged.
+    """
+    own = store.folder / FOLDER
+    try:
+        return _loaded(own, tuple((own / name).stat().st_mtime_ns for name in FILES))
+    except FileNotFoundError:
+        return shipped()
+
+
+@lru_cache(maxsize=4)
+def _loaded(folder: Path, changed: tuple[int, ...]) -> Space:
+    return Space.load(folder)
+
+
+@lru_cache(maxsize=1)
+def shipped() -> Space | None:
+    """The space that comes with neocog."""
+    try:
+        return Space.load(None)
+    except DataError:
+        return None
+
+
+def places(store: Store, space: Space) -> tuple[np.ndarray, np.ndarray]:
+    """Return hashes "U32" (N,) and places float16 (N, D) in a space of the pictures that its trunk has seen."""
+    return store.derived(space.trunk, space.fingerprint, space.dimensions, space.pictures)
+
+
+def prepare(store: Store) -> None:
+    """Compute the places of pictures that are new, so that the next search starts at once."""
+    space = space_of(store)
+    if space is not None and space.trunk in store.models():
+        places(store, space)
+
+
+def witness_of(view: View) -> Witness | None:
+    """Return the witness for the pictures of a view; None where the library lacks the vectors that the space reads."""
+    space = space_of(view.store)
+    return Witness(view, space) if space is not None and space.trunk in view.store.models() else None
+
+
+def missing_note(view: View, witness: Witness | None) -> list[str]:
+    """What to type where pictures lack the vectors that the space reads."""
+    space = space_of(view.store) if witness is None else witness.space
+    away = len(view) if witness is None else witness.away
+    if space is None or not away:
+        return []
+    which = "" if witness is None else f"{away:,} of {len(view):,} pictures are not found by sentence; "
+    return [
+        f"{which}to search by sentence, type 'neocog index --net {space.trunk}'; until then each word is judged alone"
+    ]
+
+
+class Witness:
+    """A space, asked about the pictures of one view."""
+
+    def __init__(self, view: View, space: Space) -> None:
+        self.view, self.space = view, space
+        self._asked: dict[str, np.ndarray] = {}
+        self._words = frozenset(space.about.get("words", ()))
+
+    @cached_property
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        hashes, values = places(self.view.store, self.space)
+        rows = self.view.aligned(hashes)
+        return (rows, values) if (rows >= 0).all() else (rows[rows >= 0], values[rows >= 0])
+
+    @property
+    def away(self) -> int:
+        """Pictures that have no place."""
+        return len(self.view) - len(self._places[0])
+
+    def knows(self, text: str, *, concept: bool = False) -> bool:
+        """Whether the space can say something of a word, or of several.
+
+        `concept`: the net has a concept of that name. Then it knows better, unless the captions had the words as well.
+        """
+        words = normalise(text).split()
+        return bool(words) and all(
+            any(form in self._words for form in (word, *singulars(word))) or (not concept and is_english(word))
+            for word in words
+        )
+
+    def probability(self, text: str) -> np.ndarray:
+        """Return float32 (N,): how probable it is that each picture shows what a text says; 0 where none can say."""
+        if text not in self._asked:
+            (vector,) = self.space.sentences([text])
+            rows, _ = self._places
+            found = np.zeros(len(self.view), np.float32)
+            cosines = self.view.store.products(self.space.trunk, self.space.fingerprint, self._places[1], vector)
+            found[rows] = self.space.probability(cosines, vector)
+            self._asked[text] = found
+        return self._asked[text]
+
+    def needed(self, text: str) -> float:
+        """Return the probability from which a picture is a hit."""
+        best = float(self.probability(text).max(initial=0))
+        return self.space.threshold * (1 if best < self.space.threshold else _FOLLOWING)
+
+    def against(self, text: str) -> np.ndarray:
+        """Return float32 (N,): the probability if the odds were even at what a hit needs; for ``-word``."""
+        p, shift = self.probability(text), float(log_odds(np.array(self.needed(text))))
+        return np.where(p > 0, sigmoid(log_odds(p) - shift), 0).astype(np.float32)
+
+    def said(self, text: str, row: int) -> str:
+        """Name the words of a text that speak most for a picture, those that stand side by side together."""
+        rows, values = self._places
+        place = np.flatnonzero(rows == row)
+        if not len(place):
+            return ""
+        added = self.space.contributions(text, values[place[0]].astype(np.float32))
+        most = max((value for word, value in added if not says_nothing(word)), default=0.0)
+        runs: list[tuple[float, list[str]]] = [(0.0, [])]
+        for word, value in added:
+            if most > 0 and value >= _LEAST_SHARE * most and not says_nothing(word):
+                runs[-1] = (runs[-1][0] + value, [*runs[-1][1], word])
+            elif runs[-1][1]:
+                runs.append((0.0, []))
+        named = sorted((run for run in runs if run[1]), key=lambda run: -run[0])[:_MOST_NAMED]
+        return ", ".join(" ".join(words) for _, words in named)

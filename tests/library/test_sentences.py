@@ -1,0 +1,192 @@
+"""Search by sentence: a space of pictures and sentences as one more witness; here it is made by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from library.made import DIMENSION, Picture, centre, made, names
+
+from neocog.library import sentences
+from neocog.library.concepts import normalise
+from neocog.library.searching import search
+from neocog.library.sheet import _SOFT, _lines
+from neocog.library.store import Store
+from neocog.library.view import view_of
+
+KINDS = {"football": 0, "men": 1, "swing": 2, "child": 3, "frisbee": 4, "snow": 5, "dog": 6}
+
+
+class Toy:
+    """What `neocog.text.space.Space` is to a library: each word has a direction, and so has each kind of picture."""
+
+    trunk, dimensions, threshold = "toy", DIMENSION, 0.5
+    fingerprint = "0" * 32
+    about = {"words": [*KINDS]}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def pictures(self, features: np.ndarray) -> np.ndarray:
+        self.seen += len(features)
+        mean = np.mean([centre(k) / np.linalg.norm(centre(k)) for k in range(DIMENSION)], axis=0)
+        return _unit(features - mean)
+
+    def sentences(self, texts: list[str]) -> np.ndarray:
+        return np.stack([self._of(text) for text in texts])
+
+    def _of(self, text: str) -> np.ndarray:
+        found = [np.eye(DIMENSION)[KINDS[word]] for word in normalise(text).split() if word in KINDS]
+        return _unit(np.sum(found or [np.eye(DIMENSION)[-1]], axis=0)[None])[0]
+
+    def probability(self, cosines: np.ndarray, sentence: np.ndarray) -> np.ndarray:
+        return (1 / (1 + np.exp(-16 * (cosines - 0.65)))).astype(np.float32)
+
+    def contributions(self, text: str, picture: np.ndarray) -> list[tuple[str, float]]:
+        return [(word, float(self._of(word) @ picture)) for word in text.split()]
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+
+
+PICTURES = [
+    Picture("a.jpg", {}, vector=centre(0) + centre(1)),  # men who play football
+    Picture("b.jpg", {}, vector=centre(2) + centre(3)),
+    Picture("anna/0001.jpg", {}, 5),
+    Picture("anna/0002.jpg", {}, 9),
+    Picture("c.jpg", {"Sussex spaniel": 0.9}, 6),
+    Picture("d.jpg", {"Sussex spaniel": 0.9}, 5),
+    *(Picture(f"others/{i}.jpg", {}, 8 + i % 12) for i in range(20)),
+]
+
+
+@pytest.fixture
+def space(monkeypatch: pytest.MonkeyPatch) -> Toy:
+    toy = Toy()
+    monkeypatch.setattr(sentences, "shipped", lambda: toy)
+    return toy
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return made(tmp_path_factory.mktemp("pictures"), PICTURES)
+
+
+def test_words_that_no_concept_knows_find_pictures_and_the_witness_is_named(library: Store, space: Toy) -> None:
+    found = search(library, "men playing football")
+    assert names(found) == ["a.jpg"] and found.not_understood == () and found.notes == ()
+    (reason,) = found[0].reasons
+    assert (reason.part, reason.kind) == ("men playing football", "sentence")
+    assert reason.text == f"sentence {reason.value:.2f}: men, football"
+    assert reason.value == pytest.approx(found[0].probability, rel=1e-3)
+    assert json.loads(json.dumps(found.to_json()))["hits"][0]["reasons"][0]["kind"] == "sentence"
+    assert (reason.text, _SOFT) in _lines(0, found[0], 120)  # on a contact sheet
+    assert names(search(library, "football")) == ["a.jpg"]
+    assert names(search(library, "frisbee")) == []  # not English, but a word of the space's captions: nothing shows it
+    assert search(library, "frisbee").not_understood == ()
+
+
+def test_without_a_space_the_words_are_judged_alone(library: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sentences, "shipped", lambda: None)
+    found = search(library, "men playing football")
+    assert "playing" in found.not_understood and not any("sentence" in note for note in found.notes)
+
+
+def test_what_neither_knows_is_not_understood(library: Store, space: Toy) -> None:
+    found = search(library, "football zxqwv")
+    assert names(found) == ["a.jpg"] and found.not_understood == ("zxqwv",)
+    assert search(library, "football")[0].score > 4 * found[0].score
+    assert search(library, "zxqwv").found == 0 and "neocog teach" in search(library, "zxqwv").notes[0]
+    assert search(library, "men without swing").not_understood == ("without",)
+    assert "used 'footba'" not in str(search(library, "football").notes)
+
+
+def test_a_name_in_a_text_leaves_the_rest_to_the_space(library: Store, space: Toy) -> None:
+    found = search(library, "anna snow")
+    assert names(found) == ["0001.jpg"]
+    assert {reason.kind for reason in found[0].reasons} == {"word", "sentence"}
+    assert found[0].reasons[0].part == "snow"
+
+
+def test_a_concept_and_the_space_need_not_both_see_it(library: Store, space: Toy) -> None:
+    assert set(names(search(library, "dog"))) == {"c.jpg", "d.jpg"}
+    assert set(names(search(library, "snow"))) == {"0001.jpg", "d.jpg"}
+    hit = search(library, "dog snow")[0]  # the concept sees the dog, the space the snow
+    assert hit.path.endswith("d.jpg")
+
+
+def test_not_asks_the_space_too(library: Store, space: Toy) -> None:
+    assert names(search(library, "dog -snow")) == ["c.jpg"]
+    assert search(library, "dog -snow").notes[0].startswith("'dog'")
+    both = search(library, "football OR swing")
+    assert set(names(both)) == {"a.jpg", "b.jpg"}
+    assert [r.kind for hit in both for r in hit.reasons] == ["sentence", "sentence"]
+
+
+def test_filters_exact_words_and_examples_still_hold(library: Store, space: Toy) -> None:
+    assert names(search(library, "snow folder:anna")) == ["0001.jpg"]
+    assert (
+        names(search(library, '"snow"')) == [] and len(search(library, '"anna"')) == 2
+    )  # exact words are those of a text
+    swing = next(p for p in PICTURES if p.name == "b.jpg").hash
+    assert names(search(library, f"child like:{swing}"))[0] == "b.jpg"
+
+
+def test_where_the_best_picture_is_sure_others_that_are_less_sure_follow(library: Store, space: Toy) -> None:
+    space.threshold = 0.8
+    only = search(library, "football")  # about 0.7 for one picture
+    assert len(only) == 0 and "nothing is probable enough; the best has 0." in only.notes[-1]
+    space.threshold = 0.6
+    assert names(search(library, "football")) == ["a.jpg"]
+    witness = sentences.witness_of(view_of(library))
+    assert witness is not None and (witness.needed("football"), witness.needed("frisbee")) == (0.3, 0.6)
+
+
+def test_a_concept_of_the_net_knows_better_than_captions_without_the_word(library: Store, space: Toy) -> None:
+    witness = sentences.witness_of(view_of(library))
+    assert witness is not None and witness.knows("zebra") and not witness.knows("zebra", concept=True)
+    assert witness.knows("frisbees", concept=True) and not witness.knows("zxqwv")
+
+
+def test_a_weight_counts(library: Store, space: Toy) -> None:
+    plain, heavy = (search(library, q, threshold=0, top=1)[0] for q in ("swing football", "swing^3 football"))
+    assert plain.score != heavy.score
+
+
+def test_places_are_computed_once_and_only_for_new_pictures(tmp_path: Path, space: Toy) -> None:
+    folder = made(tmp_path, PICTURES).folder
+    sentences.prepare(Store.open(folder))
+    assert space.seen == len(PICTURES)
+    search(Store.open(folder), "football")
+    assert space.seen == len(PICTURES)
+    space.fingerprint = "1" * 32  # another space
+    search(Store.open(folder), "football")
+    assert space.seen == 2 * len(PICTURES)
+    assert {p.name.partition("-")[0] for p in (folder / "cache").glob("s_*")} == {f"s_toy_{'1' * 32}"}
+
+
+def test_a_library_of_another_net_says_what_to_type(library: Store, space: Toy) -> None:
+    space.trunk = "other"
+    note = "to search by sentence, type 'neocog index --net other'"
+    assert any(note in said for said in search(library, "dog in snow").notes)
+    assert not any(note in said for said in search(library, "dog").notes)
+    sentences.prepare(library)  # nothing to do
+    assert "d.jpg" in names(search(library, "dog snow"))
+
+
+def test_a_sentence_loads_neither_torch_nor_lancedb(library: Store, python: Callable) -> None:
+    search(library, "dog")  # the copies that searching reads are there
+    code = (
+        "import sys\nfrom neocog.library.searching import search\nfrom neocog.library.store import Store\n"
+        "from neocog.library import sentences\n"
+        f"found = search(Store.open({str(library.folder)!r}), 'dog in snow')\n"
+        "sentences.Space.load(None).sentences(['two men playing football'])\n"
+        "print([m for m in ('torch', 'lancedb', 'wordllama') if m in sys.modules])"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
