@@ -67,7 +67,7 @@ PICTURES = [
 @pytest.fixture
 def space(monkeypatch: pytest.MonkeyPatch) -> Toy:
     toy = Toy()
-    monkeypatch.setattr(sentences, "_shipped", lambda: toy)
+    monkeypatch.setattr(sentences, "shipped", lambda: toy)
     return toy
 
 
@@ -91,7 +91,7 @@ def test_words_that_no_concept_knows_find_pictures_and_the_witness_is_named(libr
 
 
 def test_without_a_space_the_words_are_judged_alone(library: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sentences, "_shipped", lambda: None)
+    monkeypatch.setattr(sentences, "shipped", lambda: None)
     found = search(library, "men playing football")
     assert "playing" in found.not_understood and not any("sentence" in note for note in found.notes)
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from neocog import __version__
-from neocog.cli import data, demo, export, library, nets, predict, terminal, train, upkeep
+from neocog.cli import data, demo, export, library, nets, predict, sentences, terminal, train, upkeep
 
 __all__ = ["app", "main"]
 
@@ -49,6 +49,6 @@ def _options(
     pass
 
 
-for _room in (train, predict, export, data, nets, library, demo):
+for _room in (train, predict, export, data, nets, library, sentences, demo):
     _room.add_to(app)
 app.add_typer(upkeep.upkeep, name="library")

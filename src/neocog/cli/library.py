@@ -126,7 +126,7 @@ def index(
                 with terminal.bar("indexing", quiet=quiet) as progress:
                     rounds = iter([opened.index(*(folders or ()), progress=progress, **options)])
             report = next(rounds, None)
-            _annotate(opened, captions or ())
+            annotate(opened, captions or ())
         interrupted = False
         while report is not None:
             _tell_index(report, opened, json=json, line=watch)
@@ -159,7 +159,7 @@ def _opened_for(folders: list[str], library: str | None, on: str | None) -> Libr
     return Library.at(library)
 
 
-def _annotate(opened: Library, tables: Iterable[str]) -> None:
+def annotate(opened: Library, tables: Iterable[str]) -> None:
     """Read what tables say of the pictures."""
     for table in tables:
         from neocog.library.captions import annotate

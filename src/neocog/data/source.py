@@ -142,6 +142,10 @@ class Source:
         """
         raise NotImplementedError
 
+    def features(self, rows: np.ndarray) -> np.ndarray | None:
+        """What a trunk makes of pictures, float32 (N, F), where that is kept, so that no picture has to be read."""
+        return None
+
     def sample(self, i: int) -> Sample:
         """Return the annotations of picture `i`; its mask, which would have to be read, is ``columns["mask"][i]``."""
         label = self.classes[self.labels[i]] if self.labels[i] >= 0 else None

@@ -17,7 +17,7 @@ from neocog.data.batches import Batches, Known
 from neocog.data.decode import inspect
 from neocog.data.kinds import Column, Pictures, renamed
 from neocog.data.pictures import Held, Streamed
-from neocog.data.ready import Ready
+from neocog.data.ready import Ready, Vectors
 from neocog.data.source import Source
 from neocog.errors import DataError, UsageError, closest
 from neocog.fit.choices import fits_in_memory
@@ -216,6 +216,8 @@ def open_split(
 ) -> Split:
     """As `split_of`, for pictures outside a training."""
     known = Known(columns, task.collate, task.geometry)
+    if task.on_features and (vectors := source.features(rows)) is not None:
+        return Split((Vectors([vectors], pre, []),), source, rows, known)
     further = [column for column in columns.values() if isinstance(column, Pictures)]
     if further or not fits_in_memory(len(rows), pre):
         more = [Streamed(_Further(column, source), np.arange(len(rows)), pre) for column in further]

@@ -12,7 +12,7 @@ import numpy as np
 
 from neocog import nets
 from neocog.data.batches import Batches
-from neocog.data.ready import Vectors
+from neocog.data.ready import Ready, Vectors
 from neocog.fit.inputs import split_of
 from neocog.fit.job import Job, Split
 from neocog.fit.kept import Kept, fingerprint, neighbours
@@ -49,6 +49,8 @@ def features_in_place_of_pictures(job: Job) -> None:
 
 def _as_vectors(kept: Kept, split: Split, name: str, *, mirrored: bool) -> Split:
     """A split of which the net is shown features; pictures that cannot be read are left out."""
+    if isinstance(split.pictures[0], Ready):
+        return split
     pictures = split.shown
     rows, values = kept.of(pictures, name)
     views = [values]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from neocog.library.describe import Description
     from neocog.library.folders import Changed, IndexedFolder
     from neocog.library.indexing import Embeds, Report
+    from neocog.library.learning import Learned
     from neocog.library.query import Query
     from neocog.library.searching import Answer
     from neocog.library.store import Store
@@ -264,6 +265,22 @@ class Library:
     def taught(self) -> tuple[str, ...]:
         """The concepts that were taught."""
         return tuple(self.store.load("taught", {}))
+
+    def learn_sentences(self, **options: Any) -> Learned:
+        """Learn to search by sentence from the captions of its pictures; used from then on, if it finds more.
+
+        Args:
+            options: `epochs`, `seed`, `progress` and `say` of `learning.learn_sentences`.
+        """
+        from neocog.library.learning import learn_sentences
+
+        return learn_sentences(self.store, **options)
+
+    def forget_sentences(self) -> bool:
+        """Search by the sentence space that comes with neocog again; False if the library has none of its own."""
+        from neocog.library.learning import forget_sentences
+
+        return forget_sentences(self.store)
 
     # --- looking after it
 

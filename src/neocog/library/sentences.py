@@ -1,8 +1,8 @@
 """What a sentence says of the pictures of a library: one more witness beside those of the words (evidence.py).
 
-A space of pictures and sentences (``text/space.py``) comes with neocog; a library may have one of its own. It reads the
-vectors that a library has of one net, its trunk, so no picture is looked at again. The places of pictures in the space
-are computed once, and kept beside the other copies of the library's columns.
+A space of pictures and sentences (``text/space.py``) comes with neocog; `learning.py` makes one of a library's own.
+It reads the vectors that a library has of one net, its trunk, so no picture is looked at again: the pictures' places
+in the space are computed once, and kept beside the other copies of the library's columns.
 
 A word is known to the space if it is common English, or one of the captions that the space was made of. Any other word
 would be read as well, by its letters, and its answer would mean nothing.
@@ -42,7 +42,7 @@ def space_of(store: Store) -> Space | None:
     try:
         return _loaded(own, tuple((own / name).stat().st_mtime_ns for name in FILES))
     except FileNotFoundError:
-        return _shipped()
+        return shipped()
 
 
 @lru_cache(maxsize=4)
@@ -51,7 +51,8 @@ def _loaded(folder: Path, changed: tuple[int, ...]) -> Space:
 
 
 @lru_cache(maxsize=1)
-def _shipped() -> Space | None:
+def shipped() -> Space | None:
+    """The space that comes with neocog."""
     try:
         return Space.load(None)
     except DataError:

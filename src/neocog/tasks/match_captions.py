@@ -43,6 +43,7 @@ class MatchCaptions(Task):
         tokenizer: of the sentences.
         tower: of the sentences, one of `towers.TOWERS`.
         dimensions: of the common space.
+        learned, filters: of the tower "sentence", see ``nets.matching.Windows``.
         reads: what is read of the trunk's last maps, one of ``nets.matching.READS``.
         hidden: numbers of a hidden layer between features and space; 0: none.
         dropout: in the pictures' tower.
@@ -51,6 +52,7 @@ class MatchCaptions(Task):
         gamma: on the cosines before the softmax; 0: learned.
         negatives: wrong answers for each question, so many of the step's; 0: all. hard: the nearest ones.
         captions: of each picture's captions, so many are shown at a step.
+        space: a folder with a sentence space of one tower (``text.space``) to start from; "": random weights.
     """
 
     name = "match-captions"
@@ -63,8 +65,10 @@ class MatchCaptions(Task):
     views_back = False
     recipe = "towers"
     options = {
-        "tower": "sentence", "dimensions": 512, "reads": "mean", "hidden": 0, "dropout": 0.1, "words": 0.1,
+        "tower": "sentence", "dimensions": 512, "learned": 64, "filters": 256, "reads": "mean", "hidden": 0,
+        "dropout": 0.1, "words": 0.1,
         "loss": "softmax", "margin": 0.2, "gamma": 0.0, "negatives": 0, "hard": False, "captions": 1,
+        "space": "",
     }  # fmt: skip
 
     def __init__(self, tokenizer: Tokenizer, **options: Any) -> None:
@@ -92,7 +96,7 @@ class MatchCaptions(Task):
         return task
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.how, "tokenizer": self.tokenizer.to_json()}
+        return {**self.how, "space": "", "tokenizer": self.tokenizer.to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> MatchCaptions:
@@ -104,9 +108,16 @@ class MatchCaptions(Task):
         from neocog.nets.matching import PicturesAndTexts
 
         how, deepest = self.how, max(trunk.channels)
-        texts = build_tower(how["tower"], self.tokenizer, how["dimensions"])
+        texts = build_tower(how["tower"], self.tokenizer, how["dimensions"], how["learned"], how["filters"])
         options = chosen(how, ("reads", "hidden", "dropout", "words", "gamma"))
-        return PicturesAndTexts(trunk.channels[deepest], texts, how["dimensions"], **options)
+        head = PicturesAndTexts(trunk.channels[deepest], texts, how["dimensions"], **options)
+        if how["space"]:
+            from neocog.text.space import Space
+            from neocog.text.space_making import tensors_of
+
+            began = tensors_of(Space.load(how["space"]), self.tokenizer.size)
+            head.load_state_dict({name: torch.from_numpy(value) for name, value in began.items()}, strict=False)
+        return head
 
     def collate(self, values: dict[str, Any], warp: Warp | None, valid: Tensor) -> Targets:
         every = [(of or ()) if good else () for of, good in zip(values["captions"], valid.tolist(), strict=True)]

@@ -80,6 +80,23 @@ class Space:
         """Numbers in a vector."""
         return sum(len(self._w[f"{n}.out.bias"]) for n in self._towers)
 
+    @property
+    def towers(self) -> int:
+        """How many towers there are, whose cosines are averaged."""
+        return len(self._towers)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of the first tower, as the task match calls them."""
+        out = self.weights["0.out.weight"]
+        learned, filters = self.weights["0.learned"].shape[1], self.weights["0.windows.0.bias"].shape[0]
+        return {"dimensions": out.shape[0], "learned": learned, "filters": filters}
+
+    def tower(self, n: int) -> Space:
+        """The space that one tower makes alone, without what pictures' places are usual."""
+        own = f"{self._towers[n]}."
+        return Space({f"0.{k[len(own) :]}": v for k, v in self.weights.items() if k.startswith(own)}, self.about)
+
     @cached_property
     def fingerprint(self) -> str:
         """Changes with the pictures' towers: places that were computed with another one are not those of this space."""

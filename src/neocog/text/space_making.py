@@ -42,8 +42,8 @@ def of_run(folder: Path | str, trunk: str, **about: Any) -> Space:
     """
     net = json.loads((Path(folder) / "net.json").read_text("utf-8"))
     task, weights = net["task"], load_file(Path(folder) / "weights.safetensors")
-    tokens = task.get("tokenizer", {}).get("kind")
-    if task.get("tower") != "sentence" or task.get("reads") != "mean" or tokens != "subwords":
+    kind = task.get("tokenizer", {}).get("kind")
+    if task.get("tower") != "sentence" or task.get("reads") != "mean" or kind != "subwords":
         raise DataError(
             f"{folder} cannot become a sentence space: expected the task match on captions with tower=sentence and "
             f"reads=mean, found {task.get('name')} with {task.get('tower')} and {task.get('reads')}"
@@ -64,9 +64,26 @@ def of_run(folder: Path | str, trunk: str, **about: Any) -> Space:
     return Space(made, {"format": 1, "trunk": trunk, "tokenizer": task["tokenizer"], **about})
 
 
+def tensors_of(space: Space, size: int) -> dict[str, np.ndarray]:
+    """The first tower of a space as tensors of the head of a net that goes on from there, the inverse of `of_run`.
+
+    `size`: number of tokens. What is learned of a token begins at 0 where the space has nothing of it.
+    """
+    names = {"out": "texts.out", "windows": "texts.windows", "picture": "pictures.out"}
+    learned = np.zeros((size, space.weights["0.learned"].shape[1]), np.float32)
+    learned[space.weights["0.tokens"]] = space.weights["0.learned"]
+    made = {"texts.learned.weight": learned}
+    for name, value in space.weights.items():
+        tower, _, rest = name.partition(".")
+        first, _, last = rest.partition(".")
+        if tower == "0" and first in names:
+            made[f"{names[first]}.{last}"] = np.array(value, np.float32)
+    return made
+
+
 def joined(spaces: Sequence[Space]) -> Space:
     """One space of several for the same trunk: the cosines are their means."""
-    made = {}
+    made: dict[str, np.ndarray] = {}
     for n, space in enumerate(spaces):
         made |= {f"{n}.{k.split('.', 1)[1]}": v for k, v in space.weights.items() if k.startswith("0.")}
     return Space(made, spaces[0].about)
