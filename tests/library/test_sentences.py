@@ -12,6 +12,7 @@ from library.made import DIMENSION, Picture, centre, made, names
 
 from neocog.library import sentences
 from neocog.library.concepts import normalise
+from neocog.library.rows import whole_rows
 from neocog.library.searching import search
 from neocog.library.sheet import _SOFT, _lines
 from neocog.library.store import Store
@@ -176,6 +177,15 @@ def test_a_library_of_another_net_says_what_to_type(library: Store, space: Toy) 
     assert not any(note in said for said in search(library, "dog").notes)
     sentences.prepare(library)  # nothing to do
     assert "d.jpg" in names(search(library, "dog snow"))
+
+
+def test_pictures_without_a_place_are_counted(tmp_path: Path, space: Toy) -> None:
+    store = made(tmp_path, PICTURES)
+    columns = {"hash": [Picture("new").hash], "paths": [["swing.jpg"]], "state": ["ok"], "models": [[]]}
+    store.add(whole_rows(columns, 1))
+    found = search(store, "child on a swing")
+    assert any(note.startswith("1 of 27 pictures are not found by sentence; to search") for note in found.notes)
+    assert "b.jpg" in names(found)
 
 
 def test_a_sentence_loads_neither_torch_nor_lancedb(library: Store, python: Callable) -> None:
