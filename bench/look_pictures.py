@@ -27,7 +27,7 @@ def main() -> None:
     net = look.subject("efficientnet_lite0")
     write("look.jpg", look.sheet_of(net, look.look_at(net, [photographs[1]])))
     tiles = [look.Tile(look.explain(net, photographs[1], method=m).draw(), m) for m in look.METHODS]
-    write("methods.jpg", look.Sheet("Seven maps of one answer", "", [look.Row("", tiles, side=150)]))
+    write("methods.jpg", look.Sheet("Eight maps of one answer", "", [look.Row("", tiles, side=130)]))
     pieces = [
         p[y : y + PIECE, x : x + PIECE]
         for p in photographs

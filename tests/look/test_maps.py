@@ -175,6 +175,9 @@ def test_gradcam_in_a_closed_form():
     x = torch.tensor([[[[1.0, -2.0], [3.0, 0.0]]]])
     made = maps.gradcam(lambda x: net(x)[:, 0], net, x, "1")
     assert torch.allclose(made, x[:, 0].clamp(min=0) / 4)
+    assert torch.allclose(maps.gradcam(lambda x: net(x)[:, 0], net, x, "1", each=True), made)
+    one = maps.gradcam(lambda x: net[:2](x)[:, 0, 1, 0], net, x, "1", each=True)  # one place only
+    assert torch.allclose(one, torch.tensor([[[0.0, 0.0], [3.0, 0.0]]]))
 
 
 def test_a_layer_is_kept_as_it_was_before_what_follows_writes_into_it(plain, x):

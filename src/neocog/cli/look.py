@@ -32,7 +32,9 @@ def look(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="gradcam, guided, occlusion, gradient, smoothgrad, integrated, deconvnet."),
+        typer.Option(
+            metavar="NAME", help="gradcam, hirescam, guided, occlusion, gradient, smoothgrad, integrated, deconvnet."
+        ),
     ] = None,
     layer: Annotated[
         str | None, typer.Option(metavar="NAME", help="Show this layer's maps and units; default: the deepest map.")
@@ -96,9 +98,8 @@ def _sheet(
     if unit is not None and layer is None:
         raise UsageError(f"--unit needs --layer, such as --layer {seen.layer().name}")
     paths = list(terminal.picture_paths(pictures))
-    methods = method or ["gradcam", "guided"]
     looked = room.look_at(
-        seen, paths, what=what, methods=methods, layer=layer, units=unit, maps=layer is not None and unit is None,
+        seen, paths, what=what, methods=method, layer=layer, units=unit, maps=layer is not None and unit is None,
         other=other,
     )  # fmt: skip
     document: dict[str, Any] = {"net": seen.name, "pictures": looked}

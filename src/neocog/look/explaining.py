@@ -17,6 +17,7 @@ from neocog.tasks.task import Claim
 
 METHODS = {
     "gradcam": "where the maps of a layer speak for the answer",
+    "hirescam": "the same with the gradient of each place, for answers about a place",
     "occlusion": "what the answer loses when a square is covered",
     "gradient": "the size of the gradient of each pixel",
     "smoothgrad": "the mean gradient under noise",
@@ -24,6 +25,7 @@ METHODS = {
     "guided": "guided backpropagation",
     "deconvnet": "DeconvNet",
 }
+CAMS = ("gradcam", "hirescam")
 _TINTED = ("guided", "deconvnet")  # shown as the picture that they are
 
 
@@ -47,7 +49,7 @@ class Map:
 
     def draw(self) -> np.ndarray:
         """A picture uint8 (H, W, 3): over the input, or as it is where every pixel has its own value."""
-        if self.method in ("gradcam", "occlusion"):
+        if self.method in (*CAMS, "occlusion"):
             return over(self.picture, self.values)
         if self.method in _TINTED and self.colours is not None:
             return signed(self.colours if self.colours.shape[2] == 3 else self.colours[..., 0])
@@ -65,7 +67,7 @@ def explain(
     picture: Any,
     what: str | None = None,
     *,
-    method: str = "gradcam",
+    method: str | None = None,
     layer: str | None = None,
     other: Any = None,
     **options: Any,
@@ -75,8 +77,8 @@ def explain(
     Args:
         net: see `subject`. picture: a path, encoded bytes, or uint8 (H, W, 3).
         what: a class, a tag, the number of a box, ...: see ``claims`` of the task; None: what it answers first.
-        method: one of `METHODS`.
-        layer: for gradcam: dotted name; None: the deepest map with at least 4 positions each way.
+        method: one of `METHODS`; None: gradcam, for a box, a pixel or a point hirescam.
+        layer: for these two: dotted name; None: the deepest map with at least 4 positions each way.
         other: the picture to compare with, for the task match.
         options: of the function in `neocog.look.maps`, such as ``samples=50`` or ``window=24``.
 
@@ -85,15 +87,21 @@ def explain(
     """
     seen = subject(net)
     batch = seen.read(picture)
-    return of_claim(seen, batch.x, seen.claim(batch, what, other), method, layer, **options)
+    claim = seen.claim(batch, what, other)
+    return of_claim(seen, batch.x, claim, method or usual(claim), layer, **options)
+
+
+def usual(claim: Claim) -> str:
+    """The method that fits a claim."""
+    return "hirescam" if claim.local else "gradcam"
 
 
 def of_claim(seen: Subject, x: Tensor, claim: Claim, method: str, layer: str | None = None, **options: Any) -> Map:
     """As `explain`, for a picture (1, C, H, W) that was read."""
     if method not in METHODS:
         raise UsageError(f"unknown method {method!r}{closest(method, METHODS)}; expected one of {', '.join(METHODS)}")
-    if layer is not None and method != "gradcam":
-        raise UsageError(f"{method} looks at the pixels; layer= is for gradcam")
+    if layer is not None and method not in CAMS:
+        raise UsageError(f"{method} looks at the pixels; layer= is for gradcam and hirescam")
 
     def f(x: Tensor) -> Tensor:
         return claim.score(seen.outputs(x))
@@ -101,9 +109,9 @@ def of_claim(seen: Subject, x: Tensor, claim: Claim, method: str, layer: str | N
     used, colours = "", None
     try:
         with still(seen.net):
-            if method == "gradcam":
+            if method in CAMS:
                 used = seen.layer(layer).name
-                values = maps.gradcam(f, seen.net, x, seen.path(used), **options)[0]
+                values = maps.gradcam(f, seen.net, x, seen.path(used), each=method == "hirescam", **options)[0]
             elif method == "occlusion":
                 values = maps.occlusion(f, x, **options)[0]
             else:

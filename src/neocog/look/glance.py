@@ -13,14 +13,14 @@ import torch.nn.functional as F
 
 from neocog.data.decode import decode
 from neocog.look.early import maps_row
-from neocog.look.explaining import Map, of_claim
+from neocog.look.explaining import CAMS, Map, of_claim, usual
 from neocog.look.maps import deconvolve, gradient, tensor_of
 from neocog.look.sheet import Row, Sheet, Tile, over, signed
 from neocog.look.subject import Subject, still, subject
 from neocog.look.units import _units, strongest, way_of
 from neocog.nets.taps import tapped
 
-_GUESSES = 2  # that are explained beside the first, where a task has several
+_GUESSES = 1  # further name that is explained, where a task gives several
 _MOST = 6  # units
 
 
@@ -62,7 +62,7 @@ def look_at(
     pictures: Sequence[Any],
     *,
     what: str | None = None,
-    methods: Sequence[str] = ("gradcam", "guided"),
+    methods: Sequence[str] | None = None,
     layer: str | None = None,
     units: Sequence[int] | None = None,
     maps: bool = False,
@@ -72,9 +72,9 @@ def look_at(
 
     Args:
         net: see `subject`. pictures: paths, encoded bytes or uint8 arrays.
-        what: the answer that is explained (see ``claims`` of the task); None: the first, and up to two further names.
-        methods: see `METHODS`.
-        layer: whose units and maps are shown, and of which Grad-CAM is made; None: see `Subject.layer`.
+        what: the answer that is explained (see ``claims`` of the task); None: the first, and the next name.
+        methods: see `METHODS`; None: the one that fits the answer, and guided.
+        layer: whose units and maps are shown, and of which Grad-CAM and its like are made; None: see `Subject.layer`.
         units: channels that are shown; None: the six that are most active.
         maps: also show the maps of the layer.
         other: the picture to compare with, for the task match.
@@ -98,8 +98,8 @@ def sheet_of(net: Any, looked: Sequence[Looked]) -> Sheet:
 
 
 def _one(
-    seen: Subject, picture: Any, number: int, what: str | None, methods: Sequence[str], layer: str | None, shown: str,
-    units: list[int] | None, maps: bool, other: Any,
+    seen: Subject, picture: Any, number: int, what: str | None, methods: Sequence[str] | None, layer: str | None,
+    shown: str, units: list[int] | None, maps: bool, other: Any,
 ) -> Looked:  # fmt: skip
     key = str(picture) if isinstance(picture, (str, Path)) else f"picture {number}"
     batch = seen.read(picture)
@@ -109,8 +109,9 @@ def _one(
         known = getattr(seen.task, "classes", ())
         others = [n for n, p in answer.tags() if n in known and p > 0.01 and n not in claims[0].name]
         claims += [seen.claim(batch, name) for name in others[:_GUESSES]]
-    made = [of_claim(seen, batch.x, claims[0], m, layer if m == "gradcam" else None) for m in methods]
-    made += [of_claim(seen, batch.x, c, methods[0], layer if methods[0] == "gradcam" else None) for c in claims[1:]]
+    methods = methods or (usual(claims[0]), "guided")
+    pairs = [*((claims[0], m) for m in methods), *((c, methods[0]) for c in claims[1:])]
+    made = [of_claim(seen, batch.x, c, m, layer if m in CAMS else None) for c, m in pairs]
     file = (
         picture
         if isinstance(picture, np.ndarray)

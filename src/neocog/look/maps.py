@@ -157,15 +157,18 @@ def _starts(side: int, window: int, stride: int) -> list[int]:
     return list(range(0, max(1, side - window + stride), stride))
 
 
-def gradcam(f: Score, net: nn.Module, x: Tensor, layer: str) -> Tensor:
+def gradcam(f: Score, net: nn.Module, x: Tensor, layer: str, *, each: bool = False) -> Tensor:
     """Grad-CAM (B, H, W), 0 or more: maps of a layer weighted by their mean gradients, enlarged to the picture.
+
+    With `each`, every position is weighted by its own gradient (HiResCAM, Draelos and Carin 2020, arXiv:2011.08891):
+    the same where ``f`` is linear in the mean of the maps, and right where it looks at one place only.
 
     `layer` is a dotted name in `net`, whose output is (B, K, h, w); ``f`` must run `net`.
     """
     maps, slopes = of_layer(f, net, x, layer)
     if maps.ndim != 4:
         raise UsageError(f"Grad-CAM needs a layer with a map (B, K, h, w); {layer!r} gives {tuple(maps.shape)}")
-    cam = (slopes.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True).relu()
+    cam = ((slopes if each else slopes.mean((2, 3), keepdim=True)) * maps).sum(1, keepdim=True).relu()
     return F.interpolate(cam, x.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 
 

@@ -403,7 +403,7 @@ class Detect(Task):
                 return torch.stack([far[out["picture"] == b].amax() for b in range(int(out["picture"].max()) + 1)])
 
         box = tuple(float(v) for v in found[n])
-        return Claim(f"box {n + 1}: {self.classes[k]}", score, box)  # type: ignore[arg-type]
+        return Claim(f"box {n + 1}: {self.classes[k]}", score, box, True)  # type: ignore[arg-type]
 
     def unread(self, key: str, problem: str) -> Answer:
         return Detections(key, problem=problem)

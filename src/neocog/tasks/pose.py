@@ -352,7 +352,7 @@ class Pose(Task):
         x, y = answer.points[k, :2].tolist()  # type: ignore[attr-defined]
         if self.method == "heatmap":
             cell = int(found[k].argmax())
-            return Claim(self.names[k], lambda out: out[:, k].flatten(1).log_softmax(1)[:, cell], (x, y, x, y))
+            return Claim(self.names[k], lambda out: out[:, k].flatten(1).log_softmax(1)[:, cell], (x, y, x, y), True)
         # at the place itself a distance has no gradient; the sum of both coordinates has
         return Claim(f"{self.names[k]} (further right and down)", lambda out: out[:, k, :2].sum(1), (x, y, x, y))
 

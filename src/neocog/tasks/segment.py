@@ -398,12 +398,12 @@ class Segment(Task):
             row, column = int(y * rows / height), int(x * columns / width)
             k, at = int(found[row, column]), [float(n) for n in what.split(",")]
             name = f"{self.classes[k]} at {what}"
-            return Claim(name, lambda out: out[:, :, row, column].log_softmax(1)[:, k], (*at, *at))  # type: ignore[arg-type]
+            return Claim(name, lambda out: out[:, :, row, column].log_softmax(1)[:, k], (*at, *at), True)  # type: ignore[arg-type]
         counts = torch.bincount(found.flatten(), minlength=len(self.classes)).tolist()
         order = sorted(range(len(counts)), key=lambda k: (is_ground(self.classes[k]) or not counts[k], -counts[k]))
         k = which(what, self.classes, "class", order[0])
         where = (found == k).float() if counts[k] else torch.ones_like(found, dtype=torch.float32)
-        return Claim(self.classes[k], lambda out: (out[:, k] * where).sum((1, 2)) / where.sum())
+        return Claim(self.classes[k], lambda out: (out[:, k] * where).sum((1, 2)) / where.sum(), local=True)
 
     def unread(self, key: str, problem: str) -> Answer:
         return Regions(key, problem=problem)

@@ -66,11 +66,13 @@ class Claim:
         score: outputs of B pictures -> (B,), differentiable: how strongly they say the same of each. A claim about a
             place stays at that place of the net's input.
         box: x0, y0, x1, y1 of the place that is meant, in pixels of the file; None: the whole picture.
+        local: whether the score is of some places of the maps only, and not a mean over all.
     """
 
     name: str
     score: Callable[[Any], Tensor]
     box: tuple[float, float, float, float] | None = None
+    local: bool = False
 
 
 _SIGNS = {
