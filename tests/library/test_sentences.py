@@ -140,7 +140,7 @@ def test_filters_exact_words_and_examples_still_hold(library: Store, space: Toy)
 def test_where_the_best_picture_is_sure_others_that_are_less_sure_follow(library: Store, space: Toy) -> None:
     space.threshold = 0.8
     only = search(library, "football")  # about 0.7 for one picture
-    assert len(only) == 0 and "nothing is probable enough; the best has 0." in only.notes[-1]
+    assert len(only) == 0 and "nothing reaches 0.80; the best has 0." in only.notes[-1]
     space.threshold = 0.6
     assert names(search(library, "football")) == ["a.jpg"]
     witness = sentences.witness_of(view_of(library))

@@ -333,7 +333,9 @@ def _together(witness: Witness, run: Sequence[_Told], texts: dict[int, str]) -> 
                 found += (powers[k] - 1) * np.log(np.clip(witness.probability(run[k].text).astype(np.float64), 1e-6, 1))
         return text, np.minimum(found, 0)
 
-    chance, over, needs_least = sum(logs), sum(logs) - sum(needs), sum(needs)
+    chance, over, needed = sum(logs), sum(logs) - sum(needs), []  # what a hit of each way needs
+    if float(over.max(initial=-1)) >= 0:
+        needed.append(sum(needs))
     asked: list[tuple[str, np.ndarray | None]] = [("", None)]  # sentences; 0: none
     source = np.zeros(count, np.int64)
     # the words that the space does not know, and those that have witnesses of their own, leave it the others
@@ -350,7 +352,7 @@ def _together(witness: Witness, run: Sequence[_Told], texts: dict[int, str]) -> 
             continue
         total = said + sum((logs[k] for k in rest), np.zeros(count))
         least = float(np.log(witness.needed(text)))
-        needs_least = min(needs_least, least)
+        needed.append(least + sum(needs[k] for k in rest))
         enough = said - least + sum((logs[k] - needs[k] for k in rest), np.zeros(count))
         better = rows & (total > chance)
         source[better] = len(asked)
@@ -373,8 +375,7 @@ def _together(witness: Witness, run: Sequence[_Told], texts: dict[int, str]) -> 
         return reasons if source[row] else sorted(reasons, key=lambda reason: reason.kind == "sentence")
 
     p = np.clip(np.exp(chance), 1e-6, 1 - 1e-6).astype(np.float32)
-    needed = float(np.exp(needs_least))
-    return Part(float(weights.mean()), False, p, needed, explain, over)
+    return Part(float(weights.mean()), False, p, float(np.exp(min(needed, default=sum(needs)))), explain, over)
 
 
 def _best(view: View, model: str | None, match: Match, row: int) -> str:
