@@ -242,6 +242,7 @@ def test_files_for_pictures_never_meet(tmp_path):
 @pytest.mark.parametrize("name", [*NAMES, "label+pose", "pose+locate"])
 def test_every_task_is_written_in_every_form(name, tmp_path, capsys):
     task, source = planned(name, drawn(24)), open_source("drawn:n=3,size=48")
+    task.thorough()  # sentences are written, too
     keys = [str(tmp_path / f"{i}.png") for i in range(3)]
     for i, key in enumerate(keys):
         Image.fromarray(source.read(i)).save(key)

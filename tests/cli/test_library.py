@@ -95,7 +95,8 @@ def test_a_folder_that_is_not_there(photos):
 
 def test_without_weights_or_net_it_says_what_to_do(photos, monkeypatch):
     monkeypatch.delenv("NEOCOG_WEIGHTS", raising=False)
-    monkeypatch.setattr("neocog.nets.packages.find_spec", lambda name: None)
+    for where in ("nets.packages", "library.embed"):  # neither the packages of weights nor the hub's
+        monkeypatch.setattr(f"neocog.{where}.find_spec", lambda name: None)
     result = call("index", photos)
     assert result.exit_code == 2
     told = " ".join(result.stderr.split())

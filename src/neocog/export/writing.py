@@ -167,6 +167,8 @@ def _opened(subject: Run | str | Path, say: Callable[[str], object]) -> Run:
 def _refuse(run: Run) -> None:
     """Raises: UsageError for nets whose answers are no fixed sequence of operations."""
     for part in getattr(run.task, "parts", {"": run.task}).values():
+        if part.unportable:
+            raise UsageError(f"a run of the task {part.name} cannot be exported: {part.unportable}")
         if (kind := getattr(part, "kind", "one")) in ("two", "gated"):
             raise UsageError(
                 f"a detector with head={kind} chooses boxes inside the net, in a loop of which no fixed graph can be "

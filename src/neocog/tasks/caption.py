@@ -142,7 +142,8 @@ class Teller(nn.Module):
         self.grid, self.familiar = grid, None
         self.reads = f"means of {grid} x {grid} parts"
         deepest = trunk.channels[max(trunk.levels)]
-        self.model = language_model(model, words, deepest * grid * grid, **sizes)
+        self.width = deepest * grid * grid  # numbers that are read of a picture
+        self.model = language_model(model, words, self.width, **sizes)
 
     def features(self, maps: Mapping[int, Tensor]) -> Tensor:
         """Maps by stride -> (B, F)."""
@@ -159,7 +160,8 @@ class Teller(nn.Module):
         """See the class."""
         features = x if x.ndim == 2 else self.features(maps)
         # of deviation 1: an LSTM that sees pooled features (0.2 on average) only once learns to ignore them
-        features = F.layer_norm(features.float(), features.shape[1:])
+        features = features if features.dtype == torch.float64 else features.float()
+        features = F.layer_norm(features, (self.width,))
         made: dict[str, Tensor] = {}
         if ids is not None:
             flat, wanted = ids.flatten(0, 1)[:, :-1], ids.flatten(0, 1)[:, 1:]
@@ -206,6 +208,7 @@ class Caption(Task):
     views_back = False
     on_features = True
     recipe = "sentences"
+    unportable = "sentences are found word by word, in a search of which no fixed graph can be made"
     options = {
         "model": "mlbl-b", "dimensions": 256, "width": 256, "dropout": 0.4, "grid": 1, "each": 2, "least": 5,
     }  # fmt: skip
@@ -402,8 +405,6 @@ class Caption(Task):
 
     def unread(self, key: str, problem: str) -> Answer:
         return Described(key, problem=problem)
-
-    reading = "`features` are what the language model reads of a picture; sentences need neocog."
 
 
 def _words(ids: Any) -> tuple[int, ...]:

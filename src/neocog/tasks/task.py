@@ -355,6 +355,7 @@ class Task(ABC):
     def unread(self, key: str, problem: str) -> Answer:
         """The answer for a picture that could not be read."""
 
+    unportable: ClassVar[str] = ""  # why a net of this task cannot be exported; empty: it can
     reading: ClassVar[str] = ""  # how the outputs of an exported model are read, for people
 
     def readings(self, outputs: Any, size: tuple[int, int]) -> dict[str, Tensor]:
