@@ -40,6 +40,7 @@ ABSENT = """
     violin, harp, trumpet, globe, telescope, hourglass, cactus, iceberg, galaxy, lightning, tornado
 """
 LEAST = 3  # times that a word must stand in the training's captions to count as known
+COMMON = 0.01  # share of the training pictures of which a caption has a word, from which on the word is common
 BATCH = 100
 
 
@@ -96,6 +97,7 @@ def main() -> None:
         made.append(space_making.of_run(run, TRUNK))
     train, val = captions(data / "train.parquet"), captions(data / "val.parquet")
     words = Counter(w for of in train for text in of for w in re.findall(r"[^\W\d_]+", text.lower()))
+    pictures = Counter(w for of in train for w in {w for text in of for w in re.findall(r"[^\W\d_]+", text.lower())})
     said = {w for of in val for text in of for w in re.findall(r"[^\W\d_]+", text.lower())}
     absent = [" ".join(query.split()) for query in ABSENT.split(",")]
     absent = [query for query in absent if not set(query.split()) & said]
@@ -103,6 +105,7 @@ def main() -> None:
     joined.about |= {
         "data": "Flickr8k, official training split: 6,000 photographs with 30,000 captions in English",
         "words": sorted(w for w, n in words.items() if n >= LEAST),
+        "common": sorted(w for w, n in pictures.items() if n >= COMMON * len(train)),
     }
     ready = space_making.calibrated(
         joined, features(data / "val.parquet", given.work / "val.npy"), val, absent,

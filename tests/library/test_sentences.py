@@ -147,6 +147,16 @@ def test_where_the_best_picture_is_sure_others_that_are_less_sure_follow(library
     assert witness is not None and (witness.needed("football"), witness.needed("frisbee")) == (0.3, 0.6)
 
 
+def test_what_is_common_in_captions_needs_no_picture_beyond_doubt(library: Store, space: Toy) -> None:
+    space.threshold = 0.8
+    assert names(search(library, "football")) == []
+    space.about = {"words": [*KINDS], "common": ["football"]}  # type: ignore[misc]
+    witness = sentences.witness_of(view_of(library))
+    assert witness is not None
+    assert [witness.needed(text) for text in ("football", "a football", "football frisbee")] == [0.4, 0.4, 0.8]
+    assert names(search(library, "football")) == ["a.jpg"]
+
+
 def test_a_concept_of_the_net_knows_better_than_captions_without_the_word(library: Store, space: Toy) -> None:
     witness = sentences.witness_of(view_of(library))
     assert witness is not None and witness.knows("zebra") and not witness.knows("zebra", concept=True)

@@ -95,7 +95,7 @@ class Witness:
     def __init__(self, view: View, space: Space) -> None:
         self.view, self.space = view, space
         self._asked: dict[str, np.ndarray] = {}
-        self._words = frozenset(space.about.get("words", ()))
+        self._words, self._common = (frozenset(space.about.get(name, ())) for name in ("words", "common"))
 
     @cached_property
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
@@ -131,9 +131,14 @@ class Witness:
         return self._asked[text]
 
     def needed(self, text: str) -> float:
-        """Return the probability from which a picture is a hit."""
-        best = float(self.probability(text).max(initial=0))
-        return self.space.threshold * (1 if best < self.space.threshold else _FOLLOWING)
+        """Return the probability from which a picture is a hit.
+
+        What is common in captions is in most libraries, too, and needs no picture that is beyond doubt.
+        """
+        words = [word for word in normalise(text).split() if not says_nothing(word)]
+        common = bool(words) and all(self._common & {word, *singulars(word)} for word in words)
+        sure = common or float(self.probability(text).max(initial=0)) >= self.space.threshold
+        return self.space.threshold * (_FOLLOWING if sure else 1)
 
     def against(self, text: str) -> np.ndarray:
         """Return float32 (N,): the probability if the odds were even at what a hit needs; for ``-word``."""
