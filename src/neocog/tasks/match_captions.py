@@ -196,25 +196,13 @@ class MatchCaptions(Task):
         return f"the nearest of its sentences is number {rank:,} of {len(sentences):,}"
 
     def headline(self, figures: Mapping[str, Any]) -> str:
-        parts = []
-        for name in SIDES:
-            shares = " / ".join(f"{100 * figures[f'{name}_recall_at_{k}']:.1f}" for k in ranking.TOP)
-            parts.append(f"{name.replace('_', ' ')} {shares}")
-        return f"recall@1/5/10 {', '.join(parts)} % (n = {figures['n']:,} pictures, {figures['sentences']:,} sentences)"
+        return f"{ranking.told(figures, SIDES)} (n = {figures['n']:,} pictures, {figures['sentences']:,} sentences)"
 
     def shown(self, value: float) -> str:
         return f"{100 * value:.1f} %"
 
     def sections(self, seen: Seen, figures: Mapping[str, Any]) -> list[Section]:
-        rows: list[dict[str, object]] = [
-            {
-                "": name.replace("_", " "),
-                **{f"recall@{k}": f"{100 * figures[f'{name}_recall_at_{k}']:.1f} %" for k in ranking.TOP},
-                "median rank": f"{figures[f'{name}_median_rank']:g}",
-                "mean reciprocal rank": f"{figures[f'{name}_mrr']:.3f}",
-            }
-            for name in SIDES
-        ]
+        rows = ranking.rows_of(figures, SIDES)
         said = (
             f"{figures['n']:,} pictures and {figures['sentences']:,} sentences. A picture counts by the closest of its "
             "sentences, each sentence by its picture; an answer that is as near as the right one stands before it."

@@ -203,26 +203,13 @@ class MatchTexts(Task):
         return math.sqrt(max(p * (1 - p), 0.0) / n) if math.isfinite(p) else 0.0
 
     def headline(self, figures: Mapping[str, Any]) -> str:
-        parts = []
-        for name in SIDES:
-            shares = " / ".join(f"{100 * figures[f'{name}_recall_at_{k}']:.1f}" for k in ranking.TOP)
-            parts.append(f"{name.replace('_', ' ')} {shares}")
-        return f"recall@1/5/10 {', '.join(parts)} % (n = {figures['n']:,} pairs)"
+        return f"{ranking.told(figures, SIDES)} (n = {figures['n']:,} pairs)"
 
     def shown(self, value: float) -> str:
         return f"{100 * value:.1f} %"
 
     def sections(self, seen: Seen, figures: Mapping[str, Any]) -> list[Section]:
-        rows: list[dict[str, object]] = [
-            {
-                "": name.replace("_", " "),
-                **{f"recall@{k}": f"{100 * figures[f'{name}_recall_at_{k}']:.1f} %" for k in ranking.TOP},
-                **{f"NDCG@{k}": f"{figures[f'{name}_ndcg_at_{k}']:.3f}" for k in ranking.CUTS},
-                "median rank": f"{figures[f'{name}_median_rank']:g}",
-                "mean reciprocal rank": f"{figures[f'{name}_mrr']:.3f}",
-            }
-            for name in SIDES
-        ]
+        rows = ranking.rows_of(figures, SIDES)
         said = f"{figures['first']:,} different texts ask among {figures['second']:,} of the other side, and back."
         return [Section("Ranking", Html(paragraph(said) + table(rows)))]
 

@@ -8,6 +8,7 @@ Flickr8k are judged so by M. Hodosh, P. Young and J. Hockenmaier, "Framing image
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,3 +171,26 @@ def _sum_of_hinges(cosines: Tensor, positive: Tensor, wrong: Tensor, margin: flo
     """The sum over the wrong documents, for the mean cosine of the right ones."""
     right = (cosines * positive).sum(1, keepdim=True) / positive.sum(1, keepdim=True).clamp(min=1)
     return (margin + wrong - right).clamp(min=0).sum(1)[asked].mean()
+
+
+def told(figures: Mapping[str, Any], sides: Sequence[str]) -> str:
+    """The recalls of both directions in one line, percent."""
+    each = (
+        f"{side.replace('_', ' ')} " + " / ".join(f"{100 * figures[f'{side}_recall_at_{k}']:.1f}" for k in TOP)
+        for side in sides
+    )
+    return f"recall@1/5/10 {', '.join(each)} %"
+
+
+def rows_of(figures: Mapping[str, Any], sides: Sequence[str]) -> list[dict[str, object]]:
+    """A row of a report's table for each direction; NDCG where it is among the figures."""
+    return [
+        {
+            "": side.replace("_", " "),
+            **{f"recall@{k}": f"{100 * figures[f'{side}_recall_at_{k}']:.1f} %" for k in TOP},
+            **{f"NDCG@{k}": f"{v:.3f}" for k in CUTS if (v := figures.get(f"{side}_ndcg_at_{k}")) is not None},
+            "median rank": f"{figures[f'{side}_median_rank']:g}",
+            "mean reciprocal rank": f"{figures[f'{side}_mrr']:.3f}",
+        }
+        for side in sides
+    ]
