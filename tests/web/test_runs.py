@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,11 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from library.tiny import picture
+from library.tiny import fill, picture
+from PIL import Image
 from starlette.testclient import TestClient
 
 import neocog
 from neocog.errors import UsageError
+from neocog.library import Library
 from neocog.web.app import make_app
 from neocog.web.jobs import Jobs
 from neocog.web.served import Served
@@ -137,7 +140,7 @@ def test_a_killed_worker_says_so(tmp_path):
 
 def test_a_job_that_cannot_be_done_says_why(tmp_path):
     jobs = Jobs(tmp_path)
-    job = jobs.start("train", "Train", data=str(tmp_path / "nowhere"), options={}, folder=str(tmp_path / "r"))
+    job = jobs.start("teach", "Teach", store=str(tmp_path / "nowhere"), name="x", examples=[], negatives=[])
     found = when_over(jobs, job["id"])
     assert found["state"] == "failed" and "nowhere" in found["error"]
 
@@ -155,3 +158,17 @@ def test_too_many_jobs_are_refused(tmp_path, monkeypatch):
 def test_only_known_pictures_are_trained_on(page, data):
     answer = page.post("/api/jobs", json={"kind": "train", "data": data})
     assert answer.status_code in (400, 404) and answer.json()["error"]
+
+
+def test_what_counted_lies_over_the_picture_where_the_net_looked(home):
+    fill(home / "photos", 4, side=40)
+    Library.beside(home / "photos").index(home / "photos", net=home / "runs" / "shapes")
+    page = TestClient(make_app(Served([home / "photos"], jobs=home / "jobs")), base_url="http://localhost:8080")
+    one = page.get("/api/libraries/photos/search?limit=1").json()["hits"][0]["id"]
+    here = f"/api/libraries/photos/pictures/{one}/heatmap"
+    with Image.open(io.BytesIO(page.get(here).content)) as laid:
+        assert laid.mode == "RGBA" and laid.size == (320, 320)
+    named = page.get(f"/api/libraries/photos/pictures/{one}").json()["concepts"]
+    for concept in named[:1]:
+        assert page.get(here, params={"what": concept["name"]}).status_code == 200
+    assert page.get(here, params={"what": "zebra crossing"}).status_code == 400

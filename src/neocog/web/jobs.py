@@ -101,6 +101,8 @@ class Jobs:
         job["message"] = message = _last_line(folder / "output.txt")
         if end is not None:
             return {**job, **end, "progress": 1.0 if end["state"] == "done" else None}
+        if not alive and (folder / "cancelled").exists():  # before it had begun
+            return {**job, "state": "cancelled"}
         if not alive:
             told = f"; the last it said: {message}" if message else ""
             return {**job, "state": "crashed", "error": f"its process ended without a word (out of memory?){told}"}
@@ -111,6 +113,7 @@ class Jobs:
     def cancel(self, id: str) -> dict[str, Any]:
         """Stop a job as Ctrl-C does, so that nothing is lost. A training can be resumed."""
         if self.get(id)["state"] == "running":
+            (self.folder / id / "cancelled").touch()
             pid = int((self.folder / id / "pid").read_text())
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGINT)

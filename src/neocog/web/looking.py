@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from neocog.data.decode import placed
 from neocog.errors import UsageError
 from neocog.library.gallery import read
 from neocog.library.store import Store
@@ -19,7 +20,7 @@ def heatmap(store: Store, hash: str, what: str = "") -> np.ndarray:
     """Return uint8 (H, W, 4): warm and opaque where the picture speaks for a concept of the library's net.
 
     `what`: its name, as a search finds it; "" takes what the net says first. The map is made of what the net reads
-    of the picture, laid over the whole of it.
+    of the picture; beyond that it is transparent.
 
     Raises:
         UsageError: the net knows no such concept, or there is none. NoPicture: no such picture.
@@ -49,7 +50,13 @@ def heatmap(store: Store, hash: str, what: str = "") -> np.ndarray:
         own = values[at[0]].astype(np.float32)[list(match.concepts)] if len(at) else np.ones(len(match.concepts))
         best = match.concepts[int(own.argmax())]
         name = _opened[source].task.classes[best]
-    found = explain(_opened[source], read(store, hash), name)
+    data = read(store, hash)
+    found = explain(_opened[source], data, name)
     strength = scaled(np.maximum(found.values, 0))
     pixels = np.dstack([warm(strength), (230 * np.clip(strength, 0, 1)).astype(np.uint8)])
-    return np.asarray(Image.fromarray(pixels, "RGBA").resize((_SIDE, _SIDE * pixels.shape[0] // pixels.shape[1])))
+    _, matrix, (height, width) = placed(data, _opened[source].preprocess)
+    scale = _SIDE / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    rows = (matrix @ np.diag([1 / scale, 1 / scale, 1])).reshape(-1)  # from pixels of the answer to those of the map
+    laid = Image.fromarray(pixels).transform(size, Image.Transform.AFFINE, rows.tolist(), Image.Resampling.BILINEAR)
+    return np.asarray(laid)
