@@ -53,7 +53,7 @@ ONLY_IN = {
         "data/warp.py",
         "cli/subject.py",
     ),
-    "lancedb": ("library/store.py",),
+    "lancedb": ("library/tables.py", "library/neighbours.py"),
     "ray": ("cluster/",),
     "typer": ("cli/",),
     "fastapi": ("web/",),
@@ -199,7 +199,7 @@ def test_a_forbidden_import_is_found(tmp_path, file, code, message):
         ("fit/x.py", "from neocog import __version__, data, nets\nfrom neocog.tasks.label import LabelTask"),
         ("page.py", "from neocog.records import Facts"),
         ("cli/x.py", "from neocog import __version__\nfrom neocog.cli import terminal\nfrom neocog.fit import train"),
-        ("library/store.py", "import lancedb"),
+        ("library/tables.py", "import lancedb"),
     ],
 )
 def test_an_allowed_import_is_left_alone(tmp_path, file, code):

@@ -18,7 +18,7 @@ import pytest
 from library.tiny import Tiny, fill, paths_of, picture
 
 from neocog.errors import LibraryError, UsageError
-from neocog.library import card, indexing
+from neocog.library import card, index_run, indexing
 from neocog.library.indexing import index, watch
 from neocog.library.lock import LibraryBusy
 from neocog.library.rows import content_hash
@@ -83,7 +83,7 @@ def test_everything_is_found_once(shelf):
 
 
 def test_unchanged_files_are_not_opened(shelf, monkeypatch):
-    monkeypatch.setattr(indexing, "read_steady", None)
+    monkeypatch.setattr(index_run, "read_steady", None)
     version = shelf.store.version()
     assert shelf.index() == "24 unchanged" and shelf.store.version() == version
 
@@ -172,7 +172,7 @@ def test_a_touched_file_costs_no_computing(shelf):
 
 
 def test_a_second_net_adds_a_column_and_the_first_stays_until_it_is_done(shelf, monkeypatch):
-    monkeypatch.setattr(indexing, "_BATCH", 4)
+    monkeypatch.setattr(index_run, "_BATCH", 4)
     second = Tiny("second")
     calls = iter([False, False, True])
     shelf.index(net=second, model="second", stop=lambda: next(calls, True))
@@ -227,7 +227,7 @@ def test_a_library_elsewhere_can_be_moved(tmp_path):
 
 
 def test_stopping_saves_what_was_computed(shelf, monkeypatch):
-    monkeypatch.setattr(indexing, "_BATCH", 4)
+    monkeypatch.setattr(index_run, "_BATCH", 4)
     fill(shelf.folder, 20, start=100)
     calls = iter([False, False, True])
     report = index(shelf.store, [shelf.folder], shelf.net, stop=lambda: next(calls))
@@ -254,7 +254,7 @@ class Beside(Tiny):
 
 
 def test_a_net_that_threads_share(tmp_path, monkeypatch):
-    monkeypatch.setattr("neocog.library.indexing._BATCH", 4)
+    monkeypatch.setattr("neocog.library.index_run._BATCH", 4)
     fill(tmp_path / "p", 50)
     plain, shared = Store.create(tmp_path / "plain"), Store.create(tmp_path / "shared")
     index(plain, [tmp_path / "p"], Tiny())
@@ -268,7 +268,7 @@ def test_a_net_that_threads_share(tmp_path, monkeypatch):
 
 
 def test_a_net_that_fails_in_a_thread(tmp_path, monkeypatch):
-    monkeypatch.setattr("neocog.library.indexing._BATCH", 4)
+    monkeypatch.setattr("neocog.library.index_run._BATCH", 4)
     fill(tmp_path / "p", 40)
     store = Store.create(tmp_path / "lib")
     with pytest.raises(MemoryError, match="no more"):
@@ -278,7 +278,7 @@ def test_a_net_that_fails_in_a_thread(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_saves_what_was_computed(shelf, monkeypatch):
-    monkeypatch.setattr(indexing, "_BATCH", 4)
+    monkeypatch.setattr(index_run, "_BATCH", 4)
     fill(shelf.folder, 20, start=100)
     count = iter(range(100))
 
@@ -323,14 +323,14 @@ def test_a_file_that_may_not_be_read_is_tried_again(shelf, monkeypatch):
     """Its time does not change when the right to read it comes."""
     (shelf.folder / "a" / "secret.jpg").write_bytes(b"")
     picture(78).save(shelf.folder / "a" / "secret.jpg")
-    read = indexing.read_steady
+    read = index_run.read_steady
 
     def refuse(path):
         if path.endswith("secret.jpg"):
             raise PermissionError(13, "Permission denied")
         return read(path)
 
-    monkeypatch.setattr(indexing, "read_steady", refuse)
+    monkeypatch.setattr(index_run, "read_steady", refuse)
     assert shelf.index() == "24 unchanged, 1 unreadable"
     assert shelf.index() == "24 unchanged"
     monkeypatch.undo()
@@ -343,7 +343,7 @@ def test_a_failing_disk_takes_no_picture_out_of_the_library(shelf, monkeypatch):
 
     for path in shelf.files[:3]:
         os.utime(path, ns=(1, 1))
-    monkeypatch.setattr(indexing, "read_steady", fail)
+    monkeypatch.setattr(index_run, "read_steady", fail)
     assert shelf.index() == "21 unchanged, 3 unreadable" and len(shelf.store) == 24
     monkeypatch.undo()
     assert shelf.index() == "24 unchanged" and problems(shelf.store) == [] and shelf.whole()
@@ -557,8 +557,8 @@ def test_tagging_while_indexing(shelf, monkeypatch):
     """Another writer changes rows between the commits of a run; both changes stay."""
     import pyarrow as pa
 
-    monkeypatch.setattr(indexing, "COMMIT_ROWS", 4)
-    monkeypatch.setattr(indexing, "_BATCH", 4)
+    monkeypatch.setattr(index_run, "COMMIT_ROWS", 4)
+    monkeypatch.setattr(index_run, "_BATCH", 4)
     fill(shelf.folder, 20, start=100)
     other, tagged = Store.open(shelf.folder), []
 
@@ -658,8 +658,8 @@ def test_a_disk_that_is_full_at_any_point(tmp_path, monkeypatch):
         shelf = Shelf(tmp_path / str(point), 8)
         with monkeypatch.context() as patch:
             disk = Rationed(patch, point)
-            patch.setattr(indexing, "COMMIT_ROWS", 4)
-            patch.setattr(indexing, "_BATCH", 4)
+            patch.setattr(index_run, "COMMIT_ROWS", 4)
+            patch.setattr(index_run, "_BATCH", 4)
             try:
                 shelf.index()
             except LibraryError as error:
@@ -821,7 +821,7 @@ def test_watching_waits_for_others_and_for_folders_that_are_away(shelf, tmp_path
 @pytest.mark.parametrize("background", [False, True])
 def test_a_large_run_tidies_up_afterwards(shelf, monkeypatch, background):
     done: list[int] = []
-    monkeypatch.setattr(indexing, "COMMIT_ROWS", 8)
+    monkeypatch.setattr(index_run, "COMMIT_ROWS", 8)
     monkeypatch.setattr(Store, "tidy", lambda store, say=None: done.append(len(store)))
     fill(shelf.folder, 8, start=300)
     index(shelf.store, (), shelf.net, background=background)
@@ -834,7 +834,7 @@ def test_a_failure_to_tidy_up_is_told_and_no_more(shelf, monkeypatch):
     def fail(store, say=None):
         raise LibraryError("the disk is full: somewhere")
 
-    monkeypatch.setattr(indexing, "COMMIT_ROWS", 8)
+    monkeypatch.setattr(index_run, "COMMIT_ROWS", 8)
     monkeypatch.setattr(Store, "tidy", fail)
     fill(shelf.folder, 8, start=300)
     assert "tidying up failed: the disk is full" in index(shelf.store, (), shelf.net).notes[0]

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from library.tiny import Tiny
 
 from neocog.errors import NeocogError
-from neocog.library import indexing
+from neocog.library import index_run, indexing
 from neocog.library.store import Store
 
 
@@ -30,8 +30,8 @@ class Slow(Tiny):
 
 def main() -> int:
     library, folder, rows, wait, limit = sys.argv[1:]
-    indexing.COMMIT_ROWS = int(rows)
-    indexing._BATCH = 8
+    index_run.COMMIT_ROWS = int(rows)
+    index_run._BATCH = 8
     if int(limit) > 0:
         import resource
 
