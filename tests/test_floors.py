@@ -48,6 +48,8 @@ ONLY_IN = {
         "data/batches.py",
         "data/pictures.py",
         "data/ready.py",
+        "data/reader.py",
+        "data/read_",
         "data/augment.py",
         "data/scaling.py",
         "data/warp.py",
