@@ -13,6 +13,7 @@ training it also changes the inputs at random, as told by numbers that are funct
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,12 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch import Tensor, nn
 
 from neocog.errors import UsageError, closest
 from neocog.page import Html
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from neocog.data.findings import Finding
     from neocog.data.source import Source
 
@@ -142,8 +144,18 @@ class Reader(ABC):
     # ---- before training
 
     @classmethod
+    def drawn(cls, n: int, size: int, seed: int, task: str) -> Source:
+        """`n` inputs that are made by neocog (``drawn:kind=...``), with the label that `task` asks for."""
+        raise UsageError(f"no inputs of the kind {cls.kind} are drawn")
+
+    @classmethod
+    def takes(cls, name: str | bytes) -> bool:
+        """Whether a file so called is such an input."""
+        return os.path.splitext(os.fsdecode(name))[1].lower() in cls.endings
+
+    @classmethod
     def groups(cls, source: Source) -> np.ndarray | None:
-        """int64 (N,): samples of one number are copies of each other and stay in one split, -1 = alone; None: all."""
+        """int64 (N,): samples of one number are copies of each other and stay in one split; None: there are none."""
         return None
 
     @classmethod
@@ -179,6 +191,13 @@ def find(kind: str) -> type[Reader]:
             f"unknown kind of input {kind!r}{closest(kind, kinds())}; expected one of {', '.join(kinds())}"
         )
     return _readers[kind]
+
+
+def commonest(endings: Mapping[str, int]) -> str | None:
+    """The kind of input of which there are most files, by numbers of files for each ending; None: there is none."""
+    counts = {kind: sum(endings.get(one, 0) for one in _readers[kind].endings) for kind in kinds()}
+    best = max(counts, key=lambda kind: counts[kind], default=None)
+    return best if best is not None and counts[best] else None
 
 
 def load(values: Mapping[str, Any]) -> Reader:
