@@ -165,7 +165,9 @@ def make_plan(
             net_options.setdefault("dropout", r.dropout)
         else:
             data.notes.append(f"{name} has no dropout, so the recipe's dropout of {r.dropout:g} is ignored")
-    r, said = _as_the_task_can(r, kind)
+    if r.rotate >= 90 and r.tta == "flip" and "tta" not in wishes.fields and pre.input[0] == pre.input[1]:
+        r = r.changed(tta="turn")  # who turns the pictures that are learned from says that they have no top
+    r, said = _as_the_task_can(r, task)
     data.notes += said
     r, said = growing(r, name, pre.size, compiled=device.compile and "small" not in wishes.fields)
     data.notes += said
@@ -346,7 +348,7 @@ def _cut(wishes: Wishes, facts: Facts, side: int, device: Device) -> Preprocess:
     return Preprocess(size=size, resize=size if size <= 96 else round(size * 256 / 224))
 
 
-def _as_the_task_can(r: Recipe, task: type[Task]) -> tuple[Recipe, list[str]]:
+def _as_the_task_can(r: Recipe, task: Task) -> tuple[Recipe, list[str]]:
     """The recipe without what the task cannot do; notes say what was left out, if the recipe asked for it."""
     notes, changes = [], dict[str, Any]()
     if (r.mixup or r.cutmix) and not task.mixes:
@@ -359,6 +361,8 @@ def _as_the_task_can(r: Recipe, task: type[Task]) -> tuple[Recipe, list[str]]:
             changes["tta"] = "flip"
     elif r.elastic:
         changes["elastic"] = 0.0
+    if r.tta == "turn" and not task.turns_back:
+        changes["tta"] = "flip"
     if r.tta != "none" and not task.views_back:
         changes["tta"] = "none"
     if task.whole_batch and r.chunk:
