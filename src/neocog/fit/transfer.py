@@ -264,9 +264,22 @@ def same_answers(first: Mapping[str, Any], task: Task) -> bool:
 
 
 def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    if any(first.get(key) != second.get(key) for key in ("name", "classes", "names", "method", "width", "dimensions")):
+    if any(
+        first.get(key) != second.get(key)
+        for key in ("name", "classes", "names", "method", "width", "dimensions", "model")
+    ):
+        return False
+    if any(_vocabulary(first, key) != _vocabulary(second, key) for key in ("words", "tokenizer")):
         return False
     return all(_same(one, other) for one, other in zip(first.get("parts", ()), second.get("parts", ()), strict=True))
+
+
+def _vocabulary(task: Mapping[str, Any], key: str) -> Any:
+    """What a saved tokenizer makes of texts, without what it counted."""
+    values = task.get(key)
+    if not isinstance(values, Mapping):
+        return None
+    return {k: v for k, v in values.items() if k != "counts" and not isinstance(v, int)}
 
 
 # ---------------------------------------------------------------- before the first step
