@@ -68,7 +68,7 @@ def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 @pytest.fixture(scope="session")
 def ready(_own_state: None) -> Iterator[Ready]:
     """Start scripts in processes that have PyTorch imported already."""
-    server = Ready(ROOT / "src")
+    server = Ready()
     yield server
     server.close()
 

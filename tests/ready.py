@@ -15,9 +15,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Nothing that starts a thread while it is imported (LanceDB does): a process with threads should not fork. pyarrow's
-# allocator has one, and knows how to fork.
+# Nothing that starts a thread while it is imported: a process with threads should not fork. pyarrow's allocator has one
+# and knows how to fork; LanceDB's waits for work, of which there is none before the children have some.
 IMPORTED = ("torch._dynamo", "sklearn.linear_model", "scipy.stats", "pyarrow.parquet", "neocog.fit.training")
+ROOT = Path(__file__).parents[1]
 
 
 class Child:
@@ -42,9 +43,14 @@ class Child:
         os.kill(self.pid, signal.SIGKILL)
 
     @property
+    def stdout(self) -> str:
+        """What it wrote to standard output so far."""
+        return self.said.read_text("utf-8", "replace")
+
+    @property
     def stderr(self) -> str:
         """What it wrote to standard error so far."""
-        return self.said.read_text("utf-8", "replace")
+        return self.said.with_suffix(".err").read_text("utf-8", "replace")
 
     def _ask(self, what: str) -> int | None:
         if self.returncode is None:
@@ -55,16 +61,19 @@ class Child:
 class Ready:
     """The process that imports; ended with `close`."""
 
-    def __init__(self, source: Path) -> None:
-        """`source`: the folder that ``neocog`` is imported from."""
+    def __init__(self, imported: tuple[str, ...] = IMPORTED, warnings: str = "error") -> None:
+        """`imported`: modules; `warnings`: what becomes of them, as of ``python -W``."""
         pipe = subprocess.PIPE
-        env = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-W", "error", __file__]
+        env = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-W", warnings, __file__, *imported]
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=env)
+        self.started = 0
 
-    def start(self, script: Path, *arguments: str) -> Child:
-        """Run a script in its folder; it writes to SCRIPT.out and SCRIPT.err."""
-        return Child(self, self.ask("start", str(script), *arguments), script.with_suffix(".err"))
+    def start(self, script: Path, folder: Path, *arguments: object) -> Child:
+        """Run a script in a folder, where it leaves what it writes, too: NUMBER.out and NUMBER.err."""
+        self.started += 1
+        said = folder / f"{self.started}.out"
+        return Child(self, self.ask("start", str(said), str(script), *map(str, arguments)), said)
 
     def ask(self, *words: str | int) -> int:
         """Ask the process, and return what it says."""
@@ -80,8 +89,8 @@ class Ready:
 
 
 def serve() -> tuple[str, ...] | None:
-    """Do what is asked until nobody asks; in a child return at once, with the script to run and its arguments."""
-    for name in IMPORTED:
+    """Do what is asked until nobody asks; in a child return at once, with what is to run."""
+    for name in sys.argv[1:]:
         importlib.import_module(name)
     for line in sys.stdin:
         what, *words = json.loads(line)
@@ -98,9 +107,9 @@ def serve() -> tuple[str, ...] | None:
 
 
 if __name__ == "__main__" and (given := serve()):
-    path = Path(given[0])
-    for number, target in ((0, os.devnull), (1, path.with_suffix(".out")), (2, path.with_suffix(".err"))):
+    said, script, *rest = given
+    for number, target in enumerate((os.devnull, said, str(Path(said).with_suffix(".err")))):
         os.dup2(os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), number)
-    os.chdir(path.parent)
-    sys.argv, sys.path[0] = list(given), str(path.parent)
-    runpy.run_path(given[0], run_name="__main__")
+    os.chdir(Path(said).parent)
+    sys.argv, sys.path[0] = [script, *rest], str(Path(script).parent)
+    runpy.run_path(script, run_name="__main__")

@@ -50,7 +50,7 @@ def test_the_code_of_the_page_runs(page, ready, tmp_path):
         pytest.skip(f"needs {', '.join(absent)}")
     file = tmp_path / (page.stem + ".py")
     file.write_text(code, encoding="utf-8")
-    child = ready.start(file)
+    child = ready.start(file, tmp_path)
     assert child.wait() == 0, f"{page.name} (line numbers are those of the page)\n{child.stderr[-4000:]}"
 
 

@@ -34,7 +34,7 @@ fit.train("digits", out={out!r}, net="lenet5", recipe="standard", epochs=12, dev
 def start(ready: Ready, out: Path, optimizer: str) -> Child:
     script = out.with_suffix(".py")
     script.write_text(SCRIPT.format(out=str(out), optimizer=optimizer, bf16=optimizer == "muon"))
-    return ready.start(script)
+    return ready.start(script, out.parent)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
