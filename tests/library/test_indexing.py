@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -16,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from library.tiny import Tiny, fill, paths_of, picture
+from ready import Child, Ready
 
 from neocog.errors import LibraryError, UsageError
-from neocog.library import card, index_run, indexing
+from neocog.library import card, index_run
 from neocog.library.indexing import index, watch
 from neocog.library.lock import LibraryBusy
 from neocog.library.rows import content_hash
@@ -480,51 +480,36 @@ def test_links_hidden_files_and_other_libraries(shelf, tmp_path):
 # interrupted, in each other's way, and without room
 
 
-def start(store: Path, folder: Path, *, rows: int = 16, wait: float = 0, limit: int = 0) -> subprocess.Popen[str]:
-    command = [sys.executable, str(WORKER), str(store), str(folder), str(rows), str(wait), str(limit)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(indexing.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
-    assert process.stdout is not None and process.stdout.readline() == "go\n"
-    return process
+@pytest.fixture(scope="module")
+def starts():
+    """Start a run of indexing in a process that has LanceDB imported; what it says is its output."""
+    server = Ready(("lancedb", "library.tiny", "neocog.library.indexing"), "default")
+
+    def start(store: Path, folder: Path, *, rows: int = 16, wait: float = 0, limit: int = 0) -> Child:
+        return server.start(WORKER, folder.parent, store, folder, rows, wait, limit)
+
+    yield start
+    server.close()
 
 
-class Runs:
-    """A process that has everything imported, and starts runs as children of its own, to be killed."""
-
-    def __init__(self, store: Path, folder: Path) -> None:
-        self.process = start(store, folder, rows=8, limit=-1)
-
-    def start_and_kill(self, after: float) -> None:
-        """Start a run and kill it `after` so many seconds, if it still runs."""
-        child, out = self.process.stdin, self.process.stdout
-        assert child is not None and out is not None
-        child.write("run\n")
-        child.flush()
-        number = int(out.readline())
-        time.sleep(after)
-        os.kill(number, 9)
-        child.write("wait\n")
-        child.flush()
-        assert out.readline() == "ended\n"
-
-
-def end(process: subprocess.Popen[str]) -> str:
-    out, said = process.communicate(timeout=120)
-    assert said == ""
-    return out.strip()
+def end(process: Child) -> str:
+    process.wait()
+    assert process.stderr == ""
+    return process.stdout.strip()
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
-def test_killed_anywhere_it_continues(tmp_path, kills):
+def test_killed_anywhere_it_continues(tmp_path, starts, kills):
     """Between the kills files come, change, move and go, too."""
     rng = random.Random(kills)
     shelf = Shelf(tmp_path / "pictures", 40)
     shutil.rmtree(shelf.folder / ".neocog")  # the first run makes it
-    runs = Runs(shelf.folder / ".neocog", shelf.folder)
     for number in range(kills):
         fill(shelf.folder, 40, start=1000 * (number + 1))
-        runs.start_and_kill(after=rng.uniform(0, 0.6))
+        run = starts(shelf.folder / ".neocog", shelf.folder, rows=8)
+        time.sleep(rng.uniform(0, 0.6))
+        run.kill()
+        run.wait()
         if (shelf.folder / ".neocog" / "library.json").exists():
             damage = [str(one) for one in verify(Store.open(shelf.folder)) if one.damage]
             assert damage == [], f"after kill {number}"
@@ -533,15 +518,14 @@ def test_killed_anywhere_it_continues(tmp_path, kills):
         one.unlink()
         two.rename(shelf.folder / "a" / f"moved{number}{two.suffix}")
         picture(10**6 + number).save(three)
-    runs.process.communicate("", timeout=60)
-    assert "in " in end(start(shelf.folder / ".neocog", shelf.folder, rows=8))
+    assert "in " in end(starts(shelf.folder / ".neocog", shelf.folder, rows=8))
     shelf.store = Store.open(shelf.folder)
     assert shelf.index(net=Tiny()).endswith("unchanged") and shelf.whole()
 
 
-def test_two_processes_at_once(tmp_path):
+def test_two_processes_at_once(tmp_path, starts):
     fill(tmp_path / "pictures", 60)
-    running = [start(tmp_path / "lib", tmp_path / "pictures", wait=60) for _ in range(2)]
+    running = [starts(tmp_path / "lib", tmp_path / "pictures", wait=60) for _ in range(2)]
     said = sorted(end(process).split(" in ")[0] for process in running)
     assert said == ["60 new", "60 unchanged"]
     store = Store.open(tmp_path / "lib")
@@ -573,13 +557,13 @@ def test_tagging_while_indexing(shelf, monkeypatch):
     assert len(rows) == 44 and shelf.whole()
 
 
-def test_a_limit_on_file_sizes_is_reported_and_leaves_a_valid_library(tmp_path):
+def test_a_limit_on_file_sizes_is_reported_and_leaves_a_valid_library(tmp_path, starts):
     """A quota that the system enforces: EFBIG in the middle of LanceDB's own writing."""
     pytest.importorskip("resource")
     shelf = Shelf(tmp_path / "pictures", 20)
     shelf.index()
     fill(shelf.folder, 300, start=1000)
-    said = end(start(shelf.folder / ".neocog", shelf.folder, rows=256, limit=30_000))
+    said = end(starts(shelf.folder / ".neocog", shelf.folder, rows=256, limit=30_000))
     assert said.startswith("LibraryError: the disk is full") and said.endswith("to continue")
     damage = [str(one) for one in verify(Store.open(shelf.folder)) if one.damage]
     assert damage == [] and len(shelf.store) >= 20
