@@ -138,8 +138,9 @@ def _prepared(x: Tensor) -> Tensor:
     """(B, 3, H, W) float32 in 0 to 1, the short side at least `_LEAST`."""
     x = x.float().clamp(0, 1)
     x = x if x.shape[1] == 3 else x[:, :1].expand(-1, 3, -1, -1)
-    scale = _LEAST / min(x.shape[2:])
-    return F.interpolate(x, scale_factor=scale, mode="bilinear") if scale > 1 else x
+    sides = [int(side) for side in x.shape[2:]]
+    scale = _LEAST / min(sides)
+    return F.interpolate(x, [round(scale * side) for side in sides], mode="bilinear") if scale > 1 else x
 
 
 def _rooted(x: Tensor) -> Tensor:
@@ -153,7 +154,7 @@ def grey(x: Tensor) -> Tensor:
 
 def _counted(codes: Tensor, kinds: int, cells: int) -> Tensor:
     """int64 (B, H, W) -> shares (B, kinds * cells * cells) of each code in each cell of a grid."""
-    b, h, w = codes.shape
+    b, (h, w) = len(codes), map(int, codes.shape[1:])
     row = torch.arange(h, device=codes.device) * cells // h
     column = torch.arange(w, device=codes.device) * cells // w
     place = (row[:, None] * cells + column) * kinds + codes
@@ -171,7 +172,7 @@ def colour(x: Tensor) -> Tensor:
 
 def hog(x: Tensor) -> Tensor:
     """(B, 3, H, W) -> (B, 1764); of each pixel the gradient of the channel where it is longest counts."""
-    side = 8 * max(8, min(x.shape[2:]) // 8)
+    side = 8 * max(8, min(int(side) for side in x.shape[2:]) // 8)
     x = F.interpolate(x, (side, side), mode="bilinear") if x.shape[2:] != (side, side) else x
     dx, dy = torch.zeros_like(x), torch.zeros_like(x)
     dx[..., 1:-1] = x[..., 2:] - x[..., :-2]
@@ -215,7 +216,7 @@ def sift(x: Tensor) -> tuple[Tensor, Tensor]:
     A cell counts its eight orientations with a triangle as window, as bilinear interpolation between cells does.
     """
     g, found, places = grey(x)[:, None], [], []
-    h, w = g.shape[2:]
+    h, w = map(int, g.shape[2:])
     for size in _BINS:
         smooth = _smoothed(g, size / 6)
         dx = F.pad(smooth, (1, 1, 0, 0), mode="replicate")
