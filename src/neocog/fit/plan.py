@@ -158,6 +158,8 @@ def make_plan(
         data.notes += decision.notes
         if pre.channels < channels:
             data.notes.append("the weights are for grey pictures, so colours are not used")
+    elif nets.engineered(name):
+        r, began = transfer.without_weights(r, task, name, wishes)
     elif kind.classifies and transfer.each_class(np.bincount(source.labels[rows])) < transfer.FEW:
         data.notes.append(transfer.ONE_SPLIT)
     if r.dropout >= 0:
@@ -327,6 +329,8 @@ def _preprocess(wishes: Wishes, data: Data, start: Start | None, facts: Facts, d
             else dataclasses.replace(made, mean=given.mean, std=given.std, channels=given.channels)
         )
     plain = given or _cut(wishes, facts, side, device)
+    if nets.engineered(facts.name):  # descriptors are of the pictures' own values
+        plain = dataclasses.replace(plain, mean=(0.0,) * 3, std=(1.0,) * 3)
     if kind.fit == "pad":
         usually = min(side, 64 if side <= 96 else 256 if device.kind == "cpu" else 512)
         size = wishes.size or kind.size or (usually if kind.geometry else plain.size)

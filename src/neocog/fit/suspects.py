@@ -135,10 +135,11 @@ def _by_others(source: Source, device: str | None) -> tuple[np.ndarray, np.ndarr
     copies = fast_groups(source, rows) if len(rows) <= _COPIES_UP_TO else None
     folds = stratified_folds(labels, FOLDS, copies)
     # the strength is one number for all folds, and so tells a fold next to nothing of its own labels
-    strength = choose_head(x, {"label": labels}, task, folds=folds).strength
+    first, y = folds == 0, {"label": labels}
+    strength = choose_head(x[~first], part(y, ~first), task, held_out=(x[first], part(y, first))).strength
     probabilities = np.zeros((len(rows), len(source.classes)))
     for fold in range(int(folds.max()) + 1):
         out = folds == fold
-        head = choose_head(x[~out], part({"label": labels}, ~out), task, strength=strength)
+        head = choose_head(x[~out], part(y, ~out), task, strength=strength)
         probabilities[out] = softmax(head.logits(x[out]), 1.0)
     return rows, labels, probabilities
