@@ -1,0 +1,1 @@
+import { html } from "../lib.js"; export const Training = () => html`<p>training</p>`;
