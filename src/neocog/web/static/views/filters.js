@@ -18,24 +18,24 @@ export function Filters({ library, query, ask }) {
 }
 
 function Timeline({ times, set }) {
-  const months = times;
+  const { months, undated } = times;
   if (!months.length) return html`<p class="soft small">No picture has a date.</p>`;
-  const most = Math.max(...months.map((one) => one.pictures));
+  const most = Math.max(...months.map((one) => one.count));
   return html`<div class="timeline"><ul>${months.map((one) => html`<li key=${one.month}>
-      <button onClick=${() => set("taken", one.month)} title=${`${one.month}: ${count(one.pictures, "picture")}`} aria-label=${`${one.month}: ${count(one.pictures, "picture")}`}><i style=${{ height: `${Math.max(4, (100 * one.pictures) / most)}%` }}></i></button></li>`)}</ul>
-    <div class="row small soft number"><span>${months[0].month}</span><span class="push">${months.at(-1).month}</span></div></div>`;
+      <button onClick=${() => set("taken", one.month)} title=${`${one.month}: ${count(one.count, "picture")}`} aria-label=${`${one.month}: ${count(one.count, "picture")}`}><i style=${{ height: `${Math.max(4, (100 * one.count) / most)}%` }}></i></button></li>`)}</ul>
+    <div class="row small soft number"><span>${months[0].month}</span><span class="push">${months.at(-1).month}</span></div>
+    ${undated > 0 && html`<p class="soft small">${count(undated, "picture has", "pictures have")} no date.</p>`}</div>`;
 }
 
 /* Where pictures were taken, on a plain grid of degrees: no map is fetched from anywhere. */
 function Places({ places, set }) {
-  const named = places.filter((one) => one.name);
-  const points = places.filter((one) => one.latitude !== undefined);
+  const { named, points } = places;
   if (!named.length && !points.length) return html`<p class="soft small">No picture has a place or a position.</p>`;
   return html`${points.length > 0 && html`<svg class="world" viewBox="-180 -90 360 180" role="img" aria-label="Where pictures were taken, by degrees">
       ${[-120, -60, 0, 60, 120].map((x) => html`<path key=${"x" + x} d=${`M${x} -90V90`}/>`)}${[-60, -30, 0, 30, 60].map((y) => html`<path key=${"y" + y} d=${`M-180 ${y}H180`}/>`)}
-      ${points.map((one) => html`<circle key=${`${one.latitude},${one.longitude}`} cx=${one.longitude} cy=${-one.latitude} r=${1.5 + Math.min(6, Math.sqrt(one.pictures))} tabindex="0" role="button"
-        aria-label=${`${count(one.pictures, "picture")} near ${one.latitude.toFixed(1)}, ${one.longitude.toFixed(1)}`}
+      ${points.map((one) => html`<circle key=${`${one.latitude},${one.longitude}`} cx=${one.longitude} cy=${-one.latitude} r=${1.5 + Math.min(6, Math.sqrt(one.count))} tabindex="0" role="button"
+        aria-label=${`${count(one.count, "picture")} near ${one.latitude.toFixed(1)}, ${one.longitude.toFixed(1)}`}
         onClick=${() => set("near", `${one.latitude.toFixed(2)},${one.longitude.toFixed(2)},50km`)}
         onKeyDown=${(e) => e.key === "Enter" && set("near", `${one.latitude.toFixed(2)},${one.longitude.toFixed(2)},50km`)}/>`)}</svg>`}
-    <div class="row">${named.map((one) => html`<button class="chip" key=${one.name} onClick=${() => set("place", one.name)}>${one.name} <span class="soft number">${one.pictures}</span></button>`)}</div>`;
+    <div class="row">${named.map((one) => html`<button class="chip" key=${one.name} onClick=${() => set("place", one.name)}>${one.name} <span class="soft number">${one.count}</span></button>`)}</div>`;
 }

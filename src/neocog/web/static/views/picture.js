@@ -1,7 +1,7 @@
 // One picture: what is known of it, what the net sees in it, and what you know better.
 import { get, lib, patch, picture, post } from "../api.js";
 import { Boxes, Marker } from "../canvas.js";
-import { Bars, Icon, Wrong, go, html, link, say, useEffect, useKeys, useLoad, useState } from "../lib.js";
+import { Bars, Icon, Wrong, go, html, link, say, share, useEffect, useKeys, useLoad, useState } from "../lib.js";
 
 export function Picture({ route, library }) {
   const id = route.arg;
@@ -13,6 +13,7 @@ export function Picture({ route, library }) {
   const [tool, use] = useState(""); // "", "region", "box"
   const [chosen, choose] = useState(-1); // box
   useEffect(() => { look(null); mark(null); use(""); choose(-1); scrollTo(0, 0); }, [id]);
+  const sees = [...(found.value?.concepts ?? []), ...(found.value?.broader ?? [])];
   const back = link("search", "", { q, like, box: region });
   const step = async (by) => {
     if (n === undefined) return;
@@ -21,11 +22,13 @@ export function Picture({ route, library }) {
     const { hits } = await get(lib(library, "search"), { q, like, box: region, offset: to, limit: 1 });
     if (hits.length) go("picture", hits[0].id, { q, like, box: region, n: to }, { replace: true });
   };
-  useKeys({ ArrowLeft: () => void step(-1), ArrowRight: () => void step(1), Escape: () => (tool ? use("") : void (location.hash = back)), h: () => look(what ? null : one?.concepts?.[0]?.name ?? null), r: () => use(tool === "region" ? "" : "region") }, [id, n, tool, what, found.value]);
+  useKeys({ ArrowLeft: () => void step(-1), ArrowRight: () => void step(1), Escape: () => (tool ? use("") : void (location.hash = back)), h: () => look(what ? null : sees[0]?.name ?? null), r: () => use(tool === "region" ? "" : "region") }, [id, n, tool, what, found.value]);
   if (found.error) return html`<div class="stack"><a href=${back}>Back to the search</a><${Wrong} error=${found.error} again=${found.again}/></div>`;
   const one = found.value;
   if (!one || one.id !== id) return html`<p class="soft">Loading …</p>`;
 
+  const facts = Object.entries({ file: one.files?.join(", "), camera: one.camera, position: one.latitude != null && `${one.latitude.toFixed(4)}, ${one.longitude.toFixed(4)}`, places: one.places?.join(", "), keywords: one.keywords?.join(", "), texts: one.texts?.join(" · "), ...one.exif }).filter(([, value]) => value);
+  const caption = one.captions?.length ? { text: one.captions[0] } : { text: one.machine_captions?.[0], machine: true };
   const change = async (values, told) => {
     try {
       await patch(lib(library, "pictures", id), values);
@@ -43,7 +46,7 @@ export function Picture({ route, library }) {
       <div class="row bar-row"><a class="button plain" href=${back}><${Icon} name="back"/>Back</a>
         ${n !== undefined && html`<button class="icon plain push" aria-label="Previous picture" onClick=${() => step(-1)}><${Icon} name="back"/></button>
           <button class="icon plain" aria-label="Next picture" onClick=${() => step(1)}><${Icon} name="next"/></button>`}</div>
-      <div class="stage big"><${Marker} src=${picture(library, id, "file")} alt=${one.caption?.text || one.name} box=${box} draw=${draw} active=${Boolean(tool)}>
+      <div class="stage big"><${Marker} src=${picture(library, id, "file")} alt=${caption.text || one.name} box=${box} draw=${draw} active=${Boolean(tool)}>
         ${what && html`<img class="heat" src=${picture(library, id, "heatmap", { what })} alt=${`What speaks for ${what}`}/>`}
         ${!tool && one.boxes?.length > 0 && html`<${Boxes} boxes=${one.boxes} chosen=${chosen} choose=${(i) => choose(i === chosen ? -1 : i)}/>`}<//></div>
       <div class="row tools-row">
@@ -53,21 +56,22 @@ export function Picture({ route, library }) {
           <${BoxName} save=${(name) => { change({ boxes: [...(one.boxes ?? []), { text: name, box }] }, `Box ${name} added.`); use(""); mark(null); }}/>`}
         ${chosen >= 0 && one.boxes?.[chosen] && html`<button onClick=${() => { choose(-1); change({ boxes: one.boxes.filter((_, i) => i !== chosen) }, `Box ${one.boxes[chosen].text} removed.`); }}>Remove the box ${one.boxes[chosen].text}</button>`}
       </div>
-      <section class="stack tight"><h2>Resembles</h2>
+      <section class="stack tight near"><h2>Resembles</h2>
         ${near.error ? html`<${Wrong} error=${near.error}/>` : html`<ul class="strip">${(near.value?.neighbours ?? []).map((other) => html`<li key=${other.id}>
-          <a href=${link("picture", other.id, { q })}><img src=${picture(library, other.id, "thumbnail", { size: 320 })} alt=${other.name} loading="lazy"/></a><span class="small soft number">${other.likeness?.toFixed(2)}</span></li>`)}</ul>`}</section>
+          <a href=${link("picture", other.id, { q })}><img src=${picture(library, other.id, "thumbnail", { size: 320 })} alt=${other.name ?? "A picture that resembles it"} loading="lazy"/></a><span class="small soft number">${other.likeness?.toFixed(2)}</span></li>`)}</ul>`}</section>
     </div>
     <aside class="about stack">
       <div><h1 class="name">${one.name}</h1><p class="soft small number">${one.width} × ${one.height}${one.date ? ` · ${one.date.replace("T", " ").slice(0, 16)}` : ""}</p></div>
-      <${Caption} caption=${one.caption} save=${(text) => change({ caption: text }, "Caption changed.")}/>
+      <${Caption} caption=${caption} save=${(text) => change({ caption: text }, "Caption changed.")}/>
       <section class="stack tight"><h2>Labels</h2><${Labels} labels=${one.labels ?? []} save=${(labels, told) => change({ labels }, told)}/></section>
-      ${one.tags?.length > 0 && html`<section class="stack tight"><h2>Your words</h2><div class="row">${one.tags.map((tag) => html`<a class="chip" key=${tag} href=${link("search", "", { q: `tag:"${tag}"` })}>${tag}</a>`)}</div></section>`}
+      ${one.taught?.length > 0 && html`<section class="stack tight"><h2>Your words</h2><ul class="own-words">${one.taught.map((word) => html`<li class="row" key=${word.name}><a href=${link("teach", word.name)}>${word.name}</a><span class="soft small number">${share(word.probability)}</span>
+          <button class="chip push" onClick=${() => change({ words: { [word.name]: true } }, `It shows ${word.name}.`)} aria-label=${`It shows ${word.name}`}>Yes</button><button class="chip" onClick=${() => change({ words: { [word.name]: false } }, `It does not show ${word.name}.`)} aria-label=${`It does not show ${word.name}`}>No</button></li>`)}</ul></section>`}
       <section class="stack tight"><h2>What the net sees</h2>
-        ${one.concepts?.length ? html`<${Bars} items=${one.concepts.map((c) => [c.name, c.probability, link("search", "", { q: c.name })])}/>
-          <div class="row">${one.concepts.slice(0, 3).map((c) => html`<button class="chip" key=${c.name} aria-pressed=${what === c.name} onClick=${() => look(what === c.name ? null : c.name)}><${Icon} name="eye"/>${c.name}</button>`)}</div>
+        ${sees.length ? html`<${Bars} items=${sees.map((c) => [c.name, c.probability, link("search", "", { q: c.name })])}/>
+          <div class="row">${sees.slice(0, 3).map((c) => html`<button class="chip" key=${c.name} aria-pressed=${what === c.name} onClick=${() => look(what === c.name ? null : c.name)}><${Icon} name="eye"/>${c.name}</button>`)}</div>
           <p class="soft small">Choose a concept to see which parts of the picture speak for it.</p>` : html`<p class="soft small">It is sure of nothing.</p>`}
       </section>
-      ${Object.keys(one.exif ?? {}).length > 0 && html`<section class="stack tight"><h2>From the file</h2><dl class="facts">${Object.entries(one.exif).map(([name, value]) => html`<dt key=${name}>${name}</dt><dd>${String(value)}</dd>`)}</dl></section>`}
+      ${facts.length > 0 && html`<section class="stack tight"><h2>From the file</h2><dl class="facts">${facts.map(([name, value]) => html`<dt key=${name}>${name}</dt><dd>${String(value)}</dd>`)}</dl></section>`}
       <p class="soft small"><kbd>←</kbd> <kbd>→</kbd> next hit · <kbd>h</kbd> what counted · <kbd>r</kbd> region · <kbd>z</kbd> undo · <kbd>Esc</kbd> back</p>
     </aside>
   </div>`;
