@@ -31,10 +31,11 @@ export function Curve({ title, x, lines, height = 220, log = false }) {
     plot.current = new UPlot({
       width, height, legend: { show: false }, cursor: { y: false, points: { size: 6 } },
       scales: { x: { time: false }, y: log ? { distr: 3 } : {} },
-      axes: [{ ...axis, grid: { show: false }, space: 60 }, { ...axis, size: 52, space: 36 }],
+      axes: [{ ...axis, grid: { show: false }, space: 60, size: 28, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] }, { ...axis, size: 52, space: 36 }],
       series: [{}, ...lines.map((one, i) => ({ stroke: colour(INK[i % INK.length]), width: 2, dash: DASH[i % DASH.length], spanGaps: true, points: { show: x.values.length < 3 } }))],
     }, data, ref.current);
-    return () => plot.current.destroy();
+    document.fonts.ready.then(() => plot.current?.redraw(false, true)); // a canvas does not wait for its font
+    return () => { plot.current.destroy(); plot.current = null; };
   }, [width, height, names, dark, log, x.values.length < 3]);
   useEffect(() => plot.current?.setData(data), [JSON.stringify(data.map((one) => [one.length, one.at(-1)]))]);
   const last = (one) => one.values.findLast((v) => v !== null && v !== undefined);

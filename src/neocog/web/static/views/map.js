@@ -1,14 +1,19 @@
 // The map: every picture as a point, near to what it resembles. Drag to move, wheel to zoom, lasso to choose.
 import { get, lib, picture } from "../api.js";
-import { Icon, Wrong, count, html, link, useEffect, useLayoutEffect, useLoad, useRef, useSize, useState } from "../lib.js";
+import { Empty, Icon, Wrong, count, html, link, useEffect, useLayoutEffect, useLoad, useRef, useSize, useState } from "../lib.js";
+import { JobLine } from "./jobs.js";
 import { TeachDialog } from "./teach.js";
 
 const THUMBS = 160; // pictures that are drawn as pictures at once
 
-export function MapView({ library, again }) {
+export function MapView({ library, again, jobs }) {
   const map = useLoad((signal) => get(lib(library, "map"), {}, signal), [library]);
+  const making = map.value?.job && jobs.list.find((job) => job.id === map.value.job.id);
+  useEffect(() => { if (map.value?.job) jobs.watch(map.value.job); }, [map.value]);
+  useEffect(() => { if (making?.state === "done") map.again(); }, [making?.state]);
   if (map.error) return html`<${Wrong} error=${map.error} again=${map.again}/>`;
-  if (!map.value) return html`<p class="soft">Laying out the pictures …</p>`;
+  if (!map.value?.ids) return html`<div class="card narrow" aria-live="polite">${making ? html`<${JobLine} job=${making}/>` : "Laying out the pictures …"}</div>`;
+  if (!map.value.ids.length) return html`<${Empty} title="No map yet"><p class="soft">The pictures have no vectors to be laid out by.</p><//>`;
   return html`<${Plane} library=${library} map=${map.value} again=${again}/>`;
 }
 

@@ -42,7 +42,7 @@ function Inside({ name, library, picture: first }) {
   useEffect(() => { if (!shown && library) random().catch(() => {}); }, []);
   if (net.error) return html`<${Wrong} error=${net.error} again=${net.again}/>`;
   if (!net.value) return html`<p class="soft">Reading the network …</p>`;
-  const { layers, advice = [], facts = {} } = net.value;
+  const { layers, advice = [], facts = {}, svg } = net.value;
   const chosen = layers.find((l) => l.name === layer);
   const pick = (blob) => { cover(null); show({ file: blob, url: URL.createObjectURL(blob) }); };
   return html`
@@ -52,7 +52,7 @@ function Inside({ name, library, picture: first }) {
         <div class="row">${library && html`<button onClick=${() => random().catch((e) => say(e.message))}>Another picture</button>`}<button onClick=${() => file.current.click()}><${Icon} name="image"/>Your picture</button><button aria-pressed=${film} onClick=${() => shoot(!film)}><${Icon} name="camera"/>Camera</button>
           <input ref=${file} type="file" accept="image/*" hidden onChange=${(e) => { if (e.target.files[0]) pick(e.target.files[0]); e.target.value = ""; }}/></div>
         ${film && html`<${Webcam} pick=${pick} close=${() => shoot(false)}/>`}
-        ${shown && html`<div class="two"><figure class="stack tight"><div class="stage"><${Marker} src=${shown.url} alt="The picture that is looked at" box=${box} draw=${cover}/></div>
+        ${shown && html`<div class="two look"><figure class="stack tight"><div class="stage"><${Marker} src=${shown.url} alt="The picture that is looked at" box=${box} draw=${cover}/></div>
             <figcaption class="soft small">${box ? html`The marked part is covered. <button class="chip" onClick=${() => cover(null)}>Uncover</button>` : "Mark a part to cover it, and see what changes."}</figcaption></figure>
           <figure class="stack tight"><div class="stage">${seen.value?.map && html`<img class="wide" src=${seen.value.map} alt=${seen.value.told ?? "What speaks for the answer"}/>`}</div><figcaption class="soft small">${seen.loading ? "Looking …" : seen.value?.told}</figcaption></figure></div>`}
         ${seen.error && html`<${Wrong} error=${seen.error}/>`}
@@ -63,11 +63,22 @@ function Inside({ name, library, picture: first }) {
           ${one.value.field && html`<p class="soft small">It sees ${one.value.field} pixels of the input.</p>`}
           <ul class="strip">${(one.value.patches ?? []).map((p, i) => html`<li key=${i}><img class="pixels" src=${p.picture} alt=${`Patch with activation ${p.value.toFixed(2)}`}/><span class="small soft number">${p.value.toFixed(2)}</span></li>`)}</ul>
           ${one.value.weights?.length > 0 && html`<h3>What it listens to</h3><ul class="bars">${one.value.weights.map((w) => html`<li key=${w.unit}><span>unit ${w.unit} of ${w.layer}</span><span class="bar" aria-hidden="true"><i style=${{ width: `${100 * Math.abs(w.share)}%` }}></i></span><span>${w.share.toFixed(2)}</span></li>`)}</ul>`}`}</section>`}
+        ${svg && html`<${Drawing} svg=${svg} name=${name}/>`}
       </div>
       <aside class="stack"><section class="card stack tight"><h2>In numbers</h2><dl class="facts">${Object.entries(facts).map(([k, v]) => html`<dt key=${k}>${k}</dt><dd class="number">${v}</dd>`)}</dl></section>
         ${chosen && html`<section class="card stack tight"><h2>${chosen.name}</h2><dl class="facts"><dt>kind</dt><dd>${chosen.kind}</dd><dt>output</dt><dd class="number">${chosen.shape.join(" × ")}</dd>${chosen.params !== undefined && html`<dt>parameters</dt><dd class="number">${chosen.params.toLocaleString("en")}</dd>`}${chosen.field && html`<dt>receptive field</dt><dd class="number">${chosen.field}</dd>`}</dl></section>`}
         <section class="card stack tight"><h2>Advice</h2>${advice.length ? html`<ul class="findings">${advice.map((a, i) => html`<li key=${i}><b>${a.title}</b><p class="soft small">${a.text}</p></li>`)}</ul>` : html`<p class="soft small">Nothing stands out.</p>`}</section></aside>
     </div>`;
+}
+
+function Drawing({ svg, name }) {
+  const [url, set] = useState("");
+  useEffect(() => {
+    const made = URL.createObjectURL(new Blob([svg], { type: "image/svg+xml" }));
+    set(made);
+    return () => URL.revokeObjectURL(made);
+  }, [svg]);
+  return html`<section class="stack tight"><h2>The drawing</h2><div class="drawing" tabindex="0" role="region" aria-label="Drawing of the network">${url && html`<img src=${url} alt=${`The layers of ${name}, drawn to scale`}/>`}</div></section>`;
 }
 
 /* The layers as a skyline: as high as their map, as wide as their channels; one to choose. */

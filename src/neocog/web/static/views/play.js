@@ -24,7 +24,7 @@ export function Play(props) {
   };
   const sets = Object.entries(SETS).filter(([name]) => name !== "cifar10" || (state.data ?? []).includes("cifar10"));
   return html`<div class="stack"><div><h1>Play with a small net</h1><p class="soft narrow">Choose its layers, how fast it learns, and on what. It trains in seconds, and everything it does can be watched.</p></div>
-    <form class="card settings" onSubmit=${submit}>
+    <div class="playing" data-run=${Boolean(run)}><form class="card settings" onSubmit=${submit}>
       <div class="row"><label class="field">Pictures<select value=${data} onChange=${(e) => setData(e.target.value)}>${sets.map(([name, text]) => html`<option key=${name} value=${name}>${text}</option>`)}</select></label>
         <label class="field">Learning rate<input class="short" type="number" min="0.0001" max="2" step="any" value=${rate} onInput=${(e) => setRate(e.target.value)}/></label>
         <label class="field">Batch<input class="short" type="number" min="4" max="1024" value=${batch} onInput=${(e) => setBatch(e.target.value)}/></label>
@@ -36,6 +36,6 @@ export function Play(props) {
           ${layers.length > 1 && html`<button type="button" class="plain" aria-label=${`Remove layer ${i + 1}`} onClick=${() => setLayers(layers.filter((_, k) => k !== i))}>Remove</button>`}</div>`)}
         ${layers.length < 6 && html`<button type="button" onClick=${() => setLayers([...layers, { filters: 32, size: 3, pool: false }])}>Add a layer</button>`}</fieldset>
       <div><button class="main">Train</button></div></form>
-    ${run && html`<${Training} ...${props} route=${{ view: "training", arg: run, params: {} }}/>`}
+    ${run && html`<${Training} ...${props} route=${{ view: "training", arg: run, params: {} }}/>`}</div>
   </div>`;
 }

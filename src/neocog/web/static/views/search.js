@@ -11,7 +11,7 @@ import { TeachDialog } from "./teach.js";
 const LENSES = { "": "Pictures", map: "Map", duplicates: "Duplicates" };
 let dropped = null; // an example from outside stays while other views are looked at
 
-export function Search({ route, library, state, again }) {
+export function Search({ route, library, state, again, jobs }) {
   const { q = "", like = "", box = "", lens = "", all = "" } = route.params;
   const [outside, setOutside] = useState(dropped);
   const [chosen, choose] = useState(null); // the hit whose reasons are shown
@@ -67,7 +67,7 @@ export function Search({ route, library, state, again }) {
       </div>
       ${filtering && html`<${Filters} library=${library} query=${q} ask=${(text) => to({ q: text, lens: "" })}/>`}
     </div>
-    ${lens === "map" ? html`<${MapView} library=${library} again=${again}/>`
+    ${lens === "map" ? html`<${MapView} library=${library} again=${again} jobs=${jobs}/>`
       : lens === "duplicates" ? html`<${Duplicates} library=${library}/>`
       : html`<div class="results" data-panel=${Boolean(chosen)}>
       <div class="stack">
@@ -99,7 +99,7 @@ function First() {
 
 function Why({ hit, q, library, close, alike }) {
   const [map, show] = useState(false);
-  const what = hit.why.find((one) => one.witness !== "example")?.what ?? q;
+  const what = hit.why.find((one) => one.witness === "word" && /concepts/.test(one.text))?.what;
   return html`<aside class="why-panel stack" aria-label=${`Why ${hit.name} was found`} onKeyDown=${(e) => e.key === "Escape" && close()}>
     <div class="row"><h2 class="name">${hit.name}</h2><button class="icon plain push" aria-label="Close" onClick=${close}><${Icon} name="close"/></button></div>
     <a class="stage" href=${link("picture", hit.id, { q })}><img src=${picture(library, hit.id, "thumbnail", { size: 640 })} alt=${hit.name}/>

@@ -86,7 +86,7 @@ function plots(records, goal) {
 function Watch({ name, jobs, library }) {
   const seen = useRun(name);
   const epochs = seen.records?.filter((one) => one.kind === "epoch").length ?? 0;
-  const errors = useLoad((signal) => get(at(name, "errors"), {}, signal).catch(() => ({ errors: [] })), [name, Math.floor(epochs / 2), seen.value?.state]);
+  const errors = useLoad((signal) => (seen.value?.state === "done" ? get(at(name, "errors"), {}, signal) : null), [name, seen.value?.state]);
   if (seen.error) return html`<${Wrong} error=${seen.error} again=${seen.again}/>`;
   if (!seen.value) return html`<p class="soft">Loading …</p>`;
   const { value: found, records } = seen;
@@ -111,17 +111,17 @@ function Watch({ name, jobs, library }) {
       <span class="push"></span><span class="chip" data-state=${found.state}>${SHORT[found.state] ?? found.state}</span>
       ${found.state === "running" && html`<button onClick=${() => act("stop")}>Stop</button>`}${found.state === "stopped" && html`<button class="main" onClick=${() => act("resume")}>Resume</button>`}
       ${found.state === "done" && html`${library && html`<button onClick=${use}>Search with it</button>`}<a class="button main" href=${link("network", name)}>Look inside</a>`}</div>
-    ${job && html`<div class="card"><${JobLine} job=${job}/></div>`}
+    ${job && html`<div class="stack tight"><progress aria-label="How far the training is" max="1" value=${job.progress ?? undefined}></progress><p class="soft small">${job.message}</p></div>`}
     ${found.error && html`<p class="note wrong">${found.error}</p>`}
     <dl class="big-facts numbers">${(metrics ? Object.entries(metrics).filter(([k, v]) => typeof v === "number" && /^(test|val)_(?!n$|classes)/.test(k)).slice(0, 4)
         : last ? [["epoch", last.epoch], ["validation loss", last.val_loss], [words(found.goal ?? "val_accuracy").replace(/^val /, "validation "), last[found.goal ?? "val_accuracy"]], ["pictures a second", last.pictures_per_second]].filter(([, v]) => v !== undefined) : [])
       .map(([k, v]) => html`<div key=${k}><dt>${words(k)}</dt><dd class="number">${figure(v)}</dd></div>`)}</dl>
     ${epochs ? html`<div class="two">${plots(records, found.goal).map((plot) => html`<div class="card" key=${plot.title}><${Curve} ...${plot}/></div>`)}</div>` : html`<p class="soft" aria-live="polite">${found.state === "running" ? "The first epoch is under way …" : "No epoch was finished."}</p>`}
     <div class="two">
-      <section class="card stack"><h2>First-layer filters</h2><img class="pixels" key=${epochs} src=${`api/${at(name, "filters")}?at=${epochs}`} alt="The filters of the first layer as they are now" onError=${(e) => (e.target.hidden = true)} onLoad=${(e) => (e.target.hidden = false)}/></section>
-      <section class="card stack"><h2>What it says of itself</h2>${findings.length || start?.notes?.length ? html`<ul class="findings">${findings.map((one) => html`<li key=${one.name}><b>${words(one.name)}: ${one.verdict}</b><p class="soft">${one.evidence}</p>${one.advice && html`<p>${one.advice}</p>`}</li>`)}${(start?.notes ?? []).map((note) => html`<li key=${note} class="soft small">${note}</li>`)}</ul>` : html`<p class="soft">Nothing yet.</p>`}</section>
+      <div class="stack">${(epochs > 1 || found.state !== "running") && epochs > 0 && html`<section class="card stack"><h2>First-layer filters</h2><img class="pixels" key=${epochs} src=${`api/${at(name, "filters")}?at=${epochs}`} alt="The filters of the first layer as they are now" onError=${(e) => (e.target.hidden = true)} onLoad=${(e) => (e.target.hidden = false)}/></section>`}
+        ${errors.value?.errors?.length > 0 && html`<section class="card stack"><h2>Where it is wrong, the surest first</h2><ul class="errors">${errors.value.errors.slice(0, 36).map((one, i) => html`<li key=${i}><figure><img class="pixels" src=${one.picture} alt=${one.key ?? ""} loading="lazy"/><figcaption><b>${one.said}</b> ${one.probability !== undefined ? `${Math.round(100 * one.probability)} %` : ""}<br/><span class="soft">is ${one.true}</span></figcaption></figure></li>`)}</ul></section>`}</div>
+      ${(findings.length > 0 || start?.notes?.length > 0) && html`<section class="card stack"><h2>What it says of itself</h2><ul class="findings">${findings.map((one) => html`<li key=${one.name}><b>${words(one.name)}: ${one.verdict}</b><p class="soft">${one.evidence}</p>${one.advice && html`<p>${one.advice}</p>`}</li>`)}${(start?.notes ?? []).map((note) => html`<li key=${note} class="soft small">${note}</li>`)}</ul></section>`}
     </div>
-    ${errors.value?.errors?.length > 0 && html`<section class="card stack"><h2>Where it is wrong now</h2><ul class="errors">${errors.value.errors.slice(0, 36).map((one, i) => html`<li key=${i}><figure><img class="pixels" src=${one.picture} alt=${one.key ?? ""} loading="lazy"/><figcaption><b>${one.said}</b> ${one.probability !== undefined ? `${Math.round(100 * one.probability)} %` : ""}<br/><span class="soft">is ${one.true}</span></figcaption></figure></li>`)}</ul></section>`}
     ${found.report && html`<p><a href=${`api/${at(name, "report")}`}>The whole report</a></p>`}
   </div>`;
 }
