@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from neocog.data.decode import decode, inspect
@@ -107,6 +108,18 @@ def thumbnail(store: Store, hash: str, side: int) -> bytes:
     except OSError:  # a full disk keeps nothing, and shows the picture nevertheless
         pass
     return made
+
+
+def sample(store: Store, count: int, side: int = 320) -> list[bytes]:
+    """Return thumbnails of up to `count` pictures, evenly spread; what cannot be read is left out."""
+    hashes = view_of(store).hashes
+    found = []
+    for row in np.linspace(0, len(hashes) - 1, min(count, len(hashes))).astype(int):
+        try:
+            found.append(thumbnail(store, str(hashes[row]), side))
+        except (NoPicture, DataError):
+            continue
+    return found
 
 
 def _jpeg(pixels: Any, side: int | None) -> bytes:

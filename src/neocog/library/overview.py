@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,21 @@ def name_of(view: View, row: int) -> str:
     """Return the name of a picture's first file, as people read it."""
     paths = view.paths(row)
     return shown(paths[0].rpartition("/")[2]) if paths else ""
+
+
+def keep_map(store: Store, ids: Sequence[str], places: np.ndarray, method: str) -> None:
+    """Keep where the pictures lie in a plane, each axis from 0 to 1: float (N, 2). `method`: how, in a sentence."""
+    x, y = (np.round(places[:, k].astype(np.float64), 4).tolist() for k in (0, 1))
+    store.save("map", {"model": store.model, "method": method, "ids": list(ids), "x": x, "y": y})
+
+
+def kept_map(store: Store) -> dict[str, Any] | None:
+    """Return what `keep_map` kept: model, method, ids, x, y; None if nothing was, or if pictures came or went since."""
+    known = store.load("map")
+    model = store.model
+    if known is None or model is None or known["model"] != model or len(known["ids"]) != len(store.vectors(model)[0]):
+        return None
+    return dict(known)
 
 
 def inside(store: Store, path: str) -> str:

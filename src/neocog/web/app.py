@@ -16,9 +16,10 @@ from neocog.errors import MissingExtra, NeocogError
 from neocog.library.gallery import NoPicture
 from neocog.library.lock import LibraryBusy
 from neocog.names import json_text
-from neocog.web import libraries
+from neocog.web import libraries, runs
 from neocog.web.guard import Guard
-from neocog.web.served import NotServed, Served
+from neocog.web.jobs import NotServed
+from neocog.web.served import Served
 
 STATIC = Path(__file__).parent / "static"
 
@@ -28,7 +29,12 @@ class Json(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         """See `names.json_text`."""
-        return json_text(_plain(content)).encode()
+        return as_json(content).encode()
+
+
+def as_json(value: Any) -> str:
+    """Return a value as JSON that every browser reads: numbers that are none become null."""
+    return json_text(_plain(value))
 
 
 def make_app(served: Served, *, host: str = "127.0.0.1", token: str = "") -> Any:
@@ -45,6 +51,7 @@ def make_app(served: Served, *, host: str = "127.0.0.1", token: str = "") -> Any
     )
     app.state.served = served
     app.include_router(libraries.router, prefix="/api")
+    app.include_router(runs.router, prefix="/api")
 
     @app.get("/", include_in_schema=False)
     def page() -> Response:

@@ -8,6 +8,8 @@ from fastapi import APIRouter, File, Form, HTTPException, Path, Query, Request, 
 from pydantic import BaseModel, Field
 
 import neocog
+from neocog.data.named import at_hand as data_names
+from neocog.fit.watching import told
 from neocog.library.asking import MOST, Asking
 from neocog.library.gallery import SIDES, kept_thumbnail, original, thumbnail
 from neocog.names import shown
@@ -22,7 +24,7 @@ Box = Annotated[str, Query(description="x0,y0,x1,y1 in fractions of the example'
 Offset = Annotated[int, Query(ge=0, le=10_000_000)]
 Limit = Annotated[int, Query(ge=1, le=MOST)]
 Threshold = Annotated[float | None, Query(ge=0, le=1, description="Least score of a hit; default: calibrated.")]
-_PICTURE: Any = {200: {"content": {"image/*": {}}}, 304: {"description": "it is as the browser has it"}}
+PICTURE: Any = {200: {"content": {"image/*": {}}}, 304: {"description": "it is as the browser has it"}}
 _KEEP = {"cache-control": "private, max-age=31536000, immutable"}
 
 
@@ -96,8 +98,9 @@ def state(request: Request) -> dict[str, Any]:
             {"id": name, "name": name, "pictures": len(one.store), "read_only": one.store.read_only}
             for name, one in found.libraries.items()
         ],
-        "runs": [],
-        "jobs": [],
+        "runs": [{"id": name, "name": name, **told(folder)} for name, folder in found.runs.items()],
+        "jobs": found.jobs.list(),
+        "data": data_names(),
     }
 
 
@@ -161,6 +164,20 @@ def places(request: Request, lib: Lib) -> dict[str, Any]:
     return places(asking(request, lib).store)
 
 
+@router.get("/libraries/{lib}/map", responses={202: {"description": "it is being made: {job}"}})
+def map(request: Request, response: Response, lib: Lib) -> dict[str, Any]:
+    """Where each picture lies in a plane, alike ones near: ids, x, y. Where there is none yet, a job makes it."""
+    from neocog.library.overview import kept_map
+
+    store, jobs = asking(request, lib).store, served(request).jobs
+    if (known := kept_map(store)) is not None:
+        return known
+    response.status_code = 202
+    same = [one for one in jobs.list() if one["kind"] == "map" and one.get("library") == lib]
+    at_work = next((one for one in same if one["state"] == "running"), None)
+    return {"job": at_work or jobs.start("map", f"Map of {lib}", library=lib, store=str(store.folder))}
+
+
 @router.get("/libraries/{lib}/duplicates")
 def duplicates(
     request: Request, lib: Lib, level: Literal["exact", "near", "similar"] = "near", limit: Limit = 200
@@ -193,7 +210,7 @@ def picture(request: Request, lib: Lib, id: Id) -> dict[str, Any]:
     return picture(asking(request, lib).store, id)
 
 
-@router.get("/libraries/{lib}/pictures/{id}/thumbnail", response_class=Response, responses=_PICTURE)
+@router.get("/libraries/{lib}/pictures/{id}/thumbnail", response_class=Response, responses=PICTURE)
 async def small(
     request: Request, lib: Lib, id: Id, size: Annotated[int, Query(json_schema_extra={"enum": list(SIDES)})] = 320
 ) -> Response:
@@ -213,7 +230,7 @@ async def small(
     return Response(data, media_type="image/jpeg", headers=headers)
 
 
-@router.get("/libraries/{lib}/pictures/{id}/file", response_class=Response, responses=_PICTURE)
+@router.get("/libraries/{lib}/pictures/{id}/file", response_class=Response, responses=PICTURE)
 def file(request: Request, lib: Lib, id: Id) -> Response:
     """The picture's file; as a JPEG where browsers cannot show it."""
     store, tag = asking(request, lib).store, f'"{id}"'

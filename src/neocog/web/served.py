@@ -7,9 +7,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from neocog.errors import LibraryError, RunError, closest
+from neocog.errors import RunError, closest
 from neocog.library import Library
 from neocog.library.asking import Asking
+from neocog.web.jobs import Jobs, NotServed
 
 
 class Served:
@@ -18,11 +19,17 @@ class Served:
     Args:
         libraries: folders, as ``Library`` takes them.
         runs: run folders.
-        beside: a folder whose run folders are shown as well, whenever they appear; None: none.
+        beside: a folder whose run folders are shown as well, whenever they appear, and where new ones are made; None:
+            none.
+        jobs: where the jobs are kept; None: see `jobs_folder`.
     """
 
     def __init__(
-        self, libraries: Sequence[str | Path] = (), runs: Sequence[str | Path] = (), beside: Path | None = None
+        self,
+        libraries: Sequence[str | Path] = (),
+        runs: Sequence[str | Path] = (),
+        beside: Path | None = None,
+        jobs: Path | None = None,
     ) -> None:
         """Raises: LibraryError, RunError: one of them is none."""
         self.libraries: dict[str, Asking] = {}
@@ -31,6 +38,7 @@ class Served:
             parent = store.folder.parent if store.folder.name == ".neocog" else store.folder
             self.libraries[_free(parent.name, self.libraries)] = Asking(store)
         self.beside = beside
+        self.jobs = Jobs(jobs)
         self._runs: dict[str, Path] = {}
         for run in runs:
             folder = Path(os.path.abspath(run))
@@ -69,10 +77,6 @@ class Served:
         if name not in runs:
             raise NotServed(f"no run {name[:80]!r} is served{closest(name, runs)}")
         return runs[name]
-
-
-class NotServed(LibraryError):
-    """There is no library, run or job of that name."""
 
 
 def _free(name: str, taken: object) -> str:
