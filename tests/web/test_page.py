@@ -163,6 +163,7 @@ def test_a_month_of_the_timeline_filters(visit):
 
 def test_a_dropped_picture_finds_itself_and_a_region_of_it_is_searched(visit, tmp_path):
     page = visit()
+    expect(hits(page).first).to_be_visible()
     pixels = neocog.open_source("drawn:n=80,size=48,seed=5,task=shape").read(7)
     Image.fromarray(np.asarray(pixels)).save(tmp_path / "x.png")
     page.evaluate(

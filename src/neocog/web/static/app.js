@@ -52,8 +52,12 @@ function App() {
     go("search");
   };
   useKeys({ "/": () => {
-    if (route.view !== "search") go("search");
-    setTimeout(() => document.querySelector("#query")?.focus(), 50);
+    const box = document.querySelector("#query");
+    if (box) box.focus();
+    else {
+      go("search");
+      setTimeout(() => document.querySelector("#query")?.focus(), 100);
+    }
   } }, [route.view]);
   const busy = jobs.list.filter((job) => job.state === "running" || job.state === "waiting").length;
   return html`

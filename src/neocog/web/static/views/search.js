@@ -51,7 +51,7 @@ export function Search({ route, library, state, again, jobs }) {
       <img src=${picture(library, hit.id, "thumbnail", { size: 320 })} srcset=${`${picture(library, hit.id, "thumbnail", { size: 320 })} 1x, ${picture(library, hit.id, "thumbnail", { size: 640 })} 2x`} alt="" loading="lazy" decoding="async"/></a>
     <input type="checkbox" tabindex="-1" checked=${picked.has(hit.id)} aria-label=${`Choose ${hit.name}`} onChange=${() => toggle(hit)}/>
     <figcaption>${hit.why?.length
-      ? html`<button class="why" tabindex="-1" aria-label=${`Why ${hit.name} was found`} onClick=${() => choose(chosen?.id === hit.id ? null : hit)}><b class="number">${share(hit.score)}</b><span>${hit.why[0].text}</span></button>`
+      ? html`<button class="why" tabindex="-1" aria-expanded=${chosen?.id === hit.id} onClick=${() => choose(chosen?.id === hit.id ? null : hit)}><span class="sr">Why ${hit.name}:</span><b class="number">${share(hit.score)}</b><span>${hit.why[0].text}</span></button>`
       : html`<span class="why"><span>${hit.name}</span></span>`}</figcaption>
   </figure>`;
   const first = hits.first;

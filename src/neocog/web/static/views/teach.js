@@ -1,7 +1,9 @@
 // Teach: a word from a few pictures, yes and no with single keys, and then a network of it.
 import { get, lib, picture, post, remove } from "../api.js";
 import { Curve } from "../curve.js";
-import { Dialog, Empty, Icon, Wrong, count, go, html, link, say, share, useEffect, useKeys, useLoad, useState } from "../lib.js";
+import { Dialog, Empty, Icon, Wrong, count, go, html, link, say, share, useEffect, useKeys, useLoad, useRef, useState } from "../lib.js";
+
+const BATCH = 6; // answers that are learned from at once
 
 export function TeachDialog({ library, pictures, guess = "", close, done }) {
   const [name, setName] = useState(/^[\p{L}\p{N} ]+$/u.test(guess) ? guess : "");
@@ -51,47 +53,54 @@ async function trainOn(library, word, jobs) {
 
 function Concept({ library, name, changed, jobs }) {
   const [taught, learn] = useState(null);
-  const [queue, setQueue] = useState([]);
-  const [told, tell] = useState({ yes: [], no: [] });
+  const asked = useRef({ queue: [], yes: [], no: [] }); // keys may come faster than the page is drawn
+  const [, drawn] = useState(0);
+  const order = useRef([]);
+  const set = (next) => { asked.current = { ...asked.current, ...next }; drawn((n) => n + 1); };
+  const { queue, yes, no } = asked.current;
+  const [busy, work] = useState(false);
   const [history, remember] = useState([]);
   const [error, fail] = useState(null);
   const [leaving, leave] = useState(false);
   const here = lib(library, "concepts", name);
   const take = (now) => {
     learn(now);
-    setQueue(now.uncertain);
-    tell({ yes: [], no: [] });
+    set({ queue: now.uncertain, yes: [], no: [] });
     remember((old) => [...old, { answers: now.examples + now.negatives, quality: now.quality }]);
   };
   useEffect(() => { get(`${here}/uncertain`).then(take, fail); }, [here]);
-  const send = async (answers) => {
-    try { take(await post(`${here}/answers`, answers)); } catch (problem) { fail(problem); }
+  const send = async () => {
+    const said = { yes: asked.current.yes, no: asked.current.no };
+    set({ queue: [], yes: [], no: [] });
+    work(true);
+    try { take(await post(`${here}/answers`, said)); } catch (problem) { fail(problem); }
+    work(false);
   };
   const answer = (right) => {
-    const one = queue[0];
+    const now = asked.current;
+    const one = now.queue[0];
     if (!one) return;
-    const next = { yes: right ? [...told.yes, one.id] : told.yes, no: right ? told.no : [...told.no, one.id] };
-    tell(next);
-    setQueue(queue.slice(1));
-    if (next.yes.length + next.no.length >= 6 || queue.length === 1) void send(next);
+    set({ queue: now.queue.slice(1), ...(right ? { yes: [...now.yes, one.id] } : { no: [...now.no, one.id] }) });
+    order.current.push(one);
+    if (now.yes.length + now.no.length + 1 >= BATCH || now.queue.length === 1) void send();
   };
-  const skip = () => setQueue([...queue.slice(1), queue[0]].filter(Boolean));
+  const skip = () => set({ queue: [...asked.current.queue.slice(1), asked.current.queue[0]].filter(Boolean) });
   const undo = () => {
-    const last = [...told.yes, ...told.no].at(-1);
+    const now = asked.current;
+    const last = now.yes.length + now.no.length ? order.current.pop() : null;
     if (!last) return false;
-    tell({ yes: told.yes.filter((id) => id !== last), no: told.no.filter((id) => id !== last) });
-    setQueue([{ id: last, name: "" }, ...queue]);
+    set({ queue: [last, ...now.queue], yes: now.yes.filter((id) => id !== last.id), no: now.no.filter((id) => id !== last.id) });
   };
-  useKeys({ y: () => answer(true), n: () => answer(false), s: skip, Backspace: undo, Enter: () => (told.yes.length + told.no.length ? void send(told) : false) }, [queue, told]);
+  useKeys({ y: () => answer(true), n: () => answer(false), s: skip, Backspace: undo, Enter: () => (asked.current.yes.length + asked.current.no.length ? void send() : false) }, [here]);
   if (error) return html`<${Wrong} error=${error} again=${() => { fail(null); get(`${here}/uncertain`).then(take, fail); }}/>`;
   if (!taught) return html`<p class="soft">Loading …</p>`;
   const one = queue[0];
-  const waiting = told.yes.length + told.no.length;
+  const waiting = yes.length + no.length;
   return html`<div class="teach">
     <div class="row"><a class="button plain" href=${link("teach")}><${Icon} name="back"/>Your words</a></div>
     <h1>Is this <em>${name}</em>?</h1>
     <div class="asking">
-      <div class="stage ask-picture">${one ? html`<img key=${one.id} src=${picture(library, one.id, "thumbnail", { size: 640 })} alt=${one.name || "The picture in question"}/>` : html`<p class="soft">${waiting ? "Learning …" : "Nothing is uncertain any more."}</p>`}</div>
+      <div class="stage ask-picture">${one ? html`<img key=${one.id} src=${picture(library, one.id, "thumbnail", { size: 640 })} alt=${one.name || "The picture in question"}/>` : html`<p class="soft">${busy ? "Learning …" : "Nothing is uncertain any more."}</p>`}</div>
       <div class="row answers"><button class="main" disabled=${!one} onClick=${() => answer(true)}>Yes <kbd>y</kbd></button><button disabled=${!one} onClick=${() => answer(false)}>No <kbd>n</kbd></button>
         <button class="plain" disabled=${!one} onClick=${skip}>Skip <kbd>s</kbd></button>
         <span class="push soft small" aria-live="polite">${one?.probability !== undefined ? `taken for it with ${share(one.probability)}` : ""}</span></div>
