@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 import neocog
 from neocog.errors import UsageError
 from neocog.library import Library
+from neocog.web import worker
 from neocog.web.app import make_app
 from neocog.web.jobs import Jobs
 from neocog.web.served import Served
@@ -165,6 +166,8 @@ def test_what_counted_lies_over_the_picture_where_the_net_looked(home):
     Library.beside(home / "photos").index(home / "photos", net=home / "runs" / "shapes")
     page = TestClient(make_app(Served([home / "photos"], jobs=home / "jobs")), base_url="http://localhost:8080")
     one = page.get("/api/libraries/photos/search?limit=1").json()["hits"][0]["id"]
+    worker.map({"store": str(home / "photos")})
+    assert len(page.get("/api/libraries/photos/map").json()["ids"]) == 4
     here = f"/api/libraries/photos/pictures/{one}/heatmap"
     with Image.open(io.BytesIO(page.get(here).content)) as laid:
         assert laid.mode == "RGBA" and laid.size == (320, 320)

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
@@ -15,26 +15,13 @@ import neocog
 from neocog.errors import MissingExtra, NeocogError
 from neocog.library.gallery import NoPicture
 from neocog.library.lock import LibraryBusy
-from neocog.names import json_text
 from neocog.web import libraries, runs
+from neocog.web.answers import Json
 from neocog.web.guard import Guard
 from neocog.web.jobs import NotServed
 from neocog.web.served import Served
 
 STATIC = Path(__file__).parent / "static"
-
-
-class Json(JSONResponse):
-    """JSON that also carries names of files that are not UTF-8."""
-
-    def render(self, content: Any) -> bytes:
-        """See `names.json_text`."""
-        return as_json(content).encode()
-
-
-def as_json(value: Any) -> str:
-    """Return a value as JSON that every browser reads: numbers that are none become null."""
-    return json_text(_plain(value))
 
 
 def make_app(served: Served, *, host: str = "127.0.0.1", token: str = "") -> Any:
@@ -90,14 +77,3 @@ def _invalid(request: Request, error: Any) -> Response:
     first = error.errors()[0]
     where = " ".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))
     return Json({"error": f"{where}: {first['msg']}".strip(": ")}, 400)
-
-
-def _plain(value: Any) -> Any:
-    """Not-a-number is no JSON."""
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return value

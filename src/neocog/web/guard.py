@@ -84,7 +84,8 @@ class Guard:
             return 403, "a page of another site may not ask here"
         # pictures that another page embeds carry no Origin; browsers say where the request comes from
         elsewhere = headers.get("sec-fetch-site") in ("cross-site", "same-site")
-        if elsewhere and (headers.get("sec-fetch-mode") != "navigate" or scope["method"] != "GET"):
+        link = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET"
+        if elsewhere and not (link and not scope["path"].startswith("/api")):
             return 403, "a page of another site may not ask here"
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > LARGEST:

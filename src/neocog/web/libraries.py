@@ -165,7 +165,7 @@ def places(request: Request, lib: Lib) -> dict[str, Any]:
 
 
 @router.get("/libraries/{lib}/map", responses={202: {"description": "it is being made: {job}"}})
-def map(request: Request, response: Response, lib: Lib) -> dict[str, Any]:
+def plane(request: Request, response: Response, lib: Lib) -> dict[str, Any]:
     """Where each picture lies in a plane, alike ones near: ids, x, y. Where there is none yet, a job makes it."""
     from neocog.library.overview import kept_map
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 from neocog.data.named import at_hand
 from neocog.fit.watching import follow, free_folder, told, whole
 from neocog.library.gallery import original
+from neocog.web.answers import as_json
 from neocog.web.jobs import OVER
 from neocog.web.libraries import PICTURE, asking, corners, served
 
@@ -162,8 +163,6 @@ def _needed(value: str | None, name: str) -> str:
 
 
 def _event(name: str, value: Any) -> str:
-    from neocog.web.app import as_json
-
     return f"event: {name}\ndata: {as_json(value)}\n\n"
 
 
