@@ -19,8 +19,8 @@ from neocog.library.indexing import index
 from neocog.web.app import make_app
 from neocog.web.served import Served
 
-# what starts work of minutes, never ends, or needs a trained net is tested by hand, in test_runs.py
 CHECKED = [not_a_server_error, response_schema_conformance, status_code_conformance, content_type_conformance]
+# what starts work of minutes, never ends, or needs a trained net is tested by hand, in test_runs.py
 LEFT = r"/(jobs|events|map|look|predict|network|units|filters|heatmap)(/|$|\?)"
 
 BRIEF = settings(
