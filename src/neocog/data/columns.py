@@ -137,6 +137,11 @@ class LabelColumn:
         """Return every label once, as it came."""
         return list(self._ids)
 
+    def counted(self) -> dict[str | int, int]:
+        """Return every label as it came, and how often."""
+        times = np.bincount(np.frombuffer(self._values, np.int32), minlength=len(self._ids))
+        return dict(zip(self._ids, times.tolist(), strict=True))
+
     @property
     def total(self) -> int:
         """Number of labels over all rows."""

@@ -158,7 +158,7 @@ class Segment(Task):
         classes: names, in the order of the outputs.
         weights: (K,), how much a pixel of each class counts.
         dice: share of the Dice loss (Milletari et al. 2016) in the whole.
-        width: channels of the decoder.
+        width: channels of the decoder; 0: half of those of the trunk's deepest maps, at most 128.
         border: how much more a pixel between two objects that touch counts, w0 of Ronneberger et al. 2015 (there 10).
         tile: side of the tiles in which pictures are seen at their own scale; 0: the whole picture, scaled.
         colours: RGB of each class, where the data say it.
@@ -173,7 +173,7 @@ class Segment(Task):
     fit = "pad"
     geometry = True
     recipe = "dense"
-    options = {"dice": 0.0, "width": 128, "border": 0.0, "tile": 0}
+    options = {"dice": 0.0, "width": 0, "border": 0.0, "tile": 0}
     summed = frozenset({"confusion", "loss_sum", "border_sum", "border_n"})
 
     def __init__(
@@ -229,7 +229,8 @@ class Segment(Task):
         return len(self.classes)
 
     def head(self, trunk: Trunk) -> nn.Module:
-        return Decoder(trunk.channels, len(self.classes), self.width)
+        width = self.width or min(128, trunk.channels[max(trunk.channels)] // 2)  # as in detect
+        return Decoder(trunk.channels, len(self.classes), width)
 
     def run(self, net: nn.Module, batch: Batch) -> Any:
         return over_picture(net, batch.x, (self.tile, self.tile) if self.tile else None)
