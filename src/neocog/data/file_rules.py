@@ -206,7 +206,7 @@ def leak_mirrored(f: Facts) -> Finding | None:
 
 
 def _one_class(f: Facts, pairs: np.ndarray) -> np.ndarray:
-    """Which pairs have one label, or none: look-alikes of two classes do not make a test easier, see `conflict_near`."""
+    """Which pairs have one label, or none: look-alikes of two classes make no test easier, see `conflict_near`."""
     labels = f.source.labels[pairs].reshape(-1, 2)
     return np.asarray((labels[:, 0] == labels[:, 1]) | (labels < 0).any(1) | (not f.single))
 
