@@ -112,7 +112,9 @@ def possible(source: Source) -> list[str]:
 
 
 def fits(task: type[Task], source: Source) -> bool:
-    """Whether a source has a column of the right kind for all that a task needs, and knows something there."""
+    """Whether a source's inputs are such as a task is asked of, and it knows something of all that the task needs."""
+    if task.inputs and source.kind not in task.inputs:
+        return False
     for role, kind in task.needs.items():
         column = source.columns.get(role)
         if column is None or column.kind != kind or not column.known.any():
