@@ -6,9 +6,10 @@
 faces-label: 40 people, 5 pictures each to learn from, 5 to test; error. faces-match: twins learn on 30 people and are
 judged on 10 others (equal error rate), beside the cosine of the trunk's features and Fisherfaces. points: 68 points of
 faces, mean error over the distance between the eyes' outer corners, beside a ridge regression. camvid, bccd: segment
-and detect with default settings else, starting from the default trunk; camvid beside a logistic regression of the trunk's
-maps at each pixel; bccd at 352 pixels. em: membranes and cells, 5-fold by blocks of six neighbouring slices, a U-Net of a quarter of the
-published width from scratch (`--minutes` are those of a fold), beside gradient boosted trees on filters of the pixels.
+and detect (at 352 pixels), all else usual, starting from the default trunk; camvid beside a logistic regression of the
+trunk's maps at each pixel. em: membranes and cells, 5-fold by blocks of six neighbouring slices, a U-Net of a quarter
+of the published width from scratch (`--minutes` are those of a fold), beside gradient boosted trees on filters of the
+pixels.
 flickr8k-tags: nouns of the captions as tags, beside a logistic regression.
 
 Writes a row for each into bench/results/tasks.json.
