@@ -233,7 +233,9 @@ def test_an_evil_name_is_only_a_name(visit):
     page = visit(f'#/search?q="{EVIL[:-4]}"')
     ask(page, "taken:2023-01")
     expect(page.get_by_text("7 hits")).to_be_visible()
-    hits(page).filter(has_text="onerror").or_(page.locator(".hit:has(a[aria-label*=onerror])")).first.locator("a").click()
+    hits(page).filter(has_text="onerror").or_(page.locator(".hit:has(a[aria-label*=onerror])")).first.locator(
+        "a"
+    ).click()
     expect(page.locator("h1")).to_have_text(EVIL)
     assert "owned" not in page.title()
 
