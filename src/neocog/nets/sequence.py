@@ -194,5 +194,5 @@ register(
 )(TDNN)  # fmt: skip
 register(
     Facts("sentence_cnn", "sentence_cnn", 2014, "Kim 2014, arXiv:1408.5882", 5_990_702, 21_900_600, (64,), 2,
-          smallest=5, accuracy="MR film reviews 81.5 % (76.1 % from random word vectors)"),
+          smallest=5, accuracy="MR film reviews 81.5 % (76.1 % from random word vectors)", reads="text"),
 )(SentenceCNN)  # fmt: skip
