@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from neocog.data.columns import LabelSets
+from neocog.data.kinds import Categories, Column, Numbers
 from neocog.data.sound import written
 from neocog.data.source import Source
 
@@ -18,7 +20,12 @@ class DrawnTones(Source):
     drawn = True
 
     def __init__(self, n: int, seed: int = 0) -> None:
-        super().__init__("drawn", GLIDES, np.arange(n) % len(GLIDES), np.full(n, -1))
+        labels = np.arange(n) % len(GLIDES)
+        columns: dict[str, Column] = {
+            "tags": Categories(LabelSets(np.arange(n + 1), (labels > 1).astype(np.int32)), ("gliding", "staying")),
+            "numbers": Numbers((labels == 1) * 1.0 - (labels == 0), ("rise",)),
+        }
+        super().__init__("drawn", GLIDES, labels, np.full(n, -1), columns=columns)
         self.seed = seed
 
     def key(self, i: int) -> str:

@@ -117,6 +117,16 @@ class SoundReader(Reader):
         of_frames = (self.spectrum.rows, self.spectrum.frames(self.samples))
         return (1, *of_frames) if self.picture else of_frames
 
+    @classmethod
+    def begins(cls, data: bytes) -> bool:
+        return sound.begins(data)
+
+    @classmethod
+    def groups(cls, source: Source) -> np.ndarray | None:
+        from neocog.data.sound_rules import sound_copies
+
+        return sound_copies(source)
+
     def encode(self, raw: Any) -> np.ndarray:
         """int16 (L,), as loud as can be: bytes of a file, a path, a wave at the net's rate, or (wave, rate)."""
         wave = self.wave(raw)
@@ -175,7 +185,9 @@ class SoundReader(Reader):
         """The spectrogram, and the sound to listen to: its first four seconds, at 8,000 samples a second at most."""
         wave = self.wave(raw)[: round(_SHOWN * self.spectrum.rate)]
         rate = min(self.spectrum.rate, 8000)
-        heard = sound.written(sound.resampled(wave, self.spectrum.rate, rate) if rate != self.spectrum.rate else wave, rate)
+        heard = sound.written(
+            sound.resampled(wave, self.spectrum.rate, rate) if rate != self.spectrum.rate else wave, rate
+        )
         audio = base64.b64encode(heard).decode()
         return Html(
             f'<img src="{data_uri(self.drawn_spectrum(wave), lossless=True)}" alt="log-mel spectrogram, {len(wave) / self.spectrum.rate:.2f} s" '

@@ -154,6 +154,11 @@ class Reader(ABC):
         return os.path.splitext(os.fsdecode(name))[1].lower() in cls.endings
 
     @classmethod
+    def begins(cls, data: bytes) -> bool:
+        """Whether a file that begins so is such an input; for files without a name, as in Parquet."""
+        return False
+
+    @classmethod
     def groups(cls, source: Source) -> np.ndarray | None:
         """int64 (N,): samples of one number are copies of each other and stay in one split; None: there are none."""
         return None
@@ -191,6 +196,11 @@ def find(kind: str) -> type[Reader]:
             f"unknown kind of input {kind!r}{closest(kind, kinds())}; expected one of {', '.join(kinds())}"
         )
     return _readers[kind]
+
+
+def kind_of(data: bytes) -> str:
+    """The kind of input that a file is, by its first bytes: a picture where no reader knows them."""
+    return next((kind for kind in kinds() if _readers[kind].begins(data)), PICTURE)
 
 
 def commonest(endings: Mapping[str, int]) -> str | None:

@@ -30,6 +30,14 @@ def is_sound(name: str | bytes) -> bool:
     return os.path.splitext(os.fsdecode(name))[1].lower() in SOUND_ENDINGS
 
 
+def begins(data: bytes) -> bool:
+    """Tell whether a file that begins so is WAV, FLAC, OGG, MP3, AIFF or AU."""
+    if data[:4] in (b"RIFF", b"FORM"):
+        return data[8:12] in (b"WAVE", b"AIFF", b"AIFC")
+    mp3 = data[:3] == b"ID3" or (data[:1] == b"\xff" and len(data) > 1 and data[1] & 0xE6 == 0xE2)
+    return data[:4] in (b"fLaC", b"OggS", b".snd", b"RF64") or mp3
+
+
 def inspect(data: bytes) -> SoundInfo:
     """Read the header of a sound file. Raises: DecodeError: it is none; MissingExtra: no soundfile."""
     with _opened(data) as file:

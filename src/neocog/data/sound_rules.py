@@ -73,9 +73,7 @@ def sound_findings(source: Source) -> list[Finding]:
         shown = tuple(tuple(_example(source, i, note(i)) for i in group) for group in groups[:KEPT])
         many = counted(sum(map(len, groups)), "recording")
         count = sum(map(len, groups))
-        found.append(
-            Finding(name, severity, title.format(many), count, advice, shown, max(0, len(groups) - KEPT))
-        )
+        found.append(Finding(name, severity, title.format(many), count, advice, shown, max(0, len(groups) - KEPT)))
 
     say(
         "unreadable", "warning" if good.any() else "error", f"{{}} of {n:,} cannot be read", ~good,
