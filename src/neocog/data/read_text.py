@@ -16,6 +16,7 @@ from neocog.data.text import text_of
 from neocog.errors import DataError, UsageError, closest
 from neocog.page import Html, line_chart, pairs, paragraph, text
 from neocog.text.tokens import KINDS, Tokenizer, learn, load_tokenizer, normal
+from neocog.text.vectors import table_for
 
 _MOST = 512  # tokens of a text that are read, where the user says nothing
 _SHOWN = 280  # letters of a text in a report
@@ -79,13 +80,12 @@ class TextReader(Reader):
 
     @property
     def net_options(self) -> Mapping[str, Any]:
-        return {"vocabulary": self.tokenizer.size - 1}
+        given = {"vectors": "tuned"} if self.tokenizer.kind in ("words", "subwords") else {}
+        return {"vocabulary": self.tokenizer.size - 1, **given}
 
     def begin(self, net: nn.Module) -> None:
-        if wanted := getattr(net, "wants_vectors", None):
-            from neocog.text.vectors import table_for
-
-            wanted(torch.from_numpy(table_for(self.tokenizer)))
+        if take := getattr(net, "take_vectors", None):
+            take(lambda: torch.from_numpy(table_for(self.tokenizer)))
 
     def encode(self, raw: Any) -> np.ndarray:
         return self.tokenizer.encode([plain(raw)], self.longest)[0]
