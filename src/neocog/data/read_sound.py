@@ -1,4 +1,4 @@
-"""Recordings as inputs: waves of one rate without the silence around them, as log-mel, MFCC, spectrogram, or as they are."""
+"""Recordings as inputs: waves of one rate, without silence around them, as log-mel, MFCC, spectrogram, or as they are."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class SoundReader(Reader):
             facts={"seconds": np.percentile(seconds, range(0, 101, 5)).round(3).tolist()},
         )
         made.notes = (
-            f"recordings of {np.median(seconds):.2g} s in the middle and {max(seconds):.2g} s at most, without silence, "
+            f"recordings of {np.median(seconds):.2g} s (median), {max(seconds):.2g} s at most, without silence around them, "
             f"at {rate:,} samples a second; the net hears {heard:.2g} s",
         )
         if over := sum(one > 1.05 * heard for one in seconds):
@@ -160,7 +160,8 @@ class SoundReader(Reader):
     def finish(self, x: Tensor, draws: Tensor | None = None) -> Tensor:
         """(B, rows, frames), or (B, 1, rows, frames) for nets that read pictures.
 
-        Spectra are decibels, the loudest 2 and silence -2; waves have a power of 1 where they sound.
+        Of each row of a spectrum its mean over the frames that sound is taken away, so that a microphone's or a room's
+        colour does not matter; 15 decibels are 1, silence is -3. Waves have a power of 1 where they sound.
         """
         waves, how = x.float() / 32768.0, self.changes
         u = draws.to(x.device) if draws is not None else None
@@ -170,12 +171,13 @@ class SoundReader(Reader):
             reach = (sound_changes.lengths(waves) - self.samples).clamp(min=0) / 2 + how["shift"] * self.spectrum.rate
             speed = (1.0 + how["speed"]) ** (2.0 * u[:, 1] - 1.0)
             waves = sound_changes.window(waves, self.samples, shift=(2.0 * u[:, 0] - 1.0) * reach, speed=speed)
-            if how["noise"]:
-                waves = sound_changes.noisy(waves, how["noise"] + 40.0 * u[:, 2], u[:, 3:6])
+        sounds = waves != 0
+        if u is not None and how["noise"]:
+            waves = sound_changes.noisy(waves, how["noise"] + 40.0 * u[:, 2], u[:, 3:6])
         if self.spectrum.kind == "wave":
-            power = waves.square().sum(1) / (waves != 0).sum(1).clamp(min=1)
+            power = waves.square().sum(1) / sounds.sum(1).clamp(min=1)
             return self.spectrum(waves / power.sqrt().clamp(min=1e-4)[:, None])
-        spectra = self.spectrum(waves, self.depth)
+        spectra = self.spectrum.centred(self.spectrum(waves, self.depth), sounds)
         if u is not None:
             spectra = sound_changes.masked(spectra, u[:, 6:8], round(how["masked"] * spectra.shape[1]), 1)
             spectra = sound_changes.masked(spectra, u[:, 8:10], round(how["masked"] * spectra.shape[2]), 2)
@@ -189,9 +191,10 @@ class SoundReader(Reader):
             sound.resampled(wave, self.spectrum.rate, rate) if rate != self.spectrum.rate else wave, rate
         )
         audio = base64.b64encode(heard).decode()
+        picture = data_uri(self.drawn_spectrum(wave), lossless=True)
         return Html(
-            f'<img src="{data_uri(self.drawn_spectrum(wave), lossless=True)}" alt="log-mel spectrogram, {len(wave) / self.spectrum.rate:.2f} s" '
-            f'style="height:80px;width:150px;display:block"><audio controls preload="none" style="width:150px;height:28px" src="data:audio/wav;base64,{audio}"></audio>'
+            f'<img src="{picture}" alt="spectrogram" style="height:80px;width:160px;display:block">'
+            f'<audio controls preload="none" style="width:160px;height:28px" src="data:audio/wav;base64,{audio}"></audio>'
         )
 
     def drawn_spectrum(self, wave: np.ndarray, depth: float = 60.0) -> np.ndarray:
@@ -208,9 +211,12 @@ class SoundReader(Reader):
         rows = {
             "samples a second": f"{of.rate:,}",
             "the net hears": f"{self.samples / of.rate:.2f} s",
-            "as": of.kind if of.kind == "wave" else f"{of.kind}, {of.rows} numbers of {of.window * ms:.0f} ms every {of.hop * ms:.0f} ms",
+            "as": of.kind,
+            "frames": f"{of.rows} numbers of {of.window * ms:.0f} ms every {of.hop * ms:.0f} ms",
             "silence": f"{self.trim:.0f} decibels under the loudest, cut off at both ends" if self.trim else "kept",
-        }  # fmt: skip
+        }
+        if of.kind == "wave":
+            del rows["frames"]
         chart = line_chart({"recordings": points}, x="seconds", y="share of the training recordings up to this length")
         return [("Sounds", Html(pairs(rows) + chart + paragraph(" ".join(self.notes))))]
 

@@ -1,6 +1,6 @@
-"""How sounds are changed in training, whole batches on the device: shift, speed, noise, and what is masked of spectra.
+"""How sounds are changed in training, whole batches on the device: shift, speed, noise; bands and times are masked.
 
-Each function takes numbers in [0, 1), a row for each recording, drawn by the feed as a function of (seed, epoch, sample).
+Each function takes numbers in [0, 1), a row for each recording, which are functions of (seed, epoch, sample).
 """
 
 from __future__ import annotations

@@ -65,6 +65,16 @@ class Spectrum:
         mel = decibels(mel_bands(self.rate, self.window, self.bands).to(power) @ power, depth)
         return cosines(self.bands, self.coefficients).to(mel) @ mel if self.kind == "mfcc" else mel
 
+    def centred(self, spectra: Tensor, sounds: Tensor) -> Tensor:
+        """Spectra (B, rows, frames) minus each row's mean over the frames that sound, in units of 15 decibels, from -3 on.
+
+        `sounds` bool (B, L): the samples that are not silence.
+        """
+        there = torch.nn.functional.max_pool1d(sounds[:, None].to(spectra), self.hop, ceil_mode=True)  # (B, 1, frames)
+        there = torch.nn.functional.pad(there, (0, spectra.shape[2] - there.shape[2]))
+        mean = (spectra * there).sum(2, keepdim=True) / there.sum(2, keepdim=True).clamp(min=1)
+        return ((spectra - mean) / 15.0).clamp(min=-3.0)
+
 
 def powers(waves: Tensor, window: int, hop: int) -> Tensor:
     """Power of each frequency in each frame: (B, L) -> (B, window // 2 + 1, L // hop + 1)."""

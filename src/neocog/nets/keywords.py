@@ -20,6 +20,7 @@ Output shapes of tc_resnet8:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -62,7 +63,7 @@ class TCResNet(nn.Module):
     """
 
     head = "fc"
-    reader = {"bands": 40}
+    reader: ClassVar = {"bands": 40}
 
     def __init__(
         self, *, classes: int, in_channels: int, widths: Sequence[int], times: float = 1.0, dropout: float = 0.5
@@ -112,7 +113,7 @@ class WaveNet(nn.Module):
     """
 
     head = "fc"
-    reader = {"features": "wave"}
+    reader: ClassVar = {"features": "wave"}
 
     def __init__(
         self, *, classes: int, in_channels: int, widths: Sequence[int], depths: Sequence[int], times: float = 1.0
