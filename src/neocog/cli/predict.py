@@ -55,6 +55,9 @@ def predict(
     draw: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write each picture there with the answer drawn on it.")
     ] = None,
+    windows: Annotated[
+        bool, typer.Option("--windows", help="Of long recordings: what is heard when, from second to second.")
+    ] = False,
     device: terminal.Device = None,
     on: terminal.On = None,
 ) -> None:
@@ -71,11 +74,15 @@ def predict(
             if on and (masks or draw):
                 raise UsageError("--masks and --draw are for pictures on this machine; leave out --on")
             trained = export.load(run)
+            if windows and (on or masks or draw or form.value not in ("table", "csv", "jsonl")):
+                raise UsageError("--windows gives a table of times: --format table, csv or jsonl, on this machine")
             answers.check_form(trained.task, form.value, out, masks=masks is not None)
             places = [answers.Places(f, end, inputs) if f else None for f, end in ((masks, ".png"), (draw, ".jpg"))]
             if masks:
                 answers.write_classes(masks, trained.classes)
-            if on:
+            if windows:
+                found = fit.spot(trained, terminal.lines_for(inputs), device=device)
+            elif on:
                 from neocog.cluster import Cluster
 
                 cluster = until_written.enter_context(Cluster(on, say=terminal.say))

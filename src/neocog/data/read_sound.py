@@ -1,4 +1,4 @@
-"""Recordings as inputs: waves of one rate, without silence around them, as log-mel, MFCC, spectrogram, or as they are."""
+"""Recordings as inputs: waves of one rate, without silence around them, as log-mel, MFCC, spectrogram or wave."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class SoundReader(Reader):
             facts={"seconds": np.percentile(seconds, range(0, 101, 5)).round(3).tolist()},
         )
         made.notes = (
-            f"recordings of {np.median(seconds):.2g} s (median), {max(seconds):.2g} s at most, without silence around them, "
+            f"recordings of {np.median(seconds):.2g} s (median), {max(seconds):.2g} s at most, without silence around, "
             f"at {rate:,} samples a second; the net hears {heard:.2g} s",
         )
         if over := sum(one > 1.05 * heard for one in seconds):
@@ -194,7 +194,8 @@ class SoundReader(Reader):
         picture = data_uri(self.drawn_spectrum(wave), lossless=True)
         return Html(
             f'<img src="{picture}" alt="spectrogram" style="height:80px;width:160px;display:block">'
-            f'<audio controls preload="none" style="width:160px;height:28px" src="data:audio/wav;base64,{audio}"></audio>'
+            f'<audio controls preload="none" style="width:160px;height:28px" src="data:audio/wav;base64,{audio}">'
+            "</audio>"
         )
 
     def drawn_spectrum(self, wave: np.ndarray, depth: float = 60.0) -> np.ndarray:

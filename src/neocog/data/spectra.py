@@ -66,7 +66,7 @@ class Spectrum:
         return cosines(self.bands, self.coefficients).to(mel) @ mel if self.kind == "mfcc" else mel
 
     def centred(self, spectra: Tensor, sounds: Tensor) -> Tensor:
-        """Spectra (B, rows, frames) minus each row's mean over the frames that sound, in units of 15 decibels, from -3 on.
+        """Spectra (B, rows, frames) minus each row's mean over frames that sound, in units of 15 decibels, from -3 on.
 
         `sounds` bool (B, L): the samples that are not silence.
         """
