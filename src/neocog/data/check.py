@@ -16,6 +16,8 @@ from neocog.data.kinds import Boxes, Categories, Column, Points, TextColumn
 from neocog.data.mirroring import Mirroring, judge, to_look_at
 from neocog.data.pair_rules import pair_findings
 from neocog.data.pairs import Pairs
+from neocog.data.reader import PICTURE
+from neocog.data.reader import find as find_reader
 from neocog.data.source import Source
 from neocog.data.survey import Progress, Survey, survey
 from neocog.records import SPLITS, Problem
@@ -190,8 +192,8 @@ def check(
         from neocog.data.open import open_source
 
         source = open_source(source)
-    if isinstance(source, Pairs):
-        return _check_pairs(source, started)
+    if isinstance(source, Pairs) or source.kind != PICTURE:
+        return _check_read(source, started)
     seen = survey(source, workers=workers, progress=progress)
     exact = seen.exact_pairs()
     pairs, across = _near_pairs(seen) if near else (np.empty((0, 2), np.int64),) * 2
@@ -234,29 +236,39 @@ def check(
     )
 
 
-def _check_pairs(source: Pairs, started: float) -> Check:
-    found, groups = pair_findings(source)
+def _check_read(source: Source, started: float) -> Check:
+    """As `check`, of pairs of texts, and of what a reader reads."""
+    unit, counts = source.kind, _counts(source)
+    if isinstance(source, Pairs):
+        found, groups = pair_findings(source)
+        unit, counts = "pair", counts.sum(0, keepdims=True)
+    else:
+        read = find_reader(source.kind)
+        found, alike = read.check(source), read.groups(source)
+        groups = np.full(len(source), -1) if alike is None else alike
     splits = np.bincount(np.where(source.splits < 0, len(SPLITS), source.splits), minlength=len(SPLIT_COLUMNS))
     copied = groups[groups >= 0]
     return Check(
         source=source.name,
         pictures=len(source),
-        classes=(),
-        counts=splits[None],
+        classes=() if isinstance(source, Pairs) else source.classes,
+        counts=counts,
         split_counts=splits,
         findings=tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))),
-        unreadable=(),
+        unreadable=tuple(
+            Problem(e.key, e.note) for f in found if f.name == "unreadable" for group in f.groups for e in group
+        ),
         groups=groups,
         sizes=np.zeros((len(source), 2), np.int32),
         formats={},
         modes={},
         duplicates={"exact_groups": len(np.unique(copied)), "exact_copies": len(copied) - len(np.unique(copied))},
         near=False,
-        mirroring=Mirroring(False, "texts have no mirror image"),
+        mirroring=Mirroring(False, f"a {source.kind} has no mirror image here"),
         columns=known(source),
         notes=tuple(source.notes),
         seconds=time.monotonic() - started,
-        unit="pair",
+        unit=unit,
     )
 
 
