@@ -184,25 +184,11 @@ class SoundReader(Reader):
         return spectra[:, None] if self.picture else spectra
 
     def show(self, raw: Any) -> Html:
-        """The spectrogram, and the sound to listen to: its first four seconds, at 8,000 samples a second at most."""
-        wave = self.wave(raw)[: round(_SHOWN * self.spectrum.rate)]
-        rate = min(self.spectrum.rate, 8000)
-        heard = sound.written(
-            sound.resampled(wave, self.spectrum.rate, rate) if rate != self.spectrum.rate else wave, rate
-        )
-        audio = base64.b64encode(heard).decode()
-        picture = data_uri(self.drawn_spectrum(wave), lossless=True)
-        return Html(
-            f'<img src="{picture}" alt="spectrogram" style="height:80px;width:160px;display:block">'
-            f'<audio controls preload="none" style="width:160px;height:28px" src="data:audio/wav;base64,{audio}">'
-            "</audio>"
-        )
+        return _shown(self.wave(raw), self.spectrum.rate)
 
-    def drawn_spectrum(self, wave: np.ndarray, depth: float = 60.0) -> np.ndarray:
-        """A recording's log-mel spectrogram as a picture, uint8 (bands, frames), high above low."""
-        mel = Spectrum(self.spectrum.rate, self.spectrum.window, self.spectrum.hop)
-        made = mel(torch.from_numpy(wave)[None])[0].numpy()[::-1]
-        return ((made - made.max() + depth) / depth * 255).clip(0, 255).astype(np.uint8)  # type: ignore[no-any-return]
+    @classmethod
+    def shown(cls, raw: Any) -> Html:
+        return _shown(*sound.decode(raw))
 
     def sections(self) -> list[tuple[str, Html]]:
         if not self.facts:
@@ -235,3 +221,22 @@ class SoundReader(Reader):
 
 
 _KEPT = ("trim", "depth", "picture", "changes", "facts")
+
+
+def _shown(wave: np.ndarray, rate: int) -> Html:
+    """The spectrogram, and the sound to listen to: its first four seconds, at 8,000 samples a second at most."""
+    wave, slow = wave[: round(_SHOWN * rate)], min(rate, 8000)
+    heard = wave if rate == slow else sound.resampled(wave, rate, slow)
+    audio = base64.b64encode(sound.written(heard, slow)).decode()
+    picture = data_uri(picture_of(wave, rate), lossless=True)
+    return Html(
+        f'<img src="{picture}" alt="spectrogram" style="height:80px;width:160px;display:block">'
+        f'<audio controls preload="none" style="width:160px;height:28px" src="data:audio/wav;base64,{audio}"></audio>'
+    )
+
+
+def picture_of(wave: np.ndarray, rate: int, depth: float = 60.0) -> np.ndarray:
+    """A recording's log-mel spectrogram as a picture, uint8 (bands, frames), high above low."""
+    mel = Spectrum(rate, round(_WINDOW * rate), round(_HOP * rate))
+    made = mel(torch.from_numpy(wave)[None])[0].numpy()[::-1]
+    return ((made - made.max() + depth) / depth * 255).clip(0, 255).astype(np.uint8)  # type: ignore[no-any-return]

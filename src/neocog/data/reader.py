@@ -133,6 +133,11 @@ class Reader(ABC):
             else:
                 yield str(one), path
 
+    @classmethod
+    def shown(cls, raw: Any) -> Html:
+        """As `show`, before any reader is planned; "" shows nothing. Raises: as `encode`."""
+        return Html("")
+
     @abstractmethod
     def show(self, raw: Any) -> Html:
         """A raw input for the report, small: a text, a spectrogram with <audio>, some frames. Raises: as `encode`."""
