@@ -5,9 +5,9 @@
     NEOCOG_DATA=... python bench/sounds.py spot
 
 split: the set's own split, recordings 0 to 4 of each speaker and digit are the test. speakers: one of six people is
-left out of the training and is the test, six trainings; validation is a tenth of the recordings of the other five. spot: 60
-test recordings of the own split, joined with pauses of 0.15 to 0.5 s in faint noise, are found again by `fit.spot` with
-the net that `split --run FOLDER` left. Writes rows into bench/results/sounds.json.
+left out of the training and is the test, six trainings; validation is a tenth of the recordings of the other five.
+spot: 60 test recordings of the own split, joined with pauses of 0.15 to 0.5 s in faint noise, are found again by
+`fit.spot` with the net that `split --run FOLDER` left. Writes rows into bench/results/sounds.json.
 """
 
 from __future__ import annotations
