@@ -13,7 +13,7 @@ import torch
 from neocog.data import open_source, reader
 from neocog.data import ready as ready_module
 from neocog.data.augment import Augment
-from neocog.data.batches import NOTHING, Batches, in_order
+from neocog.data.batches import NOTHING, Batches, in_order, ordered
 from neocog.data.read_text import TextReader
 from neocog.data.ready import Read
 from neocog.data.source import Selected
@@ -72,6 +72,16 @@ def test_changes_are_a_function_of_seed_epoch_and_sample_for_any_number_of_proce
     assert not torch.equal(whole[0].x, whole[2].x)
     plain = next(iter(in_order(held, 20, CPU)))
     assert plain.x.shape[1] > 2  # evaluation changes nothing
+
+
+def test_an_epoch_shows_each_text_once_with_others_of_its_length() -> None:
+    held = Read(open_source("drawn:n=60,kind=text"), np.arange(60), planned(), PRE)
+    order = ordered(None, held, 6, torch.Generator().manual_seed(0))
+    assert order is not None and sorted(order.tolist()) == list(range(60))
+    assert held.lengths is not None
+    spread = held.lengths[order].view(10, 6).float().std(1).mean()
+    assert spread < 0.5 * held.lengths.float().std()
+    assert ordered(torch.arange(3), held, 6, torch.Generator()).tolist() == [0, 1, 2]  # the task's own
 
 
 @pytest.mark.parametrize("tokens", ["words", "characters", "subwords", "trigrams"])

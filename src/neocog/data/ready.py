@@ -6,6 +6,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -101,6 +102,12 @@ class Read(Ready):
             self.kept = np.array([k for k, one in enumerate(found) if one is not None], np.int64)
             self._held = [one for one in found if one is not None]
             self.problems.sort(key=lambda p: p.key)
+
+    @cached_property
+    def lengths(self) -> Tensor | None:
+        """int64 (N,): the first dimension of each, where they are held and differ."""
+        found = torch.tensor([one[0].shape[0] if one[0].ndim else 1 for one in self._held or ()])
+        return found if len(found.unique()) > 1 else None
 
     def __len__(self) -> int:
         return len(self.rows) if self._held is None else len(self._held)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neocog.data.batches import Batches, normalised
+from neocog.data.batches import Batches, normalised, ordered
 from neocog.data.pictures import Held, Streamed
 from neocog.data.source import Source
 from neocog.errors import DataError
@@ -67,7 +67,7 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
         device=device.torch,
         dtype=device.dtype,
         channels_last=device.channels_last,
-        order=lambda g: task.order(known.columns, n, min(plan.batch, n), g),
+        order=lambda g: ordered(task.order(known.columns, n, min(plan.batch, n), g), training.pictures[0], plan.batch, g),
         rank=world.rank,
         world=world.size,
         texts=task.shown_texts,

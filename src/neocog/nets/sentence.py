@@ -2,7 +2,8 @@
 
 - Convolutional Neural Networks for Sentence Classification. Kim 2014, arXiv:1408.5882 (`sentence_cnn`). Film reviews
   (MR), positive or negative: 76.1 % from random word vectors, 81.0 % with given ones (vectors="static"), 81.5 % with
-  those trained further ("tuned"), 81.1 % with both ("two"). SST-2: 82.7, 86.8, 87.2, 88.1. TREC: 91.2, 92.8, 93.6, 92.2.
+  those trained further ("tuned"), 81.1 % with both ("two"). SST-2: 82.7, 86.8, 87.2 and 88.1 %. TREC: 91.2, 92.8, 93.6
+  and 92.2 %.
 - Natural Language Processing (Almost) from Scratch. Collobert, Weston, Bottou, Karlen, Kavukcuoglu, Kuksa, JMLR 12,
   2011, section 3.3.2, the sentence approach (`sentence_collobert`): one layer of windows, the largest of each filter,
   a hidden layer with a hard tanh. Made for the roles of words; without the positions that these need it classifies.
