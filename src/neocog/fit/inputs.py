@@ -67,7 +67,9 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
         device=device.torch,
         dtype=device.dtype,
         channels_last=device.channels_last,
-        order=lambda g: ordered(task.order(known.columns, n, min(plan.batch, n), g), training.pictures[0], plan.batch, g),
+        order=lambda g: ordered(
+            task.order(known.columns, n, min(plan.batch, n), g), training.pictures[0], plan.batch, g
+        ),
         rank=world.rank,
         world=world.size,
         texts=task.shown_texts,

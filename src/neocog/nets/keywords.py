@@ -125,7 +125,9 @@ class WaveNet(nn.Module):
             layers.append(nn.MaxPool1d(4, ceil_mode=True))
             for channels in (before, *[width] * (depth - 1)):
                 layers += [nn.Conv1d(channels, width, 3, 1, 1), nn.BatchNorm1d(width), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.MaxPool1d(4, ceil_mode=True))
+        if len(depths) < 4:  # of 4 seconds 32 frames are left at least
+            layers.append(nn.MaxPool1d(4, ceil_mode=True))
+        self.layers = nn.Sequential(*layers)
         self.fc = nn.Linear(rest[-1], classes)
         he_init(self)
 
