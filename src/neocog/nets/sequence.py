@@ -13,6 +13,8 @@ Output shapes, 521 parameters and 6,233 connections:
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
