@@ -47,7 +47,7 @@ class SoundReader(Reader):
     endings = sound.SOUND_ENDINGS
     about = "recordings: log-mel, MFCC, spectrogram or the wave"
     options: ClassVar[Mapping[str, Any]] = {
-        "features": "logmel", "bands": 40, "rate": 0, "seconds": 0.0, "trim": 40.0, "depth": 40.0, "picture": False,
+        "features": "logmel", "bands": 40, "rate": 0, "seconds": 0.0, "trim": 40.0, "depth": 50.0, "picture": False,
         "shift": 0.1, "speed": 0.15, "noise": 5.0, "masked": 0.125,
     }  # fmt: skip
     net = "tc_resnet8"
@@ -60,7 +60,7 @@ class SoundReader(Reader):
         samples: int,
         *,
         trim: float = 40.0,
-        depth: float = 40.0,
+        depth: float = 50.0,
         picture: bool = False,
         changes: Mapping[str, float] | None = None,
         facts: Mapping[str, Any] | None = None,
