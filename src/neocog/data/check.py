@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from neocog.data.reader import PICTURE
 from neocog.data.reader import find as find_reader
 from neocog.data.source import Source
 from neocog.data.survey import Progress, Survey, survey
-from neocog.records import SPLITS, Problem
+from neocog.records import SPLITS, Problem, speak_of, worded
 
 SPLIT_COLUMNS = (*SPLITS, "undeclared")
 
@@ -89,7 +89,7 @@ class Check:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     annotated: str = ""  # ", 412 boxes of 3 classes"
-    unit: str = "picture"  # or "pair", of texts
+    unit: str = "picture"  # or "pair", of texts; or another kind of input
 
     @property
     def readable(self) -> int:
@@ -192,8 +192,17 @@ def check(
         from neocog.data.open import open_source
 
         source = open_source(source)
-    if isinstance(source, Pairs) or source.kind != PICTURE:
-        return _check_read(source, started)
+    speak_of(source.kind)
+    if isinstance(source, Pairs):
+        return _check_others(source, *pair_findings(source), started, "pair")
+    if source.kind != PICTURE:
+        reader, none = find_reader(source.kind), np.empty((0, 2), np.int64)
+        groups, counts = reader.groups(source), _counts(source)
+        facts = Facts(source, None, counts, none, none, none, [], {})  # type: ignore[arg-type]
+        labels = [finding for rule in label_rules.RULES if (finding := rule(facts)) is not None]
+        labels = [replace(one, title=worded(one.title), advice=worded(one.advice)) for one in labels]
+        alone = np.full(len(source), -1) if groups is None else groups
+        return _check_others(source, [*reader.check(source), *labels], alone, started, source.kind, counts)
     seen = survey(source, workers=workers, progress=progress)
     exact = seen.exact_pairs()
     pairs, across = _near_pairs(seen) if near else (np.empty((0, 2), np.int64),) * 2
@@ -236,23 +245,22 @@ def check(
     )
 
 
-def _check_read(source: Source, started: float) -> Check:
-    """As `check`, of pairs of texts, and of what a reader reads."""
-    unit, counts = source.kind, _counts(source)
-    if isinstance(source, Pairs):
-        found, groups = pair_findings(source)
-        unit, counts = "pair", counts.sum(0, keepdims=True)
-    else:
-        read = find_reader(source.kind)
-        found, alike = read.check(source), read.groups(source)
-        groups = np.full(len(source), -1) if alike is None else alike
+def _check_others(
+    source: Source,
+    found: list[Finding],
+    groups: np.ndarray,
+    started: float,
+    unit: str,
+    counts: np.ndarray | None = None,
+) -> Check:
     splits = np.bincount(np.where(source.splits < 0, len(SPLITS), source.splits), minlength=len(SPLIT_COLUMNS))
-    copied = groups[groups >= 0]
+    times = np.unique(groups[groups >= 0], return_counts=True)[1]
+    times = times[times > 1]
     return Check(
         source=source.name,
         pictures=len(source),
-        classes=() if isinstance(source, Pairs) else source.classes,
-        counts=counts,
+        classes=() if counts is None else source.classes,
+        counts=splits[None] if counts is None else counts,
         split_counts=splits,
         findings=tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))),
         unreadable=tuple(
@@ -262,7 +270,7 @@ def _check_read(source: Source, started: float) -> Check:
         sizes=np.zeros((len(source), 2), np.int32),
         formats={},
         modes={},
-        duplicates={"exact_groups": len(np.unique(copied)), "exact_copies": len(copied) - len(np.unique(copied))},
+        duplicates={"exact_groups": len(times), "exact_copies": int(times.sum()) - len(times)},
         near=False,
         mirroring=Mirroring(False, f"a {source.kind} has no mirror image here"),
         columns=known(source),

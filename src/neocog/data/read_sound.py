@@ -53,6 +53,7 @@ class SoundReader(Reader):
     net = "tc_resnet8"
     recipe = "sounds"
     draws = 10
+    mixes = True
 
     def __init__(
         self,

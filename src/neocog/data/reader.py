@@ -44,6 +44,7 @@ class Reader(ABC):
         options: names of what --input-option may set -> default (``size`` among them: also --size sets it). A net that
             wants other defaults has them in a class attribute ``reader``, such as ``{"features": "mfcc"}``.
         net, recipe: what is taken where the user names none. A net's class attribute ``recipe`` comes before it.
+        mixes: what `finish` gives is numbers that can be averaged, so that mixup makes sense.
         draws: how many random numbers of a sample `finish` takes in training.
         notes: what the user should know of the inputs, one sentence each; made by `plan`.
     """
@@ -55,6 +56,7 @@ class Reader(ABC):
     net: ClassVar[str]
     recipe: ClassVar[str] = "standard"
     draws: int = 0
+    mixes: ClassVar[bool] = False
     notes: tuple[str, ...] = ()
 
     @classmethod

@@ -222,7 +222,7 @@ def plan_inputs(wishes: Wishes, data: Data, device: Device, world: World, show: 
         _check_net(nets.facts(name), kind, PICTURE if seen else read.kind)
     of_net = {} if own else vars(nets.builder(name))
     r = make_recipe(wishes.recipe or kind.recipe or of_net.get("recipe", read.recipe), "", wishes.fields, kind)
-    r = r.changed(**_STILL)
+    r = r.changed(**_still(read))
     split = splits_of(source, kind, r, wishes.seed)
     data.codes, data.notes, _ = same_everywhere(split, world)
     rows = data.rows("train")
@@ -271,11 +271,16 @@ _STILL: dict[str, Any] = {
 }  # fmt: skip
 
 
+def _still(read: type[Reader]) -> dict[str, Any]:
+    """What changes pictures alone; mixup also what a reader says can be mixed."""
+    return {name: value for name, value in _STILL.items() if not (name == "mixup" and read.mixes)}
+
+
 def _refuse_pictures_wishes(wishes: Wishes, task: type[Task], read: type[Reader]) -> None:
     asked = {"--net": wishes.net is not None and task.own_net is not Task.own_net, "--from": wishes.start is not None,
              "--regime": wishes.regime is not None,
              "--size": wishes.size is not None and "size" not in read.options}  # fmt: skip
-    asked |= {f"--set {name}=": name in wishes.fields for name in _STILL}
+    asked |= {f"--set {name}=": name in wishes.fields for name in _still(read)}
     if option := next((name for name, given in asked.items() if given), None):
         own = "; its nets are chosen by --task-option tower=sentence, dssm or cdssm" if option == "--net" else ""
         raise UsageError(f"{option} is for pictures, and the task {task.name} reads {read.kind}s here{own}")

@@ -254,6 +254,7 @@ RECIPES: dict[str, Recipe] = {
             ema=0.99,
             flip="none",
             dropout=0.2,
+            mixup=0.3,
         ),
         Recipe(
             name="quick",

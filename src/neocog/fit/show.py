@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from neocog.names import shown
+from neocog.records import worded
 
 
 def _silent(share: float, text: str = "") -> None:
@@ -26,7 +27,7 @@ class Show:
     def say(self, text: str) -> None:
         """Print one line."""
         if self.on:
-            print(shown(text), file=sys.stderr, flush=True)
+            print(shown(worded(text)), file=sys.stderr, flush=True)
 
     @contextmanager
     def bar(self, what: str) -> Iterator[Callable[..., None]]:
