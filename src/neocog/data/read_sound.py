@@ -161,8 +161,7 @@ class SoundReader(Reader):
     def finish(self, x: Tensor, draws: Tensor | None = None) -> Tensor:
         """(B, rows, frames), or (B, 1, rows, frames) for nets that read pictures.
 
-        Of each row of a spectrum its mean over the frames that sound is taken away, so that a microphone's or a room's
-        colour does not matter; 15 decibels are 1, silence is -3. Waves have a power of 1 where they sound.
+        Spectra are around their level (see `Spectrum.centred`); waves have a power of 1 where they sound.
         """
         waves, how = x.float() / 32768.0, self.changes
         u = draws.to(x.device) if draws is not None else None

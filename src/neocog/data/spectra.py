@@ -66,14 +66,17 @@ class Spectrum:
         return cosines(self.bands, self.coefficients).to(mel) @ mel if self.kind == "mfcc" else mel
 
     def centred(self, spectra: Tensor, sounds: Tensor) -> Tensor:
-        """Spectra (B, rows, frames) minus each row's mean over frames that sound, in units of 15 decibels, from -3 on.
+        """Spectra (B, rows, frames) in units of 15 decibels from -3 on, around their level.
 
-        `sounds` bool (B, L): the samples that are not silence.
+        The level of a row is halfway between its mean over the frames that sound, which a microphone and a room colour,
+        and 30 decibels under the loudest of all; of MFCCs it is the mean. `sounds` bool (B, L): what is not silence.
         """
         there = torch.nn.functional.max_pool1d(sounds[:, None].to(spectra), self.hop, ceil_mode=True)  # (B, 1, frames)
         there = torch.nn.functional.pad(there, (0, spectra.shape[2] - there.shape[2]))
-        mean = (spectra * there).sum(2, keepdim=True) / there.sum(2, keepdim=True).clamp(min=1)
-        return ((spectra - mean) / 15.0).clamp(min=-3.0)
+        level = (spectra * there).sum(2, keepdim=True) / there.sum(2, keepdim=True).clamp(min=1)
+        if self.kind != "mfcc":
+            level = (level + spectra.amax((1, 2), keepdim=True) - 30.0) / 2
+        return ((spectra - level) / 15.0).clamp(min=-3.0)
 
 
 def powers(waves: Tensor, window: int, hop: int) -> Tensor:
