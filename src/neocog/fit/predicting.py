@@ -31,6 +31,7 @@ from neocog.fit.job import open_split, reader_of
 from neocog.fit.run import damaged, load_state, misfit, read_json, read_tensors
 from neocog.fit.show import Show
 from neocog.fit.texts import of_pairs, of_tables
+from neocog.fit.words import Decided, decided
 from neocog.records import SPLITS, Preprocess, counted, speak_of, worded
 from neocog.tasks import Label, Task
 from neocog.tasks.label import Prediction
@@ -250,6 +251,10 @@ class Run:
         elif isinstance(pictures, (str, Path, bytes)) or (isinstance(pictures, np.ndarray) and _single(pictures)):
             pictures = [pictures]
         return list(predict(self, pictures, top=top))
+
+    def decided(self, text: Any, what: str | None = None) -> Decided:
+        """Which words and windows of words decided that the net says `what` of a text; see ``fit.words.decided``."""
+        return decided(self.task, self.net(), self.reader, text, what)
 
     def summary(self) -> list[str]:
         """The result in a few lines."""
