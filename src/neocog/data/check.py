@@ -181,7 +181,7 @@ def check(
         workers: threads; None uses every core.
         near: also look for near duplicates (rescaled, recompressed, slightly cropped), not only for equal files.
         progress: called with (pictures done, pictures in all).
-        suspicious: (index, given label, predicted label, probability) of pictures whose label a trained net doubts,
+        suspicious: (index, given label, likelier label, its probability) of pictures whose label is doubted,
             or a function that makes them from the source; labels by name or by index into the classes.
 
     Raises:
