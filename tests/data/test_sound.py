@@ -236,3 +236,15 @@ def test_parquet_holds_recordings(tmp_path: Path) -> None:
     assert source.kind == "sound" and source.classes == ("a", "b")
     assert source.columns["group"].codes.tolist() == [0, 0, 1, -1]  # type: ignore[attr-defined]
     assert sound.inspect(source.read(0)).seconds == pytest.approx(0.3)  # type: ignore[arg-type]
+
+
+def test_file_names_say_label_and_speaker(tmp_path: Path) -> None:
+    for i, name in enumerate(("7_theo_0", "7_ann_1", "3_theo_0", "3_ann_12")):
+        (tmp_path / f"{name}.wav").write_bytes(file_of(WAVE[i:]))
+    source = open_source(tmp_path)
+    said = {Path(source.key(i)).stem: source.classes[source.labels[i]] for i in range(4)}
+    assert said == {"7_theo_0": "7", "7_ann_1": "7", "3_theo_0": "3", "3_ann_12": "3"}
+    assert source.columns["speaker"].names == ("ann", "theo")  # type: ignore[attr-defined]
+    assert any("read from the file names" in note for note in source.notes)
+    (tmp_path / "noise.wav").write_bytes(file_of(WAVE))
+    assert not open_source(tmp_path).classes

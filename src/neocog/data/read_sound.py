@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -117,6 +118,14 @@ class SoundReader(Reader):
     def shape(self) -> tuple[int, ...]:
         of_frames = (self.spectrum.rows, self.spectrum.frames(self.samples))
         return (1, *of_frames) if self.picture else of_frames
+
+    @classmethod
+    def named(cls, names: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """LABEL_SPEAKER_NUMBER, as ``7_jackson_32.wav`` of the Free Spoken Digit Dataset."""
+        found = [re.fullmatch(r"([^_]+)_([^_]+)_\d+", Path(name).stem) for name in names]
+        if not all(found) or not 1 < len({one[1] for one in found if one}) <= len(names) / 2:
+            return {}
+        return {"label": [one[1] for one in found if one], "speaker": [one[2] for one in found if one]}
 
     @classmethod
     def begins(cls, data: bytes) -> bool:

@@ -161,6 +161,11 @@ class Reader(ABC):
         return os.path.splitext(os.fsdecode(name))[1].lower() in cls.endings
 
     @classmethod
+    def named(cls, names: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """What the names of files that lie in no class folder say of each, by role: "label" and others; {}: nothing."""
+        return {}
+
+    @classmethod
     def begins(cls, data: bytes) -> bool:
         """Whether a file that begins so is such an input; for files without a name, as in Parquet."""
         return False

@@ -64,10 +64,8 @@ def target_columns(
         numbers = made["numbers"] = _numbers(guess, [of[0] for of in rows])
         notes += _angles(numbers)
     if guess.group:
-        cells = [None if (cell := of[0].get(guess.group)) is None else str(cell) for of in rows]
-        names = sorted({cell for cell in cells if cell is not None})
-        place = {name: i for i, name in enumerate(names)}
-        made["group"] = Category(np.array([-1 if cell is None else place[cell] for cell in cells]), names)
+        cells = (of[0].get(guess.group) for of in rows)
+        made["group"] = Category.of(None if cell is None else str(cell) for cell in cells)
     if mask is not None and guess.masks:
         column, said = _masks(guess.masks[0], [of[0] for of in rows], classes, mask)
         notes += said
