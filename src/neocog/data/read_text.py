@@ -39,7 +39,7 @@ class TextReader(Reader):
     kind = "text"
     endings = frozenset((".txt", ".md"))
     about = "texts: words, subwords, characters or letter trigrams"
-    options: ClassVar[Mapping[str, Any]] = {"tokens": "words", "longest": 0, "least": 1}
+    options: ClassVar[Mapping[str, Any]] = {"tokens": "pieces", "longest": 0, "least": 1}
     net = "sentence_cnn"
     recipe = "texts"
 
@@ -86,7 +86,7 @@ class TextReader(Reader):
 
     @property
     def net_options(self) -> Mapping[str, Any]:
-        given = {"vectors": "tuned"} if self.tokenizer.kind in ("words", "subwords") else {}
+        given = {"vectors": "tuned"} if self.tokenizer.kind in ("words", "pieces", "subwords") else {}
         return {"vocabulary": self.tokenizer.size - 1, **given}
 
     def begin(self, net: nn.Module) -> None:

@@ -73,13 +73,19 @@ class WordVectors(nn.Module):
                 part.weight[known] = vectors[known].to(part.weight)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(B, L), or (B, L, T) of which vectors are added up -> (B, size, L)."""
+        """(B, L), or (B, L, T), parts of words whose mean is taken -> (B, size, L)."""
         if ids.is_floating_point() or ids.ndim not in (2, 3):
             raise NetError(
                 f"expected token ids, whole numbers of shape (B, L), got {ids.dtype} of shape {tuple(ids.shape)}"
             )
-        x = self.table(ids.long()) + (0.0 if self.fixed is None else self.fixed(ids.long()))
-        return (x.sum(2) if ids.ndim == 3 else x).transpose(1, 2)  # type: ignore[no-any-return]
+        x = _looked_up(self.table.weight, ids)
+        return (x if self.fixed is None else x + _looked_up(self.fixed.weight, ids)).transpose(1, 2)
+
+
+def _looked_up(table: Tensor, ids: Tensor) -> Tensor:
+    if ids.ndim == 2:
+        return F.embedding(ids.long(), table, padding_idx=0)
+    return F.embedding_bag(ids.flatten(0, 1).long(), table, mode="mean", padding_idx=0).unflatten(0, ids.shape[:2])
 
 
 class _Sentences(nn.Module):
