@@ -162,6 +162,7 @@ def test_tables_and_folders_of_texts_are_sources(tmp_path: Path) -> None:
     folder = open_source(tmp_path / "folder")
     assert folder.kind == "text" and folder.classes == ("x", "y")
     one = TextReader.plan(folder, np.arange(3), {**TextReader.options, "tokens": "words"})
+    assert one.facts["unknown"] == 0.0 and any("3 different words are known" in note for note in one.notes)
     assert one.tokenizer.size == 4 + 3 and any("2 texts are not UTF-8" in note for note in one.notes)
 
 
