@@ -39,7 +39,7 @@ class TextReader(Reader):
     kind = "text"
     endings = frozenset((".txt", ".md"))
     about = "texts: words, subwords, characters or letter trigrams"
-    options: ClassVar[Mapping[str, Any]] = {"tokens": "pieces", "longest": 0, "least": 1}
+    options: ClassVar[Mapping[str, Any]] = {"tokens": "words", "longest": 0, "least": 1}
     net = "sentence_cnn"
     recipe = "texts"
 

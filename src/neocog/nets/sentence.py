@@ -59,18 +59,16 @@ class WordVectors(nn.Module):
                 nn.init.uniform_(part.weight, -0.25, 0.25)
                 part.weight[0].zero_()
         self.table, self.fixed = parts[0], parts[1] if how == "two" else None
-        for part in (self.table if how == "static" else None, self.fixed):
-            if part is not None:
-                part.weight.requires_grad_(False)
+        if how in ("static", "two"):
+            (self.table if self.fixed is None else self.fixed).weight.requires_grad_(False)
 
     @torch.no_grad()
     def give(self, vectors: Tensor) -> None:
         """Take given vectors float (ids, 256); where one is zeros, as of unknown words, the random one stays."""
         vectors = vectors / vectors.norm(dim=1)[vectors.any(1)].mean() * self.table.weight[1:].norm(dim=1).mean()
         known = vectors.any(1)
-        for part in (self.table, self.fixed):
-            if part is not None:
-                part.weight[known] = vectors[known].to(part.weight)
+        for part in [self.table] if self.fixed is None else [self.table, self.fixed]:
+            part.weight[known] = vectors[known].to(part.weight)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(B, L), or (B, L, T), parts of words whose mean is taken -> (B, size, L)."""
@@ -145,7 +143,7 @@ class SentenceCNN(_Sentences):
             raise NetError(f"dropout is a probability of at least 0 and below 1, got {dropout!r}")
         self.embedding = WordVectors(vocabulary, dimensions, vectors)
         convs = [nn.Conv1d(self.embedding.size, maps, width) for width in widths]
-        self.widest, self.largest, self.words, self.norm = max(widths), largest, words, norm
+        self.widths, self.widest, self.largest, self.words, self.norm = tuple(widths), max(widths), largest, words, norm
         self.convs = nn.ModuleList(convs)
         self.relu = nn.ReLU()
         self.dropout = nn.Dropout(dropout)
@@ -159,7 +157,10 @@ class SentenceCNN(_Sentences):
         room = self.widest - 1
         words = F.pad(self.embedding(x), (room, room))  # (B, dimensions, words + 2 room)
         there = F.pad((x if x.ndim == 2 else x.amax(2)).ne(0).to(words.dtype)[:, None], (room, room))
-        return [self.relu(conv(words)) * F.max_pool1d(there, conv.kernel_size[0], 1) for conv in self.convs]
+        return [
+            self.relu(conv(words)) * F.max_pool1d(there, width, 1)
+            for conv, width in zip(self.convs, self.widths, strict=True)
+        ]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, words) -> (B, maps x largest x number of widths)."""
@@ -246,6 +247,7 @@ class DCNN(_Sentences):
         words = (x if x.ndim == 2 else x.amax(2)).ne(0).sum(1).clamp(min=1)  # (B,)
         y, lengths, last = self.embedding(x), words, len(self.convs)
         for number, (conv, bias) in enumerate(zip(self.convs, self.biases, strict=True), 1):
+            assert isinstance(conv, nn.Conv1d)
             y = conv(y)  # (B, rows x maps, L + width - 1)
             lengths = lengths + conv.kernel_size[0] - 1
             maps = conv.out_channels // conv.groups

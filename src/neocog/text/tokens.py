@@ -98,8 +98,8 @@ def learn(kind: str, texts: Iterable[str], least: int = 1) -> Tokenizer:
     """A tokenizer of one of `KINDS`, made of texts; of words, characters or trigrams those seen `least` times."""
     if kind in ("subwords", "pieces"):
         return Subwords() if kind == "subwords" else Pieces()
-    made: Tokenizer = {"words": Words, "characters": Characters, "trigrams": Trigrams}[kind].learn(texts, least)
-    return made
+    kinds: dict[str, type[Words] | type[Trigrams]] = {"words": Words, "characters": Characters, "trigrams": Trigrams}
+    return kinds[kind].learn(texts, least)
 
 
 def _by_words(texts: Sequence[str], longest: int | None, parts: Callable[[str], Sequence[int]]) -> np.ndarray:
