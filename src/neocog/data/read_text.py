@@ -96,7 +96,8 @@ class TextReader(Reader):
 
     def begin(self, net: nn.Module) -> None:
         if take := getattr(net, "take_vectors", None):
-            take(lambda: torch.from_numpy(table_for(self.tokenizer)))
+            nothing = range(1, 4) if isinstance(self.tokenizer, Words) else ()  # what is not known says nothing
+            take(lambda: torch.from_numpy(table_for(self.tokenizer)), nothing)
 
     def encode(self, raw: Any) -> np.ndarray:
         return self.tokenizer.encode([plain(raw)], self.longest)[0]

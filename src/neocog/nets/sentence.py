@@ -22,7 +22,7 @@ Output shapes of sentence_cnn, 18,765 words; the authors put four zeros at eithe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -98,10 +98,16 @@ class _Sentences(nn.Module):
         vocabulary = {**options(spec["name"]), **spec}["vocabulary"]
         return torch.randint(1, vocabulary + 1, (batch, spec["input_size"]))
 
-    def take_vectors(self, make: Any) -> None:
-        """Begin with given vectors where the net was built for them; ``make()`` gives them, float (ids, 256)."""
+    def take_vectors(self, make: Callable[[], Tensor], nothing: Iterable[int] = ()) -> None:
+        """Begin with given vectors where the net was built for them; ``make()`` gives them, float (ids, 256).
+
+        Ids of `nothing`, such as that of unknown words, begin at 0, as padding does.
+        """
         if self.embedding.how != "random":
             self.embedding.give(make())
+        with torch.no_grad():
+            for part in self.embedding.children():
+                part.weight[list(nothing)] = 0.0  # type: ignore[operator]
 
 
 class SentenceCNN(_Sentences):
