@@ -227,7 +227,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             name="texts",
             about="for nets that read texts: AdamW, a cosine, averaged weights",
-            epochs=10.0,
+            epochs=5.0,
             min_steps=600,
             batch_size=50,
             optimizer="adamw",

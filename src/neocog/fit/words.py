@@ -62,7 +62,12 @@ def decided(task: Task, net: nn.Module, reader: Any, text: Any, what: str | None
     ids = reader.collate([reader.encode(text)]).to(next(net.parameters()).device)
     batch = Batch((ids,), {}, torch.arange(1), torch.ones(1, dtype=torch.bool))
     found: list[Tensor] = []
-    hook = vectors.register_forward_hook(lambda module, given, out: found.append(_leaf(out)) or found[-1])
+
+    def leaf(module: nn.Module, given: Any, out: Tensor) -> Tensor:
+        found.append(out.detach().requires_grad_())
+        return found[-1]
+
+    hook = vectors.register_forward_hook(leaf)
     mode = net.training
     try:
         with torch.enable_grad():
@@ -75,10 +80,6 @@ def decided(task: Task, net: nn.Module, reader: Any, text: Any, what: str | None
     parts = (found[-1] * slope).sum(1)[0].tolist()  # (L,)
     tokens = reader.tokenizer.tokens(ids[0].tolist())  # type: ignore[attr-defined]
     return Decided(claim.name, tuple(zip(tokens, parts, strict=False)), _windows(net, task, batch, claim, tokens))
-
-
-def _leaf(x: Tensor) -> Tensor:
-    return x.detach().requires_grad_()
 
 
 def _windows(
