@@ -29,7 +29,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
     "split": ("split", "set", "subset", "partition", "phase", "usage", "fold", "dataset"),
 }  # fmt: skip
-_TARGETS = ("boxes", "mask", "points", "numbers")  # roles that are never told by a name alone
+_TARGETS = ("boxes", "mask", "points", "numbers", "group")  # roles that are never told by a name alone
 _NAME_COLUMNS = ("name", "class_name", "label_name", "classname", "label_text", "category_name", "species")
 ROLES = (*_NAMES, *_TARGETS)
 _CORNERS = (
@@ -69,6 +69,7 @@ class Guess:
     numbers: tuple[str, ...] = ()
     periods: tuple[float | None, ...] = ()
     declared: bool = False  # the user named the column of the label
+    group: str | None = None  # rows with one value stay in one split, such as those of one speaker
 
     @property
     def wanted(self) -> list[str]:
@@ -80,7 +81,8 @@ class Guess:
     def targets(self) -> tuple[str, ...]:
         """The columns that say more than a label, without masks that are pictures."""
         label = (self.label,) if self.label and self.boxes else ()
-        return tuple(dict.fromkeys((*self.boxes, *label, *self.points, *self.numbers, *self.flags)))
+        group = (self.group,) if self.group else ()
+        return tuple(dict.fromkeys((*self.boxes, *label, *self.points, *self.numbers, *self.flags, *group)))
 
     def labels(self, row: Mapping[str, object]) -> object:
         """Return the label of a row, or a list of labels where there can be several."""
@@ -206,7 +208,7 @@ def guess_columns(
     return Guess(
         path, label, several or label in lists, captions, split, label_name, tuple(notes if guessed else ()),
         flags, boxes, masks, points, numbers, _periods(asked, numbers),
-        declared=bool({"label", "labels"} & given.keys()),
+        declared=bool({"label", "labels"} & given.keys()), group=given.get("group"),
     )  # fmt: skip
 
 

@@ -47,11 +47,11 @@ def he_init(net: nn.Module) -> None:
     if any(parameter.is_meta for parameter in net.parameters()):
         return  # nothing to draw; saves half the time of building a net of 1202 layers without memory
     for layer in net.modules():
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-        elif isinstance(layer, nn.BatchNorm2d):
+        elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
             nn.init.ones_(layer.weight)
             nn.init.zeros_(layer.bias)
 
