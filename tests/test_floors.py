@@ -19,7 +19,7 @@ FLOORS = {
     "nets": 1,
     "anatomy": 1,
     "data": 1,
-    "text": 1,
+    "text": 0.5,  # data reads texts by it
     "tasks": 2,
     "engine": 2,
     "fit": 3,
@@ -28,9 +28,9 @@ FLOORS = {
     "cluster": 5,
     "export": 5,
     "web": 6,
-    "cli": 6,
-    "__main__": 7,
-    "__init__": 7,
+    "cli": 7,
+    "__main__": 8,
+    "__init__": 8,
 }
 # Files that stand in src/neocog itself and are one room together.
 TOP_ROOMS = dict.fromkeys(("errors", "files", "names", "records", "page"), "ground")
@@ -48,6 +48,8 @@ ONLY_IN = {
         "data/batches.py",
         "data/pictures.py",
         "data/ready.py",
+        "data/reader.py",
+        "data/read_",
         "data/augment.py",
         "data/scaling.py",
         "data/warp.py",
@@ -57,6 +59,8 @@ ONLY_IN = {
     "ray": ("cluster/",),
     "typer": ("cli/",),
     "fastapi": ("web/",),
+    "starlette": ("web/",),
+    "uvicorn": ("web/",),
 }
 
 
@@ -173,9 +177,9 @@ def test_every_import_respects_the_floors():
         ("data/x.py", "from ..nets import build", "floor 1 (data) imports floor 1 (nets)"),
         ("nets/deep/x.py", "from ...data import decode", "floor 1 (nets) imports floor 1 (data)"),
         ("tasks/x.py", "def f():\n    import neocog.fit.loop", "floor 2 (tasks) imports floor 3 (fit)"),
-        ("fit/x.py", "import importlib\nimportlib.import_module('neocog.cli')", "floor 3 (fit) imports floor 6 (cli)"),
+        ("fit/x.py", "import importlib\nimportlib.import_module('neocog.cli')", "floor 3 (fit) imports floor 7 (cli)"),
         ("fit/x.py", "from neocog import train", "through the public package"),
-        ("errors.py", "from .cli import app", "floor 0 (errors) imports floor 6 (cli)"),
+        ("errors.py", "from .cli import app", "floor 0 (errors) imports floor 7 (cli)"),
         ("data/x.py", "import torch.nn as nn", "imports torch"),
         ("library/x.py", "def f():\n    import lancedb", "imports lancedb"),
         ("stray.py", "", "has no floor"),

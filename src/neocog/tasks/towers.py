@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from neocog.errors import UsageError, closest
-from neocog.text.tokens import Subwords, Tokenizer, Trigrams, Words, normal
+from neocog.text.tokens import Tokenizer, learn, normal
 from neocog.text.vectors import table_for
 
 TOWERS = {"sentence": "subwords", "dssm": "trigrams", "cdssm": "trigrams"}  # and the tokens that each reads
@@ -23,10 +23,12 @@ def learn_tokenizer(tower: str, texts: Iterable[str]) -> Tokenizer:
     if tower not in TOWERS:
         raise UsageError(f"unknown tower {tower!r}{closest(tower, TOWERS)}; expected one of {', '.join(TOWERS)}")
     kind = TOWERS[tower]
-    return Subwords() if kind == "subwords" else (Trigrams if kind == "trigrams" else Words).learn(texts)
+    return learn(kind, texts)
 
 
-def build_tower(tower: str, tokenizer: Tokenizer, dimensions: int, learned: int = 64, filters: int = 256) -> nn.Module:
+def build_tower(
+    tower: str, tokenizer: Tokenizer, dimensions: int, learned: int = 64, filters: int = 256, dropout: float = 0.2
+) -> nn.Module:
     """A tower with fresh weights: ``forward(ids)`` gives (B, dimensions)."""
     from neocog.nets.dssm import CDSSM, DSSM
     from neocog.nets.matching import Windows
@@ -35,7 +37,7 @@ def build_tower(tower: str, tokenizer: Tokenizer, dimensions: int, learned: int 
         return DSSM(tokenizer.size, dimensions)
     if tower == "cdssm":
         return CDSSM(tokenizer.size, dimensions)
-    return Windows(tokenizer.size, dimensions, torch.from_numpy(table_for(tokenizer)), learned, filters)
+    return Windows(tokenizer.size, dimensions, torch.from_numpy(table_for(tokenizer)), learned, filters, dropout)
 
 
 def as_targets(tokenizer: Tokenizer, every: Sequence[Sequence[str]], least: int = 1) -> dict[str, Tensor]:
