@@ -287,6 +287,9 @@ def test_the_closed_loop(visit, site):
         page.keyboard.press(key)
     expect(page.locator(".big-facts")).to_contain_text("5")  # 3 examples and two times yes
     page.get_by_role("button", name="Train a network on this").click()
+    page.get_by_role("textbox", name="Net").fill("lenet5")
+    page.get_by_role("spinbutton", name="Minutes").fill("0.02")
+    page.get_by_role("button", name="Train", exact=True).click()
     expect(page.locator("[data-run]")).to_be_visible()
     expect(page.locator('[data-run="done"]')).to_be_visible(timeout=120_000)
     expect(page.locator(".curve").first).to_be_visible()

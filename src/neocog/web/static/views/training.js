@@ -22,7 +22,7 @@ function Runs({ jobs, state, library }) {
   return html`<div class="stack"><div class="row"><h1>Trainings</h1>
       ${picked.length > 1 && html`<a class="button push" href=${link("training", "", { compare: picked.join() })}>Compare ${picked.length}</a>`}</div>
     ${busy.map((job) => html`<div class="card" key=${job.id}><${JobLine} job=${job}/></div>`)}
-    <${Start} state=${state} library=${library} jobs=${jobs}/>
+    <details class="card"><summary>Train a network</summary><${TrainForm} state=${state} library=${library} jobs=${jobs}/></details>
     ${runs.length ? html`<div class="scroll"><table><thead><tr><th><span class="sr">Compare</span></th><th>Run</th><th>Net</th><th>Task</th><th class="number">Best so far</th><th>State</th></tr></thead>
       <tbody>${runs.map((one) => html`<tr key=${one.name}><td><input type="checkbox" aria-label=${`Compare ${one.name}`} checked=${picked.includes(one.name)} onChange=${(e) => pick(e.target.checked ? [...picked, one.name] : picked.filter((n) => n !== one.name))}/></td>
         <td><a href=${link("training", one.name)}><b>${one.name}</b></a><div class="soft small">${one.data ?? ""}</div></td><td>${one.net}</td><td>${one.task}</td>
@@ -31,24 +31,29 @@ function Runs({ jobs, state, library }) {
   </div>`;
 }
 
-function Start({ state, library, jobs }) {
-  const [data, setData] = useState(library ? `library:${library}` : "digits");
-  const [minutes, setMinutes] = useState("2");
+/* The form that starts a training; `data`: on what, if that is settled. */
+export function TrainForm({ data: given, state, library, jobs }) {
+  const [data, setData] = useState(given ?? (library ? `library:${library}` : "digits"));
+  const [minutes, setMinutes] = useState("3");
   const [net, setNet] = useState("");
-  const known = [...(library ? [`library:${library}`] : []), ...(state.data ?? [])];
+  const [error, fail] = useState(null);
+  const [busy, work] = useState(false);
+  const known = [...(library ? [`library:${library}`] : []), ...(state?.data ?? [])];
   const submit = async (e) => {
     e.preventDefault();
+    work(true);
     try {
       const job = await post("jobs", { kind: "train", data, minutes: Number(minutes), ...(net && { net }) });
       jobs.watch(job);
-      if (job.run) go("training", job.run);
-    } catch (error) { say(error.message); }
+      go("training", job.run);
+    } catch (problem) { fail(problem); work(false); }
   };
-  return html`<details class="card"><summary>Train a network</summary><form class="settings" onSubmit=${submit}><div class="row">
-    <label class="field">Pictures<input list="data" value=${data} onInput=${(e) => setData(e.target.value)} required/></label><datalist id="data">${known.map((one) => html`<option key=${one} value=${one}/>`)}</datalist>
-    <label class="field">Net<input list="nets" value=${net} placeholder="chosen for you" onInput=${(e) => setNet(e.target.value)}/></label><datalist id="nets">${(state.nets ?? []).map((one) => html`<option key=${one} value=${one}/>`)}</datalist>
-    <label class="field">Minutes<input type="number" min="0.1" max="600" step="any" class="short" value=${minutes} onInput=${(e) => setMinutes(e.target.value)}/></label></div>
-    <div><button class="main">Train</button></div></form></details>`;
+  return html`<form class="settings" onSubmit=${submit}><div class="row">
+    ${!given && html`<label class="field">Pictures<input list="data" value=${data} onInput=${(e) => setData(e.target.value)} required/></label><datalist id="data">${known.map((one) => html`<option key=${one} value=${one}/>`)}</datalist>`}
+    <label class="field">Net<input value=${net} placeholder="chosen for you" onInput=${(e) => setNet(e.target.value)}/></label>
+    <label class="field">Minutes<input type="number" min="0.01" max="600" step="any" class="short" value=${minutes} onInput=${(e) => setMinutes(e.target.value)}/></label></div>
+    ${error && html`<${Wrong} error=${error}/>`}
+    <div><button class="main" disabled=${busy}>Train</button></div></form>`;
 }
 
 /* The records of a run's log, followed while it runs. */
