@@ -20,7 +20,7 @@ from neocog.library.searching import Hit, Ranking, rank
 from neocog.library.store import Store
 from neocog.library.view import View, find_picture, view_of
 
-_KEPT = 8  # rankings, of about 5 MB for 100,000 pictures
+_KEPT = 16  # rankings, of 5 to 10 MB for 100,000 pictures
 MOST = 500  # hits of one page
 LARGEST = 64_000_000  # pixels of an example picture
 
