@@ -7,7 +7,7 @@ A library of 100,000 generated rows: vectors of efficientnet_lite0's size, proba
 Flickr8k's length from a small vocabulary, and 400 pictures that are really there, for thumbnails. A server in a
 process of its own, asked over loopback by clients in another:
 
-    search      each client asks one query after the other, with a pause of two seconds (people look at what they found),
+    search      each client asks one query after the other, with a pause of two seconds (people look at what was found),
                 for 30 seconds: half are words, half sentences, one in four the next page of the query before
     thumbnails  each client asks for one kept thumbnail after the other, without a pause, for 10 seconds
     made        400 thumbnails that are not kept yet, by 8 clients

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from neocog.names import shown
+from neocog.records import worded
 
 _TINY = 64  # pictures up to this side are shown pixel by pixel, as PNG; larger ones as JPEG
 _READABLE = 50  # classes that a confusion matrix can show with numbers
@@ -79,7 +80,8 @@ def text(value: object) -> Html:
 
 def paragraph(value: object, *, kind: str = "") -> Html:
     """Return a <p>; `kind` is a class: "good", "hint", "warning", "error" colour it."""
-    return Html(f'<p class="{escape(kind)}">{text(value)}</p>' if kind else f"<p>{text(value)}</p>")
+    said = text(worded(value) if type(value) is str else value)
+    return Html(f'<p class="{escape(kind)}">{said}</p>' if kind else f"<p>{said}</p>")
 
 
 def anchor(heading: str) -> str:
@@ -120,7 +122,7 @@ def table(rows: Sequence[Mapping[str, object]], *, numeric: Collection[str] = ()
     if not columns:
         return Html("<p>Nothing to show.</p>")
     css = {name: ' class="n"' if name in numeric else "" for name in columns}
-    head = "".join(f'<th scope="col"{css[name]}>{escape(name)}</th>' for name in columns)
+    head = "".join(f'<th scope="col"{css[name]}>{escape(worded(name))}</th>' for name in columns)
     lines = ("".join(f"<td{css[name]}>{text(row.get(name))}</td>" for name in columns) for row in rows)
     inner = "\n".join(f"<tr>{line}</tr>" for line in lines)
     return Html(f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{inner}\n</tbody></table></div>\n')
@@ -134,12 +136,16 @@ def data_uri(picture: np.ndarray, *, lossless: bool) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def thumbnail(picture: np.ndarray, *, size: int = 96, caption: str = "", alt: str = "") -> Html:
+def thumbnail(picture: np.ndarray | Html, *, size: int = 96, caption: str = "", alt: str = "") -> Html:
     """Return a <figure> with the picture, uint8 (H, W[, 1 or 3]), whose long side is shown with `size` pixels.
 
-    A picture of up to 64 pixels is enlarged pixel by pixel. The alternative text is `alt`, else the caption.
+    A picture of up to 64 pixels is enlarged pixel by pixel. The alternative text is `alt`, else the caption. What is
+    HTML already (an input that is not a picture) is shown as it is.
     """
     from PIL import Image
+
+    if isinstance(picture, Html):
+        return Html(f"<figure>{picture}<figcaption>{text(caption)}</figcaption></figure>\n")
 
     if picture.ndim == 3 and picture.shape[2] == 1:
         picture = picture[:, :, 0]

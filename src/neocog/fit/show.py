@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from neocog.names import shown
+from neocog.records import worded
 
 EVERY = 15.0  # seconds between lines where nobody sees a bar move
 
@@ -28,7 +29,7 @@ class Show:
     def say(self, text: str) -> None:
         """Print one line."""
         if self.on:
-            print(shown(text), file=sys.stderr, flush=True)
+            print(shown(worded(text)), file=sys.stderr, flush=True)
 
     @contextmanager
     def bar(self, what: str) -> Iterator[Callable[..., None]]:
