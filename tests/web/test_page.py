@@ -282,8 +282,10 @@ def test_the_keyboard_is_enough(visit):
     expect(page.get_by_text(re.compile(r"hits? in 81"))).to_be_visible()
 
 
-VIEWS = ["#/search?q=star", "#/search?lens=map", "#/search?lens=duplicates", "#/teach", "#/training", "#/training/shapes",
-         "#/network/shapes", "#/play", "#/jobs"]  # fmt: skip
+VIEWS = [
+    "#/search?q=star", "#/search?lens=map", "#/search?lens=duplicates", "#/teach", "#/training", "#/training/shapes",
+    "#/network/shapes", "#/play", "#/jobs",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("where", VIEWS)
