@@ -23,9 +23,9 @@ function Runs({ jobs, state, library }) {
       ${picked.length > 1 && html`<a class="button push" href=${link("training", "", { compare: picked.join() })}>Compare ${picked.length}</a>`}</div>
     ${busy.map((job) => html`<div class="card" key=${job.id}><${JobLine} job=${job}/></div>`)}
     <details class="card"><summary>Train a network</summary><${TrainForm} state=${state} library=${library} jobs=${jobs}/></details>
-    ${runs.length ? html`<div class="scroll"><table><thead><tr><th><span class="sr">Compare</span></th><th>Run</th><th>Net</th><th>Task</th><th class="number">Best so far</th><th>State</th></tr></thead>
+    ${runs.length ? html`<div class="scroll"><table><thead><tr><th><span class="sr">Compare</span></th><th>Run</th><th class="roomy">Net</th><th class="roomy">Task</th><th class="number">Best so far</th><th>State</th></tr></thead>
       <tbody>${runs.map((one) => html`<tr key=${one.name}><td><input type="checkbox" aria-label=${`Compare ${one.name}`} checked=${picked.includes(one.name)} onChange=${(e) => pick(e.target.checked ? [...picked, one.name] : picked.filter((n) => n !== one.name))}/></td>
-        <td><a href=${link("training", one.name)}><b>${one.name}</b></a><div class="soft small">${one.data ?? ""}</div></td><td>${one.net}</td><td>${one.task}</td>
+        <td><a href=${link("training", one.name)}><b>${one.name}</b></a><div class="soft small">${one.data ?? ""}</div></td><td class="roomy">${one.net}</td><td class="roomy">${one.task}</td>
         <td class="number">${one.best ? html`${figure(one.best.value)}<div class="soft small">${words(one.best.name)}</div>` : "–"}</td><td>${SHORT[one.state] ?? one.state}</td></tr>`)}</tbody></table></div>`
       : html`<${Empty} title="Nothing was trained yet"><p class="soft">Teach a word and train a network on it, play with a small net, or type <code>neocog train photos/</code>: its run appears here, too.</p><//>`}
   </div>`;
