@@ -115,7 +115,11 @@ def open_folder(root: str | os.PathLike[str], kind: str = "picture") -> Folder:
         found = ", ".join(f"{os.fsdecode(one)} = {SPLITS[splits[one]]}" for one in declared)
         notes.append(f"split folders: {found} ({count_splits(codes)})")
     columns: dict[str, Column] = {}
-    if not classes and kind != "picture" and (said := find_reader(kind).named([*map(os.fsdecode, listing.keys)])):
+    if (
+        not classes
+        and kind != "picture"
+        and (said := find_reader(kind).named([os.fsdecode(listing.keys[i]) for i in range(len(listing.keys))]))
+    ):
         columns = {role: Category.of(cells) for role, cells in said.items()}
         label = columns.pop("label")
         classes, labels = label.names, label.codes  # type: ignore[attr-defined]
