@@ -55,6 +55,9 @@ def predict(
     draw: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write each picture there with the answer drawn on it.")
     ] = None,
+    windows: Annotated[
+        bool, typer.Option("--windows", help="Of long recordings: what is heard when, from second to second.")
+    ] = False,
     why: Annotated[bool, typer.Option("--why", help="Of texts also the words that decided.")] = False,
     device: terminal.Device = None,
     on: terminal.On = None,
@@ -72,6 +75,8 @@ def predict(
             if on and (masks or draw):
                 raise UsageError("--masks and --draw are for pictures on this machine; leave out --on")
             trained = export.load(run)
+            if windows and (on or masks or draw or form.value not in ("table", "csv", "jsonl")):
+                raise UsageError("--windows gives a table of times: --format table, csv or jsonl, on this machine")
             answers.check_form(trained.task, form.value, out, masks=masks is not None)
             places = [answers.Places(f, end, inputs) if f else None for f, end in ((masks, ".png"), (draw, ".jpg"))]
             if masks:
@@ -79,7 +84,9 @@ def predict(
             if why:
                 _explain(trained, inputs, top)
                 return
-            if on:
+            if windows:
+                found = fit.spot(trained, terminal.lines_for(inputs), device=device)
+            elif on:
                 from neocog.cluster import Cluster
 
                 cluster = until_written.enter_context(Cluster(on, say=terminal.say))

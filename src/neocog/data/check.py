@@ -181,7 +181,7 @@ def check(
         workers: threads; None uses every core.
         near: also look for near duplicates (rescaled, recompressed, slightly cropped), not only for equal files.
         progress: called with (pictures done, pictures in all).
-        suspicious: (index, given label, predicted label, probability) of pictures whose label a trained net doubts,
+        suspicious: (index, given label, likelier label, its probability) of pictures whose label is doubted,
             or a function that makes them from the source; labels by name or by index into the classes.
 
     Raises:
@@ -263,7 +263,9 @@ def _check_others(
         counts=splits[None] if counts is None else counts,
         split_counts=splits,
         findings=tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))),
-        unreadable=(),
+        unreadable=tuple(
+            Problem(e.key, e.note) for f in found if f.name == "unreadable" for group in f.groups for e in group
+        ),
         groups=groups,
         sizes=np.zeros((len(source), 2), np.int32),
         formats={},

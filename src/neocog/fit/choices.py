@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from neocog import nets
-from neocog.data.kinds import Categories, Numbers
+from neocog.data.kinds import Categories, Category, Numbers
 from neocog.data.mirroring import Mirroring, by_names, by_texts, decide, decide_by_values
 from neocog.data.reader import PICTURE
 from neocog.data.reader import find as find_reader
@@ -44,7 +44,12 @@ def choose_net(size: int, task: type[Task] = Label) -> str:
 
 
 def choose_recipe(net: str, task: type[Task] = Label) -> str:
-    """The recipe for a net with random weights: quick where the task's head reads maps, fast for speednet."""
+    """The recipe for a net with random weights: quick where the task's head reads maps, fast for speednet.
+
+    A net of which only the last layer is fitted has that recipe.
+    """
+    if nets.engineered(net):
+        return "features"
     if net.startswith("placenet") or task.head is not Task.head:
         return "quick"
     return task.recipe or ("fast" if net.startswith("speednet") else "standard")
@@ -80,6 +85,7 @@ def splits_of(
     notes: list[str] = []
     labelled, own = task.known(source), task.groups(source)
     groups = mirroring = None
+    named = source.columns.get("group")
     declared = set(np.unique(source.splits[labelled]).tolist()) - {-1}
     # a validation split that is cut beside a declared test split only steers: there speed counts for more
     if source.kind != PICTURE:
@@ -108,7 +114,7 @@ def splits_of(
         source,
         fractions=fractions,
         strata=np.zeros(len(source), np.int64) if strata is None else strata,
-        groups=joined_groups(groups, own),
+        groups=joined_groups(joined_groups(groups, own), named.codes if isinstance(named, Category) else None),
         seed=seed,
         used=labelled,
     )

@@ -158,6 +158,8 @@ def make_plan(
         data.notes += decision.notes
         if pre.channels < channels:
             data.notes.append("the weights are for grey pictures, so colours are not used")
+    elif nets.engineered(name):
+        r, began = transfer.without_weights(r, task, name, wishes)
     elif kind.classifies and transfer.each_class(np.bincount(source.labels[rows])) < transfer.FEW:
         data.notes.append(transfer.ONE_SPLIT)
     if r.dropout >= 0:
@@ -165,7 +167,9 @@ def make_plan(
             net_options.setdefault("dropout", r.dropout)
         else:
             data.notes.append(f"{name} has no dropout, so the recipe's dropout of {r.dropout:g} is ignored")
-    r, said = _as_the_task_can(r, kind)
+    if r.rotate >= 90 and r.tta == "flip" and "tta" not in wishes.fields and pre.input[0] == pre.input[1]:
+        r = r.changed(tta="turn")  # who turns the pictures that are learned from says that they have no top
+    r, said = _as_the_task_can(r, task)
     data.notes += said
     r, said = growing(r, name, pre.size, compiled=device.compile and "small" not in wishes.fields)
     data.notes += said
@@ -216,24 +220,28 @@ def plan_inputs(wishes: Wishes, data: Data, device: Device, world: World, show: 
     _refuse_pictures_wishes(wishes, kind, read)
     own = kind.own_net is not Task.own_net
     name = wishes.net or read.net
+    seen = False
     if not own:
-        _check_net(nets.facts(name), kind, read.kind)
+        seen = "picture" in read.options and nets.facts(name).reads == PICTURE  # such as a spectrogram
+        _check_net(nets.facts(name), kind, PICTURE if seen else read.kind)
     of_net = {} if own else vars(nets.builder(name))
     r = make_recipe(wishes.recipe or kind.recipe or of_net.get("recipe", read.recipe), "", wishes.fields, kind)
-    r = r.changed(**_STILL)
+    r = r.changed(**_still(read))
     split = splits_of(source, kind, r, wishes.seed)
     data.codes, data.notes, _ = same_everywhere(split, world)
     rows = data.rows("train")
     task = kind.plan(source, rows, {**r.as_dict(), **task_options(kind, wishes.task_options)})
     if (reader := task.own_reader()) is None:
         given = {**wishes.input_options, **({"size": wishes.size} if wishes.size else {})}
-        usual = {**read.options, **of_net.get("reader", {})}
+        usual = {**read.options, **of_net.get("reader", {}), **({"picture": True} if seen else {})}
         reader = read.plan(source, rows, options_of(f"the input {read.kind}", "--input-option", usual, given))
     data.notes += [*task.notes, *reader.notes]
     net = task.own_net() if own else None
     spec: dict[str, Any] = dict(net.spec) if net is not None else {"name": name, "classes": task.outputs}  # type: ignore[arg-type]
     if net is None:
         shape, has = reader.shape, nets.options(name)
+        if seen:
+            _check_picture(name, shape)
         spec |= {"in_channels": (shape if len(shape) > 1 else nets.facts(name).input)[0], "input_size": shape[-1]}
         spec |= {k: v for k, v in reader.net_options.items() if k in has} | dict(wishes.net_options)
         if r.dropout >= 0 and "dropout" in has:
@@ -267,14 +275,30 @@ _STILL: dict[str, Any] = {
 }  # fmt: skip
 
 
+def _still(read: type[Reader]) -> dict[str, Any]:
+    """What changes pictures alone; mixup also what a reader says can be mixed."""
+    return {name: value for name, value in _STILL.items() if not (name == "mixup" and read.mixes)}
+
+
 def _refuse_pictures_wishes(wishes: Wishes, task: type[Task], read: type[Reader]) -> None:
     asked = {"--net": wishes.net is not None and task.own_net is not Task.own_net, "--from": wishes.start is not None,
              "--regime": wishes.regime is not None,
              "--size": wishes.size is not None and "size" not in read.options}  # fmt: skip
-    asked |= {f"--set {name}=": name in wishes.fields for name in _STILL}
+    asked |= {f"--set {name}=": name in wishes.fields for name in _still(read)}
     if option := next((name for name, given in asked.items() if given), None):
         own = "; its nets are chosen by --task-option tower=sentence, dssm or cdssm" if option == "--net" else ""
         raise UsageError(f"{option} is for pictures, and the task {task.name} reads {read.kind}s here{own}")
+
+
+def _check_picture(name: str, shape: tuple[int, ...]) -> None:
+    """Raises: UsageError: a net cannot read what a reader shows as a picture (C, H, W)."""
+    least, size = nets.smallest_picture(name), "x".join(map(str, shape[1:]))
+    if len(shape) != 3 or min(shape[1:]) < least or nets.one_size(name):
+        square = "square pictures of one size" if nets.one_size(name) else f"pictures of at least {least}x{least}"
+        raise UsageError(
+            f"{name} needs {square}, and the inputs are {size}; take a net that reads any size (resnet18), or change "
+            "them: --input-option bands=N, seconds=S, features=logmel"
+        )
 
 
 def _smallest(name: str, spec: Mapping[str, Any]) -> int:
@@ -325,6 +349,8 @@ def _preprocess(wishes: Wishes, data: Data, start: Start | None, facts: Facts, d
             else dataclasses.replace(made, mean=given.mean, std=given.std, channels=given.channels)
         )
     plain = given or _cut(wishes, facts, side, device)
+    if nets.engineered(facts.name):  # descriptors are of the pictures' own values
+        plain = dataclasses.replace(plain, mean=(0.0,) * 3, std=(1.0,) * 3)
     if kind.fit == "pad":
         usually = min(side, 64 if side <= 96 else 256 if device.kind == "cpu" else 512)
         size = wishes.size or kind.size or (usually if kind.geometry else plain.size)
@@ -346,7 +372,7 @@ def _cut(wishes: Wishes, facts: Facts, side: int, device: Device) -> Preprocess:
     return Preprocess(size=size, resize=size if size <= 96 else round(size * 256 / 224))
 
 
-def _as_the_task_can(r: Recipe, task: type[Task]) -> tuple[Recipe, list[str]]:
+def _as_the_task_can(r: Recipe, task: Task) -> tuple[Recipe, list[str]]:
     """The recipe without what the task cannot do; notes say what was left out, if the recipe asked for it."""
     notes, changes = [], dict[str, Any]()
     if (r.mixup or r.cutmix) and not task.mixes:
@@ -359,6 +385,8 @@ def _as_the_task_can(r: Recipe, task: type[Task]) -> tuple[Recipe, list[str]]:
             changes["tta"] = "flip"
     elif r.elastic:
         changes["elastic"] = 0.0
+    if r.tta == "turn" and not task.turns_back:
+        changes["tta"] = "flip"
     if r.tta != "none" and not task.views_back:
         changes["tta"] = "none"
     if task.whole_batch and r.chunk:

@@ -306,9 +306,9 @@ def predict(
         yield from of_tables(run.task, run.net(), inputs)
         return
     if run.reader is not None:
-        yield from _read(run, run.reader, inputs, top, batch_size, _here(device))
+        yield from _read(run, run.reader, inputs, top, batch_size, here(device))
         return
-    pre, chosen, task = run.preprocess, _here(device), run.task
+    pre, chosen, task = run.preprocess, here(device), run.task
     detector = run.detector() if task.knows_strangers else None
     ahead = len(inputs) if isinstance(inputs, Sized) else None
     net = _ready(run, chosen, ahead, say, features=detector is not None)
@@ -426,7 +426,7 @@ def _ready(
     return Graphed(Telling(net) if features else net, device, ahead, say)
 
 
-def _here(device: str | None) -> Device:
+def here(device: str | None) -> Device:
     """A GPU if there is one; on the CPU float32, so that a picture gets the same answer alone and among others."""
     if device == "cpu" or (device is None and not torch.cuda.is_available() and not torch.backends.mps.is_available()):
         return Device("cpu", channels_last=True)

@@ -72,7 +72,7 @@ class Recipe:
     small: float = 1.0  # side of the pictures at the beginning, as a share; it grows in eighths (1: always whole)
     small_until: float = 0.7  # share of the training after which pictures are whole
     # evaluation
-    tta: str = "none"  # none | flip | shift (flip and two shifts by a pixel)
+    tta: str = "none"  # none | flip | shift (flip and two shifts by a pixel) | turn (flips of four quarter turns)
     val_share: float = 0.1  # cut from the training split when no validation split is declared
     val_most: int = 5000
 
@@ -239,6 +239,23 @@ RECIPES: dict[str, Recipe] = {
             ema=0.99,
             balance="none",
             flip="none",
+        ),
+        Recipe(
+            name="sounds",
+            about="for nets that read recordings: AdamW, a cosine, averaged weights",
+            epochs=40.0,
+            min_steps=600,
+            batch_size=64,
+            optimizer="adamw",
+            lr=4e-3,
+            weight_decay=0.05,
+            schedule="cosine",
+            warmup=0.05,
+            clip=5.0,
+            ema=0.99,
+            flip="none",
+            dropout=0.2,
+            mixup=0.3,
         ),
         Recipe(
             name="quick",

@@ -21,6 +21,11 @@ from torch import Tensor, nn
 from ..errors import NetError, closest
 from ..records import Facts
 
+# Facts that many nets share.
+IMAGENET: dict[str, Any] = {"input": (3, 224, 224), "classes": 1000}
+CIFAR: dict[str, Any] = {"input": (3, 32, 32), "classes": 10}
+TORCHVISION = "ImageNet top-1 {} %, top-5 {} % (torchvision weights, 1 crop)"
+
 # What build() itself takes or hands over; every other keyword with a default is an option of the net.
 _GIVEN = ("classes", "in_channels", "input_size")
 
@@ -108,6 +113,11 @@ def one_size(name: str) -> bool:
     """Return whether a net is built for pictures of one size, as with linear layers on its maps; others take any."""
     entry = _entry(name)
     return "input_size" in entry.takes and not getattr(entry.builder, "any_size", False)
+
+
+def engineered(name: str) -> bool:
+    """Return whether nothing but a net's last layer is fitted to labels, as after engineered descriptors."""
+    return bool(getattr(_entry(name).builder, "engineered", False))
 
 
 def smallest_picture(name: str) -> int:

@@ -23,13 +23,14 @@ from neocog.data.columns import LabelSets
 from neocog.data.kinds import BoxSet
 from neocog.errors import DataError, UsageError
 from neocog.nets.boxes import cut
-from neocog.nets.one_stage import OneStage, corners, one_stage_found, one_stage_losses, scores_of
+from neocog.nets.one_stage import OneStage, corners, one_stage_found, one_stage_losses, scores_of, unmirrored
 from neocog.nets.two_stage import TwoStage, two_stage_found
 from neocog.page import paragraph, table
 from neocog.records import counted
 from neocog.tasks.answer import Answer
 from neocog.tasks.drawing import boxed
 from neocog.tasks.found import BANDS, HIT, KINDS, Found, There, best_threshold, coco, iou, kinds, voc
+from neocog.tasks.inside import check_inside
 from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
 
 if TYPE_CHECKING:
@@ -136,7 +137,6 @@ class Detect(Task):
     figure = "mAP"
     fit = "pad"
     geometry = True
-    views_back = False
     recipe = "dense"
     options = {"head": "one", "width": 0, "depth": 2}
     summed = frozenset({"loss_sum", "loss_count"})
@@ -153,6 +153,7 @@ class Detect(Task):
         if head not in HEADS:
             raise UsageError(f"unknown head {head!r} of the task detect; expected one of {', '.join(HEADS)}")
         self.classes, self.kind = tuple(classes), head
+        self.views_back = head == "one"  # proposals of two views are not the same ones
         self.width, self.depth, self.threshold = int(width), int(depth), float(threshold)
         self.notes = tuple(notes)
 
@@ -169,7 +170,7 @@ class Detect(Task):
                 f"the {counted(len(rows))} of {source.name} for training have no boxes; the task detect needs some "
                 "('neocog check' shows the annotations)"
             )
-        notes = []
+        notes = check_inside(source, rows, "boxes")
         if empty:
             notes.append(f"{empty:,} of {counted(len(rows))} for training without a box: negative examples")
         if absent := [name for name, n in zip(column.names, counts, strict=True) if not n]:
@@ -228,6 +229,9 @@ class Detect(Task):
         else:
             sums, count = {k: (v * valid).sum() for k, v in outputs["losses"].items()}, valid.sum()
         return Losses({name: value / count.clamp(min=1) for name, value in sums.items()}, count)
+
+    def unmirrored(self, outputs: Any) -> Any:
+        return unmirrored(outputs)
 
     def _found(self, outputs: Any, batch: Batch) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Corners in pixels of the files, scores and classes of each picture."""
