@@ -20,13 +20,15 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from neocog.data import video
 from neocog.data.decode import now_readable
-from neocog.data.stores import address, is_elsewhere, is_url
+from neocog.data.stores import address, file_of, is_elsewhere, is_url, is_video
 from neocog.errors import DecodeError, LibraryError, NeocogError, UsageError
+from neocog.library.films import Film, Whole, known_films
 from neocog.library.ledger import Content, Ledger, above, outermost, signed, within
 from neocog.library.lock import LibraryBusy
 from neocog.library.metadata import KINDS, date_in_name
-from neocog.library.photo import Photo, examine, look, read_steady
+from neocog.library.photo import Photo, examine, look, moves, read_steady
 from neocog.library.place import is_library
 from neocog.library.reread import reread
 from neocog.library.rows import content_hash, has_model, vector_column, whole_rows
@@ -156,6 +158,7 @@ def index(
             run.read(threads or _threads(), progress, ended)
         else:
             run.gather(elsewhere, progress, ended)
+            run.read(threads or _threads(), progress, ended)  # videos
         run.finish()
         run.commits += reread(store, threads or _threads(), say, ended) > 0
     if run.report.computed >= COMMIT_ROWS or store.cluttered:
@@ -275,6 +278,8 @@ class _Run:
         self.ready: list[tuple[Photo, np.ndarray, np.ndarray]] = []
         self.pending: dict[str, Photo] = {}  # contents that are not in the table yet
         self.commits, self.saved_at = 0, time.monotonic()
+        self.films: dict[str, list[str]] = {}  # the frames that are known of each video
+        self.whole: list[Whole] = []  # videos that were read to the end, until all their frames are in the table
 
     def begin(self) -> None:
         """Note in the library what is passed over, and which folders are indexed for the first time."""
@@ -285,6 +290,7 @@ class _Run:
     def sort(self) -> None:
         """Tell unchanged and renamed files from those that must be read, without opening any."""
         files, ledger = self.found.files, self.ledger
+        self.films, followed = known_films(self.found, ledger)
         away = self._away()
 
         def scanned(path: str) -> bool:
@@ -293,6 +299,15 @@ class _Run:
             return inside and not any(within(path, folder) for folder in (*self.found.closed, *away))
 
         self.lost = {path for path in ledger.files if path not in files and scanned(path)}
+        for old, new in followed:
+            if not self._missing(old):  # another way to a video that is known
+                self.films.pop(file_of(new), None)
+                continue
+            place, hash = ledger.contents[ledger.files[old]].places[old], ledger.files[old]
+            ledger.put(new, *place, hash)
+            ledger.drop(old)
+            self.lost.discard(old)
+            self.report.moved += 1
         renamed: dict[tuple[int, int, int], str] = {}
         for hash, content in ledger.contents.items():
             for path, (mtime, inode) in content.places.items():
@@ -305,8 +320,8 @@ class _Run:
                     self.report.unchanged += 1
                 else:
                     self.to_read.append(path)
-        for path, one in files.items():
-            if path in ledger.files:
+        for path, one in (*files.items(), *self.found.videos.items()):
+            if path in ledger.files or path in self.films or file_of(path) != path:
                 continue
             problem = self.problems.get(path)
             same = problem and (problem["size"], problem["mtime_ns"]) == (one.size, one.mtime_ns)
@@ -330,11 +345,18 @@ class _Run:
                     self.to_read.append(path)
             else:
                 self.to_read.append(path)
-        self.to_read.sort()
+        self.to_read = sorted({file_of(path) for path in self.to_read})
+        if not video.have() and (unread := [path for path in self.to_read if path in self.found.videos]):
+            self.to_read = [path for path in self.to_read if path not in self.found.videos]
+            self.report.notes.append(
+                f"{counted(len(unread), 'video')} such as {self.store.name_of(unread[0])} skipped: videos are read by "
+                "PyAV; type pip install 'neocog[video]', and index again"
+            )
         there = {**self.found.broken, **self.found.closed}
+        seen = files.keys() | self.found.videos.keys() | there.keys()
         for path, reason in there.items():
             self._problem(path, reason, 0, 0)
-        gone = [p for p in self.problems if p not in files and p not in there and scanned(p)]
+        gone = [p for p in self.problems if p not in seen and scanned(p)]
         self.solved.update(gone)
 
     def _away(self) -> list[str]:
@@ -366,7 +388,7 @@ class _Run:
 
     def _missing(self, path: str) -> bool:
         """Whether a known file, which the scan did not find, is not there any more."""
-        return path in self.lost or not (is_elsewhere(path) or os.path.lexists(self.store.path_of(path)))
+        return path in self.lost or not (is_elsewhere(path) or os.path.lexists(self.store.path_of(file_of(path))))
 
     def preprocess(self) -> Preprocess:
         """How pictures are prepared; where the library knows it, the net need not be made."""
@@ -406,10 +428,10 @@ class _Run:
                     if not ahead:
                         break
                     now, ahead = ahead[:_BATCH], ahead[_BATCH:]
-                    for path, future in now:
-                        self._take(path, future)
+                    more = [film for path, future in now if (film := self._take(path, future))]
+                    ahead[:0] = [(film.path, pool.submit(film.step, pre, self.ledger, self.model)) for film in more]
                     self._compute(pool, threads)
-                    done += len(now)
+                    done += len(now) - len(more)
                     progress(done, total)
                     late = time.monotonic() - self.saved_at > COMMIT_SECONDS
                     if len(self.ready) >= COMMIT_ROWS or late:
@@ -429,12 +451,14 @@ class _Run:
                     future.cancel()
 
     def gather(self, elsewhere: Elsewhere, progress: Callable[[int, int], None], stop: Callable[[], bool]) -> None:
-        """Have what is new read and computed elsewhere, and save it in large commits."""
-        if not self.to_read:
+        """Have what is new read and computed elsewhere, and save it in large commits; videos are left to read here."""
+        pictures = [path for path in self.to_read if path in self.found.files]
+        self.to_read = [path for path in self.to_read if path not in self.found.files]
+        if not pictures:
             return
-        card, total, done = self.embedder().card(), len(self.to_read), 0
-        outcomes = elsewhere.photos([(path, self.found.files[path]) for path in self.to_read], card)
-        left = set(self.to_read)
+        card, total, done = self.embedder().card(), len(pictures), 0
+        outcomes = elsewhere.photos([(path, self.found.files[path]) for path in pictures], card)
+        left = set(pictures)
         try:
             for some in outcomes:
                 for path, outcome in some:
@@ -448,15 +472,19 @@ class _Run:
                     self.commit()
                 progress(done, total)
                 if stop():
-                    self.report.interrupted = True
+                    self.report.interrupted, self.to_read = True, []
                     break
         finally:  # also after a failure of the cluster: what is computed need not be computed again
             self.commit()
             getattr(outcomes, "close", lambda: None)()
 
-    def _look(self, path: str, pre: Preprocess) -> Photo:
-        """In a thread: read one file, and decode it if its content is new."""
-        data, status = read_steady(self.found.files[path].full)
+    def _look(self, path: str, pre: Preprocess) -> Photo | Film:
+        """In a thread: read one file, and decode it if its content is new; of a video, the first frames."""
+        full = self._found(path).full
+        if not is_video(path):
+            data, status = read_steady(full)
+        if is_video(path) or (video.have() and moves(data)):
+            return Film.begin(path, full).step(pre, self.ledger, self.model)
         hash = content_hash(data)
         known = self.ledger.contents.get(hash)
         if known is not None and (self.model in known.models or not known.saved):
@@ -465,24 +493,45 @@ class _Run:
         photo.taken = photo.taken or date_in_name(path)
         return photo
 
-    def _take(self, path: str, future: Future[Any]) -> None:
-        """Note what a thread found: a new content, a known one, or a problem."""
-        ledger, report, found = self.ledger, self.report, self.found.files[path]
-        was = ledger.files.get(path)
+    def _found(self, path: str) -> Found:
+        return self.found.videos.get(path) or self.found.files[path]
+
+    def _take(self, path: str, future: Future[Any]) -> Film | None:
+        """Note what a thread found: new contents, known ones, or a problem. Returns: a video that is not at its end."""
+        ledger, found = self.ledger, self._found(path)
+        known = [p for p in (path, *self.films.get(path, ())) if p in ledger.files]
         try:
-            photo: Photo = future.result()
+            made: Photo | Film = future.result()
+            whole = made.whole() if isinstance(made, Film) and not made.rest else None
         except FileNotFoundError:  # deleted since it was listed
-            self.lost |= {path} if was else set()
-            return
+            self.lost |= set(known)
+            return None
         except (DecodeError, OSError, MemoryError) as error:
             if isinstance(error, DecodeError):  # else a picture that is known stays known: the disk may be to blame
-                ledger.drop(path)
+                for one in known:
+                    ledger.drop(one)
             reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
             # A time of -1 is never met again: a file that changes all the time, or may not be read, is tried again.
             again = not isinstance(error, DecodeError) or "changes while" in reason
             self._problem(path, reason, -1 if again else found.mtime_ns, found.size)
-            return
+            return None
+        photos = made.photos if isinstance(made, Film) else [(path, made)]
+        for place, photo in photos:
+            self._note(place, photo)
+        if isinstance(made, Film) and made.rest:
+            return made
+        for one in set(known) - set(whole.places if whole else [path]):  # of an older content
+            ledger.drop(one)
         self.solved.add(path)
+        if whole is not None:
+            self.whole.append(whole)
+            if reason := made.problem:  # type: ignore[union-attr]
+                self._problem(path, reason, found.mtime_ns, found.size)
+        return None
+
+    def _note(self, path: str, photo: Photo) -> None:
+        """Note one picture: a file, or a frame of a video."""
+        ledger, report, was = self.ledger, self.report, self.ledger.files.get(path)
         content = ledger.contents.get(photo.hash)
         if content is None:
             ledger.contents[photo.hash] = Content({}, photo.size, [], [self.model or ""], saved=False)
@@ -558,9 +607,7 @@ class _Run:
     def commit(self) -> None:
         """Write what is known so far. Old owners give up a path before new ones get it: no path is ever twice."""
         ledger = self.ledger
-        dirty = [h for h in sorted(ledger.dirty) if ledger.contents[h].saved]
-        if dirty:
-            self.store.merge(pa.table({"hash": pa.array(dirty, pa.string()), **self.ledger.columns(dirty)}))
+        dirty = self._write_places()
         new = [one for one in self.ready if one[0].hash in self.pending]
         more = [one for one in self.ready if one[0].hash not in self.pending]
         if new:
@@ -581,11 +628,31 @@ class _Run:
         for photo, _, _ in new:
             ledger.contents[photo.hash].saved = True
             del self.pending[photo.hash]
+            ledger.dirty.discard(photo.hash)
         if self.new_problems or self.solved & self.problems.keys():
             self.store.set_problems(list(self.new_problems.values()), sorted(self.solved & self.problems.keys()))
-        self.commits += bool(dirty or new or more)
-        ledger.dirty = {h for h in ledger.dirty if not ledger.contents[h].saved}
+        whole, waiting = self.whole, []
+        for one in whole:
+            if all(ledger.contents[ledger.files[place]].saved for place in one.places if place in ledger.files):
+                for place in one.places:
+                    if place in ledger.files:
+                        ledger.put(place, one.mtime_ns, one.inode, ledger.files[place])
+            else:
+                waiting.append(one)
+        self.whole = waiting
+        if len(waiting) < len(whole):
+            self._write_places()
+        self.commits += bool(dirty or new or more or len(waiting) < len(whole))
         self.ready, self.saved_at = [], time.monotonic()
+
+    def _write_places(self) -> list[str]:
+        """Write where contents that are in the table are now; return which had to be written."""
+        ledger = self.ledger
+        dirty = [h for h in sorted(ledger.dirty) if ledger.contents[h].saved]
+        if dirty:
+            self.store.merge(pa.table({"hash": pa.array(dirty, pa.string()), **ledger.columns(dirty)}))
+        ledger.dirty -= set(dirty)
+        return dirty
 
     def _with_vectors(self, rows: pa.Table, ready: list[tuple[Photo, np.ndarray, np.ndarray]]) -> pa.Table:
         vectors = np.stack([vector for _, vector, _ in ready]).astype(np.float32)
@@ -681,6 +748,10 @@ def _threads() -> int:
     return max(1, min(16, usable))
 
 
+def _can_be_root(path: str) -> bool:
+    return os.path.isdir(path) or (is_video(path) and os.path.isfile(path))
+
+
 def _roots(store: Store, folders: Sequence[str | os.PathLike[str]], elsewhere: bool) -> tuple[list[str], list[str]]:
     """The folders to look through, absolute, and notes on those that are left out.
 
@@ -701,7 +772,7 @@ def _roots(store: Store, folders: Sequence[str | os.PathLike[str]], elsewhere: b
                 raise UsageError(why)
             notes.append(f"not looked at: {why}")
             roots.remove(root)
-        elif not (is_elsewhere(root) and (is_url(root) or os.path.exists(root))) and not os.path.isdir(root):
+        elif not (is_elsewhere(root) and (is_url(root) or os.path.exists(root))) and not _can_be_root(root):
             remedy = (
                 ""
                 if given
