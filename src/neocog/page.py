@@ -134,12 +134,16 @@ def data_uri(picture: np.ndarray, *, lossless: bool) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def thumbnail(picture: np.ndarray, *, size: int = 96, caption: str = "", alt: str = "") -> Html:
+def thumbnail(picture: np.ndarray | Html, *, size: int = 96, caption: str = "", alt: str = "") -> Html:
     """Return a <figure> with the picture, uint8 (H, W[, 1 or 3]), whose long side is shown with `size` pixels.
 
-    A picture of up to 64 pixels is enlarged pixel by pixel. The alternative text is `alt`, else the caption.
+    A picture of up to 64 pixels is enlarged pixel by pixel. The alternative text is `alt`, else the caption. What is
+    HTML already (an input that is not a picture) is shown as it is.
     """
     from PIL import Image
+
+    if isinstance(picture, Html):
+        return Html(f"<figure>{picture}<figcaption>{text(caption)}</figcaption></figure>\n")
 
     if picture.ndim == 3 and picture.shape[2] == 1:
         picture = picture[:, :, 0]

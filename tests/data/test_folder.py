@@ -132,8 +132,8 @@ def test_a_removed_file_is_a_data_error_and_changes_the_fingerprint(tmp_path):
 
 
 def test_nothing_found_says_what_was_expected(tmp_path):
-    make(tmp_path, "a/1.txt")
-    with pytest.raises(DataError, match=r"no pictures found.*1 \.txt.*expected class folders"):
+    make(tmp_path, "a/1.xyz")
+    with pytest.raises(DataError, match=r"no pictures found.*1 \.xyz.*expected class folders"):
         open_folder(tmp_path)
     with pytest.raises(DataError, match="not a folder"):
         open_folder(tmp_path / "nowhere")

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from neocog import nets
 from neocog.errors import NetError
+from neocog.nets.sentence import k_max
 
 
 def figures(name: str, **options: Any) -> tuple[int, int]:
@@ -52,7 +53,7 @@ def sizes(name: str, **options: Any) -> dict[str, tuple[int, ...]]:
         ("dqn_2013", {"classes": 4}, 4112 + 8224 + 663_808 + 1028, 1_638_400 + 663_552 + 663_552 + 1024),
         ("tdnn", {}, 8 * 49 + 3 * 41 + 3 * 2, 13 * 8 * 48 + 9 * 3 * 40),
         ("sentence_cnn", {"vocabulary": 100}, 30_300 + 360_300 + 602, 21_900_600),
-        ("sentence_cnn", {"widths": [2], "maps": 7, "dimensions": 5, "vocabulary": 9}, 50 + 77 + 16, 63 * 70 + 14),
+        ("sentence_cnn", {"widths": [2], "maps": 7, "dimensions": 5, "vocabulary": 9}, 50 + 77 + 16, 57 * 70 + 14),
         ("c3d", {"classes": 101}, 78_409_573, 38_548_959_232 - 386 * 4096),  # as published for UCF-101
         ("vae", {"latent": 3}, 392_500 + 2 * 501 * 3 + 500 * 3 + 500 + 392_784, 392_000 * 2 + 500 * 9),
         ("vae", {"hidden": 400}, 652_824, 651_200),
@@ -153,7 +154,7 @@ def test_sentence_is_read_as_its_strongest_phrase_wherever_it_stands() -> None:
     torch.manual_seed(0)
     net = nets.build("sentence_cnn", vocabulary=50).eval()
     phrase = torch.tensor([7, 8, 9, 10, 11])
-    first, last = torch.zeros(1, 64, dtype=torch.long), torch.zeros(1, 64, dtype=torch.long)
+    first, last = torch.zeros(1, 56, dtype=torch.long), torch.zeros(1, 56, dtype=torch.long)
     first[0, 4:9], last[0, 50:55] = phrase, phrase
     with torch.no_grad():
         torch.testing.assert_close(net(first), net(last))
@@ -162,13 +163,13 @@ def test_sentence_is_read_as_its_strongest_phrase_wherever_it_stands() -> None:
 def test_sentence_against_a_slow_reading() -> None:
     torch.manual_seed(0)
     net = nets.build("sentence_cnn", vocabulary=20, dimensions=4, maps=3, widths=[2, 3]).double().eval()
-    words = torch.tensor([[3, 0, 5, 20, 1]])
+    words = torch.tensor([[3, 7, 5, 20, 1]])
     net.requires_grad_(False)
-    vectors = net.embedding.weight[words[0]]  # (5, 4)
+    vectors = net.embedding.table.weight[[0, 0, *words[0].tolist(), 0, 0]]  # (9, 4)
     values = []
     for conv, width in zip(net.convs, (2, 3), strict=True):
         for row in range(3):
-            windows = [vectors[i : i + width].T * conv.weight[row] for i in range(5 - width + 1)]
+            windows = [vectors[i : i + width].T * conv.weight[row] for i in range(9 - width + 1)]
             values.append(max(max(0.0, float(window.sum() + conv.bias[row])) for window in windows))
     expected = net.fc(torch.tensor(values, dtype=torch.float64))
     torch.testing.assert_close(net(words)[0], expected)
@@ -177,11 +178,42 @@ def test_sentence_against_a_slow_reading() -> None:
 def test_padding_stays_zero_and_static_words_stay_as_they_are() -> None:
     torch.manual_seed(0)
     net = nets.build("sentence_cnn", vocabulary=9, dimensions=4)
-    net(torch.tensor([[0, 0, 1, 2, 3]])).square().sum().backward()
-    assert not net.embedding.weight[0].any() and not net.embedding.weight.grad[0].any()
-    assert net.embedding.weight.grad[1:4].any()
-    static = nets.build("sentence_cnn", vocabulary=9, static=True)
-    assert not static.embedding.weight.requires_grad
+    net(torch.tensor([[1, 2, 3, 0, 0]])).square().sum().backward()
+    table = net.embedding.table.weight
+    assert not table[0].any() and not table.grad[0].any() and table.grad[1:4].any()
+    given = torch.zeros(10, 256)
+    given[4:] = torch.randn(6, 256)
+    for how, trained in (("static", 0), ("tuned", 1), ("two", 1)):
+        made = nets.build("sentence_cnn", vocabulary=9, vectors=how)
+        before = made.embedding.table.weight[1].clone()
+        made.take_vectors(lambda: given)
+        assert sum(p.requires_grad for p in made.embedding.parameters()) == trained
+        got = made.embedding.table.weight
+        assert (
+            torch.equal(got[1], before)
+            and not got[0].any()
+            and nn.functional.cosine_similarity(got[5], given[5], 0) > 0.999
+        )
+
+
+@pytest.mark.parametrize("name", ["sentence_cnn", "sentence_collobert", "sentence_dcnn"])
+def test_a_sentence_alone_and_among_longer_ones_gets_the_same_answer(name: str) -> None:
+    torch.manual_seed(0)
+    net = nets.build(name, vocabulary=30).double().eval()
+    for conv in (m for m in net.modules() if isinstance(m, nn.Conv1d)):
+        nn.init.normal_(conv.weight)
+    words = torch.zeros(3, 21, dtype=torch.long)
+    words[0, :1], words[1, :7], words[2] = 5, torch.arange(1, 8), torch.arange(1, 22)
+    together = net(words)
+    for row, length in enumerate((1, 7, 21)):
+        torch.testing.assert_close(net(words[row : row + 1, :length])[0], together[row])
+    assert net(torch.zeros(1, 1, dtype=torch.long)).isfinite().all()
+
+
+def test_the_largest_values_stay_in_their_order() -> None:
+    x = torch.tensor([[[3.0, 1.0, 4.0, 1.5, 5.0, 2.0]]])
+    assert k_max(x, 3).tolist() == [[[3.0, 4.0, 5.0]]] and k_max(x[:, :, :2], 3).tolist() == [[[3.0, 1.0, 0.0]]]
+    assert k_max(x, 3, torch.tensor([2])).tolist() == [[[4.0, 5.0, 0.0]]]
 
 
 def test_mlp_activations() -> None:
@@ -208,7 +240,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("sentence_cnn", {"widths": []}, "widths is a list"),
     ("sentence_cnn", {"vocabulary": 0}, "vocabulary is the number of words"),
     ("sentence_cnn", {"dropout": 2}, "probability"),
-    ("sentence_cnn", {"widths": [3, 9], "input_size": 8}, "at least 9x9"),
+    ("sentence_cnn", {"vectors": "tune"}, "did you mean 'tuned'"),
 ]
 
 
@@ -226,7 +258,6 @@ def test_wrong_options_are_named(name: str, options: dict[str, Any], message: st
         ("tdnn", torch.zeros(1, 16, 6), r"at least 7 frames, .*\(1, 16, 6\)"),
         ("tdnn", torch.zeros(1, 1, 16, 15), r"at least 7 frames, .*\(1, 1, 16, 15\)"),
         ("sentence_cnn", torch.zeros(1, 64), "token ids, whole numbers.*got torch.float32"),
-        ("sentence_cnn", torch.zeros(1, 4, dtype=torch.long), r"\(B, at least 5\).*pad shorter"),
     ],
 )
 def test_wrong_inputs_are_refused_with_the_remedy(name: str, x: Tensor, message: str) -> None:

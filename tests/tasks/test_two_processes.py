@@ -16,7 +16,7 @@ import torch
 from neocog import tasks
 from neocog.fit.run import read_tensors
 
-NAMES = (*(one for one in tasks.names() if not tasks.find(one).reads), "pose+label")
+NAMES = (*(one for one in tasks.names() if tasks.find(one).inputs != ("text",)), "pose+label")
 
 # float64, so that the order of additions is no excuse; half of the pictures with numbers are not known, and pictures
 # have different numbers of boxes, so processes count different things

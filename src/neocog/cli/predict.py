@@ -37,7 +37,8 @@ def add_to(app: typer.Typer) -> None:
 def predict(
     run: terminal.AnsweringArgument,
     inputs: Annotated[
-        list[str], typer.Argument(metavar="PICTURES...", help="Files, folders, or - for one path a line on stdin.")
+        list[str],
+        typer.Argument(metavar="PICTURES...", help="Files, folders, or - for one path a line on stdin; texts."),
     ],
     form: Annotated[
         Form,
@@ -57,7 +58,7 @@ def predict(
     device: terminal.Device = None,
     on: terminal.On = None,
 ) -> None:
-    """Say what is in pictures: labels, tags, numbers, boxes, points, regions or vectors, as the run was trained.
+    """Say what is in pictures (or texts, sounds, clips): labels, tags, numbers, boxes, points, regions, vectors.
 
     Labels have calibrated probabilities, and 'unknown' for pictures unlike the training data.
     Places are in the file's own pixels, once it is turned upright as EXIF says.
@@ -80,7 +81,8 @@ def predict(
                 cluster = until_written.enter_context(Cluster(on, say=terminal.say))
                 found = cluster.predict(run, inputs, top=top, device=device)
             else:
-                found = fit.predict(trained, terminal.picture_paths(inputs), top=top, device=device, say=terminal.say)
+                given = terminal.picture_paths(inputs) if trained.reader is None else terminal.lines_for(inputs)
+                found = fit.predict(trained, given, top=top, device=device, say=terminal.say)
         unread = answers.write_answers(found, trained.task, form.value, out, masks=places[0], drawn=places[1])
     if unread:
         where = {"coco": "above", "npy": f"in {out and out.with_suffix('.csv')}"}.get(form.value, "in the output")
@@ -104,7 +106,7 @@ def match(
         from neocog import export, fit
 
         trained: Run = export.load(run)
-        if trained.task.reads:
+        if trained.reads_pairs:
             (found,) = fit.match_texts(trained, [(first, second)])
             pair = []
         elif trained.task.name != "match":

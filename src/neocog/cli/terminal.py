@@ -251,6 +251,12 @@ def picture_paths(inputs: Iterable[str]) -> Iterator[Path]:
             raise UsageError(f"expected a picture, a folder or -; {name} does not exist")
 
 
+def lines_for(inputs: Iterable[str]) -> Iterator[str]:
+    """The words that the user typed, with the lines of stdin in the place of ``-``."""
+    for one in inputs:
+        yield from (line.rstrip("\r\n") for line in sys.stdin) if one == "-" else (one,)
+
+
 @contextlib.contextmanager
 def output(path: Path | None, *, binary: bool = False) -> Iterator[IO[Any]]:
     """Stdout, or a file that appears under its name only when it is complete."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,6 +57,15 @@ def train(
     net: Annotated[
         str | None, typer.Option(metavar="NAME", help="'neocog nets' lists them; default: by picture size.")
     ] = None,
+    net_options: Annotated[
+        list[str] | None, typer.Option("--net-option", metavar="KEY=VALUE", help="Change one option of the net.")
+    ] = None,
+    input_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input-option", metavar="KEY=VALUE", help="How texts, sounds or clips are read: tokens=subwords."
+        ),
+    ] = None,
     recipe: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog recipes' lists them.")] = None,
     epochs: Annotated[float | None, typer.Option(metavar="N", help="Passes over the training pictures.")] = None,
     minutes: Annotated[float | None, typer.Option(metavar="M", help="Total time, instead of epochs.")] = None,
@@ -103,6 +112,8 @@ def train(
         raise UsageError("--epochs and --minutes exclude each other; give one of them")
     fields = terminal.settings(changes or [])
     chosen = terminal.settings(task_options or [], "--task-option", "loss=triplet")
+    of_net: dict[str, Any] = terminal.settings(net_options or [], "--net-option", "dropout=0.5")
+    of_input = terminal.settings(input_options or [], "--input-option", "tokens=subwords")
     for field, value in (("head", head.value if head else None), ("folds", folds)):
         if value is not None:
             fields[field] = str(value)
@@ -138,6 +149,8 @@ def train(
             task=task,
             task_options=chosen,
             net=net,
+            net_options=of_net,
+            input_options=of_input,
             recipe=recipe,
             epochs=epochs,
             minutes=minutes,

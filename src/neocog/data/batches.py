@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 from neocog.data import augment as aug
 from neocog.data.kinds import Category, Column
 from neocog.data.pictures import Held, Placed, Streamed, workers
-from neocog.data.ready import Ready, some_of
+from neocog.data.ready import Read, Ready, some_of
 from neocog.data.warp import Warp
 from neocog.errors import DataError
 from neocog.records import Preprocess
@@ -43,8 +44,8 @@ class Batch:
     """What a step carries.
 
     Attributes:
-        inputs: normalised pictures (B, C, H, W), channels-last; what a trunk made of them (B, F); or texts as integers
-            (B, L); one tensor for each input that a sample has.
+        inputs: normalised pictures (B, C, H, W), channels-last; what a trunk made of them (B, F); or what a reader made
+            of other inputs, such as texts as integers (B, L); one tensor for each input that a sample has.
         targets: their annotations, as the task collates them.
         rows: int64 (B,) on the CPU: which pictures they are.
         valid: bool (B,): the others could not be read; they must not count.
@@ -152,6 +153,15 @@ class Feed(Protocol):
         ...
 
 
+class _Shown(NamedTuple):
+    """What a step shows, and what chance says of each: of pictures, of which view or text, of other inputs."""
+
+    rows: Tensor
+    draws: list[aug.Draws]
+    choices: Tensor
+    changes: list[Tensor | None]
+
+
 class Batches:
     """Training batches of `pictures`, without end; what a step shows depends on nothing but the arguments.
 
@@ -202,49 +212,56 @@ class Batches:
         order = self.order(g) if self.order else None
         self._order = torch.randperm(n, generator=g) if order is None else order
         self._draws = [aug.draw(self.how, n, self.seed + 7919 * k, epoch) for k in range(len(self.all))]
+        self._changes = [
+            torch.rand(n, one.reader.draws, generator=aug.generator(self.seed + 7919 * k, epoch, 5))
+            if isinstance(one, Read)
+            else None
+            for k, one in enumerate(self.all)
+        ]
         # which view of each input, and which of its texts
         self._choices = torch.rand(len(self.all) + 1, n, generator=aug.generator(self.seed, epoch, 4))
         self._epoch = epoch
 
-    def _rows(self, step: int) -> tuple[Tensor, list[aug.Draws], Tensor]:
+    def _rows(self, step: int) -> _Shown:
         epoch, within = divmod(step, self.steps_per_epoch)
         self._begin(epoch)
         share = self.batch_size // self.world
         first = within * self.batch_size + self.rank * share
         rows = self._order[first : first + share]
-        return rows, [draws.at(rows) for draws in self._draws], self._choices[:, rows]
+        changes = [None if one is None else one[rows] for one in self._changes]
+        return _Shown(rows, [draws.at(rows) for draws in self._draws], self._choices[:, rows], changes)
 
     def stream(self, step: int) -> Iterator[Batch]:
         """Batches from `step` on, without end. What has to be decoded is decoded a few batches ahead."""
-        held = not any(isinstance(one, Streamed) for one in self.all)
+        held = not any(map(_late, self.all))
         if held and not self.known.slow:
             while True:
                 begin = time.perf_counter()
-                rows, draws, choices = self._rows(step)
-                parts = [_held(one, rows, u) for one, u in zip(self.all, choices, strict=False)]  # type: ignore[arg-type]
-                batch = self._finish(parts, rows, draws, self._some(self.known.values(rows), choices), step)
+                shown = self._rows(step)
+                parts = [_held(one, shown.rows, u) for one, u in zip(self.all, shown.choices, strict=False)]  # type: ignore[arg-type]
+                batch = self._finish(parts, shown, self._some(self.known.values(shown.rows), shown.choices), step)
                 self.waited += time.perf_counter() - begin
                 yield batch
                 step += 1
-        ahead: list[tuple[Tensor, list[aug.Draws], Tensor, list[list[Any]], Any]] = []
+        ahead: list[tuple[_Shown, list[list[Any]], Any]] = []
         pool = ThreadPoolExecutor(workers(), thread_name_prefix="neocog-decode")
         try:
             coming = step
             while True:
                 while len(ahead) < 3:
-                    rows, draws, choices = self._rows(coming)
-                    jobs = [self._submit(pool, one, rows, d) for one, d in zip(self.all, draws, strict=True)]
-                    ahead.append((rows, draws, choices, jobs, _values(pool, self.known, rows)))
+                    shown = self._rows(coming)
+                    jobs = [
+                        self._submit(pool, one, shown.rows, d) for one, d in zip(self.all, shown.draws, strict=True)
+                    ]
+                    ahead.append((shown, jobs, _values(pool, self.known, shown.rows)))
                     coming += 1
                 begin = time.perf_counter()
-                rows, draws, choices, jobs, values = ahead.pop(0)
+                shown, jobs, values = ahead.pop(0)
                 parts = [
-                    gathered_pictures([job.result() for job in job_list], one.pre)
-                    if isinstance(one, Streamed)
-                    else _held(one, rows, u)
-                    for one, job_list, u in zip(self.all, jobs, choices, strict=False)
+                    _gathered(one, [job.result() for job in job_list], u) if _late(one) else _held(one, shown.rows, u)  # type: ignore[arg-type]
+                    for one, job_list, u in zip(self.all, jobs, shown.choices, strict=False)
                 ]
-                batch = self._finish(parts, rows, draws, self._some(values(), choices), step)
+                batch = self._finish(parts, shown, self._some(values(), shown.choices), step)
                 self.waited += time.perf_counter() - begin
                 yield batch
                 step += 1
@@ -263,21 +280,22 @@ class Batches:
         }
 
     def _submit(self, pool: ThreadPoolExecutor, one: Input, rows: Tensor, draws: aug.Draws) -> list[Any]:
+        if isinstance(one, Read) and one.streamed:
+            return [pool.submit(one.row, int(r)) for r in rows]
         if not isinstance(one, Streamed):
             return []
         boxes = draws.box if self.how.resized_crop or one.pre.fit == "tile" else [None] * len(rows)
         return [pool.submit(one.picture, int(r), b, self.how.resized_crop) for r, b in zip(rows, boxes, strict=True)]
 
-    def _finish(
-        self, parts: list[Gathered], rows: Tensor, draws: list[aug.Draws], values: dict[str, Any], step: int
-    ) -> Batch:
+    def _finish(self, parts: list[Gathered], shown: _Shown, values: dict[str, Any], step: int = 0) -> Batch:
         """Bytes to a normalised, augmented batch and its targets."""
+        rows, draws = shown.rows, shown.draws
         inputs, warp = [], None
         valid = torch.ones(len(rows), dtype=torch.bool)
         for k, (one, part, draw) in enumerate(zip(self.all, parts, draws, strict=True)):
             valid &= part.valid
             if isinstance(one, Ready):
-                inputs.append(part.pixels.to(self.device))
+                inputs.append(one.finish(part.pixels.to(self.device), shown.changes[k]))
                 continue
             x, field = self._changed(one, part.pixels.to(self.device), draw)
             if k == 0 and self.known.warps:
@@ -327,6 +345,17 @@ def normalised(x: Tensor, pre: Preprocess) -> Tensor:
     return (x - mean) / std
 
 
+def ordered(order: Tensor | None, one: Input, batch: int, g: torch.Generator) -> Tensor | None:
+    """An epoch's order, where a task has none: inputs of about the same length in a batch, so that little is padded."""
+    lengths = one.lengths if isinstance(one, Read) and order is None else None
+    if lengths is None or len(lengths) < 2 * batch:
+        return order
+    some = torch.randperm(len(lengths), generator=g)
+    some = torch.cat([part[lengths[part].argsort(stable=True)] for part in some.split(20 * batch)])
+    parts = list(some[: len(some) // batch * batch].split(batch))
+    return torch.cat([parts[int(k)] for k in torch.randperm(len(parts), generator=g)])
+
+
 def to(targets: Any, device: torch.device) -> Any:
     """Tensors in dicts and lists, on a device."""
     if isinstance(targets, Tensor):
@@ -345,15 +374,25 @@ class Gathered(NamedTuple):
     sizes: Tensor
 
 
+def _late(one: Input) -> bool:
+    """Whether inputs are read when their batch comes near."""
+    return one.streamed if isinstance(one, Ready) else isinstance(one, Streamed)
+
+
+def _placeless(x: Tensor, valid: Tensor) -> Gathered:
+    count = len(x)
+    places = torch.eye(2, 3, dtype=torch.float64).repeat(count, 1, 1)
+    return Gathered(x, valid, places, torch.ones(count, 2, dtype=torch.int64))
+
+
+def _gathered(one: Streamed | Read, read: list[Any], choice: Tensor | None = None) -> Gathered:
+    """What threads have read, as a batch."""
+    return _placeless(*one.batch(read, choice)) if isinstance(one, Read) else gathered_pictures(read, one.pre)
+
+
 def _held(pictures: Held | Ready, rows: Tensor, choice: Tensor | None = None) -> Gathered:
     if isinstance(pictures, Ready):
-        count = len(rows)
-        return Gathered(
-            pictures.at(rows, choice),
-            torch.ones(count, dtype=torch.bool),
-            torch.eye(2, 3, dtype=torch.float64).repeat(count, 1, 1),
-            torch.ones(count, 2, dtype=torch.int64),
-        )
+        return _placeless(pictures.at(rows, choice), torch.ones(len(rows), dtype=torch.bool))
     pixels = pictures.pixels[rows.to(pictures.pixels.device)]
     return Gathered(pixels, torch.ones(len(rows), dtype=torch.bool), pictures.places[rows], pictures.sizes[rows])
 
@@ -387,6 +426,10 @@ def _values(pool: ThreadPoolExecutor, known: Known, rows: Tensor) -> Callable[[]
     return joined
 
 
+def _read(one: Streamed | Read, row: int) -> Any:
+    return one.row(row) if isinstance(one, Read) else one.picture(row, None, 0.0)
+
+
 def in_order(
     pictures: Input | Sequence[Input],
     batch_size: int,
@@ -407,13 +450,11 @@ def in_order(
         return
     how = aug.Augment()
     plain = Batches(every, known, how, batch_size, seed=0, device=device, dtype=dtype, channels_last=channels_last)
-    pool = ThreadPoolExecutor(workers()) if known.slow or any(isinstance(one, Streamed) for one in every) else None
+    pool = ThreadPoolExecutor(workers()) if known.slow or any(map(_late, every)) else None
     try:
         for some in rows.split(batch_size):
             parts = [
-                gathered_pictures(list(pool.map(lambda r, one=one: one.picture(int(r), None, 0.0), some)), one.pre)  # type: ignore[union-attr, misc]
-                if isinstance(one, Streamed)
-                else _held(one, some)
+                _gathered(one, list(pool.map(partial(_read, one), some.tolist()))) if _late(one) else _held(one, some)  # type: ignore[arg-type, union-attr]
                 for one in every
             ]
             good = torch.stack([part.valid for part in parts]).all(0)
@@ -421,7 +462,7 @@ def in_order(
             if len(some):
                 values = _values(pool, known, some)() if pool else known.values(some)
                 still = aug.draw(how, len(some), 0, 0)
-                yield plain._finish(parts, some, [still] * len(every), values, 0)
+                yield plain._finish(parts, _Shown(some, [still] * len(every), some, [None] * len(every)), values)
     finally:
         if pool:
             pool.shutdown()

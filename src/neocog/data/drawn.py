@@ -44,6 +44,7 @@ from neocog.data.drawn_scene import (
     mix,
 )
 from neocog.data.kinds import Column
+from neocog.data.reader import PICTURE, find
 from neocog.data.source import Source, as_indices
 from neocog.errors import UsageError, closest
 from neocog.records import SPLITS, Box, Sample
@@ -342,7 +343,9 @@ def _told(scene: Scene, whole: bool) -> tuple[str, ...]:
     return (" ".join(sentences),) if whole else sentences
 
 
-def drawn_source(n: int = 1000, size: int = 64, seed: int = 0, task: str = "shape", distinct: bool = False) -> Drawn:
+def drawn_source(
+    n: int = 1000, size: int = 64, seed: int = 0, task: str = "shape", distinct: bool = False, kind: str = "picture"
+) -> Source:
     """Return `n` drawn pictures of `size` x `size` pixels as a Source; opens at once for any `n`.
 
     `task` chooses the labels: "shape" or "colour" of the largest object, "relation" of the second largest to it,
@@ -350,6 +353,7 @@ def drawn_source(n: int = 1000, size: int = 64, seed: int = 0, task: str = "shap
     are exactly balanced over every 8, 8 and 4 pictures. Splits are declared, 80/10/10.
     `distinct`: each picture has one caption, all that is said of it, and no two have the same: what looks the same in
     words is left out. Finding them takes about 0.1 ms a picture.
+    `kind`: other inputs of this kind than pictures, see ``reader.Reader.drawn``.
     Raises UsageError for an unknown task or a value out of range.
     """
     if task not in TASKS:
@@ -358,6 +362,8 @@ def drawn_source(n: int = 1000, size: int = 64, seed: int = 0, task: str = "shap
         if int(value) != value or value < 0:
             raise UsageError(f"expected {name} to be an integer of 0 or more, got {value!r}; type for example {name}=1")
     _check_size(size)
+    if kind != PICTURE:
+        return find(kind).drawn(int(n), size, int(seed), task)
     if not distinct:
         return Drawn(int(seed), size, task, range(int(n)))
     chosen: dict[str, int] = {}

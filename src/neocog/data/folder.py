@@ -7,23 +7,28 @@ import stat
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from neocog.data.columns import Texts, count_splits, is_picture, split_code
 from neocog.data.listing import Rules, unread
+from neocog.data.reader import commonest
+from neocog.data.reader import find as find_reader
 from neocog.data.source import Source
 from neocog.errors import DataError
 from neocog.records import SPLITS, Problem
 
 
 class Folder(Source):
-    """Pictures that are files below one folder. `keys` holds the path of each, relative to `root`."""
+    """Pictures, or inputs of another kind, that are files below one folder.
 
-    def __init__(self, root: Path, keys: Texts, *args, **options) -> None:
-        self.root, self.keys = root, keys
+    `keys` holds the path of each, relative to `root`.
+    """
+
+    def __init__(self, root: Path, keys: Texts, *args, kind: str = "picture", **options) -> None:
+        self.root, self.keys, self.kind = root, keys, kind
         self._root = os.fsencode(root)
         super().__init__(*args, **options)
 
@@ -50,8 +55,8 @@ class Folder(Source):
             return b"gone"
 
 
-def open_folder(root: str | os.PathLike[str]) -> Folder:
-    """List the pictures below `root`.
+def open_folder(root: str | os.PathLike[str], kind: str = "picture") -> Folder:
+    """List the pictures below `root`, or where there is none the files of the `kind` of input that is commonest there.
 
     Where split folders (train, val, test and their other names, in any letter case) hold the pictures, the folders
     in them are the classes; otherwise the folders of `root` are. Pictures deeper down belong to the top class
@@ -64,7 +69,7 @@ def open_folder(root: str | os.PathLike[str]) -> Folder:
     if not top.is_dir():
         raise DataError(f"expected a folder of pictures, but {str(root)!r} is not a folder")
     name = top.name or str(top)
-    listing = _Listing(os.fsencode(top))
+    listing = _Listing(os.fsencode(top), is_picture if kind == "picture" else find_reader(kind).takes)
     notes: list[str] = []
     prefix = b""
     folders, loose = listing.look(b"")
@@ -96,6 +101,8 @@ def open_folder(root: str | os.PathLike[str]) -> Folder:
         for folder in folders:
             listing.add(os.path.join(prefix, folder), os.fsdecode(folder), -1)
         listing.add(prefix, None, -1, deep=False)
+    if not len(listing.keys) and kind == "picture" and (other := commonest(listing.ignored)):
+        return open_folder(root, other)
     if not len(listing.keys) and not listing.problems:
         raise DataError(
             f"no pictures found below {str(root)!r}{listing.ignored_text()}; expected class folders with .jpg, .png, "
@@ -106,14 +113,16 @@ def open_folder(root: str | os.PathLike[str]) -> Folder:
     if in_splits:
         found = ", ".join(f"{os.fsdecode(one)} = {SPLITS[splits[one]]}" for one in declared)
         notes.append(f"split folders: {found} ({count_splits(codes)})")
-    return Folder(top, listing.keys, name, classes, labels, codes, notes=notes + more, problems=listing.problems)
+    return Folder(
+        top, listing.keys, name, classes, labels, codes, notes=notes + more, problems=listing.problems, kind=kind
+    )
 
 
 class _Listing:
     """Columns that grow while folders are walked: one key, label and split per picture."""
 
-    def __init__(self, root: bytes) -> None:
-        self.root = root
+    def __init__(self, root: bytes, takes: Callable[[bytes], bool]) -> None:
+        self.root, self.takes = root, takes
         self.keys = Texts()
         self.labels = array("i")
         self.splits = array("b")
@@ -131,7 +140,7 @@ class _Listing:
         for name, kind in self._entries(folder):
             if kind == "folder":
                 folders.append(name)
-            pictures = pictures or (kind == "file" and is_picture(name))
+            pictures = pictures or (kind == "file" and self.takes(name))
         return sorted(folders), pictures
 
     def add(self, folder: bytes, label: str | None, split: int, *, deep: bool = True) -> None:
@@ -170,7 +179,7 @@ class _Listing:
                     folders.append(name)
                 elif reason := unread(name):
                     self.problems.append(Problem(os.fsdecode(os.path.join(folder, name)), reason))
-                elif not is_picture(name):
+                elif not self.takes(name):
                     self.ignored[os.path.splitext(os.fsdecode(name))[1].lower() or "no ending"] += 1
                 elif kind == "file":
                     names.append(name)

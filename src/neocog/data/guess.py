@@ -46,6 +46,10 @@ _MOST_NUMBERS = 0.9  # share of the different cells of a quantity that are numbe
 _FEW_NUMBERS = 20  # different whole numbers, up to which a column holds classes whatever its name
 
 
+class NoPaths(DataError):
+    """A table has no column that could name files."""
+
+
 @dataclass(frozen=True)
 class Guess:
     """The columns of a table by role. `label_name` names the classes of an integer label column."""
@@ -314,6 +318,33 @@ def _periods(asked: str | None, numbers: Sequence[str]) -> tuple[float | None, .
     return tuple(period.get(name) for name in numbers)
 
 
+_TEXT_NAMES = (
+    "text", "sentence", "sentences", "review", "comment", "message", "tweet", "post", "body", "content", "document",
+    "question", "query", "utterance", "description", "title", "headline", "abstract", "summary", "caption",
+)  # fmt: skip
+
+
+def names_text(cells: Mapping[str, Sequence[object]], taken: Collection[str], where: str) -> str:
+    """The column of a table that holds the texts to read: by its name, else the one with the longest texts.
+
+    Raises: DataError: none holds texts.
+    """
+    found = [n for n, those in cells.items() if n not in taken and is_text(those)]
+    for name in _TEXT_NAMES:
+        for column in cells:
+            if bare(column) == name and column not in taken:
+                return column
+    if not found:
+        raise DataError(f"{where}: no column with texts among {', '.join(cells)}; name it: --column text=NAME")
+    return max(found, key=lambda n: sum(len(str(one)) for one in cells[n]))
+
+
+def is_text(cells: Sequence[object]) -> bool:
+    """Tell whether cells are sentences: different ones, of more than two words in the middle; or lists of them."""
+    texts = [" ".join(map(str, one)) if isinstance(one, list) else str(one) for one in cells]
+    return bool(texts) and 2 * len(set(texts)) > len(texts) and float(np.median([t.count(" ") for t in texts])) > 1
+
+
 def is_binary(cells: Sequence[object]) -> bool:
     """Tell whether cells are 0 and 1 (or -1 and 1, or true and false), and nothing else."""
     return bool(cells) and {str(one).strip().lower() for one in cells} <= {
@@ -345,7 +376,7 @@ def _path(names: Sequence[str], pictures: Sequence[str], likely: Collection[str]
         # a cell that leads to a file says more than a column's name
         candidates = [n for n in named if n in likely] or [n for n in likely if n not in taken] or named
     if not candidates:
-        raise DataError(
+        raise NoPaths(
             f"{where}: no column with the pictures' paths among {', '.join(names)}; "
             "name it: columns={'path': '...'} (on the command line: --column path=...)"
         )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,21 +26,26 @@ from neocog.data.columns import (
     split_code,
     split_code_in,
 )  # fmt: skip
+from neocog.data.finder import Finder
 from neocog.data.folder import Folder
 from neocog.data.guess import (
     Guess,
     guess_columns,
     is_binary,
     is_quantity,
+    is_text,
     label_is_number,
     may_name_files,
     named_classes,
+    names_text,
     why_unfit,
 )
 from neocog.data.kinds import Categories, Column, Numbers
+from neocog.data.reader import commonest
+from neocog.data.source import Source
 from neocog.data.targets import flag_sets, number, target_columns
-from neocog.data.text import read_lines, spellings
-from neocog.errors import DataError
+from neocog.data.text import read_lines
+from neocog.errors import DataError, UsageError, closest
 from neocog.records import Problem
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -108,8 +115,9 @@ def open_manifest(
     name: str,
     columns: Mapping[str, str] | None = None,
     classes: Sequence[str] | None = None,
-) -> Folder:
-    """Open the pictures that tables list, as one source.
+    texts: bool = False,
+) -> Source:
+    """Open the pictures (or other files) that tables list, or with `texts` the texts in them, as one source.
 
     Columns are guessed from their names and contents (see `guess.guess_columns`); the notes say how. Paths are
     relative to the table's folder, or to the one of its folders where the first rows are found. Files that do not
@@ -132,10 +140,11 @@ def open_manifest(
         if not head:
             notes.append(f"{path.name} has no rows")
             continue
-        finder = _Finder(path.parent, root, _split_of(path, root))
-        guess = _guess(head, columns, path, finder)
-        finder.choose([_text(row, guess.path) for row in head])
-        mask_finder = _Finder(path.parent, root, _split_of(path, root))
+        finder = Finder(path.parent, root, _split_of(path, root))
+        guess = _guess(head, columns, path, None if texts else finder)
+        if not texts:
+            finder.choose([_text(row, guess.path) for row in head])
+        mask_finder = Finder(path.parent, root, _split_of(path, root))
         if guess.masks:
             mask_finder.choose([_text(row, guess.masks[0]) for row in head])
         notes += [one for one in (*guess.notes, *finder.notes) if one not in notes]
@@ -145,10 +154,11 @@ def open_manifest(
         split, before, missing = _split_of(path, root), len(table.keys), len(problems)
         for line, row in enumerate(itertools.chain(head, rows), start=1):
             text = _text(row, guess.path)
-            key = finder.find(text)
+            key = (text.strip().encode("utf-8", "surrogatepass") or None) if texts else finder.find(text)
             if key is None:
                 reason = "listed in the table, but the file does not exist" if text else "row without a path"
-                problems.append(Problem(text or f"{path.name}, row {line}", reason))
+                reason = "the text is empty" if texts else reason
+                problems.append(Problem(text.strip() or f"{path.name}, row {line}", reason))
                 continue
             label = row.get(guess.label) if guess.label else None
             if guess.label_name and label is not None and row.get(guess.label_name) is not None:
@@ -161,17 +171,19 @@ def open_manifest(
                 _cells(row, guess, mask_finder),
                 label,
             )
-        if len(table.keys) == before and len(problems) > missing:
+        if len(table.keys) == before and len(problems) > missing and not texts:
             raise DataError(
                 f"{path}: none of the files in column {guess.path!r} exists, for example {problems[missing].key!r} "
                 f"below {path.parent}; paths are relative to the table's folder; to use another column: "
                 "columns={'path': '...'}"
             )
     if not len(table.keys):
-        raise DataError(f"{root}: no rows with pictures in {', '.join(one.name for one in files)}")
+        what = "texts" if texts else "pictures"
+        raise DataError(f"{root}: no rows with {what} in {', '.join(one.name for one in files)}")
     if problems:
-        notes.append(f"{len(problems)} rows of the table were skipped: the file does not exist or cannot be read")
-    table, repeated = table.merged()
+        why = "the text is empty" if texts else "the file does not exist or cannot be read"
+        notes.append(f"{len(problems)} rows of the table were skipped: {why}")
+    table, repeated = (table, 0) if texts else table.merged()
     if repeated:
         notes.append(f"{repeated} rows repeat a picture: their labels and captions were merged")
     unfit = "" if classes or guess is None else why_unfit(name, guess, table.labels, repeated)
@@ -195,20 +207,38 @@ def open_manifest(
     splits = np.frombuffer(table.splits, dtype=np.int8).copy()
     if (splits >= 0).any():
         notes.append(f"declared splits: {count_splits(splits)}")
-    return Folder(
-        root,
-        table.keys,
-        name,
-        names,
-        codes,
-        splits,
-        notes=notes,
-        problems=problems,
-        label_sets=sets,
-        captions=table.captions if has_captions else None,
-        columns=more,
-        unfit=unfit,
-    )
+    more_facts: dict[str, Any] = {
+        "notes": notes,
+        "problems": problems,
+        "label_sets": sets,
+        "columns": more,
+        "unfit": unfit,
+    }
+    if texts:
+        return Rows(table.keys, name, names, codes, splits, **more_facts)
+    endings = Counter(os.path.splitext(table.keys[i])[1].lower() for i in range(min(_PEEK, len(table.keys))))
+    kind = "picture" if any(map(is_picture, endings)) else commonest(endings) or "picture"
+    captions = table.captions if has_captions else None
+    return Folder(root, table.keys, name, names, codes, splits, captions=captions, kind=kind, **more_facts)
+
+
+class Rows(Source):
+    """Texts of a table."""
+
+    kind = "text"
+
+    def __init__(self, texts: Texts, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.texts = texts
+
+    def key(self, i: int) -> str:
+        return f"{self.name}#{i}"
+
+    def read(self, i: int) -> str:
+        return self.texts.raw(i).decode("utf-8", "replace")
+
+    def _signature(self, i: int) -> bytes:
+        return hashlib.sha256(self.texts.raw(i)).digest()
 
 
 class _Table:
@@ -260,7 +290,7 @@ class _Table:
         return out, len(hashes) - len(first)
 
 
-def _cells(row: Mapping[str, Any], guess: Guess, masks: _Finder) -> list[dict[str, Any]]:
+def _cells(row: Mapping[str, Any], guess: Guess, masks: Finder) -> list[dict[str, Any]]:
     """The cells of a row that say more than a label; a mask by the path of its file."""
     cells = {name: row.get(name) for name in guess.targets}
     if guess.masks:
@@ -285,73 +315,25 @@ def _targets(
     )
 
 
-class _Finder:
-    """Turns a cell into the path of a file, relative to `root`: tries the table's folder, then its folders."""
-
-    _ENDINGS = ("", ".jpg", ".png", ".jpeg", ".webp", ".JPG", ".tif", ".bmp")
-
-    def __init__(self, folder: Path, root: Path, split: int) -> None:
-        inside = sorted(one.name for one in os.scandir(folder) if one.is_dir() and not one.name.startswith("."))
-        # train.csv beside train/ and test/ means the pictures in train/
-        inside.sort(key=lambda name: split < 0 or split_code(name) != split)
-        self._bases = ["", *inside]
-        self._folder, self._root = folder, root
-        self._base, self.ending, self._slashes = "", "", False  # as `choose` decided last
-        self.notes: list[str] = []
-
-    def choose(self, texts: Sequence[str]) -> int:
-        """Decide which folder and ending lead to files for most `texts`; return for how many."""
-        best = 0
-        self._base, self.ending, self._slashes = "", "", False
-        for base in self._bases:
-            for ending in self._ENDINGS:
-                for slashes in (False, True) if any("\\" in text for text in texts) else (False,):
-                    if slashes and ending:
-                        continue
-                    hits = sum(self._file(base, ending, slashes, text) is not None for text in texts if text)
-                    if hits > best:
-                        best = hits
-                        self._base, self.ending, self._slashes = base, ending, slashes
-            if best == len(texts):
-                break
-        self.notes = []
-        if self._base:
-            self.notes.append(f"paths in the table are relative to the folder {self._base!r}")
-        if self.ending:
-            self.notes.append(f"the table's names have no extension: {self.ending!r} was added")
-        return best
-
-    def find(self, text: str) -> bytes | None:
-        """Return the path of the file relative to `root`, or None if there is no such file."""
-        full = self._file(self._base, self.ending, self._slashes, text) if text else None
-        if full is None:
-            return None
-        top = os.path.join(str(self._root), "")
-        full = os.path.normpath(full)
-        return os.fsencode(full[len(top) :] if full.startswith(top) else full)
-
-    def _file(self, base: str, ending: str, slashes: bool, text: str) -> str | None:
-        """Return the path of the file that a cell names, in whatever spelling it has on disk, or None."""
-        text = text.replace("\\", "/") if slashes else text
-        for name in spellings(text):
-            full = os.path.join(self._folder, base, name + ending)
-            try:
-                if os.path.isfile(full):
-                    return full
-            except ValueError:  # a NUL character, or half of one beyond 16 bits
-                return None
-        return None
-
-
-def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: Path, finder: _Finder) -> Guess:
+def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: Path, finder: Finder | None) -> Guess:
+    """The columns of a table; without a finder those of a table of texts, in which the path is the text."""
     names = list(dict.fromkeys(name for row in head for name in row))
     cells = {name: [row[name] for row in head if row.get(name) not in (None, "")] for name in names}
-    likely = []
-    for name in names:
+    likely, said = [], ()
+    if finder is None:
+        given = dict(columns or {})
+        asked = given.pop("text", None)
+        text = asked or names_text(cells, set(given.values()), str(path))
+        if text not in names:
+            raise UsageError(f"{path} has no column {text!r}{closest(text, names)}; it has {', '.join(names)}")
+        names = [name for name in names if name == text or name in given.values() or not is_text(cells[name])]
+        columns = {**given, "path": text}
+        said = () if asked else (f"texts are the column {text!r} (--column text=NAME takes another)",)
+    for name in names if finder else ():
         texts = [one for one in cells[name] if isinstance(one, str)][:16]
-        hits = finder.choose(texts) if texts else 0
+        hits = finder.choose(texts) if texts and finder else 0
         # 3 in a column of prices is no picture because there is a 3.jpg
-        if (hits and (not finder.ending or may_name_files(name))) or (texts and all(map(is_picture, texts))):
+        if (hits and finder and (not finder.ending or may_name_files(name))) or (texts and all(map(is_picture, texts))):
             likely.append(name)
     guess = guess_columns(
         names,
@@ -366,7 +348,7 @@ def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: 
     if guess.label and not guess.several:
         marked = any(isinstance(one, str) and (";" in one or "|" in one) for one in cells[guess.label])
         guess = dataclasses.replace(guess, several=marked)
-    return guess
+    return dataclasses.replace(guess, notes=(*said, *guess.notes))
 
 
 def table_rows(path: Path, problems: list[Problem], notes: list[str]) -> Iterator[dict[str, Any]]:
@@ -407,7 +389,9 @@ def _csv_rows(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
         if not any(cells):
             continue
         if names is None:
-            if any(is_picture(cell) for cell in cells):  # no line of names: the first row is data
+            if any(
+                is_picture(cell) or cell.count(" ") > 4 for cell in cells
+            ):  # no line of names: the first row is data
                 names = [f"column {i + 1}" for i in range(len(cells))]
             else:
                 names = [cell.strip() or f"column {i + 1}" for i, cell in enumerate(cells)]
@@ -423,7 +407,7 @@ def _integer(cell: object) -> bool:
 
 def _text(row: Mapping[str, Any], column: str) -> str:
     cell = row.get(column)
-    return "" if cell is None else str(cell)
+    return "\n".join(map(str, cell)) if isinstance(cell, list) else "" if cell is None else str(cell)
 
 
 def _split_of(path: Path, root: Path) -> int:

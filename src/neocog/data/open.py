@@ -30,15 +30,15 @@ def open_source(
 
     Args:
         spec: a Source (returned as it is); a folder (of class folders, or annotated: COCO, Pascal VOC, YOLO, LabelMe,
-            masks); a manifest (.csv, .tsv, .jsonl, .parquet); Parquet with embedded
-            pictures, a file or a folder of files; tar shards, as a file, a folder, or a pattern with ``*`` or
+            masks); a table (.csv, .tsv, .jsonl, .parquet) that lists pictures, or that holds texts; Parquet with
+            embedded pictures, a file or a folder of files; tar shards, as a file, a folder, or a pattern with ``*`` or
             ``{000..099}``; a named set (``cifar10``, ``cifar100``, ``mnist``, ``fashion_mnist``, ``digits``, ``drawn``
             or ``drawn:n=2000,size=64,seed=1``); ``KIND:WHAT``, where an installed package has the entry point KIND in
             the group ``neocog.sources`` (neocog's own is ``library:FOLDER``); or a tuple (pictures, labels) of arrays.
         offline: never fetch anything.
         columns: which column of a table is what, for example ``{"path": "photo", "label": "kind"}``; roles are path,
             label, labels, caption, split, boxes, mask, points, and numbers (one or several: ``"age, angle:360"``);
-            of a table of pairs of texts they are first, second, label and split.
+            of a table of texts text in the place of path; of one of pairs of texts first, second, label and split.
         classes: class names, where a table or shards hold numbers.
         say: is called with one line before anything is fetched.
 
@@ -190,6 +190,7 @@ def _open_tables(
 
         if binary_columns(files[0]):
             return open_parquet(files, root=root, name=name, columns=columns, classes=classes)
+    from neocog.data.guess import NoPaths
     from neocog.data.manifest import open_manifest
     from neocog.data.pairs import open_pairs
 
@@ -199,12 +200,20 @@ def _open_tables(
         and (pairs := open_pairs(files, name=name, columns=columns))
     ):
         return pairs
+    how: dict[str, Any] = {"root": root, "name": name, "columns": columns, "classes": classes}
+    if columns is not None and "text" in columns:
+        return open_manifest(files, **how, texts=True)
     try:
-        return open_manifest(files, root=root, name=name, columns=columns, classes=classes)
-    except DataError:
+        return open_manifest(files, **how)
+    except DataError as error:
         if columns is None and (pairs := open_pairs(files, name=name)):
             return pairs
-        raise
+        if not isinstance(error, NoPaths):
+            raise
+        try:
+            return open_manifest(files, **how, texts=True)
+        except DataError:
+            raise error from None
 
 
 def _packed(folder: Path) -> tuple[list[Path], list[Path]]:

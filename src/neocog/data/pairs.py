@@ -14,7 +14,7 @@ from neocog.data.columns import TextLists, count_splits, split_code, split_code_
 from neocog.data.guess import bare
 from neocog.data.kinds import Category, Column, TextColumn
 from neocog.data.source import Source
-from neocog.errors import DataError, UsageError, closest
+from neocog.errors import UsageError, closest
 from neocog.records import Problem
 
 # names of the two columns, without marks and in lower case; numbered ones are tried beside them
@@ -33,13 +33,15 @@ SAME = ("different", "same")
 
 
 class Pairs(Source):
-    """Pairs of texts: columns "first" and "second", and "same" where the table says 0 or 1."""
+    """Pairs of texts: columns "first" (what is read) and "second", and "same" where the table says 0 or 1."""
+
+    kind = "text"
 
     def key(self, i: int) -> str:
         return f"{self.name}#{i}"
 
-    def read(self, i: int) -> bytes:
-        raise DataError(f"{self.key(i)} is a pair of texts, not a picture")
+    def read(self, i: int) -> tuple[str, ...]:
+        return self.columns["first"][i]  # type: ignore[no-any-return]
 
     def _signature(self, i: int) -> bytes:
         return b""  # the columns say it all

@@ -1,27 +1,39 @@
-"""Inputs that need no decoding: what a trunk makes of pictures, computed once; and texts, as rows of integers."""
+"""Inputs that are no pictures to decode: what a trunk made of pictures, and what readers make of other inputs."""
 
 from __future__ import annotations
 
+import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from neocog.data.kinds import Column
+from neocog.data.pictures import loaded
+from neocog.data.reader import Reader
+from neocog.data.source import Source
+from neocog.errors import DataError
 from neocog.records import Preprocess, Problem
+
+_PASS = 64 << 20  # bytes of inputs that are evaluated at once
 
 
 class Ready(ABC):
     """Inputs of some samples, in the place of `pictures.Held`.
 
     Attributes:
-        pre: as the pictures'; it has no meaning for texts.
+        pre: as the pictures'; it has no meaning for what a reader reads.
+        one_pass: how many are evaluated at once.
+        streamed: whether threads should read them ahead.
     """
 
     pre: Preprocess
     problems: list[Problem]
+    one_pass = 500
+    streamed = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -29,6 +41,10 @@ class Ready(ABC):
     @abstractmethod
     def at(self, rows: Tensor, choice: Tensor | None) -> Tensor:
         """The inputs of some samples (B, ...); `choice`: float (B,) in [0, 1), of several views that one, None: all."""
+
+    def finish(self, x: Tensor, draws: Tensor | None) -> Tensor:
+        """What the net gets of them, on its device; see ``reader.Reader.finish``."""
+        return x
 
 
 class Vectors(Ready):
@@ -45,24 +61,96 @@ class Vectors(Ready):
         return self.views[0 if choice is None else (choice * len(self.views)).long(), rows]
 
 
-class Texts(Ready):
-    """Texts as inputs.
+class Read(Ready):
+    """The inputs of some samples of a source as a reader makes them: encoded once and held while they fit into memory,
+    else when their batch comes near (`streamed`).
 
-    Args:
-        column: of kind texts, a row for each sample; where it holds several texts, one of them is shown.
-        encode: makes integers (B, L) or (B, L, T) of texts.
+    A sample with several inputs of which one is shown (several texts) is a tuple of them. Those that cannot be read
+    stand in `problems`; where inputs are held they are left out, and `kept` says which rows are there.
     """
 
-    def __init__(self, column: Column, encode: Callable[[Sequence[str]], np.ndarray], pre: Preprocess) -> None:
-        self.column, self.encode, self.pre, self.problems = column, encode, pre, []
+    def __init__(
+        self,
+        source: Source,
+        rows: np.ndarray,
+        reader: Reader,
+        pre: Preprocess,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.source, self.rows, self.reader, self.pre, self.problems = source, rows, reader, pre, []
+        self._seen: set[int] = set()
+        self._lock = threading.Lock()
+        self._held: list[tuple[np.ndarray, ...]] | None = None
+        some = [self.row(int(i)) for i in np.linspace(0, len(rows) - 1, min(16, len(rows))).astype(int)]
+        there = [one[0] for one in some if one is not None]
+        self._like = there[0] if there else None
+        size = max((one.nbytes for one in there), default=0)
+        self.one_pass = max(1, min(500, _PASS // max(1, size)))
+        self.kept = np.arange(len(rows))
+        self.streamed = len(rows) * size > free_memory() // 4
+        if not self.streamed:
+            found: list[tuple[np.ndarray, ...] | None] = [None] * len(rows)
+
+            def load(part: range) -> None:
+                for k in part:
+                    found[k] = self.row(k)
+
+            step = 256
+            for done in loaded(load, [range(k, min(k + step, len(rows))) for k in range(0, len(rows), step)]):
+                if progress:
+                    progress(min(done * step, len(rows)), len(rows))
+            self.kept = np.array([k for k, one in enumerate(found) if one is not None], np.int64)
+            self._held = [one for one in found if one is not None]
+            self.problems.sort(key=lambda p: p.key)
+
+    @cached_property
+    def lengths(self) -> Tensor | None:
+        """int64 (N,): the first dimension of each, where they are held and differ."""
+        found = torch.tensor([one[0].shape[0] if one[0].ndim else 1 for one in self._held or ()])
+        return found if len(found.unique()) > 1 else None
 
     def __len__(self) -> int:
-        return len(self.column)
+        return len(self.rows) if self._held is None else len(self._held)
+
+    def row(self, i: int) -> tuple[np.ndarray, ...] | None:
+        """A sample as arrays; None (and a problem noted) if it cannot be read. Thread-safe."""
+        if self._held is not None:
+            return self._held[i]
+        index = int(self.rows[i])
+        try:
+            raw = self.source.read(index)
+            return tuple(map(self.reader.encode, (raw or ("",)) if isinstance(raw, tuple) else (raw,)))
+        except (DataError, OSError) as error:
+            with self._lock:
+                if index not in self._seen:
+                    self._seen.add(index)
+                    self.problems.append(Problem(self.source.key(index), str(error)))
+            return None
+
+    def batch(self, samples: Sequence[tuple[np.ndarray, ...] | None], choice: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Samples as one tensor (B, ...), and bool (B,): which could be read; the others are zeros."""
+        numbers = [0.0] * len(samples) if choice is None else choice.tolist()
+        if self._like is None:
+            self._like = next((one[0] for one in samples if one is not None), None)
+        if self._like is None:
+            raise DataError(f"{self.problems[0].key} and all around it cannot be read: {self.problems[0].reason}")
+        empty = np.zeros_like(self._like)
+        arrays = [empty if one is None else one[int(u * len(one))] for one, u in zip(samples, numbers, strict=True)]
+        return self.reader.collate(arrays), torch.tensor([one is not None for one in samples], dtype=torch.bool)
 
     def at(self, rows: Tensor, choice: Tensor | None) -> Tensor:
-        every = [self.column[int(i)] or ("",) for i in rows]
-        numbers = [0.0] * len(every) if choice is None else choice.tolist()
-        return torch.from_numpy(self.encode([of[int(u * len(of))] for of, u in zip(every, numbers, strict=True)]))
+        return self.batch([self.row(int(i)) for i in rows], choice)[0]
+
+    def finish(self, x: Tensor, draws: Tensor | None) -> Tensor:
+        return self.reader.finish(x, draws)
+
+
+def free_memory() -> int:
+    """Bytes of memory that nobody uses; where the system does not say, 4 GiB."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 4 << 30
 
 
 def some_of(texts: Sequence[str], most: int, choice: float) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,10 +24,13 @@ ONE_LABEL = "The task label is one label for each picture."
 
 
 class Source:
-    """Pictures from one place. Subclasses say where bytes come from: `key`, `read`, and where it applies `path`.
+    """Samples from one place: pictures, or inputs of another `kind`.
+
+    Subclasses say where bytes come from: `key`, `read`, and where it applies `path`.
 
     Attributes:
         name: short name, for reports.
+        kind: of the inputs that `read` gives: "picture", or that of a ``data.reader.Reader``.
         columns: the annotations of the pictures, by role: "label", "tags", "captions", "boxes", "mask", "points",
             "numbers", "second"; each role only where it is known (see ``neocog.data.kinds``).
         splits: int8 (N,), index into `records.SPLITS`, -1 = not declared.
@@ -39,6 +43,7 @@ class Source:
     `classes`, `labels`, `label_sets` and `captions` are short for what the columns "label", "tags" and "captions" hold.
     """
 
+    kind = "picture"
     layout: Layout | None = None
     drawn = False
     said_sizes: np.ndarray | None = None
@@ -134,8 +139,10 @@ class Source:
         """Return the absolute path if picture `i` is a file of its own."""
         return None
 
-    def read(self, i: int) -> bytes | np.ndarray:
+    def read(self, i: int) -> Any:
         """Return the encoded bytes of picture `i`, or its pixels, uint8 (H, W) or (H, W, 3). Thread-safe.
+
+        An input of another kind is what its reader takes.
 
         Raises:
             DataError: the bytes cannot be read any more (file removed, disk gone).
@@ -200,6 +207,7 @@ class Selected(Source):
             indices = base.indices[indices]
             base = base.base
         self.base: Source = base
+        self.kind = base.kind
         self.indices: np.ndarray = indices
         self.name, self.splits = base.name, base.splits[indices]
         self.notes, self.problems, self._unfit = list(base.notes), list(base.problems), base._unfit
@@ -211,7 +219,7 @@ class Selected(Source):
     def path(self, i: int) -> Path | None:
         return self.base.path(int(self.indices[i]))
 
-    def read(self, i: int) -> bytes | np.ndarray:
+    def read(self, i: int) -> Any:
         return self.base.read(int(self.indices[i]))
 
     def sample(self, i: int) -> Sample:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -11,6 +10,9 @@ import numpy as np
 from neocog import nets
 from neocog.data.kinds import Categories, Numbers
 from neocog.data.mirroring import Mirroring, by_names, by_texts, decide, decide_by_values
+from neocog.data.reader import PICTURE
+from neocog.data.reader import find as find_reader
+from neocog.data.ready import free_memory
 from neocog.data.source import Source
 from neocog.data.split import complete_split, joined_groups
 from neocog.errors import DataError, NeocogError, UsageError
@@ -80,8 +82,11 @@ def splits_of(
     groups = mirroring = None
     declared = set(np.unique(source.splits[labelled]).tolist()) - {-1}
     # a validation split that is cut beside a declared test split only steers: there speed counts for more
-    if task.reads or (source.drawn and not task.classifies):
-        pass  # no pictures; or no two are alike, and nothing is to be learned of mirror images
+    if source.kind != PICTURE:
+        groups = find_reader(source.kind).groups(source) if own is None else None
+        mirroring = Mirroring(False, f"a {source.kind} has no mirror image here")
+    elif source.drawn and not task.classifies:
+        pass  # no two are alike, and nothing is to be learned of mirror images
     elif len(source) <= (_GROUPS_UP_TO if 2 not in declared else LEAKS_UP_TO):
         from neocog.data.check import groups_and_mirroring
 
@@ -116,7 +121,7 @@ def splits_of(
         notes.append(f"{missing:,} pictures without {what} are not used")
     if mirrored is not None:
         mirroring = Mirroring(mirrored, "asked for")
-    elif not task.classifies:
+    elif not task.classifies and source.kind == PICTURE:
         mirroring = _by_task(source, task)
     few = _too_few(codes) if task.classifies else []
     return codes, notes + more + leaks(codes, groups) + few, mirroring or decide(source)
@@ -140,8 +145,6 @@ def leaks(codes: np.ndarray, groups: np.ndarray | None) -> list[str]:
 
 def _by_task(source: Source, task: type[Task]) -> Mirroring:
     """Whether a mirror image keeps its answer, by the names of what is asked for and by looking."""
-    if task.reads:
-        return Mirroring(False, "texts have no mirror image")
     if not task.mirrors:
         return Mirroring(False, f"a mirror image has a different answer in the task {task.name}")
     for role in task.needs:
@@ -200,11 +203,7 @@ def fits_in_memory(pictures: int, pre: Preprocess) -> bool:
     """Whether small pictures are held as one tensor: up to 96 pixels wide, and a quarter of the free memory."""
     if pre.fit == "tile" or max(pre.input) > 128 or pre.size > 96:
         return False
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        free = 4 << 30
-    return pictures * pre.input[0] * pre.input[1] * pre.channels <= free // 4
+    return pictures * pre.input[0] * pre.input[1] * pre.channels <= free_memory() // 4
 
 
 def make_recipe(name: str | None, net: str, fields: Mapping[str, Any], task: type[Task] = Label) -> Recipe:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from neocog.data.check import fast_groups
+from neocog.data.reader import PICTURE
 from neocog.data.source import Source
 from neocog.fit.choices import LEAKS_UP_TO, leaks
 from neocog.fit.job import Data
@@ -18,7 +19,9 @@ _SHOWN = 8  # class names in a note
 def coverage(data: Data, mirrored: bool) -> list[str]:
     """What is wrong with the splits, in sentences; `mirrored`: mirror images count as copies."""
     test_source, test_rows = data.testing()
-    notes = [] if data.test is None or data.task.reads else _leaks_to(data, test_source, test_rows, mirrored)
+    notes = (
+        [] if data.test is None or data.source.kind != PICTURE else _leaks_to(data, test_source, test_rows, mirrored)
+    )
     if not data.task.classifies:
         return notes
     count = {name: _count(data.source.labels[data.rows(name)], data) for name in ("train", "val")}

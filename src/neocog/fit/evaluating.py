@@ -133,7 +133,7 @@ def usual_batch(pictures: Held | Streamed | Ready) -> int:
     Pictures that keep their own size come alone.
     """
     if isinstance(pictures, Ready):
-        return 500
+        return pictures.one_pass
     if pictures.pre.fit == "tile":
         return 1
     height, width = pictures.pre.input

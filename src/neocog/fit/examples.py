@@ -36,16 +36,21 @@ def write_examples(job: Job, net: nn.Module, name: str, seen: Seen, views: dict[
         for row, answer in zip(batch.rows.tolist(), task.answers(outputs, batch, keys), strict=True):
             try:
                 data = split.source.read(int(split.rows[row]))
-                picture = decode(data) if isinstance(data, bytes) else data
+                shown = None if job.reader is None else job.reader.show(data)
+                picture = decode(data) if isinstance(data, bytes) and shown is None else data
             except (NeocogError, OSError):
                 continue  # it was there a moment ago
+            place = int(np.flatnonzero(worst == row)[0])
+            line = {"place": place, "key": answer.key, "line": task.caption(seen, row)}
+            if shown is not None:
+                lines.append({**line, "file": "", "html": shown, "line": f"{answer.text()}\n{line['line']}"})
+                continue
             drawn = answer.draw(picture, task.truth(split.known.columns, row))
             out = io.BytesIO()
             image = Image.fromarray(drawn)
             image.thumbnail((2 * _SIDE, _SIDE))
             image.convert("RGB").save(out, "JPEG", quality=85)
-            place = int(np.flatnonzero(worst == row)[0])
             write_atomically(job.folder / FOLDER / f"{place}.jpg", out.getvalue())
-            lines.append({"place": place, "file": f"{place}.jpg", "key": answer.key, "line": task.caption(seen, row)})
+            lines.append({**line, "file": f"{place}.jpg"})
     lines.sort(key=lambda line: int(line["place"]))
     write_json(job.folder / FOLDER / "examples.json", {"split": name, "of": len(worst), "examples": lines})

@@ -58,7 +58,7 @@ def finish(job: Job, state: State) -> None:
                 task,
                 split,
                 job.device,
-                features=task.knows_strangers,
+                features=job.strangers,
                 chosen=chosen,
                 world=job.world,
                 show=bar,
@@ -92,7 +92,7 @@ def finish(job: Job, state: State) -> None:
         metrics |= job.cross.figures()
     log.write("metrics", metrics=metrics, seconds=time.monotonic() - job.begin)  # from pictures to figures
     unknown, facts = None, None
-    if task.knows_strangers:
+    if job.strangers:
         known = test_features if len(test_features) else val_features
         unknown, facts = _strangers(job, val_features, known, look)
 
@@ -114,6 +114,7 @@ def finish(job: Job, state: State) -> None:
             **({"taps": plan.taps} if plan.taps else {}),
             "classes": list(getattr(task, "classes", ())),
             "preprocess": asdict(plan.preprocess),
+            **({"reader": plan.reader} if plan.reader else {}),
             **views,
             **({"kept": chosen} if chosen else {}),
             "metrics": metrics,

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neocog.data.batches import Batches, normalised
+from neocog.data.batches import Batches, normalised, ordered
 from neocog.data.pictures import Held, Streamed
 from neocog.data.source import Source
 from neocog.errors import DataError
 from neocog.fit import features, transfer
 from neocog.fit.device import with_right_gradients
-from neocog.fit.job import Job, Split, open_split
+from neocog.fit.job import Job, Split, open_split, reader_of
 from neocog.fit.parallel import with_global_norms
 from neocog.records import Preprocess
 
@@ -30,11 +30,12 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
     """
     plan, device, world, task = job.plan, job.device, job.world, job.task
     torch.manual_seed(plan.seed)
+    job.reader = reader_of(task, plan.reader)
     training, validation = (
-        split_of(job, job.data.source, job.data.rows(name), f"{words} pictures")
+        split_of(job, job.data.source, job.data.rows(name), f"{words} {job.data.source.kind}s")
         for name, words in (("train", "training"), ("val", "validation"))
     )
-    measure = plan.start is None and not task.reads
+    measure = plan.start is None and job.reader is None
     pre = _measured(plan.preprocess, training.shown) if measure else plan.preprocess
     for one in (*training.pictures, *validation.pictures):
         one.pre = pre
@@ -44,6 +45,9 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
     if plan.start is not None:
         if fresh:
             transfer.take_over(net, plan, task)
+    elif job.reader is not None:
+        if fresh:
+            job.reader.begin(net)
     elif hasattr(net, "prepare"):
         net.prepare(_some(training.shown, 5000))  # type: ignore[operator]
     net = with_global_norms(net.to(device.torch).to(memory_format=device.layout), world)  # type: ignore[call-overload]
@@ -63,7 +67,7 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
         device=device.torch,
         dtype=device.dtype,
         channels_last=device.channels_last,
-        order=lambda g: task.order(known.columns, n, min(plan.batch, n), g),
+        order=lambda g: ordered(task.order(known.columns, n, min(plan.batch, n), g), training.pictures[0], plan.batch, g),
         rank=world.rank,
         world=world.size,
         texts=task.shown_texts,
@@ -73,8 +77,9 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
 def split_of(job: Job, source: Source, rows: np.ndarray, what: str) -> Split:
     """The pictures of some rows as the net sees them, held if they fit, and the annotations of the readable ones."""
     return open_split(
-        job.data.columns_of(source, rows), job.task, source, rows, job.plan.preprocess, job.device, job.show, what
-    )
+        job.data.columns_of(source, rows), job.task, source, rows, job.plan.preprocess, job.device, job.show, what,
+        job.reader,
+    )  # fmt: skip
 
 
 def _measured(pre: Preprocess, pictures: Held | Streamed, most: int = 2000) -> Preprocess:

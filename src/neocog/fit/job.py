@@ -17,7 +17,9 @@ from neocog.data.batches import Batches, Known
 from neocog.data.decode import inspect
 from neocog.data.kinds import Column, Pictures, renamed
 from neocog.data.pictures import Held, Streamed
-from neocog.data.ready import Ready, Texts, Vectors
+from neocog.data.reader import PICTURE, Reader
+from neocog.data.reader import load as load_reader
+from neocog.data.ready import Read, Ready, Vectors
 from neocog.data.source import Source
 from neocog.errors import DataError, UsageError, closest
 from neocog.fit.choices import fits_in_memory
@@ -28,7 +30,7 @@ from neocog.fit.run import Log
 from neocog.fit.show import Show
 from neocog.records import SPLITS, Preprocess, Problem
 from neocog.tasks import Task, find, guess
-from neocog.tasks.task import fits
+from neocog.tasks.task import fits, possible
 
 if TYPE_CHECKING:
     from neocog.fit.heads import CrossValidated
@@ -46,6 +48,7 @@ class Wishes:
     task_options: Mapping[str, Any] = field(default_factory=dict)
     net: str | None = None
     net_options: Mapping[str, Any] = field(default_factory=dict)
+    input_options: Mapping[str, Any] = field(default_factory=dict)
     recipe: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     epochs: float | None = None
@@ -105,7 +108,7 @@ class Data:
     @cached_property
     def usual(self) -> tuple[tuple[int, int], int]:
         """The usual height and width of the known pictures, and their channels. Raises: DataError: none can be read."""
-        if self.task.reads:
+        if self.source.kind != PICTURE:
             return (1, 1), 1
         return usual_size(self.source, np.flatnonzero(self.known))
 
@@ -152,6 +155,11 @@ def usual_size(source: Source, rows: np.ndarray) -> tuple[tuple[int, int], int]:
 
 
 def _check(source: Source, task: type[Task]) -> None:
+    if task.inputs and source.kind not in task.inputs:
+        raise DataError(
+            f"{source.name} holds {source.kind}s, and the task {task.name} is for {' and '.join(task.inputs)}s; "
+            f"--task can be {', '.join(possible(source)) or 'none'}"
+        )
     if task.classifies:
         source.require_labels()
     if not fits(task, source):
@@ -215,15 +223,19 @@ def open_split(
     device: Device,
     show: Show,
     what: str,
+    reader: Reader | None = None,
+    held: bool = True,
 ) -> Split:
-    """As `split_of`, for pictures outside a training."""
+    """As `split_of`, for samples outside a training. `reader`: of what is no picture. `held`: pictures may be."""
     known = Known(columns, task.collate, task.geometry)
-    if task.reads:
-        return Split((Texts(columns[task.reads], task.encode, pre),), source, rows, known)
+    if reader is not None:
+        with show.bar(f"reading {what}") as bar:
+            read = Read(source, rows, reader, pre, lambda done, of: bar(done / of, f"{done:,} of {of:,}"))
+        return Split((read,), source, rows[read.kept], known.select(read.kept) if len(read) < len(rows) else known)
     if task.on_features and (vectors := source.features(rows)) is not None:
         return Split((Vectors([vectors], pre, []),), source, rows, known)
     further = [column for column in columns.values() if isinstance(column, Pictures)]
-    if further or not fits_in_memory(len(rows), pre):
+    if further or not held or not fits_in_memory(len(rows), pre):
         more = [Streamed(_Further(column, source), np.arange(len(rows)), pre) for column in further]
         return Split((Streamed(source, rows, pre), *more), source, rows, known)
     with show.bar(f"reading {what}") as bar:
@@ -232,6 +244,11 @@ def open_split(
     if len(held) < len(rows):
         known = known.select(held.kept)
     return Split((held,), source, rows[held.kept], known)
+
+
+def reader_of(task: Task, values: Mapping[str, Any] | None) -> Reader | None:
+    """What reads the inputs of a run: the task's own, else that of which net.json says `values`; None: pictures."""
+    return task.own_reader() or (None if values is None else load_reader(values))
 
 
 class _Further(Source):
@@ -265,12 +282,18 @@ class Job:
     begin: float  # time.monotonic() when the user called
     save_every: float = 60.0
     log: Log = None  # type: ignore[assignment]  # opened when the training begins
+    reader: Reader | None = None  # of inputs that are not pictures
     net: nn.Module = field(default_factory=nn.Identity)
     feed: Batches | None = None
     splits: dict[str, Split] = field(default_factory=dict)
     trained: str = ""  # what is trained, where it starts from weights
     kept: Kept | None = None  # regime features: what the trunk makes of the pictures
     cross: CrossValidated | None = None  # regime features with few pictures
+
+    @property
+    def strangers(self) -> bool:
+        """Whether inputs unlike the training's are told apart by features: pictures, of which alone it is measured."""
+        return self.task.knows_strangers and self.reader is None
 
     @property
     def batches(self) -> Batches:
@@ -281,14 +304,19 @@ class Job:
 
 def task_options(task: type[Task], given: Mapping[str, Any]) -> dict[str, Any]:
     """The task's options with what the user gave, texts converted. Raises: UsageError: no such option."""
-    values = dict(task.options)
+    return options_of(f"the task {task.name}", "--task-option", task.options, given)
+
+
+def options_of(what: str, option: str, usual: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The usual values with what the user gave after `option`, texts converted. Raises: UsageError: no such option."""
+    values = dict(usual)
     for name, value in given.items():
         if name not in values:
             known = ", ".join(f"{k}={v}" for k, v in values.items()) or "none"
-            raise UsageError(f"the task {task.name} has no option {name!r}{closest(name, values)}; it has {known}")
+            raise UsageError(f"{what} has no option {name!r}{closest(name, values)}; it has {known}")
         kind = type(values[name])
         typed = values[name] is not None and not isinstance(value, kind)
-        values[name] = converted("--task-option", name, value, kind) if typed else value
+        values[name] = converted(option, name, value, kind) if typed else value
     return values
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neocog import nets
+from neocog.data.reader import PICTURE
 from neocog.errors import UsageError
 from neocog.fit.choices import make_recipe
 from neocog.fit.coverage import coverage
@@ -16,7 +17,7 @@ from neocog.fit.device import check_precision, choose, place
 from neocog.fit.features import check_layers
 from neocog.fit.job import Data, Job, Wishes, check_options
 from neocog.fit.parallel import join, same_everywhere
-from neocog.fit.plan import make_plan, make_text_plan, refuse_pictures_wishes
+from neocog.fit.plan import make_plan, plan_inputs
 from neocog.fit.pretrained import SCRATCH, pretrained_by_default
 from neocog.fit.run import free_folder
 from neocog.fit.show import Show
@@ -71,19 +72,20 @@ def planned(
     chosen = dataclasses.replace(same_everywhere(here, world), index=here.index)  # one choice for all processes
     show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))
     start, weights = wishes.start, None
-    if opened.task.reads:
-        refuse_pictures_wishes(wishes, opened.task)
-    elif start is None and not scratch:
+    pictures = opened.source.kind == PICTURE
+    if wishes.input_options and pictures:
+        raise UsageError("--input-option is for texts, sounds and clips; of pictures --size says how they are read")
+    if pictures and start is None and not scratch:
         start, said = pretrained_by_default(wishes, opened)
         if said:
             show.say(said)
     check_wishes(start is not None, wishes.regime, wishes.layers, wishes.fields)
-    if start is not None:
+    if start is not None and pictures:
         how: dict[str, Any] = {"options": wishes.net_options or None, "offline": wishes.offline or None}
         weights = open_start(start, net=wishes.net, say=show.say, **how)
         check_layers(weights.trunk, wishes.layers)
-    if opened.task.reads:
-        plan, task = make_text_plan(wishes, opened, chosen, world, show)
+    if not pictures:
+        plan, task = plan_inputs(wishes, opened, chosen, world, show)
     else:
         plan, task = make_plan(wishes, opened, chosen, world, show, weights)
     for note in coverage(opened, plan.mirror):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -11,6 +12,9 @@ import numpy as np
 
 from neocog import nets
 from neocog.data.augment import Augment
+from neocog.data.reader import PICTURE, Reader
+from neocog.data.reader import find as find_reader
+from neocog.data.reader import saved as saved_reader
 from neocog.errors import UsageError
 from neocog.fit import transfer
 from neocog.fit.choices import (
@@ -24,7 +28,7 @@ from neocog.fit.choices import (
     splits_of,
 )
 from neocog.fit.device import Device
-from neocog.fit.job import Data, Wishes, task_options
+from neocog.fit.job import Data, Wishes, options_of, task_options
 from neocog.fit.parallel import World, same_everywhere
 from neocog.fit.recipes import Recipe
 from neocog.fit.show import Show
@@ -56,6 +60,7 @@ class Plan:
     columns: dict[str, str] | None = None
     device: dict[str, Any] = field(default_factory=dict)
     start: dict[str, Any] | None = None  # the weights that it starts from, see transfer.describe
+    reader: dict[str, Any] | None = None  # of inputs that are not pictures, see data.reader.saved
     taps: dict[str, Any] | None = None  # the layers that a new head reads, see features.Tapped and nets.trunk
 
     def as_dict(self) -> dict[str, Any]:
@@ -202,27 +207,38 @@ def make_plan(
     return plan, task
 
 
-def refuse_pictures_wishes(wishes: Wishes, task: type[Task]) -> None:
-    """Raises: UsageError: something was asked for that only pictures have."""
-    for name, option in (("net", "--net"), ("size", "--size"), ("start", "--from"), ("regime", "--regime")):
-        if getattr(wishes, name) is not None:
-            raise UsageError(
-                f"{option} is for pictures, and the task {task.name} reads texts; its nets are chosen by --task-option "
-                "tower=sentence, dssm or cdssm"
-            )
+def plan_inputs(wishes: Wishes, data: Data, device: Device, world: World, show: Show) -> tuple[Plan, Task]:
+    """As `make_plan`, for inputs that are not pictures: with a reader in the place of a size and of first weights.
 
-
-def make_text_plan(wishes: Wishes, data: Data, device: Device, world: World, show: Show) -> tuple[Plan, Task]:
-    """As `make_plan`, for a task whose input is text: there is no size, no trunk and no weights to start from."""
-    kind = data.task
-    r = make_recipe(wishes.recipe or kind.recipe, "", wishes.fields, kind).changed(
-        flip="none", tta="none", small=1.0, chunk=0
-    )
-    split = splits_of(data.source, kind, r, wishes.seed)
+    Raises: UsageError: something was asked for that only pictures have.
+    """
+    kind, source, read = data.task, data.source, find_reader(data.source.kind)
+    _refuse_pictures_wishes(wishes, kind, read)
+    own = kind.own_net is not Task.own_net
+    name = wishes.net or read.net
+    if not own:
+        _check_net(nets.facts(name), kind, read.kind)
+    of_net = {} if own else vars(nets.builder(name))
+    r = make_recipe(wishes.recipe or kind.recipe or of_net.get("recipe", read.recipe), "", wishes.fields, kind)
+    r = r.changed(**_STILL)
+    split = splits_of(source, kind, r, wishes.seed)
     data.codes, data.notes, _ = same_everywhere(split, world)
-    rows, options = data.rows("train"), task_options(kind, wishes.task_options)
-    task = kind.plan(data.source, rows, {**r.as_dict(), **options})
-    data.notes += task.notes
+    rows = data.rows("train")
+    task = kind.plan(source, rows, {**r.as_dict(), **task_options(kind, wishes.task_options)})
+    if (reader := task.own_reader()) is None:
+        given = {**wishes.input_options, **({"size": wishes.size} if wishes.size else {})}
+        usual = {**read.options, **of_net.get("reader", {})}
+        reader = read.plan(source, rows, options_of(f"the input {read.kind}", "--input-option", usual, given))
+    data.notes += [*task.notes, *reader.notes]
+    net = task.own_net() if own else None
+    spec: dict[str, Any] = dict(net.spec) if net is not None else {"name": name, "classes": task.outputs}  # type: ignore[arg-type]
+    if net is None:
+        shape, has = reader.shape, nets.options(name)
+        spec |= {"in_channels": (shape if len(shape) > 1 else nets.facts(name).input)[0], "input_size": shape[-1]}
+        spec |= {k: v for k, v in reader.net_options.items() if k in has} | dict(wishes.net_options)
+        if r.dropout >= 0 and "dropout" in has:
+            spec.setdefault("dropout", r.dropout)
+        spec["input_size"] = max(spec["input_size"], _smallest(name, spec))
     for note in data.notes:
         show.say(f"note: {note}")
     plan = Plan(
@@ -230,9 +246,10 @@ def make_text_plan(wishes: Wishes, data: Data, device: Device, world: World, sho
         test=data.test_spec,
         columns=data.columns,
         task=saved(task),
-        net={"name": str(options["tower"]), "classes": int(options["dimensions"]), "in_channels": 1, "input_size": 1},
+        net=spec,
         recipe=r,
         preprocess=Preprocess(1, 1, channels=1, mean=(0.0,), std=(1.0,)),
+        reader=None if own else saved_reader(reader),
         batch=make_batch(r, len(rows), world.size),
         seed=wishes.seed,
         epochs=wishes.epochs,
@@ -241,6 +258,28 @@ def make_text_plan(wishes: Wishes, data: Data, device: Device, world: World, sho
         device=device.as_dict(),
     )
     return plan, task
+
+
+# fields of a recipe that change pictures, as they are where there are none
+_STILL: dict[str, Any] = {
+    "flip": "none", "tta": "none", "small": 1.0, "chunk": 0, "translate": 0, "crop": 0, "resized_crop": 0.0,
+    "cutout": 0, "colour": 0.0, "mixup": 0.0, "cutmix": 0.0, "zoom": 0.0, "rotate": 0.0, "elastic": 0.0,
+}  # fmt: skip
+
+
+def _refuse_pictures_wishes(wishes: Wishes, task: type[Task], read: type[Reader]) -> None:
+    asked = {"--net": wishes.net is not None and task.own_net is not Task.own_net, "--from": wishes.start is not None,
+             "--regime": wishes.regime is not None,
+             "--size": wishes.size is not None and "size" not in read.options}  # fmt: skip
+    asked |= {f"--set {name}=": name in wishes.fields for name in _STILL}
+    if option := next((name for name, given in asked.items() if given), None):
+        own = "; its nets are chosen by --task-option tower=sentence, dssm or cdssm" if option == "--net" else ""
+        raise UsageError(f"{option} is for pictures, and the task {task.name} reads {read.kind}s here{own}")
+
+
+def _smallest(name: str, spec: Mapping[str, Any]) -> int:
+    rule = getattr(nets.builder(name), "smallest_input", None)
+    return int((rule({**nets.options(name), **spec}) if rule else None) or nets.facts(name).smallest)
 
 
 def task_of(plan: Plan, data: Data) -> Task:
@@ -254,11 +293,11 @@ def _names(task: Task) -> tuple[str, ...]:
     return tuple(getattr(task, "classes", ()))
 
 
-def _check_net(facts: Facts, task: type[Task]) -> None:
-    if len(facts.input) != 3 or facts.task not in ("label", "embed", task.name):
+def _check_net(facts: Facts, task: type[Task], reads: str = PICTURE) -> None:
+    if facts.reads != reads or facts.task not in ("label", "embed", task.name):
         raise UsageError(
-            f"{facts.name} is a net for the task {facts.task!r} on inputs of shape {facts.input}, and this training is "
-            f"for the task {task.name!r} on pictures; 'neocog nets --task label' lists the nets for that"
+            f"{facts.name} is a net for the task {facts.task!r} on inputs of shape {facts.input} ({facts.reads}), "
+            f"and this training is for the task {task.name!r} on {reads}s; 'neocog nets --task label' lists nets"
         )
     if getattr(nets.builder(facts.name), "learns_by_itself", False):
         raise UsageError(

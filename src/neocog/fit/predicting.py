@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -14,18 +15,19 @@ import torch
 from torch import nn
 
 from neocog.data import open_source
-from neocog.data.batches import Batch, Known, gathered_pictures, normalised
+from neocog.data.batches import Batch, gathered_pictures, normalised
 from neocog.data.decode import placed
 from neocog.data.kinds import Category, Column, renamed
-from neocog.data.pictures import Streamed, workers
+from neocog.data.pictures import workers
+from neocog.data.reader import Reader
 from neocog.data.source import Source
 from neocog.data.warp import Warp
 from neocog.errors import DataError, DecodeError, NeocogError, NetError, RunError, UsageError
 from neocog.fit.device import Device, choose
-from neocog.fit.evaluating import Telling, averaged, observed
+from neocog.fit.evaluating import Telling, averaged, floated, observed
 from neocog.fit.features import build
 from neocog.fit.graphed import Graphed
-from neocog.fit.job import Split, open_split
+from neocog.fit.job import open_split, reader_of
 from neocog.fit.run import damaged, load_state, misfit, read_json, read_tensors
 from neocog.fit.show import Show
 from neocog.fit.texts import of_pairs, of_tables
@@ -79,6 +81,7 @@ class Card(_Needed, total=False):
     """What is in net.json."""
 
     task: dict[str, Any]
+    reader: dict[str, Any]
     taps: _Layers | None
     unknown: _Strangers | None
     kept: _Kept
@@ -155,6 +158,16 @@ class Run:
         """What the net answers, with what was chosen after training."""
         return task_in(self._card, self.folder / "net.json")
 
+    @cached_property
+    def reader(self) -> Reader | None:
+        """What reads the inputs; None: they are pictures."""
+        return reader_of(self.task, self._card.get("reader"))
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether it is asked of two texts, see `match_texts`."""
+        return {"first", "second"} <= self.task.needs.keys()
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of the net's outputs."""
@@ -224,9 +237,12 @@ class Run:
     def predict(self, pictures: Any, *, top: int = 5) -> list[Any]:
         """What the net says of one picture or many: paths, encoded bytes or uint8 arrays; a folder means its pictures.
 
+        Of a run on other inputs these, as its reader takes them: texts, tables and files of them, sounds, clips.
         Each answer is an `Answer` of the run's task, a `Prediction` of the task label.
         """
-        if isinstance(pictures, (str, Path)) and Path(pictures).is_dir():
+        if self.reader is not None:
+            pictures = [pictures] if isinstance(pictures, (str, Path, bytes, np.ndarray)) else pictures
+        elif isinstance(pictures, (str, Path)) and Path(pictures).is_dir():
             source = open_source(Path(pictures))
             pictures = [source.path(i) or source.read(i) for i in range(len(source))]
         elif isinstance(pictures, (str, Path, bytes)) or (isinstance(pictures, np.ndarray) and _single(pictures)):
@@ -266,8 +282,8 @@ def predict(
     """Answers for pictures one batch at a time, in their order; one that cannot be read gets a `problem`.
 
     Args:
-        inputs: paths, encoded bytes, or uint8 arrays (H, W) or (H, W, 3); for a task that reads texts, tables of pairs
-            of them.
+        inputs: paths, encoded bytes, or uint8 arrays (H, W) or (H, W, 3); of a run on other inputs what its reader
+            takes (``reader.Reader.inputs``), and of one on pairs of texts tables of them.
         top: guesses for each picture, where a task has several.
         device: ``"cpu"``, ``"cuda"``, ``"mps"``; None takes a GPU if there is one.
         say: takes a line on the engine that computes, once it is chosen.
@@ -278,8 +294,11 @@ def predict(
     run = run if isinstance(run, Run) else Run(run)
     if top < 1:
         raise UsageError(f"--top needs at least 1, got {top}")
-    if run.task.reads:
+    if run.reads_pairs:
         yield from of_tables(run.task, run.net(), inputs)
+        return
+    if run.reader is not None:
+        yield from _read(run, run.reader, inputs, top, batch_size, _here(device))
         return
     pre, chosen, task = run.preprocess, _here(device), run.task
     detector = run.detector() if task.knows_strangers else None
@@ -326,6 +345,34 @@ def predict(
         yield from answer(list(pool.map(read, waiting)))
 
 
+def _read(run: Run, reader: Reader, inputs: Iterable[Any], top: int, batch_size: int, device: Device) -> Iterator[Any]:
+    """As `predict`, of what a reader reads."""
+    net, task = run.net().to(device.torch), run.task
+
+    def read(one: tuple[str, Any]) -> tuple[str, Any]:
+        try:
+            return one[0], reader.encode(one[1])
+        except DataError as error:
+            return one[0], str(error)
+        except OSError as error:
+            return one[0], error.strerror or str(error)
+
+    with ThreadPoolExecutor(workers()) as pool:
+        given = iter(reader.inputs(inputs))
+        while some := list(islice(given, batch_size)):
+            found = list(pool.map(read, some))
+            good = [(key, made) for key, made in found if not isinstance(made, str)]
+            answers: Iterator[Any] = iter(())
+            if good:
+                with torch.inference_mode():
+                    x = reader.finish(reader.collate([made for _, made in good]).to(device.torch))
+                    batch = Batch((x,), {}, torch.arange(len(x)), torch.ones(len(x), dtype=torch.bool))
+                    with device.autocast():
+                        outputs = floated(task.run(net, batch))
+                    answers = iter(task.answers(outputs, batch, [key for key, _ in good], top))
+            yield from (task.unread(key, made) if isinstance(made, str) else next(answers) for key, made in found)
+
+
 def match_texts(run: Run | str | Path, pairs: Sequence[tuple[str, str]]) -> list[Any]:
     """Whether the texts of each pair belong together: cosine, the probability that they say the same, and the words.
 
@@ -339,8 +386,8 @@ def match_texts(run: Run | str | Path, pairs: Sequence[tuple[str, str]]) -> list
         UsageError: the run was trained on pictures.
     """
     run = run if isinstance(run, Run) else Run(run)
-    if not run.task.reads:
-        raise UsageError(f"{run.folder} was trained for the task {run.task.name} on pictures, not on pairs of texts")
+    if not run.reads_pairs:
+        raise UsageError(f"{run.folder} was trained for the task {run.task.name} not on pairs of texts")
     return of_pairs(run.task, run.net(), pairs)
 
 
@@ -362,7 +409,11 @@ def _ready(
 ) -> nn.Module:
     """A run's net on a device, computed by the fastest engine where its task asks it for nothing but its answers."""
     net: nn.Module = run.net().to(device.torch).to(memory_format=device.layout)  # type: ignore[call-overload]
-    if getattr(run.task.run, "__func__", None) is not Task.run or run.preprocess.fit in ("pad", "tile"):
+    if (
+        run.reader is not None
+        or getattr(run.task.run, "__func__", None) is not Task.run
+        or run.preprocess.fit in ("pad", "tile")
+    ):
         return net
     return Graphed(Telling(net) if features else net, device, ahead, say)
 
@@ -442,10 +493,10 @@ def evaluate(
 
 def logits_of(run: Run, source: Source, rows: np.ndarray, where: Device) -> tuple[np.ndarray, np.ndarray]:
     """Positions in `rows` int64 (N,) of the pictures that can be read, and a label run's logits (N, K) for them."""
-    column = Category(np.zeros(len(rows)), ("?",))  # the labels do not matter here
-    shown = Split((Streamed(source, rows, run.preprocess),), source, rows, Known({"label": column}, run.task.collate))
+    columns = {"label": Category(np.zeros(len(rows)), ("?",))}  # the labels do not matter here
+    shown = open_split(columns, run.task, source, rows, run.preprocess, where, Show(False), "", run.reader, held=False)
     seen, _ = observed(_ready(run, where, len(rows)), run.task, shown, where, **run.views)
-    return seen["rows"], seen["logits"]
+    return np.searchsorted(rows, shown.rows)[seen["rows"]], seen["logits"]
 
 
 def _evaluate_one(runs: Sequence[Run], data: Any, split: str | None, device: str | None) -> dict[str, Any]:
@@ -463,7 +514,7 @@ def _evaluate_one(runs: Sequence[Run], data: Any, split: str | None, device: str
         if not len(rows):
             raise DataError(f"{source.name} has no picture with {' and '.join(task.needs)} in the split {name}")
         columns = {role: _as_trained(source.columns[role], task).select(rows) for role in task.needs}
-        shown = open_split(columns, task, source, rows, run.preprocess, where, Show(False), "pictures")
+        shown = open_split(columns, task, source, rows, run.preprocess, where, Show(False), "", run.reader)
         seen, _ = observed(_ready(run, where, len(rows)), task, shown, where, **run.views)
         figures.append({"run": str(run.folder), **task.figures(seen)})
         n = figures[-1]["n"]

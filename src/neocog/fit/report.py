@@ -17,6 +17,7 @@ import numpy as np
 from neocog.data.decode import decode
 from neocog.errors import NeocogError
 from neocog.fit.findings import Finding, read_curves, read_dead, read_update_ratios
+from neocog.fit.job import reader_of
 from neocog.fit.predicting import read_card, task_in
 from neocog.fit.report_results import examples, result, seen_of, unknown_section
 from neocog.fit.report_transfer import cross_validation, transfer_section
@@ -46,9 +47,13 @@ def write_report(folder: Path, pictures: Callable[[int], np.ndarray | bytes] | N
     start, end = _last(log, "start"), _last(log, "end")
     epochs = list({record.get("step", number): record for number, record in enumerate(_of(log, "epoch"))}.values())
 
-    def picture(row: int) -> np.ndarray | None:
+    reader = reader_of(task, card.get("reader"))
+
+    def picture(row: int) -> np.ndarray | Html | None:
         try:
             found = pictures(int(seen["index"][row])) if pictures else None
+            if reader is not None and found is not None:
+                return reader.show(found)
             return decode(found, short_side=192) if isinstance(found, bytes) else found
         except (NeocogError, OSError, LookupError):
             return None  # it is gone or moved
@@ -64,6 +69,7 @@ def write_report(folder: Path, pictures: Callable[[int], np.ndarray | bytes] | N
         sections.append(("Examples", shown))
     for part in task.sections(seen, figures) if figures.get("n") else ():
         sections.append((part.title, part.body(picture) if callable(part.body) else part.body))
+    sections += reader.sections() if reader else []
     if card.get("unknown"):
         sections.append(("Unknown pictures", unknown_section(card["unknown"])))
     sections.append(("Time", _time(epochs, end)))

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from neocog.errors import RunError
 from neocog.fit.examples import FOLDER
 from neocog.fit.run import damaged, read_json
-from neocog.page import Html, gallery, pairs, paragraph, picture_file, table
+from neocog.page import Html, gallery, pairs, paragraph, picture_file, table, thumbnail
 from neocog.tasks.task import Seen, Task
 
 _SPLITS = {"test": "test split", "val": "validation split"}
@@ -62,7 +62,9 @@ def examples(folder: Path) -> Html | None:
     shown = []
     for line in found["examples"]:
         path = folder / FOLDER / str(line["file"])
-        if path.is_file():
+        if "html" in line:  # made by a reader
+            shown.append(thumbnail(Html(line["html"]), caption=str(line["line"])))
+        elif path.is_file():
             shown.append(picture_file(path.read_bytes(), f"{Path(line['key']).name}\n{line['line']}"))
     if not shown:
         return None

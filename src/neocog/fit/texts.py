@@ -18,12 +18,13 @@ from neocog.tasks import Task
 @torch.inference_mode()
 def of_pairs(task: Task, net: Any, pairs: Sequence[tuple[str, str]], batch_size: int = 256) -> list[Any]:
     """A ``tasks.match_texts.Pair`` for each pair: cosine, the probability that they say the same, and the words."""
-    found = list[Any]()
+    found, reader = list[Any](), task.own_reader()
+    assert reader is not None
     for begin in range(0, len(pairs), batch_size):
         some = pairs[begin : begin + batch_size]
         valid = torch.ones(len(some), dtype=torch.bool)
         targets = task.collate({"first": [(a,) for a, _ in some], "second": [(b,) for _, b in some]}, None, valid)
-        ids = torch.from_numpy(task.encode([a for a, _ in some]))
+        ids = reader.collate([reader.encode(a) for a, _ in some])
         batch = Batch((ids,), targets, torch.arange(len(some)), valid)
         outputs = task.run(net, batch)
         answers = task.answers(outputs, batch, [f"pair {begin + k}" for k in range(len(some))])

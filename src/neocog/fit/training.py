@@ -73,6 +73,7 @@ def train(
     size: int | None = None,
     columns: Mapping[str, str] | None = None,
     net_options: Mapping[str, Any] | None = None,
+    input_options: Mapping[str, Any] | None = None,
     device: str | None = None,
     precision: str | None = None,
     offline: bool = False,
@@ -100,6 +101,7 @@ def train(
         size: height and width in pixels that pictures are brought to; None chooses.
         columns: which column of a table is what, as for ``neocog.open_source``.
         net_options: further options for ``neocog.nets.build``.
+        input_options: how inputs that are not pictures are read: the options of their ``data.reader.Reader``.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None chooses.
         precision: ``"float32"`` or ``"bfloat16"``; None takes what is faster.
         diagnosis: check the net on one batch before training starts (a few seconds).
@@ -127,6 +129,7 @@ def train(
         task_options=dict(task_options or {}),
         net=net,
         net_options=dict(net_options or {}),
+        input_options=dict(input_options or {}),
         recipe=recipe,
         fields=dict(set or {}),
         epochs=epochs,

@@ -38,14 +38,14 @@ def seconds_to_train(job: Job) -> tuple[float, str]:
 
 def evaluation_seconds(job: Job) -> float:
     """About how long it takes to evaluate the net of a job as `finish` does."""
-    plan, task, validating = job.plan, job.task, len(job.splits["val"])
+    plan, validating = job.plan, len(job.splits["val"])
     plain = _seconds_each(job, tta="none")
     viewed = plain
     if plan.recipe.tta != "none":
         viewed = _seconds_each(job, tta=plan.recipe.tta, mirror=plan.mirror)
     tested = len(job.data.testing()[1])
     others = 0
-    if task.knows_strangers:
+    if job.strangers:
         others = min(BANK, len(job.splits["train"])) + 2 * STRANGERS[plan.preprocess.size > 96]
     # validation pictures are also looked at after the last step, and twice to see whether mirroring misleads
     return viewed * (validating + tested) + plain * (3 * validating + others)
@@ -55,7 +55,7 @@ def _seconds_each(job: Job, **views: Any) -> float:
     """Seconds for one picture; of two passes the faster one, if the first, which sets things up, was quick."""
     split = job.splits["val" if len(job.splits["val"]) else "train"]
     chosen = np.arange(min(len(split), usual_batch(split.pictures[0])))
-    how: dict[str, Any] = {"features": job.task.knows_strangers, "chosen": chosen, "world": job.world}
+    how: dict[str, Any] = {"features": job.strangers, "chosen": chosen, "world": job.world}
     best = float("inf")
     for _ in range(2):
         begin = time.monotonic()

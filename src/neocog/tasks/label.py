@@ -93,7 +93,8 @@ class Label(FitsAtOnce, Task):
     """
 
     name = "label"
-    about = "one class for each picture"
+    about = "one class for each picture, text, sound or clip"
+    inputs = ()
     needs = {"label": "category"}
     mixes = True
     head_kinds = label_heads.KINDS

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neocog.data.read_text import TextReader
+from neocog.data.reader import Reader
 from neocog.errors import DataError, UsageError, closest
 from neocog.page import Html, paragraph, table
 from neocog.tasks import ranking
@@ -89,7 +91,7 @@ class MatchTexts(Task):
     needs: ClassVar[Mapping[str, str]] = {"first": "texts", "second": "texts"}
     goal = ("mean_recall", "max")
     figure = "mean recall"
-    reads = "first"
+    inputs = ("text",)
     shown_texts = 1
     whole_batch = True
     mirrors = False
@@ -138,16 +140,16 @@ class MatchTexts(Task):
 
     # ---- the net and its steps
 
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        return self.tokenizer.encode(texts, LONGEST)
+    def own_reader(self) -> Reader:
+        return TextReader(self.tokenizer, LONGEST)
 
-    def text_net(self) -> nn.Module:
+    def own_net(self) -> nn.Module:
         from neocog.nets.matching import TwoTexts
 
         how = self.how
         towers = [build_tower(how["tower"], self.tokenizer, how["dimensions"]) for _ in range(int(how["sides"]))]
         net = TwoTexts(towers[0], towers[-1], words=how["words"], gamma=how["gamma"], shared=self._scale())
-        net.spec = {}  # type: ignore[assignment]
+        net.spec = {"name": how["tower"], "classes": int(how["dimensions"]), "in_channels": 1, "input_size": 1}  # type: ignore[assignment]
         return net
 
     def _scale(self) -> Tensor | None:

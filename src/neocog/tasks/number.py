@@ -60,7 +60,8 @@ class Number(FitsAtOnce, Task):
     """
 
     name = "number"
-    about = "one or several numbers for each picture"
+    about = "one or several numbers for each picture, text, sound or clip"
+    inputs = ()
     needs = {"numbers": "number"}
     goal = ("mae", "min")
     figure = "mean absolute error"

@@ -97,7 +97,8 @@ class Tags(FitsAtOnce, Task):
     """
 
     name = "tags"
-    about = "several labels for each picture, or none"
+    about = "several labels for each picture, text, sound or clip, or none"
+    inputs = ()
     needs = {"tags": "categories"}
     goal = ("map", "max")
     figure = "mean average precision"

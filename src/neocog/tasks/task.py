@@ -28,6 +28,7 @@ from neocog.tasks.answer import Answer
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
     from neocog.data.columns import LabelSets
+    from neocog.data.reader import Reader
     from neocog.data.source import Source
     from neocog.data.warp import Warp
     from neocog.nets.trunk import Trunk
@@ -86,7 +87,8 @@ def words(figure: str) -> str:
     return " ".join(_SIGNS.get(word, word) for word in figure.split("_"))
 
 
-Picture = Callable[[int], "np.ndarray | None"]  # of a row: uint8 (H, W, 3) or (H, W); None where it cannot be read
+# of a row: uint8 (H, W, 3) or (H, W), or how another input is shown; None where it cannot be read
+Picture = Callable[[int], "np.ndarray | Html | None"]
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Task(ABC):
         on_features: whether the head takes features of pictures in their place: steps can then run on features that are
             computed once (regime features; see ``nets.trunk.Headed``).
         variants: names of tasks that are this one for other columns, see `suited`.
-        reads: the role of the column of texts that is the net's input; "": pictures are.
+        inputs: the kinds of inputs that it can be asked of; empty: all.
         shown_texts: of the texts that a sample has, so many are shown at each step; 0: all.
         recipe: the usual recipe; None: chosen by the net.
         size: the usual short side of the net's input; None: chosen by the pictures.
@@ -139,7 +141,7 @@ class Task(ABC):
     classifies: ClassVar[bool] = False
     on_features: ClassVar[bool] = False
     variants: ClassVar[tuple[str, ...]] = ()
-    reads: ClassVar[str] = ""
+    inputs: ClassVar[tuple[str, ...]] = ("picture",)
     shown_texts: int = 0
     recipe: ClassVar[str | None] = None
     size: ClassVar[int | None] = None
@@ -205,13 +207,13 @@ class Task(ABC):
 
     # ---- the net
 
-    def text_net(self) -> nn.Module:
-        """The net of a task whose input is text (`reads`), with fresh weights."""
-        raise NotImplementedError(f"the input of the task {self.name} are pictures")
+    def own_reader(self) -> Reader | None:
+        """What reads the inputs of a task that plans this itself, as it has its `own_net`; None: one is planned."""
+        return None
 
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Texts as the net's input, where that is text: int32 (B, L) or (B, L, T)."""
-        raise NotImplementedError(f"the input of the task {self.name} are pictures")
+    def own_net(self) -> nn.Module | None:
+        """The net with fresh weights of a task that no net of the zoo answers, with a `spec`; None: one of the zoo."""
+        return None
 
     @property
     def outputs(self) -> int | None:
@@ -473,7 +475,9 @@ def possible(source: Source) -> list[str]:
 
 
 def fits(task: type[Task], source: Source) -> bool:
-    """Whether a source has a column of the right kind for all that a task needs, and knows something there."""
+    """Whether a source's inputs are such as a task is asked of, and it knows something of all that the task needs."""
+    if task.inputs and source.kind not in task.inputs:
+        return False
     for role, kind in task.needs.items():
         column = source.columns.get(role)
         if column is None or column.kind != kind or not column.known.any():
@@ -557,8 +561,8 @@ def build_net(task: Task, spec: Mapping[str, Any]) -> nn.Module:
     from neocog import nets
     from neocog.nets.trunk import Headed, Trunk
 
-    if task.reads:
-        return task.text_net()
+    if (own := task.own_net()) is not None:
+        return own
     net = nets.build(**spec)
     if task.outputs is not None or nets.facts(spec["name"]).task == task.name:
         return net

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from neocog.errors import UsageError, closest
-from neocog.text.tokens import Subwords, Tokenizer, Trigrams, Words, normal
+from neocog.text.tokens import Tokenizer, learn, normal
 from neocog.text.vectors import table_for
 
 TOWERS = {"sentence": "subwords", "dssm": "trigrams", "cdssm": "trigrams"}  # and the tokens that each reads
@@ -23,7 +23,7 @@ def learn_tokenizer(tower: str, texts: Iterable[str]) -> Tokenizer:
     if tower not in TOWERS:
         raise UsageError(f"unknown tower {tower!r}{closest(tower, TOWERS)}; expected one of {', '.join(TOWERS)}")
     kind = TOWERS[tower]
-    return Subwords() if kind == "subwords" else (Trigrams if kind == "trigrams" else Words).learn(texts)
+    return learn(kind, texts)
 
 
 def build_tower(tower: str, tokenizer: Tokenizer, dimensions: int, learned: int = 64, filters: int = 256) -> nn.Module:

@@ -94,6 +94,14 @@ _SPACED = _Spaces()
 _CLOSING, _OPENING = frozenset(".,;:!?%)]}"), frozenset("([{")
 
 
+def learn(kind: str, texts: Iterable[str], least: int = 1) -> Tokenizer:
+    """A tokenizer of one of `KINDS`, made of texts; of words, characters or trigrams those seen `least` times."""
+    if kind == "subwords":
+        return Subwords()
+    made: Tokenizer = {"words": Words, "characters": Characters, "trigrams": Trigrams}[kind].learn(texts, least)
+    return made
+
+
 class Words:
     """A vocabulary of whole words; ids 0 padding, 1 unknown, 2 start, 3 end, then the words, the commonest first.
 
@@ -104,6 +112,8 @@ class Words:
 
     kind = "words"
 
+    split = staticmethod(split_words)
+
     def __init__(self, words: Sequence[str], counts: Sequence[int] | np.ndarray) -> None:
         self.words, self.counts = tuple(words), np.asarray(counts, np.int64)
         self.size = len(self.words) + 4
@@ -112,7 +122,7 @@ class Words:
     @classmethod
     def learn(cls, texts: Iterable[str], least: int = 1) -> Words:
         """The words that stand in `texts` at least `least` times."""
-        counts = Counter(chain.from_iterable(split_words(texts)))
+        counts = Counter(chain.from_iterable(cls.split(texts)))
         kept = sorted(
             (word for word, count in counts.items() if count >= least), key=lambda word: (-counts[word], word)
         )
@@ -121,8 +131,12 @@ class Words:
     def encode(self, texts: Sequence[str], longest: int | None = None, *, ends: bool = False) -> np.ndarray:
         """See `Tokenizer`; `ends` puts a start before each text and an end behind it (`longest` counts words)."""
         get = self._ids.get
-        rows = [[get(word, UNKNOWN) for word in words[:longest]] for words in split_words(texts)]
+        rows = [[get(word, UNKNOWN) for word in words[:longest]] for words in self.split(texts)]
         return padded([[START, *row, END] for row in rows] if ends else rows)
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The words of ids; … is one that is not known, padding is left out."""
+        return [self.words[int(k) - 4] if k >= 4 else "…" for k in ids if k]
 
     def text(self, ids: Iterable[int]) -> str:
         """The words up to the end, with no space before marks that close."""
@@ -139,6 +153,17 @@ class Words:
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "words": list(self.words), "counts": self.counts.tolist()}
+
+
+class Characters(Words):
+    """As `Words`, of single characters in lower case; spaces are characters."""
+
+    kind = "characters"
+
+    @staticmethod
+    def split(texts: Iterable[str]) -> list[list[str]]:
+        """The characters of each text."""
+        return [list(" ".join(normal(text).split())) for text in texts]
 
 
 def padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
@@ -272,6 +297,7 @@ def _subwords(values: Mapping[str, Any]) -> Subwords:
 
 _KINDS: dict[str, Callable[[Mapping[str, Any]], Tokenizer]] = {
     "words": lambda v: Words(v["words"], v["counts"]),
+    "characters": lambda v: Characters(v["words"], v["counts"]),
     "trigrams": lambda v: Trigrams(v["trigrams"], v.get("words", 0), v.get("collisions", 0)),
     "subwords": _subwords,
 }

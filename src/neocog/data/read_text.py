@@ -1,0 +1,180 @@
+"""Texts as inputs: words, subwords, characters or letter trigrams, as rows of integers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neocog.data.reader import Reader, register
+from neocog.data.source import Source
+from neocog.data.text import text_of
+from neocog.errors import DataError, UsageError, closest
+from neocog.page import Html, line_chart, pairs, paragraph, text
+from neocog.text.tokens import KINDS, Tokenizer, learn, load_tokenizer, normal
+from neocog.text.vectors import table_for
+
+_MOST = 512  # tokens of a text that are read, where the user says nothing
+_SHOWN = 280  # letters of a text in a report
+_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+
+
+@register
+class TextReader(Reader):
+    """Texts as ids, 0 = padding.
+
+    Args:
+        tokenizer: made of the training texts.
+        longest: tokens of a text that are read; what follows is cut off.
+        facts: of the training texts, for the report.
+    """
+
+    kind = "text"
+    endings = frozenset((".txt", ".md"))
+    about = "texts: words, subwords, characters or letter trigrams"
+    options: ClassVar[Mapping[str, Any]] = {"tokens": "words", "longest": 0, "least": 1}
+    net = "sentence_cnn"
+    recipe = "texts"
+
+    def __init__(self, tokenizer: Tokenizer, longest: int, facts: Mapping[str, Any] | None = None) -> None:
+        self.tokenizer, self.longest, self.facts = tokenizer, longest, dict(facts or {})
+
+    @classmethod
+    def plan(cls, source: Source, rows: np.ndarray, options: Mapping[str, Any]) -> TextReader:
+        kind, longest = str(options["tokens"]), int(options["longest"])
+        if kind not in KINDS:
+            raise UsageError(f"unknown tokens {kind!r}{closest(kind, KINDS)}; expected one of {', '.join(KINDS)}")
+        texts = list(texts_of(source, rows))
+        if not any(one.strip() for one in texts):
+            raise DataError(f"no text of {source.name} can be read; 'neocog check' says why")
+        tokenizer = learn(kind, texts, int(options["least"]))
+        lengths = np.array([_length(tokenizer.encode([one])[0]) for one in texts])
+        cut = longest or int(min(_MOST, max(1, lengths.max())))
+        made = cls(tokenizer, cut, {"texts": len(texts), "lengths": np.percentile(lengths, range(0, 101, 5)).tolist()})
+        n = tokenizer.size
+        made.notes = (
+            f"{n:,} different {kind}, with padding; texts have {np.median(lengths):.0f} {kind} in the middle, "
+            f"{lengths.max():,} at most",
+        )
+        if over := int((lengths > cut).sum()):
+            made.notes += (
+                f"{over:,} training texts are longer than {cut} {kind}: the rest is not read "
+                "(--input-option longest=N)",
+            )
+        return made
+
+    def to_json(self) -> dict[str, Any]:
+        return {"tokenizer": self.tokenizer.to_json(), "longest": self.longest, "facts": self.facts}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TextReader:
+        return cls(load_tokenizer(values["tokenizer"]), values["longest"], values.get("facts"))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.longest,)
+
+    @property
+    def net_options(self) -> Mapping[str, Any]:
+        given = {"vectors": "tuned"} if self.tokenizer.kind in ("words", "subwords") else {}
+        return {"vocabulary": self.tokenizer.size - 1, **given}
+
+    def begin(self, net: nn.Module) -> None:
+        if take := getattr(net, "take_vectors", None):
+            take(lambda: torch.from_numpy(table_for(self.tokenizer)))
+
+    def encode(self, raw: Any) -> np.ndarray:
+        return self.tokenizer.encode([plain(raw)], self.longest)[0]
+
+    def collate(self, arrays: Sequence[np.ndarray]) -> Tensor:
+        made = np.zeros((len(arrays), *np.max([one.shape for one in arrays], 0)), np.int32)
+        for row, one in zip(made, arrays, strict=True):
+            row[tuple(map(slice, one.shape))] = one
+        return torch.from_numpy(made)
+
+    def inputs(self, given: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+        """As of any reader; a table gives its texts, and what is no path is a text itself."""
+        for one in given:
+            path = _path(one)
+            if path is not None and path.suffix.lower() in _TABLES:
+                from neocog.data.open import open_source
+
+                source = open_source(path)
+                yield from ((source.key(i), source.read(i)) for i in range(len(source)))
+            elif path is not None or not isinstance(one, str):
+                yield from super().inputs([one if path is None else path])
+            elif Path(one).suffix.lower() in (*self.endings, *_TABLES) and " " not in one:
+                raise UsageError(f"expected a text, a file or a folder; {one} does not exist")
+            else:
+                yield one if len(one) <= 60 else f"{one[:57]}...", one
+
+    def show(self, raw: Any) -> Html:
+        whole = plain(raw[0] if isinstance(raw, tuple) else raw)
+        return Html(f'<p style="max-width:24rem">{text(whole[:_SHOWN] + "…" * (len(whole) > _SHOWN))}</p>')
+
+    def sections(self) -> list[tuple[str, Html]]:
+        if not self.facts:
+            return []
+        points = [(float(v), p / 100) for p, v in zip(range(0, 101, 5), self.facts["lengths"], strict=True)]
+        rows = {
+            "tokens": self.tokenizer.kind,
+            "different ones": f"{self.tokenizer.size:,}",
+            "read": f"the first {self.longest}",
+        }
+        chart = line_chart({"texts": points}, x=self.tokenizer.kind, y="share of the training texts up to this length")
+        return [("Texts", Html(pairs(rows) + chart + paragraph(" ".join(self.notes))))]
+
+    @classmethod
+    def drawn(cls, n: int, size: int, seed: int, task: str) -> Source:
+        """What is said of drawn pictures."""
+        from neocog.data.drawn import Drawn
+        from neocog.data.drawn_texts import DrawnTexts
+
+        return DrawnTexts(Drawn(seed, size, task, range(n)))
+
+    @classmethod
+    def groups(cls, source: Source) -> np.ndarray:
+        """Equal texts, whatever their case and spaces."""
+        found = [" ".join(normal(one).split()) for one in texts_of(source, np.arange(len(source)))]
+        place: dict[str, int] = {}
+        return np.array([place.setdefault(one, len(place)) for one in found], np.int64)
+
+
+def plain(raw: Any) -> str:
+    """A text of what a source or a user gives: a text, the bytes of a file, or a path. Raises: DataError, OSError."""
+    if isinstance(raw, Path):
+        raw = raw.read_bytes()
+    if isinstance(raw, bytes):
+        raw = text_of(raw)
+    if not isinstance(raw, str):
+        raise DataError(f"expected a text, got {type(raw).__name__}")
+    if "\0" in raw:
+        raise DataError("not a text: it holds zero bytes")
+    return raw
+
+
+def _length(ids: np.ndarray) -> int:
+    return int((ids.reshape(len(ids), -1) != 0).any(1).sum())
+
+
+def texts_of(source: Source, rows: np.ndarray) -> Iterator[str]:
+    """A text of each sample; "" where none can be read."""
+    for i in rows:
+        try:
+            raw = source.read(int(i))
+            yield plain((raw or ("",))[0] if isinstance(raw, tuple) else raw)
+        except (DataError, OSError):
+            yield ""
+
+
+def _path(one: Any) -> Path | None:
+    """The path that a user's word means, if there is such a file or folder."""
+    try:
+        path = Path(one) if isinstance(one, (str, Path)) else None
+        return path if path is not None and (isinstance(one, Path) or path.exists()) else None
+    except (OSError, ValueError):  # longer than a name can be
+        return None

@@ -1,0 +1,120 @@
+"""Inputs that are not pictures: held or streamed, for any number of processes, and what a reader makes of texts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from neocog.data import open_source, reader
+from neocog.data import ready as ready_module
+from neocog.data.augment import Augment
+from neocog.data.batches import NOTHING, Batches, in_order, ordered
+from neocog.data.read_text import TextReader
+from neocog.data.ready import Read
+from neocog.data.source import Selected
+from neocog.errors import DataError, UsageError
+from neocog.records import Preprocess
+
+CPU, PRE = torch.device("cpu"), Preprocess(1, 1, channels=1, mean=(0.0,), std=(1.0,))
+
+
+class Broken(Selected):
+    def read(self, i: int) -> Any:
+        if i % 5 == 2:
+            raise DataError("gone")
+        return super().read(i)
+
+
+class Changed(TextReader):
+    """A reader that shows its random numbers."""
+
+    draws = 2
+
+    def finish(self, x: torch.Tensor, draws: torch.Tensor | None = None) -> torch.Tensor:
+        return x.float() if draws is None else draws
+
+
+def planned(kind: type[TextReader] = TextReader, **options: Any) -> TextReader:
+    source = open_source("drawn:n=20,kind=text")
+    return kind.plan(source, np.arange(20), {**TextReader.options, **options})
+
+
+def test_streamed_inputs_are_those_that_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, one = Broken(open_source("drawn:n=20,kind=text"), np.arange(20)), planned()
+    held = Read(source, np.arange(20), one, PRE)
+    assert not held.streamed and len(held) == 16 and len(held.problems) == 4
+    monkeypatch.setattr(ready_module, "free_memory", lambda: 0)
+    streamed = Read(source, np.arange(20), one, PRE)
+    assert streamed.streamed and len(streamed) == 20
+    for a, b in zip(in_order(held, 8, CPU), in_order(streamed, 10, CPU), strict=True):
+        assert b.rows.tolist() == held.kept[a.rows].tolist() and torch.equal(a.x, b.x)
+    found = Batches(streamed, NOTHING, Augment(), 20, seed=0, device=CPU).stream(0)
+    batch = next(found)
+    found.close()  # type: ignore[attr-defined]
+    assert (~batch.valid).sum() == 4 and not batch.x[~batch.valid].any() and len(streamed.problems) == 4
+
+
+def test_changes_are_a_function_of_seed_epoch_and_sample_for_any_number_of_processes() -> None:
+    held = Read(open_source("drawn:n=20,kind=text"), np.arange(20), planned(Changed), PRE)
+
+    def steps(rank: int, world: int) -> list[Any]:
+        stream = Batches(held, NOTHING, Augment(), 10, seed=3, device=CPU, rank=rank, world=world).stream(1)
+        return [next(stream) for _ in range(3)]
+
+    whole, first, second = steps(0, 1), steps(0, 2), steps(1, 2)
+    for one, a, b in zip(whole, first, second, strict=True):
+        assert torch.equal(one.x, torch.cat([a.x, b.x])) and one.x.shape == (10, 2)
+    assert not torch.equal(whole[0].x, whole[2].x)
+    plain = next(iter(in_order(held, 20, CPU)))
+    assert plain.x.shape[1] > 2  # evaluation changes nothing
+
+
+def test_an_epoch_shows_each_text_once_with_others_of_its_length() -> None:
+    held = Read(open_source("drawn:n=60,kind=text"), np.arange(60), planned(), PRE)
+    order = ordered(None, held, 6, torch.Generator().manual_seed(0))
+    assert order is not None and sorted(order.tolist()) == list(range(60))
+    assert held.lengths is not None
+    spread = held.lengths[order].view(10, 6).float().std(1).mean()
+    assert spread < 0.5 * held.lengths.float().std()
+    assert ordered(torch.arange(3), held, 6, torch.Generator()).tolist() == [0, 1, 2]  # the task's own
+
+
+@pytest.mark.parametrize("tokens", ["words", "characters", "subwords", "trigrams"])
+def test_a_reader_comes_back_from_json(tokens: str) -> None:
+    one = planned(tokens=tokens)
+    again = reader.load(json.loads(json.dumps(reader.saved(one))))
+    texts = ["A red circle lies left of a blue square.", "x"]
+    made = [one.collate([r.encode(t) for t in texts]) for r in (one, again)]
+    assert torch.equal(made[0], made[1]) and again.shape == one.shape and (made[0][1] != 0).any()
+    assert torch.equal(made[0], torch.from_numpy(one.tokenizer.encode(texts, one.longest)))
+
+
+def test_kinds_are_found_and_unknown_ones_refused() -> None:
+    assert "text" in reader.kinds() and reader.commonest({".txt": 3, ".py": 9}) == "text"
+    with pytest.raises(UsageError, match="already registered"):
+        reader.register(TextReader)
+    with pytest.raises(UsageError, match="unknown kind of input 'texd'; did you mean 'text'"):
+        reader.find("texd")
+    with pytest.raises(UsageError, match="unknown tokens"):
+        planned(tokens="letters")
+
+
+def test_what_a_user_hands_over_becomes_texts(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.txt").write_bytes("Grüße".encode("cp1252"))
+    (tmp_path / "t.csv").write_text("review,label\na good film and more of it,1\na bad one if ever there was,0\n")
+    one = planned()
+    given = [str(tmp_path / "a"), "a text of its own", str(tmp_path / "t.csv")]
+    found = dict(one.inputs(given))
+    assert [k for k in found if "txt" in k] and found["a text of its own"] == "a text of its own"
+    assert found["t#0"] == "a good film and more of it" and len(found) == 4
+    with pytest.raises(UsageError, match=r"no\.txt does not exist"):
+        list(one.inputs(["no.txt"]))
+    with pytest.raises(DataError, match="zero bytes"):
+        one.encode(b"\0\1\2\0" * 50)
+    assert "Grüße" in one.show(tmp_path / "a" / "1.txt") and one.sections()
