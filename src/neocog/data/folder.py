@@ -113,9 +113,10 @@ def open_folder(root: str | os.PathLike[str], kind: str = "picture") -> Folder:
     if in_splits:
         found = ", ".join(f"{os.fsdecode(one)} = {SPLITS[splits[one]]}" for one in declared)
         notes.append(f"split folders: {found} ({count_splits(codes)})")
-    return Folder(
+    made = Folder(
         top, listing.keys, name, classes, labels, codes, notes=notes + more, problems=listing.problems, kind=kind
     )
+    return made if kind == "picture" else find_reader(kind).arranged(made)
 
 
 class _Listing:

@@ -7,6 +7,7 @@ second. All times are presentation times, in seconds from the first picture.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -84,7 +85,9 @@ def look(file: str) -> Video:
     return made
 
 
-def frames_at(file: str, times: Sequence[float], skip: str = "DEFAULT") -> Iterator[tuple[float, np.ndarray | None]]:
+def frames_at(
+    file: str | bytes, times: Sequence[float], skip: str = "DEFAULT"
+) -> Iterator[tuple[float, np.ndarray | None]]:
     """Yield, for each of some ascending times, (time, the frame that is shown then); None where it cannot be decoded.
 
     Only what is needed is decoded: from the key packet before each time on, or from the time before if that is near.
@@ -127,6 +130,16 @@ def frame_at(file: str, seconds: float) -> np.ndarray:
     return found
 
 
+def length(file: str | bytes) -> float:
+    """Seconds of a video, as it says itself, else to its last packet. Raises: as `look`."""
+    with _opened(file) as (container, stream):
+        said = float((stream.duration or 0) * stream.time_base) or (container.duration or 0) / 1e6
+        if said > 0:
+            return said
+        made = [_time(stream, p.pts) or 0.0 for p in _packets(container, stream, Video("")) if p.size]
+        return max(made, default=0.0)
+
+
 def _av() -> Any:
     try:
         import av
@@ -137,12 +150,13 @@ def _av() -> Any:
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[tuple[Any, Any]]:
+def _opened(file: str | bytes) -> Iterator[tuple[Any, Any]]:
     """A container, and its stream of pictures."""
     av = _av()
-    open(file, "rb").close()  # so that what the system says is said as it is for other files
+    if not isinstance(file, bytes):
+        open(file, "rb").close()  # so that what the system says is said as it is for other files
     try:
-        container = av.open(file, metadata_errors="replace")
+        container = av.open(io.BytesIO(file) if isinstance(file, bytes) else file, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         raise DecodeError(f"cannot be read as a video: {_said(error)}") from None
     try:

@@ -48,6 +48,11 @@ class Device:
         """The memory format of pictures and filters."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
+    def placed(self, net: nn.Module) -> nn.Module:
+        """A net on this device, its filters in this layout; those of three dimensions have no such layout."""
+        deep = any(one.dim() == 5 for one in net.parameters())
+        return net.to(self.torch).to(memory_format=torch.contiguous_format if deep else self.layout)  # type: ignore[call-overload, no-any-return]
+
     @property
     def dtype(self) -> Any:
         """The type in which large products are computed."""
