@@ -49,9 +49,10 @@ class Device:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def placed(self, net: nn.Module) -> nn.Module:
-        """A net on this device, its filters in this layout; those of three dimensions have no such layout."""
-        deep = any(one.dim() == 5 for one in net.parameters())
-        return net.to(self.torch).to(memory_format=torch.contiguous_format if deep else self.layout)  # type: ignore[call-overload, no-any-return]
+        """A net on this device, its filters in this layout; in none where some have two and some three dimensions."""
+        sides = {one.dim() for one in net.parameters()} & {4, 5}
+        layout = self.layout if sides <= {4} or not self.channels_last else torch.channels_last_3d
+        return net.to(self.torch).to(memory_format=torch.contiguous_format if len(sides) > 1 else layout)  # type: ignore[call-overload, no-any-return]
 
     @property
     def dtype(self) -> Any:

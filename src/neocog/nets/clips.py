@@ -10,10 +10,10 @@ Quo Vadis, Action Recognition? Carreira and Zisserman 2017, arXiv:1705.07750: fi
 Output shapes, 16 frames of 32x32:
 
     clip_small                        clip_frames, each frame alone     two_stream, differences as channels
-    conv1, pool 1x2x2  B  8 16 16 16  conv1, pool  B*16  32 16 16       temporal.conv1, pool  B  32 16 16   (3 x 15 in)
-    conv2, pool 2x2x2  B 24  8  8  8  conv2, pool  B*16  64  8  8       temporal.conv2, pool  B  64  8  8
-    conv3, pool 2x2x2  B 48  4  4  4  conv3, pool  B*16 128  4  4       temporal.conv3, pool  B 128  4  4
-    conv4              B 96  4  4  4  mean         B*16 128             spatial: as clip_frames
+    conv1, pool 1x2x2  B  8 16 16 16  conv1, pool  B*16  16 16 16       temporal.conv1, pool  B  16 16 16   (3 x 15 in)
+    conv2, pool 2x2x2  B 24  8  8  8  conv2, pool  B*16  32  8  8       temporal.conv2, pool  B  32  8  8
+    conv3, pool 2x2x2  B 48  4  4  4  conv3, pool  B*16  64  4  4       temporal.conv3, pool  B  64  4  4
+    conv4              B 96  4  4  4  mean         B*16  64             spatial: as clip_frames
     mean               B 96           fc           B*16  K              fc of each            B   K
     fc                 B   K          mean         B     K              mean of both          B   K
 """
@@ -84,7 +84,7 @@ class ClipSmall(nn.Module):
 def _stream(maps: int, classes: int) -> nn.Sequential:
     """A small 2-D net: (B, maps, H, W) -> (B, classes)."""
     made = nn.Sequential()
-    for number, width in enumerate((32, 64, 128), start=1):
+    for number, width in enumerate((16, 32, 64), start=1):
         made.add_module(f"conv{number}", nn.Conv2d(maps, width, 3, padding=1, bias=False))
         made.add_module(f"norm{number}", nn.BatchNorm2d(width))
         made.add_module(f"relu{number}", nn.ReLU())
@@ -157,7 +157,7 @@ register(
         smallest=8,
     )
 )(ClipSmall)
-register(Facts("clip_frames", "clips", 2014, "after Karpathy et al. 2014", 94_504, 165_167_104, _INPUT, 8, smallest=8))(
+register(Facts("clip_frames", "clips", 2014, "after Karpathy et al. 2014", 24_216, 44_834_816, _INPUT, 8, smallest=8))(
     ClipFrames
 )
 register(
@@ -166,8 +166,8 @@ register(
         "clips",
         2014,
         "after Simonyan and Zisserman 2014, arXiv:1406.2199",
-        201_104,
-        33_032_192,
+        54_480,
+        11_797_504,
         _INPUT,
         8,
         smallest=8,
