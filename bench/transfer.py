@@ -7,6 +7,7 @@ Two collections, with 5, 10 and 50 training pictures a class (and validation cut
   captions use a word of that class, and none a word of another (`WORDS`). That is how five people saw the picture, not
   how a net did; seven classes have enough photos. What is not taken for training is tested on, at most 60 a class.
 
+Descriptors is the pipeline that convolutional nets replaced (``nets/descriptors.py``), with a linear classifier.
 Scratch is what `neocog train` does by itself with these pictures (for 32x32 speednet, which is made for few small
 pictures); "same" trains the net of the weights from scratch; features, top and all start from MobileNet v1 0.75
 (ImageNet, so that photographs like these are not new to it). Seconds are those of the whole call, testing and report
@@ -40,7 +41,7 @@ from neocog.fit.run import records
 from neocog.records import SPLITS
 
 WEIGHTS = "mobilenet_v1_075"
-REGIMES = ("scratch", "same", "features", "top", "all")
+REGIMES = ("descriptors", "scratch", "same", "features", "top", "all")
 WORDS = {
     "dog": "dogs? pupp(?:y|ies)",
     "ball game": "soccer football basketball tennis baseball volleyball rugby",
@@ -100,8 +101,9 @@ def draw(name: str, each: int, tests: int, seed: int) -> Source:
 def train_once(data: Source, regime: str, seed: int) -> dict[str, Any]:
     """Train, and return what came of it."""
     how: dict[str, Any] = {"start": WEIGHTS, "regime": regime}
-    if regime in ("scratch", "same"):
-        how = {"start": "scratch", **({"net": WEIGHTS} if regime == "same" else {})}
+    if regime in ("descriptors", "scratch", "same"):
+        net = {"same": WEIGHTS, "descriptors": "descriptors"}.get(regime)
+        how = {"start": "scratch", **({"net": net} if net else {})}
     with tempfile.TemporaryDirectory() as folder:
         begin = time.monotonic()
         run = fit.train(data, seed=seed, out=Path(folder) / "run", diagnosis=False, progress=False, **how)

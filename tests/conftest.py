@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw
+from ready import Ready
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,6 +63,14 @@ def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def ready(_own_state: None) -> Iterator[Ready]:
+    """Start scripts in processes that have PyTorch imported already."""
+    server = Ready()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def missing(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_code_of_the_page_runs(page, python, tmp_path):
+def test_the_code_of_the_page_runs(page, ready, tmp_path):
     text = page.read_text(encoding="utf-8")
     code = script(text)
     if not code.strip():
@@ -50,8 +50,8 @@ def test_the_code_of_the_page_runs(page, python, tmp_path):
         pytest.skip(f"needs {', '.join(absent)}")
     file = tmp_path / (page.stem + ".py")
     file.write_text(code, encoding="utf-8")
-    result = python(file.name, timeout=300)
-    assert result.returncode == 0, f"{page.name} (line numbers are those of the page)\n{result.stderr[-4000:]}"
+    child = ready.start(file, tmp_path)
+    assert child.wait() == 0, f"{page.name} (line numbers are those of the page)\n{child.stderr[-4000:]}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -23,9 +23,14 @@ def shown(text: str) -> str:
     return text if text.isascii() else _LONE.sub(lambda found: _visible(found[0]), text)
 
 
-def json_text(value: Any, *, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:
-    """Return `value` as JSON that every encoding of Unicode can write; reading it gives the same texts back."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent, default=default)
+def json_text(
+    value: Any, *, indent: int | None = None, default: Callable[[Any], Any] | None = None, strict: bool = False
+) -> str:
+    """Return `value` as JSON that every encoding of Unicode can write; reading it gives the same texts back.
+
+    `strict`: a number that is none raises ValueError; else it is written as Python does, which browsers do not read.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=indent, default=default, allow_nan=not strict)
     return text if text.isascii() else _LONE.sub(lambda found: _escaped(found[0]), text)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from neocog.names import shown
+from neocog.records import worded
 
 _TINY = 64  # pictures up to this side are shown pixel by pixel, as PNG; larger ones as JPEG
 _READABLE = 50  # classes that a confusion matrix can show with numbers
@@ -79,7 +80,8 @@ def text(value: object) -> Html:
 
 def paragraph(value: object, *, kind: str = "") -> Html:
     """Return a <p>; `kind` is a class: "good", "hint", "warning", "error" colour it."""
-    return Html(f'<p class="{escape(kind)}">{text(value)}</p>' if kind else f"<p>{text(value)}</p>")
+    said = text(worded(value) if type(value) is str else value)
+    return Html(f'<p class="{escape(kind)}">{said}</p>' if kind else f"<p>{said}</p>")
 
 
 def anchor(heading: str) -> str:
@@ -120,7 +122,7 @@ def table(rows: Sequence[Mapping[str, object]], *, numeric: Collection[str] = ()
     if not columns:
         return Html("<p>Nothing to show.</p>")
     css = {name: ' class="n"' if name in numeric else "" for name in columns}
-    head = "".join(f'<th scope="col"{css[name]}>{escape(name)}</th>' for name in columns)
+    head = "".join(f'<th scope="col"{css[name]}>{escape(worded(name))}</th>' for name in columns)
     lines = ("".join(f"<td{css[name]}>{text(row.get(name))}</td>" for name in columns) for row in rows)
     inner = "\n".join(f"<tr>{line}</tr>" for line in lines)
     return Html(f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{inner}\n</tbody></table></div>\n')

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
 SPLITS = ("train", "val", "test")
+
+
+_KIND = ContextVar("kind", default="picture")
+
+
+def speak_of(kind: str) -> None:
+    """From now on our sentences (see `worded`) are about inputs of this kind."""
+    _KIND.set(kind)
+
+
+def worded(sentence: str) -> str:
+    """One of our sentences about pictures, about texts, sounds or clips where these are what it is about."""
+    kind = _KIND.get()
+    return sentence if kind == "picture" else re.sub(r"\b([Pp])icture(s?)\b", rf"{kind}\2", sentence)
 
 
 def counted(count: float, one: str = "picture") -> str:

@@ -389,7 +389,7 @@ def test_check_prints_a_table_a_document_and_a_page(photos, tmp_path):
 
 
 def test_check_with_a_run(photos, run):
-    result = call("check", photos, "--run", run, "--json")
+    result = call("check", photos, "--labels", run, "--json")
     assert result.exit_code in (0, 1), result.stderr
     assert json.loads(result.stdout)
 

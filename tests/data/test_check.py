@@ -281,8 +281,8 @@ def test_suspicious_labels_come_from_a_list_or_a_function():
     doubts = [(4, "a", "b", 0.7), (7, 1, 0, 0.95)]
     for given in (doubts, lambda s: doubts):
         finding = check(source, suspicious=given).find("suspicious_label")
-        assert [example.index for (example,) in finding.groups] == [7, 4]
-        assert finding.groups[0][0].note == "labelled b, predicted a (95%)"
+        assert [example.index for (example,) in finding.groups] == [4, 7]  # as given
+        assert finding.groups[1][0].note == "labelled b, likelier a (95%)"
 
 
 def test_a_source_that_fails_in_unforeseen_ways_stops_nothing():

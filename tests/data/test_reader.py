@@ -14,6 +14,7 @@ from neocog.data import open_source, reader
 from neocog.data import ready as ready_module
 from neocog.data.augment import Augment
 from neocog.data.batches import NOTHING, Batches, in_order, ordered
+from neocog.data.check import check
 from neocog.data.read_text import TextReader
 from neocog.data.ready import Read
 from neocog.data.source import Selected
@@ -118,3 +119,46 @@ def test_what_a_user_hands_over_becomes_texts(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="zero bytes"):
         one.encode(b"\0\1\2\0" * 50)
     assert "Grüße" in one.show(tmp_path / "a" / "1.txt") and one.sections()
+
+
+def test_tables_and_folders_of_texts_are_sources(tmp_path: Path) -> None:
+    rows = [f"{k},this is review number {k} of a film,{'good' if k % 2 else 'bad'},{k / 7:.3f}" for k in range(30)]
+    (tmp_path / "r.csv").write_text("\n".join(["id,review,sentiment label,stars", *rows]) + "\n")
+    source = open_source(tmp_path / "r.csv", columns={"label": "sentiment label"})
+    assert source.kind == "text" and source.read(3) == "this is review number 3 of a film"
+    assert source.classes == ("bad", "good") and len(source) == 30
+    assert any("texts are the column 'review'" in note for note in source.notes)
+    other = open_source(tmp_path / "r.csv", columns={"text": "id", "label": "sentiment label"})
+    assert other.read(3) == "3"
+    with pytest.raises(UsageError, match="no column 'reviw'; did you mean 'review'"):
+        open_source(tmp_path / "r.csv", columns={"text": "reviw"})
+    (tmp_path / "sms.tsv").write_text(
+        "ham\tsee you at the station at six then\nspam\tyou have won a prize call now please\n"
+    )
+    assert open_source(tmp_path / "sms.tsv").classes == ("ham", "spam")  # without a line of names
+    with open(tmp_path / "l.jsonl", "w") as file:
+        for k in range(8):
+            file.write(json.dumps({"text": f"a text of some words {k}", "labels": ["a", "b"][: 1 + k % 2]}) + "\n")
+    tagged = open_source(tmp_path / "l.jsonl")
+    assert tagged.kind == "text" and tagged.columns["tags"][1].tolist() == [1, 1]
+    for k, (label, encoding) in enumerate([("x", "utf-8"), ("y", "utf-16"), ("y", "cp1252")]):
+        path = tmp_path / "folder" / label / f"{k}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes("Ein schöner Käfer".encode(encoding))
+    folder = open_source(tmp_path / "folder")
+    assert folder.kind == "text" and folder.classes == ("x", "y")
+    one = TextReader.plan(folder, np.arange(3), TextReader.options)
+    assert one.tokenizer.size == 4 + 3 and any("2 texts are not UTF-8" in note for note in one.notes)
+
+
+def test_check_says_what_is_wrong_with_texts(tmp_path: Path) -> None:
+    rows = [("a film that is good", "1", "train"), ("A film that is  good", "0", "train"),
+            ("some other film", "1", "train"),
+            ("some other film", "1", "test"), ("one more sentence here", "0", "test"), ("word " * 600, "1", "train"),
+            ("a thing thatâ€™s odd", "0", "train")]  # fmt: skip
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"text": r[0], "label": r[1], "split": r[2]}) for r in rows))
+    found = check(open_source(tmp_path / "t.jsonl"))
+    assert {one.name for one in found.findings} >= {"contradictions", "leaks", "long", "signs", "few_pictures"}
+    assert "7 texts in 2 classes" in found.summary and found.duplicates == {"exact_groups": 2, "exact_copies": 2}
+    assert not any("picture" in one.title for one in found.findings) and found.to_json()
+    assert check(open_source("drawn:n=6,kind=text")).unit == "text"

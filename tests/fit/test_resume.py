@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ready import Child, Ready
 
 from neocog import fit, nets
 from neocog.errors import RunError
@@ -34,9 +31,10 @@ fit.train("digits", out={out!r}, net="lenet5", recipe="standard", epochs=12, dev
 """
 
 
-def start(out: Path, optimizer: str) -> subprocess.Popen[bytes]:
-    code = SCRIPT.format(out=str(out), optimizer=optimizer, bf16=optimizer == "muon")
-    return subprocess.Popen([sys.executable, "-W", "error", "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
+def start(ready: Ready, out: Path, optimizer: str) -> Child:
+    script = out.with_suffix(".py")
+    script.write_text(SCRIPT.format(out=str(out), optimizer=optimizer, bf16=optimizer == "muon"))
+    return ready.start(script, out.parent)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -44,16 +42,16 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("optimizer", ["muon", pytest.param("adamw", marks=pytest.mark.slow)])
-def test_killed_and_resumed_is_bit_identical(tmp_path: Path, optimizer: str) -> None:
+def test_killed_and_resumed_is_bit_identical(tmp_path: Path, ready: Ready, optimizer: str) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(whole, optimizer).wait() == 0
-    process = start(killed, optimizer)
+    assert start(ready, whole, optimizer).wait() == 0
+    process = start(ready, killed, optimizer)
     deadline = time.monotonic() + 120
     while not (killed / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.2)
     assert process.poll() is None, "the training ended before it could be killed"
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     assert not (killed / "weights.safetensors").exists()
     threads = torch.get_num_threads()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neocog.fit.suspects import doubted
+from neocog.data import open_source
+from neocog.errors import DataError, UsageError
+from neocog.fit.suspects import doubted, suspicious_labels
 
 
 def test_a_wrong_label_is_found_and_named():
@@ -35,10 +38,48 @@ def test_a_class_that_is_always_confused_needs_less_to_be_believed():
 
 
 @given(st.integers(1, 30), st.integers(2, 5), st.integers(0, 2**32 - 1))
-def test_only_labels_that_are_not_the_likeliest_are_doubted(n, k, seed):
+def test_only_another_class_that_is_likelier_for_its_size_is_named(n, k, seed):
     random = np.random.default_rng(seed)
     probabilities, labels = random.dirichlet(np.ones(k), n), random.integers(0, k, n)
     rows, classes = doubted(probabilities, labels)
-    assert (classes != labels[rows]).all()
-    assert (probabilities[rows, classes] > probabilities[rows, labels[rows]]).all()
-    assert not set(rows) & set(np.flatnonzero(probabilities.argmax(1) == labels))
+    usual = np.array([probabilities[labels == c, c].mean() if (labels == c).any() else np.inf for c in range(k)])
+    relative = probabilities / usual
+    assert (classes != labels[rows]).all() and len(set(rows)) == len(rows)
+    assert (relative[rows, classes] > relative[rows, labels[rows]]).all()
+    margins = relative[rows, classes] / relative[rows, labels[rows]]
+    assert (np.diff(margins) <= 1e-9 * margins[:-1]).all()
+
+
+def test_a_hard_picture_is_not_doubted_beside_wrong_labels():
+    """Two labels are wrong; of a third picture two classes are equally likely, and its own label is not unlikely."""
+    labels = np.repeat([0, 1], 30)
+    probabilities = np.where(labels[:, None] == [0, 1], 0.9, 0.1)
+    probabilities[0] = 0.02, 0.98
+    probabilities[31] = 0.95, 0.05
+    probabilities[32] = 0.55, 0.45
+    rows, classes = doubted(probabilities, labels)
+    assert (rows.tolist(), classes.tolist()) == ([0, 31], [1, 0])
+
+
+def test_wrong_labels_are_found_by_the_other_pictures():
+    random = np.random.default_rng(0)
+    true = np.arange(40) % 2
+    pictures = random.integers(0, 60, (40, 32, 32, 3), dtype=np.uint8)
+    pictures[true == 1, :, ::2] += 150  # stripes
+    given = true.copy()
+    given[[4, 9]] = 1 - given[[4, 9]]
+    found = suspicious_labels("auto", open_source((pictures, given)))
+    assert {(i, label, likelier) for i, label, likelier, _ in found} >= {(4, "1", "0"), (9, "0", "1")}
+    assert {i for i, *_ in found[:2]} == {4, 9}
+    assert len(found) <= 4
+
+
+def test_too_few_pictures_are_refused_with_the_number_that_is_needed():
+    with pytest.raises(DataError, match="10 pictures of each of two classes"):
+        suspicious_labels("auto", open_source("drawn:n=12,size=32"))
+
+
+def test_without_a_pretrained_net_a_run_is_asked_for(monkeypatch):
+    monkeypatch.setattr("neocog.fit.suspects.at_hand", lambda: None)
+    with pytest.raises(UsageError, match="--labels RUN"):
+        suspicious_labels("auto", open_source("drawn:n=12,size=32"))

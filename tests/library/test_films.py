@@ -18,7 +18,7 @@ from neocog.data import video
 from neocog.data.decode import prepare
 from neocog.data.places import read_place
 from neocog.data.stores import file_of
-from neocog.library import films, indexing
+from neocog.library import films, index_run
 from neocog.library.copies import duplicates
 from neocog.library.folders import forget, move
 from neocog.library.indexing import index, watch
@@ -133,7 +133,7 @@ def test_killed_between_any_two_changes_nothing_is_lost(shelf, monkeypatch, at):
     """Every change of a table is whole or not there; here the process ends before the change number `at`."""
     film(shelf.folder / "a" / "one.mp4", 3, 6, 1, 7)
     monkeypatch.setattr(films, "_AT_ONCE", 1)
-    monkeypatch.setattr(indexing, "COMMIT_ROWS", 1)
+    monkeypatch.setattr(index_run, "COMMIT_ROWS", 1)
     done = iter(range(100))
 
     def until(own):

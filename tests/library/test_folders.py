@@ -13,7 +13,7 @@ from library.tiny import Tiny, fill, paths_of, picture
 
 from neocog import Library
 from neocog.errors import LibraryError, UsageError
-from neocog.library import folders, indexing
+from neocog.library import changes, folders, index_run
 from neocog.library.indexing import index, watch
 from neocog.library.store import Store
 from neocog.library.upkeep import info, problems, verify
@@ -71,7 +71,7 @@ def test_one_that_was_renamed_is_moved_and_nothing_is_opened(store, photos, tmp_
     assert (done.files, done.notes) == (8, ())
     assert store.folders == sorted(map(str, (tmp_path / "more", tmp_path / "renamed")))
     assert [one.key for one in problems(store)] == [str(tmp_path / "renamed" / "a" / "bad.jpg")]
-    monkeypatch.setattr(indexing, "read_steady", None)
+    monkeypatch.setattr(index_run, "read_steady", None)
     assert str(index(store, (), None)).startswith("14 unchanged in") and verify(store) == []
     rows = {row["hash"]: row for row in store.rows(["hash", "tags", "labels", "paths"]).to_pylist()}
     assert rows[hash]["tags"] == ["mine"]
@@ -156,7 +156,7 @@ def test_a_folder_that_is_empty_now_keeps_its_pictures(store, photos, tmp_path):
 
 
 def test_a_disk_below_an_indexed_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(indexing, "_MANY", 4)
+    monkeypatch.setattr(changes, "_MANY", 4)
     fill(tmp_path / "p" / "disk", 8)
     fill(tmp_path / "p" / "few", 2, start=20)
     fill(tmp_path / "far", 1, start=30)
@@ -177,12 +177,12 @@ def test_a_disk_that_goes_while_it_is_indexed(store, photos, tmp_path, monkeypat
     for path in (photos / "a").iterdir():
         os.utime(path, (1e9, 1e9))
 
-    def read(path: str, read=indexing.read_steady):
+    def read(path: str, read=index_run.read_steady):
         if photos.is_dir():
             photos.rename(tmp_path / "unplugged")
         return read(path)
 
-    monkeypatch.setattr(indexing, "read_steady", read)
+    monkeypatch.setattr(index_run, "read_steady", read)
     assert index(store, (), Tiny()).gone == 0 and len(store) == 12
 
 
@@ -213,8 +213,8 @@ def test_watching_survives_a_disk_with_the_library_on_it(photos, tmp_path):
 
 
 def test_a_search_during_the_first_indexing_says_so(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(indexing, "_BATCH", 2)
-    monkeypatch.setattr(indexing, "COMMIT_ROWS", 2)
+    monkeypatch.setattr(index_run, "_BATCH", 2)
+    monkeypatch.setattr(index_run, "COMMIT_ROWS", 2)
     library = Library.at(tmp_path / "lib")
     notes: list[str] = []
 
@@ -238,7 +238,7 @@ def test_a_search_during_the_first_indexing_says_so(photos, tmp_path, monkeypatc
 
 
 def test_a_first_indexing_that_was_interrupted_is_said_and_continued(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(indexing, "_BATCH", 2)
+    monkeypatch.setattr(index_run, "_BATCH", 2)
     library = Library.at(tmp_path / "lib")
     with pytest.raises(MemoryError):
         index(library.store, [photos], Tiny(), stop=lambda: (_ for _ in ()).throw(MemoryError))

@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -16,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from library.tiny import Tiny, fill, paths_of, picture
+from ready import Child, Ready
 
 from neocog.errors import LibraryError, UsageError
-from neocog.library import card, indexing
+from neocog.library import card, index_run
 from neocog.library.indexing import index, watch
 from neocog.library.lock import LibraryBusy
 from neocog.library.rows import content_hash
@@ -83,7 +83,7 @@ def test_everything_is_found_once(shelf):
 
 
 def test_unchanged_files_are_not_opened(shelf, monkeypatch):
-    monkeypatch.setattr(indexing, "read_steady", None)
+    monkeypatch.setattr(index_run, "read_steady", None)
     version = shelf.store.version()
     assert shelf.index() == "24 unchanged" and shelf.store.version() == version
 
@@ -172,7 +172,7 @@ def test_a_touched_file_costs_no_computing(shelf):
 
 
 def test_a_second_net_adds_a_column_and_the_first_stays_until_it_is_done(shelf, monkeypatch):
-    monkeypatch.setattr(indexing, "_BATCH", 4)
+    monkeypatch.setattr(index_run, "_BATCH", 4)
     second = Tiny("second")
     calls = iter([False, False, True])
     shelf.index(net=second, model="second", stop=lambda: next(calls, True))
@@ -227,7 +227,7 @@ def test_a_library_elsewhere_can_be_moved(tmp_path):
 
 
 def test_stopping_saves_what_was_computed(shelf, monkeypatch):
-    monkeypatch.setattr(indexing, "_BATCH", 4)
+    monkeypatch.setattr(index_run, "_BATCH", 4)
     fill(shelf.folder, 20, start=100)
     calls = iter([False, False, True])
     report = index(shelf.store, [shelf.folder], shelf.net, stop=lambda: next(calls))
@@ -254,7 +254,7 @@ class Beside(Tiny):
 
 
 def test_a_net_that_threads_share(tmp_path, monkeypatch):
-    monkeypatch.setattr("neocog.library.indexing._BATCH", 4)
+    monkeypatch.setattr("neocog.library.index_run._BATCH", 4)
     fill(tmp_path / "p", 50)
     plain, shared = Store.create(tmp_path / "plain"), Store.create(tmp_path / "shared")
     index(plain, [tmp_path / "p"], Tiny())
@@ -268,7 +268,7 @@ def test_a_net_that_threads_share(tmp_path, monkeypatch):
 
 
 def test_a_net_that_fails_in_a_thread(tmp_path, monkeypatch):
-    monkeypatch.setattr("neocog.library.indexing._BATCH", 4)
+    monkeypatch.setattr("neocog.library.index_run._BATCH", 4)
     fill(tmp_path / "p", 40)
     store = Store.create(tmp_path / "lib")
     with pytest.raises(MemoryError, match="no more"):
@@ -278,7 +278,7 @@ def test_a_net_that_fails_in_a_thread(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_saves_what_was_computed(shelf, monkeypatch):
-    monkeypatch.setattr(indexing, "_BATCH", 4)
+    monkeypatch.setattr(index_run, "_BATCH", 4)
     fill(shelf.folder, 20, start=100)
     count = iter(range(100))
 
@@ -323,14 +323,14 @@ def test_a_file_that_may_not_be_read_is_tried_again(shelf, monkeypatch):
     """Its time does not change when the right to read it comes."""
     (shelf.folder / "a" / "secret.jpg").write_bytes(b"")
     picture(78).save(shelf.folder / "a" / "secret.jpg")
-    read = indexing.read_steady
+    read = index_run.read_steady
 
     def refuse(path):
         if path.endswith("secret.jpg"):
             raise PermissionError(13, "Permission denied")
         return read(path)
 
-    monkeypatch.setattr(indexing, "read_steady", refuse)
+    monkeypatch.setattr(index_run, "read_steady", refuse)
     assert shelf.index() == "24 unchanged, 1 unreadable"
     assert shelf.index() == "24 unchanged"
     monkeypatch.undo()
@@ -343,7 +343,7 @@ def test_a_failing_disk_takes_no_picture_out_of_the_library(shelf, monkeypatch):
 
     for path in shelf.files[:3]:
         os.utime(path, ns=(1, 1))
-    monkeypatch.setattr(indexing, "read_steady", fail)
+    monkeypatch.setattr(index_run, "read_steady", fail)
     assert shelf.index() == "21 unchanged, 3 unreadable" and len(shelf.store) == 24
     monkeypatch.undo()
     assert shelf.index() == "24 unchanged" and problems(shelf.store) == [] and shelf.whole()
@@ -480,51 +480,36 @@ def test_links_hidden_files_and_other_libraries(shelf, tmp_path):
 # interrupted, in each other's way, and without room
 
 
-def start(store: Path, folder: Path, *, rows: int = 16, wait: float = 0, limit: int = 0) -> subprocess.Popen[str]:
-    command = [sys.executable, str(WORKER), str(store), str(folder), str(rows), str(wait), str(limit)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(indexing.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
-    assert process.stdout is not None and process.stdout.readline() == "go\n"
-    return process
+@pytest.fixture(scope="module")
+def starts():
+    """Start a run of indexing in a process that has LanceDB imported; what it says is its output."""
+    server = Ready(("lancedb", "library.tiny", "neocog.library.indexing"), "default")
+
+    def start(store: Path, folder: Path, *, rows: int = 16, wait: float = 0, limit: int = 0) -> Child:
+        return server.start(WORKER, folder.parent, store, folder, rows, wait, limit)
+
+    yield start
+    server.close()
 
 
-class Runs:
-    """A process that has everything imported, and starts runs as children of its own, to be killed."""
-
-    def __init__(self, store: Path, folder: Path) -> None:
-        self.process = start(store, folder, rows=8, limit=-1)
-
-    def start_and_kill(self, after: float) -> None:
-        """Start a run and kill it `after` so many seconds, if it still runs."""
-        child, out = self.process.stdin, self.process.stdout
-        assert child is not None and out is not None
-        child.write("run\n")
-        child.flush()
-        number = int(out.readline())
-        time.sleep(after)
-        os.kill(number, 9)
-        child.write("wait\n")
-        child.flush()
-        assert out.readline() == "ended\n"
-
-
-def end(process: subprocess.Popen[str]) -> str:
-    out, said = process.communicate(timeout=120)
-    assert said == ""
-    return out.strip()
+def end(process: Child) -> str:
+    process.wait()
+    assert process.stderr == ""
+    return process.stdout.strip()
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
-def test_killed_anywhere_it_continues(tmp_path, kills):
+def test_killed_anywhere_it_continues(tmp_path, starts, kills):
     """Between the kills files come, change, move and go, too."""
     rng = random.Random(kills)
     shelf = Shelf(tmp_path / "pictures", 40)
     shutil.rmtree(shelf.folder / ".neocog")  # the first run makes it
-    runs = Runs(shelf.folder / ".neocog", shelf.folder)
     for number in range(kills):
         fill(shelf.folder, 40, start=1000 * (number + 1))
-        runs.start_and_kill(after=rng.uniform(0, 0.6))
+        run = starts(shelf.folder / ".neocog", shelf.folder, rows=8)
+        time.sleep(rng.uniform(0, 0.6))
+        run.kill()
+        run.wait()
         if (shelf.folder / ".neocog" / "library.json").exists():
             damage = [str(one) for one in verify(Store.open(shelf.folder)) if one.damage]
             assert damage == [], f"after kill {number}"
@@ -533,15 +518,14 @@ def test_killed_anywhere_it_continues(tmp_path, kills):
         one.unlink()
         two.rename(shelf.folder / "a" / f"moved{number}{two.suffix}")
         picture(10**6 + number).save(three)
-    runs.process.communicate("", timeout=60)
-    assert "in " in end(start(shelf.folder / ".neocog", shelf.folder, rows=8))
+    assert "in " in end(starts(shelf.folder / ".neocog", shelf.folder, rows=8))
     shelf.store = Store.open(shelf.folder)
     assert shelf.index(net=Tiny()).endswith("unchanged") and shelf.whole()
 
 
-def test_two_processes_at_once(tmp_path):
+def test_two_processes_at_once(tmp_path, starts):
     fill(tmp_path / "pictures", 60)
-    running = [start(tmp_path / "lib", tmp_path / "pictures", wait=60) for _ in range(2)]
+    running = [starts(tmp_path / "lib", tmp_path / "pictures", wait=60) for _ in range(2)]
     said = sorted(end(process).split(" in ")[0] for process in running)
     assert said == ["60 new", "60 unchanged"]
     store = Store.open(tmp_path / "lib")
@@ -557,8 +541,8 @@ def test_tagging_while_indexing(shelf, monkeypatch):
     """Another writer changes rows between the commits of a run; both changes stay."""
     import pyarrow as pa
 
-    monkeypatch.setattr(indexing, "COMMIT_ROWS", 4)
-    monkeypatch.setattr(indexing, "_BATCH", 4)
+    monkeypatch.setattr(index_run, "COMMIT_ROWS", 4)
+    monkeypatch.setattr(index_run, "_BATCH", 4)
     fill(shelf.folder, 20, start=100)
     other, tagged = Store.open(shelf.folder), []
 
@@ -573,13 +557,13 @@ def test_tagging_while_indexing(shelf, monkeypatch):
     assert len(rows) == 44 and shelf.whole()
 
 
-def test_a_limit_on_file_sizes_is_reported_and_leaves_a_valid_library(tmp_path):
+def test_a_limit_on_file_sizes_is_reported_and_leaves_a_valid_library(tmp_path, starts):
     """A quota that the system enforces: EFBIG in the middle of LanceDB's own writing."""
     pytest.importorskip("resource")
     shelf = Shelf(tmp_path / "pictures", 20)
     shelf.index()
     fill(shelf.folder, 300, start=1000)
-    said = end(start(shelf.folder / ".neocog", shelf.folder, rows=256, limit=30_000))
+    said = end(starts(shelf.folder / ".neocog", shelf.folder, rows=256, limit=30_000))
     assert said.startswith("LibraryError: the disk is full") and said.endswith("to continue")
     damage = [str(one) for one in verify(Store.open(shelf.folder)) if one.damage]
     assert damage == [] and len(shelf.store) >= 20
@@ -658,8 +642,8 @@ def test_a_disk_that_is_full_at_any_point(tmp_path, monkeypatch):
         shelf = Shelf(tmp_path / str(point), 8)
         with monkeypatch.context() as patch:
             disk = Rationed(patch, point)
-            patch.setattr(indexing, "COMMIT_ROWS", 4)
-            patch.setattr(indexing, "_BATCH", 4)
+            patch.setattr(index_run, "COMMIT_ROWS", 4)
+            patch.setattr(index_run, "_BATCH", 4)
             try:
                 shelf.index()
             except LibraryError as error:
@@ -821,7 +805,7 @@ def test_watching_waits_for_others_and_for_folders_that_are_away(shelf, tmp_path
 @pytest.mark.parametrize("background", [False, True])
 def test_a_large_run_tidies_up_afterwards(shelf, monkeypatch, background):
     done: list[int] = []
-    monkeypatch.setattr(indexing, "COMMIT_ROWS", 8)
+    monkeypatch.setattr(index_run, "COMMIT_ROWS", 8)
     monkeypatch.setattr(Store, "tidy", lambda store, say=None: done.append(len(store)))
     fill(shelf.folder, 8, start=300)
     index(shelf.store, (), shelf.net, background=background)
@@ -834,7 +818,7 @@ def test_a_failure_to_tidy_up_is_told_and_no_more(shelf, monkeypatch):
     def fail(store, say=None):
         raise LibraryError("the disk is full: somewhere")
 
-    monkeypatch.setattr(indexing, "COMMIT_ROWS", 8)
+    monkeypatch.setattr(index_run, "COMMIT_ROWS", 8)
     monkeypatch.setattr(Store, "tidy", fail)
     fill(shelf.folder, 8, start=300)
     assert "tidying up failed: the disk is full" in index(shelf.store, (), shelf.net).notes[0]

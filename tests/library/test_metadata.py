@@ -240,11 +240,11 @@ def test_a_library_of_an_older_neocog_is_read_again_without_the_net(
     older = rows.pa.schema([field for field in rows.SCHEMA if field.name not in new])
     pictures(tmp_path / "p")
     with monkeypatch.context() as patch:
-        for module in ("rows", "store"):
+        for module in ("rows", "store", "tables"):
             patch.setattr(f"neocog.library.{module}.SCHEMA", older)
-        patch.setattr("neocog.library.store._MIRRORED", rows.pa.schema([f for f in older if f.name != "thumb"]))
+        patch.setattr("neocog.library.tables._MIRRORED", rows.pa.schema([f for f in older if f.name != "thumb"]))
         patch.setattr("neocog.library.rows.whole_rows.__defaults__", (older,))
-        patch.setattr("neocog.library.indexing._FACTS", ("size", "width", "height", "phash", "flat", "thumb"))
+        patch.setattr("neocog.library.index_run._FACTS", ("size", "width", "height", "phash", "flat", "thumb"))
         patch.setattr("neocog.library.indexing.reread", lambda *given: 0)
         patch.setattr("neocog.library.indexing.view_of", lambda store: type("none", (), {"text": None}))
         index(Store.create(tmp_path / "p" / ".neocog"), [tmp_path / "p"], Tiny())

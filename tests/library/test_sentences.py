@@ -43,7 +43,7 @@ class Toy:
         found = [np.eye(DIMENSION)[KINDS[word]] for word in normalise(text).split() if word in KINDS]
         return _unit(np.sum(found or [np.eye(DIMENSION)[-1]], axis=0)[None])[0]
 
-    def probability(self, cosines: np.ndarray, sentence: np.ndarray) -> np.ndarray:
+    def probability(self, cosines: np.ndarray, text: str) -> np.ndarray:
         return (1 / (1 + np.exp(-16 * (cosines - 0.65)))).astype(np.float32)
 
     def contributions(self, text: str, picture: np.ndarray) -> list[tuple[str, float]]:
@@ -151,6 +151,9 @@ def test_what_is_common_in_captions_needs_no_picture_beyond_doubt(library: Store
     space.threshold = 0.8
     assert names(search(library, "football")) == []
     space.about = {"words": [*KINDS], "common": ["football"]}  # type: ignore[misc]
+    before = sentences.witness_of(view_of(library))
+    assert before is not None and before.needed("football") == 0.4  # a space of before
+    space.about = {"words": {**dict.fromkeys(KINDS, 0.001), "football": 0.1}}  # type: ignore[dict-item, misc]
     witness = sentences.witness_of(view_of(library))
     assert witness is not None
     assert [witness.needed(text) for text in ("football", "a football", "football frisbee")] == [0.4, 0.4, 0.8]

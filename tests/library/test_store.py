@@ -418,7 +418,7 @@ def test_old_versions_and_leftovers_are_cleaned(store, monkeypatch):
     assert store.cluttered
     stray = store.folder / "pictures.lance" / "data" / "0123456789abcdef0123456789abcdef.lance"
     stray.write_bytes(b"half written by a killed process")
-    monkeypatch.setattr("neocog.library.store._KEEP_VERSIONS", timedelta(milliseconds=1))
+    monkeypatch.setattr("neocog.library.neighbours._KEEP_VERSIONS", timedelta(milliseconds=1))
     assert store.tidy()
     assert not store.cluttered and len(store) == 200 and not stray.exists()
     assert len(list((store.folder / "pictures.lance" / "data").iterdir())) <= 2
@@ -552,7 +552,7 @@ def test_a_growing_table_renews_its_index(store):
 
 @pytest.mark.slow
 def test_a_very_large_library_has_a_smaller_index(tmp_path, monkeypatch):
-    monkeypatch.setattr("neocog.library.store.QUANTISED_FROM", 1200)
+    monkeypatch.setattr("neocog.library.neighbours.QUANTISED_FROM", 1200)
     store, said = Store.create(tmp_path / "lib"), []
     store.add_model("m", 64, {})
     store.add(rows(names(800), 64, seed=1))

@@ -168,10 +168,27 @@ def test_the_one_stage_head_starts_with_its_prior():
     x = torch.zeros(2, 3, 32, 48)
     made = head(maps_of(x), x)
     cells = 8 * 12 + 4 * 6 + 2 * 3
-    assert made["classes"].shape == (2, cells, 5) and made["cells"].shape == (cells, 3)
+    assert made["classes"].shape == (2, cells, 5) and made["cells"].shape == (cells, 4)
     assert made["classes"].sigmoid().mean().item() == pytest.approx(one_stage.PRIOR, abs=0.003)
-    sides = made["sides"] / made["cells"][:, 2:]
+    sides = made["sides"] / made["cells"][:, 2:3]
     assert 1.0 < sides.mean().item() < 4.0
+
+
+def test_outputs_for_a_mirror_image_are_turned_back():
+    head = one_stage.OneStage(CHANNELS, 3, width=16, depth=1)
+    x = torch.zeros(1, 3, 32, 40)  # at stride 16 the last cells reach over the edge
+    maps = {s: torch.randn(1, c, 32 // s, -(-40 // s)) for s, c in CHANNELS.items()}
+    with torch.no_grad():
+        made = head(maps, x)
+    turned = one_stage.unmirrored(made)
+    boxes, classes = one_stage.corners(made)[0], made["classes"][0]
+    across = torch.stack((40 - boxes[:, 2], boxes[:, 1], 40 - boxes[:, 0], boxes[:, 3]), 1)
+    stays = made["cells"][:, 2] < 16  # there the mirror image of a cell is a cell
+    for box, name in zip(one_stage.corners(turned)[0][stays], turned["classes"][0][stays], strict=True):
+        same = torch.isclose(across, box, atol=1e-3).all(1)
+        assert same.sum() == 1 and torch.equal(classes[same][0], name)
+    kinds = [one_stage.corners(turned)[0], across]
+    assert torch.allclose(*(one.sort(0).values for one in kinds), atol=1e-3)  # and the others' boxes, too
 
 
 def test_cells_are_asked_for_the_smallest_box_of_their_size():

@@ -21,10 +21,11 @@ from neocog.data import open_source
 from neocog.data.batches import Batch
 from neocog.errors import DataError, UsageError
 from neocog.fit.captioning import captioner, on_features
+from neocog.fit.transfer import same_answers
 from neocog.nets.language import START
 from neocog.tasks.bleu import bleu
 from neocog.tasks.caption import Caption, Described, Familiar, plain
-from neocog.tasks.task import Meter
+from neocog.tasks.task import Meter, saved
 from neocog.text.tokens import Words
 
 SENTENCES = ("a dog runs", "a dog runs fast", "the red ball is on the grass", "a ball")
@@ -38,6 +39,19 @@ def batch(rows: list[tuple[str, ...]], one: Caption, valid: list[bool] | None = 
     good = torch.tensor(valid or [True] * len(rows))
     targets = one.collate({"captions": rows}, None, good)
     return Batch((torch.zeros(len(rows), 3, 8, 8),), targets, torch.arange(len(rows)), good)
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "kept"),
+    [
+        (SENTENCES * 2, {}, True),  # the same words, counted differently
+        ((*SENTENCES, "a cat"), {}, False),
+        ((*SENTENCES[:-1], "a cat"), {}, False),
+        (SENTENCES, {"model": "lstm"}, False),
+    ],
+)
+def test_a_head_is_kept_only_for_the_same_words(texts: tuple[str, ...], options: dict[str, Any], kept: bool) -> None:
+    assert same_answers(saved(task()), Caption(Words.learn(texts).to_json(), **options)) is kept
 
 
 def test_bleu_is_that_of_nltk() -> None:

@@ -179,6 +179,9 @@ def test_what_each_token_adds_is_the_cosine_but_for_the_bias() -> None:
     whole = ((tower(ids) - tower.out.bias) * toward).sum(1)
     parts = tower.parts(ids, toward)
     assert torch.allclose(parts.sum(1), whole, atol=1e-5) and not parts[:, 3].any() and not parts[1, 1:].any()
+    with_an_empty_one = torch.cat([ids, torch.zeros_like(ids[:1])])
+    asked = tower(with_an_empty_one)
+    assert torch.allclose(tower.train()(with_an_empty_one), asked, atol=1e-5)  # training reads all texts in one row
 
 
 def test_both_sides_can_have_a_tower_of_their_own() -> None:

@@ -24,7 +24,7 @@ TEXTS = ["a dog runs on the beach .", "Two men", "frisbee", ""]
 WIDTH = 12
 
 
-def _run(folder: Path, seed: int = 0, **task: object) -> PicturesAndTexts:
+def _run(folder: Path, seed: int = 0, hidden: int = 3, **task: object) -> PicturesAndTexts:
     """The files of a run as far as a space is made of them, and its head."""
     torch.manual_seed(seed)
     tokenizer = Subwords()
@@ -32,7 +32,7 @@ def _run(folder: Path, seed: int = 0, **task: object) -> PicturesAndTexts:
     seen = torch.from_numpy(np.unique(tokenizer.encode(TEXTS[:2]))).long()
     with torch.no_grad():
         texts.learned.weight[seen[seen > 0]] = torch.randn(int((seen > 0).sum()), 4)
-    head = PicturesAndTexts(WIDTH, texts, 8).eval()
+    head = PicturesAndTexts(WIDTH, texts, 8, hidden=hidden).eval()
     folder.mkdir(exist_ok=True)
     save_file({f"answer.{k}": v for k, v in head.state_dict().items()}, folder / "weights.safetensors")
     settings = {
@@ -91,14 +91,15 @@ def test_contributions_add_up(tmp_path: Path) -> None:
 
 def _toy(folder: Path) -> Space:
     """A calibrated space in which a picture is near one of three words: its features are what the word gives."""
-    _run(folder)
+    _run(folder, hidden=0)
     made = space_making.of_run(folder, "t")
+    made.about["words"] = {"dog": 0.3, "beach": 0.3, "men": 0.3}
     random, words = np.random.default_rng(0), ["dog", "beach", "men"]
     places = made.sentences(words)
     weight = made._w["0.picture.weight"]
     which = np.arange(90) % 3
-    features = np.linalg.lstsq(weight, places[which].T, rcond=None)[0].T * 100
-    features += random.normal(size=features.shape).astype(np.float32)
+    roots = np.linalg.lstsq(weight, places[which].T, rcond=None)[0].T * 10
+    features = np.sign(roots) * roots**2 + random.normal(size=roots.shape).astype(np.float32)
     spoken = [[f"a {words[k]}", f"the {words[k]} ."] for k in which]
     return space_making.calibrated(made, features, spoken, ["piano", "volcano"])
 
@@ -109,12 +110,40 @@ def test_a_probability_says_what_is_there(tmp_path: Path) -> None:
     again = Space.load(tmp_path / "s")
     dog, beach = again.sentences(["dog", "beach"])
     cosines = np.array([dog @ dog, beach @ dog], np.float32)
-    high, low = again.probability(cosines)
+    high, low = again.probability(cosines, "dog")
     assert high > low
     assert high > again.threshold > 0
+    assert made.share("a dog with an oboe") < made.share("men") == 0.3
     assert again.fingerprint == made.fingerprint
-    np.testing.assert_allclose(again.sentences(TEXTS), made.sentences(TEXTS), atol=5e-3)
+    np.testing.assert_allclose(again.sentences(TEXTS), made.sentences(TEXTS), atol=0.02)
     assert sum((tmp_path / "s" / name).stat().st_size for name in FILES) < 50_000
+
+
+def test_what_is_near_everything_is_less_near(tmp_path: Path) -> None:
+    made = _toy(tmp_path / "r")
+    random = np.random.default_rng(1)
+    features, texts = random.random((40, WIDTH)).astype(np.float32), [["a dog"], ["two men", "men"]] * 20
+    even = space_making.evened(made, features, texts)
+    assert even.dimensions == made.dimensions + 2
+    cosines, products = (space.pictures(features) @ space.sentences(["a dog", "frisbee"]).T for space in (made, even))
+    usual = {k: even.weights[f"usual.{k}"] for k in ("pictures", "sentences")}
+    off = [
+        np.log(np.exp(15 * place @ usual[k].T).mean(1)) / 30
+        for k, place in (("sentences", made.pictures(features)), ("pictures", made.sentences(["a dog", "frisbee"])))
+    ]
+    np.testing.assert_allclose(products, cosines - off[0][:, None] - off[1][None], atol=1e-5)
+    assert even.fingerprint != made.fingerprint
+    even.save(tmp_path / "s")
+    assert Space.load(tmp_path / "s").fingerprint == even.fingerprint
+    np.testing.assert_allclose(space_making.evened(even, features, texts).pictures(features), even.pictures(features))
+
+
+def test_a_space_of_before_reads_features_as_they_are(tmp_path: Path) -> None:
+    _run(tmp_path / "r", hidden=0)
+    made = space_making.of_run(tmp_path / "r", "t")
+    features = np.random.default_rng(0).random((3, WIDTH)).astype(np.float32)
+    old = Space(made.weights, {**made.about, "format": 1})
+    np.testing.assert_allclose(made.pictures(features**2), old.pictures(features), atol=1e-5)
 
 
 def test_no_torch_is_imported() -> None:

@@ -10,7 +10,21 @@ from typing import Annotated
 import typer
 
 from neocog import __version__
-from neocog.cli import caption, data, demo, export, library, look, nets, predict, sentences, terminal, train, upkeep
+from neocog.cli import (
+    caption,
+    data,
+    demo,
+    export,
+    library,
+    look,
+    nets,
+    predict,
+    sentences,
+    serve,
+    terminal,
+    train,
+    upkeep,
+)
 
 __all__ = ["app", "main"]
 
@@ -49,6 +63,6 @@ def _options(
     pass
 
 
-for _room in (train, predict, caption, export, data, nets, look, library, sentences, demo):
+for _room in (train, predict, caption, export, data, nets, look, library, serve, sentences, demo):
     _room.add_to(app)
 app.add_typer(upkeep.upkeep, name="library")

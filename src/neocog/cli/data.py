@@ -18,7 +18,10 @@ def add_to(app: typer.Typer) -> None:
 
 def check(
     data: terminal.DataArgument,
-    run: Annotated[Path | None, typer.Option(metavar="RUN", help="A run: also finds suspicious labels.")] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="auto|RUN", help="Also find labels that are probably wrong, by other pictures or a run."),
+    ] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with thumbnails.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON document to a file.")] = None,
     columns: terminal.Columns = None,
@@ -38,10 +41,10 @@ def check(
 
         source = open_source(data, offline=offline, columns=terminal.columns(columns))
         doubts = None
-        if run:
+        if labels:
             from neocog.fit.suspects import suspicious_labels
 
-            doubts = suspicious_labels(run, source)
+            doubts = suspicious_labels(labels, source)
         with terminal.bar("checking the pictures", quiet=quiet) as progress:
             found = look_over(source, progress=progress, suspicious=doubts)
         if html:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,11 @@ from neocog.data.kinds import Boxes, Categories, Column, Points, TextColumn
 from neocog.data.mirroring import Mirroring, judge, to_look_at
 from neocog.data.pair_rules import pair_findings
 from neocog.data.pairs import Pairs
+from neocog.data.reader import PICTURE
+from neocog.data.reader import find as find_reader
 from neocog.data.source import Source
 from neocog.data.survey import Progress, Survey, survey
-from neocog.records import SPLITS, Problem
+from neocog.records import SPLITS, Problem, speak_of, worded
 
 SPLIT_COLUMNS = (*SPLITS, "undeclared")
 
@@ -87,7 +89,7 @@ class Check:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     annotated: str = ""  # ", 412 boxes of 3 classes"
-    unit: str = "picture"  # or "pair", of texts
+    unit: str = "picture"  # or "pair", of texts; or another kind of input
 
     @property
     def readable(self) -> int:
@@ -179,7 +181,7 @@ def check(
         workers: threads; None uses every core.
         near: also look for near duplicates (rescaled, recompressed, slightly cropped), not only for equal files.
         progress: called with (pictures done, pictures in all).
-        suspicious: (index, given label, predicted label, probability) of pictures whose label a trained net doubts,
+        suspicious: (index, given label, likelier label, its probability) of pictures whose label is doubted,
             or a function that makes them from the source; labels by name or by index into the classes.
 
     Raises:
@@ -190,8 +192,17 @@ def check(
         from neocog.data.open import open_source
 
         source = open_source(source)
+    speak_of(source.kind)
     if isinstance(source, Pairs):
-        return _check_pairs(source, started)
+        return _check_others(source, *pair_findings(source), started, "pair")
+    if source.kind != PICTURE:
+        reader, none = find_reader(source.kind), np.empty((0, 2), np.int64)
+        groups, counts = reader.groups(source), _counts(source)
+        facts = Facts(source, None, counts, none, none, none, [], {})  # type: ignore[arg-type]
+        labels = [finding for rule in label_rules.RULES if (finding := rule(facts)) is not None]
+        labels = [replace(one, title=worded(one.title), advice=worded(one.advice)) for one in labels]
+        alone = np.full(len(source), -1) if groups is None else groups
+        return _check_others(source, [*reader.check(source), *labels], alone, started, source.kind, counts)
     seen = survey(source, workers=workers, progress=progress)
     exact = seen.exact_pairs()
     pairs, across = _near_pairs(seen) if near else (np.empty((0, 2), np.int64),) * 2
@@ -234,15 +245,22 @@ def check(
     )
 
 
-def _check_pairs(source: Pairs, started: float) -> Check:
-    found, groups = pair_findings(source)
+def _check_others(
+    source: Source,
+    found: list[Finding],
+    groups: np.ndarray,
+    started: float,
+    unit: str,
+    counts: np.ndarray | None = None,
+) -> Check:
     splits = np.bincount(np.where(source.splits < 0, len(SPLITS), source.splits), minlength=len(SPLIT_COLUMNS))
-    copied = groups[groups >= 0]
+    times = np.unique(groups[groups >= 0], return_counts=True)[1]
+    times = times[times > 1]
     return Check(
         source=source.name,
         pictures=len(source),
-        classes=(),
-        counts=splits[None],
+        classes=() if counts is None else source.classes,
+        counts=splits[None] if counts is None else counts,
         split_counts=splits,
         findings=tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))),
         unreadable=(),
@@ -250,13 +268,13 @@ def _check_pairs(source: Pairs, started: float) -> Check:
         sizes=np.zeros((len(source), 2), np.int32),
         formats={},
         modes={},
-        duplicates={"exact_groups": len(np.unique(copied)), "exact_copies": len(copied) - len(np.unique(copied))},
+        duplicates={"exact_groups": len(times), "exact_copies": int(times.sum()) - len(times)},
         near=False,
-        mirroring=Mirroring(False, "texts have no mirror image"),
+        mirroring=Mirroring(False, f"a {source.kind} has no mirror image here"),
         columns=known(source),
         notes=tuple(source.notes),
         seconds=time.monotonic() - started,
-        unit="pair",
+        unit=unit,
     )
 
 

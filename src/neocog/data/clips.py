@@ -212,7 +212,7 @@ class DrawnClips(Source):
         sets = LabelSets(np.arange(0, 2 * n + 1, 2, dtype=np.int64), flat)
         splits = np.maximum((10 * choices[:, 1]).astype(np.int8) - 7, 0)
         speed = np.array([[100 * _SPEEDS[word]] for _, word in ways], np.float32).reshape(n, 1)
-        more = {"tags": Categories(sets, words), "numbers": Numbers(speed, ("speed",))}
+        more: dict[str, Any] = {"tags": Categories(sets, words), "numbers": Numbers(speed, ("speed",))}
         super().__init__("drawn clips", MOTIONS, codes, splits, columns=more)
         self.size, self.seed = size, seed
 

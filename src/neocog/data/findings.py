@@ -16,7 +16,7 @@ from neocog.records import counted as counted
 SEVERITIES = ("error", "warning", "hint")
 KEPT = 1000  # groups of pictures that a finding names; its count goes on
 
-Suspicion = tuple[int, int | str, int | str, float]  # index, given label, predicted label, probability
+Suspicion = tuple[int, int | str, int | str, float]  # index, given label, likelier label, its probability
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,12 +179,11 @@ def suspicious_labels(f: Facts) -> Finding | None:
     def name(label: int | str) -> str:
         return label if isinstance(label, str) else f.source.classes[int(label)]
 
-    doubts = sorted(f.doubts, key=lambda doubt: -float(doubt[3]))
-    told = {int(i): f"labelled {name(a)}, predicted {name(b)} ({float(p):.0%})" for i, a, b, p in doubts}
+    told = {int(i): f"labelled {name(a)}, likelier {name(b)} ({float(p):.0%})" for i, a, b, p in f.doubts}
     rows = list(told)
     return f.finding(
-        "suspicious_label", "warning", f"{counted(len(rows))} whose label the trained net doubts", len(rows),
-        "Look at them, the most certain first: each is a wrong label, or a picture that the net got wrong. Move the "
+        "suspicious_label", "warning", f"{counted(len(rows))} whose label is probably wrong", len(rows),
+        "Look at them, the most doubtful first: each is a wrong label, or a picture that is hard to tell. Move the "
         "wrong ones to the right folder and train again.", rows, told.__getitem__,
     )  # fmt: skip
 

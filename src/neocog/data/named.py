@@ -120,6 +120,13 @@ def open_named(spec: str, *, offline: bool = False, say: Callable[[str], object]
     return _found(name) or _fetched(name, offline, say)
 
 
+def at_hand() -> list[str]:
+    """Return the sets that open without fetching anything: those drawn or built in, and those that lie here."""
+    folders = [Path(os.environ["NEOCOG_DATA"])] if os.environ.get("NEOCOG_DATA") else []
+    there = [name for name in _SETS if any((folder / name).is_dir() for folder in (*folders, cache_folder()))]
+    return ["digits", "drawn", *there]
+
+
 def _found(name: str) -> Source | None:
     """Open the set from NEOCOG_DATA or the cache, or return None."""
     folders = [Path(os.environ["NEOCOG_DATA"]) / name] if os.environ.get("NEOCOG_DATA") else []

@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from neocog.data.findings import Finding
 from neocog.data.reader import Reader, register
 from neocog.data.source import Source
 from neocog.data.text import text_of
+from neocog.data.text_rules import text_findings
 from neocog.errors import DataError, UsageError, closest
 from neocog.page import Html, line_chart, pairs, paragraph, text
+from neocog.records import counted
 from neocog.text.tokens import KINDS, Tokenizer, learn, load_tokenizer, normal
 from neocog.text.vectors import table_for
 
@@ -48,7 +51,8 @@ class TextReader(Reader):
         kind, longest = str(options["tokens"]), int(options["longest"])
         if kind not in KINDS:
             raise UsageError(f"unknown tokens {kind!r}{closest(kind, KINDS)}; expected one of {', '.join(KINDS)}")
-        texts = list(texts_of(source, rows))
+        odd: list[int] = []
+        texts = list(texts_of(source, rows, odd=odd))
         if not any(one.strip() for one in texts):
             raise DataError(f"no text of {source.name} can be read; 'neocog check' says why")
         tokenizer = learn(kind, texts, int(options["least"]))
@@ -60,6 +64,8 @@ class TextReader(Reader):
             f"{n:,} different {kind}, with padding; texts have {np.median(lengths):.0f} {kind} in the middle, "
             f"{lengths.max():,} at most",
         )
+        if odd:
+            made.notes += (f"{counted(len(odd), 'text')} are not UTF-8 and were read as UTF-16 or Windows-1252",)
         if over := int((lengths > cut).sum()):
             made.notes += (
                 f"{over:,} training texts are longer than {cut} {kind}: the rest is not read "
@@ -143,6 +149,12 @@ class TextReader(Reader):
         place: dict[str, int] = {}
         return np.array([place.setdefault(one, len(place)) for one in found], np.int64)
 
+    @classmethod
+    def check(cls, source: Source) -> list[Finding]:
+        unread: dict[int, str] = {}
+        texts = list(texts_of(source, np.arange(len(source)), unread))
+        return text_findings(source, texts, unread, cls.groups(source))
+
 
 def plain(raw: Any) -> str:
     """A text of what a source or a user gives: a text, the bytes of a file, or a path. Raises: DataError, OSError."""
@@ -157,17 +169,31 @@ def plain(raw: Any) -> str:
     return raw
 
 
+def _utf8(raw: bytes) -> bool:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _length(ids: np.ndarray) -> int:
     return int((ids.reshape(len(ids), -1) != 0).any(1).sum())
 
 
-def texts_of(source: Source, rows: np.ndarray) -> Iterator[str]:
-    """A text of each sample; "" where none can be read."""
+def texts_of(
+    source: Source, rows: np.ndarray, unread: dict[int, str] | None = None, odd: list[int] | None = None
+) -> Iterator[str]:
+    """A text of each sample; "" where none can be read, and why in `unread`; files not in UTF-8 go to `odd`."""
     for i in rows:
         try:
             raw = source.read(int(i))
+            if odd is not None and isinstance(raw, bytes) and not _utf8(raw):
+                odd.append(int(i))
             yield plain((raw or ("",))[0] if isinstance(raw, tuple) else raw)
-        except (DataError, OSError):
+        except (DataError, OSError) as error:
+            if unread is not None:
+                unread[int(i)] = str(error)
             yield ""
 
 

@@ -22,7 +22,7 @@ def licence(run: Run) -> str:
     start = run.settings.get("settings", {}).get("start")
     if run.settings and not start:
         return "Trained from random weights by whoever ran the training; they decide on the licence."
-    path = Path(start["weights"]) if start else run.folder
+    path = Path(start["weights"]) if start and start["weights"] else run.folder
     said = ""
     try:
         if path.is_file():

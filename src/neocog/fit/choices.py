@@ -44,7 +44,12 @@ def choose_net(size: int, task: type[Task] = Label) -> str:
 
 
 def choose_recipe(net: str, task: type[Task] = Label) -> str:
-    """The recipe for a net with random weights: quick where the task's head reads maps, fast for speednet."""
+    """The recipe for a net with random weights: quick where the task's head reads maps, fast for speednet.
+
+    A net of which only the last layer is fitted has that recipe.
+    """
+    if nets.engineered(net):
+        return "features"
     if net.startswith("placenet") or task.head is not Task.head:
         return "quick"
     return task.recipe or ("fast" if net.startswith("speednet") else "standard")

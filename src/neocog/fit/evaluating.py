@@ -22,7 +22,7 @@ from neocog.nets.taps import LAST, Outputs, tapped
 from neocog.tasks import Meter, Task
 from neocog.tasks.task import Seen
 
-VIEWS = ("none", "flip", "shift", "mirror")
+VIEWS = ("none", "flip", "shift", "turn", "mirror")
 
 
 def views(x: Tensor, kind: str, mirror: bool = True) -> Iterator[tuple[float, Tensor, bool]]:
@@ -79,8 +79,19 @@ def averaged(
 ) -> tuple[Any, Tensor | None]:
     """Outputs averaged over the views of a batch's pictures, and if wanted the features (B, D) of the plain view.
 
+    ``turn``: as ``flip``, of the pictures in each of their four quarter turns.
+
     All are float32. Raises: UsageError: no such kind of views.
     """
+    if kind == "turn":
+        total, first = None, None
+        for quarter in range(4):
+            inputs = tuple(x.rot90(quarter, (2, 3)) for x in batch.inputs)
+            shown = Batch(inputs, batch.targets, batch.rows, batch.valid, batch.warp)
+            made, found = averaged(net, task, shown, "flip", mirror, features=features and not quarter)
+            back = tree_map(lambda v: v / 4 if isinstance(v, Tensor) else v, task.unturned(made, quarter))
+            total, first = (back, found) if total is None else (tree_map(_sum, total, back), first)
+        return total, first
     outputs: Any = None
     traits: Tensor | None = None
     told = getattr(net, "tells", False)

@@ -42,7 +42,7 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
     job.plan = plan = dataclasses.replace(plan, preprocess=pre)
     job.splits = {"train": training, "val": validation}
     net = features.build(plan.net, plan.taps, task)
-    if plan.start is not None:
+    if plan.start is not None and plan.start["weights"]:
         if fresh:
             transfer.take_over(net, plan, task)
     elif job.reader is not None:

@@ -28,7 +28,7 @@ from neocog.fit.parallel import World
 from neocog.fit.recipes import converted
 from neocog.fit.run import Log
 from neocog.fit.show import Show
-from neocog.records import SPLITS, Preprocess, Problem
+from neocog.records import SPLITS, Preprocess, Problem, speak_of
 from neocog.tasks import Task, find, guess
 from neocog.tasks.task import fits, possible
 
@@ -102,6 +102,7 @@ class Data:
                 renamed(other.columns[role], source.columns[role])  # says which classes training lacks
         specs = {"spec": _spec(data), "test_spec": None if test is None else _spec(test)}
         found = Data(source, other, chosen, columns=columns, **specs)
+        speak_of(source.kind)
         _ = found.usual  # so that pictures of which none can be read are refused before anything else is done
         return found
 

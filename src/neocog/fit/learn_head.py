@@ -32,7 +32,7 @@ def learn_head(job: Job) -> None:
     assert plan.start is not None
     began = time.monotonic()
     training, validation = job.splits["train"], job.splits["val"]
-    others = [Path(plan.start["weights"]), *neighbours(job.folder)]
+    others = [*(Path(one) for one in [plan.start["weights"]] if one), *neighbours(job.folder)]
     kept = job.kept = Kept(net, key_of(job), job.folder, others, job.device, job.world, show)
     (rows, x), (val_rows, val_x) = kept.of(training.shown, "train"), kept.of(validation.shown, "val")
     y, val_y = training.targets(rows), validation.targets(val_rows)

@@ -56,7 +56,8 @@ def planned(
     make_recipe(wishes.recipe, wishes.net or "speednet", wishes.fields)
     if scratch := isinstance(wishes.start, str) and wishes.start in SCRATCH:
         wishes = dataclasses.replace(wishes, start=None)
-    check_wishes(not scratch, wishes.regime, wishes.layers, wishes.fields)
+    at_once = wishes.net is not None and nets.engineered(wishes.net)
+    check_wishes(at_once or not scratch, wishes.regime, wishes.layers, wishes.fields)
     check_precision(precision)
     world = join()
     place(device, local_rank=world.local_rank)
@@ -79,7 +80,7 @@ def planned(
         start, said = pretrained_by_default(wishes, opened)
         if said:
             show.say(said)
-    check_wishes(start is not None, wishes.regime, wishes.layers, wishes.fields)
+    check_wishes(at_once or start is not None, wishes.regime, wishes.layers, wishes.fields)
     if start is not None and pictures:
         how: dict[str, Any] = {"options": wishes.net_options or None, "offline": wishes.offline or None}
         weights = open_start(start, net=wishes.net, say=show.say, **how)

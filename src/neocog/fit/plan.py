@@ -158,6 +158,8 @@ def make_plan(
         data.notes += decision.notes
         if pre.channels < channels:
             data.notes.append("the weights are for grey pictures, so colours are not used")
+    elif nets.engineered(name):
+        r, began = transfer.without_weights(r, task, name, wishes)
     elif kind.classifies and transfer.each_class(np.bincount(source.labels[rows])) < transfer.FEW:
         data.notes.append(transfer.ONE_SPLIT)
     if r.dropout >= 0:
@@ -165,7 +167,9 @@ def make_plan(
             net_options.setdefault("dropout", r.dropout)
         else:
             data.notes.append(f"{name} has no dropout, so the recipe's dropout of {r.dropout:g} is ignored")
-    r, said = _as_the_task_can(r, kind)
+    if r.rotate >= 90 and r.tta == "flip" and "tta" not in wishes.fields and pre.input[0] == pre.input[1]:
+        r = r.changed(tta="turn")  # who turns the pictures that are learned from says that they have no top
+    r, said = _as_the_task_can(r, task)
     data.notes += said
     r, said = growing(r, name, pre.size, compiled=device.compile and "small" not in wishes.fields)
     data.notes += said
@@ -325,6 +329,8 @@ def _preprocess(wishes: Wishes, data: Data, start: Start | None, facts: Facts, d
             else dataclasses.replace(made, mean=given.mean, std=given.std, channels=given.channels)
         )
     plain = given or _cut(wishes, facts, side, device)
+    if nets.engineered(facts.name):  # descriptors are of the pictures' own values
+        plain = dataclasses.replace(plain, mean=(0.0,) * 3, std=(1.0,) * 3)
     if kind.fit == "pad":
         usually = min(side, 64 if side <= 96 else 256 if device.kind == "cpu" else 512)
         size = wishes.size or kind.size or (usually if kind.geometry else plain.size)
@@ -346,7 +352,7 @@ def _cut(wishes: Wishes, facts: Facts, side: int, device: Device) -> Preprocess:
     return Preprocess(size=size, resize=size if size <= 96 else round(size * 256 / 224))
 
 
-def _as_the_task_can(r: Recipe, task: type[Task]) -> tuple[Recipe, list[str]]:
+def _as_the_task_can(r: Recipe, task: Task) -> tuple[Recipe, list[str]]:
     """The recipe without what the task cannot do; notes say what was left out, if the recipe asked for it."""
     notes, changes = [], dict[str, Any]()
     if (r.mixup or r.cutmix) and not task.mixes:
@@ -359,6 +365,8 @@ def _as_the_task_can(r: Recipe, task: type[Task]) -> tuple[Recipe, list[str]]:
             changes["tta"] = "flip"
     elif r.elastic:
         changes["elastic"] = 0.0
+    if r.tta == "turn" and not task.turns_back:
+        changes["tta"] = "flip"
     if r.tta != "none" and not task.views_back:
         changes["tta"] = "none"
     if task.whole_batch and r.chunk:

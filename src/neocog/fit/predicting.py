@@ -31,7 +31,7 @@ from neocog.fit.job import open_split, reader_of
 from neocog.fit.run import damaged, load_state, misfit, read_json, read_tensors
 from neocog.fit.show import Show
 from neocog.fit.texts import of_pairs, of_tables
-from neocog.records import SPLITS, Preprocess, counted
+from neocog.records import SPLITS, Preprocess, counted, speak_of, worded
 from neocog.tasks import Label, Task
 from neocog.tasks.label import Prediction
 from neocog.tasks.measures import evaluate_logits, softmax
@@ -185,7 +185,9 @@ class Run:
 
     @property
     def preprocess(self) -> Preprocess:
-        """How pictures become the net's input."""
+        """How pictures become the net's input. Raises: UsageError: it reads no pictures."""
+        if self.reader is not None:
+            raise UsageError(f"{self.folder} was trained on {self.reader.kind}s; this is for runs on pictures")
         return Preprocess.from_json(self._card["preprocess"])
 
     @property
@@ -255,7 +257,8 @@ class Run:
         for split, name in (("test", "test"), ("val", "validation")):
             figures = {k.removeprefix(f"{split}_"): v for k, v in m.items() if k.startswith(f"{split}_")}
             if figures:
-                lines.append(f"{name} {self.task.headline(figures)}")
+                speak_of(self.reader.kind if self.reader else "picture")
+                lines.append(worded(f"{name} {self.task.headline(figures)}"))
         goal = f"cv_{self.task.goal[0]}"
         if goal in m:
             value, low, high = (self.task.shown(v) for v in (m[goal], *m[f"{goal}_interval"]))
@@ -455,6 +458,7 @@ def evaluate(
     if not opened[0].task.classifies:
         return _evaluate_one(opened, data, split, device)
     source = open_source(data)
+    speak_of(source.kind)
     source.require_labels()
     unknown = [c for c in source.classes if c not in classes]
     if unknown:
@@ -497,9 +501,13 @@ def evaluate(
 def logits_of(run: Run, source: Source, rows: np.ndarray, where: Device) -> tuple[np.ndarray, np.ndarray]:
     """Positions in `rows` int64 (N,) of the pictures that can be read, and a label run's logits (N, K) for them."""
     columns = {"label": Category(np.zeros(len(rows)), ("?",))}  # the labels do not matter here
-    shown = open_split(columns, run.task, source, rows, run.preprocess, where, Show(False), "", run.reader, held=False)
+    shown = open_split(columns, run.task, source, rows, _pre(run), where, Show(False), "", run.reader, held=False)
     seen, _ = observed(_ready(run, where, len(rows)), run.task, shown, where, **run.views)
     return np.searchsorted(rows, shown.rows)[seen["rows"]], seen["logits"]
+
+
+def _pre(run: Run) -> Preprocess:
+    return Preprocess.from_json(run._card["preprocess"]) if run.reader else run.preprocess
 
 
 def _evaluate_one(runs: Sequence[Run], data: Any, split: str | None, device: str | None) -> dict[str, Any]:
@@ -507,6 +515,7 @@ def _evaluate_one(runs: Sequence[Run], data: Any, split: str | None, device: str
     figures, where, name, n = [], choose(device), split, 0
     for run in runs:
         task, source = run.task, open_source(data)
+        speak_of(source.kind)
         task.thorough()
         if not fits(type(task), source):
             raise DataError(f"{source.name} has no {' and '.join(task.needs)}, by which the task {task.name} is judged")
@@ -517,7 +526,7 @@ def _evaluate_one(runs: Sequence[Run], data: Any, split: str | None, device: str
         if not len(rows):
             raise DataError(f"{source.name} has no picture with {' and '.join(task.needs)} in the split {name}")
         columns = {role: _as_trained(source.columns[role], task).select(rows) for role in task.needs}
-        shown = open_split(columns, task, source, rows, run.preprocess, where, Show(False), "", run.reader)
+        shown = open_split(columns, task, source, rows, _pre(run), where, Show(False), "", run.reader)
         seen, _ = observed(_ready(run, where, len(rows)), task, shown, where, **run.views)
         figures.append({"run": str(run.folder), **task.figures(seen)})
         n = figures[-1]["n"]

@@ -72,7 +72,7 @@ class Recipe:
     small: float = 1.0  # side of the pictures at the beginning, as a share; it grows in eighths (1: always whole)
     small_until: float = 0.7  # share of the training after which pictures are whole
     # evaluation
-    tta: str = "none"  # none | flip | shift (flip and two shifts by a pixel)
+    tta: str = "none"  # none | flip | shift (flip and two shifts by a pixel) | turn (flips of four quarter turns)
     val_share: float = 0.1  # cut from the training split when no validation split is declared
     val_most: int = 5000
 

@@ -23,7 +23,7 @@ from neocog.fit.report_results import examples, result, seen_of, unknown_section
 from neocog.fit.report_transfer import cross_validation, transfer_section
 from neocog.fit.run import read_json, records, write_atomically
 from neocog.page import Html, line_chart, page, pairs, paragraph, table, text
-from neocog.records import counted
+from neocog.records import counted, speak_of, worded
 from neocog.tasks.task import words
 
 _PROBLEMS = 50
@@ -48,6 +48,7 @@ def write_report(folder: Path, pictures: Callable[[int], np.ndarray | bytes] | N
     epochs = list({record.get("step", number): record for number, record in enumerate(_of(log, "epoch"))}.values())
 
     reader = reader_of(task, card.get("reader"))
+    speak_of(reader.kind if reader else "picture")
 
     def picture(row: int) -> np.ndarray | Html | None:
         try:
@@ -145,8 +146,8 @@ def _diagnosis(log: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, A
             "verdict": Html(
                 f'<span class="{finding.verdict if finding.verdict in _ORDER else ""}">{text(finding.verdict)}</span>'
             ),
-            "evidence": finding.evidence,
-            "what to do": finding.advice,
+            "evidence": worded(finding.evidence),
+            "what to do": worded(finding.advice),
         }
         for finding in findings
     ]
@@ -228,7 +229,7 @@ def _time(epochs: Sequence[Mapping[str, Any]], end: Mapping[str, Any]) -> Html:
         ]
         waits = [(r["waiting"] * s, s) for r, s in weighed if isinstance(r.get("waiting"), int | float)]
         if rates:
-            rows["pictures per second"] = f"{sum(a for a, _ in rates) / sum(s for _, s in rates):,.0f}"
+            rows[worded("pictures per second")] = f"{sum(a for a, _ in rates) / sum(s for _, s in rates):,.0f}"
         if waits:
             share = sum(a for a, _ in waits) / sum(s for _, s in waits)
             advice = ": the data, not the net, limit the speed" if share > 0.2 else ""
@@ -274,7 +275,7 @@ def _notes(run: Any, start: Mapping[str, Any], problems: Any) -> Html:
     notes = list(start.get("notes") or _dig(run, "data", "notes") or [])
     parts = []
     if notes:
-        parts.append("<ul>" + "".join(f"<li>{text(note)}</li>" for note in notes) + "</ul>")
+        parts.append("<ul>" + "".join(f"<li>{text(worded(note))}</li>" for note in notes) + "</ul>")
     listed = problems.get("problems", []) if isinstance(problems, Mapping) else problems
     rows = [{"picture": row.get("key"), "reason": row.get("reason")} for row in listed if isinstance(row, Mapping)]
     if rows:

@@ -25,7 +25,13 @@ from torch import Tensor
 import neocog
 from neocog.errors import RunError
 from neocog.files import write_atomically
+from neocog.fit.watching import free_folder, hold, records
 from neocog.names import json_text
+
+__all__ = [
+    "Log", "damaged", "free_folder", "load_state", "misfit", "read_json", "read_tensors", "records",
+    "write_atomically", "write_json", "write_tensors",
+]  # fmt: skip
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -156,6 +162,7 @@ class Log:
         self._file = None if folder is None else open(folder / "log.jsonl", "ab")  # noqa: SIM115
         if folder is None or self._file is None:
             return
+        hold(self._file.fileno())
         if self._file.tell() > keep:
             self._file.truncate(keep)
             self._file.seek(keep)
@@ -189,30 +196,6 @@ class Log:
         self._file.close()
         if self._board is not None:
             self._board.close()
-
-
-def records(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """The records of a run's log, a half-written last line left out."""
-    path = folder / "log.jsonl"
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_bytes().splitlines():
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict) and kind in (None, record.get("kind")):
-            found.append(record)
-    return found
-
-
-def free_folder(stem: str, parent: Path = Path("runs")) -> Path:
-    """The first of runs/stem, runs/stem-2, runs/stem-3 ... that is not there yet."""
-    number = 1
-    while (folder := parent / (stem if number == 1 else f"{stem}-{number}")).exists():
-        number += 1
-    return folder
 
 
 def load_state(net: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from neocog.names import shown
+from neocog.records import worded
+
+EVERY = 15.0  # seconds between lines where nobody sees a bar move
 
 
 def _silent(share: float, text: str = "") -> None:
@@ -20,13 +23,13 @@ class Show:
     On a terminal a bar moves; elsewhere (a log file, CI) a line appears every `every` seconds.
     """
 
-    def __init__(self, on: bool = True, every: float = 15.0) -> None:
-        self.on, self.every = on, every
+    def __init__(self, on: bool = True, every: float | None = None) -> None:
+        self.on, self.every = on, EVERY if every is None else every
 
     def say(self, text: str) -> None:
         """Print one line."""
         if self.on:
-            print(shown(text), file=sys.stderr, flush=True)
+            print(shown(worded(text)), file=sys.stderr, flush=True)
 
     @contextmanager
     def bar(self, what: str) -> Iterator[Callable[..., None]]:

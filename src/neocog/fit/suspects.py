@@ -1,8 +1,9 @@
-"""Labels that a trained net doubts: ``neocog check DATA --run RUN``.
+"""Labels that are probably wrong: ``neocog check DATA --labels auto``, or ``--labels RUN``.
 
-Confident learning (Northcutt, Jiang and Chuang 2021, "Confident learning: estimating uncertainty in dataset labels"):
-a class is believed of a picture when its probability is at least what that class gets, on average, on the pictures
-that carry its label. So a class that the net is never sure of needs less than one that it is always sure of.
+Confident learning (Northcutt, Jiang and Chuang 2021, "Confident learning: estimating uncertainty in dataset labels")
+says how many: a class is believed of a picture when its probability is at least what that class gets, on average, on
+the pictures that carry its label. So a class that is never sure needs less than one that always is. Which ones they are
+is told by how much likelier another class is, each probability taken relative to what its class usually gets.
 """
 
 from __future__ import annotations
@@ -11,22 +12,40 @@ from pathlib import Path
 
 import numpy as np
 
+from neocog.data.check import fast_groups
+from neocog.data.pictures import Streamed
 from neocog.data.source import Source
-from neocog.errors import DataError
+from neocog.errors import DataError, UsageError
 from neocog.fit.device import choose
+from neocog.fit.features import LAST, Read, Taps, features_of
+from neocog.fit.graphed import Graphed
+from neocog.fit.heads import FOLDS, part, stratified_folds
+from neocog.fit.heads import choose as choose_head
+from neocog.fit.job import usual_size
 from neocog.fit.predicting import Run, logits_of
+from neocog.fit.start import open_start
+from neocog.nets.packages import DEFAULT, PACKAGES
+from neocog.nets.weight_files import at_hand
+from neocog.tasks import find
 from neocog.tasks.measures import softmax
+
+AUTO = "auto"
+_FEWEST = 2 * FOLDS  # pictures of a class, below which nothing can be said of its labels
+_COPIES_UP_TO = 20_000  # pictures among which copies are looked for, so that no copy tells its own label
 
 
 def doubted(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures of which another class than their label is believed.
+    """Pictures whose label is probably wrong.
+
+    There are as many as have another class than their label believed of them (see above); they are those for which
+    another class is likeliest against their label, each relative to what it usually gets.
 
     Args:
-        probabilities: float (N, K), calibrated.
+        probabilities: float (N, K), calibrated, by a net that has not learned from these labels.
         labels: int (N,), the labels that the pictures carry.
 
     Returns:
-        Rows int64 (M,), the most doubtful first, and for each the class int64 (M,) that is believed instead.
+        Rows int64 (M,), the most doubtful first, and for each the class int64 (M,) that is likelier.
     """
     classes = probabilities.shape[1]
     rows = np.arange(len(labels))
@@ -36,28 +55,48 @@ def doubted(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
     usual[count == 0] = np.inf  # a class without pictures has nothing to compare with
     believed = np.where(probabilities >= usual, probabilities, -1.0)
     other = believed.argmax(axis=1)
-    margin = believed[rows, other] - own
-    found = np.flatnonzero((other != labels) & (margin > 0))
-    found = found[np.argsort(-margin[found], kind="stable")]
-    return found, other[found]
+    many = int(((other != labels) & (believed[rows, other] > own)).sum())
+    relative = np.maximum(probabilities, 1e-9) / np.maximum(usual, 1e-9)
+    likelier = relative.argmax(axis=1)
+    margin = np.log(relative[rows, likelier] / relative[rows, labels])
+    found = np.argsort(-margin, kind="stable")[: min(many, int((margin > 0).sum()))]
+    return found, likelier[found]
 
 
 def suspicious_labels(
-    run: Run | str | Path, source: Source, *, device: str | None = None
+    judge: Run | str | Path, source: Source, *, device: str | None = None
 ) -> list[tuple[int, str, str, float]]:
-    """Pictures of `source` whose label a trained net doubts, the most doubtful first.
+    """Pictures of `source` whose label is probably wrong, the most doubtful first.
 
-    A net has seen its own training pictures with their labels and believes many wrong ones, so the pictures that it
-    was not trained on are judged best; and an error that it makes often is not the label's fault.
+    Args:
+        judge: ``"auto"``: every picture is judged by a last layer on the features of a pretrained net, fitted to the
+            other four fifths of the pictures. Or a trained run: a net has seen its own training pictures with their
+            labels and believes many wrong ones, so those that it was not trained on are judged best.
 
     Returns:
-        (index into `source`, label, the class that is believed instead, its calibrated probability).
+        (index into `source`, label, the class that is likelier, its probability). Look at them: what the judge
+        often mistakes is not the label's fault.
 
     Raises:
-        RunError: the run cannot be used. DataError: no labelled picture of a class that the run knows.
+        RunError: the run cannot be used. UsageError: no pretrained net is at hand. DataError: no labelled picture of a
+        class that the run knows, or too few for each class.
     """
-    run = run if isinstance(run, Run) else Run(run)
     source.require_labels()
+    if str(judge) == AUTO:
+        classes: tuple[str, ...] = source.classes
+        rows, labels, probabilities = _by_others(source, device)
+    else:
+        run = judge if isinstance(judge, Run) else Run(judge)
+        classes = run.classes
+        rows, labels, probabilities = _by_run(run, source, device)
+    which, likelier = doubted(probabilities, labels)
+    return [
+        (int(rows[i]), classes[labels[i]], classes[k], float(probabilities[i, k]))
+        for i, k in zip(which, likelier, strict=True)
+    ]
+
+
+def _by_run(run: Run, source: Source, device: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     number = np.array([run.classes.index(c) if c in run.classes else -1 for c in source.classes] or [-1])
     labels = np.where(source.labels >= 0, number[source.labels], -1)
     rows = np.flatnonzero(labels >= 0)
@@ -65,12 +104,42 @@ def suspicious_labels(
         raise DataError(
             f"{source.name} has no labelled picture of a class that {run.folder} knows: {', '.join(run.classes[:8])}"
         )
-    where = choose(device)
-    found, logits = logits_of(run, source, rows, where)
-    probabilities = softmax(logits, run.temperature)
+    found, logits = logits_of(run, source, rows, choose(device))
+    return rows[found], labels[rows[found]], softmax(logits, run.temperature)
+
+
+def _by_others(source: Source, device: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, labels and out-of-sample probabilities of the pictures of classes that have enough."""
+    hand = at_hand()
+    if hand is None:
+        raise UsageError(
+            "no pretrained net is at hand to judge labels by; type pip install "
+            f"{PACKAGES[DEFAULT].distribution}, or give a trained run: --labels RUN"
+        )
+    counts = np.bincount(source.labels[source.labels >= 0], minlength=len(source.classes))
+    rows = np.flatnonzero((source.labels >= 0) & (counts[source.labels] >= _FEWEST))
+    if len(np.unique(source.labels[rows])) < 2:
+        raise DataError(
+            f"labels can be judged from {_FEWEST} pictures of each of two classes on; {source.name} has less"
+        )
+    start, where = open_start(hand[0], say=lambda text: None), choose(device)
+    size, _ = usual_size(source, rows)
+    net = start.net.to(where.torch).to(memory_format=where.layout)  # type: ignore[call-overload]
+    shown = Streamed(source, rows, start.sized(None, min(size)))
+    found, x = features_of(net, Graphed(Read(net, Taps(net, (LAST,))), where, len(rows)), shown, where)
     rows = rows[found]
-    which, believed = doubted(probabilities, labels[rows])
-    return [
-        (int(rows[i]), run.classes[labels[rows[i]]], run.classes[k], float(probabilities[i, k]))
-        for i, k in zip(which, believed, strict=True)
-    ]
+    labels = source.labels[rows].astype(np.int64)
+    label = find("label")
+    task = label.plan(source, rows, {"label_smoothing": 0.0, "balance": "none", **label.options})
+    assert task.chance is not None
+    copies = fast_groups(source, rows) if len(rows) <= _COPIES_UP_TO else None
+    folds = stratified_folds(labels, FOLDS, copies)
+    # the strength is one number for all folds, and so tells a fold next to nothing of its own labels
+    first, y = folds == 0, {"label": labels}
+    strength = choose_head(x[~first], part(y, ~first), task, held_out=(x[first], part(y, first))).strength
+    probabilities = np.zeros((len(rows), len(source.classes)))
+    for fold in range(int(folds.max()) + 1):
+        out = folds == fold
+        head = choose_head(x[~out], part(y, ~out), task, strength=strength)
+        probabilities[out] = softmax(head.logits(x[out]), 1.0)
+    return rows, labels, probabilities

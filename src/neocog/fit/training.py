@@ -305,6 +305,7 @@ def _first_words(job: Job) -> None:
         "start",
         device=str(job.device),
         task=job.task.name,
+        goal=[f"val_{job.task.goal[0]}", job.task.goal[1]],
         recipe=plan.recipe.as_dict(),
         net=plan.net,
         params=count_parameters(job.net),

@@ -114,6 +114,24 @@ def decide(
     return Decision(r, taps, began, notes)
 
 
+def without_weights(r: Recipe, task: Task, name: str, wishes: Wishes) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe, and what a plan keeps, of a net whose features need no weights: a last layer is fitted on them.
+
+    Raises: UsageError: the task needs steps, or something else than that was asked for.
+    """
+    if not isinstance(task, FitsAtOnce):
+        raise UsageError(
+            f"{name} is fitted at once, and the task {task.name} needs gradient steps; --net chooses another net"
+        )
+    extra = {"flip"} if task.fits_mirrored else set()
+    _check_recipe("features", wishes.recipe, wishes.fields, _HEAD_FIELDS | _ALWAYS | extra, at_once=True)
+    check_kind(r.head, task)
+    if task.fits_mirrored and "flip" not in wishes.fields:
+        r = r.changed(flip="random")
+    why = f"nothing else of {name} is learned from labels"
+    return r, {"weights": "", "fingerprint": "", "regime": "features", "why": why, "head": "new", "told": ""}
+
+
 def _by_steps(task: Task, pictures: int, wishes: Wishes) -> tuple[str, str]:
     """The regime of a task that cannot be fitted at once, and why."""
     if wishes.layers or wishes.recipe == "features" or (wishes.regime == "features" and not task.on_features):
@@ -264,9 +282,22 @@ def same_answers(first: Mapping[str, Any], task: Task) -> bool:
 
 
 def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    if any(first.get(key) != second.get(key) for key in ("name", "classes", "names", "method", "width", "dimensions")):
+    if any(
+        first.get(key) != second.get(key)
+        for key in ("name", "classes", "names", "method", "width", "dimensions", "model")
+    ):
+        return False
+    if any(_vocabulary(first, key) != _vocabulary(second, key) for key in ("words", "tokenizer")):
         return False
     return all(_same(one, other) for one, other in zip(first.get("parts", ()), second.get("parts", ()), strict=True))
+
+
+def _vocabulary(task: Mapping[str, Any], key: str) -> Any:
+    """What a saved tokenizer makes of texts, without what it counted."""
+    values = task.get(key)
+    if not isinstance(values, Mapping):
+        return None
+    return {k: v for k, v in values.items() if k != "counts" and not isinstance(v, int)}
 
 
 # ---------------------------------------------------------------- before the first step

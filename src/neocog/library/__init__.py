@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from neocog.library.copies import Group
     from neocog.library.describe import Description
     from neocog.library.folders import Changed, IndexedFolder
-    from neocog.library.indexing import Embeds, Report
+    from neocog.library.indexed import Embeds, Report
     from neocog.library.learning import Learned
     from neocog.library.query import Query
     from neocog.library.searching import Answer

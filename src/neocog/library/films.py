@@ -116,7 +116,7 @@ def known_films(found: Scan, ledger: Ledger) -> tuple[dict[str, list[str]], list
             mtime, inode = ledger.contents[ledger.files[places[0]]].places[places[0]]
             if inode and mtime != UNKNOWN:
                 absent[inode, mtime] = file
-    renamed = []
+    renamed: list[tuple[str, str]] = []
     for file, one in found.videos.items():
         old = absent.get((signed(one.inode), one.mtime_ns)) if file not in there else None
         if old is not None:

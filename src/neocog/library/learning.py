@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,6 @@ from neocog.library.sentences import FOLDER, shipped, space_of
 from neocog.library.store import Store
 from neocog.library.view import View, view_of
 from neocog.text.space import Space
-from neocog.text.tokens import split_words
 
 FEWEST = 50  # pictures with captions that are learned from
 _TO_CALIBRATE = 200  # held-out pictures from which probabilities are learned anew
@@ -63,7 +61,7 @@ def learn_sentences(
         LibraryError: too few pictures with captions, or no vectors of the net that the space reads.
     """
     from neocog.fit import train
-    from neocog.text.space_making import calibrated, joined, of_run
+    from neocog.text.space_making import calibrated, evened, joined, of_run, shares
 
     begun, used = shipped(), space_of(store)
     if begun is None or used is None:
@@ -95,10 +93,10 @@ def learn_sentences(
             )  # fmt: skip
             towers.append(of_run(run.folder, begun.trunk))
         new, held = joined(towers), np.concatenate(rows[1:])
-        words = Counter(word for text in split_words(_of(source, rows[0])) for word in text if word.isalpha())
-        known = {*begun.about.get("words", ()), *(word for word, times in words.items() if times >= _OFTEN)}
-        about = {**begun.about, "words": sorted(known), "learned_from": len(rows[0])}
-        new = Space(new.weights, about)
+        texts = [source.texts[i] for i in rows[0]]
+        words = {**begun.about["words"], **shares(texts, _OFTEN)}
+        new = Space(new.weights, {**begun.about, "words": words, "learned_from": len(rows[0])})
+        new = evened(new, source.vectors[rows[0]], texts)
         if len(held) >= _TO_CALIBRATE:
             new = calibrated(new, source.vectors[held], [source.texts[i] for i in held])
             new.about["calibration"]["threshold"] = begun.threshold  # of a probability, so it stays

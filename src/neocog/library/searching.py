@@ -12,6 +12,7 @@ Of alternatives (``dog OR cat``) at least one holds, as of independent witnesses
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,17 +25,15 @@ from neocog.library.calibration import UNKNOWN, Line, fit_line, lines_from, line
 from neocog.library.embed import at_layer
 from neocog.library.evidence import Part, Reason, example_parts, word_parts
 from neocog.library.filters import filtered
+from neocog.library.folding import Folding
 from neocog.library.query import Example, Query, parse
 from neocog.library.sentences import missing_note, witness_of
 from neocog.library.store import Store
 from neocog.library.view import FEATURES, OUTPUT, Eye, View, view_of
 
-__all__ = ["Answer", "Hit", "Reason", "calibrate", "search"]
+__all__ = ["Answer", "Hit", "Ranking", "Reason", "calibrate", "rank", "search"]
 
 METRICS = ("cosine", "euclidean")
-# Near duplicates have perceptual hashes at most this far apart and vectors at least this alike; either alone is not
-# enough (see data.duplicates).
-_BITS, _ALIKE = 8, 0.93
 _MOST_UNKNOWN = 5  # words that were not understood that a hit names
 _FEWEST = 20  # pictures on each side from which a calibration is learned
 
@@ -108,24 +107,86 @@ def _moment(path: str) -> dict[str, Any]:
     return {} if found is None else {"file": found[0], "seconds": found[1]}
 
 
-def search(
+class Ranking:
+    """The pictures that a query finds, ranked; hits are made as they are asked for.
+
+    Attributes:
+        query, found, threshold, best, not_understood: as those of `Answer`.
+        notes: as those of `Answer`, but for what is said of the hits that are shown.
+    """
+
+    def __init__(
+        self, view: View, query: Query, rows: np.ndarray, folding: Folding, score: np.ndarray, probability: np.ndarray,
+        asked: _Asked, threshold: float, best: float, notes: tuple[str, ...], not_understood: tuple[str, ...],
+    ) -> None:  # fmt: skip
+        self.query, self.found, self.threshold, self.best = query, len(rows), threshold, best
+        self.notes, self.not_understood = notes, not_understood
+        self._view, self._folding, self._asked = view, folding, asked
+        self._score, self._probability = score, probability
+        self._lock = threading.Lock()
+
+    @property
+    def total(self) -> int:
+        """How many hits there are; as long as not all were asked for, near duplicates may still leave fewer."""
+        return self.found - self._folding.folded
+
+    @property
+    def nothing(self) -> str:
+        """Why there is no hit; "" if there are some, or if nothing is known to be nearest."""
+        if self.found or self.best <= 0:
+            return ""
+        lacks = f"nothing reaches {self.threshold:.2f}" if self.best < self.threshold else "nothing is probable enough"
+        return f"{lacks}; the best has {self.best:.2f}, a threshold of 0 shows it"
+
+    def hits(self, start: int, stop: int) -> tuple[Hit, ...]:
+        """Return the hits with these places, from 0; fewer where there are no more. Several threads may ask."""
+        with self._lock:
+            groups = [(row, list(near)) for row, near in self._folding.upto(stop)[start:]]
+        return tuple(
+            _hit(self._view, row, near, self._score, self._probability, self._asked, self.not_understood)
+            for row, near in groups
+        )
+
+
+def search(store: Store, query: str | Query = "", *, top: int = 20, **options: Any) -> Answer:
+    """Return the best hits for a query (see query.py for the language).
+
+    Args:
+        top: how many hits at most.
+        options: those of `rank`.
+
+    Raises:
+        UsageError: the query is wrong, or an example is not to be found. LibraryError: no such model.
+    """
+    if top < 1:
+        raise UsageError(f"expected to show at least 1 hit, got {top}")
+    ranked = rank(store, query, top=top, **options)
+    hits, notes = ranked.hits(0, top), list(ranked.notes)
+    if folded := sum(len(hit.near) for hit in hits):
+        notes.append(f"{folded} near duplicates are folded away; duplicates:yes shows them")
+    if ranked.nothing:
+        notes.append(ranked.nothing)
+    return Answer(hits, ranked.query, ranked.found, ranked.threshold, ranked.best, tuple(notes), ranked.not_understood)
+
+
+def rank(
     store: Store,
     query: str | Query = "",
     *,
     like: Sequence[str] = (),
     unlike: Sequence[str] = (),
-    top: int = 20,
+    top: int = 200,
     threshold: float | None = None,
     model: str | None = None,
     metric: str = "cosine",
     layer: str = FEATURES,
     eye: Eye | None = None,
-) -> Answer:
-    """Return the best hits for a query (see query.py for the language).
+) -> Ranking:
+    """Rank all pictures of a library by a query (see query.py for the language).
 
     Args:
         like, unlike: files of example pictures, in addition to those in the query.
-        top: how many hits at most.
+        top: how many hits will be looked at; a large library answers examples alone with ten times as many.
         threshold: least score of a hit; 0 shows everything, None takes the calibrated one.
         model: whose vectors and concepts are used; None takes the library's own.
         metric: "cosine", or "euclidean" (which also minds how strong a picture's features are).
@@ -137,8 +198,6 @@ def search(
     Raises:
         UsageError: the query is wrong, or an example is not to be found. LibraryError: no such model.
     """
-    if top < 1:
-        raise UsageError(f"expected to show at least 1 hit, got {top}")
     if metric not in METRICS:
         raise UsageError(f"expected the metric cosine or euclidean, got {metric!r}")
     if threshold is not None and not 0 <= threshold <= 1:
@@ -195,15 +254,11 @@ def search(
     else:  # filters only: the newest first
         taken = np.asarray(view.table.column("taken").to_numpy()).astype("datetime64[s]")[rows]
         rows = rows[np.argsort(np.where(np.isnat(taken), 2**62, -taken.astype(np.int64)), kind="stable")]
-    groups = _folded(view, chosen, rows, top) if not parsed.duplicates else [(int(r), []) for r in rows[:top]]
-    hits = tuple(_hit(view, row, near, score, probability, whole, unknown) for row, near in groups)
+    folding = Folding(view, None if parsed.duplicates else chosen, rows)
     best = float(score[keep].max()) if keep.any() and parts else 0.0
-    if folded := sum(len(hit.near) for hit in hits):
-        notes.append(f"{folded} near duplicates are folded away; duplicates:yes shows them")
-    if not hits and best > 0:
-        lacks = f"nothing reaches {least:.2f}" if best < least else "nothing is probable enough"
-        notes.append(f"{lacks}; the best has {best:.2f}, a threshold of 0 shows it")
-    return Answer(hits, parsed, len(rows), float(least), best, tuple(dict.fromkeys(notes)), unknown)
+    return Ranking(
+        view, parsed, rows, folding, score, probability, whole, float(least), best, tuple(dict.fromkeys(notes)), unknown
+    )
 
 
 def calibrate(store: Store, model: str | None = None, *, labels: dict[str, str] | None = None) -> dict[str, Line]:
@@ -339,39 +394,6 @@ def _either(several: Sequence[_Asked]) -> Part:
     return Part(
         1.0, False, p, float(np.exp(min(needed))), lambda row: several[nearest[row]].explain(row), np.max(over, axis=0)
     )
-
-
-def _folded(view: View, model: str | None, rows: np.ndarray, top: int) -> list[tuple[int, list[str]]]:
-    """The first `top` of `rows` that are no near duplicates of an earlier one, each with those that are."""
-    groups: list[tuple[int, list[str]]] = []
-    if model is None:
-        return [(int(row), []) for row in rows[:top]]
-    seen, vectors = view.vectors(model)
-    place = np.full(len(view), -1)
-    place[seen] = np.arange(len(seen))
-    prints = view.table.column("phash").fill_null(0).to_numpy().astype(np.uint64)
-    able = (prints != 0) & ~np.asarray(view.table.column("flat").fill_null(False)).astype(bool) & (place >= 0)
-    leaders: list[np.ndarray] = []
-    marks: list[int] = []
-    for row in rows:
-        row = int(row)
-        twin = -1
-        vector = vectors[place[row]].astype(np.float32) if able[row] else np.zeros(1, np.float32)
-        if able[row] and groups:
-            near = np.bitwise_count(np.array([prints[g[0]] for g in groups]) ^ prints[row]) <= _BITS
-            for k in np.flatnonzero(near & np.array(marks, bool)):
-                if float(vector @ leaders[k]) >= _ALIKE:
-                    twin = int(k)
-                    break
-        if twin >= 0:
-            groups[twin][1].append(str(view.hashes[row]))
-        elif len(groups) == top:
-            break
-        else:
-            groups.append((row, []))
-            leaders.append(vector)
-            marks.append(bool(able[row]))
-    return groups
 
 
 def _hit(

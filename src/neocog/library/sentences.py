@@ -24,10 +24,9 @@ from neocog.text.space import FILES, Space
 
 FOLDER = "sentences"  # in a library: a space of its own
 # Where one picture reaches the space's threshold, what the text says is in this library, and pictures with this share
-# of the threshold are hits, too. On Flickr8k dev, with the threshold from which 18 of 20 queries for what no photograph
-# shows find nothing: 0.42 of 60 everyday queries have 5 relevant pictures (by their captions), or all, among the first
-# ten; 0.20 with the threshold alone, 0.43 if everything is shown.
+# of the threshold are hits, too.
 _FOLLOWING = 0.5
+_COMMON = 0.01  # share of the training's pictures of which a caption has a word, from which on the word is common
 _LEAST_SHARE = 0.25  # of what the strongest word adds: from there on a word is named
 _MOST_NAMED = 3
 
@@ -95,7 +94,10 @@ class Witness:
     def __init__(self, view: View, space: Space) -> None:
         self.view, self.space = view, space
         self._asked: dict[str, np.ndarray] = {}
-        self._words, self._common = (frozenset(space.about.get(name, ())) for name in ("words", "common"))
+        words = space.about.get("words", {})
+        self._words, self._common = frozenset(words), frozenset(space.about.get("common", ()))
+        if not isinstance(words, list):  # as spaces of a library were kept first
+            self._common |= {word for word, share in words.items() if share >= _COMMON}
 
     @cached_property
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +128,7 @@ class Witness:
             rows, _ = self._places
             found = np.zeros(len(self.view), np.float32)
             cosines = self.view.store.products(self.space.trunk, self.space.fingerprint, self._places[1], vector)
-            found[rows] = self.space.probability(cosines, vector)
+            found[rows] = self.space.probability(cosines, text)
             self._asked[text] = found
         return self._asked[text]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from neocog.data.listing import pictures_below
 from neocog.data.places import read_place
@@ -148,6 +150,45 @@ def correct_all(store: Store, name: str, said: Iterable[tuple[str, bool]], *, as
             events.append({"hash": str(view.hashes[row]), "name": name, "right": bool(right), "time": now})
         store.save("corrections", events)
         return _learned(store, view, name, whole, ask, [], start)
+
+
+def take_back(store: Store, name: str, picture: str) -> Taught:
+    """Forget the last correction of `name` on a picture (its hash), and learn it again without. Raises: UsageError."""
+    start, view = time.perf_counter(), view_of(store)
+    with _changing(store):
+        whole, events = store.load("taught", {}), store.load("corrections", [])
+        name = known_name(whole, name)
+        places = [i for i, e in enumerate(events) if (e["hash"], e["name"]) == (picture, name)]
+        if not places:
+            raise UsageError(f"nothing was said about {name!r} on the picture {picture}")
+        store.save("corrections", [e for i, e in enumerate(events) if i != places[-1]])
+        return _learned(store, view, name, whole, 0, [], start)
+
+
+def progress(store: Store, name: str, ask: int = 12) -> Taught:
+    """Return how well a taught concept is known, as `teach` returned it, without learning. Raises: UsageError."""
+    view, whole = view_of(store), store.load("taught", {})
+    name = known_name(whole, name)
+    entry, said = whole[name], said_of(store, name)
+    yes, no = answers(entry, said)
+    head, p = Head.from_card(entry["head"]), probabilities(view, name, entry, said)
+    return Taught(
+        name, entry["model"], len(yes), len(no), int((p >= TAG_FROM).sum()), 0, head.share, head.quality,
+        _uncertain(view, entry, said, ask, p), (), 0.0,
+    )  # fmt: skip
+
+
+def lessons(store: Store, shown: int = 4) -> list[dict[str, Any]]:
+    """Return each taught concept: name, examples and negatives (numbers), tagged, and the hashes of some examples."""
+    view = view_of(store)
+    tags = Counter(pc.list_flatten(view.table.column("tags")).to_pylist())
+    found = []
+    for name, entry in store.load("taught", {}).items():
+        yes, no = answers(entry, said_of(store, name))
+        rows = view.rows_of(yes)
+        some = [h for h, row in zip(yes, rows, strict=True) if row >= 0][:shown]
+        found.append({"name": name, "examples": len(yes), "negatives": len(no), "tagged": tags[name], "pictures": some})
+    return found
 
 
 def propose(store: Store, name: str, count: int = 12) -> tuple[Proposal, ...]:

@@ -232,8 +232,10 @@ def eye_of(store: Store, model: str) -> Eye:
     return _eyes[key]
 
 
-def find_picture(view: View, file: str) -> tuple[int, Path | None]:
+def find_picture(view: View, file: str, *, files: bool = True) -> tuple[int, Path | None]:
     """Return (row or -1, path) for a file, the hash of a picture in the library, or the end of its path there.
+
+    With ``files=False`` no file is looked at: only pictures of the library are found.
 
     Raises:
         UsageError: there is no such picture.
@@ -241,7 +243,7 @@ def find_picture(view: View, file: str) -> tuple[int, Path | None]:
     path = Path(_at(view, file)).expanduser()
     file = str(path) if moment(str(path)) else file
     try:
-        data = read_place(str(path)) if is_there(str(path)) else None
+        data = read_place(str(path)) if files and is_there(str(path)) else None
     except (OSError, ValueError) as error:
         raise UsageError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if data is not None:
@@ -263,9 +265,8 @@ def find_picture(view: View, file: str) -> tuple[int, Path | None]:
             f"{len(rows)} pictures of the library are called {file!r}; type more of the path, such as "
             f"{view.paths(int(rows[0]))[0]}"
         )
-    raise UsageError(
-        f"there is no picture {file!r}, neither here ({Path.cwd()}) nor in the library; type its full path"
-    )
+    where = f"neither here ({Path.cwd()}) nor in the library; type its full path" if files else "in the library"
+    raise UsageError(f"there is no picture {file!r} {where}" if not files else f"there is no picture {file!r}, {where}")
 
 
 def _at(view: View, file: str) -> str:

@@ -10,6 +10,7 @@ method ``forward_features(x) -> (B, D)``, and, when it was built here, `spec`: a
 from .registry import (
     builder,
     change_head,
+    engineered,
     example,
     facts,
     head_of,
@@ -25,6 +26,7 @@ __all__ = [
     "build",
     "builder",
     "change_head",
+    "engineered",
     "example",
     "facts",
     "head_of",

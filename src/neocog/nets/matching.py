@@ -31,21 +31,27 @@ class Gamma(nn.Module):
 
 
 class Projection(nn.Module):
-    """A picture's tower: features (B, width) -> (B, dimensions), linear, or with a hidden layer.
+    """A picture's tower: features (B, width) -> (B, dimensions), linear, and what a hidden layer adds.
 
-    Features are brought to length sqrt(width) first: how long they are says more of contrast than of things.
+    Of the features the root is taken, which keeps their sign and lets a few large ones say less (Perronnin
+    et al. 2010); then they are brought to length sqrt(width): how long they are says more of contrast than of things.
     """
 
     def __init__(self, width: int, dimensions: int, hidden: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
         self.drop = nn.Dropout(dropout)
         self.hidden = nn.Linear(width, hidden) if hidden else None
-        self.out = nn.Linear(hidden or width, dimensions)
+        self.out = nn.Linear(width, dimensions)
+        self.more = nn.Linear(hidden, dimensions) if hidden else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width) -> (B, dimensions)."""
-        x = self.drop(F.normalize(_full(x), dim=1) * math.sqrt(x.shape[1]))
-        return self.out(x if self.hidden is None else self.drop(torch.relu(self.hidden(x))))
+        x = _full(x)
+        x = self.drop(F.normalize(x.sign() * x.abs().sqrt(), dim=1) * math.sqrt(x.shape[1]))
+        made: Tensor = self.out(x)
+        if self.hidden is None or self.more is None:
+            return made
+        return made + self.more(self.drop(torch.relu(self.hidden(x))))
 
 
 READS = ("mean", "mean+max", "quarters")
@@ -162,8 +168,24 @@ class Windows(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """(B, L) -> (B, dimensions)."""
-        found: Tensor = self.out(self.drop(self.places(ids).amax(1)))
+        best = self._best(ids) if self.training else self.places(ids).amax(1)
+        found: Tensor = self.out(self.drop(best))
         return found
+
+    def _best(self, ids: Tensor) -> Tensor:
+        """The maximum over `places`, (B, 2 x filters), of all texts in one row: 2.5 times as fast."""
+        there = ids != 0
+        count = there.sum(1)
+        place = (torch.cumsum(count + 1, 0) - count - 1)[:, None] + torch.cumsum(there, 1) - 1
+        row = ids.new_zeros(int(count.sum()) + len(ids))  # each text and an empty place
+        row[place[there]] = ids[there]
+        x = self.learned(row)
+        if self.given is not None:
+            x = torch.cat([x, self.given[row.long()].to(x.dtype)], 1)
+        some = (row != 0)[:, None]
+        x = self.drop(x * some).T[None]
+        said = torch.relu(torch.cat([one(x)[0] for one in self.windows])).T.float() * some
+        return torch.segment_reduce(said, "max", lengths=count + 1, axis=0)
 
 
 class TwoTexts(nn.Module):

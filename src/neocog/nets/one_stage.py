@@ -12,7 +12,7 @@ Object Detection"), whose prior of 0.01 keeps the many empty cells from drowning
 | classes | (B, P, K) logits |
 | sides | (B, P, 4) distances from the cell's centre to left, top, right, bottom, in pixels |
 | quality | (B, P) logits of the overlap (IoU) of the box with the true one |
-| cells | (P, 3) centre x, y and stride |
+| cells | (P, 4) centre x, y, stride, and where the centre is in the mirror image |
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ class OneStage(nn.Module):
             made["quality"].append(self.quality(placed).flatten(1))
             height, width = level.shape[-2:]
             cells = grid(height, width, stride, x.device)
-            made["cells"].append(torch.cat((cells, torch.full_like(cells[:, :1], stride)), 1))
+            turned = x.shape[-1] - cells[:, :1]
+            made["cells"].append(torch.cat((cells, torch.full_like(turned, stride), turned), 1))
         return {name: torch.cat(parts, 0 if name == "cells" else 1) for name, parts in made.items()}
 
 
@@ -102,6 +103,20 @@ def scores_of(outputs: Mapping[str, Tensor]) -> Tensor:
     return (outputs["classes"].sigmoid() * outputs["quality"].sigmoid()[..., None]).sqrt()
 
 
+def unmirrored(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Outputs for mirror images, as they would be for the pictures themselves: box for box, cell for cell."""
+    cells = outputs["cells"]
+    order = torch.arange(len(cells), device=cells.device)
+    for stride in cells[:, 2].unique():
+        level = order[cells[:, 2] == stride]
+        order[level] = level.view(-1, cells[level, 0].unique().numel()).flip(1).flatten()
+    left, top, right, bottom = outputs["sides"][:, order].unbind(-1)
+    beyond = cells[order, 0] - cells[:, 3]  # the last column of a map may reach over the picture's edge
+    sides = torch.stack((right + beyond, top, left - beyond, bottom), -1)
+    turned = {name: outputs[name][:, order] for name in ("classes", "quality")}
+    return {"classes": turned["classes"], "sides": sides, "quality": turned["quality"], "cells": cells}
+
+
 def assign(cells: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Which box each cell is asked for.
 
@@ -109,7 +124,7 @@ def assign(cells: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor
     box if there are several.
 
     Args:
-        cells: (P, 3). boxes: (B, M, 4). labels: int64 (B, M): the class, -1 no box, -2 ignored.
+        cells: (P, 4). boxes: (B, M, 4). labels: int64 (B, M): the class, -1 no box, -2 ignored.
 
     Returns:
         int64 (B, P), the number of the box, -1 none; bool (B, P), whether the cell lies in an ignored box (and is

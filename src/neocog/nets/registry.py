@@ -110,6 +110,11 @@ def one_size(name: str) -> bool:
     return "input_size" in entry.takes and not getattr(entry.builder, "any_size", False)
 
 
+def engineered(name: str) -> bool:
+    """Return whether nothing but a net's last layer is fitted to labels, as after engineered descriptors."""
+    return bool(getattr(_entry(name).builder, "engineered", False))
+
+
 def smallest_picture(name: str) -> int:
     """Return the smallest side of a picture whose map a net can make; `tiling` fills up what an input lacks."""
     entry = _entry(name)

@@ -114,6 +114,7 @@ class SentenceCNN(_Sentences):
         maps: filters in each group.
         largest: so many values of each filter are kept, the largest, in their order.
         dropout: probability to drop one of the largest values.
+        words: share of the words that are left out at each step.
         norm: the weights of an output are kept to this length; 0: to none.
     """
 
@@ -128,6 +129,7 @@ class SentenceCNN(_Sentences):
         maps: int = 100,
         largest: int = 1,
         dropout: float = 0.5,
+        words: float = 0.0,
         norm: float = 3.0,
     ) -> None:
         super().__init__()
@@ -137,7 +139,7 @@ class SentenceCNN(_Sentences):
             raise NetError(f"dropout is a probability of at least 0 and below 1, got {dropout!r}")
         self.embedding = WordVectors(vocabulary, dimensions, vectors)
         convs = [nn.Conv1d(self.embedding.size, maps, width) for width in widths]
-        self.widest, self.largest, self.norm = max(widths), largest, norm
+        self.widest, self.largest, self.words, self.norm = max(widths), largest, words, norm
         self.convs = nn.ModuleList(convs)
         self.relu = nn.ReLU()
         self.dropout = nn.Dropout(dropout)
@@ -160,6 +162,9 @@ class SentenceCNN(_Sentences):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, words) -> logits (B, classes)."""
+        if self.training and self.words:
+            left = torch.rand(x.shape[:2], device=x.device) >= self.words
+            x = x * (left if x.ndim == 2 else left[..., None])
         if self.training and self.norm:
             with torch.no_grad():  # after each step, as the paper says
                 self.fc.weight.copy_(self.fc.weight.renorm(2, 0, self.norm))

@@ -23,7 +23,7 @@ from neocog.data.columns import LabelSets
 from neocog.data.kinds import BoxSet
 from neocog.errors import DataError, UsageError
 from neocog.nets.boxes import cut
-from neocog.nets.one_stage import OneStage, corners, one_stage_found, one_stage_losses, scores_of
+from neocog.nets.one_stage import OneStage, corners, one_stage_found, one_stage_losses, scores_of, unmirrored
 from neocog.nets.two_stage import TwoStage, two_stage_found
 from neocog.page import paragraph, table
 from neocog.records import counted
@@ -136,7 +136,6 @@ class Detect(Task):
     figure = "mAP"
     fit = "pad"
     geometry = True
-    views_back = False
     recipe = "dense"
     options = {"head": "one", "width": 0, "depth": 2}
     summed = frozenset({"loss_sum", "loss_count"})
@@ -153,6 +152,7 @@ class Detect(Task):
         if head not in HEADS:
             raise UsageError(f"unknown head {head!r} of the task detect; expected one of {', '.join(HEADS)}")
         self.classes, self.kind = tuple(classes), head
+        self.views_back = head == "one"  # proposals of two views are not the same ones
         self.width, self.depth, self.threshold = int(width), int(depth), float(threshold)
         self.notes = tuple(notes)
 
@@ -228,6 +228,9 @@ class Detect(Task):
         else:
             sums, count = {k: (v * valid).sum() for k, v in outputs["losses"].items()}, valid.sum()
         return Losses({name: value / count.clamp(min=1) for name, value in sums.items()}, count)
+
+    def unmirrored(self, outputs: Any) -> Any:
+        return unmirrored(outputs)
 
     def _found(self, outputs: Any, batch: Batch) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Corners in pixels of the files, scores and classes of each picture."""

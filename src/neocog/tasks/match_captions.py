@@ -45,8 +45,8 @@ class MatchCaptions(Task):
         dimensions: of the common space.
         learned, filters: of the tower "sentence", see ``nets.matching.Windows``.
         reads: what is read of the trunk's last maps, one of ``nets.matching.READS``.
-        hidden: numbers of a hidden layer between features and space; 0: none.
-        dropout: in the pictures' tower.
+        hidden: numbers of a hidden layer beside the linear one, between features and space; 0: none.
+        dropout: in both towers.
         words: share of the words that are left out at each step.
         loss: one of `ranking.LOSSES`. margin: of the hinges.
         gamma: on the cosines before the softmax; 0: learned.
@@ -66,7 +66,7 @@ class MatchCaptions(Task):
     recipe = "towers"
     options = {
         "tower": "sentence", "dimensions": 512, "learned": 64, "filters": 256, "reads": "mean", "hidden": 0,
-        "dropout": 0.1, "words": 0.1,
+        "dropout": 0.2, "words": 0.1,
         "loss": "softmax", "margin": 0.2, "gamma": 0.0, "negatives": 0, "hard": False, "captions": 1,
         "space": "",
     }  # fmt: skip
@@ -108,7 +108,9 @@ class MatchCaptions(Task):
         from neocog.nets.matching import PicturesAndTexts
 
         how, deepest = self.how, max(trunk.channels)
-        texts = build_tower(how["tower"], self.tokenizer, how["dimensions"], how["learned"], how["filters"])
+        texts = build_tower(
+            how["tower"], self.tokenizer, how["dimensions"], how["learned"], how["filters"], how["dropout"]
+        )
         options = chosen(how, ("reads", "hidden", "dropout", "words", "gamma"))
         head = PicturesAndTexts(trunk.channels[deepest], texts, how["dimensions"], **options)
         if how["space"]:

@@ -263,6 +263,11 @@ class Segment(Task):
     def unmirrored(self, outputs: Tensor) -> Tensor:
         return outputs.flip(-1)
 
+    turns_back = True
+
+    def unturned(self, outputs: Tensor, quarter: int) -> Tensor:
+        return outputs.rot90(-quarter, (-2, -1))
+
     def observe(self, outputs: Tensor, batch: Batch) -> dict[str, Any]:
         outputs, mask, labelled = _aligned(outputs, batch)
         k = len(self.classes)

@@ -78,6 +78,7 @@ class Several(Task):
         self.weights, self.learned = tuple(float(w) for w in weights), bool(learned)
         self.notes = tuple(f"{part.name}: {note}" for part in parts for note in part.notes)
         self._figured: dict[str, set[str]] = {}
+        self.views_back = all(part.views_back for part in parts)
 
     @classmethod
     def check(cls, source: Source) -> None:
@@ -387,7 +388,6 @@ def joined(name: str) -> type[Several]:
         "geometry": any(kind.geometry for kind in every),
         "mixes": all(kind.mixes for kind in every),
         "mirrors": all(kind.mirrors for kind in every),
-        "views_back": all(kind.views_back for kind in every),
         "whole_batch": any(kind.whole_batch for kind in every),
         "recipe": next((kind.recipe for kind in every if kind.recipe), None),
         "size": max(sizes) if sizes else None,

@@ -146,9 +146,8 @@ class Tags(FitsAtOnce, Task):
             raise UsageError(
                 "balance=weights goes with the losses bce and asymmetric of the task tags, not with squared"
             )
-        if how != "none" and loss != "squared":
-            odds = (1 - share) / share
-            weights = np.clip(odds if how == "weights" else np.sqrt(odds), 1.0, _MOST)
+        if how == "weights":  # which ranks pictures worse: asked for, not the default
+            weights = np.clip((1 - share) / share, 1.0, _MOST)
         weighed = weights * share / (weights * share + 1 - share)  # what the weighted loss is least at
         prior = weighed if loss == "squared" else np.log(weighed / (1 - weighed))
         notes = []

@@ -135,7 +135,6 @@ class Task(ABC):
     geometry: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
     mirrors: ClassVar[bool] = True
-    views_back: ClassVar[bool] = True
     whole_batch: ClassVar[bool] = False
     knows_strangers: ClassVar[bool] = False
     classifies: ClassVar[bool] = False
@@ -143,6 +142,7 @@ class Task(ABC):
     variants: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ("picture",)
     shown_texts: int = 0
+    views_back: bool = True
     recipe: ClassVar[str | None] = None
     size: ClassVar[int | None] = None
     options: ClassVar[Mapping[str, Any]] = {}
@@ -264,6 +264,12 @@ class Task(ABC):
 
     def unmirrored(self, outputs: Any) -> Any:
         """Outputs for a mirror view, as they would be for the picture itself; left out where `views_back` is false."""
+        return outputs
+
+    turns_back: ClassVar[bool] = False  # whether `unturned` undoes quarter turns of the pictures
+
+    def unturned(self, outputs: Any, quarter: int) -> Any:
+        """Outputs for a picture turned so many quarters to the left, as they would be for the picture itself."""
         return outputs
 
     # ---- figures

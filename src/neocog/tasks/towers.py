@@ -26,7 +26,9 @@ def learn_tokenizer(tower: str, texts: Iterable[str]) -> Tokenizer:
     return learn(kind, texts)
 
 
-def build_tower(tower: str, tokenizer: Tokenizer, dimensions: int, learned: int = 64, filters: int = 256) -> nn.Module:
+def build_tower(
+    tower: str, tokenizer: Tokenizer, dimensions: int, learned: int = 64, filters: int = 256, dropout: float = 0.2
+) -> nn.Module:
     """A tower with fresh weights: ``forward(ids)`` gives (B, dimensions)."""
     from neocog.nets.dssm import CDSSM, DSSM
     from neocog.nets.matching import Windows
@@ -35,7 +37,7 @@ def build_tower(tower: str, tokenizer: Tokenizer, dimensions: int, learned: int 
         return DSSM(tokenizer.size, dimensions)
     if tower == "cdssm":
         return CDSSM(tokenizer.size, dimensions)
-    return Windows(tokenizer.size, dimensions, torch.from_numpy(table_for(tokenizer)), learned, filters)
+    return Windows(tokenizer.size, dimensions, torch.from_numpy(table_for(tokenizer)), learned, filters, dropout)
 
 
 def as_targets(tokenizer: Tokenizer, every: Sequence[Sequence[str]], least: int = 1) -> dict[str, Tensor]:

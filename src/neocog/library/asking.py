@@ -1,0 +1,159 @@
+"""Many people ask one library: answers are kept for a while, are given page by page, and name no file outside it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from neocog.data.decode import decode, inspect
+from neocog.errors import DecodeError, UsageError
+from neocog.library.gallery import row_of
+from neocog.library.overview import name_of
+from neocog.library.query import Either, Example, Query, Region, parse
+from neocog.library.searching import Hit, Ranking, rank
+from neocog.library.store import Store
+from neocog.library.view import View, find_picture, view_of
+
+_KEPT = 8  # rankings, of about 5 MB for 100,000 pictures
+MOST = 500  # hits of one page
+LARGEST = 64_000_000  # pixels of an example picture
+
+
+class Asking:
+    """Searches one library for several threads at once."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._kept: OrderedDict[Any, Ranking] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def page(
+        self,
+        text: str = "",
+        *,
+        like: str = "",
+        box: tuple[float, float, float, float] | None = None,
+        upload: bytes | None = None,
+        threshold: float | None = None,
+        offset: int = 0,
+        limit: int = 60,
+    ) -> dict[str, Any]:
+        """Return a page of the hits of a query, JSON-able; without a query all pictures, the newest first.
+
+        Args:
+            like: hash of a picture of the library to look like. box: the part of it, or of `upload`, that counts:
+                x0, y0, x1, y1 in fractions of width and height.
+            upload: the bytes of an example picture from elsewhere.
+
+        Raises:
+            UsageError: the query is wrong, or names a picture that is not in the library. NoPicture: so does `like`.
+            DecodeError: `upload` is no picture, or too large a one.
+        """
+        if not 0 < limit <= MOST or offset < 0:
+            raise UsageError(f"expected 1 to {MOST} hits from place 0 on, got {limit} from {offset}")
+        ranked = self._ranked(text.strip(), like, box, upload, threshold, min(offset + limit, 200))
+        view = view_of(self.store)
+        unfinished = self.store.unfinished_note()
+        hits = ranked.hits(offset, offset + limit)
+        total = ranked.total
+        return {
+            "understood": str(ranked.query),
+            "notes": [*([unfinished] if unfinished else []), *ranked.notes],
+            "not_understood": list(ranked.not_understood),
+            "nothing": None if total else ranked.nothing or "no picture answers this",
+            "threshold": ranked.threshold,
+            "best": ranked.best,
+            "total": total,
+            "hits": [_told(view, hit) for hit in hits],
+        }
+
+    def _ranked(
+        self, text: str, like: str, box: Any, upload: bytes | None, threshold: float | None, top: int
+    ) -> Ranking:
+        key = (_state(self.store), text, like, box, threshold) if upload is None else None
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        view = view_of(self.store)
+        asked = _inside(view, parse(text)) if text else Query()
+        region = Region(*box) if box else None
+        if like:
+            row_of(view, like)
+            asked = replace(asked, terms=(*asked.terms, Example(like, region)))
+        if upload is not None:
+            ranked = self._outside(asked, upload, region, threshold)
+        else:
+            nothing_asked = not asked.terms and asked.duplicates is None
+            ranked = rank(self.store, replace(asked, duplicates=True) if nothing_asked else asked, threshold=threshold)
+        if key is not None:
+            with self._lock:
+                self._kept[key] = ranked
+                while len(self._kept) > _KEPT:
+                    self._kept.popitem(last=False)
+        return ranked
+
+    def _outside(self, asked: Query, upload: bytes, region: Region | None, threshold: float | None) -> Ranking:
+        info = inspect(upload)
+        if info.width * info.height > LARGEST:
+            raise DecodeError(
+                f"too large: {info.width}x{info.height}; an example may have {LARGEST / 1e6:,.0f} million pixels"
+            )
+        decode(upload)  # damaged ones are told apart from a search that failed
+        handle, path = tempfile.mkstemp(prefix="neocog-example-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(upload)
+            whole = replace(asked, terms=(*asked.terms, Example(path, region)))
+            ranked = rank(self.store, whole, threshold=threshold)
+        finally:
+            with suppress(OSError):
+                Path(path).unlink()
+        ranked.query = asked  # nobody is to read where the copy was
+        return ranked
+
+
+def _inside(view: View, asked: Query) -> Query:
+    """The query with example pictures as hashes. Raises: UsageError: one that the library does not have."""
+
+    def known(term: Any) -> Any:
+        if isinstance(term, Either):
+            return Either(tuple(tuple(map(known, one)) for one in term.alternatives))
+        if not isinstance(term, Example):
+            return term
+        return replace(term, file=str(view.hashes[find_picture(view, term.file, files=False)[0]]))
+
+    return replace(asked, terms=tuple(map(known, asked.terms)))
+
+
+def _state(store: Store) -> tuple[Any, ...]:
+    """What differs whenever an answer might."""
+    times: list[int] = []
+    for name in ("taught", "corrections", "calibration", "library"):
+        try:
+            times.append(os.stat(store.folder / f"{name}.json").st_mtime_ns)
+        except OSError:
+            times.append(0)
+    return (store.version(), *times)
+
+
+def _told(view: View, hit: Hit) -> dict[str, Any]:
+    row = int(view.rows_of([hit.hash])[0])
+    table = view.table
+    taken = table.column("taken")[row].as_py() if row >= 0 else None
+    return {
+        "id": hit.hash,
+        "name": name_of(view, row) if row >= 0 else "",
+        "score": hit.score if hit.reasons else None,
+        "why": [{"witness": r.kind, "what": r.part, "text": r.text, "score": r.value} for r in hit.reasons],
+        "near": list(hit.near),
+        "width": table.column("width")[row].as_py() if row >= 0 else None,
+        "height": table.column("height")[row].as_py() if row >= 0 else None,
+        "date": taken.isoformat() if taken else None,
+    }

@@ -1,0 +1,162 @@
+"""What is different between the folders of a library and its table: new, changed, moved and deleted files.
+
+Nothing is opened for that. A file is unchanged if its size and time are; a renamed one is known by its inode.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+from neocog.data import video
+from neocog.data.decode import now_readable
+from neocog.data.stores import file_of, is_elsewhere
+from neocog.library.films import known_films
+from neocog.library.indexed import Elsewhere, Report
+from neocog.library.ledger import Ledger, above, outermost, signed, within
+from neocog.library.scan import EMPTY, Scan, scan
+from neocog.library.store import Store
+from neocog.records import counted
+
+_MANY = 100  # pictures that do not become gone because a folder below an indexed one is empty: a disk may be away
+
+
+class Changes:
+    """What lies in the folders, what the table says, and which files must therefore be read."""
+
+    def __init__(
+        self, store: Store, roots: list[str], model: str | None, exclude: list[str], elsewhere: Elsewhere | None
+    ) -> None:
+        self.store, self.roots, self.model, self.report = store, roots, model, Report()
+        self.exclude, self.elsewhere = exclude, elsewhere
+        skip = os.fspath(store.folder)
+        self.found: Scan = (
+            elsewhere.scan(roots, store, exclude) if elsewhere else scan(roots, store.text_of, skip, exclude)
+        )
+        self.below = [store.text_of(root) for root in roots]
+        self.ledger = Ledger(store, [*self.below, *store.folders])
+        self.problems = {row["path"]: row for row in store.problems().to_pylist()}
+        self.new_problems: dict[str, dict[str, Any]] = {}
+        self.solved: set[str] = set()
+        self.to_read: list[str] = []
+        self.absent: dict[str, list[str]] = {}  # known files that the scan did not find, by their content
+        self.lost: set[str] = set()  # those of them that must be gone, as their folder was looked through
+        self.films: dict[str, list[str]] = {}  # the frames that are known of each video
+
+    def begin(self) -> None:
+        """Note in the library what is passed over, and which folders are indexed for the first time."""
+        store = self.store
+        first = [one for one in self.below if not any(one == f or within(one, f) for f in store.folders)]
+        store.note(exclude=self.exclude, unfinished=sorted({*store.unfinished, *first}))
+
+    def sort(self) -> None:
+        """Tell unchanged and renamed files from those that must be read, without opening any."""
+        files, ledger = self.found.files, self.ledger
+        self.films, followed = known_films(self.found, ledger)
+        away = self._away()
+
+        def scanned(path: str) -> bool:
+            inside = any(within(path, root) for root in self.below)
+            inside = inside and (self.elsewhere is not None or not is_elsewhere(path))
+            return inside and not any(within(path, folder) for folder in (*self.found.closed, *away))
+
+        self.lost = {path for path in ledger.files if path not in files and scanned(path)}
+        for was, now in followed:
+            if not self._missing(was):  # another way to a video that is known
+                self.films.pop(file_of(now), None)
+                continue
+            hash = ledger.files[was]
+            ledger.put(now, *ledger.contents[hash].places[was], hash)
+            ledger.drop(was)
+            self.lost.discard(was)
+            self.report.moved += 1
+        renamed: dict[tuple[int, int, int], str] = {}
+        for hash, content in ledger.contents.items():
+            for path, (mtime, inode) in content.places.items():
+                known = files.get(path)
+                if known is None:
+                    self.absent.setdefault(hash, []).append(path)
+                    if inode:
+                        renamed[inode, content.size, mtime] = path
+                elif known.mtime_ns == mtime and known.size in (content.size, -1) and self.model in content.models:
+                    self.report.unchanged += 1
+                else:
+                    self.to_read.append(path)
+        for path, one in (*files.items(), *self.found.videos.items()):
+            if path in ledger.files or path in self.films or file_of(path) != path:
+                continue
+            problem = self.problems.get(path)
+            same = problem and (problem["size"], problem["mtime_ns"]) == (one.size, one.mtime_ns)
+            if problem and same and not now_readable(problem["reason"]):
+                self.report.unchanged += 1
+                continue
+            old = renamed.get((signed(one.inode), one.size, one.mtime_ns))
+            old = old if old in ledger.files else None
+            if old is not None and not self._missing(old):
+                better = self._better(one.full, old)
+                if better is False:  # another way to a file that is known
+                    continue
+                old = old if better else None
+            if old is not None:
+                hash = ledger.files[old]
+                ledger.put(path, one.mtime_ns, one.inode, hash)
+                ledger.drop(old)  # after it, so that the label follows the file
+                self.lost.discard(old)
+                self.report.moved += 1
+                if self.model not in ledger.contents[hash].models:
+                    self.to_read.append(path)
+            else:
+                self.to_read.append(path)
+        self.to_read = sorted({file_of(path) for path in self.to_read})
+        if not video.have() and (unread := [path for path in self.to_read if path in self.found.videos]):
+            self.to_read = [path for path in self.to_read if path not in self.found.videos]
+            self.report.notes.append(
+                f"{counted(len(unread), 'video')} such as {self.store.name_of(unread[0])} skipped: videos are read by "
+                "PyAV; type pip install 'neocog[video]', and index again"
+            )
+        there = {**self.found.broken, **self.found.closed}
+        seen = files.keys() | self.found.videos.keys() | there.keys()
+        for path, reason in there.items():
+            self._problem(path, reason, 0, 0)
+        gone = [p for p in self.problems if p not in seen and scanned(p)]
+        self.solved.update(gone)
+
+    def _away(self) -> list[str]:
+        """Folders that look as if their disk were away: their pictures are kept, and the report says so."""
+        files, bare = self.found.files, dict(self.found.bare)
+        missing = Counter(folder for path in self.ledger.files if path not in files for folder in above(path))
+        for root in self.below:
+            if not any(within(path, root) for path in files):
+                bare[root] = "has no pictures now"
+        found = outermost(f for f, how in bare.items() if missing[f] >= (_MANY if how == EMPTY else 1))
+        for folder in found:
+            full = self.store.name_of(folder)
+            self.report.away.append(
+                f"{full} {bare[folder]}, and the library knows {missing[folder]:,} pictures there, which are kept: is "
+                f"the disk connected? If they were deleted: neocog library forget '{full}'"
+            )
+        self.report.notes += self.report.away
+        return found
+
+    def _better(self, new: str, old: str) -> bool | None:
+        """Whether a path is real, and the stored one is a link to the same file; None where they are two files."""
+        full = os.fspath(self.store.path_of(old))
+        try:
+            if not os.path.samefile(full, new):
+                return None
+        except OSError:
+            return None
+        return os.path.realpath(new) == new and os.path.realpath(full) != full
+
+    def _missing(self, path: str) -> bool:
+        """Whether a known file, which the scan did not find, is not there any more."""
+        return path in self.lost or not (is_elsewhere(path) or os.path.lexists(self.store.path_of(file_of(path))))
+
+    def _problem(self, path: str, reason: str, mtime_ns: int, size: int) -> None:
+        old = self.problems.get(path)
+        row = {"path": path, "reason": reason, "mtime_ns": mtime_ns, "size": size}
+        if old != row:
+            self.new_problems[path] = row
+            self.report.unreadable += 1
+        self.solved.discard(path)

@@ -1,0 +1,376 @@
+"""Routes about jobs, trainings and networks."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from pathlib import Path as Folder
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, File, Form, HTTPException, Path, Query, Request, Response, UploadFile
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+
+from neocog.data.named import at_hand
+from neocog.fit.watching import follow, free_folder, told, whole
+from neocog.library.gallery import original
+from neocog.web.answers import as_json
+from neocog.web.jobs import OVER
+from neocog.web.libraries import PICTURE, asking, corners, served
+
+router = APIRouter(tags=["runs"])
+
+Name = Annotated[str, Path(description="The name of a run, as /api/runs gives it.", max_length=200)]
+JobId = Annotated[str, Path(description="A job, as /api/jobs gives it.", pattern="^[0-9a-f]{16}$")]
+_PAUSE = 0.5  # seconds between two looks at a file
+_OPEN = 2  # networks that are kept in memory
+_REPORT = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
+
+
+class Layer(BaseModel):
+    """A convolution of a small net, and whether pooling follows."""
+
+    filters: int = Field(ge=1, le=256)
+    size: Literal[1, 3, 5, 7]
+    pool: bool = True
+
+
+class Work(BaseModel):
+    """What is to be done; which fields count depends on `kind`."""
+
+    kind: Literal["index", "teach", "train", "predict", "map"]
+    library: str | None = Field(None, max_length=200)
+    run: str | None = Field(None, max_length=200, description="predict: which run answers.")
+    net: str | None = Field(
+        None, max_length=200, description="train: a net of the zoo; index: a run, to search with it."
+    )
+    data: str | None = Field(
+        None, max_length=300, description="train: library:NAME, library:NAME#word, or a named set."
+    )
+    minutes: float | None = Field(None, gt=0, le=600)
+    epochs: float | None = Field(None, gt=0, le=1000)
+    task: str | None = Field(None, max_length=50)
+    rate: float | None = Field(None, gt=0, le=10)
+    batch: int | None = Field(None, ge=1, le=4096)
+    layers: list[Layer] | None = Field(None, min_length=1, max_length=6, description="train: a small net of these.")
+    name: str | None = Field(None, max_length=100, description="teach: the word.")
+    examples: list[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]] = Field([], max_length=2000)
+    negatives: list[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]] = Field([], max_length=2000)
+
+
+# --- jobs
+
+
+@router.get("/jobs")
+def jobs(request: Request) -> dict[str, Any]:
+    """The jobs, the newest first."""
+    return {"jobs": served(request).jobs.list()}
+
+
+@router.post("/jobs")
+def start(request: Request, work: Work) -> dict[str, Any]:
+    """Begin a job; it goes on when the page is closed."""
+    found, begin = served(request), served(request).jobs.start
+    if work.kind == "train":
+        return _train(request, work)
+    lib = _needed(work.library, "library")
+    store = str(found.library(lib).store.folder)
+    if work.kind == "index":
+        net = str(found.run(work.net)) if work.net else None
+        return begin(
+            "index", f"Index {lib}" + (f" with {work.net}" if work.net else ""), library=lib, store=store, net=net
+        )  # type: ignore[no-any-return]
+    if work.kind == "predict":
+        run = _needed(work.run, "run")
+        return begin("predict", f"{run} on {lib}", library=lib, store=store, folder=str(found.run(run)))  # type: ignore[no-any-return]
+    if work.kind == "teach":
+        name = _needed(work.name, "name")
+        lesson = {"name": name, "examples": work.examples, "negatives": work.negatives}
+        return begin("teach", f"Teach {name}", library=lib, store=store, **lesson)  # type: ignore[no-any-return]
+    return begin("map", f"Map of {lib}", library=lib, store=store)  # type: ignore[no-any-return]
+
+
+@router.get("/jobs/{id}")
+def job(request: Request, id: JobId) -> dict[str, Any]:
+    """One job."""
+    return served(request).jobs.get(id)  # type: ignore[no-any-return]
+
+
+@router.get("/jobs/{id}/events", response_class=StreamingResponse)
+def job_events(request: Request, id: JobId) -> StreamingResponse:
+    """The job whenever something of it changes, as server-sent events called "job", until it is over."""
+    found = served(request).jobs
+    found.get(id)
+
+    async def events() -> AsyncIterator[str]:
+        before = None
+        while True:
+            now = await asyncio.to_thread(found.get, id)
+            if now != before:
+                yield _event("job", now)
+            if now["state"] in OVER:
+                return
+            before = now
+            await asyncio.sleep(_PAUSE)
+
+    return StreamingResponse(events(), media_type="text/event-stream")
+
+
+@router.delete("/jobs/{id}")
+def cancel(request: Request, id: JobId) -> dict[str, Any]:
+    """Stop a job as Ctrl-C does; what it did is kept, and a training can be resumed."""
+    return served(request).jobs.cancel(id)  # type: ignore[no-any-return]
+
+
+def _train(request: Request, work: Work) -> dict[str, Any]:
+    found = served(request)
+    data = _needed(work.data, "data")
+    lib, stem = None, re.sub(r"[^\w]+", "-", data.removeprefix("library:")).strip("-")[:40] or "run"
+    if data.startswith("library:"):
+        lib, _, word = data.removeprefix("library:").partition("#")
+        data = f"library:{found.library(lib).store.folder}" + (f"#{word}" if word else "")
+    elif data.partition(":")[0] not in at_hand() or not re.fullmatch(r"[\w:,=.]+", data):
+        raise HTTPException(400, f"expected library:NAME or one of {', '.join(at_hand())}, got {data!r}")
+    options: dict[str, Any] = {
+        "minutes": work.minutes, "epochs": work.epochs, "net": work.net, "task": work.task, "offline": True
+    }  # fmt: skip
+    fields = {"lr": work.rate, "batch_size": work.batch}
+    options["set"] = {name: value for name, value in fields.items() if value is not None}
+    if work.layers:
+        options |= {
+            "net": "convnetjs",
+            "net_options": {"layers": [[x.filters, x.size, int(x.pool)] for x in work.layers]},
+        }
+    if work.minutes is None and work.epochs is None:
+        options["minutes"] = 5.0
+    folder = free_folder(stem, found.beside or Folder("runs"))
+    folder.mkdir(parents=True)
+    run = found.add_run(folder)
+    kept = {name: value for name, value in options.items() if value is not None}
+    return found.jobs.start(
+        "train", f"Train on {work.data}", library=lib, run=run, data=data, options=kept, folder=str(folder)
+    )  # type: ignore[no-any-return]
+
+
+def _needed(value: str | None, name: str) -> str:
+    if not value:
+        raise HTTPException(400, f"this kind of job needs {name!r}")
+    return value
+
+
+def _event(name: str, value: Any) -> str:
+    return f"event: {name}\ndata: {as_json(value)}\n\n"
+
+
+# --- runs
+
+
+@router.get("/runs")
+def runs(request: Request) -> dict[str, Any]:
+    """The runs, the newest first."""
+    found = [_with_job(request, name, told(folder)) for name, folder in served(request).runs.items()]
+    return {"runs": sorted(found, key=lambda one: one["started"] or "9", reverse=True)}
+
+
+@router.get("/runs/{run}")
+def run(request: Request, run: Name) -> dict[str, Any]:
+    """All that a run's folder says: settings, notes, state, and the records of its log."""
+    return _with_job(request, run, whole(served(request).run(run)))
+
+
+@router.get("/compare")
+def compare(request: Request, run: Annotated[list[str], Query(min_length=1, max_length=12)]) -> dict[str, Any]:
+    """Several runs side by side."""
+    return {"runs": [_with_job(request, name, whole(served(request).run(name))) for name in run]}
+
+
+@router.get("/runs/{run}/events", response_class=StreamingResponse)
+def run_events(request: Request, run: Name, after: Annotated[int, Query(ge=0, le=10**9)] = 0) -> StreamingResponse:
+    """The records of the log from number `after` on as they are written ("record"), and the state ("state")."""
+    folder = served(request).run(run)
+
+    def look(number: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        now = _with_job(request, run, told(folder))  # before the log is read, so that its end is not missed
+        return now, list(follow(folder, number))
+
+    async def events() -> AsyncIterator[str]:
+        number, before = after, None
+        while True:
+            now, new = await asyncio.to_thread(look, number)
+            number += len(new)
+            for record in new:
+                yield _event("record", record)
+            if now != before:
+                yield _event("state", now)
+            if now["state"] != "running":
+                return
+            before = now
+            await asyncio.sleep(_PAUSE)
+
+    return StreamingResponse(events(), media_type="text/event-stream")
+
+
+@router.post("/runs/{run}/stop")
+def stop(request: Request, run: Name) -> dict[str, Any]:
+    """Stop a training that was started here; it can be resumed."""
+    found = served(request)
+    found.run(run)
+    for one in found.jobs.list():
+        if one.get("run") == run and one["state"] == "running":
+            return found.jobs.cancel(one["id"])  # type: ignore[no-any-return]
+    raise HTTPException(409, "this training was not started here; press Ctrl-C where it was")
+
+
+@router.post("/runs/{run}/resume")
+def resume(request: Request, run: Name) -> dict[str, Any]:
+    """Go on with a training that was stopped, exactly where it was."""
+    found = served(request)
+    folder = found.run(run)
+    state = _with_job(request, run, told(folder))["state"]
+    if state not in ("stopped", "failed"):
+        raise HTTPException(409, f"{run} is {state}")
+    return found.jobs.start("resume", f"Resume {run}", run=run, folder=str(folder))  # type: ignore[no-any-return]
+
+
+@router.get("/runs/{run}/report", response_class=Response)
+def report(request: Request, run: Name) -> Response:
+    """The run's report, a page of its own."""
+    path = served(request).run(run) / "report.html"
+    if not path.is_file():
+        raise HTTPException(404, f"{run} has no report yet")
+    return Response(path.read_bytes(), media_type="text/html", headers={"content-security-policy": _REPORT})
+
+
+@router.get("/runs/{run}/errors")
+def errors(request: Request, run: Name, limit: Annotated[int, Query(ge=1, le=200)] = 36) -> dict[str, Any]:
+    """The surest wrong answers, with their pictures."""
+    from neocog.look.window import errors
+
+    return {"errors": errors(served(request).run(run), limit)}
+
+
+@router.get("/runs/{run}/filters", response_class=Response, responses=PICTURE)
+def filters(request: Request, run: Name) -> Response:
+    """The first layer's filters as they were last saved, a PNG."""
+    from neocog.look.window import filters
+
+    return Response(_png(filters(served(request).run(run))), media_type="image/png")
+
+
+# --- networks
+
+
+@router.get("/runs/{run}/network")
+def network(request: Request, run: Name) -> dict[str, Any]:
+    """Layers with shapes, cost and receptive field, advice, and the drawing."""
+    return _window(request, run).network()
+
+
+@router.post("/runs/{run}/look")
+def look(
+    request: Request,
+    run: Name,
+    picture: Annotated[UploadFile | None, File(description="A picture, or `library` and `id`.")] = None,
+    library: Annotated[str, Form(max_length=200)] = "",
+    id: Annotated[str, Form(max_length=32)] = "",
+    layer: Annotated[str, Form(max_length=200)] = "",
+    unit: Annotated[int | None, Form(ge=0, le=100_000)] = None,
+    what: Annotated[str | None, Form(max_length=200)] = None,
+    cover: Annotated[str, Form(max_length=100)] = "",
+) -> dict[str, Any]:
+    """What the net says of a picture, what speaks for it, the maps of a layer, and what a covered part changes."""
+    data = _picture(request, picture, library, id)
+    return _window(request, run).look(data, layer=layer, unit=unit, what=what, cover=corners(cover))
+
+
+@router.get("/runs/{run}/units/{layer}/{unit}")
+def unit(
+    request: Request,
+    run: Name,
+    layer: Annotated[str, Path(max_length=200)],
+    unit: Annotated[int, Path(ge=0, le=100_000)],
+    library: Annotated[str, Query(max_length=200)] = "",
+) -> dict[str, Any]:
+    """A unit's receptive field, the patches that excite it most, and what it listens to."""
+    from neocog.library.gallery import sample
+
+    pictures = sample(asking(request, library).store, 120) if library else []
+    return _window(request, run).unit(layer, unit, pictures)
+
+
+@router.post("/runs/{run}/predict")
+def predict(
+    request: Request,
+    run: Name,
+    picture: Annotated[UploadFile | None, File(description="A picture, or `library` and `id`.")] = None,
+    library: Annotated[str, Form(max_length=200)] = "",
+    id: Annotated[str, Form(max_length=32)] = "",
+) -> dict[str, Any]:
+    """What the net says of one picture."""
+    from neocog.fit import predict
+
+    data = _picture(request, picture, library, id)
+    (answer,) = predict(served(request).run(run), [data])
+    return {"answer": answer.to_json()}
+
+
+@router.get("/libraries/{lib}/pictures/{id}/heatmap", response_class=Response, responses=PICTURE, tags=["libraries"])
+def heatmap(
+    request: Request, lib: Annotated[str, Path(max_length=200)], id: Annotated[str, Path(pattern="^[0-9a-f]{32}$")],
+    what: Annotated[str, Query(max_length=200)] = "",
+) -> Response:  # fmt: skip
+    """What in a picture speaks for a word, by the net that made the library's vectors: a PNG to lay over it."""
+    from neocog.web.looking import heatmap
+
+    return Response(_png(heatmap(asking(request, lib).store, id, what)), media_type="image/png")
+
+
+def _picture(request: Request, picture: UploadFile | None, library: str, id: str) -> bytes:
+    if picture is not None:
+        return picture.file.read()
+    if not library or not id:
+        raise HTTPException(400, "expected a picture, or the library and the id of one")
+    return original(asking(request, library).store, id)[0]
+
+
+_windows: OrderedDict[tuple[Folder, int], Any] = OrderedDict()
+_opening = threading.Lock()
+
+
+def _window(request: Request, run: str) -> Any:
+    """The opened network of a run; the last few are kept."""
+    from neocog.look.window import Window
+
+    folder = served(request).run(run)
+    path = folder / "net.json"
+    key = (folder, path.stat().st_mtime_ns if path.exists() else 0)
+    with _opening:
+        if key not in _windows:
+            _windows[key] = Window(folder)
+            while len(_windows) > _OPEN:
+                _windows.popitem(last=False)
+        _windows.move_to_end(key)
+        return _windows[key]
+
+
+def _with_job(request: Request, name: str, run: dict[str, Any]) -> dict[str, Any]:
+    """A run, with what is known from the job that trains it: it may not have written anything yet."""
+    own = next((one for one in served(request).jobs.list() if one.get("run") == name), None)
+    out = {"name": name, **run, "error": None}
+    if own is not None and own["state"] == "running":
+        out["state"] = "running"
+    elif own is not None and own["state"] in ("failed", "crashed") and run["state"] != "done":
+        out |= {"state": "failed", "error": own["error"]}
+    return out
+
+
+def _png(pixels: Any) -> bytes:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
