@@ -124,10 +124,11 @@ def open_folder(root: str | os.PathLike[str], kind: str = "picture") -> Folder:
         label = columns.pop("label")
         classes, labels = label.names, label.codes  # type: ignore[attr-defined]
         more = [f"{' and '.join(said)} are read from the file names, such as {listing.keys[0]}"]
-    return Folder(
+    made = Folder(
         top, listing.keys, name, classes, labels, codes,
         notes=notes + more, problems=listing.problems, kind=kind, columns=columns,
     )  # fmt: skip
+    return made if kind == "picture" else find_reader(kind).arranged(made)
 
 
 class _Listing:
