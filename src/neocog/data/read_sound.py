@@ -49,8 +49,8 @@ class SoundReader(Reader):
     endings = sound.SOUND_ENDINGS
     about = "recordings: log-mel, MFCC, spectrogram or the wave"
     options: ClassVar[Mapping[str, Any]] = {
-        "features": "logmel", "bands": 40, "rate": 0, "seconds": 0.0, "trim": 40.0, "depth": 50.0, "centred": 0.5, "picture": False,
-        "shift": 0.1, "speed": 0.15, "noise": 5.0, "masked": 0.125,
+        "features": "logmel", "bands": 40, "rate": 0, "seconds": 0.0, "trim": 40.0, "depth": 50.0, "centred": 0.5,
+        "picture": False, "shift": 0.1, "speed": 0.15, "noise": 5.0, "masked": 0.125,
     }  # fmt: skip
     net = "tc_resnet8"
     recipe = "sounds"
