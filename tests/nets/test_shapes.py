@@ -55,6 +55,9 @@ def sizes(name: str, **options: Any) -> dict[str, tuple[int, ...]]:
         ("sentence_cnn", {"vocabulary": 100}, 30_300 + 360_300 + 602, 21_900_600),
         ("sentence_cnn", {"widths": [2], "maps": 7, "dimensions": 5, "vocabulary": 9}, 50 + 77 + 16, 57 * 70 + 14),
         ("c3d", {"classes": 101}, 78_409_573, 38_548_959_232 - 386 * 4096),  # as published for UCF-101
+        ("clip_small", {"classes": 5}, 161_704 + 97 * 5, 55_738_368 + 96 * 5),
+        ("clip_frames", {"frames": 2}, 24_216, 44_834_816 // 8),
+        ("two_stream", {}, 24_216 + 9 * 45 * 16 + 23_784, 44_834_816 // 16 + 1024 * (9 * 45 * 16) + 2_359_808),
         ("vae", {"latent": 3}, 392_500 + 2 * 501 * 3 + 500 * 3 + 500 + 392_784, 392_000 * 2 + 500 * 9),
         ("vae", {"hidden": 400}, 652_824, 651_200),
     ],

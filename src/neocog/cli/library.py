@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neocog.cli import terminal, write
+from neocog.data.stores import told
 from neocog.errors import UsageError
 from neocog.names import shown
 from neocog.records import counted
@@ -63,8 +64,8 @@ def index(
         list[str] | None,
         typer.Argument(
             metavar="FOLDER...",
-            help="Folders of pictures; with --on also s3://... and the like, tar shards, Parquet files. "
-            "Default: those indexed before.",
+            help="Folders of pictures and videos, or a video; with --on also s3://... and the like, tar shards, "
+            "Parquet files. Default: those indexed before.",
         ),
     ] = None,
     library: Annotated[
@@ -144,20 +145,22 @@ def index(
 
 def _opened_for(folders: list[str], library: str | None, on: str | None) -> Library:
     """The library that folders are indexed into; made if it is not there."""
-    from neocog.data.stores import is_elsewhere, is_url
+    from neocog.data.stores import is_elsewhere, is_url, is_video
     from neocog.library import Library, place
 
     for text in folders:
         path = Path(text).expanduser()
         if not on and is_elsewhere(text) and not path.is_dir():
             raise UsageError(f"{text} is looked into with --on, also on one machine: neocog index {text} --on local")
+        if is_video(text) and path.is_file():
+            continue
         if not path.is_dir() and not (is_url(text) or (is_elsewhere(text) and path.is_file())):
             what = "is a file" if path.exists() else "does not exist"
             raise UsageError(f"expected a folder of pictures; {text} {what}")
     if folders and library is None:
         if is_elsewhere(folders[0]) and not Path(folders[0]).is_dir():
             raise UsageError(f"say in which folder the library of {folders[0]} is to be: --library LIB")
-        return Library.beside(folders[0])
+        return Library.beside(Path(folders[0]).parent if is_video(folders[0]) else folders[0])
     if library is None or not folders or place.is_library(library) or place.is_library(place.beside(library)):
         return Library(library)
     return Library.at(library)
@@ -275,7 +278,7 @@ def search(
         for note in found.notes:
             terminal.say(f"note: {note}")
         for hit in found:
-            terminal.echo(f"{hit.score:.2f}  {hit.path}")
+            terminal.echo(f"{hit.score:.2f}  {told(hit.path)}")
             why = "; ".join(reason.text for reason in hit.reasons)
             if why:
                 terminal.echo(f"      {why}")
@@ -361,7 +364,7 @@ def _tell_taught(taught: Any, opened: Library, *, json: bool = False, sheet: Pat
     if taught.uncertain:
         terminal.echo("most uncertain; say yes or no with 'neocog correct':")
         for one in taught.uncertain:
-            terminal.echo(f"{one.probability:.2f}  {one.path}")
+            terminal.echo(f"{one.probability:.2f}  {told(one.path)}")
 
 
 def describe(
@@ -377,13 +380,13 @@ def describe(
     if json:
         write.show_json(said)
         return
-    terminal.echo(said.path)
+    terminal.echo(told(said.path))
     if not (said.concepts or said.broader):
         terminal.echo("shows: nothing the net is sure of")
     for title, rows in (("shows", said.concepts), ("in general", said.broader), ("your words", said.believed)):
         if rows:
             terminal.echo(f"{title}: " + ", ".join(f"{name} {p:.2f}" for name, p in rows))
     for one in said.nearest:
-        terminal.echo(f"nearest ({one.cosine:.2f}): {one.path}")
+        terminal.echo(f"nearest ({one.cosine:.2f}): {told(one.path)}")
     for line in said.unusual or ("nothing unusual",):
         terminal.echo(line)

@@ -10,6 +10,7 @@ import typer
 
 from neocog.cli import terminal, write
 from neocog.cli.library import LIBRARY_HELP, LibraryFirst, LibraryOption, Model, open_library
+from neocog.data.stores import told
 from neocog.errors import LibraryError, UsageError
 from neocog.records import counted
 
@@ -122,7 +123,7 @@ def duplicates(
     for group in groups:
         for i, copy in enumerate(group.copies):
             size = f"{copy.width}x{copy.height}, {copy.size:,} bytes"
-            terminal.echo(f"{'keep ' if i == 0 else '     '} {copy.path}  ({size})")
+            terminal.echo(f"{'keep ' if i == 0 else '     '} {told(str(copy.path))}  ({size})")
     spare = sum(group.superfluous for group in groups)
     terminal.echo(f"{counted(len(groups), 'group')}; all but the best are {spare / 1e6:,.1f} MB")
 

@@ -42,7 +42,8 @@ _POINTS = frozenset("points keypoints landmarks".split())
 _NO_QUANTITY = frozenset("id index idx width height size bytes filesize row number no nr".split())
 _MASKS = frozenset("mask masks maskpath segmentation segmentationmask encodedpixels rle maskrle".split())
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)([.,]\d+)?([eE][+-]?\d+)?")
-_MOST_NUMBERS = 0.9  # share of the different cells of a quantity that are numbers; the others are typing errors
+_MOST_NUMBERS = 0.75  # share of the cells of a quantity that are numbers; the others are remarks and typing errors
+_NOTHING = frozenset("nan inf +inf -inf infinity none null na n/a ? - unknown".split())  # cells that say no number
 _FEW_NUMBERS = 20  # different whole numbers, up to which a column holds classes whatever its name
 
 
@@ -256,9 +257,9 @@ def is_quantity(name: str, labels: LabelColumn) -> bool:
 
 def _quantity(name: str, labels: LabelColumn, declared: bool) -> str:
     """Describe the numbers of a column if they are a quantity (ages, prices) and not the numbers of classes."""
-    every, count = [str(one) for one in labels.distinct()], labels.total
-    texts = list(filter(_NUMBER.fullmatch, every))
-    if not texts or len(texts) < (1.0 if declared else _MOST_NUMBERS) * len(every):
+    times = {str(one): n for one, n in labels.counted().items() if str(one).lower() not in _NOTHING}
+    texts, count = list(filter(_NUMBER.fullmatch, times)), sum(times.values())
+    if not texts or sum(times[one] for one in texts) < (1.0 if declared else _MOST_NUMBERS) * count:
         return ""
     values = np.array([float(one.replace(",", ".")) for one in texts])
     fractions = bool((values != np.floor(values)).any())

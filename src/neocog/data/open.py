@@ -34,7 +34,8 @@ def open_source(
             embedded pictures, a file or a folder of files; tar shards, as a file, a folder, or a pattern with ``*`` or
             ``{000..099}``; a named set (``cifar10``, ``cifar100``, ``mnist``, ``fashion_mnist``, ``digits``, ``drawn``
             or ``drawn:n=2000,size=64,seed=1``); ``KIND:WHAT``, where an installed package has the entry point KIND in
-            the group ``neocog.sources`` (neocog's own is ``library:FOLDER``); or a tuple (pictures, labels) of arrays.
+            the group ``neocog.sources`` (neocog's own is ``library:FOLDER``), or ``clips:FOLDER`` (see
+            `clips.open_clips`); or a tuple (pictures, labels) of arrays.
         offline: never fetch anything.
         columns: which column of a table is what, for example ``{"path": "photo", "label": "kind"}``; roles are path,
             label, labels, caption, split, group (rows of one value stay in one split), boxes, mask, points, and numbers
@@ -59,6 +60,10 @@ def open_source(
     if isinstance(spec, str) and text.split(":", 1)[0] in NAMED:
         return open_named(text, offline=offline, say=say)
     kind, colon, _ = text.partition(":")
+    if kind == "clips" and colon:
+        from neocog.data.clips import open_clips
+
+        return open_clips(text[len("clips:") :])
     if colon and isinstance(spec, str):
         for found in entry_points(group=PLUGINS, name=kind):
             opened = found.load()(text)

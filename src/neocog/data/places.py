@@ -1,19 +1,22 @@
-"""Pictures that are no files of their own: objects of a store, members of tar shards, rows of Parquet files.
+"""Pictures that are no files of their own: objects of a store, members of tar shards, rows of Parquet files, frames.
 
 A *place* is the text that names one: ``s3://bucket/holiday/1.jpg`` for an object, ``s3://bucket/train-0.tar/0001.jpg``
-and ``/data/train.parquet/17`` for a member of a container.
+and ``/data/train.parquet/17`` for a member of a container, ``/home/ann/holiday.mp4/12.480`` for a frame of a video.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from neocog.data.parquet import picture_rows
 from neocog.data.shards import pictures_in
-from neocog.data.stores import CONTAINED, Item, opened, short
+from neocog.data.stores import CONTAINED, Item, file_of, moment, opened, short
 from neocog.errors import DataError
 
 _BUFFER = 1 << 20  # bytes that are fetched at once while headers are read
@@ -49,7 +52,14 @@ def read(item: Item) -> bytes:
 
 
 def read_place(place: str) -> bytes:
-    """Return the bytes of one picture by its place; a tar is searched for it. Raises: OSError, DataError."""
+    """Return the bytes of one picture by its place; a tar is searched for it, a video from the key packet before it.
+
+    Raises: OSError, DataError; MissingExtra: a video, without the extra that reads it.
+    """
+    if (found := moment(place)) is not None:
+        from neocog.data.video import frame_at
+
+        return plain_bytes(frame_at(*found))
     end = next((m.end(1) for m in CONTAINED.finditer(place) if m.end() < len(place)), None)
     if end is None:
         return read(Item(place, -1, 0))
@@ -58,10 +68,20 @@ def read_place(place: str) -> bytes:
         return read(Item(full, -1, 0, int(name)))
     with opened(full) as file, tarfile.open(fileobj=io.BufferedReader(file, _BUFFER), mode="r:") as tar:
         try:
-            found = tar.extractfile(name)
+            member = tar.extractfile(name)
         except KeyError:
             raise DataError(f"{full} has no member {name}") from None
-        return found.read() if found else b""
+        return member.read() if member else b""
+
+
+def plain_bytes(picture: np.ndarray) -> bytes:
+    """A picture, uint8 (H, W, 3), as the bytes of a file: PPM, which costs no time."""
+    return b"P6 %d %d 255\n" % (picture.shape[1], picture.shape[0]) + picture.tobytes()
+
+
+def is_there(place: str) -> bool:
+    """Whether the file of a place is on this machine."""
+    return os.path.isfile(file_of(place))
 
 
 @lru_cache(_KEPT_OPEN)

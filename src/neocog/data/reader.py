@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from neocog.data.findings import Finding
+    from neocog.data.folder import Folder
     from neocog.data.source import Source
 
 PICTURE = "picture"
@@ -154,6 +155,11 @@ class Reader(ABC):
     def drawn(cls, n: int, size: int, seed: int, task: str) -> Source:
         """`n` inputs that are made by neocog (``drawn:kind=...``), with the label that `task` asks for."""
         raise UsageError(f"no inputs of the kind {cls.kind} are drawn")
+
+    @classmethod
+    def arranged(cls, source: Folder) -> Folder:
+        """A folder of such inputs with what lies beside them, such as lists of splits."""
+        return source
 
     @classmethod
     def takes(cls, name: str | bytes) -> bool:

@@ -15,6 +15,13 @@ from typing import Any, NamedTuple
 
 from neocog.errors import DataError, MissingExtra, UsageError
 
+VIDEO_ENDINGS = frozenset(
+    (
+        ".mp4", ".m4v", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg", ".mpe", ".wmv", ".flv", ".3gp", ".3g2",
+        ".ogv", ".mts", ".m2ts", ".vob", ".asf", ".divx", ".mxf",
+    )
+)  # fmt: skip
+_MOMENT = re.compile(rf"(.+(?:{'|'.join(map(re.escape, sorted(VIDEO_ENDINGS)))}|\.gif))/(\d+\.\d{{3}})", re.I | re.S)
 CONTAINED = re.compile(r"\.(tar|parquet)(/|$)", re.IGNORECASE)
 
 
@@ -35,6 +42,41 @@ def is_url(text: str) -> bool:
 def is_container(name: str) -> bool:
     """Whether a file of that name holds many pictures."""
     return name.lower().endswith((".tar", ".parquet"))
+
+
+def is_video(name: str) -> bool:
+    """Whether a file is named like a video; an animated GIF is one by its content."""
+    return os.path.splitext(name)[1].lower() in VIDEO_ENDINGS
+
+
+def moment(place: str) -> tuple[str, float] | None:
+    """Return (file, seconds) of a place that is a frame of a video, such as ``holiday.mp4/12.480``; else None."""
+    found = _MOMENT.fullmatch(place)
+    return (found[1], float(found[2])) if found else None
+
+
+def place_at(file: str, seconds: float) -> str:
+    """The place of a frame; see `moment`."""
+    return f"{file}/{seconds:.3f}"
+
+
+def file_of(place: str) -> str:
+    """The file that a place lies in: itself, or the video."""
+    found = moment(place)
+    return found[0] if found else place
+
+
+def told(place: str) -> str:
+    """A place as people read it: ``holiday.mp4 at 00:12``."""
+    found = moment(place)
+    return f"{found[0]} at {clock(found[1])}" if found else place
+
+
+def clock(seconds: float) -> str:
+    """A time as people say it: 00:12, 1:02:03."""
+    whole = int(seconds)
+    hours = f"{whole // 3600}:" if whole >= 3600 else ""
+    return f"{hours}{whole // 60 % 60:02}:{whole % 60:02}"
 
 
 def is_elsewhere(place: str) -> bool:

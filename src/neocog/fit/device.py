@@ -48,6 +48,12 @@ class Device:
         """The memory format of pictures and filters."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
+    def placed(self, net: nn.Module) -> nn.Module:
+        """A net on this device, its filters in this layout; in none where some have two and some three dimensions."""
+        sides = {one.dim() for one in net.parameters()} & {4, 5}
+        layout = self.layout if sides <= {4} or not self.channels_last else torch.channels_last_3d
+        return net.to(self.torch).to(memory_format=torch.contiguous_format if len(sides) > 1 else layout)  # type: ignore[call-overload, no-any-return]
+
     @property
     def dtype(self) -> Any:
         """The type in which large products are computed."""

@@ -62,7 +62,7 @@ def extract(
             "features of a module need its preprocessing: extract(net, pictures, preprocess=Preprocess(...))"
         )
     source, chosen, show = open_source(pictures), choose(device), Show(progress)
-    net = net.to(chosen.torch).to(memory_format=chosen.layout)  # type: ignore[call-overload]
+    net = chosen.placed(net)
     shown = Streamed(source, np.arange(len(source)), preprocess)
     taps = Taps(net, layer_names(layers) or (LAST,), pool)
     with show.bar("features") as bar:

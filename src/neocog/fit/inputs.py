@@ -50,7 +50,7 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
             job.reader.begin(net)
     elif hasattr(net, "prepare"):
         net.prepare(_some(training.shown, 5000))  # type: ignore[operator]
-    net = with_global_norms(net.to(device.torch).to(memory_format=device.layout), world)  # type: ignore[call-overload]
+    net = with_global_norms(device.placed(net), world)
     job.net = net
     job.device = with_right_gradients(device, net)
     if job.device != device:

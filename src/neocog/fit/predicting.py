@@ -403,7 +403,10 @@ def pictures_only(pictures: list[Any], pre: Preprocess, device: Device) -> Batch
     """A batch of prepared pictures (see ``data.batches.Placed``) without annotations."""
     part = gathered_pictures(pictures, pre)
     x = normalised(part.pixels.to(device.torch).permute(0, 3, 1, 2).float() / 255.0, pre)
-    x, size = x.contiguous(memory_format=device.layout), (x.shape[2], x.shape[3])
+    x, size = (
+        x.contiguous(memory_format=device.layout if x.ndim == 4 else torch.contiguous_format),
+        (x.shape[2], x.shape[3]),
+    )
     return Batch((x,), {}, torch.arange(len(x)), part.valid.to(device.torch), Warp(part.places, part.sizes, size))
 
 
@@ -416,7 +419,7 @@ def _ready(
     features: bool = False,
 ) -> nn.Module:
     """A run's net on a device, computed by the fastest engine where its task asks it for nothing but its answers."""
-    net: nn.Module = run.net().to(device.torch).to(memory_format=device.layout)  # type: ignore[call-overload]
+    net = device.placed(run.net())
     if (
         run.reader is not None
         or getattr(run.task.run, "__func__", None) is not Task.run

@@ -109,7 +109,8 @@ def _chances(run: Run, net: Any, reader: SoundReader, wave: np.ndarray, hop: int
             x = plain.finish(plain.collate(windows).to(where.torch))
             batch = Batch((x,), {}, torch.arange(len(x)), torch.ones(len(x), dtype=torch.bool))
             outputs = floated(run.task.run(net, batch))
-        for i, answer in enumerate(run.task.answers(outputs, batch, [""] * len(x), len(place))):
+        answers: list[Any] = run.task.answers(outputs, batch, [""] * len(x), len(place))
+        for i, answer in enumerate(answers):
             for name, chance in answer.top:
                 made[first + i, place[name]] = chance
     return made

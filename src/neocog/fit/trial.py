@@ -83,7 +83,7 @@ def trial(
         return None
     columns = data.columns_of(data.source, rows)
     split = open_split(columns, task, data.source, rows, pre, device, show, "some pictures")
-    net = copy.deepcopy(start.net).to(device.torch).to(memory_format=device.layout)  # type: ignore[call-overload]
+    net: Any = device.placed(copy.deepcopy(start.net))
 
     def read(x: Tensor) -> Tensor:
         found = net.forward_features(x)

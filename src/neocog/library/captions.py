@@ -10,14 +10,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from neocog.data.open import open_source
+from neocog.data.places import read_place
 from neocog.data.source import Source
-from neocog.errors import LibraryError
+from neocog.data.stores import moment
+from neocog.errors import DataError, LibraryError, MissingExtra
 from neocog.library.store import Store
 
 if TYPE_CHECKING:
@@ -95,6 +98,16 @@ def annotate(
     return Annotated(len(met), len(changed), counts["captions"], counts["labels"], missing, tuple(source.notes))
 
 
+def _given(store: Store, place: str) -> Path | bytes:
+    """A picture's file, or a frame's bytes; none where it cannot be read."""
+    if moment(place) is None:
+        return store.path_of(place)
+    try:
+        return read_place(store.name_of(place))
+    except (OSError, DataError, MissingExtra):
+        return b""
+
+
 @dataclass(frozen=True)
 class Told:
     """The result of `describe`: pictures that got a sentence, were withheld one, or could not be read."""
@@ -146,7 +159,7 @@ def describe(
         if known:
             x = np.stack([vectors[hashes[i]] for i in known]).astype(np.float32)
             found += zip(known, on_features(trained, x, [hashes[i] for i in known]), strict=True)
-        found += zip(others, caption([store.path_of(paths[i][0]) for i in others], trained), strict=True)
+        found += zip(others, caption([_given(store, paths[i][0]) for i in others], trained), strict=True)
         good = [(i, one) for i, one in found if one.problem is None]
         said = [["" if one.withheld else one.texts[0]] for _, one in good]
         counts["withheld"] += said.count([""])

@@ -9,12 +9,15 @@ import os
 from collections import Counter
 from typing import Any
 
+from neocog.data import video
 from neocog.data.decode import now_readable
-from neocog.data.stores import is_elsewhere
+from neocog.data.stores import file_of, is_elsewhere
+from neocog.library.films import known_films
 from neocog.library.indexed import Elsewhere, Report
 from neocog.library.ledger import Ledger, above, outermost, signed, within
 from neocog.library.scan import EMPTY, Scan, scan
 from neocog.library.store import Store
+from neocog.records import counted
 
 _MANY = 100  # pictures that do not become gone because a folder below an indexed one is empty: a disk may be away
 
@@ -39,6 +42,7 @@ class Changes:
         self.to_read: list[str] = []
         self.absent: dict[str, list[str]] = {}  # known files that the scan did not find, by their content
         self.lost: set[str] = set()  # those of them that must be gone, as their folder was looked through
+        self.films: dict[str, list[str]] = {}  # the frames that are known of each video
 
     def begin(self) -> None:
         """Note in the library what is passed over, and which folders are indexed for the first time."""
@@ -49,6 +53,7 @@ class Changes:
     def sort(self) -> None:
         """Tell unchanged and renamed files from those that must be read, without opening any."""
         files, ledger = self.found.files, self.ledger
+        self.films, followed = known_films(self.found, ledger)
         away = self._away()
 
         def scanned(path: str) -> bool:
@@ -57,6 +62,15 @@ class Changes:
             return inside and not any(within(path, folder) for folder in (*self.found.closed, *away))
 
         self.lost = {path for path in ledger.files if path not in files and scanned(path)}
+        for was, now in followed:
+            if not self._missing(was):  # another way to a video that is known
+                self.films.pop(file_of(now), None)
+                continue
+            hash = ledger.files[was]
+            ledger.put(now, *ledger.contents[hash].places[was], hash)
+            ledger.drop(was)
+            self.lost.discard(was)
+            self.report.moved += 1
         renamed: dict[tuple[int, int, int], str] = {}
         for hash, content in ledger.contents.items():
             for path, (mtime, inode) in content.places.items():
@@ -69,8 +83,8 @@ class Changes:
                     self.report.unchanged += 1
                 else:
                     self.to_read.append(path)
-        for path, one in files.items():
-            if path in ledger.files:
+        for path, one in (*files.items(), *self.found.videos.items()):
+            if path in ledger.files or path in self.films or file_of(path) != path:
                 continue
             problem = self.problems.get(path)
             same = problem and (problem["size"], problem["mtime_ns"]) == (one.size, one.mtime_ns)
@@ -94,11 +108,18 @@ class Changes:
                     self.to_read.append(path)
             else:
                 self.to_read.append(path)
-        self.to_read.sort()
+        self.to_read = sorted({file_of(path) for path in self.to_read})
+        if not video.have() and (unread := [path for path in self.to_read if path in self.found.videos]):
+            self.to_read = [path for path in self.to_read if path not in self.found.videos]
+            self.report.notes.append(
+                f"{counted(len(unread), 'video')} such as {self.store.name_of(unread[0])} skipped: videos are read by "
+                "PyAV; type pip install 'neocog[video]', and index again"
+            )
         there = {**self.found.broken, **self.found.closed}
+        seen = files.keys() | self.found.videos.keys() | there.keys()
         for path, reason in there.items():
             self._problem(path, reason, 0, 0)
-        gone = [p for p in self.problems if p not in files and p not in there and scanned(p)]
+        gone = [p for p in self.problems if p not in seen and scanned(p)]
         self.solved.update(gone)
 
     def _away(self) -> list[str]:
@@ -130,7 +151,7 @@ class Changes:
 
     def _missing(self, path: str) -> bool:
         """Whether a known file, which the scan did not find, is not there any more."""
-        return path in self.lost or not (is_elsewhere(path) or os.path.lexists(self.store.path_of(path)))
+        return path in self.lost or not (is_elsewhere(path) or os.path.lexists(self.store.path_of(file_of(path))))
 
     def _problem(self, path: str, reason: str, mtime_ns: int, size: int) -> None:
         old = self.problems.get(path)

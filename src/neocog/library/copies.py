@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from neocog.data.decode import decode
 from neocog.data.duplicates import THUMB, Look, near_pairs
-from neocog.errors import DecodeError, UsageError, closest
+from neocog.data.places import read_place
+from neocog.data.stores import file_of
+from neocog.errors import DataError, MissingExtra, UsageError, closest
 from neocog.library.store import Store
 
 LEVELS = ("exact", "near", "similar")
@@ -101,7 +103,23 @@ def duplicates(
     alone = [[i] for i, row in enumerate(rows) if i not in grouped and len(row["paths"]) > 1]
     groups = [_judged(store, level, [rows[i] for i in g], vectors, g) for g in alike]
     groups += [_judged(store, "exact", [rows[i] for i in g], None, g) for g in alone]
-    return sorted(groups, key=lambda group: -group.superfluous)
+    return sorted(_by_video(groups), key=lambda group: -group.superfluous)
+
+
+def _by_video(groups: list[Group]) -> Iterator[Group]:
+    """Groups in which a video stands once; of several of the same videos alone, the first.
+
+    What is alike within one video is no copy, and two copies of a video are one pair, not one for each of its shots.
+    """
+    met: set[frozenset[str]] = set()
+    for group in groups:
+        first = {file_of(os.fspath(copy.path)): copy for copy in reversed(group.copies)}
+        files = frozenset(first) if all(file != os.fspath(copy.path) for file, copy in first.items()) else None
+        if len(first) < 2 or files in met:
+            continue
+        if files is not None:
+            met.add(files)
+        yield group if len(first) == len(group.copies) else replace(group, copies=tuple(reversed(first.values())))
 
 
 def _oldest_first(store: Store, row: dict) -> list[Path]:
@@ -197,8 +215,8 @@ def _sharpness(path: Path) -> float:
     from PIL import Image
 
     try:
-        picture = Image.fromarray(decode(Path(os.fspath(path)).read_bytes(), short_side=_SIDE)).convert("L")
-    except (OSError, DecodeError):
+        picture = Image.fromarray(decode(read_place(os.fspath(path)), short_side=_SIDE)).convert("L")
+    except (OSError, DataError, MissingExtra):
         return 0.0
     scale = _SIDE / min(picture.size)
     size = (max(3, round(picture.width * scale)), max(3, round(picture.height * scale)))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from neocog.data.places import is_there, read_place
 from neocog.errors import LibraryError
 from neocog.library.calibration import THRESHOLDS, lines_from, log_odds
 from neocog.library.heads import Head
@@ -115,9 +116,9 @@ def _seen(view: View, model: str, row: int, path: Path | None, eye: Eye | None) 
         known = view.store.models()[model].get("classes", 0)
         shown = view.store.probabilities(model)[1][at[0]] if known else np.zeros(0)
         return vectors[at[0]].astype(np.float32), shown.astype(np.float32)
-    if path is None or not path.is_file():
+    if path is None or not is_there(str(path)):
         raise LibraryError(f"the file is gone and {model!r} has not seen it; restore the file, or index again")
-    features, probabilities = (eye or eye_of(view.store, model)).embed([path.read_bytes()])
+    features, probabilities = (eye or eye_of(view.store, model)).embed([read_place(str(path))])
     return np.asarray(features[0], np.float32), np.asarray(probabilities[0], np.float32)
 
 

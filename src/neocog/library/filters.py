@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from neocog.data.stores import file_of
 from neocog.errors import closest
 from neocog.library.evidence import Reason
 from neocog.library.fulltext import same_name, words_of
@@ -87,7 +88,7 @@ def _meets(view: View, one: Filter, notes: list[str]) -> np.ndarray:
             if below is not None:
                 out[rows[below]] = True
                 return out
-            values = pc.replace_substring_regex(values, r"[^/]*$", "")  # without the file's own name
+            values = pc.replace_substring_regex(values, r"[^/]*(/\d+\.\d{3})?$", "")  # without the file's own name
             # stored relative to the indexed folder, whose own name is a folder's name as well
             below = pa.scalar(f"/{encode_path(view.store.folder.parent.name)}/", pa.string())
             values = pc.if_else(pc.starts_with(values, "/"), values, pc.binary_join_element_wise(below, values, ""))
@@ -168,7 +169,7 @@ def _said(view: View, one: Filter, row: int) -> str:
     if one.field == "camera":
         return f"camera {view.table.column('camera')[row].as_py()}"
     if one.field == "folder":
-        return f"in {PurePath((view.paths(row) or ('',))[0]).parent}"
+        return f"in {PurePath(file_of((view.paths(row) or ('',))[0])).parent}"
     said = [name for column in _COLUMNS[one.field] for name in view.table.column(column)[row].as_py() or []]
     return f"{one.field} {', '.join(said)}"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from neocog.data.stores import address, is_url
+from neocog.data.stores import address, file_of, is_url
 from neocog.errors import UsageError
 from neocog.library.ledger import Ledger, above, outermost, within
 from neocog.library.store import Store
@@ -93,9 +93,9 @@ def move(store: Store, old: str | os.PathLike[str], new: str | os.PathLike[str])
         moved = outermost(_under(f, here, there) if _of(f, here) else f for f in (*store.folders, *store.unfinished))
         ledger = Ledger(store, [*store.folders, *moved])
         paths, unread = _known(store, ledger, here, old)
-        found = sum(os.path.lexists(store.path_of(_under(path, here, there))) for path in paths)
+        found = sum(os.path.lexists(store.path_of(file_of(_under(path, here, there)))) for path in paths)
         if paths and not found:
-            example = store.path_of(_under(paths[0], here, there))
+            example = store.path_of(file_of(_under(paths[0], here, there)))
             raise UsageError(
                 f"none of the {len(paths):,} pictures of {old} is in {new} (there is no {example}); nothing was changed"
             )

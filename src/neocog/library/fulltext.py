@@ -281,8 +281,9 @@ def _texts(rows: pa.Table, name: str, shared: int = 0) -> tuple[np.ndarray, pa.A
     else:
         owners, texts = np.arange(len(column)), column
     keep = texts.is_valid()
-    if name == "paths" and shared:
-        texts = pc.utf8_slice_codeunits(texts, shared)
+    if name == "paths":
+        texts = pc.replace_substring_regex(texts, r"/\d+\.\d{3}$", "")  # the time of a frame is no word
+        texts = pc.utf8_slice_codeunits(texts, shared) if shared else texts
     return owners[np.asarray(keep)], texts.filter(keep)
 
 

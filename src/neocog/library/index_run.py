@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from neocog.data.stores import is_elsewhere
+from neocog.data import video
+from neocog.data.stores import is_elsewhere, is_video
 from neocog.errors import DecodeError, LibraryError
 from neocog.library.changes import Changes
+from neocog.library.films import Film, Whole
 from neocog.library.indexed import Elsewhere, Embeds, makes, usual
 from neocog.library.ledger import Content, outermost, within
 from neocog.library.metadata import KINDS, date_in_name
-from neocog.library.photo import Photo, examine, look, read_steady
+from neocog.library.photo import Photo, examine, look, moves, read_steady
 from neocog.library.rows import content_hash, has_model, vector_column, whole_rows
+from neocog.library.scan import Found
 from neocog.library.store import Store
 from neocog.records import Preprocess, counted
 
@@ -54,6 +57,7 @@ class Run(Changes):
         self.ready: list[tuple[Photo, np.ndarray, np.ndarray]] = []
         self.pending: dict[str, Photo] = {}  # contents that are not in the table yet
         self.commits, self.saved_at = 0, time.monotonic()
+        self.whole: list[Whole] = []  # videos that were read to the end, until all their frames are in the table
 
     @property
     def long(self) -> bool:
@@ -98,10 +102,10 @@ class Run(Changes):
                     if not ahead:
                         break
                     now, ahead = ahead[:_BATCH], ahead[_BATCH:]
-                    for path, future in now:
-                        self._take(path, future)
+                    more = [film for path, future in now if (film := self._take(path, future))]
+                    ahead[:0] = [(film.path, pool.submit(film.step, pre, self.ledger, self.model)) for film in more]
                     self._compute(pool, threads)
-                    done += len(now)
+                    done += len(now) - len(more)
                     progress(done, total)
                     late = time.monotonic() - self.saved_at > COMMIT_SECONDS
                     if len(self.ready) >= COMMIT_ROWS or late:
@@ -121,12 +125,14 @@ class Run(Changes):
                     future.cancel()
 
     def gather(self, elsewhere: Elsewhere, progress: Callable[[int, int], None], stop: Callable[[], bool]) -> None:
-        """Have what is new read and computed elsewhere, and save it in large commits."""
-        if not self.to_read:
+        """Have what is new read and computed elsewhere, and save it in large commits; videos are left to read here."""
+        pictures = [path for path in self.to_read if path in self.found.files]
+        self.to_read = [path for path in self.to_read if path not in self.found.files]
+        if not pictures:
             return
-        card, total, done = self.embedder().card(), len(self.to_read), 0
-        outcomes = elsewhere.photos([(path, self.found.files[path]) for path in self.to_read], card)
-        left = set(self.to_read)
+        card, total, done = self.embedder().card(), len(pictures), 0
+        outcomes = elsewhere.photos([(path, self.found.files[path]) for path in pictures], card)
+        left = set(pictures)
         try:
             for some in outcomes:
                 for path, outcome in some:
@@ -140,15 +146,19 @@ class Run(Changes):
                     self.commit()
                 progress(done, total)
                 if stop():
-                    self.report.interrupted = True
+                    self.report.interrupted, self.to_read = True, []
                     break
         finally:  # also after a failure of the cluster: what is computed need not be computed again
             self.commit()
             getattr(outcomes, "close", lambda: None)()
 
-    def _look(self, path: str, pre: Preprocess) -> Photo:
-        """In a thread: read one file, and decode it if its content is new."""
-        data, status = read_steady(self.found.files[path].full)
+    def _look(self, path: str, pre: Preprocess) -> Photo | Film:
+        """In a thread: read one file, and decode it if its content is new; of a video, the first frames."""
+        full = self._found(path).full
+        if not is_video(path):
+            data, status = read_steady(full)
+        if is_video(path) or (video.have() and moves(data)):
+            return Film.begin(path, full).step(pre, self.ledger, self.model)
         hash = content_hash(data)
         known = self.ledger.contents.get(hash)
         if known is not None and (self.model in known.models or not known.saved):
@@ -157,24 +167,44 @@ class Run(Changes):
         photo.taken = photo.taken or date_in_name(path)
         return photo
 
-    def _take(self, path: str, future: Future[Any]) -> None:
-        """Note what a thread found: a new content, a known one, or a problem."""
-        ledger, report, found = self.ledger, self.report, self.found.files[path]
-        was = ledger.files.get(path)
+    def _found(self, path: str) -> Found:
+        return self.found.videos.get(path) or self.found.files[path]
+
+    def _take(self, path: str, future: Future[Any]) -> Film | None:
+        """Note what a thread found: new contents, known ones, or a problem. Returns: a video that is not at its end."""
+        ledger, found = self.ledger, self._found(path)
+        known = [p for p in (path, *self.films.get(path, ())) if p in ledger.files]
         try:
-            photo: Photo = future.result()
+            made: Photo | Film = future.result()
+            whole = made.whole() if isinstance(made, Film) and not made.rest else None
         except FileNotFoundError:  # deleted since it was listed
-            self.lost |= {path} if was else set()
-            return
+            self.lost |= set(known)
+            return None
         except (DecodeError, OSError, MemoryError) as error:
             if isinstance(error, DecodeError):  # else a picture that is known stays known: the disk may be to blame
-                ledger.drop(path)
+                for one in known:
+                    ledger.drop(one)
             reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
             # A time of -1 is never met again: a file that changes all the time, or may not be read, is tried again.
             again = not isinstance(error, DecodeError) or "changes while" in reason
             self._problem(path, reason, -1 if again else found.mtime_ns, found.size)
-            return
+            return None
+        for place, photo in made.photos if isinstance(made, Film) else [(path, made)]:
+            self._note(place, photo)
+        if isinstance(made, Film) and made.rest:
+            return made
+        for one in set(known) - set(whole.places if whole else [path]):  # of an older content
+            ledger.drop(one)
         self.solved.add(path)
+        if whole is not None:
+            self.whole.append(whole)
+            if reason := made.problem:  # type: ignore[union-attr]
+                self._problem(path, reason, found.mtime_ns, found.size)
+        return None
+
+    def _note(self, path: str, photo: Photo) -> None:
+        """Note one picture: a file, or a frame of a video."""
+        ledger, report, was = self.ledger, self.report, self.ledger.files.get(path)
         content = ledger.contents.get(photo.hash)
         if content is None:
             ledger.contents[photo.hash] = Content({}, photo.size, [], [self.model or ""], saved=False)
@@ -242,9 +272,7 @@ class Run(Changes):
     def commit(self) -> None:
         """Write what is known so far. Old owners give up a path before new ones get it: no path is ever twice."""
         ledger = self.ledger
-        dirty = [h for h in sorted(ledger.dirty) if ledger.contents[h].saved]
-        if dirty:
-            self.store.merge(pa.table({"hash": pa.array(dirty, pa.string()), **self.ledger.columns(dirty)}))
+        dirty = self._write_places()
         new = [one for one in self.ready if one[0].hash in self.pending]
         more = [one for one in self.ready if one[0].hash not in self.pending]
         if new:
@@ -265,11 +293,29 @@ class Run(Changes):
         for photo, _, _ in new:
             ledger.contents[photo.hash].saved = True
             del self.pending[photo.hash]
+            ledger.dirty.discard(photo.hash)
         if self.new_problems or self.solved & self.problems.keys():
             self.store.set_problems(list(self.new_problems.values()), sorted(self.solved & self.problems.keys()))
-        self.commits += bool(dirty or new or more)
-        ledger.dirty = {h for h in ledger.dirty if not ledger.contents[h].saved}
+        whole, self.whole = self.whole, []
+        for one in whole:
+            places = [place for place in one.places if place in ledger.files]
+            if not all(ledger.contents[ledger.files[place]].saved for place in places):
+                self.whole.append(one)
+                continue
+            for place in places:
+                ledger.put(place, one.mtime_ns, one.inode, ledger.files[place])
+        timed = self._write_places()
+        self.commits += bool(dirty or new or more or timed)
         self.ready, self.saved_at = [], time.monotonic()
+
+    def _write_places(self) -> list[str]:
+        """Write where contents that are in the table are now; return which had to be written."""
+        ledger = self.ledger
+        dirty = [h for h in sorted(ledger.dirty) if ledger.contents[h].saved]
+        if dirty:
+            self.store.merge(pa.table({"hash": pa.array(dirty, pa.string()), **ledger.columns(dirty)}))
+        ledger.dirty -= set(dirty)
+        return dirty
 
     def _with_vectors(self, rows: pa.Table, ready: list[tuple[Photo, np.ndarray, np.ndarray]]) -> pa.Table:
         vectors = np.stack([vector for _, vector, _ in ready]).astype(np.float32)

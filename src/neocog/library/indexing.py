@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from neocog.data.stores import address, is_elsewhere, is_url
+from neocog.data.stores import address, is_elsewhere, is_url, is_video
 from neocog.errors import LibraryError, NeocogError, UsageError
 from neocog.library.index_run import Run
 from neocog.library.indexed import Elsewhere, Embeds, Report, makes, usual
@@ -80,6 +80,7 @@ def index(
             run.read(threads or _threads(), progress, ended)
         else:
             run.gather(elsewhere, progress, ended)
+            run.read(threads or _threads(), progress, ended)  # videos
         run.finish()
         run.commits += reread(store, threads or _threads(), say, ended) > 0
     if run.long or store.cluttered:
@@ -170,6 +171,10 @@ def _threads() -> int:
     return max(1, min(16, usable))
 
 
+def _can_be_root(path: str) -> bool:
+    return os.path.isdir(path) or (is_video(path) and os.path.isfile(path))
+
+
 def _roots(store: Store, folders: Sequence[str | os.PathLike[str]], elsewhere: bool) -> tuple[list[str], list[str]]:
     """The folders to look through, absolute, and notes on those that are left out.
 
@@ -190,7 +195,7 @@ def _roots(store: Store, folders: Sequence[str | os.PathLike[str]], elsewhere: b
                 raise UsageError(why)
             notes.append(f"not looked at: {why}")
             roots.remove(root)
-        elif not (is_elsewhere(root) and (is_url(root) or os.path.exists(root))) and not os.path.isdir(root):
+        elif not (is_elsewhere(root) and (is_url(root) or os.path.exists(root))) and not _can_be_root(root):
             remedy = (
                 ""
                 if given

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from neocog.data.stores import is_container, is_url
+from neocog.data.stores import file_of, is_container, is_url
 from neocog.library.rows import decode_path
 from neocog.library.store import Store
 from neocog.names import shown
@@ -56,7 +56,7 @@ class Ledger:
 
     def label(self, path: str) -> list[str]:
         """The label that a file's folder gives it: the folder's name, unless it is an indexed folder itself."""
-        parent = path.rpartition("/")[0]
+        parent = file_of(path).rpartition("/")[0]
         if parent in self.roots or not parent or is_container(parent):
             return []
         return [unicodedata.normalize("NFC", shown(decode_path(parent.rpartition("/")[2])))]
@@ -93,6 +93,7 @@ class Ledger:
             if content.follows and content.places:  # a picture that is gone keeps its labels
                 content.labels = self._labels(content)
         first = [next(iter(content.places.items()), ("", Place(0, 0))) for content in contents]
+        first = [(file_of(path), place) for path, place in first]
         return {
             "paths": pa.array([list(c.places) for c in contents], texts),
             "mtimes": pa.array([[place.mtime_ns for place in c.places.values()] for c in contents], whole),

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from neocog.data.stores import moment
 from neocog.errors import LibraryError, UsageError
 from neocog.library.calibration import UNKNOWN, Line, fit_line, lines_from, lines_to, log_odds
 from neocog.library.embed import at_layer
@@ -96,8 +97,14 @@ class Answer(Sequence[Hit]):
             "best": self.best,
             "not_understood": list(self.not_understood),
             "notes": list(self.notes),
-            "hits": [asdict(hit) for hit in self.hits],
+            "hits": [asdict(hit) | _moment(hit.path) for hit in self.hits],
         }
+
+
+def _moment(path: str) -> dict[str, Any]:
+    """What a JSON document says of a frame of a video beside its path."""
+    found = moment(path)
+    return {} if found is None else {"file": found[0], "seconds": found[1]}
 
 
 class Ranking:

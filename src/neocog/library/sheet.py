@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from neocog.data.decode import decode
 from neocog.data.places import read_place
-from neocog.errors import DataError, UsageError
+from neocog.data.stores import told
+from neocog.errors import DataError, MissingExtra, UsageError
 
 _INK, _SOFT, _PAPER, _BLANK = (24, 24, 27), (113, 113, 122), (255, 255, 255), (228, 228, 231)
 _GAP = 12  # pixels between pictures
@@ -73,7 +74,7 @@ def sheet(
 
 def _lines(i: int, hit: Any, side: int) -> list[tuple[str, tuple[int, int, int]]]:
     score = getattr(hit, "score", getattr(hit, "probability", getattr(hit, "cosine", None)))
-    said = [(f"{i + 1}." if score is None else f"{i + 1}.  {score:.2f}", _INK), (Path(hit.path).name, _SOFT)]
+    said = [(f"{i + 1}." if score is None else f"{i + 1}.  {score:.2f}", _INK), (Path(told(hit.path)).name, _SOFT)]
     reasons = [reason for reason in getattr(hit, "reasons", ()) if reason.kind != "unknown"]
     if reasons and reasons[0].kind == "sentence":  # it speaks for all words
         said.append((reasons[0].text, _SOFT))
@@ -92,7 +93,7 @@ def _thumbnail(path: str, side: int) -> Image.Image | str:
         picture = Image.fromarray(decode(read_place(path), short_side=side))
     except OSError as error:
         return error.strerror or "not readable"
-    except DataError as error:
+    except (DataError, MissingExtra) as error:
         return str(error)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     return picture

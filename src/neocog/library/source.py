@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from neocog.data.columns import LabelColumn, TextLists
-from neocog.data.places import read_place
+from neocog.data.places import is_there, read_place
 from neocog.data.source import Source
-from neocog.data.stores import is_elsewhere
+from neocog.data.stores import is_elsewhere, moment
 from neocog.errors import DataError, LibraryError, UsageError
 from neocog.library import place
 from neocog.library.store import Store
@@ -70,7 +70,7 @@ class LibrarySource(Source):
 
     def path(self, i: int) -> Path | None:
         path = self.pictures[i].path
-        return None if is_elsewhere(path) else Path(path)
+        return None if is_elsewhere(path) or moment(path) else Path(path)
 
     def read(self, i: int) -> bytes:
         try:
@@ -170,7 +170,7 @@ def _picture(view: View, key: str, labels: tuple[str, ...], outside: str = "") -
     row = int(view.rows_of([key])[0])
     files = view.paths(row) if row >= 0 else (outside,)
     captions = tuple(view.table.column("captions")[row].as_py() or ()) if row >= 0 else ()
-    return Labelled(key, next((f for f in files if f and Path(f).is_file()), ""), labels, captions)
+    return Labelled(key, next((f for f in files if f and is_there(f)), ""), labels, captions)
 
 
 def _with_labels(view: View) -> list[Labelled]:

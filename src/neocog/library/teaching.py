@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neocog.data.listing import pictures_below
+from neocog.data.places import read_place
 from neocog.errors import DecodeError, LibraryError, UsageError, closest
 from neocog.library.concepts import normalise
 from neocog.library.heads import Head, learn
@@ -368,7 +369,7 @@ def _vectors(view: View, model: str, given: Iterable[Any], eye: Eye | None, note
             if row in seen:
                 found[str(view.hashes[row])] = None
             elif path is not None:
-                data = path.read_bytes()
+                data = read_place(str(path))
                 outside.append((content_hash(data), path, data))
     for start in range(0, len(outside), 64):
         part = outside[start : start + 64]

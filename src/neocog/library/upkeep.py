@@ -19,7 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from neocog.data.stores import is_elsewhere
+from neocog.data.places import read_place
+from neocog.data.stores import file_of, is_elsewhere
+from neocog.data.video import have
 from neocog.errors import DecodeError, LibraryError, UsageError
 from neocog.library.copies import Copy, Group, duplicates
 from neocog.library.photo import read_steady
@@ -259,9 +261,10 @@ def _rows(store: Store, fix: bool) -> list[Finding]:
 def _files(store: Store, deep: bool, fix: bool) -> list[Finding]:
     """What the files say of the rows."""
     roots = [os.fspath(store.path_of(text)) for text in store.folders if not is_elsewhere(text)]
-    there = [root for root in roots if os.path.isdir(root)]
+    there = [root for root in roots if os.path.exists(root)]
     away = [root for root in roots if root not in there]
-    now = scan(there, store.text_of, os.fspath(store.folder), store.exclude).files
+    walk = scan(there, store.text_of, os.fspath(store.folder), store.exclude)
+    now = walk.files | (walk.videos if have() else {})
     table = store.rows(["hash", "paths", "mtimes", "size", "models"])
     known, missing, changed, odd, empty = set(), [], [], [], []
     doubtful: dict[str, list[int]] = {}  # a time of -1 is that of no file
@@ -269,12 +272,13 @@ def _files(store: Store, deep: bool, fix: bool) -> list[Finding]:
         if store.models() and not row["models"]:
             empty.append(row["paths"][0])
         for path, mtime in zip(row["paths"] or [], row["mtimes"] or [], strict=False):
-            known.add(path)
+            file = file_of(path)
+            known |= {path, file}
             if is_elsewhere(path):  # 'neocog index' looks at stores and shards
                 continue
-            full = store.path_of(path)
-            if path in now:
-                size, time = now[path].size, now[path].mtime_ns
+            full = store.path_of(file)
+            if file in now:
+                size, time = now[file].size, now[file].mtime_ns
             else:
                 try:
                     status = os.stat(full)
@@ -282,11 +286,12 @@ def _files(store: Store, deep: bool, fix: bool) -> list[Finding]:
                     missing.append(path)
                     continue
                 size, time = status.st_size, status.st_mtime_ns
-            if (size, time) != (row["size"], mtime):
+            if time != mtime or (size != row["size"] and file == path):
                 changed.append(path)
-            elif deep:
+            elif deep and (file == path or have()):
                 try:
-                    if content_hash(read_steady(os.fspath(full))[0]) != row["hash"]:
+                    name = store.name_of(path)
+                    if content_hash(read_place(name) if file != path else read_steady(name)[0]) != row["hash"]:
                         odd.append(path)
                         doubtful[row["hash"]] = [-1] * len(row["mtimes"])
                 except (OSError, DecodeError):

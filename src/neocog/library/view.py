@@ -6,6 +6,7 @@ faster than the first. Nothing here imports torch until a picture that is not in
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from neocog.data.stores import address
+from neocog.data.places import is_there, read_place
+from neocog.data.stores import address, moment
 from neocog.errors import LibraryError, UsageError, closest
 from neocog.library.concepts import Vocabulary, vocabulary
 from neocog.library.fulltext import FullText
@@ -31,6 +33,7 @@ COLUMNS = (
 )  # fmt: skip
 FEATURES, OUTPUT = "features", "output"  # layers: what the last one reads, and what it gives
 _PAIRS_FROM = 512  # pictures whose pairs show how alike two pictures of the library usually are
+_AT = re.compile(r"(.+) at (?:(\d+):)?(\d\d):(\d\d)", re.DOTALL)
 _CHUNK = 8192  # rows converted from half precision at a time
 
 
@@ -237,9 +240,10 @@ def find_picture(view: View, file: str, *, files: bool = True) -> tuple[int, Pat
     Raises:
         UsageError: there is no such picture.
     """
-    path = Path(file).expanduser()
+    path = Path(_at(view, file)).expanduser()
+    file = str(path) if moment(str(path)) else file
     try:
-        data = path.read_bytes() if files and path.is_file() else None
+        data = read_place(str(path)) if files and is_there(str(path)) else None
     except (OSError, ValueError) as error:
         raise UsageError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if data is not None:
@@ -263,6 +267,19 @@ def find_picture(view: View, file: str, *, files: bool = True) -> tuple[int, Pat
         )
     where = f"neither here ({Path.cwd()}) nor in the library; type its full path" if files else "in the library"
     raise UsageError(f"there is no picture {file!r} {where}" if not files else f"there is no picture {file!r}, {where}")
+
+
+def _at(view: View, file: str) -> str:
+    """A moment as neocog prints it (holiday.mp4 at 00:12): the nearest place that is known; all else unchanged."""
+    found = _AT.fullmatch(file)
+    if found is None:
+        return file
+    hours, minutes, seconds = (int(part or 0) for part in found.group(2, 3, 4))
+    when, name = 3600 * hours + 60 * minutes + seconds + 0.5, encode_path(found[1])
+    whole = view.store.text_of(address(found[1]))
+    every = pc.list_flatten(view.table.column("paths")).to_pylist()
+    known = [(at, p) for p in every if (at := moment(p)) and (at[0] == whole or f"/{at[0]}".endswith(f"/{name}"))]
+    return view.store.name_of(min(known, key=lambda one: abs(one[0][1] - when))[1]) if known else file
 
 
 def vector_of(
@@ -291,11 +308,11 @@ def vector_of(
         if len(found):
             size = float(view._norms(model, layer)[found[0]]) if metric == "euclidean" else 1.0
             return unit(vectors[found[0]], layer) * size
-    if path is None or not path.is_file():
+    if path is None or not is_there(str(path)):
         raise UsageError(
             f"the file of {file!r} is gone, and the library has no vector of this part of it; use another picture"
         )
-    picture: Any = path.read_bytes()
+    picture: Any = read_place(str(path))
     if region is not None:
         from neocog.data.decode import decode
 
@@ -308,7 +325,7 @@ def vector_of(
 
 def _first(view: View, row: int) -> Path | None:
     paths = view.paths(row)
-    return Path(next((p for p in paths if Path(p).is_file()), paths[0])) if paths else None
+    return Path(next((p for p in paths if is_there(p)), paths[0])) if paths else None
 
 
 def texts(view: View, column: str) -> tuple[np.ndarray, pa.Array]:

@@ -152,7 +152,7 @@ for _name, _widths, _times, _params, _macs, _accuracy in (
     register(_facts, widths=_widths, times=_times)(TCResNet)
 
 _DAI = "Dai et al. 2017, arXiv:1610.00087"
-for _name, _widths, _depths, _params, _macs, _accuracy in (
+for _name, _channels, _depths, _params, _macs, _accuracy in (
     ("wave_m3", (256, 256), (1,), 221_194, 557_058_560, "56.1"),
     ("wave_m5", (128, 128, 256, 512), (1, 1, 1), 559_114, 278_533_120, "63.4"),
     ("wave_m11", (64, 64, 128, 256, 512), (2, 2, 3, 2), 1_786_442, 226_169_856, "69.1"),
@@ -160,4 +160,4 @@ for _name, _widths, _depths, _params, _macs, _accuracy in (
 ):
     _facts = Facts(_name, "wave", 2017, _DAI, _params, _macs, (1, 32_000), 10, smallest=80,
                    accuracy=f"UrbanSound8k {_accuracy} %", reads="sound")  # fmt: skip
-    register(_facts, widths=_widths, depths=_depths)(WaveNet)
+    register(_facts, widths=_channels, depths=_depths)(WaveNet)

@@ -1,0 +1,127 @@
+"""Videos in a library: the frames that show a video's shots are pictures, ``holiday.mp4/12.480`` and so on.
+
+A video is not known before it was read to its end. Until all its frames are in the table they stand there with the time
+-1, which no file has; then one change of the table gives all of them the file's own time. Whatever a kill interrupts is
+read again, and what is known by its content is not computed again.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from neocog.data.places import plain_bytes
+from neocog.data.stores import moment, place_at
+from neocog.data.video import Video, frames_at, look
+from neocog.errors import DecodeError
+from neocog.library.ledger import Ledger, signed
+from neocog.library.metadata import date_in_name
+from neocog.library.photo import Photo, examine
+from neocog.library.rows import content_hash
+from neocog.library.scan import Scan
+from neocog.records import Preprocess
+
+UNKNOWN = -1  # the time of a frame of a video that is not whole yet
+_AT_ONCE = 8  # frames that are prepared before they are handed on: 150 KB each
+
+
+class Whole(NamedTuple):
+    """A video whose frames have all been met: they get its time as soon as all are in the table."""
+
+    places: list[str]
+    mtime_ns: int
+    inode: int
+
+
+@dataclass
+class Film:
+    """A video that is being read; `photos` are the frames of the last step, with their places."""
+
+    path: str  # as it is stored
+    full: str
+    video: Video
+    status: os.stat_result
+    places: list[str] = field(default_factory=list)  # of all frames so far
+    photos: list[tuple[str, Photo]] = field(default_factory=list)
+    lost: int = 0  # frames that could not be decoded
+    next: int = 0  # the first frame of the next step
+
+    @staticmethod
+    def begin(path: str, full: str) -> Film:
+        """Find the shots of a video. Raises: DecodeError, OSError."""
+        status = os.stat(full)
+        return Film(path, full, look(full), status)
+
+    @property
+    def rest(self) -> int:
+        """How many frames are left."""
+        return len(self.video.times) - self.next
+
+    def step(self, pre: Preprocess, ledger: Ledger, model: str | None) -> Film:
+        """Prepare the next few frames; of those that the library knows only the hash is needed."""
+        times = self.video.times[self.next : self.next + _AT_ONCE]
+        self.photos, self.next = [], self.next + len(times)
+        for seconds, picture in frames_at(self.full, times, self.video.skip):
+            if picture is None:
+                self.lost += 1
+                continue
+            data = plain_bytes(picture)
+            known = ledger.contents.get(hash := content_hash(data))
+            if known is not None and (model in known.models or not known.saved):
+                photo = Photo(hash, 0, UNKNOWN, self.status.st_ino)
+            else:
+                photo = examine(data, pre, hash, UNKNOWN, self.status.st_ino)
+                for name, value in self.video.facts.items():
+                    setattr(photo, name, value)
+                photo.taken = photo.taken or date_in_name(self.path)
+            photo.size = self.status.st_size
+            self.photos.append((place_at(self.path, seconds), photo))
+        self.places += [place for place, _ in self.photos]
+        return self
+
+    def whole(self) -> Whole:
+        """What makes the video known. Raises: DecodeError: it changed while it was read, or no frame came of it."""
+        now = os.stat(self.full)
+        if (now.st_size, now.st_mtime_ns) != (self.status.st_size, self.status.st_mtime_ns):
+            raise DecodeError("it changes while it is read; it is tried again next time")
+        if not self.places:
+            raise DecodeError("no picture of it can be decoded")
+        return Whole(self.places, now.st_mtime_ns, now.st_ino)
+
+    @property
+    def problem(self) -> str:
+        """Why not all of it could be read; "" if it could."""
+        return self.video.problem or (f"{self.lost} of its pictures cannot be decoded" if self.lost else "")
+
+
+def known_films(found: Scan, ledger: Ledger) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
+    """Return the frames that are known of each video that is there, and (old, new) places of those that were renamed.
+
+    In `found` each of these frames becomes a file with the time of its video, and a GIF that is known by its frames a
+    video; so they are unchanged, or gone, as pictures are.
+    """
+    known: dict[str, list[str]] = {}
+    for place in ledger.files:
+        if (at := moment(place)) is not None:
+            known.setdefault(at[0], []).append(place)
+    there: dict[str, list[str]] = {}
+    absent: dict[tuple[int, int], str] = {}
+    for file, places in known.items():
+        if file in found.files:
+            found.videos[file] = found.files.pop(file)
+        if file in found.videos:
+            there[file] = places
+        else:
+            mtime, inode = ledger.contents[ledger.files[places[0]]].places[places[0]]
+            if inode and mtime != UNKNOWN:
+                absent[inode, mtime] = file
+    renamed: list[tuple[str, str]] = []
+    for file, one in found.videos.items():
+        old = absent.get((signed(one.inode), one.mtime_ns)) if file not in there else None
+        if old is not None:
+            there[file] = [file + place[len(old) :] for place in known[old]]
+            renamed += zip(known[old], there[file], strict=True)
+    for file, places in there.items():
+        found.files |= {place: found.videos[file]._replace(size=-1) for place in places}
+    return there, renamed
