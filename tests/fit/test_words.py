@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from neocog import nets
+from neocog import fit, nets
+from neocog.cli import app
 from neocog.data import open_source
 from neocog.data.read_text import TextReader
 from neocog.errors import UsageError
@@ -48,3 +50,11 @@ def test_other_nets_say_it_of_words(reader: TextReader, tmp_path: Path) -> None:
         net = nets.build(name, classes=2, vocabulary=reader.tokenizer.size - 1)
         found = decided(Label(["a", "b"]), net, reader, "a red circle")
         assert len(found.words) == 3 and not found.windows and np.isfinite([part for _, part in found.words]).all()
+
+
+def test_the_command_says_which_words_decided(tmp_path: Path) -> None:
+    run = fit.train("drawn:n=24,kind=text", task="label", epochs=1, out=tmp_path / "r", progress=False, diagnosis=False,
+                    device="cpu", set={"min_steps": 1, "batch_size": 8})  # fmt: skip
+    done = CliRunner().invoke(app, ["predict", str(run.folder), "a red circle", "--why"])
+    first, second = done.stdout.splitlines()
+    assert done.exit_code == 0 and first.startswith("a red circle  ") and "'" in second

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -68,6 +69,14 @@ def predict(
     Places are in the file's own pixels, once it is turned upright as EXIF says.
     Exit status 1 means that some picture could not be read; all others are in the output.
     """
+    if why:
+        with terminal.work():
+            from neocog import export
+
+            lines = list(_explained(export.load(run), inputs, top))
+        for line in lines:
+            terminal.echo(line)
+        return
     with contextlib.ExitStack() as until_written:
         with terminal.work():
             from neocog import export, fit
@@ -81,9 +90,6 @@ def predict(
             places = [answers.Places(f, end, inputs) if f else None for f, end in ((masks, ".png"), (draw, ".jpg"))]
             if masks:
                 answers.write_classes(masks, trained.classes)
-            if why:
-                _explain(trained, inputs, top)
-                return
             if windows:
                 found = fit.spot(trained, terminal.lines_for(inputs), device=device)
             elif on:
@@ -101,14 +107,14 @@ def predict(
         raise typer.Exit(1)
 
 
-def _explain(run: Run, given: list[str], top: int) -> None:
-    """Print the answer for each text, and what decided."""
+def _explained(run: Run, given: list[str], top: int) -> Iterator[str]:
+    """The answer for each text, and what decided."""
     if run.reader is None:
         raise UsageError("--why is for runs on texts; 'neocog look' explains what a net sees in pictures")
     for key, text in run.reader.inputs(terminal.lines_for(given)):
         (answer,) = run.predict([text], top=top)
         decided = "" if answer.problem else f"\n  {run.decided(text).text()}"
-        terminal.say(f"{key}  {answer.problem or answer.text()}{decided}")
+        yield f"{key}  {answer.problem or answer.text()}{decided}"
 
 
 def match(
