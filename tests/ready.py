@@ -17,8 +17,12 @@ from pathlib import Path
 
 # Nothing that starts a thread while it is imported: a process with threads should not fork. pyarrow's allocator has one
 # and knows how to fork; LanceDB's waits for work, of which there is none before the children have some.
-IMPORTED = ("torch._dynamo", "sklearn.linear_model", "scipy.stats", "pyarrow.parquet", "neocog.fit.training")
 ROOT = Path(__file__).parents[1]
+_ZOO = [file for room in ("nets", "tasks") for file in sorted((ROOT / "src" / "neocog" / room).glob("[a-z]*.py"))]
+IMPORTED = (
+    "torch._dynamo", "sklearn.datasets", "sklearn.linear_model", "scipy.io", "scipy.stats", "pyarrow.parquet",
+    "neocog.fit.training", *(f"neocog.{file.parent.name}.{file.stem}" for file in _ZOO),
+)  # fmt: skip
 
 
 class Child:
@@ -110,6 +114,7 @@ if __name__ == "__main__" and (given := serve()):
     said, script, *rest = given
     for number, target in enumerate((os.devnull, said, str(Path(said).with_suffix(".err")))):
         os.dup2(os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), number)
+    sys.stdin = os.fdopen(0)  # the old one has read what the process was asked
     os.chdir(Path(said).parent)
     sys.argv, sys.path[0] = [script, *rest], str(Path(script).parent)
     runpy.run_path(script, run_name="__main__")

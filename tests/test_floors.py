@@ -52,6 +52,8 @@ ONLY_IN = {
         "data/read_",
         "data/augment.py",
         "data/scaling.py",
+        "data/sound_changes.py",
+        "data/spectra.py",
         "data/warp.py",
         "cli/subject.py",
     ),

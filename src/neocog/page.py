@@ -167,6 +167,18 @@ def thumbnail(picture: np.ndarray | Html, *, size: int = 96, caption: str = "", 
     )
 
 
+def marked(words: Sequence[tuple[str, float]]) -> Html:
+    """Return a paragraph of words on colour: blue where a number is above 0, orange where below, by its size."""
+    most = max((abs(part) for _, part in words), default=0.0) or 1.0
+
+    def one(word: str, part: float) -> str:
+        share, colour = round(70 * abs(part) / most), "--c0" if part > 0 else "--c1"
+        css = f"background:color-mix(in srgb,var({colour}) {share}%,transparent)"
+        return f'<span style="{css}" title="{part:+.3f}">{escape(word)}</span>'
+
+    return Html(f'<p style="max-width:24rem">{" ".join(one(*word) for word in words)}</p>')
+
+
 def picture_file(jpeg: bytes, caption: str, *, width: int = 320) -> Html:
     """Return a <figure> with a picture that is a JPEG already, shown up to `width` pixels wide."""
     uri = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

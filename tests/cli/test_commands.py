@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -548,3 +549,13 @@ def test_compare_nets(tmp_path):
     assert (tmp_path / "plot.svg").read_text().startswith("<svg")
     rows = json.loads(call("compare", "alexnet", "resnet18", "--json").stdout)["entries"]
     assert [row["macs"] for row in rows] == [714_188_480, 1_814_073_344]
+
+
+def test_a_full_disk_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: object, ctx: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/a/checkpoint")
+
+    monkeypatch.setattr("typer.core.TyperGroup.invoke", full)
+    found = CliRunner().invoke(app, ["tasks"])
+    assert found.exit_code == 1
+    assert "No space left on device: runs/a/checkpoint. Free some" in found.output and "resume RUN" in found.output

@@ -234,11 +234,20 @@ def test_a_few_pictures_with_several_labels_are_said_and_left_out(tmp_path):
     assert any(f"divided into {used} (seed" in note for note in notes)
 
 
-@pytest.mark.parametrize(("several", "task"), [(6, "label"), (7, "tags")])
-def test_tags_are_guessed_where_more_than_a_tenth_has_several(tmp_path, several, task):
+@pytest.mark.parametrize(("several", "task"), [(1, "label"), (2, "tags")])
+def test_tags_are_guessed_where_more_than_a_fiftieth_has_several(tmp_path, several, task):
     from neocog.tasks.task import guess
 
     rows = table(tmp_path / "t", "path,labels", lambda i: (f"{i}.jpg", "a;b" if i < several else "ab"[i % 2]))
+    assert guess(open_source(rows)) == task
+
+
+@pytest.mark.parametrize(("again", "task"), [(5, "label"), (6, "tags")])
+def test_tags_are_guessed_where_more_than_a_tenth_is_named_again(tmp_path, again, task):
+    from neocog.tasks.task import guess
+
+    first = 60 - again
+    rows = table(tmp_path / "t", "path,label", lambda i: (f"{i % first}.jpg", "ab"[(i % first + i // first) % 2]))
     assert guess(open_source(rows)) == task
 
 

@@ -86,14 +86,16 @@ def test_a_comma_in_a_column_of_one_label_is_part_of_a_name(three):
     assert open_source(three / "m.csv").classes == ("a", "b", "crane, bird")
 
 
-def test_ages_with_typing_errors_are_numbers(three):
+def test_ages_with_typing_errors_and_without_values_are_numbers(three):
+    odd = {7: "3o", 8: "nan", 9: "inf", 10: "about 4", 11: "unknown", 12: "-inf", 13: "n/a", 14: "?"}
     for k in range(20):
         shutil.copy(three / "1.jpg", three / f"x{k}.jpg")
-    (three / "m.csv").write_text("file,age\n" + "".join(f"x{k}.jpg,{'3o' if k == 7 else k + 0.5}\n" for k in range(20)))
+    (three / "m.csv").write_text("file,age\n" + "".join(f"x{k}.jpg,{odd.get(k, k + 0.5)}\n" for k in range(20)))
     source = open_source(three / "m.csv")
     column = source.columns["numbers"]
-    assert column.names == ("age",) and np.isnan(column.values).sum() == 1 and not source.classes
-    assert "cells of 'age' that are no number are not used: '3o'" in source.notes
+    assert column.names == ("age",) and np.isnan(column.values).sum() == len(odd) and not source.classes
+    assert not np.isinf(column.values).any()
+    assert "cells of 'age' that are no number are not used: '3o', 'nan', 'inf', ..." in source.notes
     assert any("'age' as numbers" in note for note in source.notes)
     assert not any("'age' as label" in note for note in source.notes)
 

@@ -187,11 +187,13 @@ def test_a_large_group_of_mirrored_copies_is_not_cut_apart(folder: Callable[...,
 def test_check_calls_a_mirrored_copy_across_splits_a_leak(folder: Callable[..., Path]) -> None:
     pictures = drawings(40)
     there = [(f"{'train' if i < 30 else 'test'}/kind{i % 2}", p) for i, p in enumerate(pictures)]
-    found = check(folder(*there, ("test/kind0", pictures[0][:, ::-1])))
-    leak = found.find("leak_mirrored")
+    # the second is in another class than its like: a conflict, and no leak
+    found = check(folder(*there, ("test/kind0", pictures[0][:, ::-1]), ("test/kind1", pictures[2][:, ::-1])))
+    leak, conflict = found.find("leak_mirrored"), found.find("conflict_mirrored")
+    assert conflict is not None and conflict.severity == "warning"
     assert leak is not None and leak.count == 1 and leak.severity == "error"
-    assert "1 of 11 test pictures have a mirrored copy in train" in leak.title
-    assert found.find("leak_near") is None and found.to_json()["duplicates"]["mirrored_pairs"] == 1
+    assert "1 of 12 test pictures have a mirrored copy in train" in leak.title
+    assert found.find("leak_near") is None and found.to_json()["duplicates"]["mirrored_pairs"] == 2
 
 
 def test_left_and_right_mirrored_are_no_copies(folder: Callable[..., Path]) -> None:

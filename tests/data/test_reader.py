@@ -42,7 +42,7 @@ class Changed(TextReader):
 
 def planned(kind: type[TextReader] = TextReader, **options: Any) -> TextReader:
     source = open_source("drawn:n=20,kind=text")
-    return kind.plan(source, np.arange(20), {**TextReader.options, **options})
+    return kind.plan(source, np.arange(20), {**TextReader.options, "tokens": "words", **options})
 
 
 def test_streamed_inputs_are_those_that_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +58,20 @@ def test_streamed_inputs_are_those_that_are_held(monkeypatch: pytest.MonkeyPatch
     batch = next(found)
     found.close()  # type: ignore[attr-defined]
     assert (~batch.valid).sum() == 4 and not batch.x[~batch.valid].any() and len(streamed.problems) == 4
+
+
+class Several(Selected):
+    """Of each sample several texts, or none."""
+
+    def read(self, i: int) -> tuple[str, ...]:
+        return (("a", "a red circle"), (), ("the",))[i % 3]
+
+
+def test_of_several_texts_one_is_shown() -> None:
+    held = Read(Several(open_source("drawn:n=3,kind=text"), np.arange(3)), np.arange(3), planned(), PRE)
+    rows = torch.arange(3)
+    assert (held.at(rows, None) != 0).sum(1).tolist() == [1, 0, 1]
+    assert (held.at(rows, torch.tensor([0.9, 0.0, 0.0])) != 0).sum(1).tolist() == [3, 0, 1]
 
 
 def test_changes_are_a_function_of_seed_epoch_and_sample_for_any_number_of_processes() -> None:
@@ -85,7 +99,7 @@ def test_an_epoch_shows_each_text_once_with_others_of_its_length() -> None:
     assert ordered(torch.arange(3), held, 6, torch.Generator()).tolist() == [0, 1, 2]  # the task's own
 
 
-@pytest.mark.parametrize("tokens", ["words", "characters", "subwords", "trigrams"])
+@pytest.mark.parametrize("tokens", ["words", "pieces", "characters", "subwords", "trigrams"])
 def test_a_reader_comes_back_from_json(tokens: str) -> None:
     one = planned(tokens=tokens)
     again = reader.load(json.loads(json.dumps(reader.saved(one))))
@@ -147,7 +161,8 @@ def test_tables_and_folders_of_texts_are_sources(tmp_path: Path) -> None:
         path.write_bytes("Ein schöner Käfer".encode(encoding))
     folder = open_source(tmp_path / "folder")
     assert folder.kind == "text" and folder.classes == ("x", "y")
-    one = TextReader.plan(folder, np.arange(3), TextReader.options)
+    one = TextReader.plan(folder, np.arange(3), {**TextReader.options, "tokens": "words"})
+    assert one.facts["unknown"] == 0.0 and any("3 different words are known" in note for note in one.notes)
     assert one.tokenizer.size == 4 + 3 and any("2 texts are not UTF-8" in note for note in one.notes)
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from export.runs import DATA, untrained
 from PIL import Image
+from ready import Child, Ready
 
 from neocog import tasks
 from neocog.data import open_source
@@ -311,18 +312,24 @@ def test_the_script_runs_without_neocog(label: SimpleNamespace, tmp_path: Path) 
 # ---------------------------------------------------------------- commands
 
 
-def test_the_commands(label: SimpleNamespace, tmp_path: Path, python: Any) -> None:
+def test_the_commands(label: SimpleNamespace, tmp_path: Path, ready: Ready) -> None:
+    command = tmp_path / "command.py"
+    command.write_text("from neocog.cli import main\nmain()")
+
+    def call(*words: str) -> Child:
+        child = ready.start(command, tmp_path, *words)
+        assert child.wait() == 0, child.stderr
+        return child
+
     for k, one in enumerate(pictures(3)):
         Image.fromarray(one if isinstance(one, np.ndarray) else decode(one)).save(tmp_path / f"{k}.png")
-    done = python("-m", "neocog", "export", str(label.run.folder), "--out", "made")
-    assert (done.returncode, done.stdout) == (0, "made\n"), done.stderr
-    assert "equal answers" in done.stderr
+    done = call("export", str(label.run.folder), "--out", "made")
+    assert done.stdout == "made\n" and "equal answers" in done.stderr
     files = [f"{k}.png" for k in range(3)]
     own, other = (
-        python("-m", "neocog", "predict", one, *files, "--format", "csv", "--device", "cpu")
+        call("predict", one, *files, "--format", "csv", "--device", "cpu")
         for one in (str(label.run.folder), "made/model.onnx")
     )
-    assert other.returncode == 0, other.stderr
     first, second = (done.stdout.splitlines() for done in (own, other))
     assert first[0] == second[0] and len(second) == 4
     assert [line.split(",")[:2] for line in first] == [line.split(",")[:2] for line in second]

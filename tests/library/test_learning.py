@@ -15,6 +15,7 @@ from neocog import Library
 from neocog.cli import app
 from neocog.errors import LibraryError
 from neocog.library import learning, sentences
+from neocog.library.captions import annotate
 from neocog.library.view import view_of
 from neocog.tasks.match_captions import MatchCaptions
 from neocog.text.space import Space
@@ -144,3 +145,22 @@ def run_cli(capsys: pytest.CaptureFixture[str]):
         return out.out
 
     return run
+
+
+@pytest.mark.slow
+def test_pictures_of_another_kind_are_learned(tmp_path: Path) -> None:
+    """The space that ships knows photographs, and hardly anything of drawn shapes in relations."""
+    source = neocog.open_source("drawn:n=300,size=64,seed=3")
+    (tmp_path / "pictures").mkdir()
+    with open(tmp_path / "table.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "caption"])
+        for i in range(len(source)):
+            Image.fromarray(source.read(i)).save(tmp_path / f"pictures/{i:03}.png")
+            table.writerow([f"pictures/{i:03}.png", source.sample(i).captions[1]])
+    library = Library.beside(tmp_path / "pictures")
+    library.index(tmp_path / "pictures", net="efficientnet_lite0")
+    annotate(library.store, tmp_path / "table.csv")
+    learned = library.learn_sentences()
+    assert learned.kept
+    assert max(learned.before) < 0.4 and min(learned.after) > 0.6

@@ -189,7 +189,7 @@ def test_padding_stays_zero_and_static_words_stay_as_they_are() -> None:
     for how, trained in (("static", 0), ("tuned", 1), ("two", 1)):
         made = nets.build("sentence_cnn", vocabulary=9, vectors=how)
         before = made.embedding.table.weight[1].clone()
-        made.take_vectors(lambda: given)
+        made.take_vectors(lambda: given, [2])
         assert sum(p.requires_grad for p in made.embedding.parameters()) == trained
         got = made.embedding.table.weight
         assert (

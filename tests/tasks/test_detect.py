@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import neocog
-from neocog.data import open_source
+from neocog.data import Arrays, open_source
 from neocog.data.batches import Batch
 from neocog.data.kinds import Boxes, BoxSet
 from neocog.data.source import Source
@@ -169,6 +169,9 @@ class Made(Source):
         none = np.full(len(sets), -1)
         super().__init__("made", (), none, none)
         self.columns["boxes"] = Boxes.of(sets, names)
+
+    def read(self, i):
+        return np.zeros((64, 64, 3), np.uint8)
 
 
 def boxes_of(*rows):
@@ -418,3 +421,20 @@ def test_a_training_leaves_figures_answers_and_a_report(run):
 def test_the_task_is_found_and_guessed():
     assert find("detect") is Detect
     assert guess(Made([boxes_of((0, 0, 1, 1, 9, 9)), boxes_of()])) == "detect"
+
+
+@pytest.mark.parametrize("task", ["detect", "locate"])
+def test_boxes_outside_of_the_pictures_are_refused_or_told(task):
+    far, near = np.array([[40.0, 40, 60, 60]] * 4), np.array([[4.0, 4, 16, 16]] * 4)
+
+    def plan(corners):
+        boxes = Boxes(np.arange(len(corners) + 1), corners, np.zeros(len(corners), int), ["thing"])
+        made = Arrays([np.zeros((32, 32, 3), np.uint8)] * len(corners), name="boxed", columns={"boxes": boxes})
+        return find(task).plan(made, np.arange(len(corners)), find(task).options)
+
+    with pytest.raises(DataError, match="all 4 places in boxes of boxed that were looked at are outside"):
+        plan(far)
+    with pytest.raises(DataError, match="outside of the pictures or empty"):
+        plan(near[:, [2, 3, 0, 1]])  # the wrong way round
+    assert "50% of the boxes are outside" in plan(np.concatenate((far, near))).notes[0]
+    assert not plan(near).notes

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import socket
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from ready import Ready
 
 from neocog import tasks
 from neocog.fit.run import read_tensors
@@ -21,7 +20,7 @@ NAMES = (*(one for one in tasks.names() if tasks.find(one).inputs != ("text",)),
 # float64, so that the order of additions is no excuse; half of the pictures with numbers are not known, and pictures
 # have different numbers of boxes, so processes count different things
 CODE = """
-import json, sys, torch
+import json, os, sys, torch
 from pathlib import Path
 import numpy as np
 from neocog.fit.recipes import recipe
@@ -33,7 +32,10 @@ from neocog.fit.run import write_tensors
 from neocog.records import Preprocess
 from neocog.tasks.task import Meter, build_net, find
 torch.set_num_threads(1)
-world, cpu, folder = join(), torch.device("cpu"), Path(sys.argv[1])
+folder, names, rank, size, port = sys.argv[1:]
+if int(size) > 1:  # what torchrun says to each process
+    os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=size, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+world, cpu, folder = join(), torch.device("cpu"), Path(folder)
 folder.mkdir(exist_ok=True)
 
 def double(batch):
@@ -42,8 +44,8 @@ def double(batch):
     batch.targets = {k: more(v) for k, v in batch.targets.items()}
     return batch
 
-for name in sys.argv[2].split(","):
-    source, kind, rows = open_source("drawn:n=48,size=32"), find(name), np.arange(48)
+for name in names.split(","):
+    source, kind, rows = open_source("drawn:n=32,size=32"), find(name), np.arange(32)
     if "numbers" in kind.needs:
         source.columns["numbers"].values[1:30:2] = np.nan
     settings = {**recipe(kind.recipe or "standard").as_dict(), **kind.options, "width": 16,
@@ -55,11 +57,11 @@ for name in sys.argv[2].split(","):
     columns = {role: source.columns[role] for role in task.needs}
     known = Known(columns, task.collate, task.geometry)
     pictures = Held(source, rows, Preprocess(32, 32, fit=task.fit), cpu)
-    stream = Batches(pictures, known, Augment(flip="random" if task.mirrors else "none"), 12, seed=3, device=cpu,
-                     dtype=torch.float64, order=lambda g: task.order(columns, 48, 12, g),
+    stream = Batches(pictures, known, Augment(flip="random" if task.mirrors else "none"), 8, seed=3, device=cpu,
+                     dtype=torch.float64, order=lambda g: task.order(columns, 32, 8, g),
                      rank=world.rank, world=world.size).stream(0)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
-    for step in range(3):
+    for step in range(2):
         torch.manual_seed(step)
         batch = double(next(stream))
         found = task.losses(task.run(net, batch), batch)
@@ -69,7 +71,7 @@ for name in sys.argv[2].split(","):
         optimizer.step()
         optimizer.zero_grad()
     net, meter = net.eval(), Meter(task)
-    mine = torch.arange(24)[world.rank :: world.size]
+    mine = torch.arange(14)[world.rank :: world.size]
     with torch.no_grad():
         for batch in in_order(pictures, 5, cpu, known=known, chosen=mine):
             meter.add(task.run(net, double(batch)), batch)
@@ -81,16 +83,20 @@ for name in sys.argv[2].split(","):
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def both(tmp_path_factory: pytest.TempPathFactory, ready: Ready) -> Path:
     """What one process and two wrote."""
     folder = tmp_path_factory.mktemp("both")
     (folder / "code.py").write_text(CODE)
-    for processes in (1, 2):
-        start = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-        start = [*start, "--rdzv-endpoint", "127.0.0.1:0"] if processes > 1 else []
-        command = [sys.executable, *start, str(folder / "code.py"), str(folder / str(processes)), ",".join(NAMES)]
-        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = [
+        ready.start(folder / "code.py", folder, folder / str(size), ",".join(NAMES), rank, size, port)
+        for size in (1, 2)
+        for rank in range(size)
+    ]
+    for child in children:
+        assert child.wait() == 0, child.stderr[-3000:]
     return folder
 
 

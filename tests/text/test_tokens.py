@@ -12,7 +12,18 @@ import pytest
 
 from neocog.errors import DataError, MissingExtra, UsageError
 from neocog.text import package
-from neocog.text.tokens import Subwords, Tokenizer, Trigrams, Words, colliding, load_tokenizer, split_words, trigrams_of
+from neocog.text.tokens import (
+    Characters,
+    Pieces,
+    Subwords,
+    Tokenizer,
+    Trigrams,
+    Words,
+    colliding,
+    load_tokenizer,
+    split_words,
+    trigrams_of,
+)
 from neocog.text.vectors import mean_vectors, table_for, word_vectors
 
 TEXTS = ["A black dog runs.", "a dog, a DOG!", "", "it isn't 'the' t-shirt"]
@@ -83,6 +94,17 @@ def test_subwords_are_those_of_the_tokenizer_moved_by_one() -> None:
     assert made.size == 32001 == len(table_for(made))
 
 
+def test_words_as_their_pieces_and_characters() -> None:
+    made = Pieces()
+    ids = made.encode(["A melting dog.", "x"])
+    assert ids.shape[:2] == (2, 4) and made.tokens(ids[0].tolist()) == ["a", "melting", "dog", "."]
+    alone = Subwords().encode(["melting"])[0]
+    assert ids[0, 1][: len(alone)].tolist() == alone.tolist() and not ids[1, 1:].any()
+    assert load_tokenizer(json.loads(json.dumps(made.to_json()))).kind == "pieces"
+    letters = Characters.learn(["ab  B"])
+    assert letters.tokens(letters.encode(["b a?"])[0]) == ["b", " ", "a", "…"]
+
+
 @pytest.mark.parametrize("kind", [Words, Trigrams])
 def test_tokenizers_are_kept_as_json(kind: type[Words] | type[Trigrams]) -> None:
     made = kind.learn(TEXTS)
@@ -96,7 +118,7 @@ def test_a_tokenizer_of_another_version_is_refused() -> None:
     assert load_tokenizer(made.to_json()).size == made.size
     with pytest.raises(DataError, match="another version of wordllama"):
         load_tokenizer({**made.to_json(), "sha256": "0"})
-    with pytest.raises(DataError, match="expected one of words, trigrams, subwords"):
+    with pytest.raises(DataError, match="expected one of words, characters, trigrams, subwords, pieces"):
         load_tokenizer({"kind": "letters"})
 
 

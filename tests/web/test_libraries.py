@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -193,3 +195,15 @@ def test_a_map_is_made_by_a_job_and_kept(page, photos, monkeypatch):
     keep_map(store, store.vectors("tiny")[0].tolist(), np.linspace(0, 1, 20).reshape(10, 2), "by hand")
     kept = page.get("/api/libraries/photos/map").json()
     assert len(kept["ids"]) == len(kept["x"]) == len(kept["y"]) == 10 and min(kept["x"]) == 0
+
+
+def test_a_search_by_word_loads_no_torch(photos):
+    """In a process of its own; nor does a list of runs."""
+    code = (
+        "import sys; from neocog.library import Library; from neocog.library.asking import Asking\n"
+        "from neocog.web.app import make_app; from neocog.web.served import Served\n"
+        "served = Served([sys.argv[1]]); make_app(served); print(served.library('photos').page('red')['total'])\n"
+        "assert not {'torch', 'lancedb', 'sklearn'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, photos], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

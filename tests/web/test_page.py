@@ -125,6 +125,25 @@ def test_all_pictures_are_there_and_only_those_seen_are_in_the_page(visit):
     assert hits(page).first.get_by_role("link").get_attribute("aria-label") != first
 
 
+def test_a_hundred_thousand_hits_leave_the_page_small(visit, site):
+    page = visit("#/play")
+    row = page.request.get(site + "api/libraries/photos/search?limit=1").json()["hits"][0]
+
+    def many(route: Any) -> None:
+        start = int(re.search(r"offset=(\d+)", route.request.url)[1])
+        found = [{**row, "name": f"{start + i}.jpg"} for i in range(60)]
+        route.fulfill(json={"total": 100_000, "hits": found, "notes": []})
+
+    page.route("**/search?*", many)
+    page.get_by_role("link", name="Search").click()
+    expect(page.get_by_role("link", name="0.jpg", exact=True)).to_be_visible()
+    small = page.evaluate("document.querySelectorAll('*').length")
+    page.get_by_role("link", name="0.jpg", exact=True).focus()
+    page.keyboard.press("End")
+    expect(page.get_by_role("link", name="99999.jpg")).to_be_visible()
+    assert page.evaluate("document.querySelectorAll('*').length") < 2 * small
+
+
 def test_a_word_finds_and_every_hit_says_why(visit):
     page = visit()
     ask(page, "star")
@@ -263,8 +282,10 @@ def test_the_keyboard_is_enough(visit):
     expect(page.get_by_text(re.compile(r"hits? in 81"))).to_be_visible()
 
 
-VIEWS = ["#/search?q=star", "#/search?lens=map", "#/search?lens=duplicates", "#/teach", "#/training", "#/training/shapes",
-         "#/network/shapes", "#/play", "#/jobs"]  # fmt: skip
+VIEWS = [
+    "#/search?q=star", "#/search?lens=map", "#/search?lens=duplicates", "#/teach", "#/training", "#/training/shapes",
+    "#/network/shapes", "#/play", "#/jobs",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("where", VIEWS)
@@ -289,11 +310,21 @@ def test_the_closed_loop(visit, site):
         page.keyboard.press(key)
     expect(page.locator(".big-facts")).to_contain_text("5")  # 3 examples and two times yes
     page.get_by_role("button", name="Train a network on this").click()
+    page.get_by_role("textbox", name="Net").fill("lenet5")
+    page.get_by_role("spinbutton", name="Minutes").fill("0.02")
+    page.get_by_role("button", name="Train", exact=True).click()
     expect(page.locator("[data-run]")).to_be_visible()
     expect(page.locator('[data-run="done"]')).to_be_visible(timeout=120_000)
     expect(page.locator(".curve").first).to_be_visible()
+    page.get_by_role("button", name="Search with it").click()
+    page.get_by_role("dialog").get_by_role("button", name="Search with it").click()
+    expect(page.get_by_role("link", name="Jobs: 1 running")).to_be_visible()
+    expect(page.get_by_role("link", name="Jobs", exact=True)).to_be_visible(timeout=120_000)
     page.get_by_role("link", name="Look inside").click()
     expect(page.locator(".skyline button").first).to_be_visible()
+    page.get_by_role("link", name="Search", exact=True).click()
+    ask(page, "my star")
+    expect(page.get_by_text("the concept my star")).to_be_visible()
 
 
 def test_vendored_files_are_those_that_are_listed():

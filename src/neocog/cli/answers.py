@@ -175,7 +175,10 @@ def _drawn_jpeg(answer: Any) -> bytes:
 
 
 def _table_lines(pairs: Iterable[Pair], task: Task) -> Iterator[str]:
-    if task.classifies:
+    pairs = iter(pairs)
+    first = next(pairs, None)
+    pairs = itertools.chain([] if first is None else [first], pairs)
+    if task.classifies and (first is None or hasattr(first[0], "top")):
         yield from _label_lines(pairs, getattr(task, "classes", ()))
         return
     for answer, files in pairs:

@@ -55,6 +55,10 @@ def predict(
     draw: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write each picture there with the answer drawn on it.")
     ] = None,
+    windows: Annotated[
+        bool, typer.Option("--windows", help="Of long recordings: what is heard when, from second to second.")
+    ] = False,
+    why: Annotated[bool, typer.Option("--why", help="Of texts also the words that decided.")] = False,
     device: terminal.Device = None,
     on: terminal.On = None,
 ) -> None:
@@ -71,11 +75,18 @@ def predict(
             if on and (masks or draw):
                 raise UsageError("--masks and --draw are for pictures on this machine; leave out --on")
             trained = export.load(run)
+            if windows and (on or masks or draw or form.value not in ("table", "csv", "jsonl")):
+                raise UsageError("--windows gives a table of times: --format table, csv or jsonl, on this machine")
             answers.check_form(trained.task, form.value, out, masks=masks is not None)
             places = [answers.Places(f, end, inputs) if f else None for f, end in ((masks, ".png"), (draw, ".jpg"))]
             if masks:
                 answers.write_classes(masks, trained.classes)
-            if on:
+            if why:
+                _explain(trained, inputs, top)
+                return
+            if windows:
+                found = fit.spot(trained, terminal.lines_for(inputs), device=device)
+            elif on:
                 from neocog.cluster import Cluster
 
                 cluster = until_written.enter_context(Cluster(on, say=terminal.say))
@@ -88,6 +99,16 @@ def predict(
         where = {"coco": "above", "npy": f"in {out and out.with_suffix('.csv')}"}.get(form.value, "in the output")
         terminal.say(f"{counted(unread)} could not be read; the reasons are {where}")
         raise typer.Exit(1)
+
+
+def _explain(run: Run, given: list[str], top: int) -> None:
+    """Print the answer for each text, and what decided."""
+    if run.reader is None:
+        raise UsageError("--why is for runs on texts; 'neocog look' explains what a net sees in pictures")
+    for key, text in run.reader.inputs(terminal.lines_for(given)):
+        (answer,) = run.predict([text], top=top)
+        decided = "" if answer.problem else f"\n  {run.decided(text).text()}"
+        terminal.say(f"{key}  {answer.problem or answer.text()}{decided}")
 
 
 def match(

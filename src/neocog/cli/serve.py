@@ -44,6 +44,6 @@ def serve(
         if not given:
             try:
                 libraries = [place.find()]
-            except LibraryError as error:
-                terminal.say(f"note: {error}")
+            except LibraryError:
+                terminal.say("note: there is no library yet; 'neocog index FOLDER' makes one")
         serve(libraries, runs, host=host, port=port, say=terminal.say)

@@ -6,6 +6,7 @@ Nothing heavy is imported here: `neocog --help` passes through this file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import sys
@@ -76,7 +77,8 @@ class Group(typer.core.TyperGroup):
         except OSError as error:
             _debug()
             where = f": {error.filename}" if error.filename else ""
-            complain(f"{error.strerror or error}{where}")
+            advice = ". Free some, and go on: of a training, 'neocog resume RUN'" if error.errno == errno.ENOSPC else ""
+            complain(f"{error.strerror or error}{where}{advice}")
             raise typer.Exit(1) from None
 
 

@@ -175,6 +175,7 @@ def show_nets(facts: Iterable[Facts]) -> None:
             "year": str(f.year),
             "parameters": f.params,
             "MACs": f.macs,
+            "reads": f.reads,
             "input": "x".join(map(str, f.input)),
             "task": f.task,
             "published": f.accuracy,

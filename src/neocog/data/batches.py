@@ -306,7 +306,7 @@ class Batches:
                 window = aug.moved_points(aug.inverted(part.places), window.reshape(-1, 2, 2)).reshape(-1, 4)
                 warp = Warp(aug.compose(moved, part.places), part.sizes, (height, width), field, window)
             inputs.append(x)
-        inputs[0], mix = (inputs[0], None) if isinstance(self.pictures, Ready) else self._mixed(inputs[0], step)
+        inputs[0], mix = self._mixed(inputs[0], step) if self.pictures.mixes else (inputs[0], None)
         ready = tuple(self._laid(x) for x in inputs)
         targets = to(self.known.collate(values, warp, valid), self.device)
         return Batch(ready, targets, rows, valid.to(self.device), warp, mix)

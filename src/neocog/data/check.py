@@ -263,7 +263,9 @@ def _check_others(
         counts=splits[None] if counts is None else counts,
         split_counts=splits,
         findings=tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))),
-        unreadable=(),
+        unreadable=tuple(
+            Problem(e.key, e.note) for f in found if f.name == "unreadable" for group in f.groups for e in group
+        ),
         groups=groups,
         sizes=np.zeros((len(source), 2), np.int32),
         formats={},

@@ -13,6 +13,8 @@ from neocog.data.decode import decoded
 from neocog.data.findings import Example, Finding
 from neocog.data.kinds import Boxes
 from neocog.data.overlay import SIDE, overlay
+from neocog.data.reader import PICTURE
+from neocog.data.reader import find as find_reader
 from neocog.data.source import Source
 from neocog.errors import DataError
 from neocog.records import SPLITS
@@ -47,7 +49,8 @@ def check_page(check: Check, source: Source) -> str:
         sections.append(("Annotations", _annotations(source)))
     if check.classes or not check.annotated:
         sections.append(("Classes", _classes(check)))
-    sections.append(("Sizes and formats", _sizes(check)))
+    if source.kind == PICTURE:
+        sections.append(("Sizes and formats", _sizes(check)))
     if check.notes:
         sections.append(("How the data was read", "".join(page.paragraph(note) for note in check.notes)))
     return page.page(f"{check.source}: before training", sections, subtitle=check.summary)
@@ -106,6 +109,9 @@ def _thumbnail(example: Example, source: Source) -> str:
         return ""
     try:
         data = source.read(example.index)
+        if source.kind != PICTURE:
+            shown = find_reader(source.kind).shown(data)
+            return page.thumbnail(shown, caption=_caption(example)) if shown else ""
         picture, size = (data, data.shape[:2]) if isinstance(data, np.ndarray) else decoded(data, short_side=400)
     except Exception:  # unreadable pictures are listed with their reason; files may also vanish meanwhile
         return ""
@@ -113,9 +119,12 @@ def _thumbnail(example: Example, source: Source) -> str:
     if known := _known(example.index, source):
         side = SIDE
         picture = overlay(picture, known, (size[1], size[0]))
+    return page.thumbnail(picture, size=side, caption=_caption(example), alt=_caption(example))
+
+
+def _caption(example: Example) -> str:
     place = ", ".join(part for part in (example.label, example.split) if part)
-    caption = "\n".join(part for part in (place, example.note, example.key) if part)
-    return page.thumbnail(picture, size=side, caption=caption, alt=f"{example.key} {place}".strip())
+    return "\n".join(part for part in (place, example.note, example.key) if part)
 
 
 def _known(i: int, source: Source) -> dict[str, Any]:

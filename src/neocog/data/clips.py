@@ -167,7 +167,7 @@ def arranged(source: Folder, fold: int = 1) -> Folder:
         people = [int(who) for who, _ in found]
         splits = np.array([0 if p in _KTH_TRAIN else 1 if p in _KTH_VAL else 2 for p in people], np.int8)
         notes.append("splits by person, as KTH was published: 8 for training, 8 for validation, 9 for the test")
-    more = {"notes": notes, "problems": source.problems, "kind": "clip"}
+    more: dict[str, Any] = {"notes": notes, "problems": source.problems, "kind": "clip"}
     return ClipFolder(source.root, source.keys, source.name, names, codes, splits, **more)
 
 

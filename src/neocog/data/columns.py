@@ -137,6 +137,11 @@ class LabelColumn:
         """Return every label once, as it came."""
         return list(self._ids)
 
+    def counted(self) -> dict[str | int, int]:
+        """Return every label as it came, and how often."""
+        times = np.bincount(np.frombuffer(self._values, np.int32), minlength=len(self._ids))
+        return dict(zip(self._ids, times.tolist(), strict=True))
+
     @property
     def total(self) -> int:
         """Number of labels over all rows."""
@@ -183,14 +188,17 @@ class LabelColumn:
         one_label = counts == 1
         labels[one_label] = values[ends[:-1][one_label]]
         multi = several or bool((counts > 1).any())
-        return names, labels, LabelSets(ends, values) if multi else None
+        return names, labels, LabelSets(ends, values, several) if multi else None
 
 
 class LabelSets:
-    """The labels of each picture where there can be several: row i is ``values[ends[i]:ends[i + 1]]``."""
+    """The labels of each picture where there can be several: row i is ``values[ends[i]:ends[i + 1]]``.
 
-    def __init__(self, ends: np.ndarray, values: np.ndarray) -> None:
-        self.ends, self.values = ends, values
+    `meant`: the table says several at once; otherwise pictures that it names again, with other labels, made them.
+    """
+
+    def __init__(self, ends: np.ndarray, values: np.ndarray, meant: bool = True) -> None:
+        self.ends, self.values, self.meant = ends, values, meant
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -210,7 +218,7 @@ class LabelSets:
         counts = np.diff(self.ends)[indices]
         ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         where = np.repeat(self.ends[:-1][indices] - ends[:-1], counts) + np.arange(ends[-1])
-        return LabelSets(ends, self.values[where])
+        return LabelSets(ends, self.values[where], self.meant)
 
 
 def _plain(value: object) -> str | int | None:

@@ -194,14 +194,21 @@ def leak_exact(f: Facts) -> Finding | None:
 def leak_near(f: Facts) -> Finding | None:
     told = _leaked(f, _all_exact(f))[:, 0]
     pairs = _leaked(f, f.near)
-    pairs = pairs[~np.isin(pairs[:, 0], told)]
+    pairs = pairs[~np.isin(pairs[:, 0], told) & _one_class(f, pairs)]
     return _leak(f, "leak_near", pairs, "a near copy (rescaled, recompressed, slightly cut)")
 
 
 def leak_mirrored(f: Facts) -> Finding | None:
     told = np.concatenate([_leaked(f, _all_exact(f))[:, 0], _leaked(f, f.near)[:, 0]])
     pairs = _leaked(f, f.mirrored)
-    return _leak(f, "leak_mirrored", pairs[~np.isin(pairs[:, 0], told)], "a mirrored copy")
+    pairs = pairs[~np.isin(pairs[:, 0], told) & _one_class(f, pairs)]
+    return _leak(f, "leak_mirrored", pairs, "a mirrored copy")
+
+
+def _one_class(f: Facts, pairs: np.ndarray) -> np.ndarray:
+    """Which pairs have one label, or none: look-alikes of two classes make no test easier, see `conflict_near`."""
+    labels = f.source.labels[pairs].reshape(-1, 2)
+    return np.asarray((labels[:, 0] == labels[:, 1]) | (labels < 0).any(1) | (not f.single))
 
 
 def _groups(pairs: np.ndarray, n: int) -> list[np.ndarray]:

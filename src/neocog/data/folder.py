@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from neocog.data.columns import Texts, count_splits, is_picture, split_code
+from neocog.data.kinds import Category, Column
 from neocog.data.listing import Rules, unread
 from neocog.data.reader import commonest
 from neocog.data.reader import find as find_reader
@@ -113,9 +114,20 @@ def open_folder(root: str | os.PathLike[str], kind: str = "picture") -> Folder:
     if in_splits:
         found = ", ".join(f"{os.fsdecode(one)} = {SPLITS[splits[one]]}" for one in declared)
         notes.append(f"split folders: {found} ({count_splits(codes)})")
+    columns: dict[str, Column] = {}
+    if (
+        not classes
+        and kind != "picture"
+        and (said := find_reader(kind).named([os.fsdecode(listing.keys[i]) for i in range(len(listing.keys))]))
+    ):
+        columns = {role: Category.of(cells) for role, cells in said.items()}
+        label = columns.pop("label")
+        classes, labels = label.names, label.codes  # type: ignore[attr-defined]
+        more = [f"{' and '.join(said)} are read from the file names, such as {listing.keys[0]}"]
     made = Folder(
-        top, listing.keys, name, classes, labels, codes, notes=notes + more, problems=listing.problems, kind=kind
-    )
+        top, listing.keys, name, classes, labels, codes,
+        notes=notes + more, problems=listing.problems, kind=kind, columns=columns,
+    )  # fmt: skip
     return made if kind == "picture" else find_reader(kind).arranged(made)
 
 

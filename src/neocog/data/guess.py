@@ -29,7 +29,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
     "split": ("split", "set", "subset", "partition", "phase", "usage", "fold", "dataset"),
 }  # fmt: skip
-_TARGETS = ("boxes", "mask", "points", "numbers")  # roles that are never told by a name alone
+_TARGETS = ("boxes", "mask", "points", "numbers", "group")  # roles that are never told by a name alone
 _NAME_COLUMNS = ("name", "class_name", "label_name", "classname", "label_text", "category_name", "species")
 ROLES = (*_NAMES, *_TARGETS)
 _CORNERS = (
@@ -42,7 +42,8 @@ _POINTS = frozenset("points keypoints landmarks".split())
 _NO_QUANTITY = frozenset("id index idx width height size bytes filesize row number no nr".split())
 _MASKS = frozenset("mask masks maskpath segmentation segmentationmask encodedpixels rle maskrle".split())
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)([.,]\d+)?([eE][+-]?\d+)?")
-_MOST_NUMBERS = 0.9  # share of the different cells of a quantity that are numbers; the others are typing errors
+_MOST_NUMBERS = 0.75  # share of the cells of a quantity that are numbers; the others are remarks and typing errors
+_NOTHING = frozenset("nan inf +inf -inf infinity none null na n/a ? - unknown".split())  # cells that say no number
 _FEW_NUMBERS = 20  # different whole numbers, up to which a column holds classes whatever its name
 
 
@@ -68,6 +69,7 @@ class Guess:
     numbers: tuple[str, ...] = ()
     periods: tuple[float | None, ...] = ()
     declared: bool = False  # the user named the column of the label
+    group: str | None = None  # rows with one value stay in one split, such as those of one speaker
 
     @property
     def wanted(self) -> list[str]:
@@ -79,7 +81,8 @@ class Guess:
     def targets(self) -> tuple[str, ...]:
         """The columns that say more than a label, without masks that are pictures."""
         label = (self.label,) if self.label and self.boxes else ()
-        return tuple(dict.fromkeys((*self.boxes, *label, *self.points, *self.numbers, *self.flags)))
+        group = (self.group,) if self.group else ()
+        return tuple(dict.fromkeys((*self.boxes, *label, *self.points, *self.numbers, *self.flags, *group)))
 
     def labels(self, row: Mapping[str, object]) -> object:
         """Return the label of a row, or a list of labels where there can be several."""
@@ -205,7 +208,7 @@ def guess_columns(
     return Guess(
         path, label, several or label in lists, captions, split, label_name, tuple(notes if guessed else ()),
         flags, boxes, masks, points, numbers, _periods(asked, numbers),
-        declared=bool({"label", "labels"} & given.keys()),
+        declared=bool({"label", "labels"} & given.keys()), group=given.get("group"),
     )  # fmt: skip
 
 
@@ -254,9 +257,9 @@ def is_quantity(name: str, labels: LabelColumn) -> bool:
 
 def _quantity(name: str, labels: LabelColumn, declared: bool) -> str:
     """Describe the numbers of a column if they are a quantity (ages, prices) and not the numbers of classes."""
-    every, count = [str(one) for one in labels.distinct()], labels.total
-    texts = list(filter(_NUMBER.fullmatch, every))
-    if not texts or len(texts) < (1.0 if declared else _MOST_NUMBERS) * len(every):
+    times = {str(one): n for one, n in labels.counted().items() if str(one).lower() not in _NOTHING}
+    texts, count = list(filter(_NUMBER.fullmatch, times)), sum(times.values())
+    if not texts or sum(times[one] for one in texts) < (1.0 if declared else _MOST_NUMBERS) * count:
         return ""
     values = np.array([float(one.replace(",", ".")) for one in texts])
     fractions = bool((values != np.floor(values)).any())

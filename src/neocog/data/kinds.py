@@ -80,6 +80,13 @@ class Category:
         self.codes = np.ascontiguousarray(codes, dtype=np.int32)
         self.names = tuple(names)
 
+    @classmethod
+    def of(cls, cells: Iterable[str | None]) -> Category:
+        """A column of texts, None where nothing is known; the names are sorted."""
+        every = list(cells)
+        place = {name: k for k, name in enumerate(sorted({cell for cell in every if cell is not None}))}
+        return cls(np.array([-1 if cell is None else place[cell] for cell in every]), tuple(place))
+
     def __len__(self) -> int:
         return len(self.codes)
 

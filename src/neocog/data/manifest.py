@@ -319,7 +319,7 @@ def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: 
     """The columns of a table; without a finder those of a table of texts, in which the path is the text."""
     names = list(dict.fromkeys(name for row in head for name in row))
     cells = {name: [row[name] for row in head if row.get(name) not in (None, "")] for name in names}
-    likely, said = [], ()
+    likely, said = [], tuple[str, ...]()
     if finder is None:
         given = dict(columns or {})
         asked = given.pop("text", None)

@@ -38,8 +38,9 @@ def open_source(
             `clips.open_clips`); or a tuple (pictures, labels) of arrays.
         offline: never fetch anything.
         columns: which column of a table is what, for example ``{"path": "photo", "label": "kind"}``; roles are path,
-            label, labels, caption, split, boxes, mask, points, and numbers (one or several: ``"age, angle:360"``);
-            of a table of texts text in the place of path; of one of pairs of texts first, second, label and split.
+            label, labels, caption, split, group (rows of one value stay in one split), boxes, mask, points, and numbers
+            (one or several: ``"age, angle:360"``); of a table of texts text in the place of path; of one of
+            pairs of texts first, second, label and split.
         classes: class names, where a table or shards hold numbers.
         say: is called with one line before anything is fetched.
 

@@ -24,6 +24,7 @@ from neocog.data.columns import LabelColumn, TextLists, count_splits, split_code
 from neocog.data.decode import inspect
 from neocog.data.guess import Guess, guess_columns, is_binary, is_quantity, label_is_number, named_classes, why_unfit
 from neocog.data.kinds import Categories, Column, Numbers
+from neocog.data.reader import kind_of
 from neocog.data.sniff import sniff
 from neocog.data.source import Source
 from neocog.data.stores import is_url, opened
@@ -310,6 +311,7 @@ def open_parquet(
         columns=more_columns,
         unfit=unfit,
     )
+    source.kind = kind_of(source.read(0)[:64])
     return source
 
 

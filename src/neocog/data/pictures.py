@@ -34,6 +34,8 @@ class Held:
     Unreadable pictures are left out and stand in `problems`; `kept` says which rows of `indices` are there.
     """
 
+    mixes = True
+
     def __init__(
         self,
         source: Source,
@@ -99,6 +101,8 @@ def loaded(load: Callable[[range], None], chunks: list[range]) -> Iterator[int]:
 
 class Streamed:
     """Some pictures of a source, decoded by threads when their batch comes near; memory does not grow with N."""
+
+    mixes = True
 
     def __init__(self, source: Source, indices: np.ndarray, pre: Preprocess) -> None:
         self.source, self.indices, self.pre = source, indices, pre

@@ -68,10 +68,10 @@ def read_place(place: str) -> bytes:
         return read(Item(full, -1, 0, int(name)))
     with opened(full) as file, tarfile.open(fileobj=io.BufferedReader(file, _BUFFER), mode="r:") as tar:
         try:
-            found = tar.extractfile(name)
+            member = tar.extractfile(name)
         except KeyError:
             raise DataError(f"{full} has no member {name}") from None
-        return found.read() if found else b""
+        return member.read() if member else b""
 
 
 def plain_bytes(picture: np.ndarray) -> bytes:

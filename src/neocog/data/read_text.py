@@ -16,9 +16,9 @@ from neocog.data.source import Source
 from neocog.data.text import text_of
 from neocog.data.text_rules import text_findings
 from neocog.errors import DataError, UsageError, closest
-from neocog.page import Html, line_chart, pairs, paragraph, text
+from neocog.page import Html, line_chart, pairs, text
 from neocog.records import counted
-from neocog.text.tokens import KINDS, Tokenizer, learn, load_tokenizer, normal
+from neocog.text.tokens import KINDS, Tokenizer, Words, learn, load_tokenizer, normal
 from neocog.text.vectors import table_for
 
 _MOST = 512  # tokens of a text that are read, where the user says nothing
@@ -59,11 +59,16 @@ class TextReader(Reader):
         lengths = np.array([_length(tokenizer.encode([one])[0]) for one in texts])
         cut = longest or int(min(_MOST, max(1, lengths.max())))
         made = cls(tokenizer, cut, {"texts": len(texts), "lengths": np.percentile(lengths, range(0, 101, 5)).tolist()})
-        n = tokenizer.size
-        made.notes = (
-            f"{n:,} different {kind}, with padding; texts have {np.median(lengths):.0f} {kind} in the middle, "
-            f"{lengths.max():,} at most",
-        )
+        unit = "words" if kind in ("words", "pieces", "trigrams") else kind
+        made.facts["unit"] = unit
+        made.notes = (f"texts have {np.median(lengths):.0f} {unit} in the middle, {lengths.max():,} at most",)
+        if isinstance(tokenizer, Words):
+            # as many as were seen once, Good and Turing say
+            share = made.facts["unknown"] = float((tokenizer.counts == 1).sum() / max(1, tokenizer.counts.sum()))
+            known = (
+                f"{tokenizer.size - 4:,} different {unit} are known, about {share:.1%} of those of new texts are not"
+            )
+            made.notes += (known + (" (--input-option tokens=pieces knows all)" if kind == "words" else ""),)
         if odd:
             made.notes += (f"{counted(len(odd), 'text')} are not UTF-8 and were read as UTF-16 or Windows-1252",)
         if over := int((lengths > cut).sum()):
@@ -86,12 +91,13 @@ class TextReader(Reader):
 
     @property
     def net_options(self) -> Mapping[str, Any]:
-        given = {"vectors": "tuned"} if self.tokenizer.kind in ("words", "subwords") else {}
+        given = {"vectors": "tuned"} if self.tokenizer.kind in ("words", "pieces", "subwords") else {}
         return {"vocabulary": self.tokenizer.size - 1, **given}
 
     def begin(self, net: nn.Module) -> None:
         if take := getattr(net, "take_vectors", None):
-            take(lambda: torch.from_numpy(table_for(self.tokenizer)))
+            nothing = range(1, 4) if isinstance(self.tokenizer, Words) else ()  # what is not known says nothing
+            take(lambda: torch.from_numpy(table_for(self.tokenizer)), nothing)
 
     def encode(self, raw: Any) -> np.ndarray:
         return self.tokenizer.encode([plain(raw)], self.longest)[0]
@@ -131,8 +137,10 @@ class TextReader(Reader):
             "different ones": f"{self.tokenizer.size:,}",
             "read": f"the first {self.longest}",
         }
-        chart = line_chart({"texts": points}, x=self.tokenizer.kind, y="share of the training texts up to this length")
-        return [("Texts", Html(pairs(rows) + chart + paragraph(" ".join(self.notes))))]
+        if "unknown" in self.facts:
+            rows["not known of new texts, about"] = f"{self.facts['unknown']:.1%}"
+        chart = line_chart({"texts": points}, x=self.facts["unit"], y="share of the training texts up to this length")
+        return [("Texts", Html(pairs(rows) + chart))]
 
     @classmethod
     def drawn(cls, n: int, size: int, seed: int, task: str) -> Source:

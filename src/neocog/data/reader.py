@@ -45,6 +45,7 @@ class Reader(ABC):
         options: names of what --input-option may set -> default (``size`` among them: also --size sets it). A net that
             wants other defaults has them in a class attribute ``reader``, such as ``{"features": "mfcc"}``.
         net, recipe: what is taken where the user names none. A net's class attribute ``recipe`` comes before it.
+        mixes: what `finish` gives is numbers that can be averaged, so that mixup makes sense.
         draws: how many random numbers of a sample `finish` takes in training.
         notes: what the user should know of the inputs, one sentence each; made by `plan`.
     """
@@ -56,6 +57,7 @@ class Reader(ABC):
     net: ClassVar[str]
     recipe: ClassVar[str] = "standard"
     draws: int = 0
+    mixes: ClassVar[bool] = False
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -134,6 +136,11 @@ class Reader(ABC):
             else:
                 yield str(one), path
 
+    @classmethod
+    def shown(cls, raw: Any) -> Html:
+        """As `show`, before any reader is planned; "" shows nothing. Raises: as `encode`."""
+        return Html("")
+
     @abstractmethod
     def show(self, raw: Any) -> Html:
         """A raw input for the report, small: a text, a spectrogram with <audio>, some frames. Raises: as `encode`."""
@@ -158,6 +165,16 @@ class Reader(ABC):
     def takes(cls, name: str | bytes) -> bool:
         """Whether a file so called is such an input."""
         return os.path.splitext(os.fsdecode(name))[1].lower() in cls.endings
+
+    @classmethod
+    def named(cls, names: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """What the names of files that lie in no class folder say of each, by role: "label" and others; {}: nothing."""
+        return {}
+
+    @classmethod
+    def begins(cls, data: bytes) -> bool:
+        """Whether a file that begins so is such an input; for files without a name, as in Parquet."""
+        return False
 
     @classmethod
     def groups(cls, source: Source) -> np.ndarray | None:
@@ -197,6 +214,11 @@ def find(kind: str) -> type[Reader]:
             f"unknown kind of input {kind!r}{closest(kind, kinds())}; expected one of {', '.join(kinds())}"
         )
     return _readers[kind]
+
+
+def kind_of(data: bytes) -> str:
+    """The kind of input that a file is, by its first bytes: a picture where no reader knows them."""
+    return next((kind for kind in kinds() if _readers[kind].begins(data)), PICTURE)
 
 
 def commonest(endings: Mapping[str, int]) -> str | None:

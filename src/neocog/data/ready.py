@@ -28,12 +28,14 @@ class Ready(ABC):
         pre: as the pictures'; it has no meaning for what a reader reads.
         one_pass: how many are evaluated at once.
         streamed: whether threads should read them ahead.
+        mixes: whether two inputs can be mixed, number by number.
     """
 
     pre: Preprocess
     problems: list[Problem]
     one_pass = 500
     streamed = False
+    mixes = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -78,6 +80,7 @@ class Read(Ready):
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.source, self.rows, self.reader, self.pre, self.problems = source, rows, reader, pre, []
+        self.mixes = reader.mixes
         self._seen: set[int] = set()
         self._lock = threading.Lock()
         self._held: list[tuple[np.ndarray, ...]] | None = None

@@ -13,7 +13,7 @@ import numpy as np
 from neocog.data.annotated import swapped, tags_of
 from neocog.data.columns import LabelSets
 from neocog.data.guess import Guess, bare
-from neocog.data.kinds import Boxes, BoxSet, Categories, Column, Masks, Numbers, Points, digest
+from neocog.data.kinds import Boxes, BoxSet, Categories, Category, Column, Masks, Numbers, Points, digest
 from neocog.data.mask_files import meaning, stored
 from neocog.errors import DataError
 from neocog.records import counted
@@ -39,7 +39,7 @@ def target_columns(
     mask: Callable[[int], bytes | Path] | None = None,
     point_names: Sequence[str] | None = None,
 ) -> tuple[dict[str, Column], list[str]]:
-    """The columns boxes, tags, points, numbers, mask of the pictures, and notes.
+    """The columns boxes, tags, points, numbers, group, mask of the pictures, and notes.
 
     Args:
         guess: which columns of the table hold what.
@@ -63,6 +63,9 @@ def target_columns(
     if guess.numbers:
         numbers = made["numbers"] = _numbers(guess, [of[0] for of in rows])
         notes += _angles(numbers)
+    if guess.group:
+        cells = (of[0].get(guess.group) for of in rows)
+        made["group"] = Category.of(None if cell is None else str(cell) for cell in cells)
     if mask is not None and guess.masks:
         column, said = _masks(guess.masks[0], [of[0] for of in rows], classes, mask)
         notes += said

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from neocog.fit.predicting import Prediction, Run, evaluate, match_texts, predict
     from neocog.fit.scan import find_lr
+    from neocog.fit.spotting import spot
     from neocog.fit.training import resume, train
 
-__all__ = ["Prediction", "Run", "evaluate", "find_lr", "match_texts", "predict", "resume", "train"]
+__all__ = ["Prediction", "Run", "evaluate", "find_lr", "match_texts", "predict", "resume", "spot", "train"]
 
 _HOMES = {
     "Prediction": "predicting",
@@ -23,6 +24,7 @@ _HOMES = {
     "match_texts": "predicting",
     "predict": "predicting",
     "resume": "training",
+    "spot": "spotting",
     "train": "training",
 }
 

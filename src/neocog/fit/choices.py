@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from neocog import nets
-from neocog.data.kinds import Categories, Numbers
+from neocog.data.kinds import Categories, Category, Numbers
 from neocog.data.mirroring import Mirroring, by_names, by_texts, decide, decide_by_values
 from neocog.data.reader import PICTURE
 from neocog.data.reader import find as find_reader
@@ -85,6 +85,7 @@ def splits_of(
     notes: list[str] = []
     labelled, own = task.known(source), task.groups(source)
     groups = mirroring = None
+    named = source.columns.get("group")
     declared = set(np.unique(source.splits[labelled]).tolist()) - {-1}
     # a validation split that is cut beside a declared test split only steers: there speed counts for more
     if source.kind != PICTURE:
@@ -113,7 +114,7 @@ def splits_of(
         source,
         fractions=fractions,
         strata=np.zeros(len(source), np.int64) if strata is None else strata,
-        groups=joined_groups(groups, own),
+        groups=joined_groups(joined_groups(groups, own), named.codes if isinstance(named, Category) else None),
         seed=seed,
         used=labelled,
     )

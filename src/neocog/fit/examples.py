@@ -10,10 +10,12 @@ from PIL import Image
 from torch import nn
 
 from neocog.data.decode import decode
-from neocog.errors import NeocogError
+from neocog.errors import NeocogError, UsageError
 from neocog.fit.evaluating import passes
 from neocog.fit.job import Job
 from neocog.fit.run import write_atomically, write_json
+from neocog.fit.words import decided, most_confident
+from neocog.page import Html
 from neocog.tasks.task import Seen
 
 FOLDER = "examples"
@@ -24,7 +26,7 @@ _SIDE = 640  # of the longer side of a picture that is drawn on
 def write_examples(job: Job, net: nn.Module, name: str, seen: Seen, views: dict[str, Any]) -> None:
     """Write ``examples/0.jpg`` and so on, and ``examples/examples.json`` with a line for each."""
     task, split = job.task, job.splits[name]
-    worst = task.worst(seen)
+    worst = task.worst(seen) if job.reader is None else most_confident(task, seen)
     if not len(worst):
         return
     half = MOST // 2
@@ -36,14 +38,16 @@ def write_examples(job: Job, net: nn.Module, name: str, seen: Seen, views: dict[
         for row, answer in zip(batch.rows.tolist(), task.answers(outputs, batch, keys), strict=True):
             try:
                 data = split.source.read(int(split.rows[row]))
-                shown = None if job.reader is None else job.reader.show(data)
+                shown = None if job.reader is None else _shown(job, net, data)
                 picture = decode(data) if isinstance(data, bytes) and shown is None else data
             except (NeocogError, OSError):
                 continue  # it was there a moment ago
             place = int(np.flatnonzero(worst == row)[0])
             line = {"place": place, "key": answer.key, "line": task.caption(seen, row)}
             if shown is not None:
-                lines.append({**line, "file": "", "html": shown, "line": f"{answer.text()}\n{line['line']}"})
+                true = seen["labels"][np.flatnonzero(seen["rows"] == row)[0]] if task.classifies else None
+                more = line["line"] if true is None else f"true: {task.classes[int(true)]}"  # type: ignore[attr-defined]
+                lines.append({**line, "file": "", "html": shown, "line": f"{answer.text()}\n{more}"})
                 continue
             drawn = answer.draw(picture, task.truth(split.known.columns, row))
             out = io.BytesIO()
@@ -54,3 +58,13 @@ def write_examples(job: Job, net: nn.Module, name: str, seen: Seen, views: dict[
             lines.append({**line, "file": f"{place}.jpg"})
     lines.sort(key=lambda line: int(line["place"]))
     write_json(job.folder / FOLDER / "examples.json", {"split": name, "of": len(worst), "examples": lines})
+
+
+def _shown(job: Job, net: nn.Module, raw: Any) -> Html:
+    """An input as its reader shows it; of a text also what its words add to the answer, where that is known."""
+    assert job.reader is not None
+    try:
+        text = raw[0] if isinstance(raw, tuple) else raw
+        return decided(job.task, net, job.reader, text).html()
+    except UsageError:
+        return job.reader.show(raw)

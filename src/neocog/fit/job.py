@@ -240,11 +240,11 @@ def open_split(
         more = [Streamed(_Further(column, source), np.arange(len(rows)), pre) for column in further]
         return Split((Streamed(source, rows, pre), *more), source, rows, known)
     with show.bar(f"reading {what}") as bar:
-        held = Held(source, rows, pre, device.torch, lambda done, of: bar(done / of, f"{done:,} of {of:,}"))
+        fixed = Held(source, rows, pre, device.torch, lambda done, of: bar(done / of, f"{done:,} of {of:,}"))
     known.keep = pre.input[0] * pre.input[1] * pre.channels  # as much again as the pictures, at most
-    if len(held) < len(rows):
-        known = known.select(held.kept)
-    return Split((held,), source, rows[held.kept], known)
+    if len(fixed) < len(rows):
+        known = known.select(fixed.kept)
+    return Split((fixed,), source, rows[fixed.kept], known)
 
 
 def reader_of(task: Task, values: Mapping[str, Any] | None) -> Reader | None:

@@ -220,24 +220,28 @@ def plan_inputs(wishes: Wishes, data: Data, device: Device, world: World, show: 
     _refuse_pictures_wishes(wishes, kind, read)
     own = kind.own_net is not Task.own_net
     name = wishes.net or read.net
+    seen = False
     if not own:
-        _check_net(nets.facts(name), kind, read.kind)
+        seen = "picture" in read.options and nets.facts(name).reads == PICTURE  # such as a spectrogram
+        _check_net(nets.facts(name), kind, PICTURE if seen else read.kind)
     of_net = {} if own else vars(nets.builder(name))
     r = make_recipe(wishes.recipe or kind.recipe or of_net.get("recipe", read.recipe), "", wishes.fields, kind)
-    r = r.changed(**_STILL)
+    r = r.changed(**_still(read))
     split = splits_of(source, kind, r, wishes.seed)
     data.codes, data.notes, _ = same_everywhere(split, world)
     rows = data.rows("train")
     task = kind.plan(source, rows, {**r.as_dict(), **task_options(kind, wishes.task_options)})
     if (reader := task.own_reader()) is None:
         given = {**wishes.input_options, **({"size": wishes.size} if wishes.size else {})}
-        usual = {**read.options, **of_net.get("reader", {})}
+        usual = {**read.options, **of_net.get("reader", {}), **({"picture": True} if seen else {})}
         reader = read.plan(source, rows, options_of(f"the input {read.kind}", "--input-option", usual, given))
     data.notes += [*task.notes, *reader.notes]
     net = task.own_net() if own else None
     spec: dict[str, Any] = dict(net.spec) if net is not None else {"name": name, "classes": task.outputs}  # type: ignore[arg-type]
     if net is None:
         shape, has = reader.shape, nets.options(name)
+        if seen:
+            _check_picture(name, shape)
         spec |= {"in_channels": (shape if len(shape) > 1 else nets.facts(name).input)[0], "input_size": shape[-1]}
         spec |= {k: v for k, v in reader.net_options.items() if k in has} | dict(wishes.net_options)
         if r.dropout >= 0 and "dropout" in has:
@@ -271,14 +275,30 @@ _STILL: dict[str, Any] = {
 }  # fmt: skip
 
 
+def _still(read: type[Reader]) -> dict[str, Any]:
+    """What changes pictures alone; mixup also what a reader says can be mixed."""
+    return {name: value for name, value in _STILL.items() if not (name == "mixup" and read.mixes)}
+
+
 def _refuse_pictures_wishes(wishes: Wishes, task: type[Task], read: type[Reader]) -> None:
     asked = {"--net": wishes.net is not None and task.own_net is not Task.own_net, "--from": wishes.start is not None,
              "--regime": wishes.regime is not None,
              "--size": wishes.size is not None and "size" not in read.options}  # fmt: skip
-    asked |= {f"--set {name}=": name in wishes.fields for name in _STILL}
+    asked |= {f"--set {name}=": name in wishes.fields for name in _still(read)}
     if option := next((name for name, given in asked.items() if given), None):
         own = "; its nets are chosen by --task-option tower=sentence, dssm or cdssm" if option == "--net" else ""
         raise UsageError(f"{option} is for pictures, and the task {task.name} reads {read.kind}s here{own}")
+
+
+def _check_picture(name: str, shape: tuple[int, ...]) -> None:
+    """Raises: UsageError: a net cannot read what a reader shows as a picture (C, H, W)."""
+    least, size = nets.smallest_picture(name), "x".join(map(str, shape[1:]))
+    if len(shape) != 3 or min(shape[1:]) < least or nets.one_size(name):
+        square = "square pictures of one size" if nets.one_size(name) else f"pictures of at least {least}x{least}"
+        raise UsageError(
+            f"{name} needs {square}, and the inputs are {size}; take a net that reads any size (resnet18), or change "
+            "them: --input-option bands=N, seconds=S, features=logmel"
+        )
 
 
 def _smallest(name: str, spec: Mapping[str, Any]) -> int:

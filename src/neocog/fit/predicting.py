@@ -31,6 +31,7 @@ from neocog.fit.job import open_split, reader_of
 from neocog.fit.run import damaged, load_state, misfit, read_json, read_tensors
 from neocog.fit.show import Show
 from neocog.fit.texts import of_pairs, of_tables
+from neocog.fit.words import Decided, decided
 from neocog.records import SPLITS, Preprocess, counted, speak_of, worded
 from neocog.tasks import Label, Task
 from neocog.tasks.label import Prediction
@@ -251,6 +252,10 @@ class Run:
             pictures = [pictures]
         return list(predict(self, pictures, top=top))
 
+    def decided(self, text: Any, what: str | None = None) -> Decided:
+        """Which words and windows of words decided that the net says `what` of a text; see ``fit.words.decided``."""
+        return decided(self.task, self.net(), self.reader, text, what)
+
     def summary(self) -> list[str]:
         """The result in a few lines."""
         m, lines = self.metrics, []
@@ -301,9 +306,9 @@ def predict(
         yield from of_tables(run.task, run.net(), inputs)
         return
     if run.reader is not None:
-        yield from _read(run, run.reader, inputs, top, batch_size, _here(device))
+        yield from _read(run, run.reader, inputs, top, batch_size, here(device))
         return
-    pre, chosen, task = run.preprocess, _here(device), run.task
+    pre, chosen, task = run.preprocess, here(device), run.task
     detector = run.detector() if task.knows_strangers else None
     ahead = len(inputs) if isinstance(inputs, Sized) else None
     net = _ready(run, chosen, ahead, say, features=detector is not None)
@@ -424,7 +429,7 @@ def _ready(
     return Graphed(Telling(net) if features else net, device, ahead, say)
 
 
-def _here(device: str | None) -> Device:
+def here(device: str | None) -> Device:
     """A GPU if there is one; on the CPU float32, so that a picture gets the same answer alone and among others."""
     if device == "cpu" or (device is None and not torch.cuda.is_available() and not torch.backends.mps.is_available()):
         return Device("cpu", channels_last=True)

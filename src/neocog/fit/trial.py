@@ -83,7 +83,7 @@ def trial(
         return None
     columns = data.columns_of(data.source, rows)
     split = open_split(columns, task, data.source, rows, pre, device, show, "some pictures")
-    net = device.placed(copy.deepcopy(start.net))
+    net: Any = device.placed(copy.deepcopy(start.net))
 
     def read(x: Tensor) -> Tensor:
         found = net.forward_features(x)

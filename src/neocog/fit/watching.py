@@ -60,7 +60,7 @@ def told(folder: Path) -> dict[str, Any]:
     run, log = _json(folder / "run.json"), records(folder)
     settings = run.get("settings") or {}
     start = next((one for one in log if one.get("kind") == "start"), {})
-    metrics = next((one["metrics"] for one in reversed(log) if one.get("kind") == "metrics"), {})
+    metrics: dict[str, Any] = next((one["metrics"] for one in reversed(log) if one.get("kind") == "metrics"), {})
     goal, better = _goal(log)
     values = [one[goal] for one in log if one.get("kind") == "epoch" and _finite(one.get(goal))]
     judged = goal.removeprefix("val_")

@@ -6,21 +6,25 @@ import os
 import tempfile
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from neocog.data.decode import decode, inspect
 from neocog.errors import DecodeError, UsageError
 from neocog.library.gallery import row_of
-from neocog.library.overview import name_of
 from neocog.library.query import Either, Example, Query, Region, parse
 from neocog.library.searching import Hit, Ranking, rank
 from neocog.library.store import Store
 from neocog.library.view import View, find_picture, view_of
+from neocog.names import shown
 
-_KEPT = 8  # rankings, of about 5 MB for 100,000 pictures
+_KEPT = 8  # rankings, of about 20 MB for 100,000 pictures
+_AT_ONCE = max(2, os.cpu_count() or 2)  # searches: more would only take memory from each other
 MOST = 500  # hits of one page
 LARGEST = 64_000_000  # pixels of an example picture
 
@@ -32,6 +36,7 @@ class Asking:
         self.store = store
         self._kept: OrderedDict[Any, Ranking] = OrderedDict()
         self._lock = threading.Lock()
+        self._turn = threading.BoundedSemaphore(_AT_ONCE)
 
     def page(
         self,
@@ -57,7 +62,7 @@ class Asking:
         """
         if not 0 < limit <= MOST or offset < 0:
             raise UsageError(f"expected 1 to {MOST} hits from place 0 on, got {limit} from {offset}")
-        ranked = self._ranked(text.strip(), like, box, upload, threshold, min(offset + limit, 200))
+        ranked = self._ranked(text.strip(), like, box, upload, threshold)
         view = view_of(self.store)
         unfinished = self.store.unfinished_note()
         hits = ranked.hits(offset, offset + limit)
@@ -70,17 +75,23 @@ class Asking:
             "threshold": ranked.threshold,
             "best": ranked.best,
             "total": total,
-            "hits": [_told(view, hit) for hit in hits],
+            "hits": _told(view, hits),
         }
 
-    def _ranked(
-        self, text: str, like: str, box: Any, upload: bytes | None, threshold: float | None, top: int
-    ) -> Ranking:
+    def _ranked(self, text: str, like: str, box: Any, upload: bytes | None, threshold: float | None) -> Ranking:
         key = (_state(self.store), text, like, box, threshold) if upload is None else None
+        if (known := self._known(key)) is not None:
+            return known
+        with self._turn:
+            return self._known(key) or self._made(key, text, like, box, upload, threshold)
+
+    def _known(self, key: Any) -> Ranking | None:
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
-                return self._kept[key]
+            return self._kept.get(key)
+
+    def _made(self, key: Any, text: str, like: str, box: Any, upload: bytes | None, threshold: float | None) -> Ranking:
         view = view_of(self.store)
         asked = _inside(view, parse(text)) if text else Query()
         region = Region(*box) if box else None
@@ -143,17 +154,19 @@ def _state(store: Store) -> tuple[Any, ...]:
     return (store.version(), *times)
 
 
-def _told(view: View, hit: Hit) -> dict[str, Any]:
-    row = int(view.rows_of([hit.hash])[0])
-    table = view.table
-    taken = table.column("taken")[row].as_py() if row >= 0 else None
-    return {
-        "id": hit.hash,
-        "name": name_of(view, row) if row >= 0 else "",
-        "score": hit.score if hit.reasons else None,
-        "why": [{"witness": r.kind, "what": r.part, "text": r.text, "score": r.value} for r in hit.reasons],
-        "near": list(hit.near),
-        "width": table.column("width")[row].as_py() if row >= 0 else None,
-        "height": table.column("height")[row].as_py() if row >= 0 else None,
-        "date": taken.isoformat() if taken else None,
-    }
+def _told(view: View, hits: Sequence[Hit]) -> list[dict[str, Any]]:
+    rows = view.rows_of([hit.hash for hit in hits])
+    known = view.table.select(["width", "height", "taken"]).take(np.maximum(rows, 0)).to_pylist() if len(view) else []
+    return [
+        {
+            "id": hit.hash,
+            "name": shown(hit.path.rpartition("/")[2]),
+            "score": hit.score if hit.reasons else None,
+            "why": [{"witness": r.kind, "what": r.part, "text": r.text, "score": r.value} for r in hit.reasons],
+            "near": list(hit.near),
+            "width": one["width"],
+            "height": one["height"],
+            "date": one["taken"].isoformat() if one["taken"] else None,
+        }
+        for hit, one in zip(hits, known, strict=True)
+    ]

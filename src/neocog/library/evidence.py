@@ -34,7 +34,7 @@ from neocog.library.concepts import TURNING, Match, Spelling, Vocabulary, normal
 from neocog.library.query import Example, Word
 from neocog.library.sentences import Witness
 from neocog.library.teaching import concepts_of, denied_rows, probabilities, said_of
-from neocog.library.view import FEATURES, Eye, View, texts, vector_of
+from neocog.library.view import FEATURES, OUTPUT, Eye, View, texts, vector_of
 
 _MOST_WORDS = 4  # in the name of a concept
 _MOST_TYPOS = 20  # words of a query up to which spelling is corrected; a pasted page is not a query
@@ -321,12 +321,16 @@ def _together(witness: Witness, run: Sequence[_Told], texts: dict[int, str]) -> 
     needs = [float(np.log(one.part.threshold)) * power for one, power in zip(run, powers, strict=True)]
     count = len(logs[0])
 
-    def sentence(left: Sequence[int]) -> tuple[str, np.ndarray | None]:
-        """What is asked where these words of the run are left to the space, and log p, float64 (N,)."""
+    def spoken(left: Sequence[int]) -> str:
+        """What is asked where these words of the run are left to the space."""
         gone = {place for k in range(len(run)) if k not in left for place in run[k].at}
-        text = " ".join(texts[place] for place in sorted(texts) if place not in gone)
+        return " ".join(texts[place] for place in sorted(texts) if place not in gone)
+
+    def sentence(left: Sequence[int]) -> tuple[str, np.ndarray | None]:
+        """The same, and log p, float64 (N,)."""
         if not any(run[k].read for k in left):
             return "", None
+        text = spoken(left)
         found = np.log(np.clip(witness.probability(text).astype(np.float64), 1e-6, 1))
         for k in left:  # a word that counts twice is asked twice
             if powers[k] != 1 and run[k].read:
@@ -345,9 +349,11 @@ def _together(witness: Witness, run: Sequence[_Told], texts: dict[int, str]) -> 
         for code in np.unique(attested)[:_MOST_RESTS]:
             if 0 < code < (1 << len(run)) - 1:
                 ways.append(([k for k in range(len(run)) if code >> k & 1], attested == code))
-    for own, rows in ways:
-        rest = [k for k, one in enumerate(run) if k in own or not one.read]
-        text, said = sentence([k for k in range(len(run)) if k not in rest])
+    rests = [[k for k, one in enumerate(run) if k in own or not one.read] for own, _ in ways]
+    left = [[k for k in range(len(run)) if k not in rest] for rest in rests]
+    witness.ask([spoken(kept) for kept in left if any(run[k].read for k in kept)])
+    for (_, rows), rest, kept in zip(ways, rests, left, strict=True):
+        text, said = sentence(kept)
         if said is None:
             continue
         total = said + sum((logs[k] for k in rest), np.zeros(count))
@@ -382,11 +388,11 @@ def _best(view: View, model: str | None, match: Match, row: int) -> str:
     """The most probable of several concepts, in words."""
     if model is None or len(match.concepts) < 2:
         return ""
-    hashes, values = view.store.probabilities(model)
-    at = np.flatnonzero(hashes == view.hashes[row])
-    if not len(at):
+    rows, values = view.vectors(model, OUTPUT)  # in the order of rows
+    at = int(np.searchsorted(rows, row))
+    if at == len(rows) or rows[at] != row:
         return ""
-    own = values[at[0]].astype(np.float32)[list(match.concepts)]
+    own = values[at].astype(np.float32)[list(match.concepts)]
     concepts = view.vocabulary(model)
     assert concepts is not None
     return f" ({concepts.classes[match.concepts[int(own.argmax())]]} {own.max():.2f})"

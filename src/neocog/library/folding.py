@@ -31,8 +31,8 @@ class Folding:
         self._prints = view.table.column("phash").fill_null(0).to_numpy().astype(np.uint64)
         flat = np.asarray(view.table.column("flat").fill_null(False)).astype(bool)
         self._able = (self._prints != 0) & ~flat & (self._place >= 0)
-        self._leaders = np.zeros(64, np.int64)  # groups that others may join; the first `_count` count
-        self._marks = np.zeros(64, np.uint64)  # their hashes
+        self._leaders: np.ndarray = np.zeros(64, np.int64)  # groups that others may join; the first `_count` count
+        self._marks: np.ndarray = np.zeros(64, np.uint64)  # their hashes
         self._count = 0
 
     @property

@@ -131,9 +131,9 @@ class Vectors(Tables):
         return self._arrays.get(column, width, made, key, lambda: self._mirror("pictures"), fetch)
 
     def products(self, model: str, made: str, values: np.ndarray, query: np.ndarray) -> np.ndarray:
-        """Return float32 (N,): the products of what `derived` gave with a vector (width,)."""
+        """Return float32 (N, K): the products of what `derived` gave with K vectors, float32 (width, K)."""
         wide = self._arrays.wide(f"s_{model}{made}", self._key("pictures")[1], values)
-        out = np.empty(len(values), np.float32)
+        out = np.empty((len(values), query.shape[1]), np.float32)
         for start in range(0, len(values), _AT_ONCE):
             out[start : start + _AT_ONCE] = wide[start : start + _AT_ONCE].astype(np.float32, copy=False) @ query
         return out

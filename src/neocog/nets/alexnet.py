@@ -27,11 +27,11 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .layers import LocalResponseNorm, check_input, he_init
+from .layers import Classifier, LocalResponseNorm, check_dropout, check_input, draw_small, he_init
 from .registry import register
 
 
-class AlexNet(nn.Module):
+class AlexNet(Classifier):
     """One tower without normalisation, as in torchvision, whose names the state dict has.
 
     The map is averaged (or repeated) to 6 x 6 before the fully connected layers, so pictures of any size from 63 fit.
@@ -93,10 +93,6 @@ class AlexNet(nn.Module):
             x = layer(x)
         return x
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes)."""
-        return self.classifier[-1](self.forward_features(x))
-
 
 class Convolution(NamedTuple):
     """One convolution of a FiveConvolutions net."""
@@ -114,7 +110,7 @@ _NORMS: dict[str, dict[str, object]] = {
 }
 
 
-class FiveConvolutions(nn.Module):
+class FiveConvolutions(Classifier):
     """Five convolutions, three overlapping maxima of 3x3/2 (after the first, second and fifth), three linear layers.
 
     The plan of AlexNet, CaffeNet and ZFNet. The layers have the names that the Caffe releases gave them.
@@ -134,6 +130,7 @@ class FiveConvolutions(nn.Module):
     """
 
     head = "classifier.fc8"
+    init_head = staticmethod(draw_small)
 
     def __init__(
         self,
@@ -185,14 +182,6 @@ class FiveConvolutions(nn.Module):
                 if name.endswith(("conv2", "conv4", "conv5", "fc6", "fc7")):
                     nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]
 
-    @staticmethod
-    def init_head(layer: nn.Module) -> None:
-        """Draw the weights from N(0, 0.01^2), with biases of 0 (section 5 of the paper)."""
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.normal_(layer.weight, std=0.01)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, 4096)."""
         check_input(x, self.in_channels)
@@ -205,16 +194,6 @@ class FiveConvolutions(nn.Module):
         for layer in list(self.classifier)[:-1]:
             x = layer(x)
         return x
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes)."""
-        return self.classifier[-1](self.forward_features(x))
-
-
-def check_dropout(dropout: float) -> None:
-    """Raise NetError unless `dropout` is a probability below 1."""
-    if not 0 <= dropout < 1:
-        raise NetError(f"dropout is a probability from 0 up to, not including, 1, got {dropout!r}")
 
 
 def _tower(first: int, widths: Sequence[int], groups: Sequence[int] = (1, 1, 1, 1, 1)) -> tuple[Convolution, ...]:
@@ -249,13 +228,7 @@ _VARIANTS = [
 ]  # fmt: skip
 
 for _name, _year, _paper, _convs, _first, _norm, _bias, _params, _macs, _size, _accuracy in _VARIANTS:
-    register(
-        Facts(
-            _name, "alexnet", _year, _paper, _params, _macs, (3, _size, _size), 1000, smallest=67, accuracy=_accuracy
-        ),
-        convolutions=_convs,
-        norm_first=_first,
-        ceil=False,
-        bias=_bias,
-        norm=_norm,
-    )(FiveConvolutions)
+    _facts = Facts(
+        _name, "alexnet", _year, _paper, _params, _macs, (3, _size, _size), 1000, smallest=67, accuracy=_accuracy
+    )
+    register(_facts, convolutions=_convs, norm_first=_first, ceil=False, bias=_bias, norm=_norm)(FiveConvolutions)

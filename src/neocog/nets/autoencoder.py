@@ -218,34 +218,22 @@ def conv_vae(
 _OWN = "after Masci et al. 2011, ICANN"
 _VAE = "Kingma and Welling 2014, arXiv:1312.6114"
 
-register(
-    Facts(
-        "conv_autoencoder",
-        "autoencoder",
-        2011,
-        _OWN,
-        857_539,
-        9_699_328,
-        (3, 32, 32),
-        1,
-        smallest=8,
-        task="reconstruct",
-    ),
-)(ConvAutoencoder)
-register(
-    Facts("vae", "autoencoder", 2014, _VAE, 815_824, 814_000, (1, 28, 28), 1, smallest=1, task="reconstruct"),
-)(mlp_vae)
-register(
-    Facts(
-        "vae_conv",
-        "autoencoder",
-        2014,
-        "after " + _VAE,
-        1_119_811,
-        9_961_472,
-        (3, 32, 32),
-        1,
-        smallest=8,
-        task="reconstruct",
-    ),
-)(conv_vae)
+_facts = Facts(
+    "conv_autoencoder", "autoencoder", 2011, _OWN, 857_539, 9_699_328, (3, 32, 32), 1, smallest=8, task="reconstruct"
+)
+register(_facts)(ConvAutoencoder)
+_facts = Facts("vae", "autoencoder", 2014, _VAE, 815_824, 814_000, (1, 28, 28), 1, smallest=1, task="reconstruct")
+register(_facts)(mlp_vae)
+_facts = Facts(
+    "vae_conv",
+    "autoencoder",
+    2014,
+    "after " + _VAE,
+    1_119_811,
+    9_961_472,
+    (3, 32, 32),
+    1,
+    smallest=8,
+    task="reconstruct",
+)
+register(_facts)(conv_vae)

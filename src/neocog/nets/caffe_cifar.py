@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .layers import check_input, he_init
+from .layers import Classifier, check_input, he_init
 from .registry import register
 
 
@@ -49,7 +49,7 @@ class SpatialResponseNorm(nn.Module):
         return f"{self.size}, alpha={self.alpha:g}, beta={self.beta:g}"
 
 
-class CaffeCifar(nn.Module):
+class CaffeCifar(Classifier):
     """Three 5x5 convolutions with poolings, then the linear layers.
 
     Args:
@@ -97,10 +97,6 @@ class CaffeCifar(nn.Module):
         x = self.pool3(self.relu3(self.conv3(x)))  # (B, 64, 4, 4)
         return self.hidden(x.flatten(1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes)."""
-        return self.classifier(self.forward_features(x))
-
 
 _PAPER = "Jia et al. 2014, arXiv:1408.5093, after Krizhevsky's cuda-convnet"
 
@@ -110,8 +106,5 @@ register(
     hidden=(64,),
     norm=False,
 )(CaffeCifar)  # fmt: skip
-register(
-    Facts("caffe_cifar10_full", "caffe_cifar", 2013, _PAPER, 89_578, 12_298_240, (3, 32, 32), 10, smallest=8),
-    hidden=(),
-    norm=True,
-)(CaffeCifar)
+_facts = Facts("caffe_cifar10_full", "caffe_cifar", 2013, _PAPER, 89_578, 12_298_240, (3, 32, 32), 10, smallest=8)
+register(_facts, hidden=(), norm=True)(CaffeCifar)

@@ -21,7 +21,7 @@ A bottleneck's stages (ResNeXt-29) put out 256, 512 and 1024 channels.
 from __future__ import annotations
 
 from ..records import Facts
-from .registry import register
+from .registry import CIFAR, register
 from .resnet import SMALLEST, ResNet
 
 _PAPER = "He et al. 2015, arXiv:1512.03385"
@@ -49,20 +49,8 @@ _VARIANTS = [
 ]  # fmt: skip
 
 for _name, _year, _paper, _blocks, _settings, _params, _macs, _accuracy in _VARIANTS:
-    register(
-        Facts(
-            _name,
-            "cifar_resnet",
-            _year,
-            _paper,
-            _params,
-            _macs,
-            (3, 32, 32),
-            10,
-            smallest=SMALLEST["small"],
-            accuracy=f"CIFAR-10 {_accuracy}" if _accuracy else "",
-        ),
-        stages=(_blocks,) * 3,
-        stem="small",
-        **_settings,
-    )(ResNet)
+    _accuracy = f"CIFAR-10 {_accuracy}" if _accuracy else ""
+    _facts = Facts(
+        _name, "cifar_resnet", _year, _paper, _params, _macs, **CIFAR, smallest=SMALLEST["small"], accuracy=_accuracy
+    )
+    register(_facts, stages=(_blocks,) * 3, stem="small", **_settings)(ResNet)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..records import Facts
 from .fcn import VGG16, conv_layers, fc_layers, named, scaled
-from .layers import check_input, he_init
+from .layers import check_input, draw_small, he_init
 from .registry import register
 
 # For each pooling on the way down: the places of the maxima, (B, C, h, w), and the height and width before it.
@@ -77,6 +77,7 @@ class DeconvNet(nn.Module):
     """
 
     head = "score"
+    init_head = staticmethod(draw_small)  # as the authors draw the upper half of the net
 
     def __init__(self, *, classes: int, in_channels: int, input_size: int, width: float = 1.0) -> None:
         super().__init__()
@@ -108,14 +109,6 @@ class DeconvNet(nn.Module):
             if isinstance(layer, nn.ConvTranspose2d):
                 self.init_head(layer)
         self.init_head(self.score)
-
-    @staticmethod
-    def init_head(layer: nn.Module) -> None:
-        """Draw weights from N(0, 0.01^2), with biases of 0, as the authors do in the upper half of the net."""
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(layer.weight, std=0.01)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, 64, H, W): what the last convolution reads."""

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
+from .layers import Classifier
 from .local import LocallyConnected2d
 from .mlp import check_shape
 from .pooling import output_size
 from .registry import register
 
 
-class DeepFace(nn.Module):
+class DeepFace(Classifier):
     """DeepFace as published, but for the normalisation of the representation, which follows training.
 
     Args:
@@ -74,10 +75,6 @@ class DeepFace(nn.Module):
         for layer in (self.l4, self.l5, self.l6):
             x = self.relu(layer(x))  # (B, 16, 21, 21) at last
         return self.dropout(self.relu(self.f7(x.flatten(1))))  # type: ignore[no-any-return]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes)."""
-        return self.f8(self.forward_features(x))  # type: ignore[no-any-return]
 
 
 register(

@@ -44,8 +44,8 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .layers import check_input, he_init
-from .registry import register
+from .layers import Classifier, check_dropout, check_input, he_init
+from .registry import CIFAR, IMAGENET, TORCHVISION, register
 
 
 class DenseLayer(nn.Sequential):
@@ -83,7 +83,7 @@ class Transition(nn.Sequential):
         self.pool = nn.AvgPool2d(2)
 
 
-class DenseNet(nn.Module):
+class DenseNet(Classifier):
     """Stem, dense blocks with transitions between them, BN, mean over the map, linear head.
 
     Args:
@@ -119,8 +119,7 @@ class DenseNet(nn.Module):
         super().__init__()
         if stem not in ("imagenet", "small"):
             raise NetError(f"stem must be 'imagenet' or 'small', got {stem!r}")
-        if not 0 <= dropout < 1:
-            raise NetError(f"dropout is a probability from 0 up to, not including, 1, got {dropout!r}")
+        check_dropout(dropout)
         self.in_channels = in_channels
         self.features = nn.Sequential()
         if stem == "imagenet":
@@ -164,25 +163,20 @@ class DenseNet(nn.Module):
         check_input(x, self.in_channels)
         return self.avgpool(self.relu(self.features(x))).flatten(1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes)."""
-        return self.classifier(self.forward_features(x))
-
 
 def _smallest(layers: Sequence[int], stem: str) -> int:
     return 2 ** (len(layers) - 1) * (4 if stem == "imagenet" else 1)
 
 
 _PAPER = "Huang et al. 2017, arXiv:1608.06993"
-_TV = "ImageNet top-1 {} %, top-5 {} % (torchvision weights, 1 crop)"
 _CIFAR = "CIFAR-10 {} % with augmentation (paper)"
 
 # name, layers of each block, k, first maps, bottleneck, parameters, MACs, published accuracy
 _VARIANTS: list[tuple[str, tuple[int, ...], int, int, int, int, int, str]] = [
-    ("densenet121", (6, 12, 24, 16), 32, 64, 4, 7_978_856, 2_834_161_664, _TV.format("74.43", "91.97")),
-    ("densenet161", (6, 12, 36, 24), 48, 96, 4, 28_681_000, 7_727_907_072, _TV.format("77.14", "93.56")),
-    ("densenet169", (6, 12, 32, 32), 32, 64, 4, 14_149_480, 3_359_843_328, _TV.format("75.60", "92.81")),
-    ("densenet201", (6, 12, 48, 32), 32, 64, 4, 20_013_928, 4_291_365_888, _TV.format("76.90", "93.37")),
+    ("densenet121", (6, 12, 24, 16), 32, 64, 4, 7_978_856, 2_834_161_664, TORCHVISION.format("74.43", "91.97")),
+    ("densenet161", (6, 12, 36, 24), 48, 96, 4, 28_681_000, 7_727_907_072, TORCHVISION.format("77.14", "93.56")),
+    ("densenet169", (6, 12, 32, 32), 32, 64, 4, 14_149_480, 3_359_843_328, TORCHVISION.format("75.60", "92.81")),
+    ("densenet201", (6, 12, 48, 32), 32, 64, 4, 20_013_928, 4_291_365_888, TORCHVISION.format("76.90", "93.37")),
     ("densenet40_k12", (12,) * 3, 12, 16, 0, 1_019_722, 264_812_928, _CIFAR.format("94.76")),
     ("densenet100_k12", (32,) * 3, 12, 16, 0, 6_979_642, 1_769_516_448, _CIFAR.format("95.90")),
     ("densenet100_k24", (32,) * 3, 24, 16, 0, 27_249_082, 6_889_347_744, _CIFAR.format("96.26")),
@@ -192,21 +186,10 @@ _VARIANTS: list[tuple[str, tuple[int, ...], int, int, int, int, int, str]] = [
 ]
 
 for _name, _layers, _growth, _first, _bottleneck, _params, _macs, _accuracy in _VARIANTS:
-    _imagenet = len(_layers) == 4
-    _stem = "imagenet" if _imagenet else "small"
+    _usual, _stem = (IMAGENET, "imagenet") if len(_layers) == 4 else (CIFAR, "small")
+    _least = _smallest(_layers, _stem)
     register(
-        Facts(
-            _name,
-            "densenet",
-            2017,
-            _PAPER,
-            _params,
-            _macs,
-            (3, 224, 224) if _imagenet else (3, 32, 32),
-            1000 if _imagenet else 10,
-            _smallest(_layers, _stem),
-            _accuracy,
-        ),
+        Facts(_name, "densenet", 2017, _PAPER, _params, _macs, **_usual, smallest=_least, accuracy=_accuracy),
         layers=_layers,
         growth=_growth,
         first=_first,

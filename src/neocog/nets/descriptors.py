@@ -51,6 +51,11 @@ class Descriptors(nn.Module):
     head = "fc"
     engineered = True  # `prepare` finds what is not fitted with the last layer
     any_size = True
+    axes: Tensor
+    centre: Tensor
+    shares: Tensor
+    means: Tensor
+    variances: Tensor
 
     def __init__(
         self,

@@ -29,10 +29,9 @@ from math import ceil
 
 from torch import Tensor, nn
 
-from ..errors import NetError
 from ..records import Facts
 from .gates import SameConv2d
-from .layers import check_input, he_init, multiple_of_8
+from .layers import Classifier, check_dropout, check_input, he_init, multiple_of_8
 from .registry import register
 
 _EPS = 1e-3  # TensorFlow's, with which the weights were trained
@@ -91,7 +90,7 @@ class MobileBlock(nn.Module):
         return x + y if self.adds else y
 
 
-class EfficientNetLite(nn.Module):
+class EfficientNetLite(Classifier):
     """Stem, seven stages of blocks, a 1x1 convolution, mean over the map, linear head.
 
     Args:
@@ -107,8 +106,7 @@ class EfficientNetLite(nn.Module):
 
     def __init__(self, width: float, depth: float, *, classes: int, in_channels: int, dropout: float = 0.2) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise NetError(f"dropout is a probability from 0 up to, not including, 1, got {dropout!r}")
+        check_dropout(dropout)
         self.conv_stem = _conv(in_channels, _STEM, 3, 2)
         self.bn1 = nn.BatchNorm2d(_STEM, _EPS)
         self.relu1 = nn.ReLU6(inplace=True)
@@ -138,10 +136,6 @@ class EfficientNetLite(nn.Module):
         x = self.blocks(self.relu1(self.bn1(self.conv_stem(x))))  # (B, 320 width, H / 32, W / 32)
         x = self.relu2(self.bn2(self.conv_head(x)))
         return self.dropout(self.avgpool(x).flatten(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes)."""
-        return self.classifier(self.forward_features(x))
 
 
 def _conv(channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:

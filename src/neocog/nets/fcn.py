@@ -29,8 +29,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .alexnet import check_dropout
-from .layers import LocalResponseNorm, check_input, he_init
+from .layers import LocalResponseNorm, check_dropout, check_input, he_init
 from .registry import register
 from .vgg import STAGES, WIDTHS
 

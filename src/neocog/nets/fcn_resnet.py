@@ -27,8 +27,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .alexnet import check_dropout
-from .layers import PadShortcut, WithAuxiliaries, check_input, he_init
+from .layers import PadShortcut, WithAuxiliaries, check_dropout, check_input, he_init
 from .registry import register
 from .resnet import Bottleneck, ResNet
 
@@ -152,9 +151,7 @@ for _name, _stages, _params, _macs, _accuracy in (
     ("fcn_resnet50", (3, 4, 6, 3), 32_957_013, 142_725_772_800, "60.5"),
     ("fcn_resnet101", (3, 4, 23, 3), 51_949_141, 222_746_867_200, "63.7"),
 ):
-    register(
-        Facts(
-            _name, "fcn_resnet", 2015, _PAPER, _params, _macs, (3, 520, 520), 21, 32, _COCO.format(_accuracy), "segment"
-        ),
-        stages=_stages,
-    )(FCNResNet)
+    _facts = Facts(
+        _name, "fcn_resnet", 2015, _PAPER, _params, _macs, (3, 520, 520), 21, 32, _COCO.format(_accuracy), "segment"
+    )
+    register(_facts, stages=_stages)(FCNResNet)

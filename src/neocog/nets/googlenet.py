@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .layers import LocalResponseNorm, WithAuxiliaries, check_input, he_init
+from .layers import LocalResponseNorm, WithAuxiliaries, check_dropout, check_input, he_init
 from .registry import register
 
 # Table 1 of the paper: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection.
@@ -161,8 +161,7 @@ class GoogLeNet(nn.Module):
     ) -> None:
         super().__init__()
         for option, value in (("dropout", dropout), ("auxiliary_dropout", auxiliary_dropout)):
-            if not 0 <= value < 1:
-                raise NetError(f"{option} is a probability from 0 up to, not including, 1, got {value!r}")
+            check_dropout(value, option)
         self.in_channels, self.auxiliary = in_channels, auxiliary
         self.aux_heads = ("aux1.fc2", "aux2.fc2") if auxiliary else ()
         self.conv1 = Conv(in_channels, 64, 7, 2, batch_norm=batch_norm)
@@ -268,7 +267,5 @@ _VARIANTS: list[tuple[str, dict[str, Any], int, int, str]] = [
 ]  # fmt: skip
 
 for _name, _settings, _params, _macs, _accuracy in _VARIANTS:
-    register(
-        Facts(_name, "googlenet", 2014, _PAPER, _params, _macs, (3, 224, 224), 1000, SMALLEST, _accuracy),
-        **_settings,
-    )(GoogLeNet)
+    _facts = Facts(_name, "googlenet", 2014, _PAPER, _params, _macs, (3, 224, 224), 1000, SMALLEST, _accuracy)
+    register(_facts, **_settings)(GoogLeNet)

@@ -58,7 +58,7 @@ from torch import Tensor, nn
 from ..errors import NetError
 from ..records import Facts
 from .gates import SamePad, SEGate
-from .layers import WithAuxiliaries, check_input, he_init
+from .layers import Classifier, WithAuxiliaries, check_dropout, check_input, he_init
 from .registry import register
 
 Size = int | tuple[int, int]
@@ -264,7 +264,7 @@ class Mixed(nn.Module):
         return y if self.gate is None else self.gate(y)
 
 
-class InceptionV2(nn.Module):
+class InceptionV2(Classifier):
     """Stem, ten inception modules, mean over the map, linear head.
 
     Args:
@@ -301,7 +301,7 @@ class InceptionV2(nn.Module):
         super().__init__()
         if padding not in ("tensorflow", "pytorch", "caffe"):
             raise NetError(f"padding must be 'tensorflow', 'pytorch' or 'caffe', got {padding!r}")
-        _check_dropout(dropout)
+        check_dropout(dropout)
         self.in_channels = in_channels
         self._plans = tuple(plans)
 
@@ -345,10 +345,6 @@ class InceptionV2(nn.Module):
             x = self.get_submodule(name)(x)
         return self.dropout(self.avgpool(x).flatten(1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes)."""
-        return self.fc(self.forward_features(x))
-
 
 class AuxiliaryHead(nn.Module):
     """Mean over 5x5 windows 3 apart, 1x1, 5x5, mean, linear: (B, 768, 17, 17) -> logits (B, classes)."""
@@ -383,7 +379,7 @@ class InceptionV3(nn.Module):
 
     def __init__(self, *, classes: int, in_channels: int, auxiliary: bool = False, dropout: float = 0.5) -> None:
         super().__init__()
-        _check_dropout(dropout)
+        check_dropout(dropout)
         self.in_channels, self.auxiliary = in_channels, auxiliary
         self.aux_heads = ("AuxLogits.fc",) if auxiliary else ()
         self.Conv2d_1a_3x3 = Conv(in_channels, 32, 3, 2, padding=0)
@@ -441,11 +437,6 @@ class InceptionV3(nn.Module):
         if self.training and self.auxiliary:
             return WithAuxiliaries(self.fc(features), (self.AuxLogits(inner),), weight=0.4)
         return self.fc(features)
-
-
-def _check_dropout(dropout: float) -> None:
-    if not 0 <= dropout < 1:
-        raise NetError(f"dropout is a probability from 0 up to, not including, 1, got {dropout!r}")
 
 
 _SMALLEST_V3 = 75  # its stem does not pad; a 1x1 map in Mixed_7a

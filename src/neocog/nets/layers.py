@@ -27,6 +27,27 @@ def check_input(x: Tensor, channels: int, smallest: int = 1) -> None:
         )
 
 
+def check_dropout(dropout: float, option: str = "dropout") -> None:
+    """Raise NetError unless `dropout`, the value of an option of that name, is a probability below 1."""
+    if not 0 <= dropout < 1:
+        raise NetError(f"{option} is a probability from 0 up to, not including, 1, got {dropout!r}")
+
+
+class Classifier(nn.Module):
+    """A net that ends in one layer, which scores classes: (B, in_channels, H, W) -> logits (B, classes).
+
+    A subclass names that layer, `head`, and `forward_features` makes what it reads of the pictures.
+    """
+
+    head: str
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.get_submodule(self.head)(self.forward_features(x))  # type: ignore[no-any-return]
+
+
 class WithAuxiliaries(NamedTuple):
     """What a net with auxiliary heads puts out in training: loss = that of `logits` + `weight` x those of the others.
 
@@ -47,12 +68,23 @@ def he_init(net: nn.Module) -> None:
     if any(parameter.is_meta for parameter in net.parameters()):
         return  # nothing to draw; saves half the time of building a net of 1202 layers without memory
     for layer in net.modules():
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-        elif isinstance(layer, nn.BatchNorm2d):
+        elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
             nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+def draw_small(layer: nn.Module) -> None:
+    """Draw the weights of a convolution or a linear layer from N(0, 0.01^2), and set its biases to 0; others stay.
+
+    Krizhevsky et al. 2012, section 5, and many Caffe models.
+    """
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.normal_(layer.weight, std=0.01)
+        if layer.bias is not None:
             nn.init.zeros_(layer.bias)
 
 

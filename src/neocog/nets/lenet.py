@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .layers import PartialConv2d, Subsampling, check_input
+from .layers import Classifier, PartialConv2d, Subsampling, check_input
 from .registry import register
 
 # Table I of the paper: which maps of S2 (0 to 5) each of the 16 maps of C3 reads.
@@ -206,7 +206,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "s
 _POOLS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 
-class PlainLeNet(nn.Module):
+class PlainLeNet(Classifier):
     """LeNet of today: full connection, pooling without parameters, linear output.
 
     Args:
@@ -260,10 +260,6 @@ class PlainLeNet(nn.Module):
         x = self.pool2(self.act2(self.conv2(x)))  # (B, 16, 5, 5)
         return self.hidden(x.flatten(1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes)."""
-        return self.output(self.forward_features(x))
-
 
 def _side(input_size: int) -> int:
     """Return the side of the map behind two 5x5 convolutions and two 2x2 subsamplings."""
@@ -281,14 +277,8 @@ def _check_size(net: LeNet | PlainLeNet, x: Tensor, channels: int) -> None:
 
 _PAPER = "LeCun et al. 1998, Proc. IEEE 86(11)"
 
-register(
-    Facts("lenet1", "lenet", 1989, "LeCun et al. 1989, NIPS 2", 2_578, 91_520, (1, 28, 28), 10, smallest=16),
-    maps=4,
-    table=H3_TABLE,
-    hidden=(),
-    output="linear",
-    copies=1,
-)(LeNet)
+_facts = Facts("lenet1", "lenet", 1989, "LeCun et al. 1989, NIPS 2", 2_578, 91_520, (1, 28, 28), 10, smallest=16)
+register(_facts, maps=4, table=H3_TABLE, hidden=(), output="linear", copies=1)(LeNet)
 register(
     # reconstructed, see the top of this file: the paper says about 17,000 parameters and 260,000 connections
     Facts("lenet4", "lenet", 1994, "Bottou et al. 1994, ICPR 12", 50_698, 247_600, (1, 32, 32), 10, smallest=16,
@@ -309,11 +299,8 @@ register(
     output="rbf",
     copies=1,
 )(LeNet)  # fmt: skip
-register(
-    Facts("lenet5", "lenet", 1998, _PAPER, 61_706, 416_520, (1, 32, 32), 10, smallest=16),
-    maps=(6, 16),
-    hidden=(120, 84),
-)(PlainLeNet)
+_facts = Facts("lenet5", "lenet", 1998, _PAPER, 61_706, 416_520, (1, 32, 32), 10, smallest=16)
+register(_facts, maps=(6, 16), hidden=(120, 84))(PlainLeNet)
 register(
     Facts("lenet_caffe", "lenet", 2014, "Caffe's MNIST example, after " + _PAPER, 431_080, 2_293_000, (1, 28, 28), 10,
           smallest=16),

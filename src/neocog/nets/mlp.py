@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
+from .layers import Classifier
 from .local import Maxout
 from .registry import register
 
@@ -33,7 +34,7 @@ def check_shape(x: Tensor, *shape: int) -> None:
         )
 
 
-class MLP(nn.Module):
+class MLP(Classifier):
     """Fully connected layers only.
 
     Args:
@@ -83,11 +84,6 @@ class MLP(nn.Module):
         check_shape(x, *self.shape)
         return self.hidden(x)  # type: ignore[no-any-return]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes)."""
-        return self.output(self.forward_features(x))  # type: ignore[no-any-return]
 
-
-register(
-    Facts("mlp", "mlp", 1986, "Rumelhart et al. 1986, Nature 323", 308_310, 308_200, (3, 32, 32), 10, smallest=1),
-)(MLP)
+_facts = Facts("mlp", "mlp", 1986, "Rumelhart et al. 1986, Nature 323", 308_310, 308_200, (3, 32, 32), 10, smallest=1)
+register(_facts)(MLP)

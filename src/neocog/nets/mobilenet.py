@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from ..errors import NetError
 from ..records import Facts
 from .gates import SameConv2d
-from .layers import check_input, he_init, multiple_of_8
+from .layers import Classifier, check_dropout, check_input, he_init, multiple_of_8
 from .registry import register
 
 # A 1x1 map in the last stage, and nowhere before.
@@ -78,7 +78,7 @@ _CONVOLUTIONS: dict[str, type[DepthwiseSeparable] | type[FullConvolution]] = {
 }
 
 
-class MobileNetV1(nn.Module):
+class MobileNetV1(Classifier):
     """Stem, 13 blocks without shortcuts, mean over the map, linear head.
 
     Args:
@@ -106,8 +106,7 @@ class MobileNetV1(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise NetError(f"dropout is a probability from 0 up to, not including, 1, got {dropout!r}")
+        check_dropout(dropout)
         block = _CONVOLUTIONS[convolution]
         channels = int(32 * width)
         self.conv_stem = nn.Conv2d(in_channels, channels, 3, 2, 1, bias=False)
@@ -146,10 +145,6 @@ class MobileNetV1(nn.Module):
         check_input(x, self.conv_stem.in_channels)
         x = self.blocks(self.relu(self.bn1(self.conv_stem(x))))  # (B, 1024 width, H / 32, W / 32)
         return self.dropout(self.avgpool(x).flatten(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes)."""
-        return self.classifier(self.forward_features(x))
 
 
 def _plain(conv: nn.Conv2d) -> nn.Conv2d:
@@ -191,7 +186,7 @@ class InvertedResidual(nn.Module):
         return x + self.conv(x) if self.adds else self.conv(x)
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Classifier):
     """Stem, 17 inverted residual blocks, a 1x1 convolution, mean over the map, linear head.
 
     Args:
@@ -207,8 +202,7 @@ class MobileNetV2(nn.Module):
 
     def __init__(self, width: float, *, classes: int, in_channels: int, dropout: float = 0.2) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise NetError(f"dropout is a probability from 0 up to, not including, 1, got {dropout!r}")
+        check_dropout(dropout)
         self.in_channels = in_channels
         channels = multiple_of_8(32 * width)
         layers: list[nn.Module] = [_conv_bn(in_channels, channels, 3, 2)]
@@ -228,10 +222,6 @@ class MobileNetV2(nn.Module):
         check_input(x, self.in_channels)
         x = self.features(x)  # (B, 1280, H / 32, W / 32)
         return self.classifier[0](self.avgpool(x).flatten(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes)."""
-        return self.classifier[1](self.forward_features(x))
 
 
 def _conv_bn(channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -254,11 +244,8 @@ _VARIANTS_V1 = [
 ]
 
 for _name, _width, _convolution, _params, _macs, _accuracy in _VARIANTS_V1:
-    register(
-        Facts(_name, "mobilenet", 2017, _PAPER_V1, _params, _macs, (3, 224, 224), 1000, _SMALLEST, _accuracy),
-        width=_width,
-        convolution=_convolution,
-    )(MobileNetV1)
+    _facts = Facts(_name, "mobilenet", 2017, _PAPER_V1, _params, _macs, (3, 224, 224), 1000, _SMALLEST, _accuracy)
+    register(_facts, width=_width, convolution=_convolution)(MobileNetV1)
 
 # name, width, parameters, MACs, published accuracy
 _VARIANTS_V2 = [
@@ -271,7 +258,5 @@ _VARIANTS_V2 = [
 ]  # fmt: skip
 
 for _name, _width, _params, _macs, _accuracy in _VARIANTS_V2:
-    register(
-        Facts(_name, "mobilenet", 2018, _PAPER_V2, _params, _macs, (3, 224, 224), 1000, _SMALLEST, _accuracy),
-        width=_width,
-    )(MobileNetV2)
+    _facts = Facts(_name, "mobilenet", 2018, _PAPER_V2, _params, _macs, (3, 224, 224), 1000, _SMALLEST, _accuracy)
+    register(_facts, width=_width)(MobileNetV2)

@@ -29,8 +29,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ..records import Facts
-from .alexnet import check_dropout
-from .layers import check_input, he_init
+from .layers import check_dropout, check_input, he_init
 from .registry import register
 
 

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..records import Facts
-from .layers import he_init
+from .layers import Classifier, he_init
 from .registry import register
 
 
@@ -51,7 +51,7 @@ def _stage(channels: int, filters: int, blocks: int) -> nn.Sequential:
     return nn.Sequential(*down, *(_Block(filters) for _ in range(blocks)))
 
 
-class PlaceNet(nn.Module):
+class PlaceNet(Classifier):
     """The net of this file.
 
     Args:
@@ -82,21 +82,16 @@ class PlaceNet(nn.Module):
         x = self.stages(self.stem(x))  # (B, widths[-1], H/16, W/16)
         return x.mean((2, 3))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) to logits (B, classes)."""
-        return self.linear(self.forward_features(x))
 
-
-register(
-    Facts(
-        name="placenet",
-        family="placenet",
-        year=2026,
-        paper="neocog; blocks after He et al. 2015 (arXiv:1512.03385)",
-        params=1_120_026,
-        macs=92_472_576,
-        input=(3, 64, 64),
-        classes=10,
-        smallest=16,
-    )
-)(PlaceNet)
+_facts = Facts(
+    name="placenet",
+    family="placenet",
+    year=2026,
+    paper="neocog; blocks after He et al. 2015 (arXiv:1512.03385)",
+    params=1_120_026,
+    macs=92_472_576,
+    input=(3, 64, 64),
+    classes=10,
+    smallest=16,
+)
+register(_facts)(PlaceNet)

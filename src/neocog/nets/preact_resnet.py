@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .layers import PadShortcut, StochasticDepth, check_input, he_init
-from .registry import register
+from .layers import Classifier, PadShortcut, StochasticDepth, check_dropout, check_input, he_init
+from .registry import CIFAR, IMAGENET, register
 from .resnet import SMALLEST, make_depths, make_stem, stride_of
 
 
@@ -78,7 +78,7 @@ class PreActBlock(nn.Module):
         return shortcut + start(x) if self.depth is None else self.depth(shortcut, start, x)
 
 
-class PreActResNet(nn.Module):
+class PreActResNet(Classifier):
     """Stem, stages of pre-activation blocks, BN and ReLU, mean over the map, linear head.
 
     Args:
@@ -126,8 +126,7 @@ class PreActResNet(nn.Module):
             raise NetError(f"stride_on must be '1x1' or '3x3', got {stride_on!r}")
         if block == "basic" and stride_on != "3x3":
             raise NetError("stride_on='1x1' needs bottleneck blocks; choose a net such as preact_resnet50")
-        if not 0 <= dropout < 1:
-            raise NetError(f"dropout is a probability from 0 up to, not including, 1, got {dropout!r}")
+        check_dropout(dropout)
         channels = planes[0]
         self.conv1, self.maxpool = make_stem(stem, in_channels, channels)
         self.bn1 = nn.BatchNorm2d(channels) if stem_norm else nn.Identity()
@@ -175,10 +174,6 @@ class PreActResNet(nn.Module):
             x = getattr(self, f"layer{number}")(x)
         return self.dropout(self.avgpool(self.relu(self.norm(x))).flatten(1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes)."""
-        return self.fc(self.forward_features(x))
-
 
 _PAPER = "He et al. 2016, arXiv:1603.05027"
 _IMAGENET: dict[str, object] = {"planes": (64, 128, 256, 512)}
@@ -200,21 +195,8 @@ _VARIANTS = [
 ]  # fmt: skip
 
 for _name, _block, _stages, _settings, _params, _macs, _accuracy in _VARIANTS:
-    _cifar = _name.startswith("cifar")
-    register(
-        Facts(
-            _name,
-            "cifar_resnet" if _cifar else "preact_resnet",
-            2016,
-            _PAPER,
-            _params,
-            _macs,
-            (3, 32, 32) if _cifar else (3, 224, 224),
-            10 if _cifar else 1000,
-            smallest=SMALLEST["small" if _cifar else "imagenet"],
-            accuracy=_accuracy,
-        ),
-        block=_block,
-        stages=_stages,
-        **_settings,
-    )(PreActResNet)
+    _family, _usual, _stem = (
+        ("cifar_resnet", CIFAR, "small") if _name.startswith("cifar") else ("preact_resnet", IMAGENET, "imagenet")
+    )
+    _facts = Facts(_name, _family, 2016, _PAPER, _params, _macs, **_usual, smallest=SMALLEST[_stem], accuracy=_accuracy)
+    register(_facts, block=_block, stages=_stages, **_settings)(PreActResNet)

@@ -21,6 +21,11 @@ from torch import Tensor, nn
 from ..errors import NetError, closest
 from ..records import Facts
 
+# Facts that many nets share.
+IMAGENET: dict[str, Any] = {"input": (3, 224, 224), "classes": 1000}
+CIFAR: dict[str, Any] = {"input": (3, 32, 32), "classes": 10}
+TORCHVISION = "ImageNet top-1 {} %, top-5 {} % (torchvision weights, 1 crop)"
+
 # What build() itself takes or hands over; every other keyword with a default is an option of the net.
 _GIVEN = ("classes", "in_channels", "input_size")
 

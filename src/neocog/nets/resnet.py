@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from ..errors import NetError
 from ..records import Facts
 from .gates import SamePad
-from .layers import PadShortcut, StochasticDepth, check_input, he_init, survival_rule
-from .registry import register
+from .layers import Classifier, PadShortcut, StochasticDepth, check_dropout, check_input, he_init, survival_rule
+from .registry import TORCHVISION, register
 
 
 class _Block(nn.Module):
@@ -138,7 +138,7 @@ SMALLEST = {"imagenet": 32, "small": 8}
 _BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
 
-class ResNet(nn.Module):
+class ResNet(Classifier):
     """Stem, stages of residual blocks (every stage but the first halves the map), mean over the map, linear head.
 
     Args:
@@ -190,8 +190,7 @@ class ResNet(nn.Module):
         kind = _BLOCKS[block]
         if shortcut not in ("A", "B", "average"):
             raise NetError(f"shortcut must be 'A', 'B' or 'average', got {shortcut!r}")
-        if not 0 <= dropout < 1:
-            raise NetError(f"dropout is a probability from 0 up to, not including, 1, got {dropout!r}")
+        check_dropout(dropout)
         channels = planes[0]
         self.conv1, self.maxpool = make_stem(stem, in_channels, channels, bias=conv_bias)
         self.bn1 = nn.BatchNorm2d(channels)
@@ -241,10 +240,6 @@ class ResNet(nn.Module):
             x = getattr(self, f"layer{number}")(x)
         return self.dropout(self.avgpool(x).flatten(1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes)."""
-        return self.fc(self.forward_features(x))
-
 
 def stride_of(rule: str, stage: int, stages: int, block: int, blocks: int) -> int:
     """Stride of a block: 2 in the first block of each stage but the first, or in the last of each but the last."""
@@ -283,19 +278,20 @@ def _shortcut(kind: str, channels: int, out: int, stride: int, bias: bool) -> nn
 _PAPER = "He et al. 2015, arXiv:1512.03385"
 _WIDE = "Zagoruyko and Komodakis 2016, arXiv:1605.07146"
 _NEXT = "Xie et al. 2017, arXiv:1611.05431"
-_TV = "ImageNet top-1 {} %, top-5 {} % (torchvision weights, 1 crop)"
 _CAFFE = "ImageNet top-1 {} %, top-5 {} % (Caffe release, 1 crop)"
 
 # name, year, paper, block, stages, settings, parameters, MACs, published accuracy
 _VARIANTS = [
-    ("resnet18", 2015, _PAPER, "basic", (2, 2, 2, 2), {}, 11_689_512, 1_814_073_344, _TV.format("69.76", "89.08")),
-    ("resnet34", 2015, _PAPER, "basic", (3, 4, 6, 3), {}, 21_797_672, 3_663_761_408, _TV.format("73.31", "91.42")),
+    ("resnet18", 2015, _PAPER, "basic", (2, 2, 2, 2), {}, 11_689_512,
+     1_814_073_344, TORCHVISION.format("69.76", "89.08")),
+    ("resnet34", 2015, _PAPER, "basic", (3, 4, 6, 3), {}, 21_797_672,
+     3_663_761_408, TORCHVISION.format("73.31", "91.42")),
     ("resnet50", 2015, _PAPER, "bottleneck", (3, 4, 6, 3), {}, 25_557_032,
-     4_089_184_256, _TV.format("76.13", "92.86")),
+     4_089_184_256, TORCHVISION.format("76.13", "92.86")),
     ("resnet101", 2015, _PAPER, "bottleneck", (3, 4, 23, 3), {}, 44_549_160,
-     7_801_405_440, _TV.format("77.37", "93.55")),
+     7_801_405_440, TORCHVISION.format("77.37", "93.55")),
     ("resnet152", 2015, _PAPER, "bottleneck", (3, 8, 36, 3), {}, 60_192_808,
-     11_513_626_624, _TV.format("78.31", "94.05")),
+     11_513_626_624, TORCHVISION.format("78.31", "94.05")),
     ("resnet50_v1", 2015, _PAPER, "bottleneck", (3, 4, 6, 3), {"stride_on": "1x1"}, 25_557_032, 3_857_973_248,
      _CAFFE.format("75.3", "92.2")),
     ("resnet101_v1", 2015, _PAPER, "bottleneck", (3, 4, 23, 3), {"stride_on": "1x1"}, 44_549_160, 7_570_194_432,
@@ -305,11 +301,11 @@ _VARIANTS = [
     ("wide_resnet50_2", 2016, _WIDE, "bottleneck", (3, 4, 6, 3), {"width": 128}, 68_883_240, 11_398_021_120, ""),
     ("wide_resnet101_2", 2016, _WIDE, "bottleneck", (3, 4, 23, 3), {"width": 128}, 126_886_696, 22_753_050_624, ""),
     ("resnext50_32x4d", 2017, _NEXT, "bottleneck", (3, 4, 6, 3), {"groups": 32, "width": 4}, 25_028_904, 4_230_479_872,
-     _TV.format("77.62", "93.70")),
+     TORCHVISION.format("77.62", "93.70")),
     ("resnext101_32x4d", 2017, _NEXT, "bottleneck", (3, 4, 23, 3), {"groups": 32, "width": 4}, 44_177_704,
      7_969_996_800, "ImageNet top-1 78.8 % (authors' README, 1 crop)"),
     ("resnext101_32x8d", 2017, _NEXT, "bottleneck", (3, 4, 23, 3), {"groups": 32, "width": 8}, 88_791_336,
-     16_414_015_488, _TV.format("79.31", "94.53")),
+     16_414_015_488, TORCHVISION.format("79.31", "94.53")),
     ("resnext101_64x4d", 2017, _NEXT, "bottleneck", (3, 4, 23, 3), {"groups": 64, "width": 4}, 83_455_272,
      15_460_270_080, "ImageNet top-1 79.6 % (authors' README, 1 crop)"),
 ]  # fmt: skip

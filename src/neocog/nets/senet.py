@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from ..errors import NetError
 from ..records import Facts
 from .gates import SEGate
-from .layers import check_input, he_init
+from .layers import Classifier, check_dropout, check_input, he_init
 from .registry import register
 
 # A 1x1 map in the last stage, and nowhere before.
@@ -91,7 +91,7 @@ def _layers(block: str, plane: int, stride: int, stride_on: str) -> tuple[tuple[
     return (inner, 1, first, 1), (wide, 3, second, groups), (4 * plane, 1, 1, 1)
 
 
-class SENet(nn.Module):
+class SENet(Classifier):
     """Stem, four stages of gated blocks (every stage but the first halves the map), mean over the map, linear head.
 
     Args:
@@ -131,8 +131,7 @@ class SENet(nn.Module):
             raise NetError(f"stride_on must be '1x1' or '3x3', got {stride_on!r}")
         if block == "basic" and stride_on != "3x3":
             raise NetError("the option stride_on needs bottleneck blocks; choose a net such as se_resnet50")
-        if not 0 <= dropout < 1:
-            raise NetError(f"dropout is a probability from 0 up to, not including, 1, got {dropout!r}")
+        check_dropout(dropout)
         self.in_channels = in_channels
         deep = block == "senet"
         layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -170,10 +169,6 @@ class SENet(nn.Module):
         x = self.pool0(self.layer0(x))  # (B, 64, H / 4, W / 4)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (B, D, H / 32, W / 32)
         return self.dropout(self.avg_pool(x).flatten(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes)."""
-        return self.last_linear(self.forward_features(x))
 
 
 _PAPER = "Hu et al. 2018, arXiv:1709.01507"

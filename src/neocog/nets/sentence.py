@@ -22,7 +22,7 @@ Output shapes of sentence_cnn, 18,765 words; the authors put four zeros at eithe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -59,27 +59,31 @@ class WordVectors(nn.Module):
                 nn.init.uniform_(part.weight, -0.25, 0.25)
                 part.weight[0].zero_()
         self.table, self.fixed = parts[0], parts[1] if how == "two" else None
-        for part in (self.table if how == "static" else None, self.fixed):
-            if part is not None:
-                part.weight.requires_grad_(False)
+        if how in ("static", "two"):
+            (self.table if self.fixed is None else self.fixed).weight.requires_grad_(False)
 
     @torch.no_grad()
     def give(self, vectors: Tensor) -> None:
         """Take given vectors float (ids, 256); where one is zeros, as of unknown words, the random one stays."""
         vectors = vectors / vectors.norm(dim=1)[vectors.any(1)].mean() * self.table.weight[1:].norm(dim=1).mean()
         known = vectors.any(1)
-        for part in (self.table, self.fixed):
-            if part is not None:
-                part.weight[known] = vectors[known].to(part.weight)
+        for part in [self.table] if self.fixed is None else [self.table, self.fixed]:
+            part.weight[known] = vectors[known].to(part.weight)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(B, L), or (B, L, T) of which vectors are added up -> (B, size, L)."""
+        """(B, L), or (B, L, T), parts of words whose mean is taken -> (B, size, L)."""
         if ids.is_floating_point() or ids.ndim not in (2, 3):
             raise NetError(
                 f"expected token ids, whole numbers of shape (B, L), got {ids.dtype} of shape {tuple(ids.shape)}"
             )
-        x = self.table(ids.long()) + (0.0 if self.fixed is None else self.fixed(ids.long()))
-        return (x.sum(2) if ids.ndim == 3 else x).transpose(1, 2)  # type: ignore[no-any-return]
+        x = _looked_up(self.table.weight, ids)
+        return (x if self.fixed is None else x + _looked_up(self.fixed.weight, ids)).transpose(1, 2)
+
+
+def _looked_up(table: Tensor, ids: Tensor) -> Tensor:
+    if ids.ndim == 2:
+        return F.embedding(ids.long(), table, padding_idx=0)
+    return F.embedding_bag(ids.flatten(0, 1).long(), table, mode="mean", padding_idx=0).unflatten(0, ids.shape[:2])
 
 
 class _Sentences(nn.Module):
@@ -94,10 +98,16 @@ class _Sentences(nn.Module):
         vocabulary = {**options(spec["name"]), **spec}["vocabulary"]
         return torch.randint(1, vocabulary + 1, (batch, spec["input_size"]))
 
-    def take_vectors(self, make: Any) -> None:
-        """Begin with given vectors where the net was built for them; ``make()`` gives them, float (ids, 256)."""
+    def take_vectors(self, make: Callable[[], Tensor], nothing: Iterable[int] = ()) -> None:
+        """Begin with given vectors where the net was built for them; ``make()`` gives them, float (ids, 256).
+
+        Ids of `nothing`, such as that of unknown words, begin at 0, as padding does.
+        """
         if self.embedding.how != "random":
             self.embedding.give(make())
+        with torch.no_grad():
+            for part in self.embedding.children():
+                part.weight[list(nothing)] = 0.0  # type: ignore[operator]
 
 
 class SentenceCNN(_Sentences):
@@ -139,7 +149,7 @@ class SentenceCNN(_Sentences):
             raise NetError(f"dropout is a probability of at least 0 and below 1, got {dropout!r}")
         self.embedding = WordVectors(vocabulary, dimensions, vectors)
         convs = [nn.Conv1d(self.embedding.size, maps, width) for width in widths]
-        self.widest, self.largest, self.words, self.norm = max(widths), largest, words, norm
+        self.widths, self.widest, self.largest, self.words, self.norm = tuple(widths), max(widths), largest, words, norm
         self.convs = nn.ModuleList(convs)
         self.relu = nn.ReLU()
         self.dropout = nn.Dropout(dropout)
@@ -153,7 +163,10 @@ class SentenceCNN(_Sentences):
         room = self.widest - 1
         words = F.pad(self.embedding(x), (room, room))  # (B, dimensions, words + 2 room)
         there = F.pad((x if x.ndim == 2 else x.amax(2)).ne(0).to(words.dtype)[:, None], (room, room))
-        return [self.relu(conv(words)) * F.max_pool1d(there, conv.kernel_size[0], 1) for conv in self.convs]
+        return [
+            self.relu(conv(words)) * F.max_pool1d(there, width, 1)
+            for conv, width in zip(self.convs, self.widths, strict=True)
+        ]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, words) -> (B, maps x largest x number of widths)."""
@@ -240,6 +253,7 @@ class DCNN(_Sentences):
         words = (x if x.ndim == 2 else x.amax(2)).ne(0).sum(1).clamp(min=1)  # (B,)
         y, lengths, last = self.embedding(x), words, len(self.convs)
         for number, (conv, bias) in enumerate(zip(self.convs, self.biases, strict=True), 1):
+            assert isinstance(conv, nn.Conv1d)
             y = conv(y)  # (B, rows x maps, L + width - 1)
             lengths = lengths + conv.kernel_size[0] - 1
             maps = conv.out_channels // conv.groups

@@ -13,6 +13,8 @@ Output shapes, 521 parameters and 6,233 connections:
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -70,6 +72,7 @@ class TDNN(nn.Module):
     """
 
     head = "phonemes"
+    reader: ClassVar = {"bands": 16}
 
     def __init__(self, *, classes: int, in_channels: int, units: int = 8) -> None:
         super().__init__()
@@ -105,5 +108,5 @@ class TDNN(nn.Module):
 
 register(
     Facts("tdnn", "tdnn", 1989, "Waibel et al. 1989, IEEE Trans. ASSP 37(3)", 521, 6_072, (16, 15), 3, smallest=7,
-          accuracy="B, D, G of three speakers 98.5 %"),
+          accuracy="B, D, G of three speakers 98.5 %", reads="sound"),
 )(TDNN)  # fmt: skip

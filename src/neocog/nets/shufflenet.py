@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from ..errors import NetError
 from ..records import Facts
 from .gates import ChannelShuffle
-from .layers import check_input, he_init
-from .registry import register
+from .layers import Classifier, check_dropout, check_input, he_init
+from .registry import TORCHVISION, register
 
 # A 1x1 map in the last stage, and nowhere before.
 _SMALLEST = 32
@@ -79,7 +79,7 @@ class ShuffleUnit(nn.Module):
         return torch.cat((self.branch_proj(x), self.relu(out)), 1)
 
 
-class ShuffleNetV1(nn.Module):
+class ShuffleNetV1(Classifier):
     """Stem, three stages of units, mean over the map, linear head.
 
     Args:
@@ -111,8 +111,7 @@ class ShuffleNetV1(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise NetError(f"dropout is a probability from 0 up to, not including, 1, got {dropout!r}")
+        check_dropout(dropout)
         if isinstance(width, bool) or not isinstance(width, int | float) or width <= 0:
             raise NetError(f"width is a factor on the channels and must be a number above 0, got {width!r}")
         stem, planes = int(stem * width), [int(plane * width) for plane in planes]
@@ -146,10 +145,6 @@ class ShuffleNetV1(nn.Module):
         x = self.features(x)  # (B, D, H / 32, W / 32)
         return self.dropout(self.globalpool(x).flatten(1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes)."""
-        return self.classifier(self.forward_features(x))
-
 
 class ShuffleUnitV2(nn.Module):
     """ShuffleNet v2: half of the channels pass, the other half goes through 1x1, 3x3 of each map, 1x1; then shuffle.
@@ -182,7 +177,7 @@ def _pointwise(channels: int, out: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(channels, out, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)
 
 
-class ShuffleNetV2(nn.Module):
+class ShuffleNetV2(Classifier):
     """Stem, three stages of units, a 1x1 convolution, mean over the map, linear head.
 
     Args:
@@ -200,8 +195,7 @@ class ShuffleNetV2(nn.Module):
 
     def __init__(self, planes: Sequence[int], *, classes: int, in_channels: int, dropout: float = 0.0) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise NetError(f"dropout is a probability from 0 up to, not including, 1, got {dropout!r}")
+        check_dropout(dropout)
         self.in_channels, channels = in_channels, 24
         self.conv1 = nn.Sequential(
             nn.Conv2d(in_channels, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
@@ -226,16 +220,11 @@ class ShuffleNetV2(nn.Module):
         x = self.conv5(self.stage4(self.stage3(self.stage2(x))))  # (B, D, H / 32, W / 32)
         return self.dropout(self.avgpool(x).flatten(1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes)."""
-        return self.fc(self.forward_features(x))
-
 
 _PAPER_V1 = "Zhang et al. 2018, arXiv:1707.01083"
 _PAPER_V2 = "Ma et al. 2018, arXiv:1807.11164"
 _ZHANG = "ImageNet top-1 {} % (paper, 1 crop)"
 _README = "ImageNet top-1 {} %, top-5 {} % (authors' README, 1 crop)"
-_TV = "ImageNet top-1 {} %, top-5 {} % (torchvision weights, 1 crop)"
 
 # name, groups, stem, channels of the first stage (the others have twice and four times as many), shuffle, parameters,
 # MACs, published accuracy
@@ -254,8 +243,9 @@ _VARIANTS_V1 = [
 ]
 
 for _name, _groups, _stem, _first, _shuffle, _params, _macs, _accuracy in _VARIANTS_V1:
+    _facts = Facts(_name, "shufflenet", 2018, _PAPER_V1, _params, _macs, (3, 224, 224), 1000, _SMALLEST, _accuracy)
     register(
-        Facts(_name, "shufflenet", 2018, _PAPER_V1, _params, _macs, (3, 224, 224), 1000, _SMALLEST, _accuracy),
+        _facts,
         stem=_stem,
         planes=(_first, 2 * _first, 4 * _first),
         groups=_groups,
@@ -265,14 +255,12 @@ for _name, _groups, _stem, _first, _shuffle, _params, _macs, _accuracy in _VARIA
 
 # name, channels, parameters, MACs, published accuracy
 _VARIANTS_V2 = [
-    ("shufflenet_v2_x0_5", (48, 96, 192, 1024), 1_366_792, 40_476_448, _TV.format("60.55", "81.75")),
-    ("shufflenet_v2_x1_0", (116, 232, 464, 1024), 2_278_604, 144_907_992, _TV.format("69.36", "88.32")),
+    ("shufflenet_v2_x0_5", (48, 96, 192, 1024), 1_366_792, 40_476_448, TORCHVISION.format("60.55", "81.75")),
+    ("shufflenet_v2_x1_0", (116, 232, 464, 1024), 2_278_604, 144_907_992, TORCHVISION.format("69.36", "88.32")),
     ("shufflenet_v2_x1_5", (176, 352, 704, 1024), 3_503_624, 295_759_392, _README.format("72.6", "90.6")),
     ("shufflenet_v2_x2_0", (244, 488, 976, 2048), 7_393_996, 583_253_464, _README.format("75.0", "92.4")),
 ]
 
 for _name, _planes, _params, _macs, _accuracy in _VARIANTS_V2:
-    register(
-        Facts(_name, "shufflenet", 2018, _PAPER_V2, _params, _macs, (3, 224, 224), 1000, _SMALLEST, _accuracy),
-        planes=_planes,
-    )(ShuffleNetV2)
+    _facts = Facts(_name, "shufflenet", 2018, _PAPER_V2, _params, _macs, (3, 224, 224), 1000, _SMALLEST, _accuracy)
+    register(_facts, planes=_planes)(ShuffleNetV2)

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..records import Facts
-from .registry import register
+from .registry import CIFAR, register
 
 _PAPER = "neocog; after Page 2018, Balsam 2023 and Jordan 2024 (arXiv:2404.00498)"
 
@@ -134,18 +134,5 @@ for _name, _widths, _depth, _params, _macs in (
     ("speednet_wide", (128, 384, 384), 2, 4_604_440, 301_560_864),
     ("speednet_deep", (128, 512, 512), 3, 12_717_464, 615_201_056),
 ):
-    register(
-        Facts(
-            name=_name,
-            family="speednet",
-            year=2026,
-            paper=_PAPER,
-            params=_params,
-            macs=_macs,
-            input=(3, 32, 32),
-            classes=10,
-            smallest=9,
-        ),
-        widths=_widths,
-        depth=_depth,
-    )(SpeedNet)
+    _facts = Facts(_name, "speednet", 2026, _PAPER, _params, _macs, **CIFAR, smallest=9)
+    register(_facts, widths=_widths, depth=_depth)(SpeedNet)

@@ -33,9 +33,8 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .alexnet import check_dropout
-from .layers import check_input, he_init
-from .registry import register
+from .layers import check_dropout, check_input, draw_small, he_init
+from .registry import IMAGENET, TORCHVISION, register
 
 
 class Fire(nn.Module):
@@ -74,6 +73,7 @@ class SqueezeNet(nn.Module):
     """
 
     head = "classifier.1"
+    init_head = staticmethod(draw_small)  # as in the authors' release
 
     def __init__(
         self,
@@ -108,14 +108,6 @@ class SqueezeNet(nn.Module):
         he_init(self)
         self.init_head(self.classifier[1])
 
-    @staticmethod
-    def init_head(layer: nn.Module) -> None:
-        """Draw the weights of the last convolution from N(0, 0.01^2), with biases of 0, as the authors' release."""
-        if isinstance(layer, nn.Conv2d):
-            nn.init.normal_(layer.weight, std=0.01)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, 512, H', W'), what the last convolution reads; H' is 13 for 224."""
         check_input(x, self.in_channels)
@@ -129,26 +121,15 @@ class SqueezeNet(nn.Module):
         return x.flatten(1)
 
 
+_PAPER = "Iandola et al. 2016, arXiv:1602.07360"
+
 # name, stem, Fire modules behind a pooling, parameters, MACs, smallest input, torchvision's top-1 and top-5 accuracy
 _VARIANTS = [
     ("squeezenet1_0", (96, 7), (2, 5, 9), 1_248_424, 818_924_576, 21, ("58.09", "80.42")),
     ("squeezenet1_1", (64, 3), (2, 4, 6), 1_235_496, 349_151_936, 17, ("58.18", "80.62")),
 ]
 
-for _name, _stem, _pools, _params, _macs, _smallest, _accuracy in _VARIANTS:
-    register(
-        Facts(
-            _name,
-            "squeezenet",
-            2016,
-            "Iandola et al. 2016, arXiv:1602.07360",
-            _params,
-            _macs,
-            (3, 224, 224),
-            1000,
-            smallest=_smallest,
-            accuracy="ImageNet top-1 {} %, top-5 {} % (torchvision weights, 1 crop)".format(*_accuracy),
-        ),
-        stem=_stem,
-        pools=_pools,
-    )(SqueezeNet)
+for _name, _stem, _pools, _params, _macs, _least, _top in _VARIANTS:
+    _accuracy = TORCHVISION.format(*_top)
+    _facts = Facts(_name, "squeezenet", 2016, _PAPER, _params, _macs, **IMAGENET, smallest=_least, accuracy=_accuracy)
+    register(_facts, stem=_stem, pools=_pools)(SqueezeNet)

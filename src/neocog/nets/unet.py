@@ -24,9 +24,8 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .alexnet import check_dropout
 from .fcn import scaled
-from .layers import check_input
+from .layers import check_dropout, check_input
 from .registry import register
 
 _WIDTHS = (64, 128, 256, 512, 1024)
@@ -182,24 +181,11 @@ class UNet(nn.Module):
 _PAPER = "Ronneberger et al. 2015, arXiv:1505.04597"
 _CELLS = "ISBI cell tracking 2015, PhC-U373, IU 92 %"
 
-register(
-    Facts("unet_original", "unet", 2015, _PAPER, 31_030_658, 150_428_424_448, (1, 572, 572), 2, 188, _CELLS, "segment"),
-    padding=0,
-    norm=False,
-    up="transposed, relu",
-    dropout=0.5,
-)(UNet)
-register(
-    Facts("unet", "unet", 2015, _PAPER, 31_037_698, 192_686_325_760, (3, 512, 512), 2, 16, task="segment"),
-    padding=1,
-    norm=True,
-    up="transposed",
-)(UNet)
-register(
-    Facts("unet_keras", "unet", 2015, _PAPER, 31_031_685, 54_605_774_848, (1, 256, 256), 1, 16, task="segment"),
-    padding=1,
-    norm=False,
-    up="resize",
-    between=2,
-    dropout=0.5,
-)(UNet)
+_facts = Facts(
+    "unet_original", "unet", 2015, _PAPER, 31_030_658, 150_428_424_448, (1, 572, 572), 2, 188, _CELLS, "segment"
+)
+register(_facts, padding=0, norm=False, up="transposed, relu", dropout=0.5)(UNet)
+_facts = Facts("unet", "unet", 2015, _PAPER, 31_037_698, 192_686_325_760, (3, 512, 512), 2, 16, task="segment")
+register(_facts, padding=1, norm=True, up="transposed")(UNet)
+_facts = Facts("unet_keras", "unet", 2015, _PAPER, 31_031_685, 54_605_774_848, (1, 256, 256), 1, 16, task="segment")
+register(_facts, padding=1, norm=False, up="resize", between=2, dropout=0.5)(UNet)

@@ -28,9 +28,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..records import Facts
-from .alexnet import check_dropout
-from .layers import check_input, he_init
-from .registry import register
+from .layers import Classifier, check_dropout, check_input, draw_small, he_init
+from .registry import IMAGENET, TORCHVISION, register
 
 WIDTHS = (64, 128, 256, 512, 512)
 # Convolutions in each stage; the paper's configurations A, B, D and E.
@@ -55,7 +54,7 @@ def make_stages(stages: Sequence[int], in_channels: int, norm: bool = False) -> 
     return nn.Sequential(*layers)
 
 
-class VGG(nn.Module):
+class VGG(Classifier):
     """Five stages of 3x3 convolutions, then three linear layers. The state dict has torchvision's names.
 
     The map is averaged (or repeated) to 7 x 7 before the linear layers, so pictures of any size from 32 fit.
@@ -70,6 +69,7 @@ class VGG(nn.Module):
     """
 
     head = "classifier.6"
+    init_head = staticmethod(draw_small)  # section 3.1 of the paper
 
     def __init__(
         self, stages: Sequence[int], norm: bool, *, classes: int, in_channels: int, dropout: float = 0.5
@@ -93,14 +93,6 @@ class VGG(nn.Module):
         for layer in self.classifier:
             self.init_head(layer)
 
-    @staticmethod
-    def init_head(layer: nn.Module) -> None:
-        """Draw the weights of a linear layer from N(0, 0.01^2), with biases of 0 (section 3.1 of the paper)."""
-        if isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, std=0.01)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, 4096)."""
         check_input(x, self.in_channels)
@@ -109,10 +101,8 @@ class VGG(nn.Module):
             x = layer(x)
         return x
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes)."""
-        return self.classifier[-1](self.forward_features(x))
 
+_PAPER = "Simonyan and Zisserman 2014, arXiv:1409.1556"
 
 # layers, parameters without and with BN, MACs, top-1 and top-5 accuracy of torchvision's weights without and with BN
 _VARIANTS = [
@@ -123,20 +113,7 @@ _VARIANTS = [
 ]
 
 for _depth, _plain, _normed, _macs, _without, _with in _VARIANTS:
-    for _norm, _params, _accuracy in ((False, _plain, _without), (True, _normed, _with)):
-        register(
-            Facts(
-                f"vgg{_depth}_bn" if _norm else f"vgg{_depth}",
-                "vgg",
-                2014,
-                "Simonyan and Zisserman 2014, arXiv:1409.1556",
-                _params,
-                _macs,
-                (3, 224, 224),
-                1000,
-                smallest=32,
-                accuracy="ImageNet top-1 {} %, top-5 {} % (torchvision weights, 1 crop)".format(*_accuracy),
-            ),
-            stages=STAGES[_depth],
-            norm=_norm,
-        )(VGG)
+    for _norm, _params, _top in ((False, _plain, _without), (True, _normed, _with)):
+        _name, _accuracy = f"vgg{_depth}_bn" if _norm else f"vgg{_depth}", TORCHVISION.format(*_top)
+        _facts = Facts(_name, "vgg", 2014, _PAPER, _params, _macs, smallest=32, accuracy=_accuracy, **IMAGENET)
+        register(_facts, stages=STAGES[_depth], norm=_norm)(VGG)

@@ -24,7 +24,9 @@ from __future__ import annotations
 
 from ..records import Facts
 from .alexnet import Convolution, FiveConvolutions
-from .registry import register
+from .registry import IMAGENET, register
+
+_PAPER = "Zeiler and Fergus 2013, arXiv:1311.2901"
 
 # name, widths of conv3, conv4 and conv5, parameters, MACs, published accuracy
 _VARIANTS = [
@@ -33,24 +35,10 @@ _VARIANTS = [
 ]
 
 for _name, _widths, _params, _macs, _accuracy in _VARIANTS:
+    _accuracy = f"ImageNet top-5 {_accuracy} (paper, 1 net)"
     register(
-        Facts(
-            _name,
-            "zfnet",
-            2013,
-            "Zeiler and Fergus 2013, arXiv:1311.2901",
-            _params,
-            _macs,
-            (3, 224, 224),
-            1000,
-            smallest=63,
-            accuracy=f"ImageNet top-5 {_accuracy} (paper, 1 net)",
-        ),
-        convolutions=(
-            Convolution(96, 7, 2, 1),
-            Convolution(256, 5, 2, 0),
-            *(Convolution(width, 3, 1, 1) for width in _widths),
-        ),
+        Facts(_name, "zfnet", 2013, _PAPER, _params, _macs, **IMAGENET, smallest=63, accuracy=_accuracy),
+        convolutions=(Convolution(96, 7, 2, 1), Convolution(256, 5, 2, 0), *(Convolution(w, 3, 1, 1) for w in _widths)),
         norm_first=False,
         ceil=True,
         bias=0.0,  # as the paper says

@@ -30,6 +30,7 @@ from neocog.records import counted
 from neocog.tasks.answer import Answer
 from neocog.tasks.drawing import boxed
 from neocog.tasks.found import BANDS, HIT, KINDS, Found, There, best_threshold, coco, iou, kinds, voc
+from neocog.tasks.inside import check_inside
 from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class Detect(Task):
                 f"the {counted(len(rows))} of {source.name} for training have no boxes; the task detect needs some "
                 "('neocog check' shows the annotations)"
             )
-        notes = []
+        notes = check_inside(source, rows, "boxes")
         if empty:
             notes.append(f"{empty:,} of {counted(len(rows))} for training without a box: negative examples")
         if absent := [name for name, n in zip(column.names, counts, strict=True) if not n]:

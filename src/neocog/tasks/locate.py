@@ -29,6 +29,7 @@ from neocog.page import table
 from neocog.tasks import coco
 from neocog.tasks.answer import Answer
 from neocog.tasks.canvas import PLAIN, RIGHT, WRONG, boxed, captioned
+from neocog.tasks.inside import check_inside
 from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
 
 if TYPE_CHECKING:
@@ -151,7 +152,9 @@ class Locate(Task):
         column: Any = source.columns["boxes"]
         if not len(rows):
             raise DataError(f"{source.name} has no training picture with a box; the task locate needs one in each")
-        return cls(column.names, **{k: settings.get(k, v) for k, v in cls.options.items()})
+        made = cls(column.names, **{k: settings.get(k, v) for k, v in cls.options.items()})
+        made.notes = tuple(check_inside(source, rows, "boxes"))
+        return made
 
     def to_json(self) -> dict[str, Any]:
         return {"classes": list(self.classes), **{k: getattr(self, k) for k in self.options}}

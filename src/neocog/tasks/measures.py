@@ -263,3 +263,14 @@ def _check(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarr
     if not np.isfinite(logits).all():
         raise UsageError("expected finite logits, got NaN or infinity; the net has probably diverged")
     return logits, labels.astype(np.int64)
+
+
+_SIGNS = {
+    **{name: name.upper() for name in "ap ap11 ap50 ap75 auc ece eer f mae nme oks pck r2 rmse voc".split()},
+    "f1": "F1", "iou": "IoU", "map": "mAP", "miou": "mIoU",
+}  # fmt: skip
+
+
+def words(figure: str) -> str:
+    """The name of a figure as people write it: "mean accuracy", "mIoU", "VOC AP"."""
+    return " ".join(_SIGNS.get(word, word) for word in figure.split("_"))

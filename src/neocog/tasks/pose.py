@@ -25,6 +25,7 @@ from neocog.errors import DataError, UsageError
 from neocog.nets.pyramid import Joined, conv_norm
 from neocog.page import Html, line_chart, paragraph, table
 from neocog.tasks.answer import Answer
+from neocog.tasks.inside import check_inside
 from neocog.tasks.keypoints import Keypoints, skeleton
 from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
 
@@ -127,7 +128,9 @@ class Pose(Task):
     @classmethod
     def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Pose:
         column: Any = source.columns["points"]
-        return cls(column.names, column.swap, **{k: settings.get(k, v) for k, v in cls.options.items()})
+        made = cls(column.names, column.swap, **{k: settings.get(k, v) for k, v in cls.options.items()})
+        made.notes = tuple(check_inside(source, rows, "points"))
+        return made
 
     def to_json(self) -> dict[str, Any]:
         return {

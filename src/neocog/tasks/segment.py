@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,10 +22,10 @@ from neocog.nets.pyramid import Joined, conv_norm
 from neocog.nets.tiling import over_picture
 from neocog.page import Html, heatmap, paragraph, table
 from neocog.records import counted
-from neocog.tasks import coco
-from neocog.tasks.answer import Answer, Indexed
-from neocog.tasks.masks import WRONG as RED
-from neocog.tasks.masks import border_f, border_weights, coloured, dice_loss, errors, is_ground, palette, with_legend
+from neocog.tasks.answer import Answer
+from neocog.tasks.masks import border_f, border_weights, dice_loss, is_ground
+from neocog.tasks.regions import Regions as Regions
+from neocog.tasks.regions import fitted
 from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
 
 if TYPE_CHECKING:
@@ -70,81 +69,6 @@ def _enlarged(maps: Tensor, shape: torch.Size) -> Tensor:
     return F.interpolate(maps, shape[-2:], mode="bilinear", align_corners=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Regions(Answer):
-    """The class of each pixel of one picture.
-
-    Attributes:
-        mask: uint8 (H, W) in the file's own upright pixels, index into `classes`.
-        confidence: float16 (H, W), the probability of that class.
-        colours: RGB of each class, where the data say it; None: chosen.
-    """
-
-    key: str
-    classes: tuple[str, ...] = ()
-    mask: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
-    confidence: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float16))
-    colours: tuple[tuple[int, int, int], ...] | None = None
-    problem: str | None = None
-
-    @property
-    def palette(self) -> np.ndarray:
-        """RGB of each class, uint8 (classes, 3)."""
-        return palette(len(self.classes), self.colours)
-
-    def shares(self) -> dict[str, float]:
-        """Share of the picture's area of each class that is there, the largest first."""
-        counts = np.bincount(self.mask.ravel(), minlength=len(self.classes)) / max(1, self.mask.size)
-        return {self.classes[k]: float(counts[k]) for k in np.argsort(-counts, kind="stable") if counts[k] > 0}
-
-    def row(self) -> dict[str, Any]:
-        return {"regions": "; ".join(f"{name} {share:.1%}" for name, share in self.shares().items())}
-
-    def to_json(self) -> dict[str, Any]:
-        height, width = self.mask.shape
-        return {"height": height, "width": width, "shares": self.shares()}
-
-    def coco(self, image_id: int) -> list[dict[str, Any]]:
-        """One annotation for each class that is there, the ground left out."""
-        found = []
-        for k in np.unique(self.mask).tolist():
-            if k < len(self.classes) and not is_ground(self.classes[k]):
-                mask = self.mask == k
-                score = float(self.confidence[mask].mean(dtype=np.float64))
-                found.append(coco.region(mask, k, image_id, score))
-        return found
-
-    def indexed(self) -> Indexed:
-        return Indexed(self.mask, self.classes, self.palette[: len(self.classes)])
-
-    def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
-        """The classes' colours over the picture and their names; where the truth is known: labels, answer, errors."""
-        colours, there = self.palette, set(np.unique(self.mask).tolist())
-        panels, more = [coloured(picture, self.mask, colours, self.classes)], list[tuple[str, Any]]()
-        if truth is not None:
-            truth = fitted(truth, self.mask.shape)
-            there |= set(np.unique(truth).tolist()) - {NOT_LABELLED}
-            panels = [coloured(picture, truth, colours, self.classes), *panels, errors(picture, self.mask, truth)]
-            more = [("wrong (in the right-hand picture)", RED)]
-        return with_legend(panels, [*((self.classes[k], colours[k]) for k in sorted(there)), *more])
-
-    def tags(self) -> tuple[tuple[str, float], ...]:
-        """Classes that cover at least 1 % of the picture, but the ground, with their mean probability there."""
-        return tuple(
-            (name, float(self.confidence[self.mask == self.classes.index(name)].mean(dtype=np.float64)))
-            for name, share in self.shares().items()
-            if share >= 0.01 and not is_ground(name)
-        )
-
-
-def fitted(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """A mask as large as its picture (H, W): one of another size is scaled, by the nearest pixel."""
-    if mask.shape == tuple(size):
-        return mask
-    rows, columns = (np.arange(new) * old // new for new, old in zip(size, mask.shape, strict=True))
-    return mask[rows[:, None], columns]
-
-
 @register
 class Segment(Task):
     """Cross-entropy over classes for each labelled pixel, and Dice where classes are small.
@@ -158,7 +82,7 @@ class Segment(Task):
         classes: names, in the order of the outputs.
         weights: (K,), how much a pixel of each class counts.
         dice: share of the Dice loss (Milletari et al. 2016) in the whole.
-        width: channels of the decoder.
+        width: channels of the decoder; 0: half of those of the trunk's deepest maps, at most 128.
         border: how much more a pixel between two objects that touch counts, w0 of Ronneberger et al. 2015 (there 10).
         tile: side of the tiles in which pictures are seen at their own scale; 0: the whole picture, scaled.
         colours: RGB of each class, where the data say it.
@@ -173,7 +97,7 @@ class Segment(Task):
     fit = "pad"
     geometry = True
     recipe = "dense"
-    options = {"dice": 0.0, "width": 128, "border": 0.0, "tile": 0}
+    options = {"dice": 0.0, "width": 0, "border": 0.0, "tile": 0}
     summed = frozenset({"confusion", "loss_sum", "border_sum", "border_n"})
 
     def __init__(
@@ -229,7 +153,8 @@ class Segment(Task):
         return len(self.classes)
 
     def head(self, trunk: Trunk) -> nn.Module:
-        return Decoder(trunk.channels, len(self.classes), self.width)
+        width = self.width or min(128, trunk.channels[max(trunk.channels)] // 2)  # as in detect
+        return Decoder(trunk.channels, len(self.classes), width)
 
     def run(self, net: nn.Module, batch: Batch) -> Any:
         return over_picture(net, batch.x, (self.tile, self.tile) if self.tile else None)

@@ -10,10 +10,8 @@ loss of them; in evaluation ``observe`` keeps what ``figures`` needs, and ``answ
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,9 +19,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neocog.errors import DataError, UsageError, closest
+from neocog.errors import UsageError
 from neocog.page import Html
 from neocog.tasks.answer import Answer
+from neocog.tasks.claim import Claim as Claim
+from neocog.tasks.claim import which as which
+from neocog.tasks.measures import words as words
+from neocog.tasks.meter import Meter as Meter
+from neocog.tasks.meter import Seen as Seen
+from neocog.tasks.meter import by_rows as by_rows
+from neocog.tasks.registry import find, fits
+from neocog.tasks.registry import guess as guess
+from neocog.tasks.registry import joins as joins
+from neocog.tasks.registry import load as load
+from neocog.tasks.registry import names as names
+from neocog.tasks.registry import possible as possible
+from neocog.tasks.registry import register as register
+from neocog.tasks.registry import saved as saved
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -34,7 +46,6 @@ if TYPE_CHECKING:
     from neocog.nets.trunk import Trunk
 
 Targets = dict[str, Any]  # name -> tensor (B, ...) or list of B values
-Seen = dict[str, np.ndarray]  # what `observe` kept of a whole split, joined
 
 
 @dataclass(slots=True)
@@ -56,35 +67,6 @@ class Losses:
     def total(self) -> Tensor:
         """The sum of the parts."""
         return torch.stack(list(self.parts.values())).sum()
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """One thing that a net says of a picture, for what explains it (`neocog.look`).
-
-    Attributes:
-        name: in words: "tabby cat", "box 2: dog".
-        score: outputs of B pictures -> (B,), differentiable: how strongly they say the same of each. A claim about a
-            place stays at that place of the net's input.
-        box: x0, y0, x1, y1 of the place that is meant, in pixels of the file; None: the whole picture.
-        local: whether the score is of some places of the maps only, and not a mean over all.
-    """
-
-    name: str
-    score: Callable[[Any], Tensor]
-    box: tuple[float, float, float, float] | None = None
-    local: bool = False
-
-
-_SIGNS = {
-    **{name: name.upper() for name in "ap ap11 ap50 ap75 auc ece eer f mae nme oks pck r2 rmse voc".split()},
-    "f1": "F1", "iou": "IoU", "map": "mAP", "miou": "mIoU",
-}  # fmt: skip
-
-
-def words(figure: str) -> str:
-    """The name of a figure as people write it: "mean accuracy", "mIoU", "VOC AP"."""
-    return " ".join(_SIGNS.get(word, word) for word in figure.split("_"))
 
 
 # of a row: uint8 (H, W, 3) or (H, W), or how another input is shown; None where it cannot be read
@@ -372,191 +354,6 @@ class Task(ABC):
         Places are in pixels of an input of `size`, height and width. Traced: plain operations on tensors.
         """
         return {}
-
-
-def which(what: str | None, names: Sequence[str], kind: str, usual: int) -> int:
-    """The index of a name; `usual` where none is given. Raises: UsageError if there is none of that name."""
-    if what is None:
-        return usual
-    if what not in names:
-        some = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
-        raise UsageError(f"there is no {kind} {what!r}{closest(what, names)}; expected one of {some}")
-    return list(names).index(what)
-
-
-# ---------------------------------------------------------------- tasks are found like nets
-
-_tasks: dict[str, type[Task]] = {}
-_found = False
-_joining: list[Callable[[str], type[Task]]] = []  # what makes a task of a name such as label+pose
-
-
-def register(task: type[Task]) -> type[Task]:
-    """Add a task under its name; a class decorator. Raises: UsageError if the name is taken."""
-    if task.name in _tasks:
-        raise UsageError(f"a task named {task.name!r} is already registered; give the new one another name")
-    _tasks[task.name] = task
-    return task
-
-
-def joins(make: Callable[[str], type[Task]]) -> Callable[[str], type[Task]]:
-    """Names with a plus are made by this function; a decorator."""
-    _joining.append(make)
-    return make
-
-
-def names() -> tuple[str, ...]:
-    """All tasks, in the order in which they are tried on data (see `guess`)."""
-    _find()
-    return tuple(sorted(_tasks, key=lambda name: (_PREFERENCE.index(name) if name in _PREFERENCE else 99, name)))
-
-
-# the first whose needs a source meets is taken
-_PREFERENCE = (
-    "label",
-    "detect",
-    "segment",
-    "pose",
-    "tags",
-    "locate",
-    "number",
-    "match",
-    "match-captions",
-    "match-pairs",
-    "match-texts",
-)
-
-
-def find(name: str) -> type[Task]:
-    """The task of that name; ``label+pose`` is several on one trunk. Raises: UsageError if there is none."""
-    _find()
-    if "+" in name:
-        return _joining[0](name)
-    if name not in _tasks:
-        raise UsageError(
-            f"unknown task {name!r}{closest(name, _tasks)}; expected one of {', '.join(names())}, or several on one "
-            "trunk as in label+pose"
-        )
-    return _tasks[name]
-
-
-def load(values: Mapping[str, Any]) -> Task:
-    """The task that ``saved`` described."""
-    return find(values["name"]).from_json({k: v for k, v in values.items() if k != "name"})
-
-
-def saved(task: Task) -> dict[str, Any]:
-    """What a run folder keeps of a task."""
-    return {"name": task.name, **task.to_json()}
-
-
-def guess(source: Source) -> str:
-    """The task that a source is made for: the first that it allows. Raises: DataError if there is none.
-
-    Points come before boxes where every picture with a box has them: then the boxes are those of the points. Tags come
-    before one label where more than a tenth of the pictures would be left out for having several.
-    """
-    able = possible(source)
-    if able[:1] == ["label"] and "tags" in able and 10 * source.several > source.columns["tags"].known.sum():
-        return "tags"
-    if "label" not in able and {"pose", "detect"} <= set(able):
-        boxed = np.diff(source.columns["boxes"].ends) > 0  # type: ignore[attr-defined]
-        if boxed.any() and source.columns["points"].known[boxed].all():
-            return "pose"
-    if able:
-        return able[0]
-    if source.unfit or fits(find("label"), source):
-        return "label"  # which says what is wrong with it
-    there = ", ".join(f"{role} ({column.kind})" for role, column in source.columns.items()) or "pictures alone"
-    raise DataError(
-        f"{source.name} has nothing to learn: {there}. Expected a folder for each class, a table with a "
-        "label column, or annotations (COCO, Pascal VOC, YOLO, masks)"
-    )
-
-
-def possible(source: Source) -> list[str]:
-    """The tasks that a source has columns for, the likeliest first; those of labels where there are two classes."""
-    several = not source.unfit and len(np.unique(source.labels[source.labels >= 0])) > 1
-    return [name for name in names() if fits(find(name), source) and (several or "label" not in find(name).needs)]
-
-
-def fits(task: type[Task], source: Source) -> bool:
-    """Whether a source's inputs are such as a task is asked of, and it knows something of all that the task needs."""
-    if task.inputs and source.kind not in task.inputs:
-        return False
-    for role, kind in task.needs.items():
-        column = source.columns.get(role)
-        if column is None or column.kind != kind or not column.known.any():
-            return False
-    return True
-
-
-def _find() -> None:
-    """Import every file of this folder once, so that each registers its task."""
-    global _found
-    if _found:
-        return
-    _found = True
-    package = importlib.import_module("neocog.tasks")
-    for module in pkgutil.iter_modules(package.__path__):
-        if not module.name.startswith("_"):
-            importlib.import_module(f"neocog.tasks.{module.name}")
-
-
-# ---------------------------------------------------------------- meters
-
-
-class Meter:
-    """What `observe` gave for the batches of a split, joined; streams, and is joined over processes.
-
-    Args:
-        gather: joins a list of one value from each process into the list of all (``fit.parallel``).
-    """
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self._parts: dict[str, list[np.ndarray]] = {}
-
-    def add(self, outputs: Any, batch: Batch) -> None:
-        """Take one batch."""
-        for name, value in self.task.observe(outputs, batch).items():
-            made = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-            parts = self._parts.setdefault(name, [])
-            if name in self.task.summed and parts:
-                parts[0] = parts[0] + made
-            else:
-                parts.append(made)
-
-    def seen(self, gather: Callable[[Any], Sequence[Any]] = lambda own: [own]) -> Seen:
-        """Everything, of all processes; rows in the order of the pictures where each array has one for each."""
-        joined = {
-            name: parts[0] if name in self.task.summed else np.concatenate(parts) for name, parts in self._parts.items()
-        }
-        every = [one for one in gather(joined) if one]
-        if not every:
-            return {}
-        made = {
-            name: sum(one[name] for one in every[1:]) + every[0][name]
-            if name in self.task.summed
-            else np.concatenate([one[name] for one in every])
-            for name in every[0]
-        }
-        return by_rows(made, self.task.summed)
-
-
-def by_rows(seen: Seen, summed: Collection[str]) -> Seen:
-    """The same in the order of ``seen["rows"]``, where an array has one value for each."""
-    rows = seen.get("rows")
-    if rows is None:
-        return seen
-    order = np.argsort(rows, kind="stable")
-    return {
-        name: value[order] if name not in summed and len(value) == len(rows) and not name.startswith("each_") else value
-        for name, value in seen.items()
-    }
-
-
-# ---------------------------------------------------------------- nets for tasks
 
 
 def build_net(task: Task, spec: Mapping[str, Any]) -> nn.Module:

@@ -96,10 +96,18 @@ _CLOSING, _OPENING = frozenset(".,;:!?%)]}"), frozenset("([{")
 
 def learn(kind: str, texts: Iterable[str], least: int = 1) -> Tokenizer:
     """A tokenizer of one of `KINDS`, made of texts; of words, characters or trigrams those seen `least` times."""
-    if kind == "subwords":
-        return Subwords()
-    made: Tokenizer = {"words": Words, "characters": Characters, "trigrams": Trigrams}[kind].learn(texts, least)
-    return made
+    if kind in ("subwords", "pieces"):
+        return Subwords() if kind == "subwords" else Pieces()
+    kinds: dict[str, type[Words] | type[Trigrams]] = {"words": Words, "characters": Characters, "trigrams": Trigrams}
+    return kinds[kind].learn(texts, least)
+
+
+def _by_words(texts: Sequence[str], longest: int | None, parts: Callable[[str], Sequence[int]]) -> np.ndarray:
+    """int32 (N, L, T): the parts of each word, up to the word of these texts that has most."""
+    rows = [words[:longest] for words in split_words(texts)]
+    place = {word: k for k, word in enumerate(dict.fromkeys(chain.from_iterable(rows)), 1)}
+    table = padded([[], *map(parts, place)])  # (V, T)
+    return table[padded([[place[word] for word in row] for row in rows])]
 
 
 class Words:
@@ -212,11 +220,8 @@ class Trigrams:
 
     def encode(self, texts: Sequence[str], longest: int | None = None) -> np.ndarray:
         """int32 (N, L, T): the trigrams of each word, up to the longest word of these texts."""
-        rows = [words[:longest] for words in split_words(texts)]
-        place = {word: k for k, word in enumerate(dict.fromkeys(chain.from_iterable(rows)), 1)}
         get = self._ids.get
-        table = padded([[], *([get(trigram, UNKNOWN) for trigram in trigrams_of(word)] for word in place)])  # (V, T)
-        return table[padded([[place[word] for word in row] for row in rows])]
+        return _by_words(texts, longest, lambda word: [get(trigram, UNKNOWN) for trigram in trigrams_of(word)])
 
     def to_json(self) -> dict[str, Any]:
         made = {"kind": self.kind, "trigrams": list(self.trigrams)}
@@ -252,14 +257,17 @@ class Subwords:
         """See `Tokenizer`."""
         # a space begins a token and is nowhere else in one, so each different word is split only once
         rows = [normal(text).split() for text in texts]
-        new = list({word for row in rows for word in row} - self._known.keys())
+        known = self._learned({word for row in rows for word in row})
+        return padded([[k for word in row for k in known[word]][:longest] for row in rows])
+
+    def _learned(self, words: Iterable[str]) -> dict[str, list[int]]:
+        """The ids of words, and of those that were met before."""
+        known = {} if len(self._known) > _MOST_KNOWN else self._known
+        new = list(set(words) - known.keys())
         for word, one in zip(new, self._tokenizer.encode_batch(new, add_special_tokens=False), strict=True):
-            self._known[word] = [k + 1 for k in one.ids]
-        known = self._known
-        made = padded([[k for word in row for k in known[word]][:longest] for row in rows])
-        if len(known) > _MOST_KNOWN:
-            self._known = {}
-        return made
+            known[word] = [k + 1 for k in one.ids]
+        self._known = known
+        return known
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """How each token is written, with ▁ where a word begins; padding is left out."""
@@ -269,6 +277,22 @@ class Subwords:
         return {"kind": self.kind, "of": "wordllama", "sha256": self.fingerprint}
 
 
+class Pieces(Subwords):
+    """Words as `Words` has them, each as the subwords that it is made of: no word is unknown."""
+
+    kind = "pieces"
+
+    def encode(self, texts: Sequence[str], longest: int | None = None) -> np.ndarray:
+        """int32 (N, L, T): the subwords of each word, 8 at most."""
+        known = self._learned(chain.from_iterable(split_words(texts)))
+        return _by_words(texts, longest, lambda word: known[word][:_MOST_PIECES])
+
+    def tokens(self, ids: Iterable[Any]) -> list[str]:
+        """The words of ids (L, T)."""
+        return ["".join(super(Pieces, self).tokens(word)).replace("▁", "") for word in ids if any(word)]
+
+
+_MOST_PIECES = 8  # of a word
 _MOST_KNOWN = 1_000_000  # words that are remembered with their tokens
 
 
@@ -286,7 +310,7 @@ def _subword_tokenizer() -> tuple[Any, str]:
 
 
 def _subwords(values: Mapping[str, Any]) -> Subwords:
-    made = Subwords()
+    made = Pieces() if values["kind"] == "pieces" else Subwords()
     if values.get("sha256", made.fingerprint) != made.fingerprint:
         raise DataError(
             "these weights were trained with the subwords of another version of wordllama than the one that is "
@@ -300,6 +324,7 @@ _KINDS: dict[str, Callable[[Mapping[str, Any]], Tokenizer]] = {
     "characters": lambda v: Characters(v["words"], v["counts"]),
     "trigrams": lambda v: Trigrams(v["trigrams"], v.get("words", 0), v.get("collisions", 0)),
     "subwords": _subwords,
+    "pieces": _subwords,
 }
 KINDS = tuple(_KINDS)
 

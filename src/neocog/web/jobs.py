@@ -48,6 +48,7 @@ class Jobs:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or jobs_folder()
         self._lock = threading.Lock()
+        self._ended: dict[str, dict[str, Any]] = {}  # jobs that will not change any more
 
     def start(self, kind: str, title: str, **settings: Any) -> dict[str, Any]:
         """Begin a job and return it, see `get`; what `settings` may be is up to worker.py.
@@ -91,6 +92,14 @@ class Jobs:
 
         state: running, done, failed, cancelled or crashed. Raises: NotServed: there is no such job.
         """
+        if id in self._ended:
+            return dict(self._ended[id])
+        job = self._read(id)
+        if job["state"] in OVER:
+            self._ended[id] = job
+        return dict(job)
+
+    def _read(self, id: str) -> dict[str, Any]:
         folder = self.folder / id
         record = _json(folder / "job.json") if _ID.fullmatch(id) else None
         if record is None:

@@ -172,20 +172,22 @@ def _event(name: str, value: Any) -> str:
 @router.get("/runs")
 def runs(request: Request) -> dict[str, Any]:
     """The runs, the newest first."""
-    found = [_with_job(request, name, told(folder)) for name, folder in served(request).runs.items()]
+    jobs = served(request).jobs.list()
+    found = [_with_job(jobs, name, told(folder)) for name, folder in served(request).runs.items()]
     return {"runs": sorted(found, key=lambda one: one["started"] or "9", reverse=True)}
 
 
 @router.get("/runs/{run}")
 def run(request: Request, run: Name) -> dict[str, Any]:
     """All that a run's folder says: settings, notes, state, and the records of its log."""
-    return _with_job(request, run, whole(served(request).run(run)))
+    return _with_job(served(request).jobs.list(), run, whole(served(request).run(run)))
 
 
 @router.get("/compare")
 def compare(request: Request, run: Annotated[list[str], Query(min_length=1, max_length=12)]) -> dict[str, Any]:
     """Several runs side by side."""
-    return {"runs": [_with_job(request, name, whole(served(request).run(name))) for name in run]}
+    jobs = served(request).jobs.list()
+    return {"runs": [_with_job(jobs, name, whole(served(request).run(name))) for name in run]}
 
 
 @router.get("/runs/{run}/events", response_class=StreamingResponse)
@@ -194,7 +196,9 @@ def run_events(request: Request, run: Name, after: Annotated[int, Query(ge=0, le
     folder = served(request).run(run)
 
     def look(number: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        now = _with_job(request, run, told(folder))  # before the log is read, so that its end is not missed
+        now = _with_job(
+            served(request).jobs.list(), run, told(folder)
+        )  # before the log is read, so that its end is not missed
         return now, list(follow(folder, number))
 
     async def events() -> AsyncIterator[str]:
@@ -230,7 +234,7 @@ def resume(request: Request, run: Name) -> dict[str, Any]:
     """Go on with a training that was stopped, exactly where it was."""
     found = served(request)
     folder = found.run(run)
-    state = _with_job(request, run, told(folder))["state"]
+    state = _with_job(served(request).jobs.list(), run, told(folder))["state"]
     if state not in ("stopped", "failed"):
         raise HTTPException(409, f"{run} is {state}")
     return found.jobs.start("resume", f"Resume {run}", run=run, folder=str(folder))  # type: ignore[no-any-return]
@@ -248,17 +252,19 @@ def report(request: Request, run: Name) -> Response:
 @router.get("/runs/{run}/errors")
 def errors(request: Request, run: Name, limit: Annotated[int, Query(ge=1, le=200)] = 36) -> dict[str, Any]:
     """The surest wrong answers, with their pictures."""
-    from neocog.look.window import errors
+    folder = served(request).run(run)
+    from neocog.look.window import errors  # after it, so that a wrong name loads no PyTorch
 
-    return {"errors": errors(served(request).run(run), limit)}
+    return {"errors": errors(folder, limit)}
 
 
 @router.get("/runs/{run}/filters", response_class=Response, responses=PICTURE)
 def filters(request: Request, run: Name) -> Response:
     """The first layer's filters as they were last saved, a PNG."""
+    folder = served(request).run(run)
     from neocog.look.window import filters
 
-    return Response(_png(filters(served(request).run(run))), media_type="image/png")
+    return Response(_png(filters(folder)), media_type="image/png")
 
 
 # --- networks
@@ -311,10 +317,10 @@ def predict(
     id: Annotated[str, Form(max_length=32)] = "",
 ) -> dict[str, Any]:
     """What the net says of one picture."""
+    folder, data = served(request).run(run), _picture(request, picture, library, id)
     from neocog.fit import predict
 
-    data = _picture(request, picture, library, id)
-    (answer,) = predict(served(request).run(run), [data])
+    (answer,) = predict(folder, [data])
     return {"answer": answer.to_json()}
 
 
@@ -343,9 +349,9 @@ _opening = threading.Lock()
 
 def _window(request: Request, run: str) -> Any:
     """The opened network of a run; the last few are kept."""
+    folder = served(request).run(run)
     from neocog.look.window import Window
 
-    folder = served(request).run(run)
     path = folder / "net.json"
     key = (folder, path.stat().st_mtime_ns if path.exists() else 0)
     with _opening:
@@ -357,9 +363,9 @@ def _window(request: Request, run: str) -> Any:
         return _windows[key]
 
 
-def _with_job(request: Request, name: str, run: dict[str, Any]) -> dict[str, Any]:
+def _with_job(jobs: list[dict[str, Any]], name: str, run: dict[str, Any]) -> dict[str, Any]:
     """A run, with what is known from the job that trains it: it may not have written anything yet."""
-    own = next((one for one in served(request).jobs.list() if one.get("run") == name), None)
+    own = next((one for one in jobs if one.get("run") == name), None)
     out = {"name": name, **run, "error": None}
     if own is not None and own["state"] == "running":
         out["state"] = "running"

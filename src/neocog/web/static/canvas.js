@@ -1,4 +1,5 @@
 // What is drawn over a picture: a region that is marked, boxes, a map of what counts.
+import { picture } from "./api.js";
 import { html, useRef, useState } from "./lib.js";
 
 const clamp = (v) => Math.max(0, Math.min(1, v));
@@ -67,3 +68,10 @@ export function RegionPicker({ src, box, done }) {
 export const Boxes = ({ boxes, chosen, choose }) => boxes.map((one, i) => html`
   <button key=${i} class="found" style=${placed(one.box)} aria-pressed=${chosen === i} onPointerDown=${(e) => e.stopPropagation()} onClick=${() => choose?.(i)}>
     <span>${one.text}</span></button>`);
+
+/* What counted in a picture, laid over it; the first one takes a while, because the net must be opened. */
+export function Heat({ library, id, what }) {
+  const [state, set] = useState("Looking …");
+  return html`<img class="heat" src=${picture(library, id, "heatmap", { what })} alt=${state ? "" : `What counted for ${what}, bright where it counted most`} onLoad=${() => set("")} onError=${() => set(`The net cannot show what counted for ${what}.`)}/>
+    ${state && html`<span class="heat-state" role="status">${state}</span>`}`;
+}

@@ -29,7 +29,7 @@ export function Curve({ title, x, lines, height = 220, log = false }) {
     if (!width) return;
     const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px 'Instrument Sans', sans-serif" };
     plot.current = new UPlot({
-      width, height, legend: { show: false }, cursor: { y: false, points: { size: 6 } },
+      width, height, padding: [8, 8, 0, 0], legend: { show: false }, cursor: { y: false, points: { size: 6 } },
       scales: { x: { time: false }, y: log ? { distr: 3 } : {} },
       axes: [{ ...axis, grid: { show: false }, space: 60, size: 28, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] }, { ...axis, size: 52, space: 36 }],
       series: [{}, ...lines.map((one, i) => ({ stroke: colour(INK[i % INK.length]), width: 2, dash: DASH[i % DASH.length], spanGaps: true, points: { show: x.values.length < 3 } }))],

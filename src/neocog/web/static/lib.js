@@ -61,6 +61,7 @@ export function useKeys(keys, deps) {
       if (document.querySelector("dialog[open]")) return;
       const typing = event.target.closest?.("input:not([type=checkbox], [type=range]), textarea, select");
       if (typing && event.key !== "Escape") return;
+      if (event.key === "Enter" && event.target.closest?.("a, button, summary")) return;
       const action = keys[event.key];
       if (action && action(event) !== false) event.preventDefault();
     };

@@ -5,7 +5,7 @@ import { Bars, Empty, Icon, Wrong, count, go, html, link, say, useEffect, useLoa
 
 export function Network({ route, library, state }) {
   const runs = useLoad((signal) => get("runs", {}, signal), []);
-  const list = (runs.value?.runs ?? []).filter((one) => one.state !== "failed");
+  const list = (runs.value?.runs ?? []).filter((one) => one.state === "done");
   const name = route.arg || list[0]?.name;
   if (runs.error) return html`<${Wrong} error=${runs.error} again=${runs.again}/>`;
   if (!runs.value) return html`<p class="soft">Loading …</p>`;

@@ -1,6 +1,6 @@
 // One picture: what is known of it, what the net sees in it, and what you know better.
 import { get, lib, patch, picture, post } from "../api.js";
-import { Boxes, Marker } from "../canvas.js";
+import { Boxes, Heat, Marker } from "../canvas.js";
 import { Bars, Icon, Wrong, go, html, link, say, share, useEffect, useKeys, useLoad, useState } from "../lib.js";
 
 export function Picture({ route, library }) {
@@ -47,7 +47,7 @@ export function Picture({ route, library }) {
         ${n !== undefined && html`<button class="icon plain push" aria-label="Previous picture" onClick=${() => step(-1)}><${Icon} name="back"/></button>
           <button class="icon plain" aria-label="Next picture" onClick=${() => step(1)}><${Icon} name="next"/></button>`}</div>
       <div class="stage big"><${Marker} src=${picture(library, id, "file")} alt=${caption.text || one.name} box=${box} draw=${draw} active=${Boolean(tool)}>
-        ${what && html`<img class="heat" src=${picture(library, id, "heatmap", { what })} alt=${`What speaks for ${what}`}/>`}
+        ${what && html`<${Heat} key=${what} library=${library} id=${id} what=${what}/>`}
         ${!tool && one.boxes?.length > 0 && html`<${Boxes} boxes=${one.boxes} chosen=${chosen} choose=${(i) => choose(i === chosen ? -1 : i)}/>`}<//></div>
       <div class="row tools-row">
         <button aria-pressed=${tool === "region"} onClick=${() => { mark(null); use(tool === "region" ? "" : "region"); }}><${Icon} name="crop"/>Mark a region</button>

@@ -1,5 +1,6 @@
 // Search: one box, a grid of hits, and for each the reason why it is one.
 import { get, lib, picture, post } from "../api.js";
+import { Heat } from "../canvas.js";
 import { Grid, useHits } from "../grid.js";
 import { Empty, Icon, Wrong, count, go, html, link, share, useEffect, useState } from "../lib.js";
 import { SearchBox } from "../searchbox.js";
@@ -103,7 +104,7 @@ function Why({ hit, q, library, close, alike }) {
   return html`<aside class="why-panel stack" aria-label=${`Why ${hit.name} was found`} onKeyDown=${(e) => e.key === "Escape" && close()}>
     <div class="row"><h2 class="name">${hit.name}</h2><button class="icon plain push" aria-label="Close" onClick=${close}><${Icon} name="close"/></button></div>
     <a class="stage" href=${link("picture", hit.id, { q })}><img src=${picture(library, hit.id, "thumbnail", { size: 640 })} alt=${hit.name}/>
-      ${map && html`<img class="heat" src=${picture(library, hit.id, "heatmap", { what })} alt="What counted, bright where it counted most"/>`}</a>
+      ${map && html`<${Heat} library=${library} id=${hit.id} what=${what}/>`}</a>
     <dl class="reasons">${hit.why.map((one, i) => html`<div key=${i}><dt><span>${one.witness}</span><b class="number">${share(one.score)}</b></dt><dd>${one.text}</dd></div>`)}</dl>
     <div class="row">${what && html`<button aria-pressed=${map} onClick=${() => show(!map)}><${Icon} name="eye"/>What counted</button>`}
       <button onClick=${alike}>Others like it</button><a class="button" href=${link("picture", hit.id, { q })}>Open</a></div>

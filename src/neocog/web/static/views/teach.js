@@ -1,7 +1,8 @@
 // Teach: a word from a few pictures, yes and no with single keys, and then a network of it.
 import { get, lib, picture, post, remove } from "../api.js";
 import { Curve } from "../curve.js";
-import { Dialog, Empty, Icon, Wrong, count, go, html, link, say, share, useEffect, useKeys, useLoad, useRef, useState } from "../lib.js";
+import { Dialog, Empty, Icon, Wrong, count, go, html, link, share, useEffect, useKeys, useLoad, useRef, useState } from "../lib.js";
+import { TrainForm } from "./training.js";
 
 const BATCH = 6; // answers that are learned from at once
 
@@ -28,28 +29,25 @@ export function TeachDialog({ library, pictures, guess = "", close, done }) {
 }
 
 export function Teach({ route, library, jobs }) {
+  const [training, train] = useState(false);
   const known = useLoad((signal) => get(lib(library, "concepts"), {}, signal), [library, route.arg]);
   if (!library) return html`<${Empty} title="No library yet"><p class="soft">Teaching needs pictures: <code>neocog index ~/Pictures</code></p><//>`;
   if (known.error) return html`<${Wrong} error=${known.error} again=${known.again}/>`;
   if (!known.value) return html`<p class="soft">Loading …</p>`;
   const concepts = known.value.concepts;
   if (route.arg) return html`<${Concept} key=${route.arg} library=${library} name=${route.arg} changed=${known.again} jobs=${jobs}/>`;
-  return html`<div class="stack"><div class="row"><h1>Your words</h1>${concepts.length > 0 && html`<button class="main push" onClick=${() => trainOn(library, "", jobs)}>Train a network on all of them</button>`}</div>
+  return html`<div class="stack"><div class="row"><h1>Your words</h1>${concepts.length > 0 && html`<button class="main push" onClick=${() => train(true)}>Train a network on all of them</button>`}</div>
     ${concepts.length ? html`<ul class="tiles">${concepts.map((one) => html`<li key=${one.name}><a class="card tile" href=${link("teach", one.name)}>
         <span class="mosaic">${(one.pictures ?? []).slice(0, 4).map((id) => html`<img key=${id} src=${picture(library, id, "thumbnail", { size: 320 })} alt="" loading="lazy"/>`)}</span>
         <b>${one.name}</b><span class="soft small number">${count(one.examples, "example")} · ${count(one.tagged, "picture")} tagged</span></a></li>`)}</ul>`
       : html`<${Empty} title="No words taught yet"><p class="soft">Search for something, tick a few pictures that show it (key <kbd>x</kbd>), and choose <b>Teach a word</b>.</p><a class="button main" href=${link("search")}>To the search</a><//>`}
+    ${training && html`<${TrainDialog} library=${library} word="" jobs=${jobs} close=${() => train(false)}/>`}
   </div>`;
 }
 
-async function trainOn(library, word, jobs) {
-  try {
-    const job = await post("jobs", { kind: "train", data: `library:${library}${word ? "#" + word : ""}`, minutes: 5 });
-    jobs.watch(job);
-    say("The training has begun.");
-    go("training", job.run ?? "");
-  } catch (error) { say(error.message); }
-}
+const TrainDialog = ({ library, word, jobs, close }) => html`<${Dialog} title=${word ? `Train a network on ${word}` : "Train a network on all your words"} close=${close}>
+  <p class="soft">Your examples and answers are its pictures. It goes on when this page is closed.</p>
+  <${TrainForm} data=${`library:${library}${word ? "#" + word : ""}`} library=${library} jobs=${jobs}/><//>`;
 
 function Concept({ library, name, changed, jobs }) {
   const [taught, learn] = useState(null);
@@ -62,6 +60,7 @@ function Concept({ library, name, changed, jobs }) {
   const [history, remember] = useState([]);
   const [error, fail] = useState(null);
   const [leaving, leave] = useState(false);
+  const [training, train] = useState(false);
   const here = lib(library, "concepts", name);
   const take = (now) => {
     learn(now);
@@ -84,7 +83,7 @@ function Concept({ library, name, changed, jobs }) {
     order.current.push(one);
     if (now.yes.length + now.no.length + 1 >= BATCH || now.queue.length === 1) void send();
   };
-  const skip = () => set({ queue: [...asked.current.queue.slice(1), asked.current.queue[0]].filter(Boolean) });
+  const skip = () => set({ queue: [...asked.current.queue.slice(1), ...asked.current.queue.slice(0, 1)] });
   const undo = () => {
     const now = asked.current;
     const last = now.yes.length + now.no.length ? order.current.pop() : null;
@@ -113,9 +112,10 @@ function Concept({ library, name, changed, jobs }) {
       ${history.filter((h) => h.quality != null).length > 1 && html`<${Curve} title="Ranked right" x=${{ name: "answers", values: history.map((h) => h.answers) }} lines=${[{ name: "ranked right", values: history.map((h) => h.quality) }]} height=${140}/>`}
       ${taught.notes?.length > 0 && html`<ul class="notes small soft">${taught.notes.map((note) => html`<li key=${note}>${note}</li>`)}</ul>`}
       <div class="stack tight"><a class="button" href=${link("search", "", { q: `tag:"${name}"` })}>See what carries it</a>
-        <button class="main" onClick=${() => trainOn(library, name, jobs)}>Train a network on this</button>
+        <button class="main" onClick=${() => train(true)}>Train a network on this</button>
         <button class="plain" onClick=${() => leave(true)}>Forget this word</button></div>
     </aside>
+    ${training && html`<${TrainDialog} library=${library} word=${name} jobs=${jobs} close=${() => train(false)}/>`}
     ${leaving && html`<${Dialog} title=${`Forget ${name}?`} close=${() => leave(false)}><p>Its examples, answers and tags are removed. Pictures stay.</p>
       <div class="row"><button class="main" onClick=${async () => { await remove(here); changed(); go("teach"); }}>Forget it</button><button onClick=${() => leave(false)}>Keep it</button></div><//>`}
   </div>`;

@@ -1,7 +1,7 @@
 // Training: runs as they are in their folders, whoever started them; curves, errors and filters while they learn.
 import { get, listen, post, run as at } from "../api.js";
 import { Curve } from "../curve.js";
-import { Empty, Wrong, count, figure, go, html, link, say, useEffect, useLoad, useState, words } from "../lib.js";
+import { Dialog, Empty, Wrong, count, figure, go, html, link, say, useEffect, useLoad, useState, words } from "../lib.js";
 import { JobLine, over } from "./jobs.js";
 
 const SHORT = { running: "running", stopped: "stopped", done: "done", failed: "failed" };
@@ -22,33 +22,38 @@ function Runs({ jobs, state, library }) {
   return html`<div class="stack"><div class="row"><h1>Trainings</h1>
       ${picked.length > 1 && html`<a class="button push" href=${link("training", "", { compare: picked.join() })}>Compare ${picked.length}</a>`}</div>
     ${busy.map((job) => html`<div class="card" key=${job.id}><${JobLine} job=${job}/></div>`)}
-    <${Start} state=${state} library=${library} jobs=${jobs}/>
-    ${runs.length ? html`<div class="scroll"><table><thead><tr><th><span class="sr">Compare</span></th><th>Run</th><th>Net</th><th>Task</th><th class="number">Best so far</th><th>State</th></tr></thead>
+    <details class="card"><summary>Train a network</summary><${TrainForm} state=${state} library=${library} jobs=${jobs}/></details>
+    ${runs.length ? html`<div class="scroll"><table><thead><tr><th><span class="sr">Compare</span></th><th>Run</th><th class="roomy">Net</th><th class="roomy">Task</th><th class="number">Best so far</th><th>State</th></tr></thead>
       <tbody>${runs.map((one) => html`<tr key=${one.name}><td><input type="checkbox" aria-label=${`Compare ${one.name}`} checked=${picked.includes(one.name)} onChange=${(e) => pick(e.target.checked ? [...picked, one.name] : picked.filter((n) => n !== one.name))}/></td>
-        <td><a href=${link("training", one.name)}><b>${one.name}</b></a><div class="soft small">${one.data ?? ""}</div></td><td>${one.net}</td><td>${one.task}</td>
+        <td><a href=${link("training", one.name)}><b>${one.name}</b></a><div class="soft small">${one.data ?? ""}</div></td><td class="roomy">${one.net}</td><td class="roomy">${one.task}</td>
         <td class="number">${one.best ? html`${figure(one.best.value)}<div class="soft small">${words(one.best.name)}</div>` : "–"}</td><td>${SHORT[one.state] ?? one.state}</td></tr>`)}</tbody></table></div>`
       : html`<${Empty} title="Nothing was trained yet"><p class="soft">Teach a word and train a network on it, play with a small net, or type <code>neocog train photos/</code>: its run appears here, too.</p><//>`}
   </div>`;
 }
 
-function Start({ state, library, jobs }) {
-  const [data, setData] = useState(library ? `library:${library}` : "digits");
-  const [minutes, setMinutes] = useState("2");
+/* The form that starts a training; `data`: on what, if that is settled. */
+export function TrainForm({ data: given, state, library, jobs }) {
+  const [data, setData] = useState(given ?? (library ? `library:${library}` : "digits"));
+  const [minutes, setMinutes] = useState("3");
   const [net, setNet] = useState("");
-  const known = [...(library ? [`library:${library}`] : []), ...(state.data ?? [])];
+  const [error, fail] = useState(null);
+  const [busy, work] = useState(false);
+  const known = [...(library ? [`library:${library}`] : []), ...(state?.data ?? [])];
   const submit = async (e) => {
     e.preventDefault();
+    work(true);
     try {
       const job = await post("jobs", { kind: "train", data, minutes: Number(minutes), ...(net && { net }) });
       jobs.watch(job);
-      if (job.run) go("training", job.run);
-    } catch (error) { say(error.message); }
+      go("training", job.run);
+    } catch (problem) { fail(problem); work(false); }
   };
-  return html`<details class="card"><summary>Train a network</summary><form class="settings" onSubmit=${submit}><div class="row">
-    <label class="field">Pictures<input list="data" value=${data} onInput=${(e) => setData(e.target.value)} required/></label><datalist id="data">${known.map((one) => html`<option key=${one} value=${one}/>`)}</datalist>
-    <label class="field">Net<input list="nets" value=${net} placeholder="chosen for you" onInput=${(e) => setNet(e.target.value)}/></label><datalist id="nets">${(state.nets ?? []).map((one) => html`<option key=${one} value=${one}/>`)}</datalist>
-    <label class="field">Minutes<input type="number" min="0.1" max="600" step="any" class="short" value=${minutes} onInput=${(e) => setMinutes(e.target.value)}/></label></div>
-    <div><button class="main">Train</button></div></form></details>`;
+  return html`<form class="settings" onSubmit=${submit}><div class="row">
+    ${!given && html`<label class="field">Pictures<input list="data" value=${data} onInput=${(e) => setData(e.target.value)} required/></label><datalist id="data">${known.map((one) => html`<option key=${one} value=${one}/>`)}</datalist>`}
+    <label class="field">Net<input value=${net} placeholder="chosen for you" onInput=${(e) => setNet(e.target.value)}/></label>
+    <label class="field">Minutes<input type="number" min="0.01" max="600" step="any" class="short" value=${minutes} onInput=${(e) => setMinutes(e.target.value)}/></label></div>
+    ${error && html`<${Wrong} error=${error}/>`}
+    <div><button class="main" disabled=${busy}>Train</button></div></form>`;
 }
 
 /* The records of a run's log, followed while it runs. */
@@ -85,6 +90,7 @@ function plots(records, goal) {
 
 function Watch({ name, jobs, library }) {
   const seen = useRun(name);
+  const [asking, ask] = useState(false);
   const epochs = seen.records?.filter((one) => one.kind === "epoch").length ?? 0;
   const errors = useLoad((signal) => (seen.value?.state === "done" ? get(at(name, "errors"), {}, signal) : null), [name, seen.value?.state]);
   if (seen.error) return html`<${Wrong} error=${seen.error} again=${seen.again}/>`;
@@ -104,24 +110,27 @@ function Watch({ name, jobs, library }) {
     } catch (error) { say(error.message); }
   };
   const use = async () => {
+    ask(false);
     try { jobs.watch(await post("jobs", { kind: "index", library, net: name })); say("The library is indexed with this net; search goes on meanwhile."); } catch (error) { say(error.message); }
   };
   return html`<div class="stack" data-run=${found.state}>
     <div class="row"><div><h1 class="name">${name}</h1><p class="soft small">${[start?.net?.name ?? found.net, found.task ?? start?.task, start && `${count(start.params, "parameter")}`, start && `${count(start.train, "picture")}`].filter(Boolean).join(" · ")}</p></div>
       <span class="push"></span><span class="chip" data-state=${found.state}>${SHORT[found.state] ?? found.state}</span>
       ${found.state === "running" && html`<button onClick=${() => act("stop")}>Stop</button>`}${found.state === "stopped" && html`<button class="main" onClick=${() => act("resume")}>Resume</button>`}
-      ${found.state === "done" && html`${library && html`<button onClick=${use}>Search with it</button>`}<a class="button main" href=${link("network", name)}>Look inside</a>`}</div>
+      ${found.state === "done" && html`${library && html`<button onClick=${() => ask(true)}>Search with it</button>`}<a class="button main" href=${link("network", name)}>Look inside</a>`}</div>
     ${job && html`<div class="stack tight"><progress aria-label="How far the training is" max="1" value=${job.progress ?? undefined}></progress><p class="soft small">${job.message}</p></div>`}
     ${found.error && html`<p class="note wrong">${found.error}</p>`}
     <dl class="big-facts numbers">${(metrics ? Object.entries(metrics).filter(([k, v]) => typeof v === "number" && /^(test|val)_(?!n$|classes)/.test(k)).slice(0, 4)
         : last ? [["epoch", last.epoch], ["validation loss", last.val_loss], [words(found.goal ?? "val_accuracy").replace(/^val /, "validation "), last[found.goal ?? "val_accuracy"]], ["pictures a second", last.pictures_per_second]].filter(([, v]) => v !== undefined) : [])
       .map(([k, v]) => html`<div key=${k}><dt>${words(k)}</dt><dd class="number">${figure(v)}</dd></div>`)}</dl>
-    ${epochs ? html`<div class="two">${plots(records, found.goal).map((plot) => html`<div class="card" key=${plot.title}><${Curve} ...${plot}/></div>`)}</div>` : html`<p class="soft" aria-live="polite">${found.state === "running" ? "The first epoch is under way …" : "No epoch was finished."}</p>`}
-    <div class="two">
+    ${epochs ? html`<div class="two">${plots(records, found.goal).map((plot) => html`<div class="card" key=${plot.title}><${Curve} ...${plot}/></div>`)}</div>` : html`<p class="soft" aria-live="polite">${{ running: "The first epoch is under way …", done: "Its last layer was fitted in one step, so there are no curves." }[found.state] ?? "No epoch was finished."}</p>`}
+    <div class=${epochs ? "two" : "stack"}>
       <div class="stack">${(epochs > 1 || found.state !== "running") && epochs > 0 && html`<section class="card stack"><h2>First-layer filters</h2><img class="pixels" key=${epochs} src=${`api/${at(name, "filters")}?at=${epochs}`} alt="The filters of the first layer as they are now" onError=${(e) => (e.target.hidden = true)} onLoad=${(e) => (e.target.hidden = false)}/></section>`}
         ${errors.value?.errors?.length > 0 && html`<section class="card stack"><h2>Where it is wrong, the surest first</h2><ul class="errors">${errors.value.errors.slice(0, 36).map((one, i) => html`<li key=${i}><figure><img class="pixels" src=${one.picture} alt=${one.key ?? ""} loading="lazy"/><figcaption><b>${one.said}</b> ${one.probability !== undefined ? `${Math.round(100 * one.probability)} %` : ""}<br/><span class="soft">is ${one.true}</span></figcaption></figure></li>`)}</ul></section>`}</div>
       ${(findings.length > 0 || start?.notes?.length > 0) && html`<section class="card stack"><h2>What it says of itself</h2><ul class="findings">${findings.map((one) => html`<li key=${one.name}><b>${words(one.name)}: ${one.verdict}</b><p class="soft">${one.evidence}</p>${one.advice && html`<p>${one.advice}</p>`}</li>`)}${(start?.notes ?? []).map((note) => html`<li key=${note} class="soft small">${note}</li>`)}</ul></section>`}
     </div>
+    ${asking && html`<${Dialog} title=${`Search ${library} with this net?`} close=${() => ask(false)}><p>All pictures are looked at once more. From then on the library is searched with what this net knows: ${(found.classes ?? []).slice(0, 8).join(", ")}${found.classes?.length > 8 ? ", …" : ""}. Other words are found by sentence and in texts only.</p>
+      <p class="soft">Nothing is lost: <code>neocog index --net NAME</code> goes back to the net before, in seconds.</p><div class="row"><button class="main" onClick=${use}>Search with it</button><button onClick=${() => ask(false)}>Keep the net as it is</button></div><//>`}
     ${found.report && html`<p><a href=${`api/${at(name, "report")}`}>The whole report</a></p>`}
   </div>`;
 }

@@ -1,0 +1,127 @@
+"""Sound files as numbers: decoded through soundfile, mono, at one rate, without the silence around them."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from neocog.errors import DecodeError, MissingExtra
+
+SOUND_ENDINGS = frozenset((".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf"))
+_FRAME = 0.02  # seconds: how finely silence is found
+
+
+@dataclass(frozen=True, slots=True)
+class SoundInfo:
+    """What the header of a sound file says: samples a second, seconds, channels, and the format."""
+
+    rate: int
+    seconds: float
+    channels: int
+    format: str
+
+
+def is_sound(name: str | bytes) -> bool:
+    """Tell whether a file name ends like a recording that neocog reads."""
+    return os.path.splitext(os.fsdecode(name))[1].lower() in SOUND_ENDINGS
+
+
+def begins(data: bytes) -> bool:
+    """Tell whether a file that begins so is WAV, FLAC, OGG, MP3, AIFF or AU."""
+    if data[:4] in (b"RIFF", b"FORM"):
+        return data[8:12] in (b"WAVE", b"AIFF", b"AIFC")
+    mp3 = data[:3] == b"ID3" or (data[:1] == b"\xff" and len(data) > 1 and data[1] & 0xE6 == 0xE2)
+    return data[:4] in (b"fLaC", b"OggS", b".snd", b"RF64") or mp3
+
+
+def inspect(data: bytes) -> SoundInfo:
+    """Read the header of a sound file. Raises: DecodeError: it is none; MissingExtra: no soundfile."""
+    with _opened(data) as file:
+        seconds = file.frames / file.samplerate
+        return SoundInfo(file.samplerate, seconds, file.channels, f"{file.format} {file.subtype}")
+
+
+def decode(data: bytes, rate: int | None = None) -> tuple[np.ndarray, int]:
+    """Decode WAV (8 to 32 bit, float), FLAC, OGG, MP3 and what else libsndfile reads.
+
+    Args:
+        data: the file.
+        rate: samples a second that are wanted; None: those of the file.
+
+    Returns:
+        float32 (L,) in -1 to 1, the mean of all channels, and its rate.
+
+    Raises: DecodeError: not a sound file, broken, empty, or not finite; MissingExtra: soundfile or soxr is not there.
+    """
+    with _opened(data) as file:
+        try:
+            samples, found = file.read(dtype="float32", always_2d=True), file.samplerate
+        except RuntimeError as error:
+            raise DecodeError(f"broken sound file: {error}") from error
+        announced = file.frames
+    if not len(samples):
+        raise DecodeError("a sound file without a sample")
+    if len(samples) < announced:
+        raise DecodeError(f"broken sound file: it ends after {len(samples):,} of {announced:,} samples")
+    wave = samples.mean(1)
+    if not np.isfinite(wave).all():
+        raise DecodeError("a sound file with values that are not finite")
+    return (wave, found) if rate is None or rate == found else (resampled(wave, found, rate), rate)
+
+
+def resampled(wave: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """A recording float32 (L,) at another rate, through soxr. Raises: MissingExtra: no soxr."""
+    try:
+        import soxr
+    except ImportError:
+        raise _missing("soxr") from None
+    return soxr.resample(wave, rate, wanted).astype(np.float32)  # type: ignore[no-any-return]
+
+
+def sounding(wave: np.ndarray, rate: int, below: float = 40.0) -> slice:
+    """The part of a recording (L,) from its first to its last frame of 20 ms that is not silent.
+
+    A frame is silent where its power is more than `below` decibels under that of the loudest. All of it where nothing
+    sounds.
+    """
+    size = max(1, round(_FRAME * rate))
+    frames = np.pad(wave, (0, -len(wave) % size)).reshape(-1, size).astype(np.float64)
+    power = (frames**2).mean(1)
+    loud = np.flatnonzero(power > power.max(initial=0.0) * 10 ** (-below / 10))
+    return slice(int(loud[0]) * size, min(len(wave), (int(loud[-1]) + 1) * size)) if len(loud) else slice(0, len(wave))
+
+
+def written(wave: np.ndarray, rate: int) -> bytes:
+    """A recording float32 (L,) as a WAV file of 16 bit: what browsers play."""
+    import wave as container
+
+    samples = (np.clip(wave, -1.0, 1.0) * 32767).round().astype("<i2")
+    buffer = io.BytesIO()
+    with container.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.tobytes())
+    return buffer.getvalue()
+
+
+def _opened(data: bytes) -> Any:
+    try:
+        import soundfile
+    except ImportError:
+        raise _missing("soundfile") from None
+    if not data:
+        raise DecodeError("empty file")
+    try:
+        return soundfile.SoundFile(io.BytesIO(data))
+    except (RuntimeError, TypeError) as error:
+        said = str(error).partition(": ")[2] or str(error)
+        raise DecodeError(f"not a sound file that can be read: {said.rstrip('.')}") from error
+
+
+def _missing(package: str) -> MissingExtra:
+    return MissingExtra(f"recordings are read with the package {package}: pip install 'neocog[sound]'")

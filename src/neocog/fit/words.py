@@ -1,0 +1,118 @@
+"""Which words of a text, and which windows of words, decided what a net says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neocog.data.batches import Batch
+from neocog.data.read_text import TextReader
+from neocog.errors import UsageError
+from neocog.fit.evaluating import floated
+from neocog.page import Html, marked
+from neocog.tasks import Task
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What spoke for an answer.
+
+    Attributes:
+        name: what is explained, such as a class.
+        words: the tokens that were read, and what each adds to the score: its vector times the score's gradient. Up to
+            the biases, what the words of a net of windows and maxima add is the score.
+        windows: words side by side that a filter's maximum fell on, and what all filters there add, strongest first;
+            empty where the net has no such maximum.
+    """
+
+    name: str
+    words: tuple[tuple[str, float], ...]
+    windows: tuple[tuple[str, float], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able."""
+        lists = {"words": self.words, "windows": self.windows}
+        made = {k: [{"text": word, "part": round(part, 6)} for word, part in v] for k, v in lists.items()}
+        return {"of": self.name, **made}
+
+    def text(self, most: int = 3) -> str:
+        """A line for people: the strongest windows, or words."""
+        strongest = self.windows or sorted(self.words, key=lambda one: -abs(one[1]))
+        return f"{self.name}: " + ", ".join(f"{part:+.2f} {words!r}" for words, part in strongest[:most])
+
+    def html(self) -> Html:
+        """The text with what its words add as colour."""
+        return marked(self.words)
+
+
+def decided(task: Task, net: nn.Module, reader: Any, text: Any, what: str | None = None) -> Decided:
+    """What decided that a net says `what` (None: what it says first) of a text.
+
+    Raises:
+        UsageError: the run reads no texts, or the net has no word vectors. DataError: the text cannot be read.
+    """
+    vectors = getattr(net, "embedding", None)
+    if not isinstance(reader, TextReader) or vectors is None or not hasattr(reader.tokenizer, "tokens"):
+        raise UsageError("which words decided can be said of nets with word vectors that read words or subwords")
+    ids = reader.collate([reader.encode(text)]).to(next(net.parameters()).device)
+    batch = Batch((ids,), {}, torch.arange(1), torch.ones(1, dtype=torch.bool))
+    found: list[Tensor] = []
+
+    def leaf(module: nn.Module, given: Any, out: Tensor) -> Tensor:
+        found.append(out.detach().requires_grad_())
+        return found[-1]
+
+    hook = vectors.register_forward_hook(leaf)
+    mode = net.training
+    try:
+        with torch.enable_grad():
+            outputs = floated(task.run(net.eval(), batch))
+            claim = task.claim(outputs, batch, what)
+            (slope,) = torch.autograd.grad(claim.score(outputs).sum(), found[-1])
+    finally:
+        hook.remove()
+        net.train(mode)
+    parts = (found[-1] * slope).sum(1)[0].tolist()  # (L,)
+    tokens = reader.tokenizer.tokens(ids[0].tolist())  # type: ignore[attr-defined]
+    return Decided(claim.name, tuple(zip(tokens, parts, strict=False)), _windows(net, task, batch, claim, tokens))
+
+
+def _windows(
+    net: nn.Module, task: Task, batch: Batch, claim: Any, tokens: Sequence[str]
+) -> tuple[tuple[str, float], ...]:
+    """Spans of words with what the filters add whose maximum fell on them."""
+    if not hasattr(net, "places") or getattr(net, "largest", 1) != 1:
+        return ()
+    with torch.no_grad():
+        places = [one[0] for one in net.places(batch.x)]  # type: ignore[operator]  # (maps, windows) of each width
+        values = torch.cat([one.amax(1) for one in places]).requires_grad_()
+        room = net.widest - 1  # type: ignore[operator]
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(claim.score(floated(net.get_submodule(net.head)(values[None]))).sum(), values)  # type: ignore[arg-type]
+    added, first = dict[tuple[int, int], float](), 0
+    for one, conv in zip(places, net.convs, strict=True):  # type: ignore[arg-type]
+        parts = (values * slope)[first : first + len(one)].tolist()
+        first += len(one)
+        for start, part in zip(one.argmax(1).tolist(), parts, strict=True):
+            begin = start - room
+            span = (max(0, begin), min(len(tokens), begin + conv.kernel_size[0]))
+            if span[0] < span[1] and part:
+                added[span] = added.get(span, 0.0) + part
+    ranked = sorted(added.items(), key=lambda one: -abs(one[1]))
+    return tuple((" ".join(tokens[a:b]), part) for (a, b), part in ranked)
+
+
+def most_confident(task: Task, seen: dict[str, np.ndarray]) -> np.ndarray:
+    """Rows of a split whose answers are worst: those that a task names, else the surest wrong labels."""
+    worst = task.worst(seen)
+    if len(worst) or "logits" not in seen or "labels" not in seen:
+        return worst
+    logits, labels = seen["logits"], seen["labels"]
+    wrong = np.flatnonzero((logits.argmax(1) != labels) & (labels >= 0))
+    gaps = logits[wrong].max(1) - np.take_along_axis(logits[wrong], labels[wrong][:, None].astype(int), 1)[:, 0]
+    return seen["rows"][wrong[np.argsort(-gaps, kind="stable")]]
