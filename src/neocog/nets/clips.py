@@ -5,7 +5,6 @@ UCF-101, mean of three splits: 73.0 % from single frames, 83.7 % from stacks of 
 Here differences of frames stand for flow, which they follow up to the slope of the picture (the equation of optical
 flow, Horn and Schunck 1981), and cost nothing.
 Large-scale Video Classification with Convolutional Neural Networks. Karpathy et al. 2014: fusion of frames.
-Quo Vadis, Action Recognition? Carreira and Zisserman 2017, arXiv:1705.07750: filters of pictures, inflated.
 
 Output shapes, 16 frames of 32x32:
 
