@@ -180,3 +180,10 @@ def test_in_short_words_only_a_swap_is_an_error() -> None:
     assert spelling.nearest("cut") == ()
     assert spelling.nearest("bard") == ()
     assert Spelling([]).nearest("anything") == ()
+
+
+def test_a_class_of_what_is_not_there_answers_to_its_whole_name_only() -> None:
+    words = Vocabulary(["wet dog", "not wet dog", "room without windows"])
+    assert found("dog", words) == ["wet dog"]
+    assert found("not wet dog", words) == ["not wet dog"]
+    assert words.find("windows", typos=False) is None

@@ -15,12 +15,13 @@ from PIL import Image
 
 from neocog.cli import main
 from neocog.data import video
-from neocog.data.decode import prepare
+from neocog.data.decode import inspect, prepare
 from neocog.data.places import read_place
 from neocog.data.stores import file_of
 from neocog.library import films, index_run
 from neocog.library.copies import duplicates
 from neocog.library.folders import forget, move
+from neocog.library.gallery import original
 from neocog.library.indexing import index, watch
 from neocog.library.searching import search
 from neocog.library.sheet import sheet
@@ -215,6 +216,12 @@ def test_frames_are_samples_to_learn_from(shelf):
     place = next(p for p in paths_of(shelf.store) if p.startswith("two.mkv/"))
     source = LibrarySource("x", [Labelled("0" * 32, str(shelf.folder / place), ("cat",))], None, ())
     assert source.read(0).startswith(b"P6") and json.dumps(source.key(0))
+
+
+def test_the_page_shows_a_frame(shelf):
+    row = next(r for r in shelf.store.rows(["hash", "paths"]).to_pylist() if r["paths"][0].startswith("two.mkv/"))
+    data, kind = original(shelf.store, row["hash"])
+    assert kind == "image/jpeg" and inspect(data).width == 160
 
 
 def test_a_video_may_be_named_itself(tmp_path):

@@ -38,6 +38,7 @@ class SoundReader(Reader):
         samples: what the net hears, around the middle of a recording; a shorter one stands in silence.
         trim: decibels under the loudest 20 ms that count as silence, which is cut off at both ends; 0: nothing is cut.
         depth: decibels under the loudest that spectra keep: what is weaker counts as silence.
+        centred: share of each band's mean over the recording that is taken away.
         picture: spectra are pictures of one channel, for nets that read those.
         changes: in training: seconds of `shift`, `speed` up to this share, `noise` at least so many decibels under the
             sound (0: none), and which share of bands and frames is `masked`.
@@ -48,8 +49,8 @@ class SoundReader(Reader):
     endings = sound.SOUND_ENDINGS
     about = "recordings: log-mel, MFCC, spectrogram or the wave"
     options: ClassVar[Mapping[str, Any]] = {
-        "features": "logmel", "bands": 40, "rate": 0, "seconds": 0.0, "trim": 40.0, "depth": 50.0, "picture": False,
-        "shift": 0.1, "speed": 0.15, "noise": 5.0, "masked": 0.125,
+        "features": "logmel", "bands": 40, "rate": 0, "seconds": 0.0, "trim": 40.0, "depth": 50.0, "centred": 0.5,
+        "picture": False, "shift": 0.1, "speed": 0.15, "noise": 5.0, "masked": 0.125,
     }  # fmt: skip
     net = "tc_resnet8"
     recipe = "sounds"
@@ -63,11 +64,13 @@ class SoundReader(Reader):
         *,
         trim: float = 40.0,
         depth: float = 50.0,
+        centred: float = 0.5,
         picture: bool = False,
         changes: Mapping[str, float] | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.spectrum, self.samples, self.trim, self.depth, self.picture = spectrum, samples, trim, depth, picture
+        self.centred = centred
         self.changes, self.facts = dict(changes or {}), dict(facts or {})
 
     @classmethod
@@ -94,6 +97,7 @@ class SoundReader(Reader):
             max(window, round(heard * rate / hop) * hop),
             trim=options["trim"],
             depth=options["depth"],
+            centred=options["centred"],
             picture=options["picture"] and options["features"] != "wave",
             changes={name: float(options[name]) for name in ("shift", "speed", "noise", "masked")},
             facts={"seconds": np.percentile(seconds, range(0, 101, 5)).round(3).tolist()},
@@ -186,7 +190,7 @@ class SoundReader(Reader):
         if self.spectrum.kind == "wave":
             power = waves.square().sum(1) / sounds.sum(1).clamp(min=1)
             return self.spectrum(waves / power.sqrt().clamp(min=1e-4)[:, None])
-        spectra = self.spectrum.centred(self.spectrum(waves, self.depth), sounds)
+        spectra = self.spectrum.centred(self.spectrum(waves, self.depth), sounds, self.centred)
         if u is not None:
             spectra = sound_changes.masked(spectra, u[:, 6:8], round(how["masked"] * spectra.shape[1]), 1)
             spectra = sound_changes.masked(spectra, u[:, 8:10], round(how["masked"] * spectra.shape[2]), 2)
@@ -229,7 +233,7 @@ class SoundReader(Reader):
         return sound_findings(source)
 
 
-_KEPT = ("trim", "depth", "picture", "changes", "facts")
+_KEPT = ("trim", "depth", "centred", "picture", "changes", "facts")
 
 
 def _shown(wave: np.ndarray, rate: int) -> Html:

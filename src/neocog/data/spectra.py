@@ -65,17 +65,18 @@ class Spectrum:
         mel = decibels(mel_bands(self.rate, self.window, self.bands).to(power) @ power, depth)
         return cosines(self.bands, self.coefficients).to(mel) @ mel if self.kind == "mfcc" else mel
 
-    def centred(self, spectra: Tensor, sounds: Tensor) -> Tensor:
+    def centred(self, spectra: Tensor, sounds: Tensor, share: float = 0.5) -> Tensor:
         """Spectra (B, rows, frames) in units of 15 decibels from -3 on, around their level.
 
-        The level of a row is halfway between its mean over the frames that sound, which a microphone and a room colour,
-        and 30 decibels under the loudest of all; of MFCCs it is the mean. `sounds` bool (B, L): what is not silence.
+        The level of a row is between 30 decibels under the loudest of all (`share` 0) and its mean over the frames that
+        sound, which a microphone and a room colour (`share` 1); of MFCCs it is the mean. `sounds` bool (B, L): what is
+        not silence.
         """
         there = torch.nn.functional.max_pool1d(sounds[:, None].to(spectra), self.hop, ceil_mode=True)  # (B, 1, frames)
         there = torch.nn.functional.pad(there, (0, spectra.shape[2] - there.shape[2]))
         level = (spectra * there).sum(2, keepdim=True) / there.sum(2, keepdim=True).clamp(min=1)
         if self.kind != "mfcc":
-            level = (level + spectra.amax((1, 2), keepdim=True) - 30.0) / 2
+            level = share * level + (1.0 - share) * (spectra.amax((1, 2), keepdim=True) - 30.0)
         return ((spectra - level) / 15.0).clamp(min=-3.0)
 
 

@@ -108,8 +108,9 @@ class Vocabulary:
         for i, (names, broader) in enumerate(own):
             for name in names:
                 self._names[normalise(name)].add(i)
-                # a hyphen makes one word: bicycle-built-for-two is no *two*
-                if len(parts := [normalise(part) for part in re.split(r"[ _]+", name)]) > 1:
+                # a hyphen makes one word: bicycle-built-for-two is no *two*; and *not a wet dog* stands for no dog
+                parts = [normalise(part) for part in re.split(r"[ _]+", name)]
+                if len(parts) > 1 and not TURNING.keys() & set(parts):
                     self._several[tuple(parts)].add(i)
             for term in broader:
                 below[term].append(i)

@@ -18,7 +18,7 @@ from PIL import Image
 from neocog.data.decode import decode, inspect
 from neocog.data.places import read_place
 from neocog.data.stores import is_url
-from neocog.errors import DataError, LibraryError
+from neocog.errors import DataError, LibraryError, MissingExtra
 from neocog.files import cache_folder, write_atomically
 from neocog.library.rows import HASH, content_hash
 from neocog.library.store import Store
@@ -60,7 +60,7 @@ def read(store: Store, hash: str) -> bytes:
                 why = "a link leads out of the folders that were indexed"
                 continue
             data = read_place(path)
-        except (OSError, DataError) as error:
+        except (OSError, DataError, MissingExtra) as error:
             why = getattr(error, "strerror", None) or str(error)
             continue
         if content_hash(data) == hash:
