@@ -114,7 +114,7 @@ if __name__ == "__main__" and (given := serve()):
     said, script, *rest = given
     for number, target in enumerate((os.devnull, said, str(Path(said).with_suffix(".err")))):
         os.dup2(os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), number)
-    sys.stdin = os.fdopen(0)  # the old one has read what the process was asked
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  # the old one has read what the process was asked
     os.chdir(Path(said).parent)
     sys.argv, sys.path[0] = [script, *rest], str(Path(script).parent)
     runpy.run_path(script, run_name="__main__")

@@ -78,7 +78,7 @@ def test_the_trunk_stays_and_takes_pictures_as_well(start: Path, tmp_path: Path)
     (answer,) = run.predict(source.read(int(seen["index"][0])))
     assert np.allclose(answer.vector, seen["pictures"][0].numpy(), atol=1e-5)
     figures = fit.evaluate([run], DATA, split="test")["runs"][0]
-    assert figures["mean_recall"] == pytest.approx(run.metrics["test_mean_recall"])
+    assert figures["loss"] == pytest.approx(run.metrics["test_loss"], rel=5e-3)  # in bfloat16, where that is faster
 
 
 def test_pictures_that_cannot_be_read_are_left_out(start: Path, tmp_path: Path) -> None:

@@ -231,6 +231,7 @@ def test_activations_are_the_layers_own(label):
 
 
 def test_invariance_of_what_sees_the_mean_only():
+    torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     seen = look.Subject(net, PRE)
     wave = (127 + 100 * np.sin(np.arange(SIDE) * 2 * np.pi / 16))[None, :, None]

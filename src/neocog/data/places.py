@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.parquet import picture_rows
-from neocog.data.shards import pictures_in
 from neocog.data.stores import CONTAINED, Item, file_of, moment, opened, short
 from neocog.errors import DataError
 
@@ -30,6 +28,8 @@ def members(container: Item) -> tuple[list[tuple[str, Item]], list[tuple[str, st
         if full.lower().endswith(".parquet"):
             count = len(_rows(full, container.mtime_ns))
             return [(f"{full}/{i}", Item(full, -1, container.mtime_ns, i)) for i in range(count)], []
+        from neocog.data.shards import pictures_in  # loads what decodes pictures, which a search by word does not need
+
         with opened(full) as file:
             found, problems = pictures_in(io.BufferedReader(file, _BUFFER), full)
     except (OSError, DataError) as error:
@@ -91,4 +91,6 @@ def _shard(full: str, mtime_ns: int) -> Any:
 
 @lru_cache(_KEPT_OPEN)
 def _rows(full: str, mtime_ns: int) -> Any:
+    from neocog.data.parquet import picture_rows
+
     return picture_rows(full)

@@ -108,6 +108,8 @@ def main(folder: Path) -> None:
     show.EVERY = 1.0
     job = {**json.loads((folder / "job.json").read_text("utf-8")), "here": str(folder)}
     try:
+        if (folder / "cancelled").exists():  # its signal may have come while it was still ignored
+            raise KeyboardInterrupt
         end = {"state": "done", "result": KINDS[job["kind"]](job)}
     except KeyboardInterrupt:
         end = {"state": "cancelled"}
