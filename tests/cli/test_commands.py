@@ -116,6 +116,12 @@ def test_an_error_is_one_message_without_traceback(python, tmp_path):
     assert "Traceback" in shown.stderr
 
 
+def test_an_empty_argument_is_not_this_folder():
+    for command in ("check", "index", "predict"):
+        result = call(command, "", "x")
+        assert result.exit_code == 2 and "an argument is empty" in result.stderr
+
+
 def test_a_run_that_is_none_is_told(tmp_path):
     for arguments in (["resume", tmp_path], ["predict", tmp_path, "-"], ["evaluate", tmp_path, "digits"]):
         result = call(*arguments, stdin="")

@@ -18,6 +18,7 @@ from neocog.cli import app
 from neocog.data import open_source
 from neocog.data.source import Arrays
 from neocog.errors import DataError, UsageError
+from neocog.library import Library
 from neocog.look.early import changed
 from neocog.nets.vision import gabor
 from neocog.records import Preprocess
@@ -360,6 +361,12 @@ def test_the_command(run_folder, monkeypatch):
     assert "Gabor" in called("run", "--out", "filters.png") and Path("filters.png").is_file()
     said = called("run", f"drawn:n=9,size={SIDE}", "--map", "pca", "--out", "map.png")
     assert said.startswith("9 pictures, the two principal components") and Path("map.png").is_file()
+    Path("photos").mkdir()
+    for i in range(5):
+        Path("photos", f"{i}.png").write_bytes(Path(f"{i % 2}.png").read_bytes() + bytes(i))
+    Library.beside("photos").index("photos", net="run")
+    said = called("photos", "--map", "pca", "--out", "map.png")
+    assert said.startswith("5 pictures, the two principal components")
     assert "--unit needs --layer" in called("run", "--unit", "3", fails=2)
     assert "--near needs --map" in called("run", "--near", "0.png", fails=2)
     assert "--moved needs pictures" in called("run", "--moved", fails=2)

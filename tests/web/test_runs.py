@@ -168,6 +168,9 @@ def test_what_counted_lies_over_the_picture_where_the_net_looked(home):
     one = page.get("/api/libraries/photos/search?limit=1").json()["hits"][0]["id"]
     worker.map({"store": str(home / "photos")})
     assert len(page.get("/api/libraries/photos/map").json()["ids"]) == 4
+    (home / "job").mkdir()
+    said = worker.predict({"store": str(home / "photos"), "folder": home / "runs" / "shapes", "here": home / "job"})
+    assert sum(said.values()) == 4 and len((home / "job" / "answers.jsonl").read_text().splitlines()) == 4
     here = f"/api/libraries/photos/pictures/{one}/heatmap"
     with Image.open(io.BytesIO(page.get(here).content)) as laid:
         assert laid.mode == "RGBA" and laid.size == (320, 320)

@@ -174,7 +174,8 @@ def _library(folder: str, how: str) -> Space:
     from neocog.library import Library
     from neocog.library.view import view_of
 
-    view = view_of(Library(folder).store)
+    library = Library(folder)  # a view holds its store weakly
+    view = view_of(library.store)
     model = view.model()
     if model is None:
         raise UsageError(f"{folder} has no vectors yet; 'neocog index FOLDER' makes them")

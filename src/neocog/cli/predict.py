@@ -103,7 +103,8 @@ def predict(
         unread = answers.write_answers(found, trained.task, form.value, out, masks=places[0], drawn=places[1])
     if unread:
         where = {"coco": "above", "npy": f"in {out and out.with_suffix('.csv')}"}.get(form.value, "in the output")
-        terminal.say(f"{counted(unread)} could not be read; the reasons are {where}")
+        what = counted(unread, trained.reader.kind if trained.reader else "picture")
+        terminal.say(f"{what} could not be read; the reasons are {where}")
         raise typer.Exit(1)
 
 

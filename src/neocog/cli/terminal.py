@@ -63,6 +63,8 @@ class Group(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
+            if "" in ctx.args:  # as a path it would be the folder that one is in
+                raise UsageError("an argument is empty; expected a name or a text (is a variable of the shell unset?)")
             result = super().invoke(ctx)
             sys.stdout.flush()  # a closed pipe is met here, and not while the interpreter shuts down
             return result

@@ -209,6 +209,6 @@ def _path(one: Any) -> Path | None:
     """The path that a user's word means, if there is such a file or folder."""
     try:
         path = Path(one) if isinstance(one, (str, Path)) else None
-        return path if path is not None and (isinstance(one, Path) or path.exists()) else None
+        return path if one != "" and path is not None and (isinstance(one, Path) or path.exists()) else None
     except (OSError, ValueError):  # longer than a name can be
         return None

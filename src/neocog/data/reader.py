@@ -129,7 +129,7 @@ class Reader(ABC):
                 yield f"{self.kind} {number}", one
                 continue
             path = Path(one)
-            if path.is_dir():
+            if one != "" and path.is_dir():  # Path("") is the folder that one is in
                 for file in sorted(path.rglob("*")):
                     if file.suffix.lower() in self.endings and file.is_file():
                         yield str(file), file

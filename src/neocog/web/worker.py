@@ -75,7 +75,8 @@ def predict(job: dict[str, Any]) -> Any:
     from neocog.library import Library
     from neocog.library.view import view_of
 
-    view = view_of(Library(job["store"]).store)
+    library = Library(job["store"])  # a view holds its store weakly
+    view = view_of(library.store)
     files = [(view.paths(row) or ("",))[0] for row in range(len(view))]
     counts: Counter[str] = Counter()
     with show.Show().bar("predicting") as bar, open(Path(job["here"]) / "answers.jsonl", "w", encoding="utf-8") as out:
