@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -63,7 +64,8 @@ class Group(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            if "" in ctx.args:  # as a path it would be the folder that one is in
+            # as a path it would be the folder that one is in; after an option it may mean nothing
+            if any(not one and not before.startswith("-") for before, one in pairwise(["", *ctx.args])):
                 raise UsageError("an argument is empty; expected a name or a text (is a variable of the shell unset?)")
             result = super().invoke(ctx)
             sys.stdout.flush()  # a closed pipe is met here, and not while the interpreter shuts down
