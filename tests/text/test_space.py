@@ -149,3 +149,12 @@ def test_a_space_of_before_reads_features_as_they_are(tmp_path: Path) -> None:
 def test_no_torch_is_imported() -> None:
     code = "import sys; from neocog.text.space import Space; Space({}, {}); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_a_text_is_read_once_for_all_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    space, count, computed = Space.load(), [], Space._computed
+    monkeypatch.setattr(Space, "_computed", lambda self, n, ids: count.append(n) or computed(self, n, ids))
+    pictures = space.pictures(np.random.default_rng(0).random((3, 1280), np.float32))
+    said = [space.contributions("two dogs in snow", picture) for picture in (*pictures, pictures[0])]
+    assert len(count) == len(set(count))  # once for each tower
+    assert said[0] == said[3] != said[1]

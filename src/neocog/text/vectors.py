@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +22,11 @@ DIMENSIONS = 256
 
 def word_vectors() -> np.ndarray:
     """float16 (32000, 256), mapped from its file: only the rows that are used are read. Raises: MissingExtra."""
-    path = package_file("weights/l2_supercat_256.safetensors")
+    return _mapped(package_file("weights/l2_supercat_256.safetensors"))
+
+
+@cache
+def _mapped(path: Path) -> np.ndarray:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         (values,) = json.loads(file.read(length)).values()  # the one tensor
