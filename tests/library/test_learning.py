@@ -13,6 +13,7 @@ from PIL import Image
 import neocog
 from neocog import Library
 from neocog.cli import app
+from neocog.data.source import Source
 from neocog.errors import LibraryError
 from neocog.library import learning, sentences
 from neocog.library.captions import annotate
@@ -46,6 +47,17 @@ def begun(trunk: str, width: int, *, towers: int = 1, seed: int = 0, hidden: boo
     return Space(weights, {**about, "words": {"red": 0.1}})
 
 
+def written(source: Source, folder: Path, captions: list[str]) -> None:
+    """The pictures of a source in folder/pictures, and their captions in folder/table.csv."""
+    (folder / "pictures").mkdir()
+    with open(folder / "table.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "caption"])
+        for i, caption in enumerate(captions):
+            Image.fromarray(source.read(i)).save(folder / f"pictures/{i:03}.png")
+            table.writerow([f"pictures/{i:03}.png", caption])
+
+
 @pytest.fixture(scope="module")
 def captioned(tmp_path_factory: pytest.TempPathFactory) -> Library:
     """100 drawn pictures with their captions, indexed with a net that learned shapes and colours a little."""
@@ -54,13 +66,7 @@ def captioned(tmp_path_factory: pytest.TempPathFactory) -> Library:
         "drawn:n=64,size=32,task=shape", net="cifar_resnet20", epochs=1, out=folder / "run", progress=False
     )
     source = neocog.open_source("drawn:n=100,size=32,seed=5,task=colour")
-    (folder / "pictures").mkdir()
-    with open(folder / "table.csv", "w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["path", "caption"])
-        for i in range(len(source)):
-            Image.fromarray(source.read(i)).save(folder / f"pictures/{i:03}.png")
-            table.writerow([f"pictures/{i:03}.png", f"a {source.sample(i).label} thing"])
+    written(source, folder, [f"a {source.sample(i).label} thing" for i in range(len(source))])
     library = Library.beside(folder / "pictures")
     library.index(folder / "pictures", net=run.folder)
     return library
@@ -151,13 +157,7 @@ def run_cli(capsys: pytest.CaptureFixture[str]):
 def test_pictures_of_another_kind_are_learned(tmp_path: Path) -> None:
     """The space that ships knows photographs, and hardly anything of drawn shapes in relations."""
     source = neocog.open_source("drawn:n=300,size=64,seed=3")
-    (tmp_path / "pictures").mkdir()
-    with open(tmp_path / "table.csv", "w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["path", "caption"])
-        for i in range(len(source)):
-            Image.fromarray(source.read(i)).save(tmp_path / f"pictures/{i:03}.png")
-            table.writerow([f"pictures/{i:03}.png", source.sample(i).captions[1]])
+    written(source, tmp_path, [source.sample(i).captions[1] for i in range(len(source))])
     library = Library.beside(tmp_path / "pictures")
     library.index(tmp_path / "pictures", net="efficientnet_lite0")
     annotate(library.store, tmp_path / "table.csv")

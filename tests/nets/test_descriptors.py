@@ -106,7 +106,7 @@ def test_the_fisher_vector_is_the_gradient_that_it_is_defined_as(first: bool) ->
     deviations = (0.5 + torch.rand(2, 3, generator=g, dtype=torch.float64)).requires_grad_()
     logs = shares.log() + torch.distributions.Normal(means, deviations).log_prob(x[0][:, None]).sum(2)
     belong = logs.softmax(1)[None].detach()
-    made = fisher(x, belong, shares, means.detach(), deviations.detach() ** 2, 7, first)
+    made = fisher(x, belong, shares, means.detach(), deviations.detach() ** 2, first)
     if first:
         nearest = belong[0].argmax(1)
         parts = [((x[0][nearest == k] - means[k]) / deviations[k]).sum(0) / 7 for k in range(2)]

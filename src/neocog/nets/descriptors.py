@@ -126,11 +126,10 @@ class Descriptors(nn.Module):
 
     def _coded(self, x: Tensor) -> Tensor:
         found, places = sift(x)
-        n = found.shape[1]
         x = torch.cat(((found - self.centre) @ self.axes, places.expand(len(found), -1, -1)), 2)  # (B, N, d)
         if self.encoding == "words":
             return _pyramid(self._belong(x), places[0])
-        return fisher(x, self._belong(x), self.shares, self.means, self.variances, n, self.encoding == "vlad")
+        return fisher(x, self._belong(x), self.shares, self.means, self.variances, self.encoding == "vlad")
 
     def _belong(self, x: Tensor) -> Tensor:
         """(B, N, K): the probability that each descriptor came of each Gaussian."""
@@ -253,16 +252,14 @@ def _smoothed(x: Tensor, sigma: float) -> Tensor:
     return F.conv2d(F.pad(x, (0, 0, reach, reach), mode="replicate"), kernel[None, None, :, None])
 
 
-def fisher(
-    x: Tensor, belong: Tensor, shares: Tensor, means: Tensor, variances: Tensor, n: int, first: bool = False
-) -> Tensor:
+def fisher(x: Tensor, belong: Tensor, shares: Tensor, means: Tensor, variances: Tensor, first: bool = False) -> Tensor:
     """The Fisher vector (Perronnin et al. 2010, equations 8 and 9) of descriptors x (B, N, d): (B, 2 K d).
 
     `first`: only the gradients of the means, with each descriptor in its likeliest Gaussian: a VLAD, (B, K d).
     """
     if first:
         belong = F.one_hot(belong.argmax(2), len(shares)).to(x.dtype)
-    deviation, total = variances.sqrt(), belong.sum(1)[..., None]  # (B, K, 1)
+    n, deviation, total = x.shape[1], variances.sqrt(), belong.sum(1)[..., None]  # (B, K, 1)
     one, two = belong.transpose(1, 2) @ x, belong.transpose(1, 2) @ x**2  # (B, K, d)
     mean = (one - total * means) / deviation / n
     if first:
