@@ -282,6 +282,25 @@ def test_the_keyboard_is_enough(visit):
     expect(page.get_by_text(re.compile(r"hits? in 81"))).to_be_visible()
 
 
+def test_an_answer_that_is_awaited_takes_nothing_away(visit):
+    """Until it comes, the old hits stay (so does the focus), nothing says that they answer, and keys leave them be."""
+    page = visit("#/search?q=star")
+    expect(hits(page).first).to_be_visible()
+    hits(page).nth(1).locator("a").focus()
+    held = []
+    page.route("**/search?**", lambda route: held.append(route))
+    page.evaluate("location.hash = '#/search?q=heart'")
+    expect(page.get_by_label("Search for")).to_have_value("heart")
+    expect(page.get_by_text("Searching …")).to_be_visible()
+    page.keyboard.press("x")
+    assert page.evaluate("document.activeElement.closest('.hit') !== null")
+    for route in held:
+        route.continue_()
+    expect(page.get_by_text(re.compile(r"hits? in 81"))).to_be_visible()
+    expect(page.locator(".picked")).to_have_count(0)
+    assert page.evaluate("document.activeElement.closest('.hit') !== null")
+
+
 VIEWS = [
     "#/search?q=star", "#/search?lens=map", "#/search?lens=duplicates", "#/teach", "#/training", "#/training/shapes",
     "#/network/shapes", "#/play", "#/jobs",

@@ -5,22 +5,22 @@ const PAGE = 60; // hits that are fetched at once
 const KEPT = 40; // pages kept in memory
 const GAP = 12;
 
-/* Hits by their place in the answer; `load(offset, limit)` gives {total, hits}. */
+/* Hits by their place in the answer; `load(offset, limit)` gives {total, hits}. Until the answer to a new `key` comes,
+   the old one stays, so that nothing that has the focus vanishes, and `loading` says that it is old. */
 export function useHits(load, key) {
   const pages = useRef(new Map());
   const [, turn] = useState(0);
-  const [state, setState] = useState({ loading: true });
+  const [state, setState] = useState({});
+  const loading = state.key !== key;
   useEffect(() => {
     const stop = new AbortController();
-    pages.current = new Map();
-    setState((old) => ({ ...old, loading: true, error: undefined }));
     load(0, PAGE, stop.signal).then(
       (first) => {
         if (stop.signal.aborted) return;
-        pages.current.set(0, first.hits);
-        setState({ first, total: first.total, loading: false, key });
+        pages.current = new Map([[0, first.hits]]);
+        setState({ first, total: first.total, key });
       },
-      (error) => stop.signal.aborted || setState({ error, loading: false }),
+      (error) => stop.signal.aborted || setState({ error, key }),
     );
     return () => stop.abort();
   }, [key]);
@@ -28,7 +28,7 @@ export function useHits(load, key) {
     const page = Math.floor(index / PAGE);
     const kept = pages.current;
     const hits = kept.get(page);
-    if (hits === undefined && !state.loading) {
+    if (hits === undefined && !loading) {
       kept.set(page, null);
       load(page * PAGE, PAGE).then(
         (more) => {
@@ -41,7 +41,7 @@ export function useHits(load, key) {
     }
     return hits?.[index - page * PAGE];
   };
-  return { ...state, at, again: () => turn((n) => n + 1) };
+  return { ...state, loading, at, again: () => turn((n) => n + 1) };
 }
 
 /* `cell(hit, index)` draws one; the first link or button in it takes the focus. `keys`: what a letter does to a hit. */
@@ -97,7 +97,7 @@ export function Grid({ hits, cell, label, least = 210, extra = 34, keys = {} }) 
     if (event.key in steps) move(active + steps[event.key]);
     else if (event.key === "Home") move(0);
     else if (event.key === "End") move(hits.total - 1);
-    else if (keys[event.key] && hits.at(active)) keys[event.key](hits.at(active), active);
+    else if (keys[event.key] && !hits.loading && hits.at(active)) keys[event.key](hits.at(active), active);
     else return;
     event.preventDefault();
   };
@@ -112,6 +112,6 @@ export function Grid({ hits, cell, label, least = 210, extra = 34, keys = {} }) 
     shown.push(html`<li key=${i} data-at=${i} style=${place} aria-setsize=${hits.total} aria-posinset=${i + 1}>
       ${hit ? cell(hit, i, i === active ? 0 : -1) : html`<span class="waiting"></span>`}</li>`);
   }
-  return html`<ul class="grid" ref=${ref} style=${{ height: `${Math.max(0, rows * high)}px` }} aria-label=${label}
+  return html`<ul class="grid" ref=${ref} style=${{ height: `${Math.max(0, rows * high)}px` }} aria-label=${label} aria-busy=${hits.loading}
     onKeyDown=${pressed} onFocusIn=${focused}>${shown}</ul>`;
 }

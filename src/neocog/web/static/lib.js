@@ -38,20 +38,22 @@ export function useRoute() {
   return route;
 }
 
-// ---- what is being loaded: {value, error, loading}; an answer that comes too late is dropped
+// ---- what is being loaded: {value, error, loading}; an answer that comes too late is dropped, and an old value that is
+// still shown is `loading` from the first moment
 export function useLoad(load, deps) {
-  const [state, setState] = useState({ loading: true });
+  const [state, setState] = useState({ of: [] });
   const [turn, setTurn] = useState(0);
+  const of = [...deps, turn];
   useEffect(() => {
     const stop = new AbortController();
-    setState((old) => ({ ...old, loading: true }));
     Promise.resolve(load(stop.signal)).then(
-      (value) => stop.signal.aborted || setState({ value, loading: false }),
-      (error) => stop.signal.aborted || setState({ error, loading: false }),
+      (value) => stop.signal.aborted || setState({ value, of }),
+      (error) => stop.signal.aborted || setState({ error, of }),
     );
     return () => stop.abort();
-  }, [...deps, turn]);
-  return { ...state, again: () => setTurn((n) => n + 1) };
+  }, of);
+  const loading = of.some((one, i) => one !== state.of[i]);
+  return { value: state.value, error: state.error, loading, again: () => setTurn((n) => n + 1) };
 }
 
 export function useKeys(keys, deps) {

@@ -74,7 +74,7 @@ export function Search({ route, library, state, again, jobs }) {
       <div class="stack">
         ${first?.notes?.length > 0 && html`<ul class="notes small soft" aria-label="How the query was understood">${first.notes.map((note) => html`<li key=${note}>${note}</li>`)}</ul>`}
         ${hits.error ? html`<${Wrong} error=${hits.error}/>`
-          : hits.total === 0 ? html`<${Nothing} first=${first} q=${q} all=${() => to({ all: "1" })}/>`
+          : hits.total === 0 && !hits.loading ? html`<${Nothing} first=${first} q=${q} all=${() => to({ all: "1" })}/>`
           : hits.total > 0 && html`<${Grid} hits=${hits} cell=${cell} label=${asked ? "Hits, best first" : "Pictures, newest first"} keys=${{ x: toggle, w: (hit) => choose(chosen?.id === hit.id ? null : hit) }}/>`}
       </div>
       ${chosen && html`<${Why} key=${chosen.id} hit=${chosen} q=${q} library=${library} close=${() => choose(null)} alike=${() => setExample({ id: chosen.id })}/>`}
