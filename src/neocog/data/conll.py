@@ -18,7 +18,8 @@ from neocog.data.text import read_lines, text_of
 from neocog.errors import DataError, UsageError, closest
 from neocog.records import Problem
 
-ENDINGS = (".conll", ".iob", ".iob2", ".bio", ".bioes", ".txt", ".tsv", "")  # of files that may hold columns
+_SURE = (".conll", ".iob", ".iob2", ".bio", ".bioes")  # endings of files of columns
+_MAYBE = (".txt", ".tsv", "")  # of files that may hold columns
 _WORDS = ("words", "tokens", "word", "token")  # names of lists in a table
 _TAGS = ("tags", "labels", "ner_tags", "chunk_tags", "pos_tags", "tag", "label", "ner", "chunks", "pos")
 _START = "-DOCSTART-"
@@ -75,7 +76,8 @@ def blocks(lines: Iterable[str]) -> Iterator[list[list[str]]]:
                 yield block
             block = []
             continue
-        mark = mark or ("\t" if "\t" in bare else " ")
+        if mark is None and bare[0] != "#":
+            mark = "\t" if "\t" in bare else " "
         cells = bare.split("\t") if mark == "\t" else bare.split()
         if cells[0] == _START or (bare[0] == "#" and len(cells) != usual):
             continue
@@ -87,8 +89,8 @@ def blocks(lines: Iterable[str]) -> Iterator[list[list[str]]]:
 
 def has_columns(path: Path) -> bool:
     """Whether a file is CoNLL's: every line of its beginning has as many cells, at least two, and sentences are apart
-    by empty lines; the last cells repeat."""
-    if path.suffix.lower() not in ENDINGS:
+    by empty lines; the last cells repeat, unless the file's ending says it."""
+    if path.suffix.lower() not in (*_SURE, *_MAYBE):
         return False
     with open(path, "rb") as file:
         start = file.read(_LOOK)
@@ -99,7 +101,7 @@ def has_columns(path: Path) -> bool:
     rows = [cells for block in found for cells in block]
     if len(found) < 2 or len({len(cells) for cells in rows}) != 1 or len(rows[0]) < 2:
         return False
-    return len({cells[-1] for cells in rows}) <= max(2, len(rows) // 2)
+    return path.suffix.lower() in _SURE or len({cells[-1] for cells in rows}) <= len(rows) // 2
 
 
 def column_files(folder: Path) -> list[Path]:

@@ -371,7 +371,7 @@ class Sequences:
 
     @classmethod
     def of(cls, rows: Iterable[Sequence[str]], names: Sequence[str] | None = None) -> Sequences:
-        """The column of these classes by name; `names`: in this order, else sorted. Raises: DataError: not among them."""
+        """The column of these classes by name; `names`: in this order, else sorted. Raises: DataError: another name."""
         every = list(rows)
         names = sorted({one for row in every for one in row}) if names is None else names
         place = {name: k for k, name in enumerate(names)}

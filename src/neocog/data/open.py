@@ -31,8 +31,8 @@ def open_source(
     Args:
         spec: a Source (returned as it is); a folder (of class folders, or annotated: COCO, Pascal VOC, YOLO, LabelMe,
             masks); a table (.csv, .tsv, .jsonl, .parquet) that lists pictures, or that holds texts; Parquet with
-            embedded pictures, a file or a folder of files; CoNLL's columns, a word and its tag on a line, as a file, or a
-            folder with train.txt and test.txt; tar shards, as a file, a folder, or a pattern with ``*`` or
+            embedded pictures, a file or a folder of files; CoNLL's columns, a word and its tag on a line, a file
+            or a folder with train.txt and test.txt; tar shards, as a file, a folder, or a pattern with ``*`` or
             ``{000..099}``; a named set (``cifar10``, ``cifar100``, ``mnist``, ``fashion_mnist``, ``digits``, ``drawn``
             or ``drawn:n=2000,size=64,seed=1``); ``KIND:WHAT``, where an installed package has the entry point KIND in
             the group ``neocog.sources`` (neocog's own is ``library:FOLDER``), or ``clips:FOLDER`` (see

@@ -51,7 +51,7 @@ class Answer(ABC):
         return self
 
     def gives(self, what: str) -> bool:
-        """Whether answers of this kind have ``coco``, ``conll``, ``indexed`` or ``draw``, also one that could not be read."""
+        """Whether answers of this kind have ``coco``, ``conll`` and so on, also one that could not be read."""
         return getattr(type(self), what) is not getattr(Answer, what)
 
     def coco(self, image_id: int) -> list[dict[str, Any]]:

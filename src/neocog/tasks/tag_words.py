@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neocog.data.conll import Sentence, blocks, has_columns
+from neocog.data.conll import Sentence, blocks
 from neocog.data.read_text import TextReader, plain, user_path
 from neocog.errors import DataError, UsageError, closest
 from neocog.page import Html, table, text
@@ -94,7 +95,7 @@ class WordsReader(TextReader):
         """Each sentence of texts and of files; a file of CoNLL's columns is read as such, with or without tags."""
         for one in given:
             path = user_path(one)
-            if path is not None and path.is_file() and (has_columns(path) or _one_word_a_line(path)):
+            if path is not None and path.is_file() and _a_word_a_line(path):
                 for number, block in enumerate(blocks(plain(path).splitlines()), 1):
                     cells = list(zip(*block, strict=False))
                     yield f"{path}#{number}", Sentence(cells[0], cells[1 : 1 + self.more])
@@ -115,9 +116,10 @@ class WordsReader(TextReader):
             net.take_vectors(lambda: torch.from_numpy(table_for(pieces)))  # type: ignore[operator]
 
 
-def _one_word_a_line(path: Any) -> bool:
-    lines = [line for line in plain(path).splitlines()[:200] if line.strip()]
-    return len(lines) > 2 and all(len(line.split()) == 1 for line in lines)
+def _a_word_a_line(path: Path) -> bool:
+    """Whether a file holds words with equally many cells each, and not running text."""
+    rows = [cells for block in blocks(plain(path).splitlines()) for cells in block]
+    return len(rows) > 2 and len({len(cells) for cells in rows}) == 1
 
 
 def _subwords() -> Any:
@@ -232,7 +234,10 @@ class TagWords(Task):
             for counter, cells in zip(seen, columns_of(sentence), strict=False):
                 counter.update(cells)
         least = [1, *[_LEAST if len(found) > 100 else 1] * (len(_OWN) - 1), *[1] * more]
-        kept = [sorted((c for c in one if one[c] >= n), key=lambda c: (-one[c], c)) for one, n in zip(seen, least, strict=True)]
+        kept = [
+            sorted((c for c in one if one[c] >= n), key=lambda c: (-one[c], c))
+            for one, n in zip(seen, least, strict=True)
+        ]
         column = source.columns["tokens"]
         names: tuple[str, ...] = column.names  # type: ignore[attr-defined]
         scheme, codes = Scheme.of(names), column.select(rows)
@@ -366,7 +371,9 @@ class TagWords(Task):
             for kind, *one in zip(self.scheme.kinds, *(found[k] for k in ("true", "found", "right")), strict=True)
         ]
         rows.sort(key=lambda row: -int(row["in the text"]))
-        return [Section("Kinds of chunks", table(rows[:50], numeric=("precision", "recall", "f1", "in the text", "found")))]
+        return [
+            Section("Kinds of chunks", table(rows[:50], numeric=("precision", "recall", "f1", "in the text", "found")))
+        ]
 
     # ---- answers
 

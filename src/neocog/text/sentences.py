@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 _END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s)|[。！？]+[」』”]*|\n[^\S\n]*\n""")
-_TITLES = frozenset("mr mrs ms dr prof st rev gen sen rep gov capt lt col sgt hon e.g i.e cf vs fig no nos vol pp approx".split())
+_TITLES = frozenset(
+    "mr mrs ms dr prof st rev gen sen rep gov capt lt col sgt hon e.g i.e cf vs fig no nos vol pp approx".split()
+)
 # numbers and abbreviations whole; n't, 's and the like alone, as in the Penn treebank; marks one by one
 _WORD = re.compile(
     r"(?:[^\W\d_]\.){2,}|(?:mr|mrs|ms|dr|prof|inc|corp|co|ltd|jr|sr|st)\.|\w+?(?=n['’]t\b)|n['’]t\b"
