@@ -6,14 +6,14 @@ CoNLL-2000. What is left of film reviews if a few of their sentences are kept.
     python bench/texts.py --sets reviews --folds 1
 
 NEOCOG_DATA names the folder that holds sentences/{mr,sst2,trec,conll2000,reviews}.parquet. SST-2 and TREC have their
-own splits. MR has none: ten folds, stratified, the same for all; a seed's figure is the mean over the folds that were trained (--folds).
-A validation split is cut from the training texts where none is declared; the test split is looked at once, at the end.
-All is left as neocog does it by itself, but for the vectors.
+own splits. MR has none: ten folds, stratified, the same for all; a seed's figure is the mean over the folds that were
+trained (--folds). A validation split is cut from the training texts where none is declared; the test split is looked at
+once, at the end. All is left as neocog does it by itself, but for the vectors.
 
 conll2000: F1 of the test split, "random" from words, capitals and endings, "given" also from given vectors and the
-parts of speech that the set brings. reviews: of a fold's reviews 2, 5 or 10 sentences are kept by what they add to a net's
-answer (gradient), by their nearness to the whole in the shipped space, or the first, the last, or random ones; a linear
-SVM on TF-IDF that learned from whole reviews of the other folds is asked about what was kept.
+parts of speech that the set brings. reviews: of a fold's reviews 2, 5 or 10 sentences are kept by what they add to a
+net's answer (gradient), by their nearness to the whole in the shipped space, or the first, the last, or random ones; a
+linear SVM on TF-IDF that learned from whole reviews of the other folds is asked about what was kept.
 """
 
 from __future__ import annotations

@@ -97,9 +97,10 @@ def log_likelihood(out: dict[str, Tensor], tags: Tensor) -> Tensor:
     rows, ends = torch.arange(len(tags), device=tags.device), there.sum(1).clamp(min=1) - 1
     path = (scores.gather(2, own[:, :, None])[:, :, 0] * there).sum(1)
     path = path + (steps[own[:, :-1], own[:, 1:]] * there[:, 1:]).sum(1) + first[own[:, 0]] + last[own[rows, ends]]
-    every = first + scores[:, 0]
+    every, factors = first + scores[:, 0], steps.exp()
     for k in range(1, tags.shape[1]):
-        after = torch.logsumexp(every[:, :, None] + steps, 1) + scores[:, k]
+        top = every.detach().amax(1, keepdim=True)  # a product of matrices is faster than a sum of logarithms
+        after = ((every - top).exp() @ factors).log() + top + scores[:, k]
         every = torch.where(there[:, k, None], after, every)
     return path - torch.logsumexp(every + last, 1)
 

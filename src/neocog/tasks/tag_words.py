@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,15 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neocog.data.conll import Sentence, blocks
-from neocog.data.read_text import TextReader, plain, user_path
+from neocog.data.conll import Sentence
+from neocog.data.word_columns import WordsReader, vocabularies
 from neocog.errors import DataError, UsageError, closest
 from neocog.page import Html, table, text
 from neocog.tasks.chunks import Scheme, counts, scores
 from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
-from neocog.text.sentences import cased_words, split_sentences
-from neocog.text.tokens import Words, normal, padded
-from neocog.text.vectors import table_for
+from neocog.text.tokens import Subwords, padded
 
 if TYPE_CHECKING:
     from neocog.data.batches import Batch
@@ -35,97 +30,8 @@ if TYPE_CHECKING:
 
 LOSSES = ("sentence", "word")
 VECTORS = ("given", "random")
-_PIECES = 8  # subwords of a word
-_OWN = ("word", "shape", "ending of two", "ending of three")  # columns that are made of each word
-_DIMENSIONS = (100, 16, 32, 32)
-_FURTHER = 32  # of a further column's vectors
-_LEAST = 3  # shapes and endings that were seen so often
-
-
-def shape(word: str) -> str:
-    """How a word is written: ``McDonald's`` is XxXx'x, ``1,200`` is d,d."""
-    letters = ("X" if c.isupper() else "x" if c.isalpha() else "d" if c.isdigit() else c for c in word)
-    return re.sub(r"(.)\1+", r"\1", "".join(letters))
-
-
-def columns_of(sentence: Sentence) -> list[list[str]]:
-    """Of each word itself in small letters with 0 for digits, its shape, its last two and three letters; then more."""
-    words = [re.sub(r"\d", "0", normal(word)) for word in sentence.words]
-    made = [words, [*map(shape, sentence.words)], [word[-2:] for word in words], [word[-3:] for word in words]]
-    return [*made, *map(list, sentence.more)]
-
-
-class WordsReader(TextReader):
-    """Sentences as words with what is known of each: int32 (L, K), then with given vectors the subwords.
-
-    Args:
-        columns: what stands in each column, id 2 first; 1 is what is not known, 0 padding.
-        pieces: whether subwords follow.
-        more: how many further columns a sentence brings.
-    """
-
-    def __init__(self, columns: Sequence[Sequence[str]], pieces: bool, more: int) -> None:
-        super().__init__(Words((), ()), 0)
-        self.columns, self.more = [tuple(one) for one in columns], more
-        self._ids = [{cell: k for k, cell in enumerate(one, 2)} for one in self.columns]
-        self._pieces = _subwords() if pieces else None
-
-    def encode(self, raw: Any) -> np.ndarray:
-        sentence = self.sentence(raw)
-        cells = columns_of(sentence)[: len(_OWN) + self.more]
-        made = np.array([[ids.get(c, 1) for c in one] for ids, one in zip(self._ids, cells, strict=True)], np.int32).T
-        if self._pieces is None:
-            return made
-        parts = self._pieces.encode(list(map(normal, sentence.words)), _PIECES)
-        return np.concatenate((made, np.pad(parts, ((0, 0), (0, _PIECES - parts.shape[1])))), 1)
-
-    def sentence(self, raw: Any) -> Sentence:
-        """What a source or a user gives, as words. Raises: DataError: it has no words, or fewer columns."""
-        made = raw if isinstance(raw, Sentence) else Sentence(cased_words(plain(raw)))
-        if not made.words:
-            raise DataError("a text without words")
-        if len(made.more) < self.more:
-            raise DataError(
-                f"the net reads {1 + self.more} columns for each word (the word first, as in training), and this has "
-                f"{1 + len(made.more)}; give a CoNLL file, or train with --task-option columns=false"
-            )
-        return made
-
-    def inputs(self, given: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-        """Each sentence of texts and of files; a file of CoNLL's columns is read as such, with or without tags."""
-        for one in given:
-            path = user_path(one)
-            if path is not None and path.is_file() and _a_word_a_line(path):
-                for number, block in enumerate(blocks(plain(path).splitlines()), 1):
-                    cells = list(zip(*block, strict=False))
-                    yield f"{path}#{number}", Sentence(cells[0], cells[1 : 1 + self.more])
-                continue
-            for key, raw in [(str(one), one)] if isinstance(one, Sentence) else super().inputs([one]):
-                try:
-                    found = [raw] if isinstance(raw, Sentence) else split_sentences(plain(raw))
-                except (DataError, OSError):
-                    found = []  # which `encode` refuses
-                for number, part in enumerate(found, 1):
-                    said = part if isinstance(part, Sentence) else Sentence(cased_words(part))
-                    yield (f"{key}#{number}" if len(found) > 1 else key), said
-                if not found:
-                    yield key, raw
-
-    def begin(self, net: nn.Module) -> None:
-        if (pieces := self._pieces) is not None:
-            net.take_vectors(lambda: torch.from_numpy(table_for(pieces)))  # type: ignore[operator]
-
-
-def _a_word_a_line(path: Path) -> bool:
-    """Whether a file holds words with equally many cells each, and not running text."""
-    rows = [cells for block in blocks(plain(path).splitlines()) for cells in block]
-    return len(rows) > 2 and len({len(cells) for cells in rows}) == 1
-
-
-def _subwords() -> Any:
-    from neocog.text.tokens import Subwords
-
-    return Subwords()
+_DIMENSIONS = (100, 16, 32, 32)  # of the vectors of a word, its shape, its last two and three letters
+_FURTHER = 32  # of a further column's
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,15 +135,7 @@ class TagWords(Task):
         if len(found) < len(rows):
             raise DataError(f"{source.name} does not give words; expected CoNLL's columns, or lists of words and tags")
         more = len(found[0].more) if settings["columns"] else 0
-        seen = [Counter[str]() for _ in range(len(_OWN) + more)]
-        for sentence in found:
-            for counter, cells in zip(seen, columns_of(sentence), strict=False):
-                counter.update(cells)
-        least = [1, *[_LEAST if len(found) > 100 else 1] * (len(_OWN) - 1), *[1] * more]
-        kept = [
-            sorted((c for c in one if one[c] >= n), key=lambda c: (-one[c], c))
-            for one, n in zip(seen, least, strict=True)
-        ]
+        kept, once = vocabularies(found, more)
         column = source.columns["tokens"]
         names: tuple[str, ...] = column.names  # type: ignore[attr-defined]
         scheme, codes = Scheme.of(names), column.select(rows)
@@ -245,11 +143,10 @@ class TagWords(Task):
         starts = scheme.starts(joined, first)
         odd = int((starts & ~scheme.opens[joined]).sum())
         task = cls(names, kept, more, bool(odd <= 0.01 * starts.sum()), **{k: settings[k] for k in cls.options})
-        once = sum(count == 1 for count in seen[0].values())
         what = f"{len(scheme.kinds)} kinds of chunks in {len(names)} tags" if scheme.marked else f"{len(names)} tags"
         task.notes = (
             f"{len(rows):,} sentences with {len(joined):,} words to learn from: {len(kept[0]):,} different words, "
-            f"{what}; of new texts about {once / max(1, len(joined)):.1%} of the words are not known",
+            f"{what}; of new texts about {once:.1%} of the words are not known",
         )
         if odd:
             how = "such rows are not given" if task.strict else "so it stands there in answers, too"
@@ -278,7 +175,7 @@ class TagWords(Task):
         from neocog.nets.tagging import Tagger
 
         how, sizes = self.how, [len(one) + 2 for one in self.vocabularies]
-        pieces = _subwords().size - 1 if how["vectors"] == "given" else 0
+        pieces = Subwords().size - 1 if how["vectors"] == "given" else 0
         net = Tagger(
             sizes, [*_DIMENSIONS, *[_FURTHER] * self.more], len(self.classes), pieces=pieces,
             **{k: how[k] for k in ("window", "hidden", "layers", "dropout", "words")},
