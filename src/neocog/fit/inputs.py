@@ -73,6 +73,7 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
         rank=world.rank,
         world=world.size,
         texts=task.shown_texts,
+        pieces=plan.pieces,
     )
 
 

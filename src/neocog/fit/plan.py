@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -52,6 +53,7 @@ class Plan:
     recipe: Recipe
     preprocess: Preprocess
     batch: int
+    pieces: int = 1  # of each picture that an epoch shows, see data.batches
     seed: int = 0
     epochs: float | None = None
     minutes: float | None = None
@@ -148,6 +150,7 @@ def make_plan(
             "are lost (--size keeps more; --task-option tile=256 looks at them piece by piece, at their own scale)"
         )
     rows = data.rows("train")
+    pieces = math.ceil(usual[0] * usual[1] / math.prod(pre.input)) if pre.fit == "tile" else 1
     options = task_options(kind, wishes.task_options)
     task = kind.plan(source, rows, {**r.as_dict(), **options})
     net_options, taps, began = dict(wishes.net_options), None, None
@@ -198,7 +201,8 @@ def make_plan(
         net=spec,
         recipe=r,
         preprocess=pre,
-        batch=make_batch(r, len(rows), world.size),
+        batch=make_batch(r, len(rows) * pieces, world.size),
+        pieces=pieces,
         seed=wishes.seed,
         epochs=wishes.epochs,
         minutes=wishes.minutes,
