@@ -172,7 +172,7 @@ class Batches:
         order: the order of an epoch from a generator (``Task.order``); None or a result of None: each once, by chance.
         dtype: of the pictures that come out.
         texts: of the texts that a sample has, so many are shown, chosen anew in each epoch; 0: all.
-        pieces: how often an epoch shows each picture, changed differently: where it shows a piece of it, so many cover it.
+        pieces: how often an epoch shows each picture; of tiles, as many as cover it.
     """
 
     def __init__(

@@ -94,7 +94,7 @@ def missing_note(view: View, witness: Witness | None) -> list[str]:
 
 
 def seen_in(classes: Vocabulary | None, probabilities: Callable[[tuple[int, ...]], np.ndarray]) -> Seen:
-    """What a net's classes say of pictures that are to show what a text says: float32 (N,); None: it names none of them.
+    """What a net's classes say of pictures that are to show what a text says, float32 (N,); None: it names no class.
 
     That is how much higher the log-odds of a word's concepts are than where they are not shown, 0 for a word that is no
     concept, and the mean over the words.
