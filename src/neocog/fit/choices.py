@@ -37,9 +37,9 @@ def choose_size(side: int, on_cpu: bool) -> int:
 
 
 def choose_net(size: int, task: type[Task] = Label) -> str:
-    """The net for an input size: for small pictures placenet where the task's head reads maps, else speednet."""
+    """The net for an input size: for small pictures that of the task where its head reads maps, else speednet."""
     if task.head is not Task.head and size <= 96:
-        return "placenet"
+        return task.small_net
     return "speednet" if size <= 64 else "resnet18"
 
 

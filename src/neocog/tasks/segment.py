@@ -97,6 +97,7 @@ class Segment(Task):
     fit = "pad"
     geometry = True
     recipe = "dense"
+    small_net = "unet_small"
     options = {"dice": 0.0, "width": 0, "border": 0.0, "tile": 0}
     summed = frozenset({"confusion", "loss_sum", "border_sum", "border_n"})
 

@@ -104,6 +104,7 @@ class Task(ABC):
         shown_texts: of the texts that a sample has, so many are shown at each step; 0: all.
         recipe: the usual recipe; None: chosen by the net.
         size: the usual short side of the net's input; None: chosen by the pictures.
+        small_net: the usual net for pictures of up to 96 pixels, where the head reads maps.
         classifies: whether a picture has exactly one of `classes`, and the net a logit for each.
         options: names of what --task-option may set -> default.
     """
@@ -127,6 +128,7 @@ class Task(ABC):
     views_back: bool = True
     recipe: ClassVar[str | None] = None
     size: ClassVar[int | None] = None
+    small_net: ClassVar[str] = "placenet"
     options: ClassVar[Mapping[str, Any]] = {}
 
     # ---- before training
