@@ -234,3 +234,23 @@ def test_a_sentence_loads_neither_torch_nor_lancedb(library: Store, python: Call
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_products_are_those_of_the_values_that_are_kept(
+    library: Store, space: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, values = sentences.places(library, space)
+    query = np.random.default_rng(0).normal(size=(values.shape[1], 3)).astype(np.float32)
+    exact = values.astype(np.float32) @ query
+    near = library.products("toy", space.fingerprint, values, query)
+    worst = np.abs(values).max(1, keepdims=True) / 254 * np.abs(query).sum(0)  # every number off by half a step
+    assert (np.abs(near - exact) <= 1.01 * worst + 1e-6).all()
+    monkeypatch.setattr("neocog.library.arrays._MOST_KEPT", 0)
+    np.testing.assert_allclose(library.products("toy", space.fingerprint, values, query), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_probabilities_are_summed_once_for_a_version(library: Store) -> None:
+    view = view_of(library)
+    one = view.probabilities("toy", (3, 5))
+    assert view.probabilities("toy", [3, 5]) is one and not one.flags.writeable
+    np.testing.assert_allclose(one, view.probabilities("toy", [3]) + view.probabilities("toy", [5]), atol=1e-3)
