@@ -100,7 +100,7 @@ def finish(job: Job, state: State) -> None:
         return
     for name, seen in (("val", val), ("test", test)):
         if len(seen.get("rows", ())):
-            _write_seen(folder / f"{name}.safetensors", seen, job.splits[name])
+            write_seen(folder / f"{name}.safetensors", seen, job.splits[name])
     if unknown is not None:
         arrays = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in unknown.save().items()}
         write_tensors(folder / "unknown.safetensors", arrays)
@@ -149,7 +149,7 @@ def _read_log(job: Job, folder: Path) -> None:
         job.log.write("diagnosis", **finding.to_json())
 
 
-def _write_seen(path: Path, seen: Seen, split: Split) -> None:
+def write_seen(path: Path, seen: Seen, split: Split) -> None:
     """What the task keeps of a split; ``index`` says which pictures of the source they are."""
     arrays = {k: v for k, v in seen.items() if k != "rows"} | {"index": split.rows[seen["rows"]]}
     single = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in arrays.items()}

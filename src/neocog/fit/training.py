@@ -21,7 +21,7 @@ from neocog.fit.device import Device
 from neocog.fit.device import prepare as prepare_device
 from neocog.fit.evaluating import floated, observed
 from neocog.fit.features import layer_names
-from neocog.fit.finish import finish
+from neocog.fit.finish import finish, write_seen
 from neocog.fit.inputs import prepare
 from neocog.fit.job import Data, Job, Wishes
 from neocog.fit.learn_head import learn_head
@@ -225,6 +225,8 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
         if len(validation) == 0:
             return {}
         seen, _ = observed(tried, task, validation, device, world=world)
+        if world.first and task.classifies:  # for who watches: what it is wrong about now
+            write_seen(folder / "val.safetensors", seen, validation)
         figures = task.figures(seen)  # what `seen` has of things that are not known may be nan
         if not math.isfinite(figures["loss"]):
             return {}  # a net that diverges has no figures
