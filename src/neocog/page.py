@@ -167,8 +167,11 @@ def thumbnail(picture: np.ndarray | Html, *, size: int = 96, caption: str = "", 
     )
 
 
-def marked(words: Sequence[tuple[str, float]]) -> Html:
-    """Return a paragraph of words on colour: blue where a number is above 0, orange where below, by its size."""
+def marked(words: Sequence[tuple[str, float]], *, width: int = 24) -> Html:
+    """Return a paragraph of words on colour: blue where a number is above 0, orange where below, by its size.
+
+    `width`: of the paragraph, in rem.
+    """
     most = max((abs(part) for _, part in words), default=0.0) or 1.0
 
     def one(word: str, part: float) -> str:
@@ -176,7 +179,7 @@ def marked(words: Sequence[tuple[str, float]]) -> Html:
         css = f"background:color-mix(in srgb,var({colour}) {share}%,transparent)"
         return f'<span style="{css}" title="{part:+.3f}">{escape(word)}</span>'
 
-    return Html(f'<p style="max-width:24rem">{" ".join(one(*word) for word in words)}</p>')
+    return Html(f'<p style="max-width:{width}rem">{" ".join(one(*word) for word in words)}</p>')
 
 
 def picture_file(jpeg: bytes, caption: str, *, width: int = 320) -> Html:

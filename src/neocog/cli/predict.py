@@ -25,6 +25,7 @@ class Form(StrEnum):
     csv = "csv"
     jsonl = "jsonl"
     coco = "coco"
+    conll = "conll"
     npy = "npy"
     parquet = "parquet"
 
@@ -45,7 +46,8 @@ def predict(
         Form,
         typer.Option(
             "--format",
-            help="A table for people; for programs csv, jsonl, coco (boxes, regions, points), npy, parquet (vectors).",
+            help="A table for people; for programs csv, jsonl, coco (boxes, regions, points), conll (tags of words), "
+            "npy, parquet (vectors).",
         ),
     ] = Form.table,
     top: Annotated[int, typer.Option(metavar="K", min=1, help="How many guesses to show.")] = 5,

@@ -39,7 +39,7 @@ from neocog.tasks.measures import evaluate_logits, softmax
 from neocog.tasks.task import fits, load
 from neocog.tasks.unknown import Unknown
 
-_CLASSED = ("category", "categories", "boxes", "mask")  # kinds of columns whose names are classes
+_CLASSED = ("category", "categories", "boxes", "mask", "sequence")  # kinds of columns whose names are classes
 
 
 class Spec(TypedDict):
@@ -378,7 +378,8 @@ def _read(run: Run, reader: Reader, inputs: Iterable[Any], top: int, batch_size:
                     with device.autocast():
                         outputs = floated(task.run(net, batch))
                     answers = iter(task.answers(outputs, batch, [key for key, _ in good], top))
-            yield from (task.unread(key, made) if isinstance(made, str) else next(answers) for key, made in found)
+            for (key, raw), (_, made) in zip(some, found, strict=True):
+                yield task.unread(key, made) if isinstance(made, str) else next(answers).beside(raw)
 
 
 def match_texts(run: Run | str | Path, pairs: Sequence[tuple[str, str]]) -> list[Any]:

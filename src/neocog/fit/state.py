@@ -52,11 +52,15 @@ class State:
         """Move the averaged (EMA) and slow (lookahead) weights after a step."""
         if self.average is not None:
             keep = min(self.recipe.ema, (1 + self.step) / (10 + self.step))  # short memory while all is new
-            for old, new in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
+            fixed = {name for name, p in self.net.named_parameters() if not p.requires_grad}
+            new = self.net.state_dict()
+            for name, old in self.average.state_dict().items():
+                if name in fixed:  # equal from the beginning; given word vectors are 8 million numbers
+                    continue
                 if old.is_floating_point():
-                    old.lerp_(new, 1.0 - keep)
+                    old.lerp_(new[name], 1.0 - keep)
                 else:
-                    old.copy_(new)
+                    old.copy_(new[name])
         if self.slow and self.step % 5 == 0:
             for name, p in self.net.named_parameters():
                 self.slow[name].lerp_(p, 1.0 - self.recipe.lookahead)
