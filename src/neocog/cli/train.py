@@ -96,6 +96,16 @@ def train(
         int | None,
         typer.Option(metavar="N", min=1, help="Cross-validation; default: 5 if there are few pictures; 1: none."),
     ] = None,
+    noisy: Annotated[
+        bool, typer.Option("--noisy", help="Many labels may be wrong: do not learn them by heart.")
+    ] = False,
+    teachers: Annotated[
+        list[Path] | None,
+        typer.Option("--teacher", metavar="RUN", help="Learn from a run's answers, too; repeat it for several."),
+    ] = None,
+    unlabelled: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Learn from pictures without labels, too.")
+    ] = None,
     device: terminal.Device = None,
     precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: the faster one.")] = None,
     find_lr: Annotated[bool, typer.Option("--find-lr", help="Scan learning rates instead of training.")] = False,
@@ -118,6 +128,9 @@ def train(
         if value is not None:
             fields[field] = str(value)
     if find_lr:
+        if teachers or unlabelled:
+            raise UsageError("--find-lr scans a training on labels alone; omit --teacher and --unlabelled")
+        fields |= {"noisy": "true"} if noisy else {}
         with terminal.work():
             from neocog import fit
 
@@ -166,6 +179,9 @@ def train(
             start=start,
             regime=regime.value if regime else None,
             layer=layer,
+            noisy=noisy,
+            teachers=teachers or (),
+            unlabelled=unlabelled,
         )
     write.show_run(run, json=json)
 

@@ -14,6 +14,7 @@ from neocog.data.source import Source
 from neocog.errors import DataError
 from neocog.fit import features, transfer
 from neocog.fit.device import with_right_gradients
+from neocog.fit.guides import guides_of
 from neocog.fit.job import Job, Split, open_split, reader_of
 from neocog.fit.parallel import with_global_norms
 from neocog.records import Preprocess
@@ -75,6 +76,7 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
         texts=task.shown_texts,
         pieces=plan.pieces,
     )
+    job.guides = guides_of(job)
 
 
 def split_of(job: Job, source: Source, rows: np.ndarray, what: str) -> Split:

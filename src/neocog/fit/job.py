@@ -33,6 +33,7 @@ from neocog.tasks import Task, find, guess
 from neocog.tasks.task import fits, possible
 
 if TYPE_CHECKING:
+    from neocog.fit.guides import Guide
     from neocog.fit.heads import CrossValidated
     from neocog.fit.kept import Kept
     from neocog.fit.plan import Plan
@@ -59,6 +60,8 @@ class Wishes:
     regime: str | None = None
     layers: tuple[str, ...] = ()
     offline: bool = False
+    teachers: tuple[Any, ...] = ()
+    unlabelled: Any = None
 
 
 class Data:
@@ -287,6 +290,7 @@ class Job:
     net: nn.Module = field(default_factory=nn.Identity)
     feed: Batches | None = None
     splits: dict[str, Split] = field(default_factory=dict)
+    guides: list[Guide] = field(default_factory=list)  # what is learned from beside labels
     trained: str = ""  # what is trained, where it starts from weights
     kept: Kept | None = None  # regime features: what the trunk makes of the pictures
     cross: CrossValidated | None = None  # regime features with few pictures

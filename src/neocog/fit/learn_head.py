@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from neocog import nets
-from neocog.fit.heads import FOLDS, check_kind, choose, cross_validate, group_folds, strata_of, stratified_folds
+from neocog.fit.heads import FOLDS, check_kind, choose, cross_validate, group_folds, part, strata_of, stratified_folds
 from neocog.fit.job import Data, Job
 from neocog.fit.kept import Kept, neighbours
 from neocog.fit.steady import key_of
+from neocog.fit.suspects import doubted, out_of_fold
 from neocog.fit.transfer import FEW, ONE_SPLIT, each_class
 from neocog.nets.taps import LAST
 from neocog.records import counted
@@ -48,12 +49,19 @@ def learn_head(job: Job) -> None:
     # a validation picture or two of each class say less about the strength than every training picture in its turn;
     # so do a few groups
     held_out = (val_x, val_y) if apart is None and not few and len(val_x) >= 5 * len(counts) else None
-    folds = None
+    folds, copies = None, None if groups is None else groups[: len(x)]
+    good = np.ones(len(x), dtype=bool)
+    if r.noisy and task.classifies:  # figures are of all pictures
+        doubts, _ = doubted(out_of_fold(x, y["label"], task, copies), y["label"])
+        good[doubts if len(doubts) < len(x) / 2 else []] = False
+        left = f"{counted(len(x) - int(good.sum()), 'label')} of {len(x):,} are probably wrong and not learned from"
+        show.say(f"noisy: {left if len(doubts) < len(x) / 2 else 'the features do not tell which labels are wrong'}")
+        copies = None if copies is None else copies[good]
     if apart is not None:
         folds = group_folds(apart[training.rows[rows]], FOLDS, plan.seed)
     elif held_out is None and not r.strength:
-        folds = stratified_folds(strata[: len(x)], FOLDS, None if groups is None else groups[: len(x)], plan.seed)
-    own, own_y, judged = x, y, None
+        folds = stratified_folds(strata[: len(x)][good], FOLDS, copies, plan.seed)
+    own, own_y, judged = x[good], part(y, good), None
     if task.fits_mirrored and plan.augment.flip != "none":
         more, mirrored = kept.of(training.shown, "train-mirrored", mirrored=True)
         same = training.targets(more)
@@ -95,6 +103,7 @@ def learn_head(job: Job) -> None:
         head=head.kind,
         strength=head.strength,
         chosen=head.chosen or "given",
+        doubted=int((~good).sum()),
         judge=task.head_judge,
         tried=head.tried,
         features=int(x.shape[1]),

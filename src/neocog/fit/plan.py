@@ -63,6 +63,8 @@ class Plan:
     device: dict[str, Any] = field(default_factory=dict)
     start: dict[str, Any] | None = None  # the weights that it starts from, see transfer.describe
     reader: dict[str, Any] | None = None  # of inputs that are not pictures, see data.reader.saved
+    teachers: list[dict[str, Any]] = field(default_factory=list)  # see guides.described
+    unlabelled: dict[str, Any] | None = None
     taps: dict[str, Any] | None = None  # the layers that a new head reads, see features.Tapped and nets.trunk
 
     def as_dict(self) -> dict[str, Any]:
@@ -379,9 +381,14 @@ def _cut(wishes: Wishes, facts: Facts, side: int, device: Device) -> Preprocess:
 def _as_the_task_can(r: Recipe, task: Task) -> tuple[Recipe, list[str]]:
     """The recipe without what the task cannot do; notes say what was left out, if the recipe asked for it."""
     notes, changes = [], dict[str, Any]()
-    if (r.mixup or r.cutmix) and not task.mixes:
+    if (r.mixup or r.cutmix) and (r.noisy or not task.mixes):
         changes |= {"mixup": 0.0, "cutmix": 0.0}
-        notes.append(f"the task {task.name} cannot be learned from mixed pictures, so mixing is off")
+        why = (
+            "--noisy averages answers for single pictures"
+            if r.noisy
+            else f"the task {task.name} cannot learn from them"
+        )
+        notes.append(f"pictures are not mixed: {why}")
     if task.geometry:
         if r.small < 1.0:
             changes["small"] = 1.0

@@ -54,6 +54,14 @@ class Recipe:
     l2: float = 0.0  # l2 / 2 * sum w^2 in the loss
     penalty_from: float = 0.0  # l1 and l2 begin at this epoch
     balance: str = "auto"  # auto | weights | sampling | none
+    # beside the labels (see neocog.fit.guides)
+    noisy: bool = False  # many labels may be wrong
+    early: float = 3.0  # noisy: weight of the early-learning regularisation
+    memory: float = 0.7  # noisy: what stays of a picture's average prediction when it is seen again
+    teach: float = 0.9  # --teacher: share of the teachers in the loss
+    soften: float = 2.0  # --teacher: temperature of the probabilities
+    sure: float = 0.95  # --unlabelled: probability from which on a guess is learned from
+    beside: int = 3  # --unlabelled: pictures for each labelled one
     # averaging
     ema: float = 0.0  # decay per step of the averaged weights that are evaluated and saved
     lookahead: float = 0.0  # pull towards slow weights every 5 steps (Zhang et al. 2019), with this rate

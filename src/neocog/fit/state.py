@@ -41,6 +41,7 @@ class State:
         self.last: dict[str, Any] = {}  # the same of the last epoch
         self._top: dict[str, Tensor] = {}  # weights of the best epoch
         self.log_size = 0
+        self.beside: dict[str, Tensor] = {}  # what guides keep (fit.guides), changed in place
 
     @property
     def final_net(self) -> nn.Module:
@@ -101,6 +102,7 @@ class State:
         if self.average is not None:
             tensors |= {f"average/{k}": v for k, v in self.average.state_dict().items()}
         tensors |= {f"slow/{k}": v for k, v in self.slow.items()}
+        tensors |= {f"beside/{k}": v for k, v in self.beside.items()}
         if self.top and self.top["step"] != self.step:
             tensors |= {f"top/{k}": v for k, v in self._top.items()}
         plain: dict[str, Any] = {}
@@ -144,6 +146,8 @@ class State:
                 raise RunError(f"{path} was written with another optimizer: {error}") from None
         for key, value in counters.items():
             setattr(self, key, value)
+        for key, value in _under(tensors, "beside/").items():
+            self.beside[key].copy_(value)
         self._top = _under(tensors, "top/")
         if self.top and not self._top:  # the best epoch is the one of the checkpoint
             self._top = {k: v.to("cpu", copy=True) for k, v in self.final_net.state_dict().items()}

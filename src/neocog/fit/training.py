@@ -83,6 +83,9 @@ def train(
     start: Any = None,
     regime: str | None = None,
     layer: str | Sequence[str] | None = None,
+    noisy: bool = False,
+    teachers: Sequence[Run | str | Path] = (),
+    unlabelled: str | Path | None = None,
 ) -> Run:
     """Train a net on pictures, and write a run folder.
 
@@ -112,6 +115,9 @@ def train(
         regime: what is trained then: ``"features"`` (only a new last layer), ``"top"`` (the last stages, too) or
             ``"all"``; None chooses by the number of pictures. See ``neocog.fit.transfer``.
         layer: dotted names of the layers whose features a new last layer reads, joined by commas or as a list.
+        noisy: many labels may be wrong: learn what most of them agree on, and do not learn the others by heart.
+        teachers: runs on the same classes, whose mean probabilities are learned from beside the labels.
+        unlabelled: pictures without labels (a folder, shards, ...) to learn from beside the labelled ones.
 
     Returns:
         The run; ``run.metrics``, ``run.predict(pictures)``, ``run.report``.
@@ -131,7 +137,9 @@ def train(
         net_options=dict(net_options or {}),
         input_options=dict(input_options or {}),
         recipe=recipe,
-        fields=dict(set or {}),
+        fields={**({"noisy": True} if noisy else {}), **dict(set or {})},
+        teachers=tuple(teachers),
+        unlabelled=unlabelled,
         epochs=epochs,
         minutes=minutes,
         seed=seed,
@@ -210,6 +218,7 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
     prepare(job, fresh=not again)
     plan, net, task, device = job.plan, job.net, job.task, job.device
     state = State(net, plan.recipe, plan.batch, device.dtype)
+    state.beside = {name: value for guide in job.guides for name, value in guide.tensors.items()}
     if again:
         state.load(folder)
     if plan.on_features:
