@@ -37,7 +37,9 @@ def choose_size(side: int, on_cpu: bool) -> int:
 
 
 def choose_net(size: int, task: type[Task] = Label) -> str:
-    """The net for an input size: for small pictures placenet where the task's head reads maps, else speednet."""
+    """The net for an input size: the task's own, for small pictures placenet where its head reads maps, or speednet."""
+    if task.net is not None:
+        return task.net
     if task.head is not Task.head and size <= 96:
         return "placenet"
     return "speednet" if size <= 64 else "resnet18"
@@ -50,6 +52,8 @@ def choose_recipe(net: str, task: type[Task] = Label) -> str:
     """
     if nets.engineered(net):
         return "features"
+    if task.net is not None and task.recipe is not None:
+        return task.recipe
     if net.startswith("placenet") or task.head is not Task.head:
         return "quick"
     return task.recipe or ("fast" if net.startswith("speednet") else "standard")

@@ -378,9 +378,9 @@ def _as_the_task_can(r: Recipe, task: Task) -> tuple[Recipe, list[str]]:
     if (r.mixup or r.cutmix) and not task.mixes:
         changes |= {"mixup": 0.0, "cutmix": 0.0}
         notes.append(f"the task {task.name} cannot be learned from mixed pictures, so mixing is off")
+    if (task.geometry or task.remakes) and r.small < 1.0:
+        changes["small"] = 1.0
     if task.geometry:
-        if r.small < 1.0:
-            changes["small"] = 1.0
         if r.tta == "shift":
             changes["tta"] = "flip"
     elif r.elastic:
