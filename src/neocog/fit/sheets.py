@@ -32,12 +32,17 @@ def write_sheets(job: Job, net: nn.Module, split: Split, step: int | None = None
         split.pictures, _FEW, job.device.torch, known=split.known, channels_last=layout, chosen=chosen
     ):
         for heading, sheet in job.task.sheets(net, batch).items():
-            out = io.BytesIO()
-            Image.fromarray(sheet).save(out, "PNG")
-            (job.folder / FOLDER).mkdir(exist_ok=True)
             name = heading if step is None else f"{heading}@{step}"
-            write_atomically(job.folder / FOLDER / f"{name}.png", out.getvalue(), durable=step is None)
+            write_png(job.folder / FOLDER / f"{name}.png", sheet)
     net.train(mode)
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Write a picture, uint8 (H, W, 3), and make the folder that it is in."""
+    out = io.BytesIO()
+    Image.fromarray(picture).save(out, "PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, out.getvalue(), durable=False)
 
 
 def sheets(folder: Path) -> Html | None:

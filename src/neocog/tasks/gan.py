@@ -77,7 +77,7 @@ class Adversaries(nn.Module):
 
 @register
 class Gan(Pixels):
-    """Generative adversarial nets. Options: see the top of this file; `latent`, the numbers that pictures are made of."""
+    """Generative adversarial nets. Options: see the top of this file; `latent`, how many numbers become a picture."""
 
     name = "gan"
     about = "new pictures like those given (generative adversarial nets)"

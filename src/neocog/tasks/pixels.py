@@ -20,7 +20,6 @@ from neocog.tasks.canvas import enlarged
 from neocog.tasks.task import Answer, Targets, Task
 
 if TYPE_CHECKING:
-    from neocog.data.batches import Batch
     from neocog.data.source import Source
     from neocog.data.warp import Warp
     from neocog.nets.trunk import Trunk

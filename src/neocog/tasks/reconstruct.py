@@ -130,17 +130,12 @@ class Reconstruct(Pixels):
             return {"n": 0, "psnr": math.nan, "loss": math.nan}
         error, size = float(seen["error"].mean()), len(seen["sum"])
         total = float(np.sum(seen["square"])) / n - float(np.square(seen["sum"] / n).sum())  # about the mean picture
-        made = {
-            "n": n,
-            "psnr": psnr(error),
-            "loss": error,
-            "squared_error": error,
-            "numbers": int(seen["each_numbers"][0]),
-        }
-        explained = {"explained": error} | (
-            {"explained_pca": float(seen["pca_error"].mean())} if "pca_error" in seen else {}
-        )
-        return {**made, **{k: 1 - v * size / max(total, 1e-12) for k, v in explained.items()}}
+        made = {"n": n, "psnr": psnr(error), "loss": error, "squared_error": error}
+        made["numbers"] = int(seen["each_numbers"][0])
+        errors = {"explained": error}
+        if "pca_error" in seen:
+            errors["explained_pca"] = float(seen["pca_error"].mean())
+        return {**made, **{k: 1 - v * size / max(total, 1e-12) for k, v in errors.items()}}
 
     def calibrate(self, seen: Seen) -> None:
         self.usual = conformal(seen["error"]) if len(seen.get("error", ())) else math.inf
@@ -174,9 +169,8 @@ class Reconstruct(Pixels):
 
     def sheets(self, net: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
         made = self.run(net, batch)
-        rows = [
-            self.values(x[:8]) for x in (batch.x, *([made["read"]] if self.mask or self.noise else []), made["made"])
-        ]
+        damaged = [made["read"]] if self.mask or self.noise else []
+        rows = [self.values(x[:8]) for x in (batch.x, *damaged, made["made"])]
         return {"Pictures, and what was made of them": sheet(as_bytes(torch.cat(rows)))}
 
     def answers(self, outputs: dict[str, Tensor], batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
