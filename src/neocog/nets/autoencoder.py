@@ -45,7 +45,7 @@ def _encoder(widths: Sequence[int], in_channels: int, input_size: int) -> tuple[
 def mirrored(
     widths: Sequence[int], in_channels: int, input_size: int, code: int, *, norm: bool = False
 ) -> nn.Sequential:
-    """Return the way back: from (B, code) to (B, in_channels, input_size, input_size). `norm`: with BN, learns faster."""
+    """Return the way back: (B, code) -> (B, in_channels, input_size, input_size); with `norm` BN between layers."""
     side = input_size >> len(widths)
     layers: list[nn.Module] = [
         nn.Linear(code, widths[-1] * side**2),

@@ -1,4 +1,4 @@
-"""DCGAN: Unsupervised Representation Learning with Deep Convolutional GANs. Radford, Metz, Chintala 2015, arXiv:1511.06434.
+"""DCGAN: Unsupervised Representation Learning with DCGANs. Radford, Metz and Chintala 2015, arXiv:1511.06434.
 
 The critic is a net of the zoo like any other: it halves the picture until it is 4 to 7 pixels wide, and its last layer
 reads all that is left. CIFAR-10 by features of a critic trained on ImageNet: 82.8 % (table 1). `Generator` is the way
