@@ -20,7 +20,8 @@ def add_to(app: typer.Typer) -> None:
 def nets(
     family: Annotated[str | None, typer.Option(metavar="NAME", help="Only the nets of one family.")] = None,
     task: Annotated[
-        str | None, typer.Option(metavar="TASK", help="Only nets that label, segment, reconstruct, embed or control.")
+        str | None,
+        typer.Option(metavar="TASK", help="Only nets for label, segment, reconstruct, vae, embed or control."),
     ] = None,
     max_macs: Annotated[
         str | None, typer.Option(metavar="N", help="At most this many multiply-adds, such as 600M.")

@@ -155,6 +155,7 @@ def train(
         return
     with terminal.resumable(lambda: out), terminal.work():
         from neocog import fit
+        from neocog.cli import subject
 
         run = fit.train(
             data,
@@ -162,7 +163,7 @@ def train(
             task=task,
             task_options=chosen,
             net=net,
-            net_options=of_net,
+            net_options={k: subject.value_of(v) for k, v in of_net.items()},
             input_options=of_input,
             recipe=recipe,
             epochs=epochs,

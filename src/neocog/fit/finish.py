@@ -18,6 +18,7 @@ from neocog.fit.examples import write_examples
 from neocog.fit.inputs import split_of
 from neocog.fit.job import Job, Split, open_split
 from neocog.fit.run import records, write_json, write_tensors
+from neocog.fit.sheets import write_sheets
 from neocog.fit.state import State
 from neocog.records import counted
 from neocog.tasks.measures import auroc
@@ -125,6 +126,7 @@ def finish(job: Job, state: State) -> None:
     for name, seen in (("test", test), ("val", val)):
         if len(seen.get("rows", ())):
             write_examples(job, net, name, seen, views)
+            write_sheets(job, net, job.splits[name])
             break
     problems = [*(p for split in job.splits.values() for p in split.problems), *job.data.source.problems]
     write_json(folder / "problems.json", [asdict(p) for p in problems])

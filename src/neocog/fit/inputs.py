@@ -42,6 +42,7 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
         one.pre = pre
     job.plan = plan = dataclasses.replace(plan, preprocess=pre)
     job.splits = {"train": training, "val": validation}
+    task.begin(pre, lambda most: _some(training.shown, most))
     net = features.build(plan.net, plan.taps, task)
     if plan.start is not None and plan.start["weights"]:
         if fresh:

@@ -65,6 +65,7 @@ def fit(
     state.net.train()
     progress = clock.progress(state.step)  # asked once a step: time that is over is over for all that follows
     while progress < 1.0:
+        task.progress = progress
         factor = set_rates(state.opts, recipe, progress, state.scale)
         torch.manual_seed(int(generator(seed, state.step, world.rank).initial_seed()))  # dropout, stochastic depth
         batch = next(stream)

@@ -389,9 +389,9 @@ def _as_the_task_can(r: Recipe, task: Task) -> tuple[Recipe, list[str]]:
             else f"the task {task.name} cannot learn from them"
         )
         notes.append(f"pictures are not mixed: {why}")
+    if (task.geometry or task.remakes) and r.small < 1.0:
+        changes["small"] = 1.0
     if task.geometry:
-        if r.small < 1.0:
-            changes["small"] = 1.0
         if r.tta == "shift":
             changes["tta"] = "flip"
     elif r.elastic:

@@ -22,6 +22,7 @@ from neocog.fit.predicting import read_card, task_in
 from neocog.fit.report_results import examples, result, seen_of, unknown_section
 from neocog.fit.report_transfer import cross_validation, transfer_section
 from neocog.fit.run import read_json, records, write_atomically
+from neocog.fit.sheets import sheets
 from neocog.page import Html, line_chart, page, pairs, paragraph, table, text
 from neocog.records import counted, speak_of, worded
 from neocog.tasks.task import words
@@ -66,6 +67,8 @@ def write_report(folder: Path, pictures: Callable[[int], np.ndarray | bytes] | N
     if epochs or _dig(start, "start", "regime") != "features":
         sections.append(("Diagnosis", _diagnosis(log, epochs, run)))
         sections.append(("Curves", _curves(epochs, bool(_dig(run, "settings", "task", "smoothing")))))
+    if (made := sheets(folder)) is not None:
+        sections.append(("Pictures that the net makes", made))
     if (shown := examples(folder)) is not None:
         sections.append(("Examples", shown))
     for part in task.sections(seen, figures) if figures.get("n") else ():

@@ -33,6 +33,7 @@ from neocog.fit.plan import Plan, task_of
 from neocog.fit.predicting import Run
 from neocog.fit.report import write_report
 from neocog.fit.run import Log, damaged, misfit, read_json, read_tensors, write_json, write_tensors
+from neocog.fit.sheets import write_sheets
 from neocog.fit.show import Show
 from neocog.fit.signals import interruptible
 from neocog.fit.state import CHECKPOINT, State
@@ -236,6 +237,7 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
         seen, _ = observed(tried, task, validation, device, world=world)
         if world.first and task.classifies:  # for who watches: what it is wrong about now
             write_seen(folder / "val.safetensors", seen, validation)
+        write_sheets(job, tried, validation, state.step)
         figures = task.figures(seen)  # what `seen` has of things that are not known may be nan
         if not math.isfinite(figures["loss"]):
             return {}  # a net that diverges has no figures
@@ -249,7 +251,7 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
     try:
         if not again:
             _first_words(job)
-            if diagnosis and world.first and plan.by_steps:
+            if diagnosis and world.first and plan.by_steps and not task.adversarial:
                 with alone(net):
                     findings = _first_look(job)
                 for finding in findings:

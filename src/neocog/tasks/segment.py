@@ -97,7 +97,6 @@ class Segment(Task):
     fit = "pad"
     geometry = True
     recipe = "dense"
-    small_net = "unet_small"
     options = {"dice": 0.0, "width": 0, "border": 0.0, "tile": 0}
     summed = frozenset({"confusion", "loss_sum", "border_sum", "border_n"})
 
@@ -148,6 +147,10 @@ class Segment(Task):
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Segment:
         return cls(**{"adjustment": 0.0, **values})  # what older runs, which do not say it, have
+
+    @classmethod
+    def usual_net(cls, size: int) -> str | None:
+        return "unet_small" if size <= 96 else None
 
     @property
     def zoo_outputs(self) -> int:
