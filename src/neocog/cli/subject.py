@@ -35,9 +35,10 @@ def load(named: str, size: str | None = None, options: Mapping[str, str] | None 
     """Make the network that a user named, without allocating its weights where possible.
 
     Args:
-        named: a net of the zoo; a run folder; ``file.py:Name`` or ``package.module:Name``, where Name is a module, a
-            class, or a function without required arguments. The file may say ``NAME.example_input`` or have a function
-            ``example_input()``: a shape, a tensor, a tuple of arguments or a dict of keyword arguments.
+        named: a net of the zoo; a run folder; a net file (.json); ``file.py:Name`` or ``package.module:Name``,
+            where Name is a module, a class, or a function without required arguments. The file may say
+            ``NAME.example_input`` or have a function ``example_input()``: a shape, a tensor, a tuple of arguments or a
+            dict of keyword arguments.
         size: the input, such as 3x224x224 or 224 (a square picture, or a vector for a module that reads no pictures);
             default: the net's usual input.
         options: keyword arguments for building it, as texts.
@@ -85,16 +86,19 @@ def _zoo(named: str, size: str | None, values: dict[str, Any]) -> Subject:
 
     from neocog import nets
 
-    facts = nets.facts(named)
-    shape = facts.input if size is None else shape_of(size, facts.input)
-    given = dict(values)
+    name, known = nets.in_file(named)
+    facts = nets.facts(name)
+    side = known.get("input_size", facts.input[-1])
+    usual = facts.input if not known else (known.get("in_channels", facts.input[0]), *[side] * (len(facts.input) - 1))
+    shape = usual if size is None else shape_of(size, usual)
+    given = known | values
     if len(shape) == len(facts.input) and shape != facts.input:
         if shape[0] != facts.input[0]:
             given.setdefault("in_channels", shape[0])
         if len(shape) < 3 or shape[-1] == shape[-2]:
             given.setdefault("input_size", shape[-1])
     with torch.device("meta"):
-        net = nets.build(named, **given)
+        net = nets.build(name, **given)
         example = nets.example(net, 1) if getattr(net, "example", None) and size is None else None
     return Subject(named, net, shape if example is None else example, facts)
 

@@ -256,7 +256,7 @@ def transferability(
     Splits the classes in two, trains a net on each half, and moves its first n layers, frozen or tuned, to the other.
     A run that was stopped continues with the same --out.
     """
-    with terminal.resumable(lambda: None), terminal.work():
+    with terminal.resumable(lambda: out, "the same command with --out {}"), terminal.work():
         from neocog.fit.transferability import transferability as measure
 
         result = measure(

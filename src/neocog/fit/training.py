@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -219,16 +220,6 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
     clock = _clock(job)
     job.log = Log(folder if world.first else None, keep=state.log_size)
     _say_what_is_done(job, clock)
-    validation = job.splits["val"]
-
-    def validate(tried: nn.Module) -> dict[str, Any]:
-        if len(validation) == 0:
-            return {}
-        seen, _ = observed(tried, task, validation, device, world=world)
-        figures = task.figures(seen)  # what `seen` has of things that are not known may be nan
-        if not math.isfinite(figures["loss"]):
-            return {}  # a net that diverges has no figures
-        return {f"val_{k}": v for k, v in {**figures, "error": task.error(figures)}.items()}
 
     def inspect(tried: nn.Module, batch: Batch) -> dict[str, Any]:
         some = dataclasses.replace(batch, mix=None).part(slice(0, 128))
@@ -252,7 +243,7 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
                     show.say(said)
                 clock.seconds = state.seconds
             with show.bar("training") as bar, interruptible(world.size == 1) as asked:
-                fit(job, state, clock, validate=validate, inspect=inspect, show=bar, interrupted=asked)
+                fit(job, state, clock, validate=partial(validated, job), inspect=inspect, show=bar, interrupted=asked)
         else:
             learn_head(job)
         finish(job, state)
@@ -273,6 +264,18 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
         write_report(folder, pictures=source.read if len(rows) else job.data.source.read)
     wait_for_all(world)  # until the first process has written everything
     return Run(folder)
+
+
+def validated(job: Job, tried: nn.Module) -> dict[str, Any]:
+    """The figures of a net on the validation pictures of a job; an empty dict if there are none, or it diverges."""
+    validation, task = job.splits["val"], job.task
+    if len(validation) == 0:
+        return {}
+    seen, _ = observed(tried, task, validation, job.device, world=job.world)
+    figures = task.figures(seen)  # what `seen` has of things that are not known may be nan
+    if not math.isfinite(figures["loss"]):
+        return {}
+    return {f"val_{k}": v for k, v in {**figures, "error": task.error(figures)}.items()}
 
 
 def _clock(job: Job) -> Clock:
