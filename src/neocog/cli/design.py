@@ -1,4 +1,4 @@
-"""The commands about nets of your own: design, which searches for one."""
+"""What to compare a net with: design searches for a smaller one, baseline does without one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Search(StrEnum):
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command()(design)
+    for command in (design, baseline):
+        app.command()(command)
 
 
 def design(
@@ -88,3 +89,61 @@ def design(
     )  # fmt: skip
     terminal.echo(f"page: {found['page']}")
     terminal.echo(f"train it fully: neocog train {data} --net {found['net']}")
+
+
+def baseline(
+    data: terminal.DataArgument,
+    test: Annotated[str | None, typer.Option(metavar="DATA", help="Test pictures from elsewhere.")] = None,
+    kinds: Annotated[
+        str, typer.Option(metavar="KIND,KIND", help="Descriptors: colour, hog, lbp, sift.")
+    ] = "colour,hog,lbp,sift",
+    encoding: Annotated[
+        str, typer.Option(metavar="NAME", help="Of SIFT: fisher, vlad, or words (on a spatial pyramid).")
+    ] = "fisher",
+    head: Annotated[
+        str, typer.Option(metavar="NAME", help="The linear classifier: softmax, linear or svm.")
+    ] = "softmax",
+    size: Annotated[int | None, typer.Option(metavar="PIXELS", min=1, help="Height and width of the input.")] = None,
+    columns: terminal.Columns = None,
+    seed: Annotated[int, typer.Option(metavar="S", help="Of the splits; as 'neocog train' makes them.")] = 0,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder to write.")] = None,
+    device: terminal.Device = None,
+    offline: terminal.Offline = False,
+    json: terminal.Json = False,
+    quiet: terminal.Quiet = False,
+) -> None:
+    """What engineered descriptors reach: the pipeline that convolutional nets replaced, on the splits that train makes.
+
+    Each kind of descriptors alone, all joined, and their probabilities averaged, with weights from held-out pictures
+    (late fusion). The average is written as a run, for predict, evaluate and compare.
+    """
+    with terminal.resumable(lambda: out), terminal.work():
+        from neocog import fit
+        from neocog.fit.run import records
+
+        run = fit.train(
+            data,
+            test=test,
+            task="label",
+            net="descriptors",
+            net_options={"kinds": kinds, "encoding": encoding, "fusion": "late"},
+            set={"head": head},
+            size=size,
+            columns=terminal.columns(columns),
+            seed=seed,
+            out=out,
+            device=device,
+            offline=offline,
+            progress=not quiet,
+        )
+        rows = records(run.folder, "parts")[-1]["rows"]
+    if json:
+        write.show_json({"run": run.folder, "metrics": run.metrics, "parts": rows})
+        return
+    words = {"val": "validation accuracy", "test": "test accuracy"}
+    write.show_table(
+        {"descriptors": row["part"], "features": row["features"], "weight": round(row["share"], 2)}
+        | {word: run.task.shown(row[split]) if split in row else "" for split, word in words.items()}
+        for row in rows
+    )
+    write.show_run(run, json=False)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from neocog.cli import terminal, write
+from neocog.cli.subject import value_of
 from neocog.errors import UsageError
 
 
@@ -112,7 +113,7 @@ def train(
         raise UsageError("--epochs and --minutes exclude each other; give one of them")
     fields = terminal.settings(changes or [])
     chosen = terminal.settings(task_options or [], "--task-option", "loss=triplet")
-    of_net: dict[str, Any] = terminal.settings(net_options or [], "--net-option", "dropout=0.5")
+    of_net = {k: value_of(v) for k, v in terminal.settings(net_options or [], "--net-option", "dropout=0.5").items()}
     of_input = terminal.settings(input_options or [], "--input-option", "tokens=subwords")
     for field, value in (("head", head.value if head else None), ("folds", folds)):
         if value is not None:

@@ -23,6 +23,7 @@ from neocog.fit.device import prepare as prepare_device
 from neocog.fit.evaluating import floated, observed
 from neocog.fit.features import layer_names
 from neocog.fit.finish import finish
+from neocog.fit.fusion import parts_of
 from neocog.fit.inputs import prepare
 from neocog.fit.job import Data, Job, Wishes
 from neocog.fit.learn_head import learn_head
@@ -247,6 +248,8 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
         else:
             learn_head(job)
         finish(job, state)
+        if rows := parts_of(job):
+            job.log.write("parts", rows=rows)
         job.log.write("end", seconds=time.monotonic() - job.begin)
     except RunError:
         if world.first and (folder / CHECKPOINT).exists():
