@@ -54,7 +54,9 @@ def nets(
     write.show_json(facts) if json else write.show_nets(facts)
 
 
-_NET_HELP = "A net ('neocog nets' lists them), a run folder, or any module: file.py:Name or package.module:Name."
+_NET_HELP = (
+    "A net ('neocog nets' lists them), a run folder, a net file, or any module: file.py:Name or package.module:Name."
+)
 _Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="OPTION=VALUE", help="An option of the net, or an argument of the module."),

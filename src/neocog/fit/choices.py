@@ -54,7 +54,8 @@ def choose_recipe(net: str, task: type[Task] = Label) -> str:
         return task.recipe
     if net.startswith("placenet") or task.head is not Task.head:
         return "quick"
-    return task.recipe or ("fast" if net.startswith("speednet") else "standard")
+    own: str = getattr(nets.builder(net), "recipe", "standard")
+    return task.recipe or ("fast" if net.startswith("speednet") else own)
 
 
 def choose_shape(usual: tuple[int, int], size: int | None, step: int) -> tuple[int, int]:

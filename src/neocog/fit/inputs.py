@@ -29,8 +29,7 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
     Raises:
         DataError: no training picture can be read.
     """
-    plan, device, world, task = job.plan, job.device, job.world, job.task
-    torch.manual_seed(plan.seed)
+    plan, world, task = job.plan, job.world, job.task
     job.reader = reader_of(task, plan.reader)
     training, validation = (
         split_of(job, job.data.source, job.data.rows(name), f"{words} {job.data.source.kind}s")
@@ -43,22 +42,8 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
     job.plan = plan = dataclasses.replace(plan, preprocess=pre)
     job.splits = {"train": training, "val": validation}
     task.begin(pre, lambda most: _some(training.shown, most))
-    net = features.build(plan.net, plan.taps, task)
-    if plan.start is not None and plan.start["weights"]:
-        if fresh:
-            transfer.take_over(net, plan, task)
-    elif job.reader is not None:
-        if fresh:
-            job.reader.begin(net)
-    elif hasattr(net, "prepare"):
-        net.prepare(_some(training.shown, 5000))  # type: ignore[operator]
-    net = with_global_norms(device.placed(net), world)
-    job.net = net
-    job.device = with_right_gradients(device, net)
-    if job.device != device:
-        job.show.say("float32, because the processor's bfloat16 gradients of this net's dilated convolutions are wrong")
-        device = job.device
-    job.trained = transfer.prepare(net, plan) if plan.start is not None else ""
+    build(job, fresh=fresh)
+    device = job.device
     n, known = len(training), training.known
     job.feed = Batches(
         training.pictures,
@@ -78,6 +63,27 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
         pieces=plan.pieces,
     )
     job.guides = guides_of(job)
+
+
+def build(job: Job, *, fresh: bool = True) -> None:
+    """Build the net of the plan on the device, where the pictures are read already."""
+    plan, device, task = job.plan, job.device, job.task
+    torch.manual_seed(plan.seed)
+    net = features.build(plan.net, plan.taps, task)
+    if plan.start is not None and plan.start["weights"]:
+        if fresh:
+            transfer.take_over(net, plan, task)
+    elif job.reader is not None:
+        if fresh:
+            job.reader.begin(net)
+    elif hasattr(net, "prepare"):
+        net.prepare(_some(job.splits["train"].shown, 5000))  # type: ignore[operator]
+    net = with_global_norms(device.placed(net), job.world)
+    job.net = net
+    job.device = with_right_gradients(device, net)
+    if job.device != device:
+        job.show.say("float32, because the processor's bfloat16 gradients of this net's dilated convolutions are wrong")
+    job.trained = transfer.prepare(net, plan) if plan.start is not None else ""
 
 
 def split_of(job: Job, source: Source, rows: np.ndarray, what: str) -> Split:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -22,6 +23,7 @@ from neocog.fit.device import prepare as prepare_device
 from neocog.fit.evaluating import floated, observed
 from neocog.fit.features import layer_names
 from neocog.fit.finish import finish, write_seen
+from neocog.fit.fusion import parts_of
 from neocog.fit.inputs import prepare
 from neocog.fit.job import Data, Job, Wishes
 from neocog.fit.learn_head import learn_head
@@ -229,19 +231,9 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
     clock = _clock(job)
     job.log = Log(folder if world.first else None, keep=state.log_size)
     _say_what_is_done(job, clock)
-    validation = job.splits["val"]
 
     def validate(tried: nn.Module) -> dict[str, Any]:
-        if len(validation) == 0:
-            return {}
-        seen, _ = observed(tried, task, validation, device, world=world)
-        if world.first and task.classifies:  # for who watches: what it is wrong about now
-            write_seen(folder / "val.safetensors", seen, validation)
-        write_sheets(job, tried, validation, state.step)
-        figures = task.figures(seen)  # what `seen` has of things that are not known may be nan
-        if not math.isfinite(figures["loss"]):
-            return {}  # a net that diverges has no figures
-        return {f"val_{k}": v for k, v in {**figures, "error": task.error(figures)}.items()}
+        return validated(job, tried, state.step)
 
     def inspect(tried: nn.Module, batch: Batch) -> dict[str, Any]:
         some = dataclasses.replace(batch, mix=None).part(slice(0, 128))
@@ -269,6 +261,8 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
         else:
             learn_head(job)
         finish(job, state)
+        if rows := parts_of(job):
+            job.log.write("parts", rows=rows)
         job.log.write("end", seconds=time.monotonic() - job.begin)
     except RunError:
         if world.first and (folder / CHECKPOINT).exists():
@@ -286,6 +280,26 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
         write_report(folder, pictures=source.read if len(rows) else job.data.source.read)
     wait_for_all(world)  # until the first process has written everything
     return Run(folder)
+
+
+def validated(job: Job, tried: nn.Module, step: int | None = None) -> dict[str, Any]:
+    """The figures of a net on the validation pictures of a job; an empty dict if there are none, or it diverges.
+
+    Args:
+        step: after which it is so; what can be looked at while it learns is written. None: nothing is.
+    """
+    validation, task = job.splits["val"], job.task
+    if len(validation) == 0:
+        return {}
+    seen, _ = observed(tried, task, validation, job.device, world=job.world)
+    if step is not None:
+        if job.world.first and task.classifies:  # what it is wrong about now
+            write_seen(job.folder / "val.safetensors", seen, validation)
+        write_sheets(job, tried, validation, step)
+    figures = task.figures(seen)  # what `seen` has of things that are not known may be nan
+    if not math.isfinite(figures["loss"]):
+        return {}
+    return {f"val_{k}": v for k, v in {**figures, "error": task.error(figures)}.items()}
 
 
 def _clock(job: Job) -> Clock:
