@@ -11,7 +11,7 @@ from torch import Tensor
 from neocog.data.batches import Batches, normalised, ordered
 from neocog.data.pictures import Held, Streamed
 from neocog.data.source import Source
-from neocog.errors import DataError
+from neocog.errors import DataError, UsageError
 from neocog.fit import features, transfer
 from neocog.fit.device import with_right_gradients
 from neocog.fit.job import Job, Split, open_split, reader_of
@@ -57,8 +57,11 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
         job.show.say("float32, because the processor's bfloat16 gradients of this net's dilated convolutions are wrong")
         device = job.device
     job.trained = transfer.prepare(net, plan) if plan.start is not None else ""
+    own = task.feed(net, device, batch=plan.batch, seed=plan.seed, folder=job.folder)
+    if own is not None and world.size > 1:
+        raise UsageError(f"the task {task.name} is learned by one process; start it without torchrun")
     n, known = len(training), training.known
-    job.feed = Batches(
+    job.feed = own or Batches(
         training.pictures,
         known,
         plan.augment,

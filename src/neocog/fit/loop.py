@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from neocog.data.augment import generator, smaller
-from neocog.data.batches import Batch, Batches
+from neocog.data.batches import Batch, Feed
 from neocog.errors import RunError
 from neocog.fit.clock import Clock
 from neocog.fit.device import Device
@@ -114,6 +114,7 @@ def fit(
             if not (epoch_ends or over or task.whole_batch):
                 stop_if_lost(loss_now(state.net, batch, task, device), job, state, alone=True)
             state.elapsed, state.log_size = clock.elapsed, log.size
+            state.fed = batches.state()
             state.save(folder)
             saved = time.monotonic()
         if stopping:
@@ -251,7 +252,7 @@ class Tally:
         mean = self.sums["loss"].item() / max(1e-6, self.sums["count"].item())
         return f"epoch {epoch:.2f}  loss {mean:.3f}"
 
-    def figures(self, batches: Batches, world: World) -> dict[str, float]:
+    def figures(self, batches: Feed, world: World) -> dict[str, float]:
         """The epoch's figures for the log, over all processes."""
         names = sorted(self.sums)
         sums = total(torch.stack([self.sums[name].float() for name in names]), world).tolist()
@@ -263,4 +264,5 @@ class Tally:
             "seconds": seconds,
             "pictures_per_second": self.pictures * world.size / seconds,
             "waiting": batches.waited / seconds,
+            **batches.figures(),
         }

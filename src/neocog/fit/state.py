@@ -41,6 +41,7 @@ class State:
         self.last: dict[str, Any] = {}  # the same of the last epoch
         self._top: dict[str, Tensor] = {}  # weights of the best epoch
         self.log_size = 0
+        self.fed: dict[str, Tensor] = {}  # what the feed keeps, see data.batches.Feed
 
     @property
     def final_net(self) -> nn.Module:
@@ -99,6 +100,7 @@ class State:
         tensors |= {f"slow/{k}": v for k, v in self.slow.items()}
         if self.top and self.top["step"] != self.step:
             tensors |= {f"top/{k}": v for k, v in self._top.items()}
+        tensors |= {f"feed/{k}": v for k, v in self.fed.items()}
         plain: dict[str, Any] = {}
         for number, opt in enumerate(self.opts):
             for index, values in opt.state_dict()["state"].items():
@@ -140,7 +142,7 @@ class State:
                 raise RunError(f"{path} was written with another optimizer: {error}") from None
         for key, value in counters.items():
             setattr(self, key, value)
-        self._top = _under(tensors, "top/")
+        self._top, self.fed = _under(tensors, "top/"), _under(tensors, "feed/")
         if self.top and not self._top:  # the best epoch is the one of the checkpoint
             self._top = {k: v.to("cpu", copy=True) for k, v in self.final_net.state_dict().items()}
 

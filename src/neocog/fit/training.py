@@ -212,6 +212,7 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
     state = State(net, plan.recipe, plan.batch, device.dtype)
     if again:
         state.load(folder)
+        job.batches.load(state.fed)
     if plan.on_features:
         features_in_place_of_pictures(job)
     if again:

@@ -53,6 +53,7 @@ _PREFERENCE = (
     "match-captions",
     "match-pairs",
     "match-texts",
+    "play",
 )
 
 
