@@ -120,7 +120,7 @@ def test_evaluation_is_deterministic_and_sees_pictures_one_by_one(net: nn.Module
     with torch.no_grad():
         first, second, alone = net.answers, net(x), net(x[:1])
     task = task_of(net)
-    if task in ("label", "control"):
+    if task in ("label", "play"):
         assert first.shape == (2, CLASSES)
     elif task == "segment":
         assert first.shape[:2] == (2, CLASSES) and first.dim() == 4
@@ -175,7 +175,7 @@ def test_learns_in_every_parameter(net: nn.Module) -> None:
     made = net(x)
     losses = []
     for out in outputs_of(made):
-        if task_of(net) in ("label", "control"):
+        if task_of(net) in ("label", "play"):
             assert out.shape == (2, CLASSES)
             losses.append(nn.functional.cross_entropy(out, torch.tensor([0, 1])))
         elif task_of(net) == "segment":

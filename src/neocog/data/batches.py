@@ -149,7 +149,23 @@ class Feed(Protocol):
     waited: float  # seconds that the loop has waited for it
 
     def stream(self, step: int) -> Iterator[Batch]:
-        """Batches from `step` on, without end; what they hold depends on nothing but the seed and the step."""
+        """Batches from `step` on, without end; what they hold depends on nothing but the seed and the step.
+
+        And on the weights, where the net makes its batches itself; then a stream begins at step 0, where another one
+        ended, or where `load` says.
+        """
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """For the log, of what came since this was asked last."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of it; nothing where a batch depends on the seed and the step alone."""
+        ...
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
         ...
 
 
@@ -207,6 +223,15 @@ class Batches:
         self.rank, self.world, self.texts = rank, world, texts
         self.waited = 0.0
         self._epoch = -1
+
+    def figures(self) -> dict[str, float]:
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        pass
 
     def _begin(self, epoch: int) -> None:
         if epoch == self._epoch:

@@ -11,7 +11,7 @@ from torch import Tensor
 from neocog.data.batches import Batches, normalised, ordered
 from neocog.data.pictures import Held, Streamed
 from neocog.data.source import Source
-from neocog.errors import DataError
+from neocog.errors import DataError, UsageError
 from neocog.fit import features, transfer
 from neocog.fit.device import with_right_gradients
 from neocog.fit.guides import guides_of
@@ -44,8 +44,11 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
     task.begin(pre, lambda most: _some(training.shown, most))
     build(job, fresh=fresh)
     device = job.device
+    own = task.feed(job.net, device, batch=plan.batch, seed=plan.seed, folder=job.folder)
+    if own is not None and world.size > 1:
+        raise UsageError(f"the task {task.name} is learned by one process; start it without torchrun")
     n, known = len(training), training.known
-    job.feed = Batches(
+    job.feed = own or Batches(
         training.pictures,
         known,
         plan.augment,

@@ -224,6 +224,7 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
     state.beside = {name: value for guide in job.guides for name, value in guide.tensors.items()}
     if again:
         state.load(folder)
+        job.batches.load(state.fed)
     if plan.on_features:
         features_in_place_of_pictures(job)
     if again:

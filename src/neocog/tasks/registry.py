@@ -54,6 +54,7 @@ _PREFERENCE = (
     "match-pairs",
     "match-texts",
     "tag-words",
+    "play",
 )
 
 

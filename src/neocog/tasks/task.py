@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -38,7 +39,7 @@ from neocog.tasks.registry import register as register
 from neocog.tasks.registry import saved as saved
 
 if TYPE_CHECKING:
-    from neocog.data.batches import Batch
+    from neocog.data.batches import Batch, Feed
     from neocog.data.columns import LabelSets
     from neocog.data.reader import Reader
     from neocog.data.source import Source
@@ -241,6 +242,17 @@ class Task(ABC):
         """
 
     # ---- a batch
+
+    def feed(self, net: nn.Module, device: Any, *, batch: int, seed: int, folder: Path) -> Feed | None:
+        """Where batches come from, if not from the samples of the source: what the net finds out by itself.
+
+        Args:
+            net: on its device; its weights change between two batches.
+            device: a ``fit.device.Device``.
+            batch: samples in a batch.
+            folder: of the run; what is too large for a checkpoint can be kept there.
+        """
+        return None
 
     @abstractmethod
     def collate(self, values: dict[str, Any], warp: Warp | None, valid: Tensor) -> Targets:
