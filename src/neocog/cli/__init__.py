@@ -14,6 +14,7 @@ from neocog.cli import (
     caption,
     data,
     demo,
+    design,
     export,
     library,
     look,
@@ -64,6 +65,8 @@ def _options(
     pass
 
 
-for _room in (train, predict, caption, summarise, export, data, nets, look, library, serve, sentences, demo):
+for _room in (
+    train, design, predict, caption, summarise, export, data, nets, look, library, serve, sentences, demo,
+):  # fmt: skip
     _room.add_to(app)
 app.add_typer(upkeep.upkeep, name="library")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from neocog.cli import terminal, write
+from neocog.cli.subject import value_of
 from neocog.errors import UsageError
 
 
@@ -96,6 +97,16 @@ def train(
         int | None,
         typer.Option(metavar="N", min=1, help="Cross-validation; default: 5 if there are few pictures; 1: none."),
     ] = None,
+    noisy: Annotated[
+        bool, typer.Option("--noisy", help="Many labels may be wrong: do not learn them by heart.")
+    ] = False,
+    teachers: Annotated[
+        list[Path] | None,
+        typer.Option("--teacher", metavar="RUN", help="Learn from a run's answers, too; repeat it for several."),
+    ] = None,
+    unlabelled: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Learn from pictures without labels, too.")
+    ] = None,
     device: terminal.Device = None,
     precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: the faster one.")] = None,
     find_lr: Annotated[bool, typer.Option("--find-lr", help="Scan learning rates instead of training.")] = False,
@@ -112,12 +123,15 @@ def train(
         raise UsageError("--epochs and --minutes exclude each other; give one of them")
     fields = terminal.settings(changes or [])
     chosen = terminal.settings(task_options or [], "--task-option", "loss=triplet")
-    of_net: dict[str, Any] = terminal.settings(net_options or [], "--net-option", "dropout=0.5")
+    of_net = {k: value_of(v) for k, v in terminal.settings(net_options or [], "--net-option", "dropout=0.5").items()}
     of_input = terminal.settings(input_options or [], "--input-option", "tokens=subwords")
     for field, value in (("head", head.value if head else None), ("folds", folds)):
         if value is not None:
             fields[field] = str(value)
     if find_lr:
+        if teachers or unlabelled:
+            raise UsageError("--find-lr scans a training on labels alone; omit --teacher and --unlabelled")
+        fields |= {"noisy": "true"} if noisy else {}
         with terminal.work():
             from neocog import fit
 
@@ -142,6 +156,7 @@ def train(
         return
     with terminal.resumable(lambda: out), terminal.work():
         from neocog import fit
+        from neocog.cli import subject
 
         run = fit.train(
             data,
@@ -149,7 +164,7 @@ def train(
             task=task,
             task_options=chosen,
             net=net,
-            net_options=of_net,
+            net_options={k: subject.value_of(v) for k, v in of_net.items()},
             input_options=of_input,
             recipe=recipe,
             epochs=epochs,
@@ -166,6 +181,9 @@ def train(
             start=start,
             regime=regime.value if regime else None,
             layer=layer,
+            noisy=noisy,
+            teachers=teachers or (),
+            unlabelled=unlabelled,
         )
     write.show_run(run, json=json)
 
@@ -256,7 +274,7 @@ def transferability(
     Splits the classes in two, trains a net on each half, and moves its first n layers, frozen or tuned, to the other.
     A run that was stopped continues with the same --out.
     """
-    with terminal.resumable(lambda: None), terminal.work():
+    with terminal.resumable(lambda: out, "the same command with --out {}"), terminal.work():
         from neocog.fit.transferability import transferability as measure
 
         result = measure(

@@ -36,7 +36,7 @@ def open_source(
             ``{000..099}``; a named set (``cifar10``, ``cifar100``, ``mnist``, ``fashion_mnist``, ``digits``, ``drawn``
             or ``drawn:n=2000,size=64,seed=1``); ``KIND:WHAT``, where an installed package has the entry point KIND in
             the group ``neocog.sources`` (neocog's own is ``library:FOLDER``), or ``clips:FOLDER`` (see
-            `clips.open_clips`); or a tuple (pictures, labels) of arrays.
+            `clips.open_clips`); a game, ``game:catch`` or ``atari:pong``; or a tuple (pictures, labels) of arrays.
         offline: never fetch anything.
         columns: which column of a table is what, for example ``{"path": "photo", "label": "kind"}``; roles are path,
             label, labels, caption, split, group (rows of one value stay in one split), boxes, mask, points, and numbers
@@ -65,6 +65,10 @@ def open_source(
         from neocog.data.clips import open_clips
 
         return open_clips(text[len("clips:") :])
+    if kind in ("game", "atari") and colon:
+        from neocog.data.read_game import Episodes
+
+        return Episodes(text)
     if colon and isinstance(spec, str):
         for found in entry_points(group=PLUGINS, name=kind):
             opened = found.load()(text)

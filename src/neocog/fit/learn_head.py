@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from neocog import nets
-from neocog.fit.heads import FOLDS, check_kind, choose, cross_validate, group_folds, strata_of, stratified_folds
+from neocog.fit.fusion import fuse, put
+from neocog.fit.heads import FOLDS, check_kind, choose, cross_validate, group_folds, part, strata_of, stratified_folds
 from neocog.fit.job import Data, Job
 from neocog.fit.kept import Kept, neighbours
 from neocog.fit.steady import key_of
+from neocog.fit.suspects import doubted, out_of_fold
 from neocog.fit.transfer import FEW, ONE_SPLIT, each_class
+from neocog.nets.descriptors import Fused
 from neocog.nets.taps import LAST
 from neocog.records import counted
 
@@ -42,18 +44,26 @@ def learn_head(job: Job) -> None:
     counts, _ = task.support(source, seen[: len(rows)])
     few = each_class(counts) < FEW
     apart = task.groups(source)  # whole classes, say, are kept apart
-    crossed = apart is None and (r.folds > 1 or (few and r.folds == 0))
+    layer = nets.head_of(net)
+    crossed = apart is None and not isinstance(layer, Fused) and (r.folds > 1 or (few and r.folds == 0))
     groups = _groups(job.data, seen, plan.mirror) if apart is None and (few or crossed) else None
     strata = strata_of(task, source, seen)
     # a validation picture or two of each class say less about the strength than every training picture in its turn;
     # so do a few groups
     held_out = (val_x, val_y) if apart is None and not few and len(val_x) >= 5 * len(counts) else None
-    folds = None
+    folds, copies = None, None if groups is None else groups[: len(x)]
+    good = np.ones(len(x), dtype=bool)
+    if r.noisy and task.classifies:  # figures are of all pictures
+        doubts, _ = doubted(out_of_fold(x, y["label"], task, copies), y["label"])
+        good[doubts if len(doubts) < len(x) / 2 else []] = False
+        left = f"{counted(len(x) - int(good.sum()), 'label')} of {len(x):,} are probably wrong and not learned from"
+        show.say(f"noisy: {left if len(doubts) < len(x) / 2 else 'the features do not tell which labels are wrong'}")
+        copies = None if copies is None else copies[good]
     if apart is not None:
         folds = group_folds(apart[training.rows[rows]], FOLDS, plan.seed)
     elif held_out is None and not r.strength:
-        folds = stratified_folds(strata[: len(x)], FOLDS, None if groups is None else groups[: len(x)], plan.seed)
-    own, own_y, judged = x, y, None
+        folds = stratified_folds(strata[: len(x)][good], FOLDS, copies, plan.seed)
+    own, own_y, judged = x[good], part(y, good), None
     if task.fits_mirrored and plan.augment.flip != "none":
         more, mirrored = kept.of(training.shown, "train-mirrored", mirrored=True)
         same = training.targets(more)
@@ -63,16 +73,15 @@ def learn_head(job: Job) -> None:
     layers = (plan.taps or {}).get("layers", ())
     parts = net.parts if layers[1:] == [LAST] else ()  # layers that were not named are tried one by one
     kind = check_kind(r.head, task)
-    head = choose(
-        own, own_y, task, kind=kind, strength=r.strength, held_out=held_out, folds=folds, judged=judged, parts=parts
-    )
+    how: dict[str, Any] = {"kind": kind, "strength": r.strength, "held_out": held_out, "folds": folds, "judged": judged}
+    if isinstance(layer, Fused):
+        head = fuse(layer, own, own_y, task, **how)
+    else:
+        head = choose(own, own_y, task, parts=parts, **how)
+        put(layer, head)
     if parts:
         what = f"the maps of {layers[0]}" if head.part == 0 else "the input of the net's last layer"
         head = dataclasses.replace(head, chosen=f"{head.chosen or 'given'}, as that it reads {what}")
-    layer = nets.head_of(net)
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(head.weight))  # type: ignore[operator, union-attr]
-        layer.bias.copy_(torch.from_numpy(head.bias))  # type: ignore[operator, union-attr]
     fitted = time.monotonic()
     if crossed:
         both = {name: np.concatenate((y[name], val_y[name])) for name in y} if len(val_x) else y
@@ -95,6 +104,7 @@ def learn_head(job: Job) -> None:
         head=head.kind,
         strength=head.strength,
         chosen=head.chosen or "given",
+        doubted=int((~good).sum()),
         judge=task.head_judge,
         tried=head.tried,
         features=int(x.shape[1]),

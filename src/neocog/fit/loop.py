@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from neocog.data.augment import generator, smaller
-from neocog.data.batches import Batch, Batches
+from neocog.data.batches import Batch, Feed
 from neocog.errors import RunError
 from neocog.fit.clock import Clock
 from neocog.fit.device import Device
 from neocog.fit.diagnose import update_ratios
 from neocog.fit.evaluating import floated
+from neocog.fit.guides import Guide
 from neocog.fit.job import Job
 from neocog.fit.optim import set_rates
 from neocog.fit.parallel import World, share_gradients, total
@@ -54,12 +57,15 @@ def fit(
     net: Any = torch.compile(state.net) if device.compile else state.net
     chunk = recipe.chunk if device.kind == "cpu" else 0  # a GPU is kept busy by whole batches
     stream = batches.stream(state.step)
+    for guide in job.guides:
+        guide.begin(state.step)
     tally = Tally(device.torch)
     saved = time.monotonic()
     clock.before, clock._begin = state.elapsed, time.monotonic()
     state.net.train()
     progress = clock.progress(state.step)  # asked once a step: time that is over is over for all that follows
     while progress < 1.0:
+        task.progress = progress
         factor = set_rates(state.opts, recipe, progress, state.scale)
         torch.manual_seed(int(generator(seed, state.step, world.rank).initial_seed()))  # dropout, stochastic depth
         batch = next(stream)
@@ -67,8 +73,10 @@ def fit(
             smaller(x, side(x.size(-2), recipe.small, recipe.small_until, progress)) if x.ndim == 4 else x
             for x in batch.inputs
         )
-        loss, count = gradients(net, batch, task, device, chunk, tally)
+        loss, count = gradients(net, batch, task, device, chunk, tally, job.guides)
         share_gradients(state.net, count, world)
+        for guide in job.guides:
+            guide.share(world)
         penalise(state.net, recipe, state.step / batches.steps_per_epoch)
         if recipe.clip:
             nn.utils.clip_grad_norm_(state.net.parameters(), recipe.clip)
@@ -114,6 +122,7 @@ def fit(
             if not (epoch_ends or over or task.whole_batch):
                 stop_if_lost(loss_now(state.net, batch, task, device), job, state, alone=True)
             state.elapsed, state.log_size = clock.elapsed, log.size
+            state.fed = batches.state()
             state.save(folder)
             saved = time.monotonic()
         if stopping:
@@ -135,7 +144,13 @@ def loss_now(net: nn.Module, batch: Batch, task: Task, device: Device, most: int
 
 
 def gradients(
-    net: nn.Module, batch: Batch, task: Task, device: Device, chunk: int, tally: Tally
+    net: nn.Module,
+    batch: Batch,
+    task: Task,
+    device: Device,
+    chunk: int,
+    tally: Tally,
+    guides: Sequence[Guide] = (),
 ) -> tuple[Tensor, Tensor]:
     """Add the gradients of a batch's loss times its count to the net's parameters, `chunk` pictures at a time (0: all).
 
@@ -145,14 +160,19 @@ def gradients(
         The mean loss, and the count that it is a mean over.
     """
     # a mixed batch refers to partners by their place in it, so it stays whole
-    size = chunk if chunk and batch.mix is None and not task.whole_batch and chunk < len(batch) else len(batch)
+    whole = batch.mix is not None or task.whole_batch or any(guide.whole_batch for guide in guides)
+    size = chunk if chunk and not whole and chunk < len(batch) else len(batch)
     loss = torch.zeros((), device=batch.x.device)
     count = torch.zeros((), device=batch.x.device)
     for first in range(0, len(batch), size):
         part = batch if size == len(batch) else batch.part(slice(first, first + size))
+        also = [x for guide in guides if (x := guide.beside(net, part)) is not None]
         with device.training():
-            made = task.run(net, part)
-        found = loss_of(task, made, part)
+            made = task.run(net, dataclasses.replace(part, inputs=(torch.cat([part.x, *also]),)) if also else part)
+        out = floated(weighted(made)[0][0])
+        found = loss_of(task, first_rows(made, len(part)) if also else made, part)
+        for guide in guides:
+            guide.add(found, out[: len(part)], out[len(part) :], part)
         times = torch.as_tensor(found.count, dtype=loss.dtype, device=loss.device)
         total = found.total * times
         total.backward()
@@ -161,6 +181,11 @@ def gradients(
         tally.add(found, times)
     tally.step(len(batch))
     return loss / count.clamp(min=1e-6), count
+
+
+def first_rows(made: Any, n: int) -> Any:
+    """What a net puts out, for the first `n` samples that it was shown."""
+    return tree_map(lambda v: v[:n] if isinstance(v, Tensor) else v, made)
 
 
 def weighted(made: Any) -> list[tuple[Any, float]]:
@@ -205,7 +230,9 @@ def judge(state: State, figure: float, loss: float) -> bool:
     if not math.isfinite(figure):
         return False
     recipe = state.recipe
-    score = -loss if recipe.early_stop and math.isfinite(loss) else figure
+    # of a net that does not believe wrong labels the loss on them rises, while its accuracy on them stays
+    by_loss = recipe.early_stop and math.isfinite(loss) and not recipe.noisy
+    score = -loss if by_loss else figure
     if score > state.best:
         state.best, state.stale = score, 0
         return False
@@ -251,7 +278,7 @@ class Tally:
         mean = self.sums["loss"].item() / max(1e-6, self.sums["count"].item())
         return f"epoch {epoch:.2f}  loss {mean:.3f}"
 
-    def figures(self, batches: Batches, world: World) -> dict[str, float]:
+    def figures(self, batches: Feed, world: World) -> dict[str, float]:
         """The epoch's figures for the log, over all processes."""
         names = sorted(self.sums)
         sums = total(torch.stack([self.sums[name].float() for name in names]), world).tolist()
@@ -263,4 +290,5 @@ class Tally:
             "seconds": seconds,
             "pictures_per_second": self.pictures * world.size / seconds,
             "waiting": batches.waited / seconds,
+            **batches.figures(),
         }

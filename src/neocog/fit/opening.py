@@ -15,6 +15,7 @@ from neocog.fit.choices import make_recipe
 from neocog.fit.coverage import coverage
 from neocog.fit.device import check_precision, choose, place
 from neocog.fit.features import check_layers
+from neocog.fit.guides import described
 from neocog.fit.job import Data, Job, Wishes, check_options
 from neocog.fit.parallel import join, same_everywhere
 from neocog.fit.plan import make_plan, plan_inputs
@@ -49,7 +50,8 @@ def planned(
         if (value := getattr(wishes, name)) is not None and not value > 0:
             raise UsageError(f"{name} must be more than 0, got {value}")
     if wishes.net is not None:
-        nets.facts(wishes.net)
+        wishes = _of_file(wishes, *nets.in_file(wishes.net))
+        nets.facts(str(wishes.net))
     if wishes.task is not None:
         check_options(find(wishes.task), wishes.task_options)
     # a wrong name is refused before anything is read
@@ -69,6 +71,7 @@ def planned(
         more = ", ".join(name for name in possible(opened.source) if name != opened.task.name)
         more = f"; --task can also be {more}" if more else ""
         show.say(f"task: {opened.task.name} ({opened.task.about}){more}")
+    wishes = _checked(wishes, opened, at_once)
     here = choose(device, precision=precision, local_rank=world.local_rank, training=True)
     chosen = dataclasses.replace(same_everywhere(here, world), index=here.index)  # one choice for all processes
     show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))
@@ -89,9 +92,38 @@ def planned(
         plan, task = plan_inputs(wishes, opened, chosen, world, show)
     else:
         plan, task = make_plan(wishes, opened, chosen, world, show, weights)
+    if wishes.teachers or wishes.unlabelled is not None:
+        beside = described(wishes.teachers, wishes.unlabelled, task.classes)  # type: ignore[attr-defined]
+        plan = dataclasses.replace(plan, **beside)
     for note in coverage(opened, plan.mirror):
         opened.notes.append(note)
         show.say(f"note: {note}")
     stem = f"{opened.source.name or 'pictures'}-{plan.net['name']}".replace("/", "-").replace(" ", "-")
     folder = Path(same_everywhere(str(out or free_folder(stem)), world))
     return Job(plan, opened, task, chosen, world, show, folder, begin, save_every)
+
+
+def _checked(wishes: Wishes, opened: Data, at_once: bool) -> Wishes:
+    """The wishes, where what is to be learned from beside labels can be. Raises: UsageError: it cannot."""
+    asked = {"--noisy": wishes.fields.get("noisy"), "--teacher": wishes.teachers,
+             "--unlabelled": wishes.unlabelled is not None}  # fmt: skip
+    for option in (name for name, given in asked.items() if given):
+        if not opened.task.classifies:
+            raise UsageError(f"{option} is for the task label, and this training is for {opened.task.name}")
+        if option == "--noisy":
+            continue
+        if opened.source.kind != PICTURE:
+            raise UsageError(f"{option} is for pictures, and {opened.source.name} holds {opened.source.kind}s")
+        if at_once or wishes.regime == "features" or wishes.layers:
+            raise UsageError(
+                f"{option} needs gradient steps, and here only a last layer would be fitted; choose --regime top or "
+                "all, or another --net"
+            )
+        # soft answers and thresholds do their own smoothing; a field for steps asks for steps
+        wishes = dataclasses.replace(wishes, fields={"label_smoothing": 0.0, **wishes.fields})
+    return wishes
+def _of_file(wishes: Wishes, name: str, known: dict[str, Any]) -> Wishes:
+    """The wishes for a net of which a file says `known`; classes and channels are those of the data."""
+    options = {k: v for k, v in known.items() if k not in ("classes", "in_channels", "input_size")}
+    size = wishes.size or known.get("input_size")
+    return dataclasses.replace(wishes, net=name, size=size, net_options={**options, **wishes.net_options})

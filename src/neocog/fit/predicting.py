@@ -252,6 +252,15 @@ class Run:
             pictures = [pictures]
         return list(predict(self, pictures, top=top))
 
+    def sample(self, n: int = 64, *, seed: int = 0) -> np.ndarray:
+        """New pictures, uint8 (n, H, W, 1 or 3), of a run of the task vae or gan; the same seed gives the same ones.
+
+        Raises: UsageError: a run of another task, or no picture is asked for.
+        """
+        if n < 1:
+            raise UsageError(f"at least one picture has to be asked for, not {n}")
+        return self.task.sample(self.net(), n, seed)
+
     def decided(self, text: Any, what: str | None = None) -> Decided:
         """Which words and windows of words decided that the net says `what` of a text; see ``fit.words.decided``."""
         return decided(self.task, self.net(), self.reader, text, what)

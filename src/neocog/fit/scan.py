@@ -70,6 +70,8 @@ def find_lr(
     plan = made.plan
     state = State(made.net, plan.recipe, plan.batch, made.device.dtype)
     stream = made.batches.stream(0)
+    for guide in made.guides:
+        guide.begin(0)
     made.net.train()
     factors = diagnose.sweep(1e-3, 30.0, steps)
     taken = 0
@@ -82,8 +84,12 @@ def find_lr(
                 for group in opt.param_groups:
                     group["lr"] = group["peak"] * factor
             tally = Tally(made.device.torch)
-            loss, count = gradients(made.net, next(stream), made.task, made.device, plan.recipe.chunk, tally)
+            loss, count = gradients(
+                made.net, next(stream), made.task, made.device, plan.recipe.chunk, tally, made.guides
+            )
             share_gradients(made.net, count, made.world)
+            for guide in made.guides:
+                guide.share(made.world)
             for opt in state.opts:
                 opt.step()
                 opt.zero_grad(set_to_none=True)

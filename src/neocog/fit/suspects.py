@@ -26,7 +26,7 @@ from neocog.fit.predicting import Run, logits_of
 from neocog.fit.start import open_start
 from neocog.nets.packages import DEFAULT, PACKAGES
 from neocog.nets.weight_files import at_hand
-from neocog.tasks import find
+from neocog.tasks import Task, find
 from neocog.tasks.measures import softmax
 
 AUTO = "auto"
@@ -133,13 +133,21 @@ def _by_others(source: Source, device: str | None) -> tuple[np.ndarray, np.ndarr
     task = label.plan(source, rows, {"label_smoothing": 0.0, "balance": "none", **label.options})
     assert task.chance is not None
     copies = fast_groups(source, rows) if len(rows) <= _COPIES_UP_TO else None
+    return rows, labels, out_of_fold(x, labels, task, copies)
+
+
+def out_of_fold(x: np.ndarray, labels: np.ndarray, task: Task, copies: np.ndarray | None = None) -> np.ndarray:
+    """Probabilities (N, K), each by a last layer on features `x` (N, D) that was fitted to other pictures' labels.
+
+    `copies`: near-duplicates share a number and are left out together.
+    """
     folds = stratified_folds(labels, FOLDS, copies)
     # the strength is one number for all folds, and so tells a fold next to nothing of its own labels
     first, y = folds == 0, {"label": labels}
     strength = choose_head(x[~first], part(y, ~first), task, held_out=(x[first], part(y, first))).strength
-    probabilities = np.zeros((len(rows), len(source.classes)))
+    probabilities = np.zeros((len(x), task.outputs or 0))
     for fold in range(int(folds.max()) + 1):
         out = folds == fold
         head = choose_head(x[~out], part(y, ~out), task, strength=strength)
         probabilities[out] = softmax(head.logits(x[out]), 1.0)
-    return rows, labels, probabilities
+    return probabilities

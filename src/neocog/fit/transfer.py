@@ -59,7 +59,7 @@ _RATE_FIELDS = frozenset({"lr_last", "lr_early"})  # for the other two
 _PICTURE_FIELDS = frozenset(
     "translate crop resized_crop cutout colour mixup cutmix zoom rotate elastic small tta lr_last lr_early".split()
 )
-_ALWAYS = frozenset({"balance", "val_share", "val_most"})
+_ALWAYS = frozenset({"balance", "noisy", "val_share", "val_most"})
 
 
 @dataclass(frozen=True)

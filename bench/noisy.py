@@ -1,0 +1,106 @@
+"""CIFAR-10 with wrong labels: speednet as it is against `--noisy`, for the same number of steps; and what is found.
+
+    NEOCOG_DATA=... python bench/noisy.py --seeds 3 [--pictures N] [--epochs E] [--set FIELD=VALUE] [--out FILE]
+
+The labels of the training pictures (those kept for validation among them) are made wrong as labels.py says there, by
+a generator seeded with the seed; test labels are right. Accuracy is on the 10,000 test pictures, of the weights
+that neocog keeps and of the last epoch's if they differ. Found wrong labels: `neocog check --labels RUN` of the robust
+run, over the pictures that it was trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from labels import NOISE, noisy, score
+
+from neocog import fit
+from neocog.data import open_source
+from neocog.fit.device import hardware
+from neocog.fit.run import read_json, records
+from neocog.fit.suspects import suspicious_labels
+
+ASKED = {"symmetric 0.2": 8, "symmetric 0.5": 15, "asymmetric 0.4": 6}  # points that robust is to be better by
+
+
+def main() -> None:
+    """Train, print a row for each training, then the means."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--pictures", type=int, default=0, help="training pictures (0: all 50,000)")
+    parser.add_argument("--epochs", type=float, default=None)
+    parser.add_argument("--net", default="speednet")
+    parser.add_argument("--noise", action="append", choices=list(NOISE), help="default: the three that are asked for")
+    parser.add_argument("--ways", default="plain,robust")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of both")
+    parser.add_argument("--robust", action="append", default=[], metavar="FIELD=VALUE", help="of the robust one")
+    parser.add_argument("--out", type=Path, default=None)
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for noise in arguments.noise or ASKED:
+        for seed in range(arguments.seeds):
+            for way in arguments.ways.split(","):
+                rows.append({"noise": noise, "seed": seed, "way": way, **once(noise, seed, way, arguments)})
+                print(json.dumps(rows[-1]), flush=True)
+    means = [gain(rows, noise) for noise in dict.fromkeys(row["noise"] for row in rows)]
+    for mean in means:
+        print(json.dumps(mean))
+    if arguments.out:
+        asked = {k: v for k, v in vars(arguments).items() if k != "out"}
+        about = {"hardware": hardware(), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
+        arguments.out.write_text(json.dumps({"asked": asked, "rows": rows, "means": means, **about}, indent=1) + "\n")
+
+
+def once(noise: str, seed: int, way: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One training on labels some of which are wrong."""
+    source = open_source("cifar10")
+    random = np.random.default_rng(1000 + seed)
+    train = np.flatnonzero(source.splits == 0)
+    if arguments.pictures:
+        train = np.sort(random.permutation(train)[: arguments.pictures])
+    source = source.select(np.concatenate((train, np.flatnonzero(source.splits == 2))))
+    true = source.labels.copy()
+    source.labels[: len(train)] = noisy(true[: len(train)], *NOISE[noise], random)
+    fields = dict(pair.split("=", 1) for pair in arguments.set + arguments.robust * (way == "robust"))
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        run = fit.train(
+            source, net=arguments.net, epochs=arguments.epochs, seed=seed, out=Path(folder) / "run", set=fields,
+            noisy=way == "robust", start="scratch", diagnosis=False, progress=False,
+        )  # fmt: skip
+        epochs = records(run.folder, "epoch")
+        row = {
+            "accuracy": round(run.metrics["test_accuracy"], 4),
+            "kept": read_json(run.folder / "net.json")["kept"]["epoch"],
+            "train_accuracy": round(epochs[-1]["train_accuracy"], 4),
+            "epochs": epochs[-1]["epoch"],
+            "training_seconds": round(epochs[-1]["elapsed"], 1),
+            "seconds": round(time.perf_counter() - begin, 1),
+        }
+        if way == "robust":
+            learned = source.select(np.arange(len(train)))
+            named = np.array([i for i, *_ in suspicious_labels(run, learned)], dtype=np.int64)
+            row["wrong"] = score(named, learned.labels != true[: len(train)])
+    return row
+
+
+def gain(rows: list[dict[str, Any]], noise: str) -> dict[str, Any]:
+    """Means over the seeds, and by how many points robust is better."""
+    found = {
+        way: statistics.mean(row["accuracy"] for row in rows if (row["noise"], row["way"]) == (noise, way))
+        for way in dict.fromkeys(row["way"] for row in rows)
+    }
+    better = round(100 * (found["robust"] - found["plain"]), 2) if {"plain", "robust"} <= found.keys() else None
+    return {"noise": noise, **found, "points": better, "asked": ASKED.get(noise)}
+
+
+if __name__ == "__main__":
+    main()

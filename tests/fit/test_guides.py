@@ -1,0 +1,194 @@
+"""What is learned from beside labels: averages of earlier answers, teachers, unlabelled pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from neocog import fit
+from neocog.data.batches import Batch
+from neocog.errors import RunError, UsageError
+from neocog.fit import guides, learn_head
+from neocog.fit.guides import Memory, Teachers, Unlabelled, reread
+from neocog.fit.inputs import prepare
+from neocog.fit.job import Wishes
+from neocog.fit.loop import judge
+from neocog.fit.opening import planned
+from neocog.fit.parallel import World
+from neocog.fit.recipes import recipe
+from neocog.fit.run import read_tensors, records
+from neocog.fit.state import State
+from neocog.nets import build
+from neocog.records import Preprocess
+from neocog.tasks import Losses
+
+HOW: dict[str, Any] = {"net": "lenet5", "epochs": 2, "device": "cpu", "precision": "float32", "progress": False,
+                       "diagnosis": False}  # fmt: skip
+DATA = "drawn:n=80,size=32"
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> fit.Run:
+    return fit.train(DATA, out=tmp_path_factory.mktemp("teacher") / "run", seed=5, **HOW)
+
+
+def of(rows: list[int], labels: list[int]) -> Batch:
+    n = len(rows)
+    return Batch((torch.zeros(n, 1),), {"label": torch.tensor(labels)}, torch.tensor(rows), torch.ones(n) > 0)
+
+
+def losses() -> Losses:
+    return Losses({"loss": torch.tensor(1.0)}, 2)
+
+
+def test_the_memory_is_a_running_average_and_its_term_that_of_the_paper() -> None:
+    memory, logits = Memory(5, 3, weight=2.0, keep=0.7, device=torch.device("cpu")), torch.tensor([[2.0, 0, 0]] * 2)
+    p, found = logits.softmax(1)[0], losses()
+    memory.add(found, logits, logits[:0], of([3, 1], [0, -100]))  # the second picture could not be read
+    torch.testing.assert_close(memory.average[3], 0.3 * p)
+    assert not memory.average[[0, 1, 2, 4]].any()
+    torch.testing.assert_close(found.parts["early"], 2.0 * torch.log(1 - 0.3 * (p * p).sum()) / 2)
+    memory.add(losses(), logits[:1], logits[:0], of([3], [0]))
+    torch.testing.assert_close(memory.average[3], 0.7 * 0.3 * p + 0.3 * p)
+
+
+def test_the_term_pulls_towards_what_was_said_before() -> None:
+    memory = Memory(1, 2, weight=3.0, keep=0.9, device=torch.device("cpu"))
+    memory.average[0] = torch.tensor([0.9, 0.1])
+    logits = torch.zeros(1, 2, requires_grad=True)
+    found = Losses({"loss": logits.sum() * 0}, 1)
+    memory.add(found, logits, logits[:0], of([0], [1]))
+    found.total.backward()
+    assert logits.grad is not None and logits.grad[0, 0] < 0 < logits.grad[0, 1]  # the label says 1
+
+
+def test_other_processes_averages_are_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory(3, 2, 1.0, 0.5, torch.device("cpu"))
+    memory.add(losses(), torch.zeros(1, 2), torch.zeros(0, 2), of([0], [1]))
+    others = iter([torch.tensor([2]), torch.tensor([[0.1, 0.9]])])
+    monkeypatch.setattr(guides, "gathered", lambda own, world: torch.cat((own, next(others))))
+    memory.share(World(0, 2))
+    torch.testing.assert_close(memory.average, torch.tensor([[0.25, 0.25], [0, 0], [0.1, 0.9]]))
+
+
+def test_noisy_stops_by_accuracy_because_the_loss_on_wrong_labels_rises() -> None:
+    for noisy, stops in ((False, True), (True, False)):
+        state = State(build("lenet5"), recipe("standard", early_stop=2, noisy=noisy), 32)
+        found = [judge(state, figure, loss) for figure, loss in ((0.5, 1.0), (0.6, 1.1), (0.7, 1.2))]
+        assert found[-1] is stops
+
+
+def test_teachers_say_the_classes_in_the_order_of_the_pictures(teacher: fit.Run) -> None:
+    job = planned(Wishes(net="lenet5", teachers=(teacher,)), DATA, device="cpu", precision="float32", progress=False)
+    prepare(job)
+    guide = job.guides[0]
+    assert isinstance(guide, Teachers)
+    x = next(job.batches.stream(0)).x
+    pre = teacher.preprocess
+    shown = reread(x, job.plan.preprocess, pre)
+    with torch.no_grad():
+        expected = (teacher.net()(shown) / 2.0).softmax(1)
+    torch.testing.assert_close(guide.say(x), expected)
+    job.task.classes = job.task.classes[::-1]
+    torch.testing.assert_close(Teachers([teacher], job).say(x), expected.flip(1))
+
+
+def test_pictures_are_read_again_as_another_net_reads_them() -> None:
+    ours = Preprocess(8, 8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    plain = torch.rand(2, 3, 8, 8)
+    x = (plain - torch.tensor(ours.mean)[None, :, None, None]) / torch.tensor(ours.std)[None, :, None, None]
+    assert reread(x, ours, ours) is x
+    theirs = dataclasses.replace(ours, mean=(0.0,) * 3, std=(1.0,) * 3)
+    torch.testing.assert_close(reread(x, ours, theirs), plain)
+    grey = Preprocess(4, 4, channels=1, mean=(0.0,), std=(1.0,))
+    assert reread(x, ours, grey).shape == (2, 1, 4, 4)
+
+
+def test_a_teacher_of_other_classes_is_refused(teacher: fit.Run) -> None:
+    with pytest.raises(UsageError, match=r"knows circle.*, and the pictures have 0, 1"):
+        fit.train("digits", teachers=[teacher], **HOW)
+
+
+@pytest.mark.parametrize(
+    ("data", "asked", "said"),
+    [
+        (DATA, {"task": "segment", "noisy": True}, "--noisy is for the task label"),
+        (DATA, {"net": "descriptors", "teachers": ["x"]}, "--teacher needs gradient steps"),
+        (DATA, {"unlabelled": DATA, "regime": "features", "start": "x"}, "--unlabelled needs gradient steps"),
+    ],
+)
+def test_what_cannot_be_learned_beside_labels_is_refused(data: str, asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        fit.train(data, **{**HOW, "epochs": None, **asked})
+
+
+def test_a_changed_picture_is_of_the_same_file_and_learned_only_where_the_net_is_sure() -> None:
+    how: dict[str, Any] = {"device": "cpu", "precision": "float32", "progress": False}
+    wishes = Wishes(net="lenet5", unlabelled="drawn:n=40,size=32,seed=2", fields={"sure": 0.0})
+    job = planned(wishes, DATA, **how)
+    prepare(job)
+    guide = job.guides[0]
+    assert isinstance(guide, Unlabelled) and job.plan.recipe.label_smoothing == 0.0
+    weak, strong = (next(feed.stream(3)) for feed in guide.feeds)
+    assert torch.equal(weak.rows, strong.rows) and not torch.equal(weak.x, strong.x)
+    batch = next(job.batches.stream(0))
+    guide.begin(0)
+    job.net.train()
+    x = guide.beside(job.net, batch)
+    assert job.net.training and len(x) == guide.feeds[0].batch_size and guide.trusted.all()
+    guide.sure = 2.0
+    guide.beside(job.net, batch)
+    found = losses()
+    guide.add(found, torch.zeros(2, 8), torch.zeros(len(x), 8), batch)
+    assert float(found.parts["unlabelled"]) == 0.0 and float(found.figures["trusted"]) == 0.0
+
+
+@pytest.mark.parametrize("way", ["noisy", "teachers", "unlabelled"])
+def test_stopped_and_resumed_it_ends_in_the_same_bits(tmp_path: Path, teacher: fit.Run, way: str) -> None:
+    asked = {"noisy": True, "teachers": [teacher], "unlabelled": "drawn:n=40,size=32,seed=2"}[way]
+    how = {**HOW, way: asked, "set": {"sure": 0.15}}
+    whole = fit.train(DATA, out=tmp_path / "whole", **how)
+    save = State.save
+
+    def then_stop(state: State, where: Path) -> None:
+        save(state, where)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(State, "save", then_stop)
+        fit.train(DATA, out=tmp_path / "stopped", **how)
+    kept = read_tensors(tmp_path / "stopped" / "checkpoint.safetensors")[0]
+    assert ("beside/average" in kept) == (way == "noisy")
+    again = fit.resume(tmp_path / "stopped", progress=False)
+    a, b = (read_tensors(run.folder / "checkpoint.safetensors")[0] for run in (whole, again))
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    part = {"noisy": "early", "teachers": "teachers", "unlabelled": "unlabelled"}[way]
+    assert all(record[f"train_{part}"] != 0 for record in records(again.folder, "epoch"))
+
+
+def test_another_teacher_than_at_the_beginning_is_refused(teacher: fit.Run) -> None:
+    job = planned(Wishes(net="lenet5", teachers=(teacher,)), DATA, device="cpu", precision="float32", progress=False)
+    job.plan = dataclasses.replace(job.plan, teachers=[{**job.plan.teachers[0], "fingerprint": "x"}])
+    with pytest.raises(RunError, match="has other weights than when the training began"):
+        prepare(job)
+
+
+def test_a_last_layer_that_is_fitted_at_once_leaves_doubted_labels_out(
+    tmp_path: Path, teacher: fit.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random, true = np.random.default_rng(0), np.arange(100) % 2  # bright or dark, every fifth label wrong
+    pictures = (random.integers(0, 100, (100, 32, 32, 3)) + 100 * true[:, None, None, None]).astype(np.uint8)
+    how = {**HOW, "net": None, "epochs": None, "start": teacher, "regime": "features", "noisy": True}
+    run = fit.train((pictures, np.where(np.arange(100) % 5, true, 1 - true).tolist()), out=tmp_path / "run", **how)
+    (head,) = records(run.folder, "head")
+    wrong = (np.flatnonzero(read_tensors(run.folder / "split.safetensors")[0]["codes"] == 0) % 5 == 0).sum()
+    assert wrong - 2 <= head["doubted"] <= wrong + 2
+
+    monkeypatch.setattr(learn_head, "doubted", lambda p, labels: (np.arange(len(p)), labels))  # as of useless features
+    run = fit.train((pictures, true.tolist()), out=tmp_path / "all", **how)
+    assert records(run.folder, "head")[0]["doubted"] == 0
