@@ -19,7 +19,7 @@ vectors, one seed).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,7 @@ class Tagger(nn.Module):
             with torch.no_grad():
                 table.weight[0].zero_()  # type: ignore[operator]
 
-    def take_vectors(self, make: Callable[[], Tensor]) -> None:
+    def take_vectors(self, make: Callable[[], Tensor], nothing: Iterable[int] = ()) -> None:
         """Begin with given vectors of subwords, all of one length; ``make()`` gives them, float (ids, 256).
 
         As they come, those of the, of, in and but are 1.6 to 2.4 long, and those of nouns 10 to 15.
