@@ -23,7 +23,7 @@ _CELL = 0.25  # degrees: pictures in the same cell are one place of `places`
 
 
 def overview(store: Store) -> dict[str, Any]:
-    """Return counts of pictures, folders, labels, tags and cameras, dates, what is taught, and the nets that saw them."""
+    """Return counts of pictures, folders, labels, tags, cameras, dates, what is taught, and the nets that saw them."""
     view = view_of(store)
     table = view.table
     taken = _taken(view)
