@@ -303,7 +303,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             name="sounds",
             about="for nets that read recordings: AdamW, a cosine, averaged weights",
-            epochs=40.0,
+            epochs=100.0,
             min_steps=600,
             batch_size=64,
             optimizer="adamw",
