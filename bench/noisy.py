@@ -3,8 +3,8 @@
     NEOCOG_DATA=... python bench/noisy.py --seeds 3 [--pictures N] [--epochs E] [--set FIELD=VALUE] [--out FILE]
 
 The labels of the training pictures (those kept for validation among them) are made wrong as labels.py says there, by
-a generator seeded with the seed; test labels are right. Accuracy is on the 10,000 test pictures, of the weights
-that neocog keeps and of the last epoch's if they differ. Found wrong labels: `neocog check --labels RUN` of the robust
+a generator seeded with the seed; test labels are right. Accuracy is on test pictures, of the weights that neocog
+keeps. Found wrong labels: `neocog check --labels RUN` of the robust
 run, over the pictures that it was trained on.
 """
 
@@ -36,6 +36,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pictures", type=int, default=0, help="training pictures (0: all 50,000)")
+    parser.add_argument("--tests", type=int, default=0, help="test pictures (0: all 10,000)")
+    parser.add_argument("--size", type=int, default=None, help="pixels that pictures are brought to")
     parser.add_argument("--epochs", type=float, default=None)
     parser.add_argument("--net", default="speednet")
     parser.add_argument("--noise", action="append", choices=list(NOISE), help="default: the three that are asked for")
@@ -66,14 +68,15 @@ def once(noise: str, seed: int, way: str, arguments: argparse.Namespace) -> dict
     train = np.flatnonzero(source.splits == 0)
     if arguments.pictures:
         train = np.sort(random.permutation(train)[: arguments.pictures])
-    source = source.select(np.concatenate((train, np.flatnonzero(source.splits == 2))))
+    tests = np.flatnonzero(source.splits == 2)[: arguments.tests or None]
+    source = source.select(np.concatenate((train, tests)))
     true = source.labels.copy()
     source.labels[: len(train)] = noisy(true[: len(train)], *NOISE[noise], random)
     fields = dict(pair.split("=", 1) for pair in arguments.set + arguments.robust * (way == "robust"))
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
         run = fit.train(
-            source, net=arguments.net, epochs=arguments.epochs, seed=seed, out=Path(folder) / "run", set=fields,
+            source, net=arguments.net, epochs=arguments.epochs, size=arguments.size, seed=seed, out=Path(folder) / "run", set=fields,
             noisy=way == "robust", start="scratch", diagnosis=False, progress=False,
         )  # fmt: skip
         epochs = records(run.folder, "epoch")
