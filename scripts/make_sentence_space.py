@@ -26,7 +26,9 @@ from neocog.data import open_source
 from neocog.data.columns import TextLists
 from neocog.data.decode import prepare
 from neocog.data.source import Source
+from neocog.library.concepts import vocabulary
 from neocog.library.embed import Embedder
+from neocog.library.sentences import Seen, seen_in
 from neocog.text import space, space_making
 
 TRUNK = "efficientnet_lite0"
@@ -117,6 +119,16 @@ def features(split: str, kept: Path, *, views: bool) -> np.ndarray:
     return np.load(kept)
 
 
+def classes(split: str, kept: Path) -> Seen:
+    """What the trunk's classes say of the pictures of a split, as in a library."""
+    source, embedder = open_source(file(split)), Embedder(TRUNK)
+    if not kept.exists():
+        some = [range(first, min(first + BATCH, len(source))) for first in range(0, len(source), BATCH)]
+        np.save(kept, np.concatenate([embedder.embed([source.read(i) for i in of])[1] for of in some]))
+    values = np.load(kept)
+    return seen_in(vocabulary(embedder.concepts), lambda chosen: values[:, list(chosen)].sum(1))
+
+
 def captions(split: str) -> list[list[str]]:
     """The captions of each picture."""
     found: list[list[str]] = pq.read_table(file(split), columns=["captions"]).column(0).to_pylist()
@@ -156,7 +168,12 @@ def main() -> None:
         "data": "Flickr8k, official training split: 6,000 photographs with 30,000 captions in English",
         "words": space_making.shares(texts, LEAST),
     }
-    space_making.calibrated(ready, dev[:half], val, absent).save(given.out)
+    seen = classes("dev", given.work / "dev-classes.npy")
+
+    def seen_in_half(text: str) -> np.ndarray | None:
+        return None if (found := seen(text)) is None else found[:half]
+
+    space_making.calibrated(ready, dev[:half], val, absent, seen=seen_in_half).save(given.out)
     sizes = {name: (given.out / name).stat().st_size for name in space.FILES}
     seconds = {"features": spent, "all": time.perf_counter() - begin}
     print(json.dumps({"bytes": sizes, "calibration": space.Space.load(given.out).about["calibration"], **seconds}))

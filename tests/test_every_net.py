@@ -35,7 +35,7 @@ GIANTS |= {
 
 
 def has_classes(name: str) -> bool:
-    return nets.facts(name).task not in ("reconstruct", "embed")
+    return nets.facts(name).task not in ("reconstruct", "vae", "embed")
 
 
 @pytest.mark.parametrize(
@@ -120,11 +120,11 @@ def test_evaluation_is_deterministic_and_sees_pictures_one_by_one(net: nn.Module
     with torch.no_grad():
         first, second, alone = net.answers, net(x), net(x[:1])
     task = task_of(net)
-    if task in ("label", "control"):
+    if task in ("label", "play"):
         assert first.shape == (2, CLASSES)
     elif task == "segment":
         assert first.shape[:2] == (2, CLASSES) and first.dim() == 4
-    elif task == "reconstruct":
+    elif task in ("reconstruct", "vae"):
         assert first.shape == x.shape
     else:
         assert first.dim() == 2 and len(first) == 2
@@ -175,7 +175,7 @@ def test_learns_in_every_parameter(net: nn.Module) -> None:
     made = net(x)
     losses = []
     for out in outputs_of(made):
-        if task_of(net) in ("label", "control"):
+        if task_of(net) in ("label", "play"):
             assert out.shape == (2, CLASSES)
             losses.append(nn.functional.cross_entropy(out, torch.tensor([0, 1])))
         elif task_of(net) == "segment":

@@ -136,6 +136,26 @@ def data_uri(picture: np.ndarray, *, lossless: bool) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+def gif(frames: np.ndarray, *, milliseconds: int = 60) -> bytes:
+    """Frames uint8 (T, H, W) or (T, H, W, 3) as a GIF without end; the last frame stays for a second."""
+    from PIL import Image
+
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    out, pace = io.BytesIO(), [milliseconds] * (len(frames) - 1) + [1000]
+    first.save(out, "GIF", save_all=True, append_images=others, duration=pace, loop=0)
+    return out.getvalue()
+
+
+def animation(frames: np.ndarray, caption: str) -> Html:
+    """Return a <figure> with frames uint8 (T, H, W[, 3]) that move."""
+    height, width = frames.shape[1:3]
+    uri = f"data:image/gif;base64,{base64.b64encode(gif(frames)).decode()}"
+    return Html(
+        f'<figure style="width:{width}px;max-width:100%"><img class="px" src="{uri}" alt="{escape(caption)}" '
+        f'width="{width}" height="{height}"><figcaption>{text(caption)}</figcaption></figure>\n'
+    )
+
+
 def thumbnail(picture: np.ndarray | Html, *, size: int = 96, caption: str = "", alt: str = "") -> Html:
     """Return a <figure> with the picture, uint8 (H, W[, 1 or 3]), whose long side is shown with `size` pixels.
 
@@ -167,8 +187,11 @@ def thumbnail(picture: np.ndarray | Html, *, size: int = 96, caption: str = "", 
     )
 
 
-def marked(words: Sequence[tuple[str, float]]) -> Html:
-    """Return a paragraph of words on colour: blue where a number is above 0, orange where below, by its size."""
+def marked(words: Sequence[tuple[str, float]], *, width: int = 24) -> Html:
+    """Return a paragraph of words on colour: blue where a number is above 0, orange where below, by its size.
+
+    `width`: of the paragraph, in rem.
+    """
     most = max((abs(part) for _, part in words), default=0.0) or 1.0
 
     def one(word: str, part: float) -> str:
@@ -176,7 +199,7 @@ def marked(words: Sequence[tuple[str, float]]) -> Html:
         css = f"background:color-mix(in srgb,var({colour}) {share}%,transparent)"
         return f'<span style="{css}" title="{part:+.3f}">{escape(word)}</span>'
 
-    return Html(f'<p style="max-width:24rem">{" ".join(one(*word) for word in words)}</p>')
+    return Html(f'<p style="max-width:{width}rem">{" ".join(one(*word) for word in words)}</p>')
 
 
 def picture_file(jpeg: bytes, caption: str, *, width: int = 320) -> Html:

@@ -71,8 +71,8 @@ class Facts:
     `params` counts trainable numbers (biases and BN scale and shift, not running statistics); `macs` counts
     multiply-accumulates of convolutions and fully connected layers for one example of shape `input`: (C, H, W) of a
     picture, (C, L) of a sequence, (C, T, H, W) of a video. `smallest` is the smallest H = W (or L) that
-    `build(..., input_size=...)` accepts. `task` is label, segment, reconstruct, embed or control. `reads` is the
-    kind of input: picture, text, sound or clip; a net of `input` (C, L) or (L,) that is for neither reads "sequence".
+    `build(..., input_size=...)` accepts. `task` is label, segment, reconstruct, vae, embed or play. `reads` is
+    the kind of input: picture, text, sound or clip; a net of `input` (C, L) or (L,) for neither reads "sequence".
     """
 
     name: str

@@ -89,7 +89,7 @@ def test_table(comparison: Comparison) -> None:
         "year": "2015", "input": "3 x 224 x 224", "parameters": "25,557,032", "MACs": "4,089,184,256",
         "receptive field": "427", "layers with weights": "54",
     } == rows["resnet50"]  # fmt: skip
-    assert "ImageNet top-1 71.59 %" in rows["vgg16"]["published accuracy"]
+    assert "ImageNet top-1 71.59 %" in rows["vgg16"]["accuracy"]
     text = comparison.to_text()
     assert all(name in text for name in NAMES) and "15,470,264,320" in text
     found = json.loads(comparison.to_json())

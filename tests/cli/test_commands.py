@@ -33,6 +33,7 @@ COMMANDS = (
     "evaluate",
     "predict",
     "match",
+    "sample",
     "check",
     "tasks",
     "nets",

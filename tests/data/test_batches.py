@@ -174,3 +174,29 @@ def test_small_annotations_of_held_pictures_are_read_once() -> None:
         for _ in range(2):
             assert [int(one[0, 0]) for one in known.values(rows)["mask"]] == [2, 0, 2]
         assert column.read == reads
+
+
+def test_an_epoch_of_pieces_shows_each_picture_so_often_and_never_the_same_piece() -> None:
+    def pieces(**given: int) -> Batches:
+        pictures = Held(numbered(10), np.arange(10), PRE, CPU)
+        how = Augment(translate=8)
+        return Batches(
+            pictures, Known({}, lambda v, w, ok: {}, warps=True), how, 6, seed=3, device=CPU, pieces=4, **given
+        )
+
+    one = pieces()
+    assert one.steps_per_epoch == 40 // 6
+    batches = list(itertools.islice(one.stream(0), 2 * one.steps_per_epoch))
+    rows = torch.stack([batch.rows for batch in batches]).reshape(2, -1)
+    for epoch in rows:
+        counts = torch.bincount(epoch, minlength=10)
+        assert counts.max() <= 4 and counts.sum() == 36
+    assert not torch.equal(*rows)
+    places = {}
+    for batch in batches[: one.steps_per_epoch]:
+        for row, matrix in zip(batch.rows.tolist(), batch.warp.matrix, strict=True):
+            places.setdefault(row, set()).add(tuple(matrix.flatten().tolist()))
+    assert sum(map(len, places.values())) > 30  # two of 289 places are seldom the same
+    halves = [list(itertools.islice(pieces(rank=rank, world=2).stream(3), 2)) for rank in range(2)]
+    for whole, *parts in zip(batches[3:5], *halves, strict=True):
+        assert torch.equal(whole.x, torch.cat([part.x for part in parts]))

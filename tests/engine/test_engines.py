@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +68,24 @@ def test_answers_stay_when_the_next_batch_is_computed(graph: Path) -> None:
     kept = [one.copy() for one in first]
     engine.run(255 - pictures(3).numpy())
     assert all(np.array_equal(a, b) for a, b in zip(first, kept, strict=True))
+
+
+def test_engines_report_to_nobody_and_leave_nothing_at_home(graph: Path, python: Any, tmp_path: Path) -> None:
+    names = [kind.__name__ for kind in {kind for kind, _ in GRAPHS.values()} if installed(kind.package)]
+    code = (
+        f"import numpy as np\nfrom pathlib import Path\nfrom neocog.engine.engines import {', '.join(names)}\n"
+        f"for kind in [{', '.join(names)}]:\n    kind(Path({str(graph)!r})).run(np.zeros((1, 3, 16, 16), np.uint8))"
+    )
+    python("-c", code, HOME=str(tmp_path)).check_returncode()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_is_computed_in_parts(graph: Path) -> None:
+    engine = Shared(PyTorch(Small()), 2)
+    engine.engine.part = 1
+    assert [len(one) for one in engine._parts(np.zeros((3, 3, 224, 224), np.uint8))] == [1, 1, 1]
+    assert [len(one) for one in engine._parts(np.zeros((60, 3, 32, 32), np.uint8))] == [49, 11]
+    assert [len(one) for one in engine._parts(np.zeros((60, 3, 32, 32), np.uint8), 2)] == [30, 30]
 
 
 def test_pytorch_keeps_its_threads() -> None:

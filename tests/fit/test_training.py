@@ -231,7 +231,7 @@ def test_sizes() -> None:
 
 def test_small_pictures_get_a_net_and_a_recipe_for_their_task() -> None:
     segment, tags, label = (find(name) for name in ("segment", "tags", "label"))
-    assert [choose_net(64, task) for task in (label, tags, segment)] == ["speednet", "speednet", "placenet"]
+    assert [choose_net(64, task) for task in (label, tags, segment)] == ["speednet", "speednet", "unet_small"]
     assert [choose_net(128, task) for task in (label, segment)] == ["resnet18", "resnet18"]
     assert make_recipe(None, "placenet", {}, segment).zoom > 0
     assert make_recipe(None, "placenet", {}, tags).zoom == 0  # what is asked for may be cut off

@@ -14,6 +14,7 @@ from neocog.library import sentences
 from neocog.library.concepts import normalise
 from neocog.library.rows import whole_rows
 from neocog.library.searching import search
+from neocog.library.sentences import witness_of
 from neocog.library.sheet import _SOFT, _lines
 from neocog.library.store import Store
 from neocog.library.view import view_of
@@ -24,7 +25,7 @@ KINDS = {"football": 0, "men": 1, "swing": 2, "child": 3, "frisbee": 4, "snow": 
 class Toy:
     """What `neocog.text.space.Space` is to a library: each word has a direction, and so has each kind of picture."""
 
-    trunk, dimensions, threshold = "toy", DIMENSION, 0.5
+    trunk, dimensions, threshold, weighs_classes = "toy", DIMENSION, 0.5, False
     fingerprint = "0" * 32
     about = {"words": [*KINDS]}  # noqa: RUF012
 
@@ -43,8 +44,9 @@ class Toy:
         found = [np.eye(DIMENSION)[KINDS[word]] for word in normalise(text).split() if word in KINDS]
         return _unit(np.sum(found or [np.eye(DIMENSION)[-1]], axis=0)[None])[0]
 
-    def probability(self, cosines: np.ndarray, text: str) -> np.ndarray:
-        return (1 / (1 + np.exp(-16 * (cosines - 0.65)))).astype(np.float32)
+    def probability(self, cosines: np.ndarray, text: str, seen: np.ndarray | None = None) -> np.ndarray:
+        logit = 16 * (cosines - 0.65) + (0 if seen is None or not self.weighs_classes else seen)
+        return (1 / (1 + np.exp(-logit))).astype(np.float32)
 
     def contributions(self, text: str, picture: np.ndarray) -> list[tuple[str, float]]:
         return [(word, float(self._of(word) @ picture)) for word in text.split()]
@@ -118,6 +120,25 @@ def test_a_concept_and_the_space_need_not_both_see_it(library: Store, space: Toy
     assert set(names(search(library, "snow"))) == {"0001.jpg", "d.jpg"}
     hit = search(library, "dog snow")[0]  # the concept sees the dog, the space the snow
     assert hit.path.endswith("d.jpg")
+
+
+def test_a_space_can_weigh_the_classes_of_its_net(library: Store, space: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the concepts are no witness of their own, but part of one probability, and are still named."""
+    alone = search(library, "snow", threshold=0)
+    monkeypatch.setattr(space, "about", {"words": [*KINDS, "spaniel"]})
+    monkeypatch.setattr(space, "weighs_classes", True)
+    found = search(library, "spaniel", threshold=0)
+    assert set(names(found)[:2]) == {"c.jpg", "d.jpg"}
+    assert [reason.kind for reason in found[0].reasons] == ["sentence", "word"]
+    assert "concepts 0.9" in found[0].reasons[1].text
+    # the mean over the words: half of what the classes say of one word of two
+    witness = witness_of(view_of(library))
+    assert witness is not None
+    one, two, none = (witness.seen(text) for text in ("spaniel", "spaniel snow", "snow"))
+    assert none is None and one is not None and two is not None
+    np.testing.assert_allclose(two, one / 2)
+    assert one.max() == pytest.approx(np.log(0.9 / 0.1) + 6, abs=0.05) and (np.sort(one)[:-2] < 2).all()
+    assert names(search(library, "snow", threshold=0)) == names(alone)
 
 
 def test_not_asks_the_space_too(library: Store, space: Toy) -> None:
@@ -213,3 +234,23 @@ def test_a_sentence_loads_neither_torch_nor_lancedb(library: Store, python: Call
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_products_are_those_of_the_values_that_are_kept(
+    library: Store, space: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, values = sentences.places(library, space)
+    query = np.random.default_rng(0).normal(size=(values.shape[1], 3)).astype(np.float32)
+    exact = values.astype(np.float32) @ query
+    near = library.products("toy", space.fingerprint, values, query)
+    worst = np.abs(values).max(1, keepdims=True) / 254 * np.abs(query).sum(0)  # every number off by half a step
+    assert (np.abs(near - exact) <= 1.01 * worst + 1e-6).all()
+    monkeypatch.setattr("neocog.library.arrays._MOST_KEPT", 0)
+    np.testing.assert_allclose(library.products("toy", space.fingerprint, values, query), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_probabilities_are_summed_once_for_a_version(library: Store) -> None:
+    view = view_of(library)
+    one = view.probabilities("toy", (3, 5))
+    assert view.probabilities("toy", [3, 5]) is one and not one.flags.writeable
+    np.testing.assert_allclose(one, view.probabilities("toy", [3]) + view.probabilities("toy", [5]), atol=1e-3)

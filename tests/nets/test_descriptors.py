@@ -12,6 +12,7 @@ import torch
 import neocog
 from neocog import nets
 from neocog.errors import NetError, UsageError
+from neocog.fit.run import records
 from neocog.nets import descriptors
 from neocog.nets.descriptors import colour, fisher, hog, lbp, sift, uniform_patterns
 
@@ -132,6 +133,16 @@ def test_the_codebook_is_found_and_pictures_are_seen_one_by_one(encoding: str) -
     torch.testing.assert_close(both.norm(dim=1), torch.ones(2))
 
 
+def test_late_fusion_averages_probabilities() -> None:
+    layer = descriptors.Fused({"one": slice(0, 2), "two": slice(1, 5)}, classes=3)
+    layer.shares.copy_(torch.tensor([0.25, 0.75]))
+    layer.temperatures.copy_(torch.tensor([2.0, 1.0]))
+    x = torch.randn(4, 5)
+    one, two = (linear(x[:, part]) for linear, part in zip(layer.layers, layer.parts, strict=True))
+    torch.testing.assert_close(layer(x).exp(), 0.25 * (one / 2).softmax(1) + 0.75 * two.softmax(1))
+    assert layer.with_classes(7)(x).shape == (4, 7)
+
+
 def test_unknown_descriptors_are_named() -> None:
     with pytest.raises(NetError, match="'hogg'; did you mean 'hog'"):
         nets.build("descriptors", kinds="hogg")
@@ -142,9 +153,16 @@ def test_a_run_fits_the_last_layer_and_predicts(tmp_path: Any) -> None:
     pictures = random.integers(0, 60, (40, 32, 32, 3), dtype=np.uint8)
     pictures[20:, :, ::2] += 150  # stripes
     data = (pictures, np.repeat([0, 1], 20))
-    how: dict[str, Any] = {"net": "descriptors", "net_options": {"kinds": "colour,hog"}, "progress": False}
+    how: dict[str, Any] = {
+        "net": "descriptors",
+        "net_options": {"kinds": "colour,hog", "fusion": "late"},
+        "progress": False,
+    }
     run = neocog.train(data, out=tmp_path / "run", **how)
     assert run.metrics["test_accuracy"] == 1.0
+    (record,) = records(run.folder, "parts")
+    assert [row["part"] for row in record["rows"]] == ["colour", "hog", "joined", "fused"]
+    assert record["rows"][-1]["test"] == 1.0 and abs(sum(row["share"] for row in record["rows"][:3]) - 1) < 1e-5
     assert [one.label for one in run.predict([pictures[0], pictures[39]])] == ["0", "1"]
     assert run.report.exists()
     with pytest.raises(UsageError, match="needs gradient steps"):

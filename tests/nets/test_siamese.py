@@ -82,7 +82,7 @@ def test_training_pulls_the_same_digits_together() -> None:
 
 
 def test_wrong_values_are_named() -> None:
-    with pytest.raises(NetError, match=r"must be a net that gives labels, got 'vae' \(reconstruct\)"):
+    with pytest.raises(NetError, match=r"must be a net that gives labels, got 'vae' \(vae\)"):
         nets.build("siamese", trunk="vae")
     with pytest.raises(NetError, match="unknown net 'lenet55'; did you mean 'lenet5'"):
         nets.build("siamese", trunk="lenet55")

@@ -89,8 +89,11 @@ def test_contributions_add_up(tmp_path: Path) -> None:
     assert sum(value for _, value in said) + constant == pytest.approx(cosine, abs=1e-5)
 
 
-def _toy(folder: Path) -> Space:
-    """A calibrated space in which a picture is near one of three words: its features are what the word gives."""
+def _toy(folder: Path, noise: float = 1.0, seen: bool = False) -> Space:
+    """A calibrated space in which a picture is near one of three words: its features are what the word gives.
+
+    `seen`: a net has the words as classes.
+    """
     _run(folder, hidden=0)
     made = space_making.of_run(folder, "t")
     made.about["words"] = {"dog": 0.3, "beach": 0.3, "men": 0.3}
@@ -99,9 +102,22 @@ def _toy(folder: Path) -> Space:
     weight = made._w["0.picture.weight"]
     which = np.arange(90) % 3
     roots = np.linalg.lstsq(weight, places[which].T, rcond=None)[0].T * 10
-    features = np.sign(roots) * roots**2 + random.normal(size=roots.shape).astype(np.float32)
+    features = np.sign(roots) * roots**2 + noise * random.normal(size=roots.shape).astype(np.float32)
     spoken = [[f"a {words[k]}", f"the {words[k]} ."] for k in which]
-    return space_making.calibrated(made, features, spoken, ["piano", "volcano"])
+    odds = {word: np.where(which == k, 5.0, -1.0) + random.normal(size=90) for k, word in enumerate(words)}
+    return space_making.calibrated(
+        made, features, spoken, ["piano", "volcano"], seen=odds.get if seen else lambda text: None
+    )
+
+
+def test_the_classes_of_a_net_count_by_how_much_they_say(tmp_path: Path) -> None:
+    without, made = _toy(tmp_path / "a", noise=30), _toy(tmp_path / "b", noise=30, seen=True)
+    assert made.weighs_classes and not without.weighs_classes
+    assert made.about["calibration"]["seen"] > 0.5
+    product, odds = np.array([0.5], np.float32), np.array([5.0], np.float32)
+    assert made.probability(product, "dog", odds) > made.probability(product, "dog") > 0
+    assert made.probability(product, "dog", 0 * odds) == made.probability(product, "dog")
+    assert without.probability(product, "dog", odds) == without.probability(product, "dog")
 
 
 def test_a_probability_says_what_is_there(tmp_path: Path) -> None:

@@ -107,10 +107,12 @@ def test_a_training_is_stopped_and_resumed(page, home):
     small = {"kind": "train", "data": DRAWN, "net": "lenet5", "batch": 16}
     job = page.post("/api/jobs", json={**small, "epochs": 500}).json()
     run = job["run"]
-    while not page.get(f"/api/runs/{run}").json()["records"]:
+    while not any(one["kind"] == "epoch" for one in page.get(f"/api/runs/{run}").json()["records"]):
         assert page.get(f"/api/jobs/{job['id']}").json()["state"] == "running"
         time.sleep(0.05)
     assert page.get(f"/api/runs/{run}").json()["state"] == "running"
+    wrong = page.get(f"/api/runs/{run}/errors").json()["errors"]  # those of now
+    assert wrong and all(one["said"] != one["true"] and 0 < one["probability"] <= 1 for one in wrong)
     page.post(f"/api/runs/{run}/stop")
     assert ended(page, job["id"])["state"] == "cancelled"
     assert page.get(f"/api/runs/{run}").json()["state"] == "stopped"

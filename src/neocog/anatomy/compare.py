@@ -78,7 +78,7 @@ def published(text: str) -> Published | None:
     data = re.split(r"\btop-?\s?\d\b|\berror\b|\baccuracy\b", plain[: found.start(2)], flags=re.IGNORECASE)[0].strip(
         " ,:"
     )
-    if data and not re.match("[A-Z0-9]", data):  # "above 75 % of the human score": no name of a data set
+    if data and not re.match(r"[A-Z0-9]|\S+ test$", data):  # "above 75 % of the human score": no name of a data set
         return None
     return Published(data, round(100 - value, 6) if found[1] else value)
 
@@ -113,7 +113,7 @@ class Comparison:
                 "training memory": "" if e.training_bytes is None else bytes_text(e.training_bytes),
                 "receptive field": "" if e.receptive_field is None else _square(e.receptive_field),
                 "layers with weights": str(e.layers),
-                "published accuracy": e.accuracy,
+                "accuracy": e.accuracy,
             }
             for e in self.entries
         ]

@@ -14,6 +14,7 @@ from neocog.cli import (
     caption,
     data,
     demo,
+    design,
     export,
     library,
     look,
@@ -21,6 +22,7 @@ from neocog.cli import (
     predict,
     sentences,
     serve,
+    summarise,
     terminal,
     train,
     upkeep,
@@ -63,6 +65,8 @@ def _options(
     pass
 
 
-for _room in (train, predict, caption, export, data, nets, look, library, serve, sentences, demo):
+for _room in (
+    train, design, predict, caption, summarise, export, data, nets, look, library, serve, sentences, demo,
+):  # fmt: skip
     _room.add_to(app)
 app.add_typer(upkeep.upkeep, name="library")

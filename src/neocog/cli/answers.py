@@ -51,7 +51,8 @@ def write_answers(
             _npy(watched(), stream, out) if form == "npy" else _parquet(watched(), stream)
         return unread
     lines: dict[str, Callable[[Iterable[Pair], Task], Iterator[str]]]
-    lines = {"table": _table_lines, "csv": _csv_lines, "jsonl": _json_lines, "coco": _coco_lines}
+    lines = {"table": _table_lines, "csv": _csv_lines, "jsonl": _json_lines, "coco": _coco_lines,
+             "conll": lambda pairs, task: (line for answer, _ in pairs for line in answer.conll())}  # fmt: skip
     with terminal.output(out) as stream, terminal.work():
         for line in lines[form](watched(), task):
             stream.write(line + "\n")
@@ -66,6 +67,8 @@ def check_form(task: Task, form: str, out: Path | None, *, masks: bool) -> None:
             f"the task {task.name} has no boxes, regions or points, so it cannot be written as COCO; "
             "--format csv or jsonl can"
         )
+    if form == "conll" and not _gives(task, "conll"):
+        raise UsageError(f"the task {task.name} has no tags of words; --format conll is for the task tag-words")
     if form in _VECTORS and not _has(task, "vector"):
         raise UsageError(f"the task {task.name} has no vectors to write as {form}; --format csv or jsonl can")
     if form in _VECTORS and out is None:

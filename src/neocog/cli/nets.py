@@ -20,7 +20,8 @@ def add_to(app: typer.Typer) -> None:
 def nets(
     family: Annotated[str | None, typer.Option(metavar="NAME", help="Only the nets of one family.")] = None,
     task: Annotated[
-        str | None, typer.Option(metavar="TASK", help="Only nets that label, segment, reconstruct, embed or control.")
+        str | None,
+        typer.Option(metavar="TASK", help="Only nets for label, segment, reconstruct, vae, embed or control."),
     ] = None,
     max_macs: Annotated[
         str | None, typer.Option(metavar="N", help="At most this many multiply-adds, such as 600M.")
@@ -53,7 +54,9 @@ def nets(
     write.show_json(facts) if json else write.show_nets(facts)
 
 
-_NET_HELP = "A net ('neocog nets' lists them), a run folder, or any module: file.py:Name or package.module:Name."
+_NET_HELP = (
+    "A net ('neocog nets' lists them), a run folder, a net file, or any module: file.py:Name or package.module:Name."
+)
 _Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="OPTION=VALUE", help="An option of the net, or an argument of the module."),

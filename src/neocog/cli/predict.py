@@ -1,4 +1,4 @@
-"""The commands that use a run on new pictures: predict and match."""
+"""The commands that use a run on new pictures, or have it make some: predict, match and sample."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ class Form(StrEnum):
     csv = "csv"
     jsonl = "jsonl"
     coco = "coco"
+    conll = "conll"
     npy = "npy"
     parquet = "parquet"
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (predict, match):
+    for command in (predict, match, sample):
         app.command()(command)
 
 
@@ -45,7 +46,8 @@ def predict(
         Form,
         typer.Option(
             "--format",
-            help="A table for people; for programs csv, jsonl, coco (boxes, regions, points), npy, parquet (vectors).",
+            help="A table for people; for programs csv, jsonl, coco (boxes, regions, points), conll (tags of words), "
+            "npy, parquet (vectors).",
         ),
     ] = Form.table,
     top: Annotated[int, typer.Option(metavar="K", min=1, help="How many guesses to show.")] = 5,
@@ -160,3 +162,27 @@ def match(
         write.show_json({"a": first, "b": second, "cosine": cosine, "same_from": least, "same": cosine >= least})
         return
     terminal.echo(f"{'same' if cosine >= least else 'different'}: cosine {cosine:.4f}, same from {least:.4f}")
+
+
+def sample(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run of the task vae or gan.")],
+    n: Annotated[int, typer.Option("--n", "-n", metavar="N", min=1, help="How many pictures.")] = 64,
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="All of them on one sheet.")] = Path("samples.png"),
+    each: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Also each as a file of its own there.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same pictures.")] = 0,
+) -> None:
+    """Make new pictures, with a run of the task vae or gan."""
+    with terminal.work():
+        import math
+
+        from neocog import fit
+        from neocog.fit.sheets import write_png
+        from neocog.tasks.pixels import coloured, sheet
+
+        if out.suffix.lower() != ".png":
+            raise UsageError(f"--out {out} has to end in .png")
+        made = fit.Run(run).sample(n, seed=seed)
+        write_png(out, sheet(made, math.ceil(math.sqrt(n))))
+        for number, picture in enumerate(made if each else ()):
+            write_png(Path(each or "") / f"{number:0{len(str(n - 1))}d}.png", coloured(picture))
+    terminal.say(f"{counted(n)}: {out}" + (f", and each in {each}" if each else ""))

@@ -9,7 +9,7 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +35,10 @@ def load(named: str, size: str | None = None, options: Mapping[str, str] | None 
     """Make the network that a user named, without allocating its weights where possible.
 
     Args:
-        named: a net of the zoo; a run folder; ``file.py:Name`` or ``package.module:Name``, where Name is a module, a
-            class, or a function without required arguments. The file may say ``NAME.example_input`` or have a function
-            ``example_input()``: a shape, a tensor, a tuple of arguments or a dict of keyword arguments.
+        named: a net of the zoo; a run folder; a net file (.json); ``file.py:Name`` or ``package.module:Name``,
+            where Name is a module, a class, or a function without required arguments. The file may say
+            ``NAME.example_input`` or have a function ``example_input()``: a shape, a tensor, a tuple of arguments or a
+            dict of keyword arguments.
         size: the input, such as 3x224x224 or 224 (a square picture, or a vector for a module that reads no pictures);
             default: the net's usual input.
         options: keyword arguments for building it, as texts.
@@ -85,16 +86,20 @@ def _zoo(named: str, size: str | None, values: dict[str, Any]) -> Subject:
 
     from neocog import nets
 
-    facts = nets.facts(named)
-    shape = facts.input if size is None else shape_of(size, facts.input)
-    given = dict(values)
-    if len(shape) == len(facts.input) and shape != facts.input:
-        if shape[0] != facts.input[0]:
-            given.setdefault("in_channels", shape[0])
+    name, known = nets.in_file(named)
+    facts = nets.facts(name)
+    side = known.get("input_size", facts.input[-1])
+    usual = facts.input if not known else (known.get("in_channels", facts.input[0]), *[side] * (len(facts.input) - 1))
+    shape = usual if size is None else shape_of(size, usual)
+    given = known.copy()
+    if len(shape) == len(usual) and shape != usual:
+        if shape[0] != usual[0]:
+            given["in_channels"] = shape[0]
         if len(shape) < 3 or shape[-1] == shape[-2]:
-            given.setdefault("input_size", shape[-1])
+            given["input_size"] = shape[-1]
+    given |= values
     with torch.device("meta"):
-        net = nets.build(named, **given)
+        net = nets.build(name, **given)
         example = nets.example(net, 1) if getattr(net, "example", None) and size is None else None
     return Subject(named, net, shape if example is None else example, facts)
 
@@ -103,15 +108,19 @@ def _run(named: str, size: str | None, values: dict[str, Any]) -> Subject:
     import torch
 
     from neocog import nets
-    from neocog.fit.predicting import read_card
+    from neocog.fit.predicting import Run
 
     if values:
         raise UsageError("--set cannot change a run; it is built as it was trained")
-    card = read_card(Path(named))["net"]
+    run = Run(named)
+    card, task, facts = run.spec, run.task, nets.facts(run.spec["name"])
     with torch.device("meta"):
         net = nets.build(**card)
+    if (value := run.metrics.get(f"test_{task.goal[0]}")) is not None:
+        name, n = run.settings["data"]["name"], run.metrics.get("test_n")
+        facts = replace(facts, accuracy=f"{name} test {task.figure} {task.shown(value)} (n = {n:,})")
     usual = (card["in_channels"], card["input_size"], card["input_size"])
-    return Subject(named, net, usual if size is None else shape_of(size, usual), nets.facts(card["name"]))
+    return Subject(named, net, usual if size is None else shape_of(size, usual), facts)
 
 
 def _other(named: str, size: str | None, values: dict[str, Any]) -> Subject:

@@ -186,7 +186,7 @@ def _lines(what: str) -> Callable[[int, int], None]:
 
 
 @contextlib.contextmanager
-def resumable(folder: Callable[[], Path | str | None]) -> Iterator[None]:
+def resumable(folder: Callable[[], Path | str | None], how: str = "neocog resume {}") -> Iterator[None]:
     """Turn Ctrl-C into a sentence that says how to continue, and exit status 130."""
     try:
         yield
@@ -195,9 +195,9 @@ def resumable(folder: Callable[[], Path | str | None]) -> Iterator[None]:
         known = getattr(error, "run", None) or folder()
         say("")
         if known and Path(known).is_dir():
-            say(f"Stopped. To continue where it stopped: neocog resume {known}")
+            say(f"Stopped. To continue where it stopped: {how.format(known)}")
         else:
-            say("Stopped. To continue where it stopped: neocog resume RUN, with the run folder that was named above")
+            say(f"Stopped. To continue where it stopped: {how.format('RUN')}, with the folder that was named above")
         raise typer.Exit(130) from None
 
 

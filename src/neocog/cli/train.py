@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from neocog.cli import terminal, write
+from neocog.cli.subject import value_of
 from neocog.errors import UsageError
 
 
@@ -122,7 +123,7 @@ def train(
         raise UsageError("--epochs and --minutes exclude each other; give one of them")
     fields = terminal.settings(changes or [])
     chosen = terminal.settings(task_options or [], "--task-option", "loss=triplet")
-    of_net: dict[str, Any] = terminal.settings(net_options or [], "--net-option", "dropout=0.5")
+    of_net = {k: value_of(v) for k, v in terminal.settings(net_options or [], "--net-option", "dropout=0.5").items()}
     of_input = terminal.settings(input_options or [], "--input-option", "tokens=subwords")
     for field, value in (("head", head.value if head else None), ("folds", folds)):
         if value is not None:
@@ -155,6 +156,7 @@ def train(
         return
     with terminal.resumable(lambda: out), terminal.work():
         from neocog import fit
+        from neocog.cli import subject
 
         run = fit.train(
             data,
@@ -162,7 +164,7 @@ def train(
             task=task,
             task_options=chosen,
             net=net,
-            net_options=of_net,
+            net_options={k: subject.value_of(v) for k, v in of_net.items()},
             input_options=of_input,
             recipe=recipe,
             epochs=epochs,
@@ -272,7 +274,7 @@ def transferability(
     Splits the classes in two, trains a net on each half, and moves its first n layers, frozen or tuned, to the other.
     A run that was stopped continues with the same --out.
     """
-    with terminal.resumable(lambda: None), terminal.work():
+    with terminal.resumable(lambda: out, "the same command with --out {}"), terminal.work():
         from neocog.fit.transferability import transferability as measure
 
         result = measure(

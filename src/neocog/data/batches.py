@@ -149,7 +149,23 @@ class Feed(Protocol):
     waited: float  # seconds that the loop has waited for it
 
     def stream(self, step: int) -> Iterator[Batch]:
-        """Batches from `step` on, without end; what they hold depends on nothing but the seed and the step."""
+        """Batches from `step` on, without end; what they hold depends on nothing but the seed and the step.
+
+        And on the weights, where the net makes its batches itself; then a stream begins at step 0, where another one
+        ended, or where `load` says.
+        """
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """For the log, of what came since this was asked last."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of it; nothing where a batch depends on the seed and the step alone."""
+        ...
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
         ...
 
 
@@ -172,6 +188,7 @@ class Batches:
         order: the order of an epoch from a generator (``Task.order``); None or a result of None: each once, by chance.
         dtype: of the pictures that come out.
         texts: of the texts that a sample has, so many are shown, chosen anew in each epoch; 0: all.
+        pieces: how often an epoch shows each picture; of tiles, as many as cover it.
     """
 
     def __init__(
@@ -189,28 +206,41 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         texts: int = 0,
+        pieces: int = 1,
     ) -> None:
         self.all = tuple(pictures) if isinstance(pictures, Sequence) else (pictures,)
         self.pictures = self.all[0]
         if len(self.pictures) == 0:
             raise DataError("no training picture is left; 'neocog check' says what is wrong with them")
         self.known, self.how, self.seed = known, how, seed
-        self.batch_size = min(batch_size, len(self.pictures))
+        self.pieces, shown = pieces, len(self.pictures) * pieces
+        self.batch_size = min(batch_size, shown)
         if self.batch_size % world:
             raise DataError(f"a batch of {self.batch_size} cannot be divided among {world} processes; use a multiple")
-        self.steps_per_epoch = len(self.pictures) // self.batch_size
+        self.steps_per_epoch = shown // self.batch_size
         self.device, self.dtype, self.order = device, dtype, order
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.rank, self.world, self.texts = rank, world, texts
         self.waited = 0.0
         self._epoch = -1
 
+    def figures(self) -> dict[str, float]:
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        pass
+
     def _begin(self, epoch: int) -> None:
         if epoch == self._epoch:
             return
         n, g = len(self.pictures), aug.generator(self.seed, epoch, 0)
-        order = self.order(g) if self.order else None
-        self._order = torch.randperm(n, generator=g) if order is None else order
+        orders = [(self.order(g) if self.order else None, k * n) for k in range(self.pieces)]
+        # a place is that of a picture, and n more for each further time that it is shown
+        self._order = torch.cat([(torch.randperm(n, generator=g) if o is None else o) + more for o, more in orders])
+        n *= self.pieces
         self._draws = [aug.draw(self.how, n, self.seed + 7919 * k, epoch) for k in range(len(self.all))]
         self._changes = [
             torch.rand(n, one.reader.draws, generator=aug.generator(self.seed + 7919 * k, epoch, 5))
@@ -227,9 +257,10 @@ class Batches:
         self._begin(epoch)
         share = self.batch_size // self.world
         first = within * self.batch_size + self.rank * share
-        rows = self._order[first : first + share]
-        changes = [None if one is None else one[rows] for one in self._changes]
-        return _Shown(rows, [draws.at(rows) for draws in self._draws], self._choices[:, rows], changes)
+        places = self._order[first : first + share]
+        changes = [None if one is None else one[places] for one in self._changes]
+        draws = [one.at(places) for one in self._draws]
+        return _Shown(places % len(self.pictures), draws, self._choices[:, places], changes)
 
     def stream(self, step: int) -> Iterator[Batch]:
         """Batches from `step` on, without end. What has to be decoded is decoded a few batches ahead."""

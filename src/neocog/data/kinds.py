@@ -10,6 +10,7 @@ boxes          `BoxSet`, in pixels of the upright picture             `Boxes`
 points         float32 (P, 3): x, y, 0 not known | 1 hidden | 2 seen  `Points`
 mask           uint8 (H, W), index into `names`; 255 = not labelled   `Masks`
 texts          tuple of str                                           `TextColumn`
+sequence       int32 (L,), a class for each word; -1 = not known      `Sequences`
 picture        bytes or uint8 array: a further picture                `Pictures`
 =============  =====================================================  ========================================
 
@@ -360,6 +361,44 @@ class TextColumn:
         return digest(*(text for i in range(len(self)) for text in (*self.rows[i], "")))
 
 
+class Sequences:
+    """A class for each word of a text, flat: codes int32 (M,), sample i has ``ends[i]:ends[i + 1]``."""
+
+    kind = "sequence"
+
+    def __init__(self, ends: np.ndarray, codes: np.ndarray, names: Sequence[str]) -> None:
+        self.ends, self.codes, self.names = np.asarray(ends, np.int64), np.asarray(codes, np.int32), tuple(names)
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[str]], names: Sequence[str] | None = None) -> Sequences:
+        """The column of these classes by name; `names`: in this order, else sorted. Raises: DataError: another name."""
+        every = list(rows)
+        names = sorted({one for row in every for one in row}) if names is None else names
+        place = {name: k for k, name in enumerate(names)}
+        try:
+            codes = [place[one] for row in every for one in row]
+        except KeyError as error:
+            raise DataError(f"unknown class {error}; expected one of {', '.join(names[:9])}") from None
+        return cls(np.cumsum([0, *map(len, every)]), np.array(codes, np.int32), names)
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.codes[self.ends[i] : self.ends[i + 1]]
+
+    @property
+    def known(self) -> np.ndarray:
+        return np.asarray(np.diff(self.ends) > 0)
+
+    def select(self, rows: np.ndarray) -> Sequences:
+        ends, chosen = spans(self.ends, rows)
+        return Sequences(ends, self.codes[chosen], self.names)
+
+    def fingerprint(self) -> bytes:
+        return digest(*self.names, self.ends, self.codes)
+
+
 class Pictures:
     """A further picture of each sample, read when needed, for questions about two of them.
 
@@ -405,6 +444,8 @@ def renamed(column: Column, wanted: Column | tuple[str, ...]) -> Column:
     number = np.array([names.index(name) for name in own] or [0], dtype=np.int32)
     if isinstance(column, Category):
         return Category(np.where(column.codes >= 0, number[column.codes], -1), names)
+    if isinstance(column, Sequences):
+        return Sequences(column.ends, np.where(column.codes >= 0, number[column.codes], -1), names)
     if isinstance(column, Boxes):
         return Boxes(column.ends, column.corners, number[column.labels], names, column.ignored, column.known)
     if isinstance(column, Categories):

@@ -31,16 +31,17 @@ def open_source(
     Args:
         spec: a Source (returned as it is); a folder (of class folders, or annotated: COCO, Pascal VOC, YOLO, LabelMe,
             masks); a table (.csv, .tsv, .jsonl, .parquet) that lists pictures, or that holds texts; Parquet with
-            embedded pictures, a file or a folder of files; tar shards, as a file, a folder, or a pattern with ``*`` or
+            embedded pictures, a file or a folder of files; CoNLL's columns, a word and its tag on a line, a file
+            or a folder with train.txt and test.txt; tar shards, as a file, a folder, or a pattern with ``*`` or
             ``{000..099}``; a named set (``cifar10``, ``cifar100``, ``mnist``, ``fashion_mnist``, ``digits``, ``drawn``
             or ``drawn:n=2000,size=64,seed=1``); ``KIND:WHAT``, where an installed package has the entry point KIND in
             the group ``neocog.sources`` (neocog's own is ``library:FOLDER``), or ``clips:FOLDER`` (see
-            `clips.open_clips`); or a tuple (pictures, labels) of arrays.
+            `clips.open_clips`); a game, ``game:catch`` or ``atari:pong``; or a tuple (pictures, labels) of arrays.
         offline: never fetch anything.
         columns: which column of a table is what, for example ``{"path": "photo", "label": "kind"}``; roles are path,
             label, labels, caption, split, group (rows of one value stay in one split), boxes, mask, points, and numbers
             (one or several: ``"age, angle:360"``); of a table of texts text in the place of path; of one of
-            pairs of texts first, second, label and split.
+            pairs of texts first, second, label and split; of tagged words words and tags.
         classes: class names, where a table or shards hold numbers.
         say: is called with one line before anything is fetched.
 
@@ -64,6 +65,10 @@ def open_source(
         from neocog.data.clips import open_clips
 
         return open_clips(text[len("clips:") :])
+    if kind in ("game", "atari") and colon:
+        from neocog.data.read_game import Episodes
+
+        return Episodes(text)
     if colon and isinstance(spec, str):
         for found in entry_points(group=PLUGINS, name=kind):
             opened = found.load()(text)
@@ -88,6 +93,10 @@ def open_source(
 
         if layout := recognise(path):
             return _open_folder(layout.root, columns, classes)
+        from neocog.data.conll import has_columns, open_columns
+
+        if has_columns(path):
+            return open_columns([path], name=name, columns=columns)
         raise DataError(
             f"{text!r} is a file, but not one that holds a set of pictures; expected a folder, {', '.join(_TABLES)}, "
             ".parquet or .tar"
@@ -134,11 +143,14 @@ def expand(pattern: str) -> list[Path]:
 
 def _open_folder(path: Path, columns: Mapping[str, str] | None, classes: Sequence[str] | None) -> Source:
     from neocog.data.annotation_folders import open_layout
+    from neocog.data.conll import column_files, open_columns
     from neocog.data.folder import open_folder
     from neocog.data.parquet import binary_columns
 
     path = Path(os.path.abspath(path))
     name = path.name or str(path)
+    if files := column_files(path):
+        return open_columns(files, name=name, columns=columns)
     parquets, tars = _packed(path)
     if parquets and binary_columns(parquets[0]):
         return _open_tables(parquets, path, name, columns, classes)
@@ -196,10 +208,15 @@ def _open_tables(
 
         if binary_columns(files[0]):
             return open_parquet(files, root=root, name=name, columns=columns, classes=classes)
+    from neocog.data.conll import has_columns, open_columns, open_lists
     from neocog.data.guess import NoPaths
     from neocog.data.manifest import open_manifest
     from neocog.data.pairs import open_pairs
 
+    if all(map(has_columns, files)):
+        return open_columns(files, name=name, columns=columns)
+    if tagged := open_lists(files, name=name, columns=columns, classes=classes):
+        return tagged
     if (
         columns is not None
         and {"first", "second"} & columns.keys()

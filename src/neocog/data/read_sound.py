@@ -52,6 +52,7 @@ class SoundReader(Reader):
         "features": "logmel", "bands": 40, "rate": 0, "seconds": 0.0, "trim": 40.0, "depth": 50.0, "centred": 0.5,
         "picture": False, "shift": 0.1, "speed": 0.15, "noise": 5.0, "masked": 0.125,
     }  # fmt: skip
+    pictures = True
     net = "tc_resnet8"
     recipe = "sounds"
     draws = 10

@@ -111,7 +111,7 @@ class TextReader(Reader):
     def inputs(self, given: Iterable[Any]) -> Iterator[tuple[str, Any]]:
         """As of any reader; a table gives its texts, and what is no path is a text itself."""
         for one in given:
-            path = _path(one)
+            path = user_path(one)
             if path is not None and path.suffix.lower() in _TABLES:
                 from neocog.data.open import open_source
 
@@ -205,7 +205,7 @@ def texts_of(
             yield ""
 
 
-def _path(one: Any) -> Path | None:
+def user_path(one: Any) -> Path | None:
     """The path that a user's word means, if there is such a file or folder."""
     try:
         path = Path(one) if isinstance(one, (str, Path)) else None

@@ -46,6 +46,7 @@ class Reader(ABC):
             wants other defaults has them in a class attribute ``reader``, such as ``{"features": "mfcc"}``.
         net, recipe: what is taken where the user names none. A net's class attribute ``recipe`` comes before it.
         mixes: what `finish` gives is numbers that can be averaged, so that mixup makes sense.
+        pictures: nets for pictures can read what it makes, too.
         draws: how many random numbers of a sample `finish` takes in training.
         notes: what the user should know of the inputs, one sentence each; made by `plan`.
     """
@@ -58,6 +59,7 @@ class Reader(ABC):
     recipe: ClassVar[str] = "standard"
     draws: int = 0
     mixes: ClassVar[bool] = False
+    pictures: ClassVar[bool] = False
     notes: tuple[str, ...] = ()
 
     @classmethod

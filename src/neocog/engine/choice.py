@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from neocog.engine.engines import GRAPHS, Engine, agreement, cores, installed
+from neocog.engine.engines import GRAPHS, Engine, Shared, agreement, cores, installed
 from neocog.engine.speed import cpuinfo, processor, recalled, seconds_of
 from neocog.errors import NeocogError
 from neocog.files import cache_folder, write_atomically
@@ -116,7 +116,7 @@ def choose(
         kind, bf16 = GRAPHS[name]
         try:
             engine = _opened(name, path)
-            cosine = agreement(engine.run(x), expected)
+            cosine = agreement(Shared(engine).run_here(x), expected)
         except Exception as error:  # an operator or a size that the engine lacks
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             say(f"{kind.title} is not used: it cannot compute this net ({reason})")
@@ -135,7 +135,7 @@ def choose(
                 break
     best = next(iter(found), None)
     if len(found) > 1:
-        times = seconds_of(question, machine, {name: partial(one.run, x) for name, one in found.items()})
+        times = seconds_of(question, machine, {name: partial(Shared(one).run_here, x) for name, one in found.items()})
         best = min(times, key=times.__getitem__)
     if fast and names and _versioned(names[-1]) not in agreed:
         ready(names[-1])  # the one that starts first, for later searches

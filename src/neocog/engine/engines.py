@@ -8,19 +8,25 @@ other. `Shared` does that for a caller that has one batch and nothing else to do
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     from torch import nn
 
-PART = 4  # pictures in one call of an engine: 16 are no faster, and take four times the memory
+# Pictures of 224x224 in one call of an engine. A call reads all weights, so nets with many want several: AlexNet
+# (233 MB) takes 25 ms of a processor one by one, 15 four by four. Others are as fast one by one, and take less memory.
+_HEAVY, _FEW, _ONE = 150 << 20, 4, 1
+_VALUES, _MOST = 3 * 224 * 224, 64  # of smaller pictures as many more, up to so many
 
 
 class Engine(Protocol):
@@ -28,7 +34,7 @@ class Engine(Protocol):
 
     Attributes:
         how: engine, version and precision, in a few words.
-        part: inputs that are best computed together.
+        part: pictures of 224x224 that are best computed together.
     """
 
     how: str
@@ -54,20 +60,30 @@ def installed(package: str) -> str:
         return ""
 
 
+def silent(package: str) -> ModuleType:
+    """Import an engine, or a part of one, without letting it report to its makers that it is used.
+
+    Both do, unasked: ONNX Runtime 1.32 keeps a number of the machine in ~/.cache/Microsoft, OpenVINO 2026.4 one in
+    ~/intel, and forks the process to send it.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if it were not installed
+    return import_module(package)
+
+
 class OnnxRuntime:
     """A graph computed by ONNX Runtime, in the precision that it is written in."""
 
     package, title = "onnxruntime", "ONNX Runtime"
-    part = PART
 
     def __init__(self, graph: Path) -> None:
-        import onnxruntime
-
+        onnxruntime: Any = silent("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors
         self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
+        self.part = _part(graph)
         self.how = f"{self.title} {onnxruntime.__version__}"
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
@@ -78,18 +94,16 @@ class OpenVino:
     """A graph computed by OpenVINO, in float32 or bfloat16."""
 
     package, title = "openvino", "OpenVINO"
-    part = PART
 
     def __init__(self, graph: Path, bf16: bool = False) -> None:
-        import openvino
-
+        openvino: Any = silent("openvino")
         settings = {
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
             "NUM_STREAMS": cores(), "INFERENCE_NUM_THREADS": cores(), "ENABLE_CPU_PINNING": False,
         }  # fmt: skip
         core = openvino.Core()
         self._net = core.compile_model(core.read_model(str(graph)), "CPU", settings)
-        self._count = len(self._net.outputs)
+        self._count, self.part = len(self._net.outputs), _part(graph)
         self._own = threading.local()  # a request belongs to one thread
         self.how = f"{self.title} {openvino.__version__.partition('-')[0]}{', bfloat16' * bf16}"
 
@@ -99,6 +113,11 @@ class OpenVino:
             request = self._own.request = self._net.create_infer_request()
         found = request.infer({0: x})
         return [np.array(found[i]) for i in range(self._count)]  # the request's memory is used again
+
+
+def _part(graph: Path) -> int:
+    files = (graph, graph.with_suffix(".bin"))  # OpenVINO's format keeps weights in a file of their own
+    return _FEW if sum(file.stat().st_size for file in files if file.is_file()) > _HEAVY else _ONE
 
 
 class PyTorch:
@@ -144,7 +163,7 @@ class Shared:
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """As `Engine.run`, for a batch of any length but 0, on all cores."""
-        parts = self._parts(x)
+        parts = self._parts(x, self.threads)
         if len(parts) == 1 or self.threads == 1:
             return _joined(list(map(self.engine.run, parts)))
         if self._pool is None:
@@ -155,8 +174,9 @@ class Shared:
         """The same in the calling thread alone: for as many threads as there are cores, which do other things too."""
         return _joined(list(map(self.engine.run, self._parts(x))))
 
-    def _parts(self, x: np.ndarray) -> list[np.ndarray]:
-        return [x[i : i + self.engine.part] for i in range(0, len(x), self.engine.part)]
+    def _parts(self, x: np.ndarray, threads: int = 1) -> list[np.ndarray]:
+        size = max(self.engine.part, min(_MOST, _VALUES // max(1, x[0].size), -(-len(x) // threads)))
+        return [x[i : i + size] for i in range(0, len(x), size)]
 
 
 def _joined(parts: Sequence[list[np.ndarray]]) -> list[np.ndarray]:

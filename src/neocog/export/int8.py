@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
+from neocog.engine.engines import silent
 from neocog.export.portable import INPUT
 
 _LAYERS = [
@@ -21,7 +23,7 @@ def quantise(graph: Path, pictures: list[np.ndarray]) -> None:
     Args:
         pictures: uint8 (H, W, C) each, from which the ranges of activations are taken.
     """
-    from onnxruntime import quantization as q
+    q: Any = silent("onnxruntime.quantization")
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(q.CalibrationDataReader):  # type: ignore[misc]

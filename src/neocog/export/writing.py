@@ -20,6 +20,7 @@ from torch import Tensor
 
 import neocog
 from neocog import nets
+from neocog.engine.engines import silent
 from neocog.engine.graph import write_graph
 from neocog.errors import NetError, UsageError, closest
 from neocog.export import card, parity
@@ -265,7 +266,7 @@ def _write_program(portable: Portable, example: Tensor, file: Path) -> None:
 
 def _to_openvino(work: _Export) -> None:
     try:
-        import openvino
+        openvino: Any = silent("openvino")
     except ImportError:
         raise missing("OpenVINO's format is written") from None
     openvino.save_model(openvino.convert_model(work.graph), work.model, compress_to_fp16=False)

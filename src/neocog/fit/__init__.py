@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from neocog.fit.predicting import Prediction, Run, evaluate, match_texts, predict
     from neocog.fit.scan import find_lr
     from neocog.fit.spotting import spot
+    from neocog.fit.summary import summarise
     from neocog.fit.training import resume, train
 
-__all__ = ["Prediction", "Run", "evaluate", "find_lr", "match_texts", "predict", "resume", "spot", "train"]
+__all__ = ["Prediction", "Run", "evaluate", "find_lr", "match_texts", "predict", "resume", "spot", "summarise", "train"]
 
 _HOMES = {
     "Prediction": "predicting",
@@ -25,6 +26,7 @@ _HOMES = {
     "predict": "predicting",
     "resume": "training",
     "spot": "spotting",
+    "summarise": "summary",
     "train": "training",
 }
 

@@ -37,9 +37,9 @@ def choose_size(side: int, on_cpu: bool) -> int:
 
 
 def choose_net(size: int, task: type[Task] = Label) -> str:
-    """The net for an input size: for small pictures placenet where the task's head reads maps, else speednet."""
-    if task.head is not Task.head and size <= 96:
-        return "placenet"
+    """The net for an input size: the task's usual one, or speednet for small pictures."""
+    if name := task.usual_net(size):
+        return name
     return "speednet" if size <= 64 else "resnet18"
 
 
@@ -50,9 +50,12 @@ def choose_recipe(net: str, task: type[Task] = Label) -> str:
     """
     if nets.engineered(net):
         return "features"
+    if task.net is not None and task.recipe is not None:
+        return task.recipe
     if net.startswith("placenet") or task.head is not Task.head:
         return "quick"
-    return task.recipe or ("fast" if net.startswith("speednet") else "standard")
+    own: str = getattr(nets.builder(net), "recipe", "standard")
+    return task.recipe or ("fast" if net.startswith("speednet") else own)
 
 
 def choose_shape(usual: tuple[int, int], size: int | None, step: int) -> tuple[int, int]:

@@ -38,7 +38,9 @@ def write_examples(job: Job, net: nn.Module, name: str, seen: Seen, views: dict[
         for row, answer in zip(batch.rows.tolist(), task.answers(outputs, batch, keys), strict=True):
             try:
                 data = split.source.read(int(split.rows[row]))
-                shown = None if job.reader is None else _shown(job, net, data)
+                answer = answer.beside(data)
+                own = None if job.reader is None else answer.html(task.truth(split.known.columns, row))
+                shown = own if own is not None or job.reader is None else _shown(job, net, data)
                 picture = decode(data) if isinstance(data, bytes) and shown is None else data
             except (NeocogError, OSError):
                 continue  # it was there a moment ago
@@ -47,7 +49,7 @@ def write_examples(job: Job, net: nn.Module, name: str, seen: Seen, views: dict[
             if shown is not None:
                 true = seen["labels"][np.flatnonzero(seen["rows"] == row)[0]] if task.classifies else None
                 more = line["line"] if true is None else f"true: {task.classes[int(true)]}"  # type: ignore[attr-defined]
-                lines.append({**line, "file": "", "html": shown, "line": f"{answer.text()}\n{more}"})
+                lines.append({**line, "file": "", "html": shown, "line": more if own else f"{answer.text()}\n{more}"})
                 continue
             drawn = answer.draw(picture, task.truth(split.known.columns, row))
             out = io.BytesIO()

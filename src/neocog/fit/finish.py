@@ -18,6 +18,7 @@ from neocog.fit.examples import write_examples
 from neocog.fit.inputs import split_of
 from neocog.fit.job import Job, Split, open_split
 from neocog.fit.run import records, write_json, write_tensors
+from neocog.fit.sheets import write_sheets
 from neocog.fit.state import State
 from neocog.records import counted
 from neocog.tasks.measures import auroc
@@ -100,7 +101,7 @@ def finish(job: Job, state: State) -> None:
         return
     for name, seen in (("val", val), ("test", test)):
         if len(seen.get("rows", ())):
-            _write_seen(folder / f"{name}.safetensors", seen, job.splits[name])
+            write_seen(folder / f"{name}.safetensors", seen, job.splits[name])
     if unknown is not None:
         arrays = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in unknown.save().items()}
         write_tensors(folder / "unknown.safetensors", arrays)
@@ -125,6 +126,7 @@ def finish(job: Job, state: State) -> None:
     for name, seen in (("test", test), ("val", val)):
         if len(seen.get("rows", ())):
             write_examples(job, net, name, seen, views)
+            write_sheets(job, net, job.splits[name])
             break
     problems = [*(p for split in job.splits.values() for p in split.problems), *job.data.source.problems]
     write_json(folder / "problems.json", [asdict(p) for p in problems])
@@ -149,7 +151,7 @@ def _read_log(job: Job, folder: Path) -> None:
         job.log.write("diagnosis", **finding.to_json())
 
 
-def _write_seen(path: Path, seen: Seen, split: Split) -> None:
+def write_seen(path: Path, seen: Seen, split: Split) -> None:
     """What the task keeps of a split; ``index`` says which pictures of the source they are."""
     arrays = {k: v for k, v in seen.items() if k != "rows"} | {"index": split.rows[seen["rows"]]}
     single = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in arrays.items()}

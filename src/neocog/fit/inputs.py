@@ -11,7 +11,7 @@ from torch import Tensor
 from neocog.data.batches import Batches, normalised, ordered
 from neocog.data.pictures import Held, Streamed
 from neocog.data.source import Source
-from neocog.errors import DataError
+from neocog.errors import DataError, UsageError
 from neocog.fit import features, transfer
 from neocog.fit.device import with_right_gradients
 from neocog.fit.guides import guides_of
@@ -29,8 +29,7 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
     Raises:
         DataError: no training picture can be read.
     """
-    plan, device, world, task = job.plan, job.device, job.world, job.task
-    torch.manual_seed(plan.seed)
+    plan, world, task = job.plan, job.world, job.task
     job.reader = reader_of(task, plan.reader)
     training, validation = (
         split_of(job, job.data.source, job.data.rows(name), f"{words} {job.data.source.kind}s")
@@ -42,24 +41,14 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
         one.pre = pre
     job.plan = plan = dataclasses.replace(plan, preprocess=pre)
     job.splits = {"train": training, "val": validation}
-    net = features.build(plan.net, plan.taps, task)
-    if plan.start is not None and plan.start["weights"]:
-        if fresh:
-            transfer.take_over(net, plan, task)
-    elif job.reader is not None:
-        if fresh:
-            job.reader.begin(net)
-    elif hasattr(net, "prepare"):
-        net.prepare(_some(training.shown, 5000))  # type: ignore[operator]
-    net = with_global_norms(device.placed(net), world)
-    job.net = net
-    job.device = with_right_gradients(device, net)
-    if job.device != device:
-        job.show.say("float32, because the processor's bfloat16 gradients of this net's dilated convolutions are wrong")
-        device = job.device
-    job.trained = transfer.prepare(net, plan) if plan.start is not None else ""
+    task.begin(pre, lambda most: _some(training.shown, most))
+    build(job, fresh=fresh)
+    device = job.device
+    own = task.feed(job.net, device, batch=plan.batch, seed=plan.seed, folder=job.folder)
+    if own is not None and world.size > 1:
+        raise UsageError(f"the task {task.name} is learned by one process; start it without torchrun")
     n, known = len(training), training.known
-    job.feed = Batches(
+    job.feed = own or Batches(
         training.pictures,
         known,
         plan.augment,
@@ -74,8 +63,30 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
         rank=world.rank,
         world=world.size,
         texts=task.shown_texts,
+        pieces=plan.pieces,
     )
     job.guides = guides_of(job)
+
+
+def build(job: Job, *, fresh: bool = True) -> None:
+    """Build the net of the plan on the device, where the pictures are read already."""
+    plan, device, task = job.plan, job.device, job.task
+    torch.manual_seed(plan.seed)
+    net = features.build(plan.net, plan.taps, task)
+    if plan.start is not None and plan.start["weights"]:
+        if fresh:
+            transfer.take_over(net, plan, task)
+    elif job.reader is not None:
+        if fresh:
+            job.reader.begin(net)
+    elif hasattr(net, "prepare"):
+        net.prepare(_some(job.splits["train"].shown, 5000))  # type: ignore[operator]
+    net = with_global_norms(device.placed(net), job.world)
+    job.net = net
+    job.device = with_right_gradients(device, net)
+    if job.device != device:
+        job.show.say("float32, because the processor's bfloat16 gradients of this net's dilated convolutions are wrong")
+    job.trained = transfer.prepare(net, plan) if plan.start is not None else ""
 
 
 def split_of(job: Job, source: Source, rows: np.ndarray, what: str) -> Split:

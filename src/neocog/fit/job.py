@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from neocog.data import open_source
-from neocog.data.batches import Batches, Known
+from neocog.data.batches import Feed, Known
 from neocog.data.decode import inspect
 from neocog.data.kinds import Column, Pictures, renamed
 from neocog.data.pictures import Held, Streamed
@@ -288,7 +288,7 @@ class Job:
     log: Log = None  # type: ignore[assignment]  # opened when the training begins
     reader: Reader | None = None  # of inputs that are not pictures
     net: nn.Module = field(default_factory=nn.Identity)
-    feed: Batches | None = None
+    feed: Feed | None = None
     splits: dict[str, Split] = field(default_factory=dict)
     guides: list[Guide] = field(default_factory=list)  # what is learned from beside labels
     trained: str = ""  # what is trained, where it starts from weights
@@ -301,7 +301,7 @@ class Job:
         return self.task.knows_strangers and self.reader is None
 
     @property
-    def batches(self) -> Batches:
+    def batches(self) -> Feed:
         """The training's feed."""
         assert self.feed is not None, "inputs.prepare comes first"
         return self.feed

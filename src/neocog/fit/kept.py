@@ -6,6 +6,7 @@ and carry a key that stands for everything that they depend on; runs that lie si
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -76,11 +77,11 @@ class Kept:
         if chosen is not None:
             wanted = np.isin(rows, chosen)
             rows, values = rows[wanted], values[wanted]
-        head = nets.head_of(self.net)
-        assert isinstance(head, nn.Linear) and head.bias is not None  # features.plain_head or features.Tapped
         if not len(rows):
             return {}, values
-        outputs = torch.from_numpy(values) @ head.weight.detach().cpu().T + head.bias.detach().cpu()
+        head = copy.deepcopy(nets.head_of(self.net)).cpu()  # features.plain_head, features.Tapped or descriptors.Fused
+        with torch.no_grad():
+            outputs = head(torch.from_numpy(values))
         return {**as_seen(task, outputs.numpy(), split.targets(rows)), "rows": rows}, values
 
     def _read(self, name: str, first: int) -> tuple[np.ndarray, np.ndarray] | None:

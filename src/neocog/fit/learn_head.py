@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from neocog import nets
+from neocog.fit.fusion import fuse, put
 from neocog.fit.heads import FOLDS, check_kind, choose, cross_validate, group_folds, part, strata_of, stratified_folds
 from neocog.fit.job import Data, Job
 from neocog.fit.kept import Kept, neighbours
 from neocog.fit.steady import key_of
 from neocog.fit.suspects import doubted, out_of_fold
 from neocog.fit.transfer import FEW, ONE_SPLIT, each_class
+from neocog.nets.descriptors import Fused
 from neocog.nets.taps import LAST
 from neocog.records import counted
 
@@ -43,7 +44,8 @@ def learn_head(job: Job) -> None:
     counts, _ = task.support(source, seen[: len(rows)])
     few = each_class(counts) < FEW
     apart = task.groups(source)  # whole classes, say, are kept apart
-    crossed = apart is None and (r.folds > 1 or (few and r.folds == 0))
+    layer = nets.head_of(net)
+    crossed = apart is None and not isinstance(layer, Fused) and (r.folds > 1 or (few and r.folds == 0))
     groups = _groups(job.data, seen, plan.mirror) if apart is None and (few or crossed) else None
     strata = strata_of(task, source, seen)
     # a validation picture or two of each class say less about the strength than every training picture in its turn;
@@ -71,16 +73,15 @@ def learn_head(job: Job) -> None:
     layers = (plan.taps or {}).get("layers", ())
     parts = net.parts if layers[1:] == [LAST] else ()  # layers that were not named are tried one by one
     kind = check_kind(r.head, task)
-    head = choose(
-        own, own_y, task, kind=kind, strength=r.strength, held_out=held_out, folds=folds, judged=judged, parts=parts
-    )
+    how: dict[str, Any] = {"kind": kind, "strength": r.strength, "held_out": held_out, "folds": folds, "judged": judged}
+    if isinstance(layer, Fused):
+        head = fuse(layer, own, own_y, task, **how)
+    else:
+        head = choose(own, own_y, task, parts=parts, **how)
+        put(layer, head)
     if parts:
         what = f"the maps of {layers[0]}" if head.part == 0 else "the input of the net's last layer"
         head = dataclasses.replace(head, chosen=f"{head.chosen or 'given'}, as that it reads {what}")
-    layer = nets.head_of(net)
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(head.weight))  # type: ignore[operator, union-attr]
-        layer.bias.copy_(torch.from_numpy(head.bias))  # type: ignore[operator, union-attr]
     fitted = time.monotonic()
     if crossed:
         both = {name: np.concatenate((y[name], val_y[name])) for name in y} if len(val_x) else y

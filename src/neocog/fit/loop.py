@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from neocog.data.augment import generator, smaller
-from neocog.data.batches import Batch, Batches
+from neocog.data.batches import Batch, Feed
 from neocog.errors import RunError
 from neocog.fit.clock import Clock
 from neocog.fit.device import Device
@@ -65,6 +65,7 @@ def fit(
     state.net.train()
     progress = clock.progress(state.step)  # asked once a step: time that is over is over for all that follows
     while progress < 1.0:
+        task.progress = progress
         factor = set_rates(state.opts, recipe, progress, state.scale)
         torch.manual_seed(int(generator(seed, state.step, world.rank).initial_seed()))  # dropout, stochastic depth
         batch = next(stream)
@@ -121,6 +122,7 @@ def fit(
             if not (epoch_ends or over or task.whole_batch):
                 stop_if_lost(loss_now(state.net, batch, task, device), job, state, alone=True)
             state.elapsed, state.log_size = clock.elapsed, log.size
+            state.fed = batches.state()
             state.save(folder)
             saved = time.monotonic()
         if stopping:
@@ -276,7 +278,7 @@ class Tally:
         mean = self.sums["loss"].item() / max(1e-6, self.sums["count"].item())
         return f"epoch {epoch:.2f}  loss {mean:.3f}"
 
-    def figures(self, batches: Batches, world: World) -> dict[str, float]:
+    def figures(self, batches: Feed, world: World) -> dict[str, float]:
         """The epoch's figures for the log, over all processes."""
         names = sorted(self.sums)
         sums = total(torch.stack([self.sums[name].float() for name in names]), world).tolist()
@@ -288,4 +290,5 @@ class Tally:
             "seconds": seconds,
             "pictures_per_second": self.pictures * world.size / seconds,
             "waiting": batches.waited / seconds,
+            **batches.figures(),
         }

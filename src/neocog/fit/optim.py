@@ -77,6 +77,33 @@ class Muon(torch.optim.Optimizer):
                 weight.sub_(group["lr"] * (norm / usual) * update)
 
 
+class RMSprop(torch.optim.Optimizer):
+    """The gradient over the deviation that it had lately: lr * g / sqrt(mean(g^2) - mean(g)^2 + least).
+
+    Source: Graves 2013 (arXiv:1308.0850), eq. 38 and following, without momentum, as DQN has it. PyTorch's optimizer of
+    that name adds the least outside of the root.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float, decay: float = 0.95, least: float = 1e-5) -> None:
+        super().__init__(params, {"lr": lr, "decay": decay, "least": least, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take one step from the gradients that are there."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if (g := weight.grad) is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["mean"], state["square"] = torch.zeros_like(weight), torch.zeros_like(weight)
+                mean, square = state["mean"], state["square"]
+                mean.lerp_(g, 1.0 - group["decay"])
+                square.lerp_(g * g, 1.0 - group["decay"])
+                root = (square - mean * mean + group["least"]).sqrt_()
+                weight.addcdiv_(g, root, value=-group["lr"])
+
+
 def optimizers(
     net: nn.Module, head: nn.Module, recipe: Recipe, batch: int, dtype: torch.dtype = torch.float32
 ) -> list[torch.optim.Optimizer]:
@@ -115,16 +142,20 @@ def optimizers(
             filters.append(group)
             continue
         lr = (recipe.lr_head or recipe.lr) if kind == "head" else recipe.lr
-        lr = lr if rest == "adamw" else lr * scale
+        lr = lr if rest in ("adamw", "rmsprop") else lr * scale
         decay = recipe.weight_decay if kind != "vector" or recipe.decay_all else 0.0
         decay, lr = decay / lr if rest == "muon" else decay, lr * factor
         made.append({"params": params, "lr": lr, "peak": lr, "until": until, "weight_decay": decay})
 
-    if recipe.optimizer not in ("sgd", "adamw", "muon", "muon-adamw"):
-        raise UsageError(f"unknown optimizer {recipe.optimizer!r}; expected 'sgd', 'adamw', 'muon' or 'muon-adamw'")
+    if recipe.optimizer not in ("sgd", "adamw", "rmsprop", "muon", "muon-adamw"):
+        raise UsageError(
+            f"unknown optimizer {recipe.optimizer!r}; expected 'sgd', 'adamw', 'rmsprop', 'muon' or 'muon-adamw'"
+        )
     found: list[torch.optim.Optimizer] = []
     if made and rest == "adamw":
         found.append(torch.optim.AdamW(made, lr=recipe.lr, betas=(recipe.momentum, 0.999)))
+    elif made and rest == "rmsprop":
+        found.append(RMSprop(made, recipe.lr, recipe.momentum))
     elif made:
         nesterov = recipe.nesterov and recipe.momentum > 0
         found.append(torch.optim.SGD(made, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -52,6 +53,7 @@ class Plan:
     recipe: Recipe
     preprocess: Preprocess
     batch: int
+    pieces: int = 1  # of each picture that an epoch shows, see data.batches
     seed: int = 0
     epochs: float | None = None
     minutes: float | None = None
@@ -150,7 +152,8 @@ def make_plan(
             "are lost (--size keeps more; --task-option tile=256 looks at them piece by piece, at their own scale)"
         )
     rows = data.rows("train")
-    options = task_options(kind, wishes.task_options)
+    pieces = math.ceil(usual[0] * usual[1] / math.prod(pre.input)) if pre.fit == "tile" else 1
+    options = task_options(kind, {**r.task_options, **wishes.task_options})
     task = kind.plan(source, rows, {**r.as_dict(), **options})
     net_options, taps, began = dict(wishes.net_options), None, None
     if start:
@@ -200,7 +203,8 @@ def make_plan(
         net=spec,
         recipe=r,
         preprocess=pre,
-        batch=make_batch(r, len(rows), world.size),
+        batch=make_batch(r, len(rows) * pieces, world.size),
+        pieces=pieces,
         seed=wishes.seed,
         epochs=wishes.epochs,
         minutes=wishes.minutes,
@@ -224,7 +228,7 @@ def plan_inputs(wishes: Wishes, data: Data, device: Device, world: World, show: 
     name = wishes.net or read.net
     seen = False
     if not own:
-        seen = "picture" in read.options and nets.facts(name).reads == PICTURE  # such as a spectrogram
+        seen = read.pictures and nets.facts(name).reads == PICTURE  # such as a spectrogram
         _check_net(nets.facts(name), kind, PICTURE if seen else read.kind)
     of_net = {} if own else vars(nets.builder(name))
     r = make_recipe(wishes.recipe or kind.recipe or of_net.get("recipe", read.recipe), "", wishes.fields, kind)
@@ -232,7 +236,8 @@ def plan_inputs(wishes: Wishes, data: Data, device: Device, world: World, show: 
     split = splits_of(source, kind, r, wishes.seed)
     data.codes, data.notes, _ = same_everywhere(split, world)
     rows = data.rows("train")
-    task = kind.plan(source, rows, {**r.as_dict(), **task_options(kind, wishes.task_options)})
+    options = task_options(kind, {**r.task_options, **wishes.task_options})
+    task = kind.plan(source, rows, {**r.as_dict(), **options})
     if (reader := task.own_reader()) is None:
         given = {**wishes.input_options, **({"size": wishes.size} if wishes.size else {})}
         usual = {**read.options, **of_net.get("reader", {}), **({"picture": True} if seen else {})}
@@ -295,7 +300,7 @@ def _refuse_pictures_wishes(wishes: Wishes, task: type[Task], read: type[Reader]
 def _check_picture(name: str, shape: tuple[int, ...]) -> None:
     """Raises: UsageError: a net cannot read what a reader shows as a picture (C, H, W)."""
     least, size = nets.smallest_picture(name), "x".join(map(str, shape[1:]))
-    if len(shape) != 3 or min(shape[1:]) < least or nets.one_size(name):
+    if len(shape) != 3 or min(shape[1:]) < least or (nets.one_size(name) and shape[1] != shape[2]):
         square = "square pictures of one size" if nets.one_size(name) else f"pictures of at least {least}x{least}"
         raise UsageError(
             f"{name} needs {square}, and the inputs are {size}; take a net that reads any size (resnet18), or change "
@@ -385,9 +390,9 @@ def _as_the_task_can(r: Recipe, task: Task) -> tuple[Recipe, list[str]]:
             else f"the task {task.name} cannot learn from them"
         )
         notes.append(f"pictures are not mixed: {why}")
+    if (task.geometry or task.remakes) and r.small < 1.0:
+        changes["small"] = 1.0
     if task.geometry:
-        if r.small < 1.0:
-            changes["small"] = 1.0
         if r.tta == "shift":
             changes["tta"] = "flip"
     elif r.elastic:

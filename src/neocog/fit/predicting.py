@@ -39,7 +39,7 @@ from neocog.tasks.measures import evaluate_logits, softmax
 from neocog.tasks.task import fits, load
 from neocog.tasks.unknown import Unknown
 
-_CLASSED = ("category", "categories", "boxes", "mask")  # kinds of columns whose names are classes
+_CLASSED = ("category", "categories", "boxes", "mask", "sequence")  # kinds of columns whose names are classes
 
 
 class Spec(TypedDict):
@@ -252,6 +252,15 @@ class Run:
             pictures = [pictures]
         return list(predict(self, pictures, top=top))
 
+    def sample(self, n: int = 64, *, seed: int = 0) -> np.ndarray:
+        """New pictures, uint8 (n, H, W, 1 or 3), of a run of the task vae or gan; the same seed gives the same ones.
+
+        Raises: UsageError: a run of another task, or no picture is asked for.
+        """
+        if n < 1:
+            raise UsageError(f"at least one picture has to be asked for, not {n}")
+        return self.task.sample(self.net(), n, seed)
+
     def decided(self, text: Any, what: str | None = None) -> Decided:
         """Which words and windows of words decided that the net says `what` of a text; see ``fit.words.decided``."""
         return decided(self.task, self.net(), self.reader, text, what)
@@ -378,7 +387,8 @@ def _read(run: Run, reader: Reader, inputs: Iterable[Any], top: int, batch_size:
                     with device.autocast():
                         outputs = floated(task.run(net, batch))
                     answers = iter(task.answers(outputs, batch, [key for key, _ in good], top))
-            yield from (task.unread(key, made) if isinstance(made, str) else next(answers) for key, made in found)
+            for (key, raw), (_, made) in zip(some, found, strict=True):
+                yield task.unread(key, made) if isinstance(made, str) else next(answers).beside(raw)
 
 
 def match_texts(run: Run | str | Path, pairs: Sequence[tuple[str, str]]) -> list[Any]:

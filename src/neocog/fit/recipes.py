@@ -27,7 +27,9 @@ class Recipe:
     chunk: int = 0  # on a CPU: pictures in one pass (0: the batch); BN statistics are those of a chunk
     early_stop: int = 0  # stop after this many epochs without a lower validation loss (0: never); the best is kept
     # optimizer
-    optimizer: str = "sgd"  # sgd | adamw | muon (filters by Muon, all else by SGD) | muon-adamw (all else by AdamW)
+    optimizer: str = (
+        "sgd"  # sgd | adamw | rmsprop | muon (filters by Muon, the rest by SGD) | muon-adamw (the rest by AdamW)
+    )
     lr: float = 0.1
     lr_filters: float = 0.24  # muon, muon-adamw
     lr_head: float = 0.0  # muon only; 0: by Muon, too
@@ -83,6 +85,7 @@ class Recipe:
     tta: str = "none"  # none | flip | shift (flip and two shifts by a pixel) | turn (flips of four quarter turns)
     val_share: float = 0.1  # cut from the training split when no validation split is declared
     val_most: int = 5000
+    task_options: dict[str, Any] = dataclasses.field(default_factory=dict)  # that go with it
 
     def changed(self, **fields: Any) -> Recipe:
         """Return a copy with other values; text is converted to the field's type (for the command line).
@@ -136,6 +139,24 @@ _SPEED = Recipe(
     tta="shift",
     val_share=0.02,
 )
+
+_DQN = Recipe(
+    name="paper-dqn-2015",
+    about="Mnih et al. 2015, extended data table 1: RMSProp at 2.5e-4, replay of a million frames, 50 million frames",
+    epochs=200.0,  # of 250,000 frames
+    batch_size=32,
+    optimizer="rmsprop",  # its 0.01 in the root is of gradients summed over the batch: 0.01 / 32^2 of their mean
+    lr=2.5e-4,
+    momentum=0.95,
+    weight_decay=0.0,
+    schedule="constant",
+    flip="none",
+    task_options={
+        "frames": 4, "games": 1, "acts": 4, "replay": 1_000_000, "start": 50_000, "explore": 1_000_000, "least": 0.1,
+        "tested": 0.05, "target": 10_000, "discount": 0.99, "steps": 1, "double": False, "prioritised": False,
+        "clip_rewards": True, "clip_errors": True, "lives": True, "epoch": 62_500,
+    },
+)  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {
     r.name: r
@@ -264,6 +285,22 @@ RECIPES: dict[str, Recipe] = {
             flip="none",
         ),
         Recipe(
+            name="words",
+            about="for a tag of each word: AdamW, a cosine, averaged weights",
+            epochs=12.0,
+            min_steps=600,
+            batch_size=32,
+            optimizer="adamw",
+            lr=3e-3,
+            weight_decay=0.01,
+            schedule="cosine",
+            warmup=0.05,
+            clip=5.0,
+            ema=0.99,
+            balance="none",
+            flip="none",
+        ),
+        Recipe(
             name="sounds",
             about="for nets that read recordings: AdamW, a cosine, averaged weights",
             epochs=40.0,
@@ -281,6 +318,18 @@ RECIPES: dict[str, Recipe] = {
             mixup=0.3,
         ),
         Recipe(
+            name="play",
+            about="for games: AdamW at a constant rate",
+            epochs=20.0,
+            batch_size=32,
+            optimizer="adamw",
+            lr=5e-4,
+            weight_decay=0.0,
+            schedule="constant",
+            clip=10.0,
+            flip="none",
+        ),
+        Recipe(
             name="quick",
             about="made for placenet: masks, boxes, points on small pictures; Muon for filters, AdamW for the rest",
             epochs=20.0,
@@ -296,6 +345,35 @@ RECIPES: dict[str, Recipe] = {
             zoom=0.25,
             colour=0.1,
             tta="flip",
+        ),
+        Recipe(
+            name="autoencoder",
+            about="for pictures made again from numbers: AdamW, a cosine, averaged weights, no mirror images",
+            epochs=30.0,
+            min_steps=1000,
+            batch_size=64,
+            optimizer="adamw",
+            lr=2e-3,
+            weight_decay=0.0,
+            schedule="cosine",
+            warmup=0.02,
+            clip=5.0,
+            ema=0.99,
+            flip="none",
+        ),
+        Recipe(
+            name="gan",
+            about="for nets that compete: Adam with a memory of two steps, a constant rate, averaged weights",
+            epochs=100.0,
+            min_steps=3000,
+            batch_size=64,
+            optimizer="adamw",
+            lr=2e-4,
+            momentum=0.5,
+            weight_decay=0.0,
+            schedule="constant",
+            ema=0.999,
+            flip="none",
         ),
         Recipe(
             name="features",
@@ -329,6 +407,22 @@ RECIPES: dict[str, Recipe] = {
             decay_all=True,
             schedule="steps",
             crop=4,
+        ),
+        _DQN,
+        dataclasses.replace(
+            _DQN,
+            name="paper-dqn-2013",
+            about="Mnih et al. 2013: as 2015 without a target net of its own, errors as they are; 10 million frames",
+            epochs=200.0,  # of 50,000 steps, one each frame
+            task_options={
+                **_DQN.task_options,
+                "acts": 1,
+                "target": 1,
+                "clip_errors": False,
+                "epoch": 50_000,
+                "start": 32,
+                "lives": False,
+            },
         ),
     )
 }

@@ -20,8 +20,9 @@ from neocog.fit.findings import Finding, read_curves, read_dead, read_update_rat
 from neocog.fit.job import reader_of
 from neocog.fit.predicting import read_card, task_in
 from neocog.fit.report_results import examples, result, seen_of, unknown_section
-from neocog.fit.report_transfer import cross_validation, transfer_section
+from neocog.fit.report_transfer import cross_validation, parts_section, transfer_section
 from neocog.fit.run import read_json, records, write_atomically
+from neocog.fit.sheets import sheets
 from neocog.page import Html, line_chart, page, pairs, paragraph, table, text
 from neocog.records import counted, speak_of, worded
 from neocog.tasks.task import words
@@ -63,9 +64,13 @@ def write_report(folder: Path, pictures: Callable[[int], np.ndarray | bytes] | N
     sections: list[tuple[str, str]] = [("Result", Html(told + cross_validation(task, card["metrics"])))]
     if start.get("start"):
         sections.append(("Start", transfer_section(start["start"], _last(log, "head"))))
+    if parts := _last(log, "parts").get("rows"):
+        sections.append(("Parts", parts_section(task, parts)))
     if epochs or _dig(start, "start", "regime") != "features":
         sections.append(("Diagnosis", _diagnosis(log, epochs, run)))
         sections.append(("Curves", _curves(epochs, bool(_dig(run, "settings", "task", "smoothing")))))
+    if (made := sheets(folder)) is not None:
+        sections.append(("Pictures that the net makes", made))
     if (shown := examples(folder)) is not None:
         sections.append(("Examples", shown))
     for part in task.sections(seen, figures) if figures.get("n") else ():

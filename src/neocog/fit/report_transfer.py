@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neocog.page import Html, line_chart, pairs, paragraph, table
@@ -40,6 +40,20 @@ def transfer_section(start: Mapping[str, Any], head: Mapping[str, Any]) -> Html:
         rows = [{"strength": f"{s:g}", f"{judge} on other pictures": f"{loss:.4f}"} for s, loss in points]
         parts.append(table(rows, numeric=("strength", f"{judge} on other pictures")))
     return Html("".join(parts))
+
+
+def parts_section(task: Task, rows: Sequence[Mapping[str, Any]]) -> Html:
+    """Return what each part of a fused last layer says by itself, and all together; see `fusion.parts_of`."""
+    names = {"val": f"validation {task.figure}", "test": f"test {task.figure}"}
+    lines = [
+        {"descriptors": row["part"], "features": f"{row['features']:,}", "weight": f"{row['share']:.2f}"}
+        | {name: task.shown(row[split]) for split, name in names.items() if split in row}
+        for row in rows
+    ]
+    why = (
+        "Each part has a linear layer of its own; their probabilities are averaged with weights from held-out pictures."
+    )
+    return Html(paragraph(why) + table(lines, numeric=("features", "weight", *names.values())))
 
 
 def cross_validation(task: Task, metrics: Mapping[str, Any]) -> Html:

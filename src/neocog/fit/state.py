@@ -42,6 +42,7 @@ class State:
         self._top: dict[str, Tensor] = {}  # weights of the best epoch
         self.log_size = 0
         self.beside: dict[str, Tensor] = {}  # what guides keep (fit.guides), changed in place
+        self.fed: dict[str, Tensor] = {}  # what the feed keeps, see data.batches.Feed
 
     @property
     def final_net(self) -> nn.Module:
@@ -53,11 +54,15 @@ class State:
         """Move the averaged (EMA) and slow (lookahead) weights after a step."""
         if self.average is not None:
             keep = min(self.recipe.ema, (1 + self.step) / (10 + self.step))  # short memory while all is new
-            for old, new in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
+            fixed = {name for name, p in self.net.named_parameters() if not p.requires_grad}
+            new = self.net.state_dict()
+            for name, old in self.average.state_dict().items():
+                if name in fixed:  # equal from the beginning; given word vectors are 8 million numbers
+                    continue
                 if old.is_floating_point():
-                    old.lerp_(new, 1.0 - keep)
+                    old.lerp_(new[name], 1.0 - keep)
                 else:
-                    old.copy_(new)
+                    old.copy_(new[name])
         if self.slow and self.step % 5 == 0:
             for name, p in self.net.named_parameters():
                 self.slow[name].lerp_(p, 1.0 - self.recipe.lookahead)
@@ -101,6 +106,7 @@ class State:
         tensors |= {f"beside/{k}": v for k, v in self.beside.items()}
         if self.top and self.top["step"] != self.step:
             tensors |= {f"top/{k}": v for k, v in self._top.items()}
+        tensors |= {f"feed/{k}": v for k, v in self.fed.items()}
         plain: dict[str, Any] = {}
         for number, opt in enumerate(self.opts):
             for index, values in opt.state_dict()["state"].items():
@@ -144,7 +150,7 @@ class State:
             setattr(self, key, value)
         for key, value in _under(tensors, "beside/").items():
             self.beside[key].copy_(value)
-        self._top = _under(tensors, "top/")
+        self._top, self.fed = _under(tensors, "top/"), _under(tensors, "feed/")
         if self.top and not self._top:  # the best epoch is the one of the checkpoint
             self._top = {k: v.to("cpu", copy=True) for k, v in self.final_net.state_dict().items()}
 

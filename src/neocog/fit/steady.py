@@ -23,7 +23,7 @@ def features_in_place_of_pictures(job: Job) -> None:
 
     Training pictures also have those of their mirror images, as another view, if the plan mirrors them.
     """
-    plan, feed = job.plan, job.batches
+    plan = job.plan
     assert plan.start is not None
     others = [Path(plan.start["weights"]), *neighbours(job.folder)]
     kept = Kept(job.net.eval(), key_of(job), job.folder, others, job.device, job.world, job.show)
@@ -39,7 +39,7 @@ def features_in_place_of_pictures(job: Job) -> None:
         plan.batch,
         seed=plan.seed,
         device=job.device.torch,
-        dtype=feed.dtype,
+        dtype=job.device.dtype,
         order=lambda g: job.task.order(training.known.columns, len(training), min(plan.batch, len(training)), g),
         rank=job.world.rank,
         world=job.world.size,

@@ -21,7 +21,8 @@ from neocog.fit.device import Device
 from neocog.fit.device import prepare as prepare_device
 from neocog.fit.evaluating import floated, observed
 from neocog.fit.features import layer_names
-from neocog.fit.finish import finish
+from neocog.fit.finish import finish, write_seen
+from neocog.fit.fusion import parts_of
 from neocog.fit.inputs import prepare
 from neocog.fit.job import Data, Job, Wishes
 from neocog.fit.learn_head import learn_head
@@ -33,6 +34,7 @@ from neocog.fit.plan import Plan, task_of
 from neocog.fit.predicting import Run
 from neocog.fit.report import write_report
 from neocog.fit.run import Log, damaged, misfit, read_json, read_tensors, write_json, write_tensors
+from neocog.fit.sheets import write_sheets
 from neocog.fit.show import Show
 from neocog.fit.signals import interruptible
 from neocog.fit.state import CHECKPOINT, State
@@ -221,6 +223,7 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
     state.beside = {name: value for guide in job.guides for name, value in guide.tensors.items()}
     if again:
         state.load(folder)
+        job.batches.load(state.fed)
     if plan.on_features:
         features_in_place_of_pictures(job)
     if again:
@@ -228,16 +231,9 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
     clock = _clock(job)
     job.log = Log(folder if world.first else None, keep=state.log_size)
     _say_what_is_done(job, clock)
-    validation = job.splits["val"]
 
     def validate(tried: nn.Module) -> dict[str, Any]:
-        if len(validation) == 0:
-            return {}
-        seen, _ = observed(tried, task, validation, device, world=world)
-        figures = task.figures(seen)  # what `seen` has of things that are not known may be nan
-        if not math.isfinite(figures["loss"]):
-            return {}  # a net that diverges has no figures
-        return {f"val_{k}": v for k, v in {**figures, "error": task.error(figures)}.items()}
+        return validated(job, tried, state.step)
 
     def inspect(tried: nn.Module, batch: Batch) -> dict[str, Any]:
         some = dataclasses.replace(batch, mix=None).part(slice(0, 128))
@@ -247,7 +243,7 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
     try:
         if not again:
             _first_words(job)
-            if diagnosis and world.first and plan.by_steps:
+            if diagnosis and world.first and plan.by_steps and not task.adversarial:
                 with alone(net):
                     findings = _first_look(job)
                 for finding in findings:
@@ -265,6 +261,8 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
         else:
             learn_head(job)
         finish(job, state)
+        if rows := parts_of(job):
+            job.log.write("parts", rows=rows)
         job.log.write("end", seconds=time.monotonic() - job.begin)
     except RunError:
         if world.first and (folder / CHECKPOINT).exists():
@@ -282,6 +280,26 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
         write_report(folder, pictures=source.read if len(rows) else job.data.source.read)
     wait_for_all(world)  # until the first process has written everything
     return Run(folder)
+
+
+def validated(job: Job, tried: nn.Module, step: int | None = None) -> dict[str, Any]:
+    """The figures of a net on the validation pictures of a job; an empty dict if there are none, or it diverges.
+
+    Args:
+        step: after which it is so; what can be looked at while it learns is written. None: nothing is.
+    """
+    validation, task = job.splits["val"], job.task
+    if len(validation) == 0:
+        return {}
+    seen, _ = observed(tried, task, validation, job.device, world=job.world)
+    if step is not None:
+        if job.world.first and task.classifies:  # what it is wrong about now
+            write_seen(job.folder / "val.safetensors", seen, validation)
+        write_sheets(job, tried, validation, step)
+    figures = task.figures(seen)  # what `seen` has of things that are not known may be nan
+    if not math.isfinite(figures["loss"]):
+        return {}
+    return {f"val_{k}": v for k, v in {**figures, "error": task.error(figures)}.items()}
 
 
 def _clock(job: Job) -> Clock:

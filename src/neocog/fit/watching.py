@@ -31,17 +31,20 @@ def follow(folder: Path, after: int = 0) -> Iterator[dict[str, Any]]:
                 number += 1
 
 
-def hold(file: int) -> None:
-    """Lock an open log for as long as this process lives, so that `state_of` knows that the run is at work."""
+def hold(file: int, *, wait: bool = False) -> None:
+    """Lock an open log for as long as this process lives, so that `state_of` knows that the run is at work.
+
+    `wait`: until another process lets go of it.
+    """
     with contextlib.suppress(ImportError, OSError):
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def state_of(folder: Path) -> str:
     """Return "running", "done" or "stopped" (it can be resumed)."""
-    if _held(folder / "log.jsonl"):
+    if held(folder / "log.jsonl"):
         return "running"
     done = (folder / "net.json").exists() and any(True for _ in records(folder, "end"))
     return "done" if done else "stopped"
@@ -117,7 +120,7 @@ def _json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _held(path: Path) -> bool:
+def held(path: Path) -> bool:
     """Whether a living process holds the lock of a file."""
     try:
         import fcntl

@@ -13,8 +13,9 @@ from neocog.errors import LibraryError
 from neocog.library.mirror import hash_bytes, hash_texts, mapped_vectors
 from neocog.library.rows import has_model, is_ok
 
-# Bytes up to which vectors are kept as float32, too: converting them takes longer than the product.
-_IN_FLOAT32 = 400 << 20
+# Bytes up to which vectors are kept as float32 or int8, too: converting float16 takes longer than the product.
+_MOST_KEPT = 400 << 20
+_BLOCK = 4096
 
 
 class Arrays:
@@ -25,6 +26,7 @@ class Arrays:
         self.folder = folder
         self._kept: dict[str, tuple[str, np.ndarray, np.ndarray]] = {}
         self._wide: tuple[tuple[str, str], np.ndarray] | None = None
+        self._short: tuple[tuple[str, str], tuple[np.ndarray, np.ndarray]] | None = None
         self._lock = threading.Lock()
 
     def get(
@@ -62,15 +64,33 @@ class Arrays:
 
     def wide(self, model: str, key: str, vectors: np.ndarray) -> np.ndarray:
         """Return the vectors as float32, and keep them, if they are small enough; else as they are."""
-        if vectors.size * 4 > _IN_FLOAT32:
+        if vectors.size * 4 > _MOST_KEPT:
             return vectors
         with self._lock:
             if self._wide is None or self._wide[0] != (model, key) or len(self._wide[1]) != len(vectors):
                 self._wide = ((model, key), vectors.astype(np.float32))
             return self._wide[1]
 
+    def short(self, name: str, key: str, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the vectors as int8 (N, D) and what each is to be multiplied by, float32 (N,), and keep them.
+
+        None where they are too large. Reading a quarter of the bytes is what makes products fast.
+        """
+        if vectors.size > _MOST_KEPT:
+            return None
+        with self._lock:
+            if self._short is None or self._short[0] != (name, key) or len(self._short[1][0]) != len(vectors):
+                short, scale = np.empty(vectors.shape, np.int8), np.empty(len(vectors), np.float32)
+                for start in range(0, len(vectors), _BLOCK):
+                    some = vectors[start : start + _BLOCK].astype(np.float32)
+                    steps = np.maximum(np.abs(some).max(1, initial=0), 1e-12) / 127
+                    scale[start : start + _BLOCK] = steps
+                    short[start : start + _BLOCK] = np.rint(some / steps[:, None])
+                self._short = ((name, key), (short, scale))
+            return self._short[1]
+
     def clear(self) -> None:
         """Forget everything; the copies on disk stay."""
         with self._lock:
             self._kept.clear()
-            self._wide = None
+            self._wide = self._short = None

@@ -9,8 +9,9 @@ the user taught, and every text that is known of the picture. They are joined as
 The **sentence space** (sentences.py) is a witness for all words to be found together, in their order: how probable is
 it that a picture shows what they say? A word that it knows needs no concept. Where words have witnesses of their own in
 one picture and not in another (a name in a text), the space is also asked for the rest of the words. The most probable
-of these answers counts, not their joint odds: concepts and space see by the same vectors, so they err together. A word
-with ``-`` is asked of the space on its own.
+of these answers counts, not their joint odds. The concepts of words that the space knows are no witness of their own
+then: space and classes see by the same vectors, so they err together, and the space weighs the classes' odds together
+with its own cosines. A word with ``-`` is asked of the space on its own.
 
 A word that was not understood is still a condition. It is taken to hold as often as a word of a description does
 where another word of it holds (`calibration.UNKNOWN`): no picture gains or loses its place, but all their
@@ -132,11 +133,12 @@ def word_parts(
         if not read:
             texts = {place: text for place, text in texts.items() if place not in at}
         seen = witness.against(spelled[0]) if witness is not None and read and word.negative else None
-        part = _word_part(view, model, word, spelled, match, heads, known, lines, seen)
+        judged = witness is not None and witness.judges(model) and read and not word.negative
+        part, shown = _word_part(view, model, word, spelled, match, heads, known, lines, seen, judged=judged)
         if word.negative or witness is None:
             parts.append(part)
         else:
-            run.append(_Told(part, at, spelled[0], read))
+            run.append(_Told(part, at, spelled[0], read, shown))
     if witness is not None and any(one.read for one in run):
         parts.insert(0, _together(witness, run, texts))
     else:
@@ -158,8 +160,15 @@ def _word_part(
     known: np.ndarray,
     lines: dict[str, Line],
     seen: np.ndarray | None = None,
-) -> Part:
-    """The part of one word; `seen`: what the space says of it, for a word that must not hold."""
+    *,
+    judged: bool = False,
+) -> tuple[Part, np.ndarray]:
+    """The part of one word, and how probable its concepts are, float32 (N,).
+
+    Args:
+        seen: what the space says of it, for a word that must not hold.
+        judged: the space judges the concepts together with what it sees itself, so they are no witness of their own.
+    """
     none = np.zeros(len(view), np.float32)
     shown, raw = none, none
     if match is not None and model is not None:
@@ -173,7 +182,7 @@ def _word_part(
         by_text[_tagged(view, heads[0])] = 0  # the tag comes from the head, so it says nothing more
         denied = denied_rows(view, heads[1], said_of(view.store, heads[0]))
         shown[denied], by_text[denied] = 0, 0  # what the user said outvotes the net
-    p = 1 - (1 - shown) * (1 - learned) * (1 - by_text)
+    p = 1 - (1 - (none if judged else shown)) * (1 - learned) * (1 - by_text)
     if seen is not None:
         p = np.maximum(p, seen)
     p = np.clip(p, 1e-6, 1 - 1e-6).astype(np.float32)
@@ -189,10 +198,11 @@ def _word_part(
             said.append(f"in its {' and '.join(view.text.where(spelled, row))}")
         sign = "not " if word.negative else ""
         text = f"{sign}{word.text}: {'; '.join(said) or 'no sign of it'}"
-        return [Reason(str(word), "word", float(1 - p[row] if word.negative else p[row]), word.weight, text)]
+        value = 1 - p[row] if word.negative else max(p[row], shown[row])
+        return [Reason(str(word), "word", float(value), word.weight, text)]
 
     threshold = 0.5 if word.negative else THRESHOLDS["word"]
-    return Part(word.weight, word.negative, 1 - p if word.negative else p, threshold, explain)
+    return Part(word.weight, word.negative, 1 - p if word.negative else p, threshold, explain), shown
 
 
 def example_parts(
@@ -302,12 +312,13 @@ def _grouped(
 
 @dataclass(frozen=True)
 class _Told:
-    """A word to be found: its part, its places in the query, its spelling, and whether the space knows it."""
+    """A word to be found: its part, its places in the query, its spelling, whether the space knows it, its concepts."""
 
     part: Part
     at: range
     text: str
     read: bool
+    shown: np.ndarray
 
 
 def _together(witness: Witness, run: Sequence[_Told], texts: dict[int, str]) -> Part:
@@ -376,7 +387,7 @@ def _together(witness: Witness, run: Sequence[_Told], texts: dict[int, str]) -> 
             named = witness.said(text, row)
             reasons.append(Reason(text or whole, "sentence", p, float(weights.mean()), f"sentence {p:.2f}: {named}"))
         for one in run:
-            if not reasons or one.part.p[row] >= _WORTH_SAYING:
+            if not reasons or max(one.part.p[row], one.shown[row]) >= _WORTH_SAYING:
                 reasons += one.part.explain(row)
         return reasons if source[row] else sorted(reasons, key=lambda reason: reason.kind == "sentence")
 

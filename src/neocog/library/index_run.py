@@ -109,7 +109,7 @@ class Run(Changes):
                     progress(done, total)
                     late = time.monotonic() - self.saved_at > COMMIT_SECONDS
                     if len(self.ready) >= COMMIT_ROWS or late:
-                        self._compute()
+                        self._compute(pool, threads, rest=True)
                         self.commit()
                     if stop():
                         self.report.interrupted = True
@@ -118,7 +118,7 @@ class Run(Changes):
                 self.commit()
                 raise
             else:
-                self._compute()
+                self._compute(pool, threads, rest=True)
                 self.commit()
             finally:
                 for _, future in ahead:
@@ -237,17 +237,17 @@ class Run(Changes):
                     report.copies += 1
         ledger.put(path, photo.mtime_ns, photo.inode, photo.hash)
 
-    def _compute(self, pool: ThreadPoolExecutor | None = None, threads: int = 0) -> None:
+    def _compute(self, pool: ThreadPoolExecutor | None = None, threads: int = 0, rest: bool = False) -> None:
         """Let the net see what is waiting, and keep what it said.
 
-        With a pool, whole batches only, and the rest waits; a net that can, sees them in the pool's threads, each on a
-        core of its own, where decoding and computing take turns and no core waits for another.
+        With a pool, whole batches only unless `rest`, and the others wait; a net that can, sees them in the pool's
+        threads, each on a core of its own, where decoding and computing take turns and no core waits for another.
         """
         seen = [photo for photo in self.waiting if photo.seen is not None]
         self.waiting = [photo for photo in self.waiting if photo.seen is None]
         self._keep(seen, *([photo.seen[i] for photo in seen if photo.seen] for i in (0, 1)))
         size = min(_TASK, _BATCH) if pool and getattr(self._made, "concurrent", True) else _BATCH
-        count = len(self.waiting) // size * size if pool else len(self.waiting)
+        count = len(self.waiting) // size * size if pool and not rest else len(self.waiting)
         for start in range(0, count, size):
             now = self.waiting[start : start + size]
             embedder = self.embedder()
@@ -257,7 +257,7 @@ class Run(Changes):
                 self._keep(now, *_seen(embedder.embed, now))
         self.waiting = self.waiting[count:]
         most = max(threads, threads * _BATCH // _TASK)
-        while self.computing and (pool is None or len(self.computing) > most or self.computing[0][1].done()):
+        while self.computing and (rest or len(self.computing) > most or self.computing[0][1].done()):
             photos, future = self.computing.popleft()
             self._keep(photos, *future.result())
 

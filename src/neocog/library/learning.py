@@ -21,7 +21,7 @@ from neocog.data.columns import TextLists
 from neocog.data.places import read_place
 from neocog.data.source import Source
 from neocog.errors import DataError, LibraryError
-from neocog.library.sentences import FOLDER, shipped, space_of
+from neocog.library.sentences import FOLDER, Seen, seen_in, shipped, space_of
 from neocog.library.store import Store
 from neocog.library.view import View, view_of
 from neocog.text.space import Space
@@ -98,7 +98,7 @@ def learn_sentences(
         new = Space(new.weights, {**begun.about, "words": words, "learned_from": len(rows[0])})
         new = evened(new, source.vectors[rows[0]], texts)
         if len(held) >= _TO_CALIBRATE:
-            new = calibrated(new, source.vectors[held], [source.texts[i] for i in held])
+            new = calibrated(new, source.vectors[held], [source.texts[i] for i in held], seen=source.seen(held))
             new.about["calibration"]["threshold"] = begun.threshold  # of a probability, so it stays
         before, after = (_found(space, source, rows[2]) for space in (used, new))
         gain = (after - before).mean(1)  # of each picture
@@ -130,6 +130,7 @@ class Captioned(Source):
         column = view.table.column("captions")
         seen, values = view.vectors(model)
         place = [k for k, row in enumerate(seen) if column[int(row)].as_py()]
+        self._view, self._model, self._rows = view, model, seen[place]
         self._paths = [view.paths(int(seen[k])) for k in place]
         self.vectors = values[place].astype(np.float32)
         self.texts = [tuple(column[int(seen[k])].as_py()) for k in place]
@@ -144,6 +145,11 @@ class Captioned(Source):
 
     def features(self, rows: np.ndarray) -> np.ndarray:
         return self.vectors[rows]
+
+    def seen(self, rows: np.ndarray) -> Seen:
+        """What the net's classes say of some of them."""
+        view, model, own = self._view, self._model, self._rows[rows]
+        return seen_in(view.vocabulary(model), lambda some: view.probabilities(model, some)[own])
 
     def key(self, i: int) -> str:
         return self._paths[i][0] if self._paths[i] else str(i)

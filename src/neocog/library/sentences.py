@@ -10,7 +10,7 @@ would be read as well, by its letters, and its answer would mean nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from neocog.errors import DataError
 from neocog.library.calibration import log_odds, sigmoid
-from neocog.library.concepts import is_english, normalise, says_nothing, singulars
+from neocog.library.concepts import Vocabulary, is_english, normalise, says_nothing, singulars
 from neocog.library.store import Store
 from neocog.library.view import View
 from neocog.text.space import FILES, Space
@@ -28,8 +28,12 @@ FOLDER = "sentences"  # in a library: a space of its own
 # of the threshold are hits, too.
 _FOLLOWING = 0.5
 _COMMON = 0.01  # share of the training's pictures of which a caption has a word, from which on the word is common
+_MOST_CLASSES = 0.2  # share of a net's classes from which on a concept is too broad to be seen (object, being)
+_NOT_SEEN = -6.0  # log-odds of a concept in a picture that does not show it, about
+_REACH = (-6.0, 12.0)  # how much less or more they can be
 _LEAST_SHARE = 0.25  # of what the strongest word adds: from there on a word is named
 _MOST_NAMED = 3
+Seen = Callable[[str], np.ndarray | None]
 
 
 def space_of(store: Store) -> Space | None:
@@ -89,12 +93,38 @@ def missing_note(view: View, witness: Witness | None) -> list[str]:
     ]
 
 
+def seen_in(classes: Vocabulary | None, probabilities: Callable[[tuple[int, ...]], np.ndarray]) -> Seen:
+    """What a net's classes say of pictures that are to show what a text says, float32 (N,); None: it names no class.
+
+    That is how much higher the log-odds of a word's concepts are than where they are not shown, 0 for a word that is no
+    concept, and the mean over the words.
+
+    Args:
+        probabilities: float32 (N,): the sum of those of some classes.
+    """
+
+    def seen(text: str) -> np.ndarray | None:
+        words, found = [word for word in normalise(text).split() if not says_nothing(word)], []
+        while words and classes is not None:
+            size = 2 if len(words) > 1 and classes.named(" ".join(words[:2])) else 1
+            match = classes.find(" ".join(words[:size]), typos=False)
+            there = match is not None and match.how != "part" and len(match.concepts) < _MOST_CLASSES * len(classes)
+            odds = log_odds(probabilities(match.concepts)) if there and match is not None else None
+            found.append((size, odds))
+            words = words[size:]
+        several = [np.clip(odds - _NOT_SEEN, *_REACH) * size for size, odds in found if odds is not None]
+        return sum(several) / sum(size for size, _ in found) if several else None  # type: ignore[return-value]
+
+    return seen
+
+
 class Witness:
-    """A space, asked about the pictures of one view."""
+    """A space, asked about the pictures of one view, with what the net of its trunk sees in them."""
 
     def __init__(self, view: View, space: Space) -> None:
         self.view, self.space = view, space
         self._asked: dict[str, np.ndarray] = {}
+        self.seen = seen_in(view.vocabulary(space.trunk), lambda some: view.probabilities(space.trunk, some))
         words = space.about.get("words", {})
         self._words, self._common = frozenset(words), frozenset(space.about.get("common", ()))
         if not isinstance(words, list):  # as spaces of a library were kept first
@@ -110,6 +140,10 @@ class Witness:
     def away(self) -> int:
         """Pictures that have no place."""
         return len(self.view) - len(self._places[0])
+
+    def judges(self, model: str | None) -> bool:
+        """Whether the concepts of a model count in what the space says, so that they are no witness beside it."""
+        return self.space.weighs_classes and model == self.space.trunk
 
     def knows(self, text: str, *, concept: bool = False) -> bool:
         """Whether the space can say something of a word, or of several.
@@ -137,7 +171,9 @@ class Witness:
         cosines = self.view.store.products(self.space.trunk, self.space.fingerprint, values, vectors.T)
         for k, text in enumerate(new):
             found = np.zeros(len(self.view), np.float32)
-            found[rows] = self.space.probability(np.ascontiguousarray(cosines[:, k]), text)
+            seen = self.seen(text)
+            seen = seen if seen is None else seen[rows]
+            found[rows] = self.space.probability(np.ascontiguousarray(cosines[:, k]), text, seen)
             self._asked[text] = found
 
     def needed(self, text: str) -> float:

@@ -7,6 +7,7 @@ faster than the first. Nothing here imports torch until a picture that is not in
 from __future__ import annotations
 
 import re
+import threading
 import weakref
 from collections.abc import Sequence
 from functools import cached_property
@@ -34,6 +35,7 @@ COLUMNS = (
 FEATURES, OUTPUT = "features", "output"  # layers: what the last one reads, and what it gives
 _PAIRS_FROM = 512  # pictures whose pairs show how alike two pictures of the library usually are
 _AT = re.compile(r"(.+) at (?:(\d+):)?(\d\d):(\d\d)", re.DOTALL)
+_SUMS = 64 << 20  # bytes of probabilities that are kept
 _CHUNK = 8192  # rows converted from half precision at a time
 
 
@@ -52,6 +54,8 @@ class View:
         self.hashes: np.ndarray = hash_texts(hash_bytes(self.table.column("hash")))
         self._aligned: list[tuple[np.ndarray, np.ndarray]] = []
         self._pairs: dict[tuple[str, str, str], tuple[float, float]] = {}
+        self._sums: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -114,14 +118,25 @@ class View:
         return (rows, vectors) if (rows >= 0).all() else (rows[rows >= 0], vectors[rows >= 0])
 
     def probabilities(self, model: str, concepts: Sequence[int]) -> np.ndarray:
-        """Return float32 (N,): the sum of the probabilities of classes, which exclude each other; 0 where unknown."""
+        """Return float32 (N,): the sum of the probabilities of classes, which exclude each other; 0 where unknown.
+
+        Of the last classes that were asked for it is kept: do not write to it.
+        """
+        chosen = tuple(concepts)
+        with self._lock:
+            if (model, chosen) in self._sums:
+                return self._sums[model, chosen]
         rows, values = self.vectors(model, OUTPUT)
-        out = np.zeros(len(self), np.float32)
-        chosen = list(concepts)
+        out, columns = np.zeros(len(self), np.float32), list(chosen)
         for start in range(0, len(rows), _CHUNK):
             part = values[start : start + _CHUNK]
-            part = part[:, chosen] if 2 * len(chosen) < part.shape[1] else part.astype(np.float32)[:, chosen]
+            part = part[:, columns] if 2 * len(columns) < part.shape[1] else part.astype(np.float32)[:, columns]
             out[rows[start : start + _CHUNK]] = part.astype(np.float32).sum(axis=1)
+        out.flags.writeable = False
+        with self._lock:
+            while self._sums and (len(self._sums) + 1) * out.nbytes > _SUMS:
+                del self._sums[next(iter(self._sums))]
+            self._sums[model, chosen] = out
         return out
 
     def likeness(

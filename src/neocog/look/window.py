@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -207,17 +207,18 @@ def filters(run: str | Path) -> np.ndarray:
 
 
 def errors(run: str | Path, most: int = 36) -> list[dict[str, Any]]:
-    """The surest wrong answers of a finished run that labels: picture, key, said, probability, true; [] for others.
+    """The surest wrong answers of a run that labels: picture, key, said, probability, true; [] for others.
+
+    While it is being trained they are those of the last epoch, on validation pictures.
 
     Raises: RunError: damaged.
     """
     from neocog.fit.report_results import seen_of
 
     folder = Path(run)
-    if not (folder / "net.json").exists():
-        return []
     split, seen = seen_of(folder)
-    classes = read_json(folder / "net.json")["classes"]
+    settings = read_json(folder / "run.json")["settings"]
+    classes = (settings.get("task") or settings).get("classes", ())
     if split is None or "logits" not in seen or "labels" not in seen or seen["logits"].ndim != 2:
         return []
     logits = seen["logits"].astype(np.float64)
@@ -226,7 +227,7 @@ def errors(run: str | Path, most: int = 36) -> list[dict[str, Any]]:
     said = chances.argmax(1)
     wrong = np.flatnonzero((said != seen["labels"]) & (seen["labels"] >= 0))
     wrong = wrong[np.argsort(-chances[wrong, said[wrong]], kind="stable")][:most]
-    source = _tested(folder)
+    source = _source(settings, test=split == "test")
     found = []
     for row in wrong.tolist():
         try:
@@ -248,14 +249,18 @@ def errors(run: str | Path, most: int = 36) -> list[dict[str, Any]]:
 
 def _tested(folder: Path, most: int | None = None) -> Any:
     """The pictures that a run was tested on, as a source; `most` of them, evenly spread."""
-    settings = read_json(folder / "run.json")["settings"]
-    spec = settings.get("test") or settings.get("data")
-    if not spec:
-        raise DataError("this run was trained on pictures in memory, which are not here any more")
-    source = open_source(spec, offline=True, columns=settings.get("columns"))
+    source = _source(read_json(folder / "run.json")["settings"], test=True)
     if most is None or len(source) <= most:
         return source
     return source.select(np.linspace(0, len(source) - 1, most).astype(int))
+
+
+def _source(settings: Mapping[str, Any], test: bool) -> Any:
+    """The pictures that a run was trained on, or (`test`) those that it was tested on."""
+    spec = (settings.get("test") if test else None) or settings.get("data")
+    if not spec:
+        raise DataError("this run was trained on pictures in memory, which are not here any more")
+    return open_source(spec, offline=True, columns=settings.get("columns"))
 
 
 def _map(values: np.ndarray, side: int = _SIDE) -> str:

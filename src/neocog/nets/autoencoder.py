@@ -42,18 +42,22 @@ def _encoder(widths: Sequence[int], in_channels: int, input_size: int) -> tuple[
     return nn.Sequential(*layers, nn.Flatten()), widths[-1] * (input_size >> len(widths)) ** 2
 
 
-def _decoder(widths: Sequence[int], in_channels: int, input_size: int, code: int) -> nn.Sequential:
-    """Return the way back: from (B, code) to (B, in_channels, input_size, input_size)."""
+def mirrored(
+    widths: Sequence[int], in_channels: int, input_size: int, code: int, *, norm: bool = False
+) -> nn.Sequential:
+    """Return the way back: (B, code) -> (B, in_channels, input_size, input_size); with `norm` BN between layers."""
     side = input_size >> len(widths)
     layers: list[nn.Module] = [
         nn.Linear(code, widths[-1] * side**2),
+        *([nn.BatchNorm1d(widths[-1] * side**2)] if norm else []),
         nn.ReLU(),
         nn.Unflatten(1, (widths[-1], side, side)),
     ]
     maps = (in_channels, *widths)
     for stage in range(len(widths), 0, -1):
         odd = (input_size >> (stage - 1)) % 2  # a row and a column that halving lost
-        layers += [nn.ConvTranspose2d(maps[stage], maps[stage - 1], 4, 2, 1, output_padding=odd), nn.ReLU()]
+        up = nn.ConvTranspose2d(maps[stage], maps[stage - 1], 4, 2, 1, output_padding=odd)
+        layers += [up, *([nn.BatchNorm2d(maps[stage - 1])] if norm and stage > 1 else []), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -73,7 +77,7 @@ class ConvAutoencoder(nn.Module):
         self.shape = (in_channels, input_size, input_size)
         self.encoder, numbers = _encoder(widths, in_channels, input_size)
         self.code = nn.Linear(numbers, code)
-        self.decoder = _decoder(widths, in_channels, input_size, code)
+        self.decoder = mirrored(widths, in_channels, input_size, code)
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, code)."""
@@ -210,7 +214,7 @@ def conv_vae(
 ) -> VariationalAutoencoder:
     """With the convolutions of `ConvAutoencoder`."""
     encoder, units = _encoder(widths, in_channels, input_size)
-    decoder = _decoder(widths, in_channels, input_size, latent)
+    decoder = mirrored(widths, in_channels, input_size, latent)
     shape = (in_channels, input_size, input_size)
     return VariationalAutoencoder(encoder, units, decoder, latent, shape, likelihood)
 
@@ -222,7 +226,7 @@ _facts = Facts(
     "conv_autoencoder", "autoencoder", 2011, _OWN, 857_539, 9_699_328, (3, 32, 32), 1, smallest=8, task="reconstruct"
 )
 register(_facts)(ConvAutoencoder)
-_facts = Facts("vae", "autoencoder", 2014, _VAE, 815_824, 814_000, (1, 28, 28), 1, smallest=1, task="reconstruct")
+_facts = Facts("vae", "autoencoder", 2014, _VAE, 815_824, 814_000, (1, 28, 28), 1, smallest=1, task="vae")
 register(_facts)(mlp_vae)
 _facts = Facts(
     "vae_conv",
@@ -234,6 +238,6 @@ _facts = Facts(
     (3, 32, 32),
     1,
     smallest=8,
-    task="reconstruct",
+    task="vae",
 )
 register(_facts)(conv_vae)

@@ -13,13 +13,16 @@ without labels by `prepare`. Everything is computed in batches of tensors, on an
   (Jegou et al. 2010) or a bag of words on a spatial pyramid (Lazebnik et al. 2006).
 
 Each descriptor is brought to length 1 on square roots (signed), so that its inner products are those of the Hellinger
-kernel, and they are joined.
+kernel, and they are joined. With fusion="late" each descriptor, and all of them joined, has a linear layer of its own,
+and their probabilities are averaged (Snoek et al. 2005, "Early versus late fusion in semantic video analysis").
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +42,41 @@ _AXES = 64
 _SAMPLE = 50_000  # descriptors that the codebook is found from
 
 
+class Fused(nn.Module):
+    """Late fusion: features (B, D) -> the logarithm of the weighted mean of several layers' probabilities (B, classes).
+
+    Args:
+        parts: which columns of the features each layer reads, by name.
+    """
+
+    shares: Tensor
+    temperatures: Tensor
+
+    def __init__(self, parts: Mapping[str, slice], classes: int) -> None:
+        super().__init__()
+        self.named = dict(parts)
+        self.layers = nn.ModuleList(nn.Linear(part.stop - part.start, classes) for part in parts.values())
+        self.register_buffer("shares", torch.full((len(parts),), 1 / len(parts)))
+        self.register_buffer("temperatures", torch.ones(len(parts)))
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.named)
+
+    @property
+    def parts(self) -> list[slice]:
+        return list(self.named.values())
+
+    def with_classes(self, classes: int) -> Fused:
+        """A fresh layer like this one with other classes."""
+        return Fused(self.named, classes).to(self.shares)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = [layer(x[:, part]) for layer, part in zip(self.layers, self.parts, strict=True)]
+        of_parts = (torch.stack(logits) / self.temperatures[:, None, None]).log_softmax(2)
+        return (of_parts + self.shares.clamp(min=1e-30).log()[:, None, None]).logsumexp(0)
+
+
 class Descriptors(nn.Module):
     """(B, 3, H, W) in 0 to 1 -> (B, classes).
 
@@ -46,6 +84,7 @@ class Descriptors(nn.Module):
         kinds: which descriptors, some of `KINDS`, joined by commas.
         encoding: of SIFT, one of `ENCODINGS`.
         words: Gaussians of the codebook.
+        fusion: "early", one linear layer on all descriptors, or "late", see `Fused`.
     """
 
     head = "fc"
@@ -65,6 +104,7 @@ class Descriptors(nn.Module):
         kinds: str = "colour,hog,lbp,sift",
         encoding: str = "fisher",
         words: int = 64,
+        fusion: str = "early",
     ) -> None:
         super().__init__()
         self.kinds, self.encoding, self.in_channels = tuple(kinds.split(",")), encoding, in_channels
@@ -79,7 +119,13 @@ class Descriptors(nn.Module):
         self.register_buffer("variances", torch.ones(words, d))
         codes = {"fisher": 2 * words * d, "vlad": words * d, "words": 21 * words}[encoding]
         sizes = {"colour": 5 * 64, "hog": 49 * 36, "lbp": 16 * 59, "sift": codes}
-        self.fc = nn.Linear(sum(sizes[one] for one in self.kinds), classes)
+        ends = list(accumulate(sizes[one] for one in self.kinds))
+        self.fc: nn.Module = nn.Linear(ends[-1], classes)
+        if fusion == "late":
+            each = {name: slice(end - sizes[name], end) for name, end in zip(self.kinds, ends, strict=True)}
+            self.fc = Fused({**each, "joined": slice(0, ends[-1])} if len(each) > 1 else each, classes)
+        elif fusion != "early":
+            raise NetError(f"fusion must be early or late, got {fusion!r}")
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in 0 to 1 -> (B, D)."""
@@ -91,7 +137,7 @@ class Descriptors(nn.Module):
             return torch.cat([_rooted(made[one](ready)) for one in self.kinds], 1).to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.forward_features(x))
+        return self.fc(self.forward_features(x))  # type: ignore[no-any-return]
 
     def prepare(self, pictures: Tensor) -> None:
         """Find the codebook from pictures (N, C, H, W)."""

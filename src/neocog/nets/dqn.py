@@ -74,13 +74,13 @@ class DQN(nn.Module):
 
 register(
     Facts("dqn_2013", "dqn", 2013, "Mnih et al. 2013, arXiv:1312.5602", 677_172, 2_966_528, (4, 84, 84), 4,
-          smallest=20, accuracy="above a human expert in 3 of 7 Atari games", task="control"),
+          smallest=20, accuracy="above a human expert in 3 of 7 Atari games", task="play"),
     layers=((16, 8, 4), (32, 4, 2)),
     hidden=256,
 )(DQN)  # fmt: skip
 register(
     Facts("dqn_2015", "dqn", 2015, "Mnih et al. 2015, Nature 518", 1_686_180, 9_345_024, (4, 84, 84), 4,
-          smallest=36, accuracy="above 75 % of the human score in 29 of 49 Atari games", task="control"),
+          smallest=36, accuracy="above 75 % of the human score in 29 of 49 Atari games", task="play"),
     layers=((32, 8, 4), (64, 4, 2), (64, 3, 1)),
     hidden=512,
 )(DQN)  # fmt: skip

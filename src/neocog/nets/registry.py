@@ -13,6 +13,7 @@ import pkgutil
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -130,6 +131,26 @@ def smallest_picture(name: str) -> int:
 def builder(name: str) -> Callable[..., nn.Module]:
     """Return the class or function that builds a net. Raises: NetError if there is none of that name."""
     return _entry(name).builder
+
+
+def in_file(named: str) -> tuple[str, dict[str, Any]]:
+    """Return the net of which a JSON file says "net", as a run's net.json and ``neocog design`` do: name, and the rest.
+
+    The rest is what else `build` takes. A name that is no file (no ".json") is returned as it is, with nothing.
+
+    Raises: NetError if the file cannot be read, or says "net" of no net of the zoo.
+    """
+    if not str(named).endswith(".json"):
+        return named, {}
+    try:
+        spec = dict(json.loads(Path(named).read_text("utf-8"))["net"])
+        name = spec.pop("name")
+    except OSError as error:
+        raise NetError(f"{named} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise NetError(f'{named} describes no net; expected {{"net": {{"name": "designed", ...}}}}') from None
+    check_options(name, {key: value for key, value in spec.items() if key not in _GIVEN})
+    return name, spec
 
 
 def build(

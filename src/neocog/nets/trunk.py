@@ -70,6 +70,12 @@ class Trunk(nn.Module):
             self.net(x)
         return {stride: found[name] for stride, name in sorted(self.levels.items())}
 
+    def widths(self) -> list[int]:
+        """Channels after each halving, the largest map first; a stride without a map has those of the next one."""
+        deepest = max(self.channels)
+        strides = [2**k for k in range(1, deepest.bit_length())]
+        return [self.channels[min(s for s in self.channels if s >= stride)] for stride in strides]
+
     def vector(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, width): what the net's own last layer reads."""
         return self.net.forward_features(x)  # type: ignore[operator, no-any-return]
@@ -113,7 +119,7 @@ def _find(net: nn.Module) -> tuple[dict[int, tuple[str, int]], list[str]]:
     order: list[str] = []
     handles = []
     for name, module in net.named_modules():
-        if not name:
+        if not name or ".parametrizations." in name:  # those put out weights
             continue
         if any(name == head or name.startswith(f"{head}.") for head in heads if head):
             handles.append(module.register_forward_hook(lambda _m, _i, _o, name=name: order.append(name)))

@@ -4,8 +4,8 @@ ISBI cell tracking challenge 2015, PhC-U373: intersection over union 92 %.
 
 `unet_original` is the net as published: no padding, so every 3x3 convolution takes a pixel from each side, and an
 output of 388 x 388 needs a picture of 572 x 572 (92 pixels of context on each side). `unet` is today's usual form:
-padded, with BN, its output as large as the picture. `unet_keras` is a form that many Keras programs have: padded,
-enlarged by repetition and a 2x2 convolution, and two maps before the last.
+padded, with BN, its output as large as the picture; `unet_small` has a quarter of its channels. `unet_keras` is a form
+that many Keras programs have: padded, enlarged by repetition and a 2x2 convolution, and two maps before the last.
 
 Output shapes for 1 x 572 x 572 (unet_original), and the sides of unet for 3 x 512 x 512:
 
@@ -187,5 +187,7 @@ _facts = Facts(
 register(_facts, padding=0, norm=False, up="transposed, relu", dropout=0.5)(UNet)
 _facts = Facts("unet", "unet", 2015, _PAPER, 31_037_698, 192_686_325_760, (3, 512, 512), 2, 16, task="segment")
 register(_facts, padding=1, norm=True, up="transposed")(UNet)
+_facts = Facts("unet_small", "unet", 2015, _PAPER, 1_942_594, 189_595_648, (3, 64, 64), 2, 16, task="segment")
+register(_facts, padding=1, norm=True, up="transposed", width=0.25)(UNet)
 _facts = Facts("unet_keras", "unet", 2015, _PAPER, 31_031_685, 54_605_774_848, (1, 256, 256), 1, 16, task="segment")
 register(_facts, padding=1, norm=False, up="resize", between=2, dropout=0.5)(UNet)

@@ -88,6 +88,12 @@ def build(
 
     Raises: NetError for an unknown name or option, a value that the net cannot have, or weights that do not fit.
     """
+    name, known = registry.in_file(name)
+    classes, in_channels, input_size = (
+        known.pop(key, None) if value is None else value
+        for key, value in (("classes", classes), ("in_channels", in_channels), ("input_size", input_size))
+    )
+    options = {**known, **options}
     if weights is None:
         return registry.build(name, classes, in_channels, input_size, **options)
     check_options(name, options)

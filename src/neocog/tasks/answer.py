@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from neocog.page import Html
+
 _COLUMNS = 9  # of an answer that are shown in a line
 
 
@@ -44,13 +46,25 @@ class Answer(ABC):
     def to_json(self) -> dict[str, Any]:
         """A JSON-able document, all there is."""
 
+    def beside(self, raw: Any) -> Answer:
+        """The answer with what it needs of the input itself, such as the words of a text."""
+        return self
+
     def gives(self, what: str) -> bool:
-        """Whether answers of this kind have ``coco``, ``indexed`` or ``draw``, also one that could not be read."""
+        """Whether answers of this kind have ``coco``, ``conll`` and so on, also one that could not be read."""
         return getattr(type(self), what) is not getattr(Answer, what)
 
     def coco(self, image_id: int) -> list[dict[str, Any]]:
         """COCO's annotations, without ``id``: ``category_id`` is 1 + the index of the class (see `Task.categories`)."""
         return []
+
+    def conll(self) -> list[str]:
+        """Lines of a CoNLL file, one for each word, and an empty one."""
+        return []
+
+    def html(self, truth: Any = None) -> Html | None:
+        """The answer for a report, where the input is no picture; `truth` as of `draw`. None: it is a line of text."""
+        return None
 
     def indexed(self) -> Indexed | None:
         """The class of each pixel of the upright picture, for an indexed PNG."""

@@ -53,6 +53,8 @@ _PREFERENCE = (
     "match-captions",
     "match-pairs",
     "match-texts",
+    "tag-words",
+    "play",
 )
 
 
@@ -86,7 +88,7 @@ def guess(source: Source) -> str:
     before one label where more than a fiftieth of the pictures would be left out for having several, or a tenth where
     the table does not give them at once but names pictures again, which may be mistakes.
     """
-    able = possible(source)
+    able = [name for name in possible(source) if find(name).needs]
     sets = source.label_sets if able[:1] == ["label"] and "tags" in able else None
     if sets is not None and source.several * (50 if sets.meant else 10) > source.columns["tags"].known.sum():
         return "tags"
@@ -102,11 +104,12 @@ def guess(source: Source) -> str:
     raise DataError(
         f"{source.name} has nothing to learn: {there}. Expected a folder for each class, a table with a "
         "label column, or annotations (COCO, Pascal VOC, YOLO, masks)"
+        + ("; --task reconstruct, vae or gan learns from pictures alone" if source.kind == "picture" else "")
     )
 
 
 def possible(source: Source) -> list[str]:
-    """The tasks that a source has columns for, the likeliest first; those of labels where there are two classes."""
+    """The tasks that can learn from a source, the likeliest first; those of labels where there are two classes."""
     several = not source.unfit and len(np.unique(source.labels[source.labels >= 0])) > 1
     return [name for name in names() if fits(find(name), source) and (several or "label" not in find(name).needs)]
 

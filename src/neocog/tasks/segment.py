@@ -148,6 +148,10 @@ class Segment(Task):
     def from_json(cls, values: Mapping[str, Any]) -> Segment:
         return cls(**{"adjustment": 0.0, **values})  # what older runs, which do not say it, have
 
+    @classmethod
+    def usual_net(cls, size: int) -> str | None:
+        return "unet_small" if size <= 96 else None
+
     @property
     def zoo_outputs(self) -> int:
         return len(self.classes)

@@ -370,6 +370,8 @@ def joined(name: str) -> type[Several]:
     kinds = {part: find(part) for part in parts}
     needs: dict[str, str] = {}
     for part, kind in kinds.items():
+        if not kind.needs:
+            raise UsageError(f"the task {part} cannot share a trunk with others: what it learns is the pictures")
         for role, column in kind.needs.items():
             if needs.setdefault(role, column) != column or column == "picture":
                 raise UsageError(f"the task {part} cannot share a trunk with others: it needs {role} ({column})")

@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -38,12 +39,13 @@ from neocog.tasks.registry import register as register
 from neocog.tasks.registry import saved as saved
 
 if TYPE_CHECKING:
-    from neocog.data.batches import Batch
+    from neocog.data.batches import Batch, Feed
     from neocog.data.columns import LabelSets
     from neocog.data.reader import Reader
     from neocog.data.source import Source
     from neocog.data.warp import Warp
     from neocog.nets.trunk import Trunk
+    from neocog.records import Preprocess
 
 Targets = dict[str, Any]  # name -> tensor (B, ...) or list of B values
 
@@ -105,6 +107,9 @@ class Task(ABC):
         recipe: the usual recipe; None: chosen by the net.
         size: the usual short side of the net's input; None: chosen by the pictures.
         classifies: whether a picture has exactly one of `classes`, and the net a logit for each.
+        net: the usual net, for which `recipe` is made; None: see `usual_net`.
+        remakes: whether pictures of the input's size are made, so that none may be shown smaller.
+        adversarial: whether parts of the net work against each other, so that the loss need not fall.
         options: names of what --task-option may set -> default.
     """
 
@@ -128,8 +133,17 @@ class Task(ABC):
     recipe: ClassVar[str | None] = None
     size: ClassVar[int | None] = None
     options: ClassVar[Mapping[str, Any]] = {}
+    net: ClassVar[str | None] = None
+    remakes: ClassVar[bool] = False
+    adversarial: ClassVar[bool] = False
+    progress: float = 1.0  # the share of the training that is over, which the loop sets before each step
 
     # ---- before training
+
+    @classmethod
+    def usual_net(cls, size: int) -> str | None:
+        """The net for pictures of a size where none is named; None: one that is good at telling pictures apart."""
+        return cls.net or ("placenet" if cls.head is not Task.head and size <= 96 else None)
 
     @classmethod  # noqa: B027  # for most tasks the columns that they need are enough
     def check(cls, source: Source) -> None:
@@ -220,7 +234,25 @@ class Task(ABC):
         """Among how many classes of one loss a net without an opinion would guess; None where that means nothing."""
         return None
 
+    def begin(self, pre: Preprocess, some: Callable[[int], Tensor]) -> None:  # noqa: B027  # most need not know
+        """Learn, before the net is built, how pictures are normalised, and how to get some of those trained on.
+
+        Args:
+            some: gives up to so many training pictures, normalised, float32 (N, C, H, W).
+        """
+
     # ---- a batch
+
+    def feed(self, net: nn.Module, device: Any, *, batch: int, seed: int, folder: Path) -> Feed | None:
+        """Where batches come from, if not from the samples of the source: what the net finds out by itself.
+
+        Args:
+            net: on its device; its weights change between two batches.
+            device: a ``fit.device.Device``.
+            batch: samples in a batch.
+            folder: of the run; what is too large for a checkpoint can be kept there.
+        """
+        return None
 
     @abstractmethod
     def collate(self, values: dict[str, Any], warp: Warp | None, valid: Tensor) -> Targets:
@@ -242,7 +274,7 @@ class Task(ABC):
 
     def truth(self, columns: Mapping[str, Any], i: int) -> Any:
         """What ``Answer.draw`` gets as the truth of sample `i`: the value of the first need."""
-        return columns[next(iter(self.needs))][i]
+        return columns[next(iter(self.needs))][i] if self.needs else None
 
     def unmirrored(self, outputs: Any) -> Any:
         """Outputs for a mirror view, as they would be for the picture itself; left out where `views_back` is false."""
@@ -271,6 +303,17 @@ class Task(ABC):
 
     def thorough(self) -> None:  # noqa: B027  # most figures are cheap
         """From now on compute in evaluation also what takes too long for every epoch: the figures are reported."""
+
+    def sheets(self, net: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
+        """Pictures of what the net makes, uint8 (H, W, 3), by a heading; of every epoch, and at the end.
+
+        `net` is in evaluation mode; `batch` has some pictures of the validation split, at the end of the test split.
+        """
+        return {}
+
+    def sample(self, net: nn.Module, n: int, seed: int = 0) -> np.ndarray:
+        """New pictures, uint8 (n, H, W, 1 or 3). Raises: UsageError: the task makes none."""
+        raise UsageError(f"a net of the task {self.name} makes no pictures; train one with --task vae or --task gan")
 
     def error(self, figures: Mapping[str, Any]) -> float:
         """A standard error of the goal: smaller differences between epochs do not count."""

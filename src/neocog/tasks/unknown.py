@@ -65,26 +65,14 @@ class Unknown:
     def with_threshold(self, held_out: np.ndarray, false_alarm: float = FALSE_ALARM) -> Unknown:
         """Return a copy whose threshold calls a share of at most `false_alarm` of pictures like `held_out` unknown.
 
-        `held_out` is features (N, D) of ordinary pictures that were not trained on (the validation split). The
-        threshold is their conformal quantile, ``ceil((N + 1)(1 - false_alarm))``-th smallest score, so the bound holds
-        on average for new pictures too. Fewer than ``1 / false_alarm - 1`` pictures have no such score: then it is the
-        upper prediction limit for one more picture, as if scores were normal (Student's t); a single one has none.
+        `held_out` is features (N, D) of ordinary pictures that were not trained on (the validation split); see
+        `conformal`.
         """
         if not 0 < false_alarm < 1:
             raise UsageError(f"false_alarm: expected a share between 0 and 1, got {false_alarm}")
-        scores = np.sort(self.score(held_out))
-        if not len(scores):
+        if not len(held_out):
             raise UsageError("unknown threshold: expected at least one held-out picture, got none")
-        n = len(scores)
-        # 1e-9: (19 + 1) * (1 - 0.05) must count as 19, not as 19.000000000000004.
-        rank = math.ceil((n + 1) * (1 - false_alarm) - 1e-9)
-        if rank <= n:
-            threshold = float(scores[rank - 1])
-        elif n > 1:
-            apart = scores.std(ddof=1) * math.sqrt(1 + 1 / n)
-            threshold = float(scores.mean() + stdtrit(n - 1, 1 - false_alarm) * apart)
-        else:
-            threshold = math.inf
+        threshold = conformal(self.score(held_out), false_alarm)
         return replace(self, threshold=threshold, false_alarm=float(false_alarm))
 
     def facts(self) -> dict[str, Any]:
@@ -107,6 +95,24 @@ class Unknown:
         method = own.pop("method").tobytes().decode()
         threshold, false_alarm = own.pop("numbers").tolist()
         return cls(_known(method), own, threshold, false_alarm)
+
+
+def conformal(scores: np.ndarray, false_alarm: float = FALSE_ALARM) -> float:
+    """Return the threshold that a share of at most `false_alarm` of things like those with `scores` (N,) are above.
+
+    It is their conformal quantile, the ``ceil((N + 1)(1 - false_alarm))``-th smallest score, so the bound holds on
+    average for new ones too. Fewer than ``1 / false_alarm - 1`` have no such score: then it is the upper prediction
+    limit for one more, as if scores were normal (Student's t); a single one has none (infinite).
+    """
+    scores, n = np.sort(scores), len(scores)
+    # 1e-9: (19 + 1) * (1 - 0.05) must count as 19, not as 19.000000000000004.
+    rank = math.ceil((n + 1) * (1 - false_alarm) - 1e-9)
+    if rank <= n:
+        return float(scores[rank - 1])
+    if n < 2:
+        return math.inf
+    apart = scores.std(ddof=1) * math.sqrt(1 + 1 / n)
+    return float(scores.mean() + stdtrit(n - 1, 1 - false_alarm) * apart)
 
 
 def fit_unknown(

@@ -259,22 +259,32 @@ class Space:
 
     # ---- how probable it is that a picture shows what a sentence says
 
-    def probability(self, products: np.ndarray, text: str) -> np.ndarray:
+    def probability(self, products: np.ndarray, text: str, seen: np.ndarray | None = None) -> np.ndarray:
         """float32 (N,): the chance that pictures with these products (N,) with a text's vector show what it says.
 
         Fitted by logistic regression on words and pairs of words of captions (``about["calibration"]`` says on how
         many): what is rare in the training's captions needs a larger product.
+
+        Args:
+            seen: float32 (N,): what the net's own classes say of it, see ``library.sentences.seen_in``; None: nothing.
         """
         c = self.about["calibration"]
         logit = c["shift"] + c["cosine"] * np.asarray(products, np.float32)
         if "rare" in c:
             logit += c["rare"] * math.log(self.share(text))
+        if seen is not None:
+            logit += c.get("seen", 0.0) * seen
         return (1 / (1 + np.exp(-logit.clip(-30, 30)))).astype(np.float32)
 
     def share(self, text: str) -> float:
         """The share of the training's pictures whose captions have the rarest word of a text."""
         known = self.about["words"]
         return min((known.get(word, _RAREST) for word in words_of(text)), default=_RAREST)
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether what the net's own classes say counts in `probability`."""
+        return "seen" in self.about["calibration"]
 
     @property
     def threshold(self) -> float:

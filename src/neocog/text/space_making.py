@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,7 @@ def calibrated(
     captions: Sequence[Sequence[str]],
     absent: Sequence[str] = (),
     seed: int = 0,
+    seen: Callable[[str], np.ndarray | None] = lambda text: None,
 ) -> Space:
     """The same space with how its cosines become probabilities, and from which on a picture is shown.
 
@@ -119,6 +120,7 @@ def calibrated(
         features: (N, F) of pictures that were not learned from, and `captions` of each, several if possible.
         absent: queries that none of these pictures answers; for 97 in 100 of them nothing is to be found, which
             decides from which probability on a picture is shown.
+        seen: for a text, what `Space.probability` takes as `seen` of these pictures.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -129,17 +131,21 @@ def calibrated(
         counts = np.array([sum(set(query.split()) <= set(text) for text in of) for of in words])
         least = min(_SURE, min(map(len, words)))
         known = (counts == 0) | (counts >= least)
-        products = (pictures @ space.sentences([query])[0])[known]
-        rows.append(np.stack([products, np.full(len(products), math.log(space.share(query)))], 1))
+        products, rare, net = pictures @ space.sentences([query])[0], math.log(space.share(query)), seen(query)
+        columns = (products, np.full(len(products), rare), np.zeros(len(products)) if net is None else net)
+        rows.append(np.stack(columns, 1)[known])
         answers.append(counts[known] >= least)
     fitted = LogisticRegression(C=1e4, max_iter=500).fit(np.concatenate(rows), np.concatenate(answers))
     about = {
-        "shift": float(fitted.intercept_[0]), "cosine": float(fitted.coef_[0, 0]), "rare": float(fitted.coef_[0, 1]),
+        "shift": float(fitted.intercept_[0]),
+        **dict(zip(("cosine", "rare", "seen"), map(float, fitted.coef_[0]), strict=True)),
         "threshold": _USUAL, "queries": len(queries), "absent": len(absent), "pictures": len(features),
     }  # fmt: skip
+    if not any(row[:, 2].any() for row in rows):
+        del about["seen"]
     made = Space(space.weights, {**space.about, "calibration": about})
     if len(absent):
-        best = [made.probability(pictures @ made.sentences([query])[0], query).max() for query in absent]
+        best = [made.probability(pictures @ made.sentences([query])[0], query, seen(query)).max() for query in absent]
         about["threshold"] = max(_LEAST, float(np.quantile(best, _REFUSED)))
     return made
 

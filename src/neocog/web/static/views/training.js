@@ -92,7 +92,8 @@ function Watch({ name, jobs, library }) {
   const seen = useRun(name);
   const [asking, ask] = useState(false);
   const epochs = seen.records?.filter((one) => one.kind === "epoch").length ?? 0;
-  const errors = useLoad((signal) => (seen.value?.state === "done" ? get(at(name, "errors"), {}, signal) : null), [name, seen.value?.state]);
+  const tens = Math.floor((seen.records?.findLast((one) => one.kind === "epoch")?.elapsed ?? 0) / 10);
+  const errors = useLoad((signal) => (epochs || seen.value?.state === "done" ? get(at(name, "errors"), {}, signal) : null), [name, seen.value?.state, tens, epochs > 0]);
   if (seen.error) return html`<${Wrong} error=${seen.error} again=${seen.again}/>`;
   if (!seen.value) return html`<p class="soft">Loading …</p>`;
   const { value: found, records } = seen;
@@ -126,7 +127,7 @@ function Watch({ name, jobs, library }) {
     ${epochs ? html`<div class="two">${plots(records, found.goal).map((plot) => html`<div class="card" key=${plot.title}><${Curve} ...${plot}/></div>`)}</div>` : html`<p class="soft" aria-live="polite">${{ running: "The first epoch is under way …", done: "Its last layer was fitted in one step, so there are no curves." }[found.state] ?? "No epoch was finished."}</p>`}
     <div class=${epochs ? "two" : "stack"}>
       <div class="stack">${(epochs > 1 || found.state !== "running") && epochs > 0 && html`<section class="card stack"><h2>First-layer filters</h2><img class="pixels" key=${epochs} src=${`api/${at(name, "filters")}?at=${epochs}`} alt="The filters of the first layer as they are now" onError=${(e) => (e.target.hidden = true)} onLoad=${(e) => (e.target.hidden = false)}/></section>`}
-        ${errors.value?.errors?.length > 0 && html`<section class="card stack"><h2>Where it is wrong, the surest first</h2><ul class="errors">${errors.value.errors.slice(0, 36).map((one, i) => html`<li key=${i}><figure><img class="pixels" src=${one.picture} alt=${one.key ?? ""} loading="lazy"/><figcaption><b>${one.said}</b> ${one.probability !== undefined ? `${Math.round(100 * one.probability)} %` : ""}<br/><span class="soft">is ${one.true}</span></figcaption></figure></li>`)}</ul></section>`}</div>
+        ${errors.value?.errors?.length > 0 && html`<section class="card stack"><h2>${found.state === "running" ? "Where it is wrong now, the surest first" : "Where it is wrong, the surest first"}</h2><ul class="errors">${errors.value.errors.slice(0, 36).map((one, i) => html`<li key=${i}><figure><img class="pixels" src=${one.picture} alt=${one.key ?? ""} loading="lazy"/><figcaption><b>${one.said}</b> ${one.probability !== undefined ? `${Math.round(100 * one.probability)} %` : ""}<br/><span class="soft">is ${one.true}</span></figcaption></figure></li>`)}</ul></section>`}</div>
       ${(findings.length > 0 || start?.notes?.length > 0) && html`<section class="card stack"><h2>What it says of itself</h2><ul class="findings">${findings.map((one) => html`<li key=${one.name}><b>${words(one.name)}: ${one.verdict}</b><p class="soft">${one.evidence}</p>${one.advice && html`<p>${one.advice}</p>`}</li>`)}${(start?.notes ?? []).map((note) => html`<li key=${note} class="soft small">${note}</li>`)}</ul></section>`}
     </div>
     ${asking && html`<${Dialog} title=${`Search ${library} with this net?`} close=${() => ask(false)}><p>All pictures are looked at once more. From then on the library is searched with what this net knows: ${(found.classes ?? []).slice(0, 8).join(", ")}${found.classes?.length > 8 ? ", …" : ""}. Other words are found by sentence and in texts only.</p>

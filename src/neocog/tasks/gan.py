@@ -1,0 +1,252 @@
+"""Generative adversarial nets: new pictures that a critic cannot tell from true ones. Goodfellow et al. 2014.
+
+The net asked for (``--net``, any trunk) becomes the critic, and the generator mirrors its halvings (DCGAN, see
+``nets.dcgan``). With the loss ``original`` the critic learns by logistic regression, and the generator to be called
+true (the form that does not saturate, section 3 there); with ``hinge`` a critic's score is enough at a margin of 1 (Lim
+and Ye 2017, Miyato et al. 2018). True labels of ``original`` are 1 - `smooth` (Salimans et al. 2016).
+
+Both learn in the same step, from gradients that are kept apart: the critic sees pictures through which no gradient
+passes, and what the generator learns from it leaves the critic's weights as they are. `critic` is the factor on the
+critic's learning rate (Heusel et al. 2017). Averaged weights (the recipe's ``ema``) make the pictures.
+
+There is no loss that says how good it is. Figures are a Frechet distance of features (see ``tasks.frechet``), with that
+of training pictures from the same test pictures beside it as the least to expect, and that of the normal distribution
+that PCA fits; and how far samples are from the nearest training picture, against how far test pictures are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neocog.errors import UsageError, closest
+from neocog.nets.dcgan import Generator
+from neocog.page import Html, paragraph
+from neocog.tasks.frechet import distance, features, features_at_hand, nearest
+from neocog.tasks.pixels import Pixels, Read, as_bytes, chance, sheet, this_step
+from neocog.tasks.task import Answer, Losses, Section, Seen, register
+
+if TYPE_CHECKING:
+    from neocog.data.batches import Batch
+    from neocog.nets.trunk import Trunk
+
+LOSSES = ("hinge", "original")
+_FEW = 256  # pictures of a split that an epoch's figures are of; the last are of _MOST
+_MOST = 2000
+_SHOWN = 64
+_GAUSSIAN = 256  # directions of the normal distribution to compare with
+
+
+@dataclass(frozen=True, slots=True)
+class Judged(Answer):
+    """How true the critic takes a picture to be: its score, higher is truer."""
+
+    key: str
+    score: float = 0.0
+    problem: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        return {"score": round(self.score, 4)}
+
+    def to_json(self) -> dict[str, Any]:
+        return {"score": self.score}
+
+
+class Adversaries(nn.Module):
+    """The head: the critic's last layer, and the generator. Forward gives scores (B, 1)."""
+
+    def __init__(self, trunk: Trunk, latent: int, critic: float) -> None:
+        super().__init__()
+        self.latent = latent
+        self.score = Read(trunk, 1)
+        self.generator = Generator(latent, trunk.spec["in_channels"], trunk.spec["input_size"], trunk.widths())
+        for p in (*trunk.parameters(), *self.score.parameters()):
+            p.lr_factor = critic  # type: ignore[attr-defined]
+
+    def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> Tensor:
+        return self.score(maps)  # type: ignore[no-any-return]
+
+
+@register
+class Gan(Pixels):
+    """Generative adversarial nets. Options: see the top of this file; `latent`, how many numbers become a picture."""
+
+    name = "gan"
+    about = "new pictures like those given (generative adversarial nets)"
+    goal = ("frechet", "min")
+    figure = "Frechet distance"
+    recipe = "gan"
+    net = "dcgan_spectral"
+    whole_batch = True
+    adversarial = True
+    options = {"latent": 64, "loss": "hinge", "critic": 2.0, "smooth": 0.0}
+    latent: int
+    loss: str
+    critic: float
+    smooth: float
+
+    def __init__(self, features: str = "", **settings: Any) -> None:
+        super().__init__(**settings)
+        if self.loss not in LOSSES:
+            raise UsageError(
+                f"unknown loss {self.loss!r} of the task gan{closest(self.loss, LOSSES)}; expected one of "
+                f"{', '.join(LOSSES)}"
+            )
+        if self.latent < 1 or self.critic <= 0 or not 0 <= self.smooth < 0.5:
+            raise UsageError(
+                "the task gan needs latent of at least 1, critic above 0 and smooth from 0 to below 0.5, got "
+                f"{ ({k: getattr(self, k) for k in self.options}) }"
+            )
+        self.read_by = features or features_at_hand()
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "features": self.read_by}
+
+    def head(self, trunk: Trunk) -> nn.Module:
+        return Adversaries(trunk, self.latent, self.critic)
+
+    # ---- a step
+
+    def run(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        if not batch.targets:
+            return {"true": net(batch.x)}
+        z = chance(batch.rows, self.latent, this_step() if net.training else 0).to(batch.x)
+        made = self.made(net, z)
+        outputs = {"true": net(batch.x), "false": net(made.detach())}
+        if net.training:
+            with _left_alone(net):
+                return {**outputs, "fooled": net(made)}
+        return {**outputs, "fooled": outputs["false"], "made": made}
+
+    def made(self, net: nn.Module, z: Tensor) -> Tensor:
+        """Pictures of numbers (B, latent), normalised, (B, C, H, W)."""
+        values = net.answer.generator(z) * 0.5 + 0.5  # type: ignore[union-attr, operator]
+        return self.normalised(values)
+
+    def losses(self, outputs: dict[str, Tensor], batch: Batch) -> Losses:
+        true, false, fooled = (outputs[name].flatten() for name in ("true", "false", "fooled"))
+        if self.loss == "hinge":
+            critic, generator = F.relu(1 - true) + F.relu(1 + false), -fooled
+        else:
+            soft = torch.full_like(true, 1 - self.smooth)
+            critic = F.binary_cross_entropy_with_logits(true, soft, reduction="none") + F.softplus(false)
+            generator = F.softplus(-fooled)
+        good, count = batch.valid, batch.valid.sum()
+
+        def mean(each: Tensor) -> Tensor:
+            return each.masked_fill(~good, 0).sum() / count.clamp(min=1)
+
+        told = {"told_apart": (0.5 * ((true > 0).float() + (false < 0).float()) * good).sum().detach()}
+        return Losses({"critic": mean(critic), "generator": mean(generator)}, count, told)
+
+    # ---- figures
+
+    def observe(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Any]:
+        good = batch.valid
+        rows = batch.rows[good.cpu()]
+        told = 0.5 * ((outputs["true"] > 0).float() + (outputs["false"] < 0).float())[good].flatten()
+        seen: dict[str, Any] = {"rows": rows, "told_apart": told}
+        few = (rows < (_MOST if self._last else _FEW)).to(good.device)
+        true, made = self.values(batch.x[good][few]), self.values(outputs["made"][good][few]).clamp(0, 1)
+        seen["each_true"], seen["each_made"] = features(true, self.read_by), features(made, self.read_by)
+        if self._last and self._some is not None:
+            trained = self.values(self._some(_MOST)).to(true)
+            if len(true):
+                seen["each_true_apart"], seen["each_made_apart"] = (nearest(x, trained)[0] for x in (true, made))
+            seen["each_trained"] = features(trained[rows[few.cpu()] % len(trained)], self.read_by)
+            gaussian = self.pca(_GAUSSIAN)
+            if gaussian is not None:
+                values = gaussian.sample(_MOST)[rows[few.cpu()]].view(true.shape) / 255
+                seen["each_gaussian"] = features(values.clamp(0, 1), self.read_by)
+        return seen
+
+    def figures(self, seen: Seen) -> dict[str, Any]:
+        if not len(seen.get("rows", ())):
+            return {"n": 0, "frechet": math.nan, "loss": math.nan}
+        made: dict[str, Any] = {
+            "n": len(seen["rows"]),
+            "frechet": distance(seen["each_made"], seen["each_true"]),
+            "of": len(seen["each_true"]),
+            "told_apart": float(seen["told_apart"].mean()),
+        }
+        for name, key in (("trained", "frechet_training"), ("gaussian", "frechet_gaussian")):
+            if f"each_{name}" in seen:
+                made[key] = distance(seen[f"each_{name}"], seen["each_true"])
+        for name, key in (("made", "nearest_training"), ("true", "nearest_training_of_data")):
+            if f"each_{name}_apart" in seen:
+                made[key] = float(np.median(seen[f"each_{name}_apart"]))
+        return {**made, "loss": made["frechet"]}
+
+    def error(self, figures: Mapping[str, Any]) -> float:
+        return 0.05 * abs(figures["frechet"])
+
+    def headline(self, figures: Mapping[str, Any]) -> str:
+        more = f", training pictures {figures['frechet_training']:.3g}" if "frechet_training" in figures else ""
+        return (
+            f"Frechet distance {figures['frechet']:.4g} of {figures['of']:,} samples by {self.read_by}{more} "
+            f"(n = {figures['n']:,})"
+        )
+
+    def sections(self, seen: Seen, figures: Mapping[str, Any]) -> list[Section]:
+        told = (
+            f"The Frechet distance is that of features of {self.read_by}, between {figures['of']:,} samples and as "
+            f"many pictures of the split: {figures['frechet']:.4g}. It is no published FID, and grows as pictures "
+            "become few. "
+        )
+        if "frechet_training" in figures:
+            told += (
+                f"As many training pictures are at {figures['frechet_training']:.4g} from the split, samples of the "
+                f"normal distribution that PCA fits at {figures.get('frechet_gaussian', math.nan):.4g}. "
+            )
+        if "nearest_training" in figures:
+            told += (
+                f"The nearest training picture differs from a sample by {figures['nearest_training']:.4f} (root mean "
+                f"square of values from 0 to 1, median), from a picture of the split by "
+                f"{figures['nearest_training_of_data']:.4f}: samples that are much nearer are copies."
+            )
+        return [Section("Samples and data", Html(paragraph(told)))]
+
+    # ---- pictures
+
+    def sheets(self, net: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
+        made = self.sample(net, _SHOWN)
+        sheets = {"Samples": sheet(made)}
+        if self._last and self._some is not None:
+            trained = self.values(self._some(_MOST))
+            values = torch.from_numpy(made[:32]).permute(0, 3, 1, 2) / 255
+            found = as_bytes(trained[nearest(values, trained)[1]])
+            pairs = np.stack((made[:32], found), 1).reshape(-1, *made.shape[1:])
+            sheets["Samples, each with the nearest training picture to its right"] = sheet(pairs)
+        return sheets
+
+    @torch.inference_mode()
+    def sample(self, net: nn.Module, n: int, seed: int = 0) -> np.ndarray:
+        z = torch.randn(n, self.latent, generator=torch.Generator().manual_seed(seed)).to(next(net.parameters()))
+        return np.concatenate([as_bytes(self.values(self.made(net, part))) for part in z.split(256)])
+
+    def answers(self, outputs: dict[str, Tensor], batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
+        return [Judged(key, score) for key, score in zip(keys, outputs["true"].flatten().tolist(), strict=True)]
+
+    def unread(self, key: str, problem: str) -> Answer:
+        return Judged(key, problem=problem)
+
+
+@contextmanager
+def _left_alone(net: nn.Module) -> Iterator[None]:
+    """Within this context nothing is asked of a net's weights: gradients pass through to what it reads alone."""
+    asked = [p for p in net.parameters() if p.requires_grad]
+    for p in asked:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in asked:
+            p.requires_grad_(True)
