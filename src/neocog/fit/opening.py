@@ -122,6 +122,8 @@ def _checked(wishes: Wishes, opened: Data, at_once: bool) -> Wishes:
         # soft answers and thresholds do their own smoothing; a field for steps asks for steps
         wishes = dataclasses.replace(wishes, fields={"label_smoothing": 0.0, **wishes.fields})
     return wishes
+
+
 def _of_file(wishes: Wishes, name: str, known: dict[str, Any]) -> Wishes:
     """The wishes for a net of which a file says `known`; classes and channels are those of the data."""
     options = {k: v for k, v in known.items() if k not in ("classes", "in_channels", "input_size")}
