@@ -287,7 +287,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             name="words",
             about="for a tag of each word: AdamW, a cosine, averaged weights",
-            epochs=12.0,
+            epochs=5.0,
             min_steps=600,
             batch_size=32,
             optimizer="adamw",

@@ -109,7 +109,7 @@ class TagWords(Task):
     views_back = False
     recipe = "words"
     options = {
-        "vectors": "given", "columns": True, "loss": "sentence", "window": 5, "layers": 1, "hidden": 300,
+        "vectors": "given", "columns": True, "loss": "sentence", "window": 5, "layers": 2, "hidden": 300,
         "dropout": 0.25, "words": 0.05,
     }  # fmt: skip
 
