@@ -74,6 +74,7 @@ class Vae(Pixels):
     goal = ("bits", "min")
     figure = "bits per dimension"
     recipe = "autoencoder"
+    told = "mean"
     options = {"latent": 64, "likelihood": "logistic", "beta": 1.0, "warmup": 0.1, "draws": 32}
     latent: int
     likelihood: str
