@@ -26,6 +26,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 from neocog.errors import UsageError, closest
 from neocog.nets.dcgan import Generator
@@ -67,6 +69,8 @@ class Adversaries(nn.Module):
         super().__init__()
         self.latent = latent
         self.score = Read(trunk, 1)
+        if any(is_parametrized(module) for module in trunk.modules()):  # then no layer may be steep, the last included
+            spectral_norm(self.score.line)
         self.generator = Generator(latent, trunk.spec["in_channels"], trunk.spec["input_size"], trunk.widths())
         for p in (*trunk.parameters(), *self.score.parameters()):
             p.lr_factor = critic  # type: ignore[attr-defined]
