@@ -1,10 +1,10 @@
 """Architecture search against random search in equal time, and against speednet cut to the same budget.
 
-    NEOCOG_DATA=... python bench/design.py --seeds 3 --minutes 60 --pictures 45000 --epochs 20 --out design.json    (hours)
+    NEOCOG_DATA=... python bench/design.py --seeds 3 --minutes 60 --pictures 45000 --epochs 20 --out FILE   (hours)
     ... python bench/design.py --minutes 2.5 --pictures 4000 --epochs 3      (about ten minutes on one core)
 
-CIFAR-10. "halving" is `neocog design`; "random" draws without learning and trains every candidate equally long, both for
-`--minutes`. What each found, and speednet with its widths scaled to the budget, is then trained for `--epochs` by the
+CIFAR-10. "halving" is `neocog design`; "random" draws without learning and trains every candidate equally long, for the
+same time. What each found, and speednet with its widths scaled to the budget, is then trained for `--epochs` by the
 recipe that is usual for it, and tested on 2,000 test pictures that the search never saw.
 """
 
@@ -98,9 +98,10 @@ def main() -> None:
                 }  # fmt: skip
             rows.append(row)
             print(json.dumps(row), flush=True)
-    if given.out:
-        settings = {key: value for key, value in vars(given).items() if key != "out"}
-        given.out.write_text(json.dumps({"hardware": hardware(), "settings": settings, "rows": rows}, indent=1) + "\n")
+            if given.out:
+                settings = {key: value for key, value in vars(given).items() if key != "out"}
+                made = {"hardware": hardware(), "settings": settings, "rows": rows}
+                given.out.write_text(json.dumps(made, indent=1) + "\n")
 
 
 if __name__ == "__main__":

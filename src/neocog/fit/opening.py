@@ -49,7 +49,7 @@ def planned(
         if (value := getattr(wishes, name)) is not None and not value > 0:
             raise UsageError(f"{name} must be more than 0, got {value}")
     if wishes.net is not None:
-        wishes = _of_file(wishes, *nets.in_file(wishes.net))
+        wishes = wishes.read()
         nets.facts(str(wishes.net))
     if wishes.task is not None:
         check_options(find(wishes.task), wishes.task_options)
@@ -96,10 +96,3 @@ def planned(
     stem = f"{opened.source.name or 'pictures'}-{plan.net['name']}".replace("/", "-").replace(" ", "-")
     folder = Path(same_everywhere(str(out or free_folder(stem)), world))
     return Job(plan, opened, task, chosen, world, show, folder, begin, save_every)
-
-
-def _of_file(wishes: Wishes, name: str, known: dict[str, Any]) -> Wishes:
-    """The wishes for a net of which a file says `known`; classes and channels are those of the data."""
-    options = {k: v for k, v in known.items() if k not in ("classes", "in_channels", "input_size")}
-    size = wishes.size or known.get("input_size")
-    return dataclasses.replace(wishes, net=name, size=size, net_options={**options, **wishes.net_options})
