@@ -18,6 +18,7 @@ from neocog.cli import (
     library,
     look,
     nets,
+    play,
     predict,
     sentences,
     serve,
@@ -63,6 +64,6 @@ def _options(
     pass
 
 
-for _room in (train, predict, caption, export, data, nets, look, library, serve, sentences, demo):
+for _room in (train, predict, play, caption, export, data, nets, look, library, serve, sentences, demo):
     _room.add_to(app)
 app.add_typer(upkeep.upkeep, name="library")
