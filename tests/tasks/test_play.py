@@ -145,9 +145,8 @@ def test_exploration_fades(tmp_path: Path) -> None:
     assert feed.figures()["train_games"] >= 6 and "train_reward" not in feed.figures()
 
 
-@pytest.mark.parametrize("prioritised", (False, True))
-def test_trains_resumes_bit_for_bit_and_plays(prioritised: bool, tmp_path: Path, monkeypatch: Any) -> None:
-    options = {**SMALL, "prioritised": prioritised, "start": 32, "replay": 48}
+def test_trains_resumes_bit_for_bit_and_plays(tmp_path: Path, monkeypatch: Any) -> None:
+    options = {**SMALL, "prioritised": True, "start": 32, "replay": 48}
     how: dict[str, Any] = {**QUIET, "task_options": options, "set": {"min_steps": 1}}
     part, save, saves = tmp_path / "part", State.save, 0
 
@@ -257,3 +256,9 @@ def test_atari_is_prepared_as_published(tmp_path: Path) -> None:
     assert run.metrics["test_n"] == 8 and run.metrics["test_steps"] == 5
     with pytest.raises(UsageError, match="unknown game atari:pung; did you mean 'pong'"):
         make_games("atari:pung", 1)
+
+
+@pytest.mark.slow
+def test_catch_is_solved(tmp_path: Path) -> None:
+    run = fit.train("game:catch", epochs=3, out=tmp_path / "run", **QUIET)
+    assert run.metrics["test_reward"] >= 0.95

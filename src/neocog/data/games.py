@@ -60,7 +60,7 @@ class Games(ABC):
     longest: int = 200
     seen: ClassVar[tuple[int, int]] = (100, 200)
     start: ClassVar[int] = 1_000
-    explore: ClassVar[int] = 10_000
+    explore: ClassVar[int] = 5_000
     epoch: ClassVar[int] = 1_000
 
     def __init__(self, count: int) -> None:
