@@ -53,7 +53,7 @@ def test_a_killed_driver_and_killed_workers_lose_nothing_and_do_nothing_twice(tm
     command = [sys.executable, str(script), str(tmp_path / "lib"), str(tmp_path / "p")]
     paths = os.pathsep.join(str(Path(__file__).parents[i] / name) for i, name in ((2, "src"), (1, "")))
     ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr[-2000:]
+    assert (ended.returncode, ended.stderr) == (-signal.SIGKILL, "")
     store = Store.open(tmp_path / "lib")
     before = len(store)
     assert 64 <= before < 400 and store.unfinished
