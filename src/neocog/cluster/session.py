@@ -207,6 +207,8 @@ class Cluster:
                         try:
                             made = ray.get(done)
                         except died:
+                            if not any(node["Alive"] for node in ray.nodes()):
+                                raise ConnectionError("no machine of it is left") from None
                             if ahead == 1:
                                 made = OSError("a process of the cluster died of it; the next run tries it again")
                             else:
@@ -259,6 +261,7 @@ def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # where a cluster is gone, Ray would look for another
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_worker_niceness", "0")  # else 15: beside any other work they would hardly run
     try:
         import ray
