@@ -1,11 +1,12 @@
-"""CIFAR-10 with wrong labels: speednet as it is against `--noisy`, for the same number of steps; and what is found.
+"""Wrong labels: speednet as it is against `--noisy`, for the same number of steps; and what is found.
 
-    NEOCOG_DATA=... python bench/noisy.py --seeds 3 [--pictures N] [--epochs E] [--set FIELD=VALUE] [--out FILE]
+    NEOCOG_DATA=... python bench/noisy.py --seeds 3 --epochs 60 --out bench/results/noisy.json    # CIFAR-10
+    python bench/noisy.py --data digits --size 16 --widths 24,96,96 --epochs 40 --set tta=none --set small=1 --seeds 1
 
 The labels of the training pictures (those kept for validation among them) are made wrong as labels.py says there, by
-a generator seeded with the seed; test labels are right. Accuracy is on the 10,000 test pictures, of the weights
-that neocog keeps and of the last epoch's if they differ. Found wrong labels: `neocog check --labels RUN` of the robust
-run, over the pictures that it was trained on.
+a generator seeded with the seed; test labels are right. Accuracy is on test pictures: of the last epoch's
+weights ("at the end"), and of those that neocog keeps, which a noisy validation chose. Found wrong labels: by
+`neocog check --labels RUN` of the robust run, over the pictures that it was trained on.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from labels import NOISE, noisy, score
 
 from neocog import fit
 from neocog.data import open_source
-from neocog.fit.device import hardware
-from neocog.fit.run import read_json, records
+from neocog.data.source import Source
+from neocog.fit.device import choose, hardware
+from neocog.fit.predicting import logits_of
+from neocog.fit.run import load_state, read_json, read_tensors, records
 from neocog.fit.suspects import suspicious_labels
 
 ASKED = {"symmetric 0.2": 8, "symmetric 0.5": 15, "asymmetric 0.4": 6}  # points that robust is to be better by
@@ -35,9 +38,12 @@ def main() -> None:
     """Train, print a row for each training, then the means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pictures", type=int, default=0, help="training pictures (0: all 50,000)")
+    parser.add_argument("--data", default="cifar10", help="or digits")
+    parser.add_argument("--pictures", type=int, default=0, help="training pictures (0: all)")
+    parser.add_argument("--tests", type=int, default=0, help="test pictures (0: all)")
+    parser.add_argument("--size", type=int, default=None, help="pixels that pictures are brought to")
     parser.add_argument("--epochs", type=float, default=None)
-    parser.add_argument("--net", default="speednet")
+    parser.add_argument("--widths", default="64,256,256", help="of speednet")
     parser.add_argument("--noise", action="append", choices=list(NOISE), help="default: the three that are asked for")
     parser.add_argument("--ways", default="plain,robust")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of both")
@@ -61,24 +67,35 @@ def main() -> None:
 
 def once(noise: str, seed: int, way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One training on labels some of which are wrong."""
-    source = open_source("cifar10")
+    source = open_source(arguments.data)
     random = np.random.default_rng(1000 + seed)
     train = np.flatnonzero(source.splits == 0)
     if arguments.pictures:
         train = np.sort(random.permutation(train)[: arguments.pictures])
-    source = source.select(np.concatenate((train, np.flatnonzero(source.splits == 2))))
+    tests = np.flatnonzero(source.splits == 2)[: arguments.tests or None]
+    source = source.select(np.concatenate((train, tests)))
     true = source.labels.copy()
     source.labels[: len(train)] = noisy(true[: len(train)], *NOISE[noise], random)
     fields = dict(pair.split("=", 1) for pair in arguments.set + arguments.robust * (way == "robust"))
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
         run = fit.train(
-            source, net=arguments.net, epochs=arguments.epochs, seed=seed, out=Path(folder) / "run", set=fields,
-            noisy=way == "robust", start="scratch", diagnosis=False, progress=False,
-        )  # fmt: skip
+            source,
+            net="speednet",
+            net_options={"widths": tuple(map(int, arguments.widths.split(",")))},
+            epochs=arguments.epochs,
+            size=arguments.size,
+            seed=seed,
+            out=Path(folder) / "run",
+            set=fields,
+            noisy=way == "robust",
+            start="scratch",
+            diagnosis=False,
+            progress=False,
+        )
         epochs = records(run.folder, "epoch")
         row = {
-            "accuracy": round(run.metrics["test_accuracy"], 4),
+            "kept_accuracy": round(run.metrics["test_accuracy"], 4),
             "kept": read_json(run.folder / "net.json")["kept"]["epoch"],
             "train_accuracy": round(epochs[-1]["train_accuracy"], 4),
             "epochs": epochs[-1]["epoch"],
@@ -87,19 +104,37 @@ def once(noise: str, seed: int, way: str, arguments: argparse.Namespace) -> dict
         }
         if way == "robust":
             learned = source.select(np.arange(len(train)))
-            named = np.array([i for i, *_ in suspicious_labels(run, learned)], dtype=np.int64)
-            row["wrong"] = score(named, learned.labels != true[: len(train)])
+            found = np.array([i for i, *_ in suspicious_labels(run, learned)], dtype=np.int64)
+            row["wrong"] = score(found, learned.labels != true[: len(train)])
+        row["last_accuracy"] = round(last(fit.Run(run.folder), source, np.arange(len(train), len(source))), 4)
     return row
+
+
+def last(run: fit.Run, source: Source, rows: np.ndarray) -> float:
+    """Test accuracy with the weights of the last epoch."""
+    tensors, _ = read_tensors(run.folder / "checkpoint.safetensors")
+    first = "average/" if any(name.startswith("average/") for name in tensors) else "net/"
+    weights = {name.removeprefix(first): value for name, value in tensors.items() if name.startswith(first)}
+    load_state(run.net(), weights, "the checkpoint")
+    found, logits = logits_of(run, source, rows, choose(None))
+    return float((logits.argmax(1) == source.labels[rows[found]]).mean())
 
 
 def gain(rows: list[dict[str, Any]], noise: str) -> dict[str, Any]:
     """Means over the seeds, and by how many points robust is better."""
     found = {
-        way: statistics.mean(row["accuracy"] for row in rows if (row["noise"], row["way"]) == (noise, way))
+        f"{way}_{which}": statistics.mean(
+            row[f"{which}_accuracy"] for row in rows if (row["noise"], row["way"]) == (noise, way)
+        )
         for way in dict.fromkeys(row["way"] for row in rows)
+        for which in ("last", "kept")
     }
-    better = round(100 * (found["robust"] - found["plain"]), 2) if {"plain", "robust"} <= found.keys() else None
-    return {"noise": noise, **found, "points": better, "asked": ASKED.get(noise)}
+    points = {
+        f"points_{which}": round(100 * (found[f"robust_{which}"] - found[f"plain_{which}"]), 2)
+        for which in ("last", "kept")
+        if {f"robust_{which}", f"plain_{which}"} <= found.keys()
+    }
+    return {"noise": noise, **found, **points, "asked": ASKED.get(noise)}
 
 
 if __name__ == "__main__":

@@ -67,6 +67,16 @@ fit.train("drawn:n=240,size=32", out=sys.argv[1], net="lenet5", recipe="standard
           set=dict(optimizer="sgd", batch_size=48, resized_crop=0, mixup=0.3, cutmix=1))
 """
 
+GUIDED = """
+import sys, torch; torch.set_num_threads(1)
+from neocog import fit
+how = dict(net="lenet5", recipe="standard", device="cpu", precision="float32", diagnosis=False, progress=False)
+one = dict(optimizer="sgd", batch_size=16, resized_crop=0, min_steps=1)
+data = "drawn:n=80,size=32"
+teacher = fit.train(data, out=sys.argv[1] + "-teacher", epochs=1, seed=1, set=one, **how)
+fit.train(data, out=sys.argv[1], epochs=3, noisy=True, teachers=[teacher], unlabelled="drawn:n=40,size=32,seed=2",
+          set=one | dict(sure=0.13), **how)
+"""
 
 TWICE = """
 import sys, torch; torch.set_num_threads(1)
@@ -120,6 +130,17 @@ def test_a_training_by_two_processes_is_that_of_one(tmp_path: Path) -> None:
     assert theirs["train_loss"] == pytest.approx(mine["train_loss"], rel=1e-3)
     assert theirs["val_accuracy"] == mine["val_accuracy"]
     assert read_json(two / "net.json")["metrics"]["test_n"] == read_json(one / "net.json")["metrics"]["test_n"]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_the_same_from_beside_the_labels(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    run(tmp_path / "guided.py", GUIDED, 1, one)
+    run(tmp_path / "guided.py", GUIDED, 2, two)
+    a, b = (read_tensors(folder / "checkpoint.safetensors")[0] for folder in (one, two))
+    for name in [n for n in a if n.startswith(("net/", "beside/"))]:
+        torch.testing.assert_close(b[name], a[name], rtol=1e-3, atol=1e-4)
+    assert (a["beside/average"].sum(1) > 0.5).all()
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ class Games(ABC):
     Attributes:
         actions: what can be done, by name.
         shape: height and width of a frame.
-        most: steps after which a game is over in any case.
+        longest: steps after which a game is over in any case.
         seen: games of the validation and the test split.
         start, explore, epoch: frames played at random before learning, frames over which exploration fades, and steps
             of learning in an epoch, where the user says nothing.
@@ -57,10 +57,10 @@ class Games(ABC):
 
     actions: tuple[str, ...]
     shape: tuple[int, int] = (_CELLS * _PIXELS, _CELLS * _PIXELS)
-    most: int = 200
+    longest: int = 200
     seen: ClassVar[tuple[int, int]] = (100, 200)
     start: ClassVar[int] = 1_000
-    explore: ClassVar[int] = 10_000
+    explore: ClassVar[int] = 5_000
     epoch: ClassVar[int] = 1_000
 
     def __init__(self, count: int) -> None:
@@ -100,7 +100,7 @@ class _Cells(Games):
     def step(self, which: np.ndarray, actions: np.ndarray) -> Stepped:
         self.time[which] += 1
         rewards, over = self._step(which, np.asarray(actions))
-        over |= self.time[which] >= self.most
+        over |= self.time[which] >= self.longest
         self._draw(which)
         return Stepped(rewards.astype(np.float32), over, over)
 
@@ -182,7 +182,7 @@ class Maze(_Cells):
     """Find the way to the bright cell: 1 when there, -0.02 for each step; over after 60. Every game is another maze."""
 
     actions = ("up", "down", "left", "right")
-    most = 60
+    longest = 60
     explore = 50_000
     _rooms = 5  # each way, with walls between them: 11 x 11 cells
 
