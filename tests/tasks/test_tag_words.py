@@ -216,7 +216,7 @@ def test_files_and_sentences_are_tagged(run: fit.Run, tmp_path: Path) -> None:
     assert one.text() == "[NP Anna] [VP sees] [NP Ben] ."
     (bad,) = run.predict("Anna sees Ben.")
     assert "reads 2 columns for each word" in (bad.problem or "")
-    (tmp_path / "bytes.txt").write_bytes(b"\0\1" * 99)
+    (tmp_path / "bytes.txt").write_bytes(b"\0\0no" * 99)
     assert "zero bytes" in (run.predict(tmp_path / "bytes.txt")[0].problem or "")
     lines = CliRunner().invoke(app, ["predict", str(run.folder), str(path), "--format", "conll"]).stdout.splitlines()
     assert [line.split("\t")[:2] for line in lines[:2]] == [list(cells[:2]) for cells in rows[0][:2]]

@@ -82,7 +82,8 @@ class Tagged(Answer):
             right = said == wanted
             below = text(said) if right else Html(f'<b class="bad">{text(said)}</b><br>not {text(wanted)}')
             cells.append(
-                f'<span style="display:inline-block;margin:.15rem .3rem;text-align:center;vertical-align:top">{text(word)}<br>'
+                f'<span style="display:inline-block;vertical-align:top;margin:.15rem .3rem;text-align:center">'
+                f"{text(word)}<br>"
                 f'<small style="color:var(--soft)">{below}</small></span>'
             )
         return Html(f'<p style="max-width:44rem">{"".join(cells)}</p>')
