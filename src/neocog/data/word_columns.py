@@ -42,10 +42,8 @@ def vocabularies(sentences: Sequence[Sentence], more: int) -> tuple[list[list[st
             counter.update(cells)
     few = _LEAST if len(sentences) > 100 else 1
     least = [1, *[few] * (len(OWN) - 1), *[1] * more]
-    kept = [
-        sorted((cell for cell in one if one[cell] >= n), key=lambda cell, one=one: (-one[cell], cell))
-        for one, n in zip(seen, least, strict=True)
-    ]
+    ranked = (sorted(one.items(), key=lambda of: (-of[1], of[0])) for one in seen)
+    kept = [[cell for cell, count in one if count >= n] for one, n in zip(ranked, least, strict=True)]
     return kept, sum(count == 1 for count in seen[0].values()) / max(1, seen[0].total())
 
 

@@ -68,7 +68,7 @@ class Tagger(nn.Module):
         for table in self.tables:
             nn.init.uniform_(table.weight, -0.25, 0.25)  # type: ignore[arg-type]
             with torch.no_grad():
-                table.weight[0].zero_()  # type: ignore[operator]
+                table.weight[0].zero_()  # type: ignore[index, operator]
 
     def take_vectors(self, make: Callable[[], Tensor], nothing: Iterable[int] = ()) -> None:
         """Begin with given vectors of subwords, all of one length; ``make()`` gives them, float (ids, 256).
