@@ -36,8 +36,8 @@ from neocog.tasks.pixels import Pca, sheet
 SAMPLES, SURE = 500, 0.9
 SETTINGS: dict[str, dict[str, Any]] = {
     "gan": {
-        "task": "gan", "net": "dcgan_spectral", "net_options": {"width": 24},
-        "set": {"lr": 4e-4, "batch_size": 32, "ema": 0.995},
+        "task": "gan", "net": "dcgan_spectral", "net_options": {"width": 16}, "task_options": {"critic": 1.0},
+        "set": {"lr": 1e-3, "batch_size": 16, "ema": 0.99},
     },
     "vae": {"task": "vae", "net": "dcgan", "net_options": {"width": 24}, "set": {"batch_size": 32}},
     "reconstruct": {"task": "reconstruct", "net": "dcgan", "net_options": {"width": 24}, "set": {"batch_size": 32}},

@@ -5,8 +5,8 @@
 The plain loop is as CleanRL's dqn_atari.py: gymnasium's wrappers, one game, a replay of whole stacks in NumPy, the net
 of Mnih et al. 2015 in float32, batches of 32, a step of Adam for every four frames, the target net every 1,000 frames.
 neocog has the same net, batch and frames for each step, without double and n-step; it computes in what it chose for the
-processor, and in float32. Both in turn, after 500 frames by chance; a frame is what the net sees, four of the emulator's.
-CPU seconds are of the whole process. Writes bench/results/play.json.
+processor, and in float32. Both in turn, after 500 frames by chance; a frame is what the net sees, four of the
+emulator's. CPU seconds are of the whole process. Writes bench/results/play.json.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.games import Games, Stepped, draws
+from neocog.data.game import Games, Stepped, draws
 from neocog.data.pictures import workers
 from neocog.errors import DataError, UsageError, closest
 
@@ -54,7 +54,7 @@ class Atari(Games):
             one = ale_py.ALEInterface()
             one.setInt("random_seed", 0)
             one.setFloat("repeat_action_probability", 0.0)
-            one.loadROM(roms.get_rom_path(name))
+            one.loadROM(str(roms.get_rom_path(name)))
             self.emulators.append(one)
         self._set = self.emulators[0].getMinimalActionSet()
         self.actions = tuple(action.name.lower() for action in self._set)

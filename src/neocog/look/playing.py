@@ -69,7 +69,10 @@ def film(run: Any, seed: int = NEW, *, method: str | None = None, most: int = 10
     seen = Subject(run.net(), pre, task, name=str(run.folder), device=device)
     with torch.no_grad():
         player = Player(task, seen.net, np.array([seed]), seen.device.torch)
-    pictures, actions, values, reward = [], [], [], 0.0
+    pictures: list[np.ndarray] = []
+    actions: list[str] = []
+    values: list[np.ndarray] = []
+    reward = 0.0
     while len(player.playing):
         if len(pictures) < most:
             action, value = int(player.actions[0]), player.values[0]

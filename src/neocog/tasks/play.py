@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neocog.data.games import Games, draws, make_games
+from neocog.data.game import Games, draws
+from neocog.data.games import make_games
 from neocog.data.read_game import GameReader
 from neocog.errors import UsageError
 from neocog.page import Html, animation, line_chart, paragraph
@@ -199,7 +200,8 @@ class Play(Task):
         and ``values`` (T, 2), the best value and the reward at each of its first steps."""
         player = Player(self, net, seeds, device)
         reward, steps, loss = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64), np.zeros(len(seeds))
-        film, told = [], []
+        film: list[np.ndarray] = []
+        told: list[tuple[float, float]] = []
         while len(player.playing):
             first = player.playing[0] == 0 and len(film) < _FILM
             if first:
@@ -284,6 +286,3 @@ def _enlarged(film: np.ndarray) -> np.ndarray:
     """Frames at least 144 pixels wide."""
     times = -(-144 // film.shape[2])
     return film.repeat(times, 1).repeat(times, 2)
-
-
-__all__ = ["Games", "Play", "Played", "Player"]
