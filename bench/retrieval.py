@@ -1,6 +1,6 @@
 """How good is searching: by example on CIFAR-10 and photographs, by word with a net's own concepts; what choices cost.
 
-    NEOCOG_DATA=... NEOCOG_WEIGHTS=... python bench/retrieval.py [--run RUN] [--only cifar10 flickr sizes ablation]
+    NEOCOG_DATA=... NEOCOG_WEIGHTS=... python bench/retrieval.py [--run RUN] [--only cifar10 flickr sizes ablation int8]
 
 **By example, CIFAR-10 test** (leave one out: each of the 10,000 pictures is a query for the 9,999 others; relevant: the
 same class). Mean average precision over whole rankings, and the share of relevant ones among the first 10, for pixels
@@ -19,6 +19,8 @@ ten classes, and the 1,000 concepts of ImageNet mapped to the ten words by names
 
 **Sizes**: the figures for Flickr8k dev, when the net sees the centre of a picture, or its whole short side, at less
 and less detail.
+
+**int8**: the default trunk in 8-bit integers (as ``neocog export --int8`` writes it), on Flickr8k dev.
 
 **Ablation**: the same by-example figures for MobileNet with another layer, pooling, metric, whitening, number type or
 index; and for those that only approximate: the share of the ten nearest of exact float32 search that they find
@@ -44,11 +46,17 @@ import torch
 
 from neocog import fit
 from neocog.data import open_source
+from neocog.data.decode import prepare
 from neocog.data.source import Source
+from neocog.engine.engines import OnnxRuntime, OpenVino, Shared, agreement
+from neocog.engine.graph import write_graph
+from neocog.export.int8 import quantise
+from neocog.export.portable import INPUT
 from neocog.fit.device import hardware
 from neocog.library.concepts import singulars, vocabulary
-from neocog.library.embed import Embedder
+from neocog.library.embed import Embedder, _sample
 from neocog.library.view import unit
+from neocog.nets.packages import DEFAULT
 from neocog.records import SPLITS
 
 MOBILENET = "mobilenet_v1_075"
@@ -301,6 +309,40 @@ def sizes(n: int | None) -> list[dict[str, Any]]:
     return table
 
 
+def eight_bits(n: int | None) -> list[dict[str, Any]]:
+    """The default trunk in 8-bit integers, calibrated on 128 other photographs, beside float32 and bfloat16."""
+    source, others = flickr(), flickr("train")
+    rows = pictures_of(source, None, n)
+    relevant = shared_nouns(source, rows)
+    nouns = [caption_nouns(source.sample(int(i)).captions) for i in rows]
+    embedder = Embedder(DEFAULT)
+    pixels = [prepare(others.read(int(i)), embedder.preprocess) for i in pictures_of(others, None, 128)]
+    table: list[dict[str, Any]] = []
+    exact: Any = None
+    with tempfile.TemporaryDirectory() as folder:
+        plain, small = (Path(folder) / name for name in ("float32.onnx", "int8.onnx"))
+        write_graph(embedder._seeing, _sample(embedder.preprocess), plain, inputs=[INPUT])
+        small.write_bytes(plain.read_bytes())
+        quantise(small, pixels)
+        for by, engine in (
+            ("float32, ONNX Runtime", OnnxRuntime(plain)),
+            ("bfloat16, OpenVINO", OpenVino(plain, True)),
+            ("int8, ONNX Runtime", OnnxRuntime(small)),
+            ("int8, OpenVINO", OpenVino(small)),
+        ):
+            embedder._engine = Shared(engine)
+            begin = time.process_time()
+            features, chances = features_of(embedder, source, rows)
+            used = 1e3 * (time.process_time() - begin) / len(rows)
+            exact = exact or (features, chances)
+            found = quality(by_cosine(features), lambda part: relevant[part], len(rows))
+            word = _mean([*by_word(chances, nouns).values()])
+            told = {"word mAP": word["mAP"], "word P@10": word["P@10"], "cosine": agreement([features], exact[:1])}
+            told["same best concept"] = float((chances.argmax(1) == exact[1].argmax(1)).mean())
+            table.append({"task": "int8", "by": by, **found, **told, "processor ms a picture, decoding too": used})
+    return table
+
+
 def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     if not rows:
         return {"mAP": float("nan"), "P@10": float("nan"), "queries": 0}
@@ -476,7 +518,7 @@ def _line(row: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure what was asked for."""
-    parts = ("cifar10", "flickr", "sizes", "ablation")
+    parts = ("cifar10", "flickr", "sizes", "ablation", "int8")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
     parser.add_argument("--run", help="a run folder of a net trained on cifar10")
@@ -486,7 +528,7 @@ def main() -> None:
     parser.add_argument("--out", default="bench/results/retrieval.json")
     given = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    mobilenet = Embedder(MOBILENET, amount=2_000)
+    mobilenet: Any = None if given.only == ["int8"] else Embedder(MOBILENET, amount=2_000)
     begin = time.perf_counter()
     if "cifar10" in given.only:
         with tempfile.TemporaryDirectory() as folder:
@@ -496,6 +538,8 @@ def main() -> None:
         rows += photographs(given.n, mobilenet)
     if "sizes" in given.only:
         rows += sizes(given.n)
+    if "int8" in given.only:
+        rows += eight_bits(given.n)
     for row in rows:
         print(_line(row))
     if "ablation" in given.only:

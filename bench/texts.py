@@ -43,6 +43,7 @@ TAGGING: dict[str, dict[str, Any]] = {
 }
 DOCUMENTS: dict[str, Any] = {  # reviews have 750 words: a net that is quick on them
     "net_options": {"vectors": "random", "dimensions": 64, "maps": 50}, "input_options": {"longest": 2000, "least": 2},
+    "set": {"min_steps": 240},
 }  # fmt: skip
 KEPT = (2, 5, 10)
 PUBLISHED = {  # Kim 2014, recalled: CNN-rand, the best of static, tuned and two channels; Collobert 2011
@@ -96,7 +97,9 @@ def reviews(fold: int, seed: int) -> dict[str, float]:
         path = Path(folder) / "reviews.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         source = neocog.open_source(path)
-        run = fit.train(source, seed=seed, out=Path(folder) / "run", progress=False, device="cpu", **DOCUMENTS)
+        run = fit.train(
+            source, seed=seed, out=Path(folder) / "run", progress=False, device="cpu", diagnosis=False, **DOCUMENTS
+        )
         judge, asked = learned_svm(source), np.flatnonzero(source.splits == 2)
         kept: dict[str, list[str]] = {}
         for i in asked:
@@ -121,7 +124,9 @@ def train(source: Source, name: str, seed: int) -> dict[str, Any]:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         how = TAGGING if "tokens" in source.columns else NETS
-        run = fit.train(source, seed=seed, out=Path(folder) / "run", progress=False, device="cpu", **how[name])
+        run = fit.train(
+            source, seed=seed, out=Path(folder) / "run", progress=False, device="cpu", diagnosis=False, **how[name]
+        )
         figures = {k: run.metrics[k] for k in ("val_f1", "test_f1", "val_accuracy", "test_accuracy", "test_n")
                    if k in run.metrics and (how is TAGGING or "f1" not in k)}  # fmt: skip
         rounds = json.loads((run.folder / "run.json").read_text())["settings"]

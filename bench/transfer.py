@@ -16,15 +16,21 @@ included; "learned" those until the last weight was set.
     NEOCOG_DATA=... NEOCOG_WEIGHTS=... python bench/transfer.py --seeds 3    (hours; what is done is kept and skipped)
     ... python bench/transfer.py --quick        one seed, 5 pictures a class, scratch and features, 200 tests (minutes)
     ... python bench/transfer.py --headline     2,000 CIFAR-10 pictures, all 10,000 tests: features against scratch
+    ... python bench/transfer.py --command      `neocog train photos/` as typed on a new machine: 600 photographs in
+                                                folders, an empty home, no variable set; other photographs are predicted
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import re
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -115,6 +121,39 @@ def train_once(data: Source, regime: str, seed: int) -> dict[str, Any]:
         return {"seed": seed, **metrics, "seconds": seconds, "learned": learned, "net": run.spec["name"], **crossed}
 
 
+def command(seed: int) -> dict[str, Any]:
+    """Type `neocog train` and `neocog predict` for 600 photographs and others, and return what came of it."""
+    source = open_source(Path(os.environ["NEOCOG_DATA"]) / "flickr8k")
+    labels, random, count = photo_labels(source), np.random.default_rng(seed), len(WORDS)
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        (place / "home").mkdir()
+        for k, word in enumerate(WORDS):
+            each = 600 // count + (k < 600 % count)
+            for number, row in enumerate(random.permutation(np.flatnonzero(labels == k))[: each + 60]):
+                file = place / ("photos" if number < each else "others") / word / f"{row}.jpg"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(source.read(int(row)))
+        found: dict[str, Any] = {"seed": seed}
+        for what, arguments in (
+            ("train", ("train", "photos", "--out", "run")),
+            ("predict", ("predict", "run", "others", "--format", "csv", "--out", "answers.csv")),
+        ):
+            begin, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run(
+                [sys.executable, "-m", "neocog", *arguments], cwd=place, check=True, stdout=subprocess.DEVNULL,
+                env={"HOME": str(place / "home"), "PATH": os.defpath, "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+            )  # fmt: skip
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            processor = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
+            found |= {f"{what}_seconds": time.monotonic() - begin, f"{what}_processor_seconds": processor}
+        with open(place / "answers.csv", encoding="utf-8") as file:
+            right = [Path(row["picture"]).parent.name == row["label"] for row in csv.DictReader(file)]
+        metrics = fit.Run(place / "run").metrics
+        found |= {key: metrics[key] for key in ("test_accuracy", "test_n")}
+        return found | {"others_accuracy": statistics.mean(right), "others_n": len(right)}
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Mean accuracy (standard deviation), and median seconds, a line for each data set and number of pictures."""
     lines = ["| data | pictures a class | " + " | ".join(REGIMES) + " |", "|---|---|" + "---|" * len(REGIMES)]
@@ -141,6 +180,7 @@ def main() -> None:
     parser.add_argument("--tests", type=int, default=2000)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--headline", action="store_true")
+    parser.add_argument("--command", action="store_true")
     parser.add_argument("--out", default="bench/results")
     a = parser.parse_args()
     what = "transfer"
@@ -149,6 +189,14 @@ def main() -> None:
     if a.headline:
         what, a.seeds, a.counts, a.tests = "transfer-headline", 1, [200], 10_000
         a.data, a.regimes = ["cifar10"], ["features", "same", "scratch"]
+    if a.command:
+        made: dict[str, Any] = {"hardware": hardware(), "torch": torch.__version__, "runs": []}
+        for seed in range(a.seeds):
+            made["runs"].append({**command(seed), "load average": os.getloadavg()[0]})
+            print(json.dumps(made["runs"][-1]), flush=True)
+            made["date"] = time.strftime("%Y-%m-%d")
+            (Path(a.out) / "transfer-command.json").write_text(json.dumps(made, indent=1) + "\n")
+        return
     device = choose()
     path = Path(a.out) / f"{what}-{device.kind}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,8 @@ COMMANDS = (
     "compare",
     "recipes",
     "transferability",
+    "design",
+    "baseline",
     "demo",
 )
 
@@ -566,3 +568,26 @@ def test_a_full_disk_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) ->
     found = CliRunner().invoke(app, ["tasks"])
     assert found.exit_code == 1
     assert "No space left on device: runs/a/checkpoint. Free some" in found.output and "resume RUN" in found.output
+
+
+def test_design_reads_a_budget_and_says_how_to_go_on(monkeypatch):
+    asked = {}
+    row = {"candidate": 3, "steps": 90, "value": 0.5, "macs": 19, "params": 7, "net": "stem 8 3x3"}
+
+    def design(data, **how):
+        asked.update(how)
+        return {"goal": "val_accuracy", "candidates": [row], "page": "p.html", "net": "best.json"}
+
+    monkeypatch.setattr("neocog.fit.design.design", design)
+    result = call("design", "photos", "--max-macs", "20M", "--minutes", 2, "--set", "epochs=3")
+    assert (asked["max_macs"], asked["max_params"], asked["minutes"], asked["set"]) == (20e6, None, 2, {"epochs": "3"})
+    assert "val accuracy" in result.stdout and "neocog train photos --net best.json" in result.stdout
+    assert json.loads(call("design", "photos", "--max-params", "1M", "--json").stdout)["net"] == "best.json"
+
+
+def test_baseline_prints_what_each_kind_says(tmp_path):
+    result = call("baseline", "drawn:n=40,size=32", "--kinds", "colour,lbp", "--out", tmp_path / "run", "-q")
+    table = result.stdout
+    assert all(word in table for word in ("colour", "lbp", "joined", "fused", "test accuracy", "run:"))
+    compared = json.loads(call("compare", tmp_path / "run", "lenet5", "--json").stdout)
+    assert compared["entries"][0]["accuracy"].startswith("drawn test accuracy ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,23 @@ def test_noise_is_as_loud_as_asked_and_a_function_of_its_numbers() -> None:
     assert not noise[1, :2000].any() and noise[2, :2000].any()  # within the sound alone, or everywhere
     power = (noise[2, 2000:6000].square().mean() / wave[2, 2000:6000].square().mean()).item()
     assert 10 * np.log10(power) == pytest.approx(-20, abs=0.5)
+
+
+def test_another_timbre_is_so_many_decibels_more_or_less_of_each_pitch() -> None:
+    rate, at = 8000, torch.arange(8000) / 8000
+    tones = [200.0, 800.0, 3200.0]  # a quarter of the way from 100 to 4,000 Hz is 251 Hz
+    wave = torch.stack([sum(torch.sin(2 * torch.pi * f * at) for f in tones)] * 3)
+    wave[:, :1000] = 0
+    gains = torch.tensor([[0.5] * 5, [0.0, 0.25, 0.5, 0.75, 1.0], [1.0, 1.0, 1.0, 0.0, 0.0]])
+    made = change.equalised(wave, rate, 6.0, gains)
+    assert not made[:, :1000].any()
+    torch.testing.assert_close(made[0], wave[0], atol=1e-4, rtol=0)
+    before, after = (torch.fft.rfft(one[:, 2000:7000] * torch.hann_window(5000)).abs() for one in (wave, made))
+    bins = [round(f * 5000 / rate) for f in tones]
+    decibels = (20 * (after[:, bins] / before[:, bins]).log10()).tolist()
+    tilt = [-6 + 12 * math.log(f / 100) / math.log(40) for f in tones]
+    assert decibels[1] == pytest.approx(tilt, abs=0.1)
+    assert decibels[2][0] == pytest.approx(6, abs=0.1) and decibels[2][2] == pytest.approx(-6, abs=0.1)
 
 
 @pytest.mark.parametrize("axis", [1, 2])

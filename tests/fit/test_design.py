@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from neocog import nets
-from neocog.errors import UsageError
+from neocog.errors import RunError, UsageError
 from neocog.fit import design as room
 from neocog.fit.candidates import design_of, fitted, space, traced_as
 from neocog.fit.design import design
@@ -50,7 +50,7 @@ def test_a_search_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path, monk
 
     monkeypatch.setattr(room, "fitted", narrow)
     monkeypatch.setattr(room._Search, "_measure", lambda self, seconds: setattr(self, "unit", 2))
-    whole = design(DATA, out=tmp_path / "whole", trainings=5, **HOW)
+    whole = design(DATA, out=tmp_path / "whole", trainings=4, **HOW)
 
     fit, calls = room.fit, 0
 
@@ -61,22 +61,40 @@ def test_a_search_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path, monk
 
     monkeypatch.setattr(room, "fit", stopped)
     with pytest.raises(KeyboardInterrupt):
-        design(DATA, out=tmp_path / "parts", trainings=5, **HOW)
-    parts = design(DATA, out=tmp_path / "parts", trainings=2, **HOW)
+        design(DATA, out=tmp_path / "parts", trainings=4, **HOW)
+    assert (tmp_path / "parts" / "best.json").is_file()  # what is known so far
+    parts = design(DATA, out=tmp_path / "parts", trainings=1, **HOW)
     assert parts["candidates"] == whole["candidates"]
-    assert [row["steps"] for row in whole["candidates"]] == [6, 2, 2, 2]  # of the first three, one was trained on
+    assert [row["steps"] for row in whole["candidates"]] == [6, 2, 2]  # of three, one was trained on
     first = whole["candidates"][0]
     drawn = sorted(whole["candidates"], key=lambda row: row["candidate"])
-    assert first["curve"][0][1] == max(row["curve"][0][1] for row in drawn[:3])
+    assert first["curve"][0][1] == max(row["curve"][0][1] for row in drawn)
     assert Path(whole["page"]).read_text().count("<svg") == 2
 
     net = json.loads(Path(whole["net"]).read_text())
     assert (net["macs"], net["params"]) == (first["macs"], first["params"])
     job = planned(Wishes(net=whole["net"]), DATA, progress=False)  # as train does
     assert (job.plan.net["name"], job.plan.net["design"]) == ("designed", first["design"])
-    assert (job.plan.net["classes"], job.plan.recipe.name) == (8, "quick")
+    assert (job.plan.net["classes"], job.plan.recipe.name) == (8, "compact")
     with pytest.raises(UsageError, match="a search with other limits"):
         design(DATA, out=tmp_path / "parts", **{**HOW, "max_macs": 2e6})
+
+
+def test_two_processes_take_up_different_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+
+    def meanwhile(job: Any, *_: Any, **__: Any) -> None:
+        other = room._Search(room._optuna(), job, tmp_path, {"macs": 1e6, "params": 5e4}, "tpe", 3)
+        other.open(60)
+        number, told = other._next(math.inf) or (0, {})
+        taken.extend((job.folder.name, other._place(told).name))
+        other.study.tell(number, 0.0)
+        raise RunError("the loss became nan")
+
+    monkeypatch.setattr(room, "fit", meanwhile)
+    found = design(DATA, out=tmp_path, trainings=1, **HOW)
+    assert len(set(taken)) == 2
+    assert [f"{row['candidate']:04d}" for row in found["candidates"]] == taken[1:]  # the other one's loss was lost
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_which_weights_are_kept() -> None:
             with torch.no_grad():
                 first.fill_(state.step)
             state.note(figure, loss, Label("ab").error({"accuracy": figure, "n": n if math.isfinite(figure) else 0}))
-        choice = state.choose("accuracy")
+        choice = state.choose("accuracy", 1.0)
         assert float(first.detach().flatten()[0]) == choice["step"]
         return choice["step"], choice["why"]
 

@@ -141,7 +141,7 @@ def test_what_was_not_understood_lowers_the_score_and_is_said(library: Store) ->
     one = search(library, "dog zxqwv")[0]
     assert one.reasons[-1].text == "partly answered: zxqwv was not understood"
     assert names(search(library, "dog zxqwv", threshold=0.5)) == []
-    assert "nothing reaches 0.06; the best has" in search(library, "zebra zxqwv").notes[-1]
+    assert "nothing reaches 0.060; the best has" in search(library, "zebra zxqwv").notes[-1]
     assert len(search(library, "zxqwv folder:italy")) == 0
     assert names(search(library, "dog -zxqwv")) == names(plain)
     assert search(library, "dog -zxqwv")[0].score == plain[0].score

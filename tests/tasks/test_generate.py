@@ -173,6 +173,14 @@ def test_the_critic_has_its_own_learning_rate() -> None:
     assert rates == pytest.approx([2e-4, 6e-4])
 
 
+def test_no_layer_of_a_spectral_critic_is_steep() -> None:
+    net = net_for(Gan(), width=4).train()
+    for _ in range(20):
+        net(random(8, 3, 16, 16))
+    weights = [layer[0].weight.flatten(1) for layer in net.trunk.net.layers] + [net.answer.score.line.weight]
+    assert [float(torch.linalg.matrix_norm(w.detach(), 2)) for w in weights] == pytest.approx([1.0] * 3, rel=0.05)
+
+
 def test_losses_are_those_of_the_papers() -> None:
     outputs = {k: torch.tensor([[v]]) for k, v in {"true": 0.5, "false": -3.0, "fooled": -3.0}.items()}
     batch = batch_of(torch.zeros(1, 3, 4, 4))

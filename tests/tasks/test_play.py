@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from neocog import fit
+from neocog import cli, fit, look
 from neocog.data import open_source
 from neocog.data.games import GAMES, make_games
 from neocog.data.replay import Priorities, Replay
@@ -46,7 +47,7 @@ def test_a_game_is_a_function_of_its_seed_and_the_actions(name: str) -> None:
     assert games.frames(every).shape == (40, *games.shape)
     assert len({frame.tobytes() for frame in games.frames(every)}) > 10
     playing = every
-    for _ in range(games.most):
+    for _ in range(games.longest):
         playing = playing[~games.step(playing, np.zeros(len(playing), int)).over]
     assert not len(playing), "every game ends"
 
@@ -144,9 +145,8 @@ def test_exploration_fades(tmp_path: Path) -> None:
     assert feed.figures()["train_games"] >= 6 and "train_reward" not in feed.figures()
 
 
-@pytest.mark.parametrize("prioritised", (False, True))
-def test_trains_resumes_bit_for_bit_and_plays(prioritised: bool, tmp_path: Path, monkeypatch: Any) -> None:
-    options = {**SMALL, "prioritised": prioritised, "start": 32, "replay": 48}
+def test_trains_resumes_bit_for_bit_and_plays(tmp_path: Path, monkeypatch: Any) -> None:
+    options = {**SMALL, "prioritised": True, "start": 32, "replay": 48}
     how: dict[str, Any] = {**QUIET, "task_options": options, "set": {"min_steps": 1}}
     part, save, saves = tmp_path / "part", State.save, 0
 
@@ -210,3 +210,55 @@ def test_settings_of_the_papers() -> None:
     assert not then.task_options["clip_errors"] and then.task_options["target"] == 1
     assert later.lr == 2.5e-4 and later.task_options["target"] == 10_000 and later.task_options["explore"] == 1_000_000
     assert later.epochs * later.task_options["epoch"] * later.task_options["acts"] == 50_000_000
+
+
+def test_a_run_is_looked_at_and_played_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {**SMALL, "tested": 0.5}
+    how = {**QUIET, "task_options": options, "net_options": {"duelling": True}, "set": {"min_steps": 1}}
+    run = fit.train("game:catch", epochs=0.5, out=tmp_path / "run", **how)
+    assert any(name.startswith("value.") for name in run.net().state_dict())
+    made = look.film(run, 3, method="occlusion")
+    assert made.pictures.shape[0] == made.steps + 1 == 12 and made.values.shape == (11, 3)
+    assert made.reward == run.predict([3])[0].reward
+    picture = made.pictures[0]
+    assert picture[:216, 216:].std() > 0 and look.film(run, 3).pictures.shape[2] == picture.shape[1] // 2
+    with pytest.raises(SystemExit) as left:
+        cli.app(["play", str(run.folder), "--episodes", "3", "--gif", str(tmp_path / "game.gif")])
+    assert left.value.code == 0 and "mean reward" in capsys.readouterr().out
+    with Image.open(tmp_path / "game.gif") as moving:
+        assert moving.n_frames == 12  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match=r"ends in \.gif"):
+        made.save(tmp_path / "game.png")
+    with pytest.raises(UsageError, match="'neocog play RUN', or the seed"):
+        run.predict(["cat.jpg"])
+
+
+def test_atari_is_prepared_as_published(tmp_path: Path) -> None:
+    games, both = make_games("atari:pong", 2), np.arange(2)
+    assert games.actions[:2] == ("noop", "fire") and games.shape == (84, 84)
+    games.begin(both, np.array([1, 2]))
+    frames = []
+    for _ in range(20):
+        found = games.step(both, np.array([2, 3]))
+        frames.append(games.frames(both).copy())
+    assert not found.over.any() and games.picture(0).shape == (210, 160, 3)
+    assert games.emulators[0].getEpisodeFrameNumber() > 80  # type: ignore[attr-defined]  # four for each, after idling
+    games.begin(both[:1], np.array([1]))
+    for _ in range(20):
+        games.step(both[:1], np.array([2]))
+    assert np.array_equal(games.frames(both[:1])[0], frames[-1][0])  # a seed and the actions say it all
+    # brightness of the larger of two frames by areas of 2.5 x 1.9 pixels: the walls at the top
+    larger = games._screens[0].max(0).astype(float)  # type: ignore[attr-defined]
+    rows, columns = (np.add.reduceat(np.repeat(np.eye(n), 84, 0), np.arange(0, 84 * n, n)) / n for n in (210, 160))
+    assert np.abs(rows @ larger @ columns.T - games.frames(both)[0]).max() <= 1
+    options = {"start": 16, "games": 2, "epoch": 2, "replay": 64, "longest": 5, "explore": 20}
+    run = fit.train("atari:pong", epochs=2, task_options=options, set={"min_steps": 1}, out=tmp_path / "run", **QUIET)
+    assert run.metrics["test_n"] == 8 and run.metrics["test_steps"] == 5
+    with pytest.raises(UsageError, match="unknown game atari:pung; did you mean 'pong'"):
+        make_games("atari:pung", 1)
+
+
+@pytest.mark.slow
+def test_catch_is_solved(tmp_path: Path) -> None:
+    run = fit.train("game:catch", epochs=3, out=tmp_path / "run", **QUIET)
+    assert run.metrics["test_reward"] >= 0.95

@@ -24,6 +24,7 @@ from neocog.errors import DataError, UsageError
 from neocog.nets.tagging import Tagger, best_path, log_likelihood
 from neocog.tasks import guess
 from neocog.tasks.chunks import Scheme, counts, scores
+from neocog.tasks.tag_words import Tagged
 from neocog.tasks.task import load, saved
 
 QUIET: dict[str, Any] = {"progress": False, "device": "cpu", "precision": "float32", "seed": 1, "diagnosis": False}
@@ -185,7 +186,9 @@ def test_a_net_learns_and_its_report_shows_tags(run: fit.Run) -> None:
     assert run.metrics["test_f1"] > 0.9 and run.metrics["test_n"] == 20
     assert saved(load(saved(run.task))) == saved(run.task)
     page = run.report.read_text()
-    assert "Kinds of chunks" in page and "<td>NP</td>" in page
+    assert "Kinds of chunks" in page and "<td>NP</td>" in page and "Blue words" not in page
+    html = Tagged("a", ("Anna", "sees"), ("B-NP", "O")).html(["B-NP", "B-VP"])
+    assert html.count("<b ") == 1 and "not B-VP" in html
 
 
 def test_it_resumes_bit_for_bit(folder: Path, run: fit.Run, tmp_path: Path) -> None:
@@ -213,6 +216,8 @@ def test_files_and_sentences_are_tagged(run: fit.Run, tmp_path: Path) -> None:
     assert one.text() == "[NP Anna] [VP sees] [NP Ben] ."
     (bad,) = run.predict("Anna sees Ben.")
     assert "reads 2 columns for each word" in (bad.problem or "")
+    (tmp_path / "bytes.txt").write_bytes(b"\0\1" * 99)
+    assert "zero bytes" in (run.predict(tmp_path / "bytes.txt")[0].problem or "")
     lines = CliRunner().invoke(app, ["predict", str(run.folder), str(path), "--format", "conll"]).stdout.splitlines()
     assert [line.split("\t")[:2] for line in lines[:2]] == [list(cells[:2]) for cells in rows[0][:2]]
     assert lines[0].split("\t")[2] in run.classes and lines.count("") == 3

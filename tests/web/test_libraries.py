@@ -185,6 +185,14 @@ def test_the_rest_of_what_a_page_asks(page):
     assert page.get("/api/libraries/nowhere/search").status_code == 404
 
 
+def test_only_a_net_that_has_seen_the_pictures_can_be_searched_with(page):
+    about = page.get("/api/libraries/photos").json()
+    assert about["model"] in about["models"]
+    assert page.post("/api/libraries/photos/model", json={"name": about["model"]}).json() == {"model": about["model"]}
+    refused = page.post("/api/libraries/photos/model", json={"name": "../other"})
+    assert refused.status_code == 404 and about["model"] in refused.json()["error"]
+
+
 def test_a_map_is_made_by_a_job_and_kept(page, photos, monkeypatch):
     monkeypatch.setattr(
         page.app.app.state.served.jobs, "start", lambda kind, *_, **settings: {"kind": kind, **settings}

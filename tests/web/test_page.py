@@ -344,6 +344,13 @@ def test_the_closed_loop(visit, site):
     page.get_by_role("link", name="Search", exact=True).click()
     ask(page, "my star")
     expect(page.get_by_text("the concept my star")).to_be_visible()
+    page.get_by_role("button", name="Filters").click()  # and back to the net before
+    nets = page.get_by_role("heading", name="Seen by").locator("..").get_by_role("button")
+    expect(nets).to_have_count(2)
+    before = page.locator(".filters button[aria-pressed=false]", has_text="shapes")
+    before.click()
+    expect(page.locator(".filters button[aria-pressed=true]", has_text="shapes")).to_be_visible()
+    expect(page.get_by_text("the concept my star")).to_have_count(0)
 
 
 def test_vendored_files_are_those_that_are_listed():

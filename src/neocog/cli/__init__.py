@@ -19,6 +19,7 @@ from neocog.cli import (
     library,
     look,
     nets,
+    play,
     predict,
     sentences,
     serve,
@@ -66,7 +67,7 @@ def _options(
 
 
 for _room in (
-    train, design, predict, caption, summarise, export, data, nets, look, library, serve, sentences, demo,
+    train, design, predict, play, caption, summarise, export, data, nets, look, library, serve, sentences, demo,
 ):  # fmt: skip
     _room.add_to(app)
 app.add_typer(upkeep.upkeep, name="library")

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -28,6 +29,7 @@ from neocog.errors import ClusterError, MissingExtra, NeocogError, UsageError
 from neocog.library.indexed import Embeds, Outcomes
 from neocog.library.scan import Found, Scan
 from neocog.library.store import Store
+from neocog.records import counted
 
 _BATCH = 64  # pictures that travel together
 _AHEAD = 2  # batches that wait at each process
@@ -75,7 +77,9 @@ class Cluster:
             self._ours = not ray.is_initialized()
             if self._ours:
                 _reach(self.on)
-                ray.init(address=self.on, **quiet)
+                with warnings.catch_warnings():  # of LanceDB: what Ray starts are programs of their own
+                    warnings.filterwarnings("ignore", "lancedb fork support", RuntimeWarning)
+                    ray.init(address=self.on, **quiet)
                 _hush()  # connecting sets levels of its own
             there = ray.cluster_resources()
         except ImportError as error:
@@ -85,7 +89,7 @@ class Cluster:
         cpus, self.gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
         wanted = self.workers or self.gpus or max(1, cpus // _CPUS)
         self.workers, self.cpus = wanted, max(1, cpus // wanted if self.gpus else min(_CPUS, cpus // wanted))
-        self.say(f"cluster {self.on}: {wanted} processes with {self.cpus} processors each")
+        self.say(f"cluster {self.on}: {counted(wanted, 'process')} with {counted(self.cpus, 'processor')} each")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -203,6 +207,8 @@ class Cluster:
                         try:
                             made = ray.get(done)
                         except died:
+                            if not any(node["Alive"] for node in ray.nodes()):
+                                raise ConnectionError("no machine of it is left") from None
                             if ahead == 1:
                                 made = OSError("a process of the cluster died of it; the next run tries it again")
                             else:

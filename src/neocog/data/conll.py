@@ -189,7 +189,7 @@ def open_lists(
 
 
 def _roles(row: Mapping[str, Any], columns: Mapping[str, str] | None, where: str) -> dict[str, str] | None:
-    made = {}
+    made = dict[str, str]()
     for role, usual in (("words", _WORDS), ("tags", _TAGS)):
         asked = (columns or {}).get(role)
         if asked is not None and asked not in row:

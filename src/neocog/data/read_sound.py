@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _LOOK_AT = 1000  # training recordings that are decoded for the plan
 _FASTEST, _LONGEST = 16_000, 4.0  # samples a second, and seconds, that a net hears where the user says nothing
 _WINDOW, _HOP = 0.032, 0.010  # seconds
+_POINTS = 6  # between low and high, at which the timbre changes
 _SHOWN = 4.0  # seconds that a report plays
 
 
@@ -40,8 +41,8 @@ class SoundReader(Reader):
         depth: decibels under the loudest that spectra keep: what is weaker counts as silence.
         centred: share of each band's mean over the recording that is taken away.
         picture: spectra are pictures of one channel, for nets that read those.
-        changes: in training: seconds of `shift`, `speed` up to this share, `noise` at least so many decibels under the
-            sound (0: none), and which share of bands and frames is `masked`.
+        changes: in training: seconds of `shift`, `speed` up to this share, `timbre` by up to so many decibels, `noise`
+            at least so many decibels under the sound (0: none), and which share of bands and frames is `masked`.
         facts: of the training recordings, for the report.
     """
 
@@ -50,12 +51,13 @@ class SoundReader(Reader):
     about = "recordings: log-mel, MFCC, spectrogram or the wave"
     options: ClassVar[Mapping[str, Any]] = {
         "features": "logmel", "bands": 40, "rate": 0, "seconds": 0.0, "trim": 40.0, "depth": 50.0, "centred": 0.5,
-        "picture": False, "shift": 0.1, "speed": 0.15, "noise": 5.0, "masked": 0.125,
+        "picture": False, "shift": 0.1, "speed": 0.15, "timbre": 6.0, "noise": 5.0,
+        "masked": 0.125,
     }  # fmt: skip
     pictures = True
     net = "tc_resnet8"
     recipe = "sounds"
-    draws = 10
+    draws = 10 + _POINTS
     mixes = True
 
     def __init__(
@@ -100,7 +102,7 @@ class SoundReader(Reader):
             depth=options["depth"],
             centred=options["centred"],
             picture=options["picture"] and options["features"] != "wave",
-            changes={name: float(options[name]) for name in ("shift", "speed", "noise", "masked")},
+            changes={name: float(options[name]) for name in ("shift", "speed", "timbre", "noise", "masked")},
             facts={"seconds": np.percentile(seconds, range(0, 101, 5)).round(3).tolist()},
         )
         made.notes = (
@@ -186,6 +188,8 @@ class SoundReader(Reader):
             speed = (1.0 + how["speed"]) ** (2.0 * u[:, 1] - 1.0)
             waves = sound_changes.window(waves, self.samples, shift=(2.0 * u[:, 0] - 1.0) * reach, speed=speed)
         sounds = waves != 0
+        if u is not None and how.get("timbre"):  # older runs have none
+            waves = sound_changes.equalised(waves, self.spectrum.rate, how["timbre"], u[:, 10:])
         if u is not None and how["noise"]:
             waves = sound_changes.noisy(waves, how["noise"] + 40.0 * u[:, 2], u[:, 3:6])
         if self.spectrum.kind == "wave":

@@ -1,10 +1,11 @@
-"""How sounds are changed in training, whole batches on the device: shift, speed, noise; bands and times are masked.
+"""How sounds are changed in training, whole batches on the device: shift, speed, timbre, noise, masks.
 
 Each function takes numbers in [0, 1), a row for each recording, which are functions of (seed, epoch, sample).
 """
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import torch
@@ -50,6 +51,22 @@ def noisy(waves: Tensor, decibels: Tensor, chance: Tensor) -> Tensor:
     power = waves.square().sum(1) / sounds.sum(1).clamp(min=1)
     here = (chance[:, 0] < 0.75)[:, None] & (sounds | (chance[:, 1] < 0.5)[:, None])
     return waves + here * noise * (power * 10 ** (-decibels / 10)).sqrt()[:, None]
+
+
+def equalised(waves: Tensor, rate: int, decibels: float, gains: Tensor) -> Tensor:
+    """Waves (B, L) as another microphone or voice would have them: louder and softer by pitch, smoothly.
+
+    From 100 Hz to half of `rate`, K points at equal ratios get up to `decibels` more or less, as `gains` (B, K) say,
+    and what lies between them in between. FilterAugment, Nam et al. 2022, arXiv:2110.03282, in its linear form.
+    """
+    length, (b, k) = waves.shape[1], gains.shape
+    pitch = torch.fft.rfftfreq(length, 1 / rate, device=waves.device).clamp(min=100.0)
+    at = (pitch.log2() - math.log2(100.0)) / math.log2(rate / 200.0) * (k - 1)
+    left = at.floor().long().clamp(max=k - 2)
+    points = decibels * (2.0 * gains.to(waves) - 1.0)
+    curve = points[:, left].lerp(points[:, left + 1], (at - left).expand(b, -1))
+    changed = torch.fft.irfft(torch.fft.rfft(waves) * 10 ** (curve / 20), length)
+    return torch.where(waves != 0, changed, 0.0)  # silence stays silence
 
 
 def masked(spectra: Tensor, places: Tensor, widest: int, axis: int) -> Tensor:

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from neocog.data.conll import Sentence, blocks
 from neocog.data.read_text import TextReader, plain, user_path
 from neocog.errors import DataError
 from neocog.text.sentences import cased_words, split_sentences
 from neocog.text.tokens import Subwords, Words, normal
-from neocog.text.vectors import table_for
 
 _PIECES = 8  # subwords of a word
 OWN = ("word", "shape", "ending of two", "ending of three")  # columns that are made of each word
@@ -45,10 +42,8 @@ def vocabularies(sentences: Sequence[Sentence], more: int) -> tuple[list[list[st
             counter.update(cells)
     few = _LEAST if len(sentences) > 100 else 1
     least = [1, *[few] * (len(OWN) - 1), *[1] * more]
-    kept = [
-        sorted((cell for cell in one if one[cell] >= n), key=lambda cell, one=one: (-one[cell], cell))
-        for one, n in zip(seen, least, strict=True)
-    ]
+    ranked = (sorted(one.items(), key=lambda of: (-of[1], of[0])) for one in seen)
+    kept = [[cell for cell, count in one if count >= n] for one, n in zip(ranked, least, strict=True)]
     return kept, sum(count == 1 for count in seen[0].values()) / max(1, seen[0].total())
 
 
@@ -62,18 +57,17 @@ class WordsReader(TextReader):
     """
 
     def __init__(self, columns: Sequence[Sequence[str]], pieces: bool, more: int) -> None:
-        super().__init__(Words((), ()), 0)
+        super().__init__(Subwords() if pieces else Words((), ()), 0)
         self.columns, self.more = [tuple(one) for one in columns], more
         self._ids = [{cell: k for k, cell in enumerate(one, 2)} for one in self.columns]
-        self._pieces = Subwords() if pieces else None
 
     def encode(self, raw: Any) -> np.ndarray:
         sentence = self.sentence(raw)
         cells = columns_of(sentence)[: len(OWN) + self.more]
         made = np.array([[ids.get(c, 1) for c in one] for ids, one in zip(self._ids, cells, strict=True)], np.int32).T
-        if self._pieces is None:
+        if not isinstance(self.tokenizer, Subwords):
             return made
-        parts = self._pieces.encode(list(map(normal, sentence.words)), _PIECES)
+        parts = self.tokenizer.encode(list(map(normal, sentence.words)), _PIECES)
         return np.concatenate((made, np.pad(parts, ((0, 0), (0, _PIECES - parts.shape[1])))), 1)
 
     def sentence(self, raw: Any) -> Sentence:
@@ -91,7 +85,7 @@ class WordsReader(TextReader):
     def inputs(self, given: Iterable[Any]) -> Iterator[tuple[str, Any]]:
         """Each sentence of texts and of files; a file of CoNLL's columns is read as such, with or without tags."""
         for one in given:
-            path = user_path(one)
+            path = None if isinstance(one, Sentence) else user_path(one)
             if path is not None and path.is_file() and _a_word_a_line(path):
                 for number, block in enumerate(blocks(plain(path).splitlines()), 1):
                     cells = list(zip(*block, strict=False))
@@ -108,12 +102,11 @@ class WordsReader(TextReader):
                 if not found:
                     yield key, raw
 
-    def begin(self, net: nn.Module) -> None:
-        if (pieces := self._pieces) is not None:
-            net.take_vectors(lambda: torch.from_numpy(table_for(pieces)))  # type: ignore[operator]
-
 
 def _a_word_a_line(path: Path) -> bool:
     """Whether a file holds words with equally many cells each, and not running text."""
-    rows = [cells for block in blocks(plain(path).splitlines()) for cells in block]
+    try:
+        rows = [cells for block in blocks(plain(path).splitlines()) for cells in block]
+    except (DataError, OSError):  # which `encode` says
+        return False
     return len(rows) > 2 and len({len(cells) for cells in rows}) == 1

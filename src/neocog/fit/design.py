@@ -106,10 +106,16 @@ def design(
     job.device = chosen  # each candidate's gradients are looked at anew
     made = _Search(optuna, job, folder, limits, search, rungs)
     made.open(minutes)
-    with interruptible() as asked:
-        for _ in itertools.count() if trainings is None else range(trainings):
-            if not made.step(begin + 60 * minutes, asked):
-                break
+    try:
+        with interruptible() as asked:
+            for _ in itertools.count() if trainings is None else range(trainings):
+                if not made.step(begin + 60 * minutes, asked):
+                    break
+    except KeyboardInterrupt as stop:
+        stop.run = folder  # type: ignore[attr-defined]  # the command line says how to go on
+        if made.judged():
+            made.report()
+        raise
     return made.report()
 
 
@@ -231,9 +237,6 @@ class _Search:
                 value = state.last.get("figure", math.nan)
             except RunError:
                 value = math.nan  # its loss became no number
-            except KeyboardInterrupt as stop:
-                stop.again = "the same command, with --out " + str(self.folder)  # type: ignore[attr-defined]
-                raise
             finally:
                 job.log.close()
             if state.step > first:
@@ -241,7 +244,7 @@ class _Search:
             failed = self.optuna.trial.TrialState.FAIL if math.isnan(value) else None
             self.study.tell(number, None if failed else value, state=failed)
         if not failed:
-            best = max(one.value for one in self._judged())
+            best = max(one.value for one in self.judged())
             self.job.show.say(
                 f"candidate {told['candidate']}: {told['macs'] / 1e6:.1f}M MACs, {told['params']:,} parameters; after "
                 f"{steps:,} steps {self._shown(value)} (best {self._shown(best)}); {described(told['design'])}"
@@ -254,7 +257,8 @@ class _Search:
     def _place(self, told: Mapping[str, Any]) -> Path:
         return self.folder / "candidates" / f"{told['candidate']:04d}"
 
-    def _judged(self) -> list[Any]:
+    def judged(self) -> list[Any]:
+        """The trainings that came to an end."""
         return [one for one in self.study.get_trials(deepcopy=False) if one.state.name == "COMPLETE"]
 
     def _next(self, left: float) -> tuple[int, dict[str, Any]] | None:
@@ -267,7 +271,7 @@ class _Search:
                     self.study.tell(one.number, state=self.optuna.trial.TrialState.FAIL)
                 elif not held(self._place(told) / "lock"):
                     return (one.number, told) if self._costs(told["rung"]) < left else None
-        judged, top = self._judged(), self.rungs - 1
+        judged, top = self.judged(), self.rungs - 1
         for rung in reversed(range(top)):
             here = sorted((t for t in judged if _rung(t) == rung), key=lambda t: -t.value)
             begun = {t.user_attrs["told"]["candidate"] for t in every if _rung(t) > rung}
@@ -320,7 +324,7 @@ class _Search:
         job, task = self.job, self.job.task
         sign = 1 if task.goal[1] == "max" else -1
         of: dict[int, dict[str, Any]] = {}
-        for one in sorted(self._judged(), key=_rung):
+        for one in sorted(self.judged(), key=_rung):
             told, value = one.user_attrs["told"], sign * one.value
             row = of.setdefault(told["candidate"], {**told, "net": described(told["design"]), "curve": []})
             row["curve"].append([self.steps(told["rung"]), value])

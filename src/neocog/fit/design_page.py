@@ -39,7 +39,7 @@ def design_page(result: Mapping[str, Any], traced: anatomy.Anatomy, task: Task) 
         paragraph(
             f"{counted(len(rows), 'net')} of at most {budget}, judged on the validation pictures. Trainings of equal "
             "length are compared, and the best third goes on for three times as long."
-            + f" Drawn but not trained, by the rule that was broken: {refused}."
+            + f" Not trained, by the rule that they broke: {refused}."
             * bool(refused)
         ),
         table(lines, numeric=("candidate", "steps", figure, "MACs", "parameters")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from neocog import nets
 from neocog.data import open_source
 from neocog.data.batches import Feed, Known
 from neocog.data.decode import inspect
@@ -62,6 +63,15 @@ class Wishes:
     offline: bool = False
     teachers: tuple[Any, ...] = ()
     unlabelled: Any = None
+
+    def read(self) -> Wishes:
+        """With what is in a net file, where `net` names one; its classes and channels are those of the data instead."""
+        if self.net is None:
+            return self
+        name, known = nets.in_file(self.net)
+        size = self.size or known.pop("input_size", None)
+        options = {k: v for k, v in known.items() if k not in ("classes", "in_channels", "input_size")}
+        return replace(self, net=name, size=size, net_options={**options, **self.net_options})
 
 
 class Data:

@@ -50,7 +50,7 @@ def planned(
         if (value := getattr(wishes, name)) is not None and not value > 0:
             raise UsageError(f"{name} must be more than 0, got {value}")
     if wishes.net is not None:
-        wishes = _of_file(wishes, *nets.in_file(wishes.net))
+        wishes = wishes.read()
         nets.facts(str(wishes.net))
     if wishes.task is not None:
         check_options(find(wishes.task), wishes.task_options)
@@ -122,10 +122,3 @@ def _checked(wishes: Wishes, opened: Data, at_once: bool) -> Wishes:
         # soft answers and thresholds do their own smoothing; a field for steps asks for steps
         wishes = dataclasses.replace(wishes, fields={"label_smoothing": 0.0, **wishes.fields})
     return wishes
-
-
-def _of_file(wishes: Wishes, name: str, known: dict[str, Any]) -> Wishes:
-    """The wishes for a net of which a file says `known`; classes and channels are those of the data."""
-    options = {k: v for k, v in known.items() if k not in ("classes", "in_channels", "input_size")}
-    size = wishes.size or known.get("input_size")
-    return dataclasses.replace(wishes, net=name, size=size, net_options={**options, **wishes.net_options})

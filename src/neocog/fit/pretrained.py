@@ -31,6 +31,8 @@ def pretrained_by_default(wishes: Wishes, data: Data) -> tuple[str | None, str]:
     """
     if wishes.recipe not in (None, "finetune", "features") or (wishes.net_options and wishes.net is None):
         return None, ""  # a recipe for random weights was named, or options of the net that would be chosen
+    if data.task.net is not None and wishes.net is None:
+        return None, ""  # the task has a net of its own
     if not photographs(data) or (wishes.size or _LEAST_SIDE) < _LEAST_SIDE:
         return None, ""
     pictures = int(data.known.sum())

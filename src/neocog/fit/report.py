@@ -262,7 +262,7 @@ def _settings(run: Any, start: Mapping[str, Any]) -> Html:
         on = {
             key: v
             for key, v in recipe.items()
-            if key not in ("name", "about") and v not in (0, "", None, False, "none")
+            if key not in ("name", "about") and v not in (0, "", None, False, "none", {})
         }
         off = [key for key in recipe if key not in on and key not in ("name", "about")]
         parts += ["<h3>Recipe</h3>", paragraph(recipe["about"]) if recipe.get("about") else ""]

@@ -69,7 +69,7 @@ def examples(folder: Path) -> Html | None:
     if not shown:
         return None
     told = f"{len(shown)} of {found['of']:,} pictures of the {_SPLITS[found['split']]}, the worst answers first."
-    if any("<span" in line.get("html", "") for line in found["examples"]):
+    if any("color-mix" in line.get("html", "") for line in found["examples"]):
         told += " Blue words speak for the answer, orange ones against it."
     return Html(paragraph(told) + gallery(shown, framed=True))
 

@@ -22,9 +22,13 @@ _EPOCHS = 6  # that the report shows
 
 @torch.inference_mode()
 def write_sheets(job: Job, net: nn.Module, split: Split, step: int | None = None) -> None:
-    """Write ``made/HEADING.png``, or with a step ``made/HEADING@STEP.png``, if the task makes pictures."""
+    """Write ``made/HEADING.png``, or ``made/HEADING@STEP.png`` after epochs 1, 2, 3, 4, 6, 8, 12, 16 and so on."""
     if not job.task.remakes or not len(split) or not job.world.first:
         return
+    if step is not None:
+        epoch, within = divmod(step, job.batches.steps_per_epoch)
+        if within or epoch // (epoch & -epoch) not in (1, 3):
+            return
     chosen = torch.arange(min(_FEW, len(split)))
     mode, layout = net.training, job.device.channels_last
     net.eval()
@@ -53,9 +57,8 @@ def sheets(folder: Path) -> Html | None:
         parts += [f"<h3>{path.stem}</h3>", gallery([_shown(path, 640, "")])]
         before = sorted((int(one.stem.rpartition("@")[2]), one) for one in path.parent.glob(f"{path.stem}@*.png"))
         if len(before) > 1:
-            some = [before[i] for i in np.unique(np.geomspace(1, len(before), _EPOCHS).round().astype(int) - 1)]
             parts += [paragraph("On the way there, after so many steps:")]
-            parts += [gallery([_shown(one, 240, f"{step:,}") for step, one in some])]
+            parts += [gallery([_shown(one, 240, f"{step:,}") for step, one in before[:: -(-len(before) // _EPOCHS)]])]
     return Html("".join(parts)) if parts else None
 
 

@@ -78,8 +78,10 @@ class State:
             self.top = self.last
             self._top = {k: v.detach().to("cpu", copy=True) for k, v in self.final_net.state_dict().items()}
 
-    def choose(self, better: str) -> dict[str, Any]:
+    def choose(self, better: str, sign: float) -> dict[str, Any]:
         """Give `final_net` the weights that are kept; returns their step, and why they are.
+
+        `sign`: -1 where less of the figure is better, as such were noted.
 
         Where validation ends the training (early stop, stall) they are those of the best epoch. Otherwise they are
         the last, which the whole schedule led to, unless the best epoch is better by more than a standard error: the
@@ -90,7 +92,7 @@ class State:
             return {"step": self.step, "why": "the last weights, because there is no validation figure"}
         if top["step"] == self.step:
             return {"step": self.step, "why": f"the last weights, which have the best validation {better}"}
-        figures = f"(validation {better} {abs(top['figure']):.4f}, the last {abs(last['figure']):.4f})"
+        figures = f"(validation {better} {sign * top['figure']:.4f}, the last {sign * last['figure']:.4f})"
         near = last["figure"] >= top["figure"] - top["error"]
         if not (self.recipe.early_stop or self.recipe.stall) and near:
             return {"step": self.step, "why": f"the last weights; the best epoch is within a standard error {figures}"}

@@ -115,7 +115,7 @@ def _places(run: Run | None) -> Callable[[Sequence[str]], np.ndarray]:
     if run is None:
         from neocog.text.space import Space
 
-        return Space.load().sentences
+        return Space.load().meanings
     import torch
 
     net, reader = run.net(), run.reader

@@ -267,7 +267,7 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
     except RunError:
         if world.first and (folder / CHECKPOINT).exists():
             state.load(folder)
-            state.choose(task.figure)
+            state.choose(task.figure, 1.0)  # only its weights are of interest
             write_tensors(folder / "weights.safetensors", state.final_net.state_dict())
         raise
     except KeyboardInterrupt as stop:

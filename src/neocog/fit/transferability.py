@@ -110,7 +110,7 @@ def transferability(
     halves = {"A": _Half(source, sorted(order[:middle]), "A"), "B": _Half(source, sorted(order[middle:]), "B")}
     opened = {half: Data.open(pictures, None, offline, task="label") for half, pictures in halves.items()}
     show, here = Show(progress), choose(device, training=True)
-    wishes = Wishes(net=net, recipe=recipe, size=size, epochs=epochs, fields=dict(set or {}), seed=seed)
+    wishes = Wishes(net=net, recipe=recipe, size=size, epochs=epochs, fields=dict(set or {}), seed=seed).read()
     planned = {half: make_plan(wishes, opened[half], here, World(), show) for half in halves}
     plans = {half: plan for half, (plan, _) in planned.items()}
     used = in_order(nets.build(**plans["B"].net))

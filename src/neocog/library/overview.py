@@ -23,7 +23,7 @@ _CELL = 0.25  # degrees: pictures in the same cell are one place of `places`
 
 
 def overview(store: Store) -> dict[str, Any]:
-    """Return counts of pictures, folders, labels, tags and cameras, the first and the last date, and what is taught."""
+    """Return counts of pictures, folders, labels, tags, cameras, dates, what is taught, and the nets that saw them."""
     view = view_of(store)
     table = view.table
     taken = _taken(view)
@@ -43,6 +43,8 @@ def overview(store: Store) -> dict[str, Any]:
         "keywords": _counted(table.column("keywords")),
         "cameras": _counted(table.column("camera")),
         "taught": list(store.load("taught", {})),
+        "model": store.model,
+        "models": list(store.models()),
         "dates": {"first": _day(known.min()), "last": _day(known.max()), "known": len(known)} if len(known) else None,
         "positions": int(pc.count(table.column("latitude")).as_py()),
         "witnesses": witnesses(view),

@@ -135,8 +135,10 @@ class Ranking:
         """Why there is no hit; "" if there are some, or if nothing is known to be nearest."""
         if self.found or self.best <= 0:
             return ""
-        lacks = f"nothing reaches {self.threshold:.2f}" if self.best < self.threshold else "nothing is probable enough"
-        return f"{lacks}; the best has {self.best:.2f}, a threshold of 0 shows it"
+        digits = 2 if self.threshold >= 0.1 else 3
+        reached = f"nothing reaches {self.threshold:.{digits}f}"
+        lacks = reached if self.best < self.threshold else "nothing is probable enough"
+        return f"{lacks}; the best has {self.best:.{digits}f}, a threshold of 0 shows it"
 
     def hits(self, start: int, stop: int) -> tuple[Hit, ...]:
         """Return the hits with these places, from 0; fewer where there are no more. Several threads may ask."""

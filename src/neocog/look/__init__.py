@@ -13,6 +13,7 @@ from .explaining import METHODS, Map, explain
 from .glance import Active, Looked, look_at, sheet_of
 from .maps import Backwards, deconvolve, gradcam, gradient, integrated, occlusion, of_layer, smoothgrad
 from .plane import Space, space, space_of
+from .playing import Film, film
 from .sheet import Row, Sheet, Tile
 from .subject import Shown, Subject, subject
 from .units import Hit, Top, prefer, top_patches
@@ -21,6 +22,7 @@ __all__ = [
     "METHODS",
     "Active",
     "Backwards",
+    "Film",
     "Hit",
     "Invariance",
     "Looked",
@@ -36,6 +38,7 @@ __all__ = [
     "activations",
     "deconvolve",
     "explain",
+    "film",
     "filters_sheet",
     "first_filters",
     "gradcam",

@@ -99,9 +99,10 @@ class Subject:
         return pictures_only(read, self.preprocess, self.device)
 
     def picture(self, x: Tensor) -> np.ndarray:
-        """One input (C, H, W), as the net reads it, as a picture uint8 (H, W, 3)."""
+        """One input (C, H, W), as the net reads it, as a picture uint8 (H, W, 3); of a stack of frames the last."""
         mean, std = (torch.tensor(v[: len(x)])[:, None, None] for v in (self.preprocess.mean, self.preprocess.std))
-        made = (x.detach().float().cpu() * std + mean).clamp(0, 1).expand(3, -1, -1)
+        made = (x.detach().float().cpu() * std + mean).clamp(0, 1)
+        made = made if len(made) == 3 else made[-1:].expand(3, -1, -1)
         return (255 * made).round().byte().permute(1, 2, 0).numpy()
 
     # ---- answers

@@ -49,10 +49,11 @@ def mirrored(
     side = input_size >> len(widths)
     layers: list[nn.Module] = [
         nn.Linear(code, widths[-1] * side**2),
-        *([nn.BatchNorm1d(widths[-1] * side**2)] if norm else []),
         nn.ReLU(),
         nn.Unflatten(1, (widths[-1], side, side)),
     ]
+    if norm:
+        layers[1:] = [layers[2], nn.BatchNorm2d(widths[-1]), layers[1]]
     maps = (in_channels, *widths)
     for stage in range(len(widths), 0, -1):
         odd = (input_size >> (stage - 1)) % 2  # a row and a column that halving lost

@@ -68,7 +68,7 @@ class Critic(Classifier):
             raise NetError(f"norm must be 'batch' or 'spectral', got {norm!r}")
         self.shape = (in_channels, input_size, input_size)
         widths = [width << stage for stage in range(_halvings(input_size))]
-        layers: list[nn.Module] = []
+        layers: list[nn.Sequential] = []
         for before, after in zip((in_channels, *widths), widths, strict=False):
             batch = [nn.BatchNorm2d(after)] if norm == "batch" and layers else []
             conv = nn.Conv2d(before, after, 4, 2, 1, bias=norm == "spectral")
@@ -77,7 +77,7 @@ class Critic(Classifier):
         self.score = nn.Linear(widths[-1] * (input_size >> len(widths)) ** 2, classes, bias=norm == "spectral")
         _draw(self)
         if norm == "spectral":
-            for layer in self.layers:
+            for layer in layers:
                 spectral_norm(layer[0])
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ class Designed(Classifier):
     """
 
     head = "linear"
-    recipe = "quick"
+    recipe = "compact"
 
     def __init__(self, *, classes: int, in_channels: int, design: Design | None = None) -> None:
         super().__init__()

@@ -36,6 +36,8 @@ class DQN(nn.Module):
         hidden: units of the hidden layer.
         classes: number of actions, 4 to 18 for Atari games.
         in_channels, input_size: number of frames, and their side.
+        duelling: the value of what is seen, and what each action adds to it on average, by two hidden layers (Wang et
+            al. 2016, Dueling Network Architectures for Deep Reinforcement Learning).
     """
 
     head = "output"
@@ -48,6 +50,7 @@ class DQN(nn.Module):
         classes: int,
         in_channels: int,
         input_size: int,
+        duelling: bool = False,
     ) -> None:
         super().__init__()
         self.shape = (in_channels, input_size, input_size)
@@ -61,6 +64,8 @@ class DQN(nn.Module):
         self.fc = nn.Linear(maps * side**2, hidden)
         self.relu = nn.ReLU()
         self.output = nn.Linear(hidden, classes)
+        more = (nn.Linear(maps * side**2, hidden), nn.ReLU(), nn.Linear(hidden, 1)) if duelling else ()
+        self.value = nn.Sequential(*more)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, hidden)."""
@@ -69,7 +74,12 @@ class DQN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> the value of each action, (B, classes)."""
-        return self.output(self.forward_features(x))  # type: ignore[no-any-return]
+        if not len(self.value):
+            return self.output(self.forward_features(x))  # type: ignore[no-any-return]
+        check_shape(x, *self.shape)
+        maps = self.features(x).flatten(1)
+        each: Tensor = self.output(self.relu(self.fc(maps)))
+        return each - each.mean(1, keepdim=True) + self.value(maps)  # type: ignore[no-any-return]
 
 
 register(

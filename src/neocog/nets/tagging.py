@@ -10,15 +10,19 @@ Output shapes, CoNLL-2000, of the authors' sizes:
     ids, padded          B L 2
     vectors              B 55 L
     conv, 5              B 300 L
-    hard tanh
     fc                   B L 23
+
+The hidden layer's units are ReLU here, not hard tanh, and a second layer of windows stands on the first. Learned from
+3,000 of the sentences and judged on 936 others, F1 was 90.0 % with hard tanh and 90.4 % with ReLU (one layer, no given
+vectors, one seed).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .sentence import WordVectors
@@ -53,7 +57,7 @@ class Tagger(nn.Module):
         )
         self.given = WordVectors(pieces, 0, "static") if pieces else None
         width = sum(dimensions) + (self.given.size if self.given else 0)
-        self.words, self.dropout, self.tanh = words, nn.Dropout(dropout), nn.Hardtanh()
+        self.words, self.dropout, self.relu = words, nn.Dropout(dropout), nn.ReLU()
         windows = [window, *[3] * (layers - 1)]
         self.convs = nn.ModuleList(
             nn.Conv1d(hidden if k else width, hidden, w, padding=w // 2) for k, w in enumerate(windows)
@@ -64,12 +68,15 @@ class Tagger(nn.Module):
         for table in self.tables:
             nn.init.uniform_(table.weight, -0.25, 0.25)  # type: ignore[arg-type]
             with torch.no_grad():
-                table.weight[0].zero_()  # type: ignore[operator]
+                table.weight[0].zero_()  # type: ignore[index, operator]
 
-    def take_vectors(self, make: Callable[[], Tensor]) -> None:
-        """Begin with given vectors of subwords; ``make()`` gives them, float (ids, 256)."""
+    def take_vectors(self, make: Callable[[], Tensor], nothing: Iterable[int] = ()) -> None:
+        """Begin with given vectors of subwords, all of one length; ``make()`` gives them, float (ids, 256).
+
+        As they come, those of the, of, in and but are 1.6 to 2.4 long, and those of nouns 10 to 15.
+        """
         if self.given is not None:
-            self.given.give(make())
+            self.given.give(F.normalize(make(), dim=1))
 
     def forward(self, ids: Tensor) -> dict[str, Tensor]:
         """(B, L, K) -> ``scores`` (B, L, tags), ``steps`` (tags, tags), ``first`` and ``last`` (tags,)."""
@@ -83,7 +90,7 @@ class Tagger(nn.Module):
             parts.append(self.given(ids[:, :, len(self.tables) :]))
         x = torch.cat(parts, 1)  # (B, width, L)
         for number, conv in enumerate(self.convs):
-            y = self.tanh(conv(self.dropout(x))) * there[:, None]  # behind the last word stays nothing
+            y = self.relu(conv(self.dropout(x))) * there[:, None]  # behind the last word stays nothing
             x = x + y if number else y
         scores = self.fc(self.dropout(x).transpose(1, 2))
         return {"scores": scores, "steps": self.steps, "first": self.first, "last": self.last}

@@ -1,8 +1,8 @@
 """The feed of the task play: batches drawn from the replay of games that the net plays with the weights that it has.
 
-What a step brings is a function of the seed, the step and the weights. Before a step is drawn, the games have gone on by
-the frames that belong to it. `state` is what a checkpoint keeps beside the replay's file; the games themselves are gone
-back to by their seeds and the actions since they began.
+What a step brings is a function of the seed, the step and the weights. Before a step is drawn, the games have gone on
+by the frames that belong to it. `state` is what a checkpoint keeps beside the replay's file; the games themselves are
+gone back to by their seeds and the actions since they began.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from neocog.data.batches import Batch
-from neocog.data.games import draws, make_games
+from neocog.data.game import draws
 from neocog.data.replay import Priorities, Replay
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Experience:
         how = task.how
         self.task, self.net, self.device, self.how, self.batch, self.seed = task, net, device, how, batch, seed
         self.steps_per_epoch, self.waited = how["epoch"], 0.0
-        self.games = make_games(task.game, how["games"])
+        self.games = task.games(how["games"])
         self.every = np.arange(how["games"])
         length = max(2 * how["steps"], -(-how["replay"] // how["games"]))
         room = -(-(how["acts"] * how["epoch"] + how["start"]) // how["games"])

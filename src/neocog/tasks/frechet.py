@@ -45,7 +45,7 @@ def features(pictures: Tensor, name: str) -> Tensor:
     made = []
     for part in pictures.expand(-1, 3, -1, -1).split(_PASS):
         x = F.interpolate(part, (_SIDE, _SIDE), mode="bilinear", antialias=True)
-        made.append(net.forward_features((x - mean) / std))
+        made.append(net.forward_features((x - mean) / std))  # type: ignore[operator]
     return torch.cat(made)
 
 

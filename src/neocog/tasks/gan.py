@@ -26,6 +26,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 from neocog.errors import UsageError, closest
 from neocog.nets.dcgan import Generator
@@ -67,6 +69,8 @@ class Adversaries(nn.Module):
         super().__init__()
         self.latent = latent
         self.score = Read(trunk, 1)
+        if any(is_parametrized(module) for module in trunk.modules()):  # then no layer may be steep, the last included
+            spectral_norm(self.score.line)
         self.generator = Generator(latent, trunk.spec["in_channels"], trunk.spec["input_size"], trunk.widths())
         for p in (*trunk.parameters(), *self.score.parameters()):
             p.lr_factor = critic  # type: ignore[attr-defined]
@@ -87,6 +91,7 @@ class Gan(Pixels):
     net = "dcgan_spectral"
     whole_batch = True
     adversarial = True
+    told = "true"
     options = {"latent": 64, "loss": "hinge", "critic": 2.0, "smooth": 0.0}
     latent: int
     loss: str
@@ -106,6 +111,7 @@ class Gan(Pixels):
                 f"{ ({k: getattr(self, k) for k in self.options}) }"
             )
         self.read_by = features or features_at_hand()
+        self._read: dict[tuple[int, float], Tensor] = {}  # features of pictures that every epoch asks for
 
     def to_json(self) -> dict[str, Any]:
         return {**super().to_json(), "features": self.read_by}
@@ -156,7 +162,10 @@ class Gan(Pixels):
         seen: dict[str, Any] = {"rows": rows, "told_apart": told}
         few = (rows < (_MOST if self._last else _FEW)).to(good.device)
         true, made = self.values(batch.x[good][few]), self.values(outputs["made"][good][few]).clamp(0, 1)
-        seen["each_true"], seen["each_made"] = features(true, self.read_by), features(made, self.read_by)
+        key = (len(true), float(true.double().sum()))
+        if key not in self._read:
+            self._read[key] = features(true, self.read_by)
+        seen["each_true"], seen["each_made"] = self._read[key], features(made, self.read_by)
         if self._last and self._some is not None:
             trained = self.values(self._some(_MOST)).to(true)
             if len(true):

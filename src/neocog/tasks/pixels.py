@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neocog.tasks.canvas import enlarged
-from neocog.tasks.task import Answer, Targets, Task
+from neocog.tasks.task import Answer, Claim, Targets, Task, which
 
 if TYPE_CHECKING:
+    from neocog.data.batches import Batch
     from neocog.data.source import Source
     from neocog.data.warp import Warp
     from neocog.nets.trunk import Trunk
@@ -36,6 +37,9 @@ class Pixels(Task):
     views_back = False
     remakes = True
     net = "dcgan"
+    unportable = "its answers are pictures, for which an exported model has no form"
+    claims = "the number of a variable"
+    told: ClassVar[str]  # the output (B, K) whose numbers speak for an answer
 
     def __init__(self, mean: Sequence[float] = (0.0,) * 3, std: Sequence[float] = (1.0,) * 3, **options: Any) -> None:
         self.mean, self.std = tuple(mean), tuple(std)
@@ -65,6 +69,11 @@ class Pixels(Task):
 
     def collate(self, values: dict[str, Any], warp: Warp | None, valid: Tensor) -> Targets:
         return {"there": valid}
+
+    def claim(self, outputs: Any, batch: Batch, what: str | None = None, other: Any = None) -> Claim:
+        values = outputs[self.told][0]
+        k = which(what, [str(i) for i in range(len(values))], "variable", int(values.abs().argmax()))
+        return Claim(f"{self.told} {k}", lambda out: out[self.told][:, k])
 
     def values(self, x: Tensor) -> Tensor:
         """Normalised pictures (B, C, H, W) as values from 0 to 1."""

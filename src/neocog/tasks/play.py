@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neocog.data.games import Games, draws, make_games
+from neocog.data.game import Games, draws
+from neocog.data.games import make_games
 from neocog.data.read_game import GameReader
 from neocog.errors import UsageError
 from neocog.page import Html, animation, line_chart, paragraph
@@ -65,7 +66,7 @@ class Player:
 
     def __init__(self, task: Play, net: nn.Module, seeds: np.ndarray, device: torch.device) -> None:
         self.task, self.net, self.seeds, self.device = task, net, seeds, device
-        self.games = make_games(task.game, len(seeds))
+        self.games = task.games(len(seeds))
         self.playing, self.time = np.arange(len(seeds)), 0
         self.games.begin(self.playing, seeds)
         self.frames = np.zeros((len(seeds), task.how["frames"], *self.games.shape), np.uint8)
@@ -134,6 +135,7 @@ class Play(Task):
         "clip_rewards": True,  # to -1 .. 1
         "clip_errors": True,  # beyond 1 the loss grows with the error, not its square
         "lives": True,  # a life lost ends the game, as far as values go
+        "longest": 0,  # steps after which a game is over in any case; 0: as the game says
         "epoch": 0,  # steps of learning between two evaluations; 0: as the game says
     }
 
@@ -149,7 +151,7 @@ class Play(Task):
         how = {name: settings[name] for name in cls.options}
         game: str = source.spec  # type: ignore[attr-defined]  # of a source of this kind
         games = make_games(game, 1)
-        for name in ("start", "explore", "epoch"):
+        for name in ("start", "explore", "epoch", "longest"):
             how[name] = how[name] or getattr(games, name)
         for name in ("frames", "games", "acts", "target", "steps"):
             if how[name] < 1:
@@ -172,6 +174,12 @@ class Play(Task):
     def own_reader(self) -> GameReader:
         return GameReader(self.game, self.how["frames"])
 
+    def games(self, count: int) -> Games:
+        """So many games side by side."""
+        made = make_games(self.game, count)
+        made.longest = self.how["longest"]
+        return made
+
     def feed(self, net: nn.Module, device: Computing, *, batch: int, seed: int, folder: Path) -> Experience:
         return Experience(self, net, device, batch=batch, seed=seed, folder=folder)
 
@@ -192,7 +200,8 @@ class Play(Task):
         and ``values`` (T, 2), the best value and the reward at each of its first steps."""
         player = Player(self, net, seeds, device)
         reward, steps, loss = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64), np.zeros(len(seeds))
-        film, told = [], []
+        film: list[np.ndarray] = []
+        told: list[tuple[float, float]] = []
         while len(player.playing):
             first = player.playing[0] == 0 and len(film) < _FILM
             if first:
@@ -277,6 +286,3 @@ def _enlarged(film: np.ndarray) -> np.ndarray:
     """Frames at least 144 pixels wide."""
     times = -(-144 // film.shape[2])
     return film.repeat(times, 1).repeat(times, 2)
-
-
-__all__ = ["Games", "Play", "Played", "Player"]

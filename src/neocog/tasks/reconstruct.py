@@ -59,6 +59,7 @@ class Reconstruct(Pixels):
     figure = "PSNR in dB"
     recipe = "autoencoder"
     summed = frozenset({"sum", "square"})
+    told = "code"
     options = {"code": 64, "noise": 0.0, "mask": 0.0, "patch": 4}
     code: int
     noise: float

@@ -100,7 +100,8 @@ def guess(source: Source) -> str:
         return able[0]
     if source.unfit or fits(find("label"), source):
         return "label"  # which says what is wrong with it
-    there = ", ".join(f"{role} ({column.kind})" for role, column in source.columns.items()) or "pictures alone"
+    known = [f"{role} ({column.kind})" for role, column in source.columns.items() if column.known.any()]
+    there = ", ".join(known) or (f"{source.kind}s alone" if len(source) else f"no {source.kind} in it")
     raise DataError(
         f"{source.name} has nothing to learn: {there}. Expected a folder for each class, a table with a "
         "label column, or annotations (COCO, Pascal VOC, YOLO, masks)"

@@ -39,13 +39,13 @@ class Tagged(Answer):
     """The tags of a sentence.
 
     Attributes:
-        words, tags: as many of each.
+        words, labels: as many of each; the labels are the tags.
         chunks: kind, index of the first word, and of the one behind the last.
     """
 
     key: str
     words: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     chunks: tuple[tuple[str, int, int], ...] = ()
     more: tuple[tuple[str, ...], ...] = ()
     problem: str | None = None
@@ -54,12 +54,12 @@ class Tagged(Answer):
         return dataclasses.replace(self, words=raw.words, more=raw.more) if isinstance(raw, Sentence) else self
 
     def row(self) -> dict[str, Any]:
-        return {"words": " ".join(self.words), "tags": " ".join(self.tags)}
+        return {"words": " ".join(self.words), "tags": " ".join(self.labels)}
 
     def text(self) -> str:
         """With each chunk in brackets: ``[NP He] [VP runs] .``; else word/tag."""
-        if all(end - begin == 1 for _, begin, end in self.chunks) and "O" not in self.tags:
-            return " ".join(f"{word}/{tag}" for word, tag in zip(self.words, self.tags, strict=True))
+        if all(end - begin == 1 for _, begin, end in self.chunks) and "O" not in self.labels:
+            return " ".join(f"{word}/{tag}" for word, tag in zip(self.words, self.labels, strict=True))
         opens, closes = {begin: kind for kind, begin, _ in self.chunks}, {end - 1 for *_, end in self.chunks}
         return " ".join(
             (f"[{opens[k]} " if k in opens else "") + word + ("]" if k in closes else "")
@@ -68,21 +68,21 @@ class Tagged(Answer):
 
     def to_json(self) -> dict[str, Any]:
         found = [{"kind": k, "first": a, "end": b, "text": " ".join(self.words[a:b])} for k, a, b in self.chunks]
-        return {"words": list(self.words), "tags": list(self.tags), "chunks": found}
+        return {"words": list(self.words), "tags": list(self.labels), "chunks": found}
 
     def conll(self) -> list[str]:
         """The lines of a CoNLL file, an empty one last."""
-        return [*("\t".join(cells) for cells in zip(self.words, *self.more, self.tags, strict=True)), ""]
+        return [*("\t".join(cells) for cells in zip(self.words, *self.more, self.labels, strict=True)), ""]
 
     def html(self, truth: Any = None) -> Html:
         """The words with their tags below; a wrong one with what was expected, if `truth` gives the tags."""
-        true = self.tags if truth is None else truth
+        true = self.labels if truth is None else truth
         cells = []
-        for word, said, wanted in zip(self.words, self.tags, true, strict=True):
+        for word, said, wanted in zip(self.words, self.labels, true, strict=True):
             right = said == wanted
             below = text(said) if right else Html(f'<b class="bad">{text(said)}</b><br>not {text(wanted)}')
             cells.append(
-                f'<span style="display:inline-block;margin:.15rem .3rem;text-align:center">{text(word)}<br>'
+                f'<span style="display:inline-block;margin:.15rem .3rem;text-align:center;vertical-align:top">{text(word)}<br>'
                 f'<small style="color:var(--soft)">{below}</small></span>'
             )
         return Html(f'<p style="max-width:44rem">{"".join(cells)}</p>')
@@ -109,7 +109,7 @@ class TagWords(Task):
     views_back = False
     recipe = "words"
     options = {
-        "vectors": "given", "columns": True, "loss": "sentence", "window": 5, "layers": 1, "hidden": 300,
+        "vectors": "given", "columns": True, "loss": "sentence", "window": 5, "layers": 2, "hidden": 300,
         "dropout": 0.25, "words": 0.05,
     }  # fmt: skip
 

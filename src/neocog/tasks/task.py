@@ -305,7 +305,7 @@ class Task(ABC):
         """From now on compute in evaluation also what takes too long for every epoch: the figures are reported."""
 
     def sheets(self, net: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
-        """Pictures of what the net makes, uint8 (H, W, 3), by a heading; of every epoch, and at the end.
+        """Pictures of what the net makes, uint8 (H, W, 3), by a heading; on the way, and at the end.
 
         `net` is in evaluation mode; `batch` has some pictures of the validation split, at the end of the test split.
         """

@@ -74,6 +74,7 @@ class Vae(Pixels):
     goal = ("bits", "min")
     figure = "bits per dimension"
     recipe = "autoencoder"
+    told = "mean"
     options = {"latent": 64, "likelihood": "logistic", "beta": 1.0, "warmup": 0.1, "draws": 32}
     latent: int
     likelihood: str
@@ -104,7 +105,7 @@ class Vae(Pixels):
         if own := hasattr(net, "sample"):  # a VAE of the zoo, whose own likelihood counts
             x = (self.values(x) >= 0.5).to(x.dtype) if self._of(net) == "bernoulli" else x
         mean, logvar = net.encode(x) if own else net(x)  # type: ignore[operator]
-        mean, logvar = mean.float(), logvar.float()
+        mean, logvar = _exact(mean), _exact(logvar)
         made = {"mean": mean, "divergence": kl_to_standard_normal(mean, logvar)}
         first = this_step() if net.training else _NOISE
         draws = self.draws if self._last and batch.targets and not net.training else 1
@@ -127,7 +128,7 @@ class Vae(Pixels):
     def _decoded(self, net: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
         """What p(x|z) needs of each pixel: its mean (or logit) and the logarithm of its scale, (B, C, H, W) each."""
         decoder = net.decoder if hasattr(net, "decoder") else net.answer.decoder  # type: ignore[union-attr]
-        out: Tensor = decoder(z).float()  # type: ignore[operator]
+        out = _exact(decoder(z))  # type: ignore[operator]
         if out.shape[1] != 2 * len(self.mean):
             return out, torch.zeros_like(out)
         mean, scale = out.chunk(2, 1)
@@ -242,6 +243,10 @@ class Vae(Pixels):
 
     def unread(self, key: str, problem: str) -> Answer:
         return Remade(key, problem=problem)
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _log_level(apart: Tensor, half: Tensor, log_scale: Tensor, levels: Tensor, kind: str) -> Tensor:

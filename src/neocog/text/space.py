@@ -165,9 +165,19 @@ class Space:
     def sentences(self, texts: Sequence[str]) -> np.ndarray:
         """float32 (N, dimensions)."""
         made = np.empty((len(texts), self.dimensions), np.float32)
+        for row, place in enumerate(self._places(texts)):
+            made[row] = self._less_usual(place[None], "usual.pictures")[0]
+        return made
+
+    def meanings(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 (N, D): places of sentences to compare with each other, less the mean of the training's sentences."""
+        places = self._places(texts)
+        return places - self._w["usual.sentences"].mean(0) if "usual.sentences" in self._w else places
+
+    def _places(self, texts: Sequence[str]) -> np.ndarray:
+        made = np.empty((len(texts), sum(len(self._w[f"{n}.out.bias"]) for n in self._towers)), np.float32)
         for row, ids in enumerate(self._tokens(texts)):
-            places = self._joined([self._read(n, ids)[1][None] for n in self._towers])
-            made[row] = self._less_usual(places, "usual.pictures")[0]
+            made[row] = self._joined([self._read(n, ids)[1][None] for n in self._towers])[0]
         return made
 
     def _less_usual(self, places: np.ndarray, what: str) -> np.ndarray:

@@ -58,6 +58,12 @@ class Lesson(BaseModel):
     negatives: list[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]] = Field([], max_length=2000)
 
 
+class Model(BaseModel):
+    """One of the nets that have seen a library."""
+
+    name: str = Field(max_length=200)
+
+
 class Answers(BaseModel):
     """Pictures that show a word, and pictures that do not."""
 
@@ -110,6 +116,16 @@ def library(request: Request, lib: Lib) -> dict[str, Any]:
     from neocog.library.overview import overview
 
     return {"id": lib, "name": lib, **overview(asking(request, lib).store)}
+
+
+@router.post("/libraries/{lib}/model")
+def use_model(request: Request, lib: Lib, model: Model) -> dict[str, Any]:
+    """Search with another of the nets that have seen the pictures, from now on."""
+    store = asking(request, lib).store
+    if model.name not in store.models():
+        raise HTTPException(404, f"{model.name!r} has not seen {lib}; those that have: {', '.join(store.models())}")
+    store.use_model(model.name)
+    return {"model": store.model}
 
 
 @router.get("/libraries/{lib}/search")

@@ -36,7 +36,7 @@ export function JobLine({ job }) {
       ${job.run && html`<a href=${link("training", job.run)}>Watch</a>`}
       ${!over(job) && html`<button class="push" onClick=${() => remove(`jobs/${encodeURIComponent(job.id)}`)}>Cancel</button>`}</div>
     ${!over(job) && html`<progress aria-label=${job.title} max="1" value=${job.progress ?? undefined}></progress>`}
-    <p class=${job.error ? "note wrong" : "soft small"}>${job.error ?? job.message}${job.left ? `, about ${clock(job.left)} left` : ""}</p>
+    <p class=${job.error ? "note wrong" : "soft small"}>${job.error ?? (over(job) ? `started ${new Date(1000 * job.started).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })}` : job.message)}${!over(job) && job.left ? `, about ${clock(job.left)} left` : ""}</p>
   </div>`;
 }
 

@@ -19,6 +19,7 @@ export function Search({ route, library, state, again, jobs }) {
   const [picked, pick] = useState(new Map());
   const [teaching, teach] = useState(false);
   const [filtering, filter] = useState(false);
+  const [turn, anew] = useState(0); // grows when another net is searched with
   const to = (params) => go("search", "", { q, like, box, lens, all, ...params });
   const example = outside ?? (like && { id: like, url: picture(library, like, "thumbnail", { size: 640 }), name: "a picture of this library", box: box ? box.split(",").map(Number) : null });
   const setExample = (one) => {
@@ -28,7 +29,7 @@ export function Search({ route, library, state, again, jobs }) {
     setOutside(dropped);
     to({ like: inside?.id ?? "", box: inside?.box ? inside.box.map((v) => v.toFixed(3)).join() : "", lens: "", all: "" });
   };
-  const key = JSON.stringify([library, q, like, box, all, outside?.url, outside?.box]);
+  const key = JSON.stringify([library, q, like, box, all, outside?.url, outside?.box, turn]);
   const hits = useHits(async (offset, limit, signal) => {
     const params = { q, offset, limit, threshold: all ? 0 : undefined };
     if (!outside) return get(lib(library, "search"), { ...params, like, box }, signal);
@@ -66,7 +67,7 @@ export function Search({ route, library, state, again, jobs }) {
         <button class="plain" aria-expanded=${filtering} onClick=${() => filter(!filtering)}>Filters</button>
         <span class="push soft number" aria-live="polite">${lens ? "" : hits.loading ? "Searching …" : hits.error ? "" : asked ? `${count(hits.total, "hit")} in ${count(state.libraries.find((one) => one.name === library)?.pictures ?? 0, "picture")}` : count(hits.total, "picture")}</span>
       </div>
-      ${filtering && html`<${Filters} library=${library} query=${q} ask=${(text) => to({ q: text, lens: "" })}/>`}
+      ${filtering && html`<${Filters} library=${library} query=${q} ask=${(text) => to({ q: text, lens: "" })} again=${() => anew(turn + 1)}/>`}
     </div>
     ${lens === "map" ? html`<${MapView} library=${library} again=${again} jobs=${jobs}/>`
       : lens === "duplicates" ? html`<${Duplicates} library=${library}/>`

@@ -131,7 +131,7 @@ function Watch({ name, jobs, library }) {
       ${(findings.length > 0 || start?.notes?.length > 0) && html`<section class="card stack"><h2>What it says of itself</h2><ul class="findings">${findings.map((one) => html`<li key=${one.name}><b>${words(one.name)}: ${one.verdict}</b><p class="soft">${one.evidence}</p>${one.advice && html`<p>${one.advice}</p>`}</li>`)}${(start?.notes ?? []).map((note) => html`<li key=${note} class="soft small">${note}</li>`)}</ul></section>`}
     </div>
     ${asking && html`<${Dialog} title=${`Search ${library} with this net?`} close=${() => ask(false)}><p>All pictures are looked at once more. From then on the library is searched with what this net knows: ${(found.classes ?? []).slice(0, 8).join(", ")}${found.classes?.length > 8 ? ", …" : ""}. Other words are found by sentence and in texts only.</p>
-      <p class="soft">Nothing is lost: <code>neocog index --net NAME</code> goes back to the net before, in seconds.</p><div class="row"><button class="main" onClick=${use}>Search with it</button><button onClick=${() => ask(false)}>Keep the net as it is</button></div><//>`}
+      <p class="soft">Nothing is lost: Filters, on the search page, goes back to the net before.</p><div class="row"><button class="main" onClick=${use}>Search with it</button><button onClick=${() => ask(false)}>Keep the net as it is</button></div><//>`}
     ${found.report && html`<p><a href=${`api/${at(name, "report")}`}>The whole report</a></p>`}
   </div>`;
 }
