@@ -1,6 +1,7 @@
 """Wrong labels: speednet as it is against `--noisy`, for the same number of steps; and what is found.
 
     NEOCOG_DATA=... python bench/noisy.py --seeds 3 --epochs 60 --out bench/results/noisy.json    # CIFAR-10
+    NEOCOG_DATA=... python bench/noisy.py --pictures 250 --noise none --ways plain,unlabelled --seeds 3 --epochs 100
     python bench/noisy.py --data digits --size 16 --widths 24,96,96 --epochs 40 --set tta=none --set small=1 --seeds 1
 
 The labels of the training pictures (those kept for validation among them) are made wrong as labels.py says there, by
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=None)
     parser.add_argument("--widths", default="64,256,256", help="of speednet")
     parser.add_argument("--noise", action="append", choices=list(NOISE), help="default: the three that are asked for")
-    parser.add_argument("--ways", default="plain,robust")
+    parser.add_argument("--ways", default="plain,robust", help="also unlabelled: with all training pictures beside")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of both")
     parser.add_argument("--robust", action="append", default=[], metavar="FIELD=VALUE", help="of the robust one")
     parser.add_argument("--out", type=Path, default=None)
@@ -89,6 +90,7 @@ def once(noise: str, seed: int, way: str, arguments: argparse.Namespace) -> dict
             out=Path(folder) / "run",
             set=fields,
             noisy=way == "robust",
+            unlabelled=arguments.data if way == "unlabelled" else None,
             start="scratch",
             diagnosis=False,
             progress=False,
@@ -104,6 +106,7 @@ def once(noise: str, seed: int, way: str, arguments: argparse.Namespace) -> dict
         }
         if way == "robust":
             learned = source.select(np.arange(len(train)))
+            learned.labels[:] = source.labels[: len(train)]  # what is selected again has the first labels
             found = np.array([i for i, *_ in suspicious_labels(run, learned)], dtype=np.int64)
             row["wrong"] = score(found, learned.labels != true[: len(train)])
         row["last_accuracy"] = round(last(fit.Run(run.folder), source, np.arange(len(train), len(source))), 4)
@@ -121,7 +124,7 @@ def last(run: fit.Run, source: Source, rows: np.ndarray) -> float:
 
 
 def gain(rows: list[dict[str, Any]], noise: str) -> dict[str, Any]:
-    """Means over the seeds, and by how many points robust is better."""
+    """Means over the seeds, and by how many points the other way is better than plain."""
     found = {
         f"{way}_{which}": statistics.mean(
             row[f"{which}_accuracy"] for row in rows if (row["noise"], row["way"]) == (noise, way)
@@ -130,9 +133,10 @@ def gain(rows: list[dict[str, Any]], noise: str) -> dict[str, Any]:
         for which in ("last", "kept")
     }
     points = {
-        f"points_{which}": round(100 * (found[f"robust_{which}"] - found[f"plain_{which}"]), 2)
-        for which in ("last", "kept")
-        if {f"robust_{which}", f"plain_{which}"} <= found.keys()
+        f"points_{which}": round(100 * (value - found[f"plain_{which}"]), 2)
+        for way, which in (name.split("_") for name in found)
+        if way != "plain" and f"plain_{which}" in found
+        for value in (found[f"{way}_{which}"],)
     }
     return {"noise": noise, **found, **points, "asked": ASKED.get(noise)}
 

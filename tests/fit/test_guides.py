@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from neocog import fit
+from neocog.cli import app
 from neocog.data.batches import Batch
 from neocog.errors import RunError, UsageError
 from neocog.fit import guides, learn_head
+from neocog.fit.findings import read_curves
 from neocog.fit.guides import Memory, Teachers, Unlabelled, reread
 from neocog.fit.inputs import prepare
 from neocog.fit.job import Wishes
@@ -81,6 +84,34 @@ def test_noisy_stops_by_accuracy_because_the_loss_on_wrong_labels_rises() -> Non
         state = State(build("lenet5"), recipe("standard", early_stop=2, noisy=noisy), 32)
         found = [judge(state, figure, loss) for figure, loss in ((0.5, 1.0), (0.6, 1.1), (0.7, 1.2))]
         assert found[-1] is stops
+
+
+def test_noisy_is_not_blamed_for_a_rising_loss() -> None:
+    epochs = [
+        {
+            "epoch": n,
+            "step": 100 * n,
+            "train_loss": 1 / n,
+            "val_loss": 0.5 * n,
+            "val_accuracy": 0.5,
+            "train_accuracy": 0.5,
+        }
+        for n in range(1, 6)
+    ]
+    names = [{f.name for f in read_curves(epochs, {"recipe": {"noisy": noisy}})} for noisy in (False, True)]
+    assert names[0] - names[1] == {"over-confidence"}
+
+
+def test_the_command_passes_on_what_is_beside_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+
+    def train(data: str, **given: Any) -> None:
+        told.update(given)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(fit, "train", train)
+    CliRunner().invoke(app, ["train", "x", "--noisy", "--teacher", "a", "--teacher", "b", "--unlabelled", "c"])
+    assert (told["noisy"], told["teachers"], told["unlabelled"]) == (True, [Path("a"), Path("b")], "c")
 
 
 def test_teachers_say_the_classes_in_the_order_of_the_pictures(teacher: fit.Run) -> None:

@@ -219,8 +219,8 @@ def make_recipe(name: str | None, net: str, fields: Mapping[str, Any], task: typ
     """The recipe by name (or the usual one of the net and the task) with changed fields.
 
     The usual one does not zoom pictures whose answer would not move with them: what is asked for may be cut off.
-    With noisy labels there is no smoothing: sure answers hold the net best (59 to 78 % with, to 84 % without it, on
-    digits of which half had wrong labels; bench/noisy.py, 1 seed).
+    With noisy labels there is no smoothing: sure answers hold the net best (78 % with, 84 % without it on digits
+    half of whose labels were wrong, plain 59 %; 1 seed, the setting of bench/results/noisy-digits.json).
     """
     if name is None and not task.geometry:
         fields = {"zoom": 0.0, **fields}

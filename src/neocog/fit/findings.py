@@ -164,6 +164,8 @@ def read_curves(epochs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
     train_loss, val_loss = _series(epochs, "train_loss"), _series(epochs, "val_loss")
     if not epochs:
         return []
+    if (settings.get("recipe") or {}).get("noisy"):
+        val_loss = []  # on wrong labels it rises as the net gets surer of the right ones
     steps = epochs[-1].get("step")
     few = isinstance(steps, int) and steps < _FEW_STEPS
     longer = "train longer (neocog resume RUN --epochs N)" + ("" if settings.get("start") else f", or {_PRETRAINED}")
