@@ -43,13 +43,21 @@ def test_every_choice_is_a_net(size: int, stages: int) -> None:
             nets.build(**SPEC, design=scaled(made, 0.2))
 
 
-def test_a_search_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def narrow(design: Any, spec: Any, shape: Any, limits: Any) -> Any:  # quicker than to look for the widest
+@pytest.fixture
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Narrow nets instead of the widest that fit, and trainings of 2, 6 and 18 steps."""
+
+    def narrow(design: Any, spec: Any, shape: Any, limits: Any) -> Any:
         small = scaled(design, 0.1)
         return small, traced_as(small, spec, shape)
 
     monkeypatch.setattr(room, "fitted", narrow)
     monkeypatch.setattr(room._Search, "_measure", lambda self, seconds: setattr(self, "unit", 2))
+
+
+def test_a_search_that_was_stopped_ends_as_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quickly: None
+) -> None:
     whole = design(DATA, out=tmp_path / "whole", trainings=4, **HOW)
 
     fit, calls = room.fit, 0
@@ -80,7 +88,9 @@ def test_a_search_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path, monk
         design(DATA, out=tmp_path / "parts", **{**HOW, "max_macs": 2e6})
 
 
-def test_two_processes_take_up_different_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_take_up_different_candidates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quickly: None
+) -> None:
     taken: list[str] = []
 
     def meanwhile(job: Any, *_: Any, **__: Any) -> None:

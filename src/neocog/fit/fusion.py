@@ -49,7 +49,7 @@ def fuse(layer: Fused, features: np.ndarray, targets: Arrays, task: Any, **how: 
             found = np.zeros((len(some), task.outputs), np.float32)
             for fold in range(int(folds.max()) + 1):
                 away = folds == fold
-                again = {"kind": head.kind, "strength": head.strength}
+                again: dict[str, Any] = {"kind": head.kind, "strength": head.strength}
                 if task.learnable(inside := part(targets, ~away)):
                     found[away] = choose(some[~away], inside, task, **again).logits(some[away])
             logits.append(found if judged is None else found[judged])
@@ -88,10 +88,11 @@ def parts_of(job: Job) -> list[dict[str, Any]]:
     if not isinstance(layer, Fused) or job.kept is None:
         return []
     layer = layer.cpu()
-    rows = [
-        {"part": name, "features": one.in_features, "share": float(share)}
-        for name, one, share in zip(layer.names, layer.layers, layer.shares, strict=True)
-    ] + [{"part": "fused", "features": max(one.in_features for one in layer.layers), "share": 1.0}]
+    most = max(columns.stop - columns.start for columns in layer.parts)
+    rows: list[dict[str, Any]] = [
+        {"part": name, "features": columns.stop - columns.start, "share": float(share)}
+        for name, columns, share in zip(layer.names, layer.parts, layer.shares, strict=True)
+    ] + [{"part": "fused", "features": most, "share": 1.0}]
     for split in ("val", "test"):
         shown = job.splits[split]
         there, values = job.kept.of(shown.shown, split)

@@ -261,8 +261,8 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
         else:
             learn_head(job)
         finish(job, state)
-        if rows := parts_of(job):
-            job.log.write("parts", rows=rows)
+        if parts := parts_of(job):
+            job.log.write("parts", rows=parts)
         job.log.write("end", seconds=time.monotonic() - job.begin)
     except RunError:
         if world.first and (folder / CHECKPOINT).exists():
