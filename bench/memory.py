@@ -78,19 +78,23 @@ def command(*arguments: str) -> tuple[float, float]:
     return used.ru_maxrss / 1024, time.perf_counter() - begin
 
 
-def library(n: int) -> None:
-    """Index and search `n` photographs."""
+def photographs(n: int, folder: Path) -> None:
+    """Write `n` photographs twice, and one more."""
     from retrieval import flickr, pictures_of
 
     source = flickr()
+    for place in ("a", "b"):
+        (folder / place).mkdir()
+        for number, row in enumerate(pictures_of(source, None, n)):
+            (folder / place / f"{number}.jpg").write_bytes(source.read(int(row)))
+    (folder / "example.jpg").write_bytes(source.read(1))
+
+
+def library(n: int) -> None:
+    """Index and search `n` photographs. This process stays small, as its memory counts for its children."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
         os.environ |= {"NEOCOG_CACHE": f"{name}/cache", "XDG_STATE_HOME": f"{name}/state"}
-        for place, few in (("a", n), ("b", n)):
-            (folder / place).mkdir()
-            for number, row in enumerate(pictures_of(source, None, few)):
-                (folder / place / f"{number}.jpg").write_bytes(source.read(int(row)))
-        (folder / "example.jpg").write_bytes(source.read(1))
+        subprocess.run([sys.executable, __file__, "--photographs", str(n), name], check=True)
         ways = {
             "index, empty cache": ("index", f"{name}/a"),
             "index, graph kept": ("index", f"{name}/b"),
@@ -106,6 +110,9 @@ def library(n: int) -> None:
 
 def main() -> None:
     """Measure each size in a process of its own."""
+    if "--photographs" in sys.argv:
+        photographs(int(sys.argv[2]), Path(sys.argv[3]))
+        return
     if "--library" in sys.argv:
         library(int(sys.argv[-1]))
         return

@@ -46,7 +46,10 @@ _LAST = {
 _RUN = {
     "onnx": (
         "numpy, pillow, onnxruntime",
-        """    import onnxruntime
+        """    import os
+
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reports its use to its makers otherwise
+    import onnxruntime
 
     session = onnxruntime.InferenceSession(str(here / "model.onnx"))
     names = [one.name for one in session.get_outputs()]
