@@ -196,8 +196,10 @@ class Play(Task):
 
     @torch.no_grad()
     def played(self, net: nn.Module, seeds: np.ndarray, device: torch.device) -> dict[str, Tensor]:
-        """Play games to their ends: ``reward``, ``value`` (of the best actions), ``steps`` and ``loss`` (B,), and of the first game ``film`` (T, H, W)
-        and ``values`` (T, 2), the best value and the reward at each of its first steps."""
+        """Play games to their ends: ``reward``, ``value`` (mean of the best actions), ``steps`` and ``loss`` (B,).
+
+        And of the first game ``film`` (T, H, W) and ``told`` (T, 2), the best value and the reward at its first steps.
+        """
         player = Player(self, net, seeds, device)
         reward, value, steps, loss = (np.zeros(len(seeds), dtype) for dtype in (float, float, np.int64, float))
         film: list[np.ndarray] = []
