@@ -142,7 +142,7 @@ def test_exploration_fades(tmp_path: Path) -> None:
         shares.append(feed.exploration)
     assert shares[0] > 0.95 and shares[-1] == pytest.approx(0.1) and shares == sorted(shares, reverse=True)
     assert feed.replay.time == 22 + 80 - 1  # 66 frames by chance, then 4 a step
-    assert feed.figures()["train_games"] >= 6 and "train_reward" not in feed.figures()
+    assert feed.figures()["games"] >= 6 and "train_reward" not in feed.figures()
 
 
 def test_trains_resumes_bit_for_bit_and_plays(tmp_path: Path, monkeypatch: Any) -> None:

@@ -168,7 +168,9 @@ def read_curves(epochs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
         val_loss = []  # on wrong labels it rises as the net gets surer of the right ones
     steps = epochs[-1].get("step")
     few = isinstance(steps, int) and steps < _FEW_STEPS
-    longer = "train longer (neocog resume RUN --epochs N)" + ("" if settings.get("start") else f", or {_PRETRAINED}")
+    longer = "train longer (neocog resume RUN --epochs N)" + (
+        "" if settings.get("start") or settings.get("reader") else f", or {_PRETRAINED}"
+    )
     divergence = _divergence(epochs, train_loss, few)
     if divergence.verdict == "bad":
         return [divergence]

@@ -206,6 +206,8 @@ def _curves(epochs: Sequence[Mapping[str, Any]], smoothed: bool) -> Html:
         parts.append(_chart("Update ratio", line_chart(series, x="epoch", y="|step| / |weight|", log_y=True)))
     told = "Training figures are running means over each epoch, on augmented pictures"
     told += f"{' and with label smoothing in the loss' if smoothed else ''}, so validation may look better."
+    if any("exploration" in record for record in epochs):
+        told = "Training rewards are of games in which some actions are by chance."
     style = "display:grid;grid-template-columns:repeat(auto-fit,minmax(min(28rem,100%),1fr));gap:0 1.5rem"
     return Html(f'<div style="{style}">{"".join(parts)}</div>{paragraph(told)}')
 
@@ -233,7 +235,11 @@ def _time(epochs: Sequence[Mapping[str, Any]], end: Mapping[str, Any]) -> Html:
             if isinstance(r.get("pictures_per_second"), int | float)
         ]
         waits = [(r["waiting"] * s, s) for r, s in weighed if isinstance(r.get("waiting"), int | float)]
-        if rates:
+        frames = _series(epochs, "frames")
+        if len(frames) > 1:  # of games that were played meanwhile
+            later = sum(v for _, v in _series(epochs, "seconds")[1:])
+            rows["frames played per second"] = f"{(frames[-1][1] - frames[0][1]) / later:,.0f}"
+        elif rates and not frames:
             rows[worded("pictures per second")] = f"{sum(a for a, _ in rates) / sum(s for _, s in rates):,.0f}"
         if waits:
             share = sum(a for a, _ in waits) / sum(s for _, s in waits)

@@ -101,12 +101,10 @@ class Experience:
         if step == 0 and self.at > 0:
             self._begin()
         while True:
-            begin = time.perf_counter()
             if self.at < step:
                 self._learned()
                 self._go_on(step)
             self._last = batch = self._drawn(step)
-            self.waited += time.perf_counter() - begin
             yield batch
             step += 1
 
@@ -137,7 +135,9 @@ class Experience:
         return float(1.0 + (self.how["least"] - 1.0) * min(1.0, max(0.0, over)))
 
     def _act(self, actions: np.ndarray) -> None:
+        begin = time.perf_counter()
         found = self.games.step(self.every, actions)
+        self.waited += time.perf_counter() - begin
         self.won += found.rewards
         rewards = found.rewards.clip(-1, 1) if self.how["clip_rewards"] else found.rewards
         if self.priorities is not None:  # a step can be drawn once what follows is known, until it is forgotten
@@ -207,7 +207,7 @@ class Experience:
         """Of the training games that were finished since this was asked last, by chance and all."""
         found = {"frames": self.replay.time * len(self.every), "exploration": self.exploration}
         if self.finished:
-            found |= {"train_reward": float(np.mean(self.finished)), "train_games": len(self.finished)}
+            found |= {"train_reward": float(np.mean(self.finished)), "games": len(self.finished)}
             self.finished = []
         return found
 

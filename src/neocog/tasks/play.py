@@ -196,24 +196,34 @@ class Play(Task):
 
     @torch.no_grad()
     def played(self, net: nn.Module, seeds: np.ndarray, device: torch.device) -> dict[str, Tensor]:
-        """Play games to their ends: ``reward``, ``steps`` and ``loss`` (B,), and of the first game ``film`` (T, H, W)
-        and ``values`` (T, 2), the best value and the reward at each of its first steps."""
+        """Play games to their ends: ``reward``, ``value`` (mean of the best actions), ``steps`` and ``loss`` (B,).
+
+        And of the first game ``film`` (T, H, W) and ``told`` (T, 2), the best value and the reward at its first steps.
+        """
         player = Player(self, net, seeds, device)
-        reward, steps, loss = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64), np.zeros(len(seeds))
+        reward, value, steps, loss = (np.zeros(len(seeds), dtype) for dtype in (float, float, np.int64, float))
         film: list[np.ndarray] = []
         told: list[tuple[float, float]] = []
         while len(player.playing):
             first = player.playing[0] == 0 and len(film) < _FILM
             if first:
                 film.append(player.frames[0, -1].copy())
-                best = player.values[0].max()
+                best = float(player.values[0].max())
+            value[player.playing] += player.values.max(1)
             which, rewards, wrong = player.step()
             reward[which] += rewards
             steps[which] += 1
             loss[which] += np.where(np.abs(wrong) < 1, wrong**2 / 2, np.abs(wrong) - 0.5)
             if first:
                 told.append((best, rewards[0]))
-        made = {"reward": reward, "steps": steps, "loss": loss / steps, "film": np.stack(film), "told": np.array(told)}
+        made = {
+            "reward": reward,
+            "value": value / steps,
+            "steps": steps,
+            "loss": loss / steps,
+            "film": np.stack(film),
+            "told": np.array(told),
+        }
         return {name: torch.from_numpy(value) for name, value in made.items()}
 
     def losses(self, outputs: Any, batch: Batch) -> Losses:
@@ -230,7 +240,7 @@ class Play(Task):
 
     def observe(self, outputs: Any, batch: Batch) -> dict[str, Any]:
         film = {f"each_{name}": outputs[name] for name in ("film", "told")}
-        return {"rows": batch.rows, **{name: outputs[name] for name in ("reward", "steps", "loss")}, **film}
+        return {"rows": batch.rows, **{name: outputs[name] for name in ("reward", "value", "steps", "loss")}, **film}
 
     def figures(self, seen: Seen) -> dict[str, Any]:
         if not seen:
@@ -240,8 +250,7 @@ class Play(Task):
             "n": n,
             "reward": float(reward.mean()),
             "reward_standard_error": float(reward.std() / np.sqrt(n)),
-            "least_reward": float(reward.min()),
-            "most_reward": float(reward.max()),
+            "value": float(seen["value"].mean()),
             "steps": float(seen["steps"].mean()),
             "loss": float(seen["loss"].mean()),
         }
