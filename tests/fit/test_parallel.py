@@ -140,7 +140,7 @@ def test_two_processes_learn_the_same_from_beside_the_labels(tmp_path: Path) -> 
     a, b = (read_tensors(folder / "checkpoint.safetensors")[0] for folder in (one, two))
     for name in [n for n in a if n.startswith(("net/", "beside/"))]:
         torch.testing.assert_close(b[name], a[name], rtol=1e-3, atol=1e-4)
-    assert (a["beside/average"].sum(1) > 0.5).all()
+    assert (a["beside/average"].sum(1) > 0.29).all()  # each was seen once at least, in either process
 
 
 @pytest.mark.slow
