@@ -71,7 +71,7 @@ def test_sentences_are_not_exported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="task caption cannot be exported: sentences are found word by word"):
         export(untrained(tmp_path / "run", "caption"), out=tmp_path / "made")
     with pytest.raises(UsageError, match="task gan cannot be exported: its answers are pictures"):
-        export(untrained(tmp_path / "run", "gan"), out=tmp_path / "made")
+        export(untrained(tmp_path / "gan", "gan"), out=tmp_path / "made")
 
 
 def test_a_label_run_is_exported_with_its_strangers(label: SimpleNamespace) -> None:
