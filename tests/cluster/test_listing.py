@@ -116,8 +116,7 @@ def test_a_store_of_fsspec(mixed):
 
 def test_an_object_store(tmp_path, monkeypatch):
     """Folders, shards and Parquet files of a server that speaks S3."""
-    how = "to run it: pip install moto[s3] flask flask-cors (not with constraints.txt)"
-    moto = pytest.importorskip("moto.server", reason=how)
+    moto = pytest.importorskip("moto.server", reason="pip install moto[s3] flask flask-cors, without constraints.txt")
     boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
