@@ -53,7 +53,11 @@ def label() -> look.Subject:
     return opened("label")
 
 
-_WORDLESS = [name for name in names() if "texts" not in find(name).needs.values()]
+_WORDLESS = [
+    name
+    for name in names()
+    if "picture" in (find(name).inputs or ("picture",)) and "texts" not in find(name).needs.values()
+]
 
 
 def test_what_cannot_be_explained_is_said():

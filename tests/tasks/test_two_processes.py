@@ -15,7 +15,7 @@ from ready import Ready
 from neocog import tasks
 from neocog.fit.run import read_tensors
 
-NAMES = (*(one for one in tasks.names() if tasks.find(one).inputs != ("text",)), "pose+label")
+NAMES = (*(name for name in tasks.names() if "picture" in (tasks.find(name).inputs or ("picture",))), "pose+label")
 
 # float64, so that the order of additions is no excuse; half of the pictures with numbers are not known, and pictures
 # have different numbers of boxes, so processes count different things
