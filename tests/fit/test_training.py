@@ -233,7 +233,7 @@ def test_small_pictures_get_a_net_and_a_recipe_for_their_task() -> None:
     segment, tags, label = (find(name) for name in ("segment", "tags", "label"))
     assert [choose_net(64, task) for task in (label, tags, segment)] == ["speednet", "speednet", "unet_small"]
     assert [choose_net(128, task) for task in (label, segment)] == ["resnet18", "resnet18"]
-    assert make_recipe(None, "placenet", {}, segment).zoom > 0
+    assert make_recipe(None, "placenet", {}, find("detect")).zoom > 0 == make_recipe(None, "placenet", {}, segment).zoom
     assert make_recipe(None, "placenet", {}, tags).zoom == 0  # what is asked for may be cut off
     assert make_recipe(None, "placenet", {"zoom": "0.1"}, tags).zoom == 0.1
     assert make_recipe(None, "resnet18", {}, segment).name == "quick"

@@ -222,7 +222,7 @@ def make_recipe(name: str | None, net: str, fields: Mapping[str, Any], task: typ
     With noisy labels there is no smoothing: sure answers hold the net best (78 % with, 84 % without it on digits
     half of whose labels were wrong, plain 59 %; 1 seed, the setting of bench/results/noisy-digits.json).
     """
-    if name is None and not task.geometry:
+    if name is None and not (task.geometry and task.zooms):
         fields = {"zoom": 0.0, **fields}
     made = recipe(name or choose_recipe(net, task), **fields)
     return made.changed(label_smoothing=0.0) if made.noisy and "label_smoothing" not in fields else made

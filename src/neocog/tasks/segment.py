@@ -96,6 +96,7 @@ class Segment(Task):
     figure = "mean IoU"
     fit = "pad"
     geometry = True
+    zooms = False  # drawn pictures at 64 pixels: 0.969 on validation pictures without, 0.960 with zoom 0.25
     recipe = "dense"
     options = {"dice": 0.0, "width": 0, "border": 0.0, "tile": 0}
     summed = frozenset({"confusion", "loss_sum", "border_sum", "border_n"})

@@ -94,6 +94,7 @@ class Task(ABC):
         figure: a short name of `goal` for people.
         fit: how a picture is brought to the net's input, "crop" (the centre) or "pad" (whole, with borders).
         geometry: whether targets move with the picture; batches then carry a warp.
+        zooms: whether the usual recipe shows pictures at other scales, where targets move with them.
         mixes: whether two pictures may be mixed (then the loss heeds ``batch.mix``).
         mirrors: whether a mirror image has the answer of the picture, once targets have moved with it.
         views_back: whether ``unmirrored`` undoes a mirror view of the outputs, so that views can be averaged.
@@ -120,6 +121,7 @@ class Task(ABC):
     figure: ClassVar[str] = "accuracy"
     fit: ClassVar[str] = "crop"
     geometry: ClassVar[bool] = False
+    zooms: ClassVar[bool] = True
     mixes: ClassVar[bool] = False
     mirrors: ClassVar[bool] = True
     whole_batch: ClassVar[bool] = False
