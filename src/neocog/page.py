@@ -136,12 +136,16 @@ def data_uri(picture: np.ndarray, *, lossless: bool) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def gif(frames: np.ndarray, *, milliseconds: int = 60) -> bytes:
-    """Frames uint8 (T, H, W) or (T, H, W, 3) as a GIF without end; the last frame stays for a second."""
+def gif(frames: np.ndarray) -> bytes:
+    """Frames uint8 (T, H, W) or (T, H, W, 3) as a GIF without end, about 4 seconds long or longer.
+
+    A frame stays for 60 to 300 ms, the last one for a second.
+    """
     from PIL import Image
 
     first, *others = (Image.fromarray(frame) for frame in frames)
-    out, pace = io.BytesIO(), [milliseconds] * (len(frames) - 1) + [1000]
+    each = min(max(4000 // len(frames), 60), 300)
+    out, pace = io.BytesIO(), [each] * (len(frames) - 1) + [1000]
     first.save(out, "GIF", save_all=True, append_images=others, duration=pace, loop=0)
     return out.getvalue()
 

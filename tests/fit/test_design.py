@@ -88,6 +88,22 @@ def test_a_search_that_was_stopped_ends_as_one_that_was_not(
         design(DATA, out=tmp_path / "parts", **{**HOW, "max_macs": 2e6})
 
 
+def test_a_search_that_finds_nothing_new_keeps_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quickly: None
+) -> None:
+    fitted, kept = room.fitted, list[Any]()
+
+    def same(*given: Any) -> Any:
+        found = kept[0] if kept else fitted(*given)
+        kept.extend([found] if found and not kept else [])
+        return found
+
+    monkeypatch.setattr(room, "fitted", same)
+    monkeypatch.setattr(room, "_DRAWS", 20)
+    found = design(DATA, out=tmp_path / "one", trainings=9, **HOW)
+    assert len(found["candidates"]) == 1 and Path(found["net"]).is_file()
+
+
 def test_two_processes_take_up_different_candidates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quickly: None
 ) -> None:

@@ -110,7 +110,10 @@ def test_the_command_passes_on_what_is_beside_the_labels(monkeypatch: pytest.Mon
         raise UsageError("enough")
 
     monkeypatch.setattr(fit, "train", train)
-    CliRunner().invoke(app, ["train", "x", "--noisy", "--teacher", "a", "--teacher", "b", "--unlabelled", "c"])
+    beside = ["--noisy", "--teacher", "a", "--teacher", "b", "--unlabelled", "c"]
+    of_net = ["--net-option", "width=8", "--net-option", "dropout=0.5", "--net-option", "duelling=true"]
+    CliRunner().invoke(app, ["train", "x", *beside, *of_net])
+    assert told["net_options"] == {"width": 8, "dropout": 0.5, "duelling": True}
     assert (told["noisy"], told["teachers"], told["unlabelled"]) == (True, [Path("a"), Path("b")], "c")
 
 
@@ -151,6 +154,7 @@ def test_a_teacher_of_other_classes_is_refused(teacher: fit.Run) -> None:
         (DATA, {"task": "segment", "noisy": True}, "--noisy is for the task label"),
         (DATA, {"net": "descriptors", "teachers": ["x"]}, "--teacher needs gradient steps"),
         (DATA, {"unlabelled": DATA, "regime": "features", "start": "x"}, "--unlabelled needs gradient steps"),
+        (DATA, {"unlabelled": "drawn:n=8,kind=text"}, "holds texts, and pictures are needed"),
     ],
 )
 def test_what_cannot_be_learned_beside_labels_is_refused(data: str, asked: dict[str, Any], said: str) -> None:

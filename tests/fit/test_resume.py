@@ -12,7 +12,7 @@ import torch
 from ready import Child, Ready
 
 from neocog import fit, nets
-from neocog.errors import RunError
+from neocog.errors import RunError, UsageError
 from neocog.fit.recipes import recipe
 from neocog.fit.run import read_json, read_tensors, records
 from neocog.fit.state import State
@@ -146,6 +146,8 @@ def test_more_epochs_and_what_cannot_be_resumed(tmp_path: Path) -> None:
     longer = fit.resume(run.folder, epochs=2, data=(pictures, labels), progress=False)
     assert read_json(longer.folder / "run.json")["settings"]["epochs"] == 2
     assert records(longer.folder, "epoch")[-1]["epoch"] == 2
+    with pytest.raises(UsageError, match="has had 2 epochs already"):
+        fit.resume(run.folder, epochs=1, data=(pictures, labels), progress=False)
     with pytest.raises(RunError, match="have changed since"):
         fit.resume(run.folder, data=(255 - pictures, labels), progress=False)
     with pytest.raises(RunError, match="already holds a run"):

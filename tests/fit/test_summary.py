@@ -71,3 +71,14 @@ def test_the_command(run: fit.Run, tmp_path: Path) -> None:
     found = json.loads(ask(app, ["summarise", str(path), "--sentences", "1", "--json"]).stdout)
     assert found["texts"][0]["of"] == "nearness to the whole" and len(found["texts"][0]["summary"]) == 1
     assert ask(app, ["summarise", str(tmp_path / "none.txt")]).exit_code == 2
+    before = path.read_text()
+    over = ask(app, ["summarise", str(path), "--html", str(path)])
+    assert over.exit_code == 2 and "files that are read" in over.output and path.read_text() == before
+    over = ask(app, ["predict", str(run.folder), str(path), "--out", str(path)])
+    assert over.exit_code == 2 and "files that are read" in over.output and path.read_text() == before
+
+
+def test_a_run_that_answers_nothing_about_texts_is_refused(run: fit.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.task, "name", "pose", raising=False)
+    with pytest.raises(UsageError, match="is of the task pose on texts; give a run of label, tags, number"):
+        summarise("A film . It is good .", run)

@@ -209,6 +209,8 @@ def test_a_run_makes_pictures_and_shows_them(runs: dict[str, fit.Run], tmp_path:
         assert result.exit_code == 0, result.output
         with Image.open(tmp_path / "s.png") as image:
             assert image.size == (34, 34) and len(list((tmp_path / name).iterdir())) == 3
+        again = CliRunner().invoke(app, ["sample", str(run.folder), "--n", "3", "--each", str(tmp_path / name)])
+        assert again.exit_code == 2 and "is there already" in again.output
     assert "<h3>Walks between pictures</h3>" in runs["vae"].report.read_text()
     assert "nearest training picture" in runs["gan"].report.read_text()
     with pytest.raises(UsageError, match="at least one"):

@@ -21,11 +21,12 @@ def play(
     seed: Annotated[int, typer.Option(metavar="S", min=0, help="Of the first game; the others follow.")] = 0,
     gif: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the first game as a GIF.")] = None,
     look: Annotated[
-        bool, typer.Option("--look", help="In the GIF, show beside each frame what speaks for the action.")
+        bool, typer.Option("--look", help="In the GIF (play.gif), show beside each frame what speaks for the action.")
     ] = False,
     method: Annotated[
-        str, typer.Option(metavar="NAME", help="How, with --look: a method of 'neocog look', such as gradcam.")
-    ] = "occlusion",
+        str | None,
+        typer.Option(metavar="NAME", help="The same by a method of 'neocog look', such as gradcam; usual: occlusion."),
+    ] = None,
     device: terminal.Device = None,
     json: terminal.Json = False,
 ) -> None:
@@ -36,9 +37,10 @@ def play(
         from neocog.look.playing import NEW
 
         trained = fit.Run(run)
-        file = gif or (Path("play.gif") if look else None)
+        method = method or ("occlusion" if look else None)
+        file = gif or (Path("play.gif") if method else None)
         if file is not None:
-            made = film(trained, NEW + seed, method=method if look else None, device=device)
+            made = film(trained, NEW + seed, method=method, device=device)
             terminal.say(f"wrote {made.save(file)}")
         games = list(fit.predict(trained, range(NEW + seed, NEW + seed + episodes), device=device))
     rows = [{"game": seed + k, **one.row()} for k, one in enumerate(games)]

@@ -83,6 +83,7 @@ def predict(
         with terminal.work():
             from neocog import export, fit
 
+            terminal.not_over(out, inputs, "--out")
             if on and (masks or draw):
                 raise UsageError("--masks and --draw are for pictures on this machine; leave out --on")
             trained = export.load(run)
@@ -167,7 +168,10 @@ def match(
 def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run of the task vae or gan.")],
     n: Annotated[int, typer.Option("--n", "-n", metavar="N", min=1, help="How many pictures.")] = 64,
-    out: Annotated[Path, typer.Option(metavar="FILE.png", help="All of them on one sheet.")] = Path("samples.png"),
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="All of them on one sheet; default: samples.png, without --each."),
+    ] = None,
     each: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Also each as a file of its own there.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same pictures.")] = 0,
 ) -> None:
@@ -179,10 +183,15 @@ def sample(
         from neocog.fit.sheets import write_png
         from neocog.tasks.pixels import coloured, sheet
 
-        if out.suffix.lower() != ".png":
+        out = out or (None if each else Path("samples.png"))
+        if out and out.suffix.lower() != ".png":
             raise UsageError(f"--out {out} has to end in .png")
+        names = [Path(each or "") / f"{number:0{len(str(n - 1))}d}.png" for number in range(n)] if each else []
+        if there := next((name for name in names if name.exists()), None):
+            raise UsageError(f"{there} is there already; choose another folder for --each")
         made = fit.Run(run).sample(n, seed=seed)
-        write_png(out, sheet(made, math.ceil(math.sqrt(n))))
-        for number, picture in enumerate(made if each else ()):
-            write_png(Path(each or "") / f"{number:0{len(str(n - 1))}d}.png", coloured(picture))
-    terminal.say(f"{counted(n)}: {out}" + (f", and each in {each}" if each else ""))
+        if out:
+            write_png(out, sheet(made, math.ceil(math.sqrt(n))))
+        for name, picture in zip(names, made, strict=False):
+            write_png(name, coloured(picture))
+    terminal.say(f"{counted(n)}: {' and '.join(str(one) for one in (out, each) if one)}")

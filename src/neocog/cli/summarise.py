@@ -48,11 +48,14 @@ def summarise(
             raise UsageError(f"expected text files, after a run if there is one; {missing[0]} is none")
         if not files:
             raise UsageError(f"expected text files after the run {inputs[0]}")
+        terminal.not_over(html, files, "--html")
         found = [(str(path), summarise(path, run, sentences=sentences, what=what)) for path in files]
         if html:
             from neocog.files import write_atomically
 
+            html.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(html, as_page(found).encode())
+            terminal.say(f"wrote {html}")
     for name, one in found:
         if one.unread:
             terminal.say(

@@ -295,3 +295,9 @@ def _close_stdout() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+def not_over(out: Path | None, inputs: Iterable[str | Path], option: str) -> None:
+    """Raises: UsageError: what is to be written would take the place of a file that is read."""
+    if out is not None and out.exists() and any(Path(one).exists() and out.samefile(one) for one in inputs):
+        raise UsageError(f"{option} {out} is one of the files that are read; choose another name")

@@ -156,7 +156,6 @@ def train(
         return
     with terminal.resumable(lambda: out), terminal.work():
         from neocog import fit
-        from neocog.cli import subject
 
         run = fit.train(
             data,
@@ -164,7 +163,7 @@ def train(
             task=task,
             task_options=chosen,
             net=net,
-            net_options={k: subject.value_of(v) for k, v in of_net.items()},
+            net_options=of_net,
             input_options=of_input,
             recipe=recipe,
             epochs=epochs,

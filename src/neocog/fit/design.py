@@ -285,8 +285,11 @@ class _Search:
             return trial.number, trial.user_attrs["told"]
         return self._drawn(every) if self._costs(0) < left else None
 
-    def _drawn(self, every: Sequence[Any]) -> tuple[int, dict[str, Any]]:
-        """A new candidate that keeps the budget and the rules. Raises: UsageError: none is found."""
+    def _drawn(self, every: Sequence[Any]) -> tuple[int, dict[str, Any]] | None:
+        """A new candidate that keeps the budget and the rules; None: the others are known already.
+
+        Raises: UsageError: there is none at all.
+        """
         kinds, samplers = self.optuna.distributions, self.optuna.samplers
         of = {
             # values in order are drawn by their place, so that neighbours are known to be alike
@@ -314,6 +317,8 @@ class _Search:
                 return trial.number, told
             trial.set_user_attr("refused", against)
             self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+        if known:  # all that keeps the budget is known by now
+            return None
         raise UsageError(
             f"of {_DRAWS} nets in turn none keeps the budget and the rules {', '.join(REFUSED)}; a larger --max-macs "
             "or --max-params leaves more to choose from"

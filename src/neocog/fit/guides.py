@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from neocog.data import open_source
 from neocog.data.augment import Augment, smaller
 from neocog.data.batches import NOTHING, Batch, Batches, normalised
+from neocog.data.reader import PICTURE
 from neocog.data.source import Source
 from neocog.errors import DataError, RunError, UsageError
 from neocog.fit.evaluating import floated
@@ -210,6 +211,8 @@ def described(teachers: tuple[Any, ...], unlabelled: Any, classes: tuple[str, ..
     if unlabelled is None:
         return {"teachers": told}
     source = open_source(unlabelled)
+    if source.kind != PICTURE:
+        raise UsageError(f"--unlabelled {unlabelled} holds {source.kind}s, and pictures are needed")
     spec = str(Path(unlabelled).resolve()) if Path(unlabelled).exists() else str(unlabelled)
     return {"teachers": told, "unlabelled": {"data": spec, "fingerprint": source.fingerprint()}}
 

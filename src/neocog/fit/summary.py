@@ -68,6 +68,9 @@ class Summary:
         return marked(parts, width=48)
 
 
+ANSWERING = ("label", "tags", "number")  # tasks whose answers about a text are explained by its words
+
+
 def summarise(text: Any, run: Run | None = None, *, sentences: int = 5, what: str | None = None) -> Summary:
     """The sentences that carry a text's meaning.
 
@@ -83,6 +86,16 @@ def summarise(text: Any, run: Run | None = None, *, sentences: int = 5, what: st
     """
     if sentences < 1:
         raise UsageError(f"expected at least 1 sentence to keep, got {sentences}")
+    if (
+        run is not None
+        and not run.reads_pairs
+        and (run.task.name not in ANSWERING or run.reader is None or run.reader.kind != "text")
+    ):
+        about = run.reader.kind if run.reader else "picture"
+        raise UsageError(
+            f"{run.folder} is of the task {run.task.name} on {about}s; give a run of {', '.join(ANSWERING)} or "
+            "match-texts on texts, or none"
+        )
     whole = plain(text)
     spans = sentence_spans(whole)
     if not spans:

@@ -40,6 +40,7 @@ from neocog.fit.signals import interruptible
 from neocog.fit.state import CHECKPOINT, State
 from neocog.fit.steady import features_in_place_of_pictures
 from neocog.fit.wait import seconds_to_train
+from neocog.fit.watching import records
 from neocog.records import counted
 from neocog.tasks import Losses, Task
 
@@ -187,6 +188,9 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
                 f"the last layer of {folder} was fitted in one step, so there are no epochs to add; to train the "
                 f"trunk, too, type: neocog train DATA --from {folder} --regime top"
             )
+        done = max((one["epoch"] for one in records(Path(folder), "epoch")), default=0.0)
+        if epochs < done:
+            raise UsageError(f"{folder} has had {done:.3g} epochs already; give more than that with --epochs, or none")
         plan = dataclasses.replace(plan, epochs=float(epochs), minutes=None)
     world = join()
     show = Show(progress and world.first)

@@ -58,6 +58,9 @@ class Judged(Answer):
     def row(self) -> dict[str, Any]:
         return {"score": round(self.score, 4)}
 
+    def text(self) -> str:
+        return f"score of the critic {self.score:.4g}: the higher, the truer to the training pictures"
+
     def to_json(self) -> dict[str, Any]:
         return {"score": self.score}
 
@@ -198,7 +201,7 @@ class Gan(Pixels):
         return 0.05 * abs(figures["frechet"])
 
     def headline(self, figures: Mapping[str, Any]) -> str:
-        more = f", training pictures {figures['frechet_training']:.3g}" if "frechet_training" in figures else ""
+        more = f", training pictures {figures['frechet_training']:.4g}" if "frechet_training" in figures else ""
         return (
             f"Frechet distance {figures['frechet']:.4g} of {figures['of']:,} samples by {self.read_by}{more} "
             f"(n = {figures['n']:,})"

@@ -115,8 +115,10 @@ class Remade(Answer):
     problem: str | None = None
 
     def row(self) -> dict[str, Any]:
-        more = {} if self.bits is None else {"bits": round(self.bits, 4)}
-        return {"error": round(self.error, 6), "psnr": round(psnr(self.error), 2), **more, "unusual": self.unusual}
+        more: dict[str, Any] = {} if self.bits is None else {"bits": round(self.bits, 4)}
+        if self.unusual is not None:
+            more["unusual"] = self.unusual
+        return {"error": round(self.error, 6), "psnr": round(psnr(self.error), 2), **more}
 
     def to_json(self) -> dict[str, Any]:
         return {**self.row(), "code": [round(v, 5) for v in self.vector]}
