@@ -88,10 +88,10 @@ def blocks(lines: Iterable[str]) -> Iterator[list[list[str]]]:
 
 
 def has_columns(path: Path) -> bool:
-    """Whether a file is CoNLL's: every line of its beginning has as many cells, at least two, and sentences are apart
-    by empty lines; the last cells repeat, unless the file's ending says it."""
-    if path.suffix.lower() not in (*_SURE, *_MAYBE):
-        return False
+    """Whether a file is CoNLL's: its ending says so, or every line of its beginning has as many cells, at least two,
+    sentences are apart by empty lines, and the last cells repeat."""
+    if path.suffix.lower() not in _MAYBE:
+        return path.suffix.lower() in _SURE
     with open(path, "rb") as file:
         start = file.read(_LOOK)
     if b"\0" in start and not start.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -101,7 +101,7 @@ def has_columns(path: Path) -> bool:
     rows = [cells for block in found for cells in block]
     if len(found) < 2 or len({len(cells) for cells in rows}) != 1 or len(rows[0]) < 2:
         return False
-    return path.suffix.lower() in _SURE or len({cells[-1] for cells in rows}) <= len(rows) // 2
+    return len({cells[-1] for cells in rows}) <= len(rows) // 2
 
 
 def column_files(folder: Path) -> list[Path]:
