@@ -77,8 +77,8 @@ export function Grid({ hits, cell, label, least = 210, extra = 34, keys = {} }) 
       removeEventListener("resize", later);
     };
   }, [width, high, rows]);
-  useEffect(() => setActive(0), [hits.key]);
-  useEffect(() => {
+  useLayoutEffect(() => setActive(0), [hits.key]);
+  useLayoutEffect(() => {
     if (!moved.current) return;
     ref.current.querySelector(`[data-at="${active}"] a, [data-at="${active}"] button`)?.focus({ preventScroll: true });
     moved.current = false;

@@ -30,7 +30,7 @@ export function go(view, arg, params, { replace = false } = {}) {
 
 export function useRoute() {
   const [route, setRoute] = useState(here);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const changed = () => setRoute(here());
     addEventListener("hashchange", changed);
     return () => removeEventListener("hashchange", changed);
@@ -57,7 +57,7 @@ export function useLoad(load, deps) {
 }
 
 export function useKeys(keys, deps) {
-  useEffect(() => {
+  useLayoutEffect(() => {
     const pressed = (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
       if (document.querySelector("dialog[open]")) return;

@@ -1,7 +1,7 @@
 // One box for everything: words, filters, an example picture (dropped, pasted or chosen) and a region of it.
 import { get, lib } from "./api.js";
 import { RegionPicker } from "./canvas.js";
-import { Dialog, Icon, html, say, useEffect, useRef, useState } from "./lib.js";
+import { Dialog, Icon, html, say, useEffect, useLayoutEffect, useRef, useState } from "./lib.js";
 
 export function SearchBox({ library, query, example, ask, setExample }) {
   const [text, setText] = useState(query);
@@ -12,7 +12,7 @@ export function SearchBox({ library, query, example, ask, setExample }) {
   const input = useRef();
   const file = useRef();
   const turn = useRef(0);
-  useEffect(() => setText(query), [query]);
+  useLayoutEffect(() => setText(query), [query]); // before anything can be typed
 
   const take = (picked) => {
     const one = [...(picked ?? [])].find((f) => f.type.startsWith("image/"));

@@ -1,7 +1,7 @@
 // One picture: what is known of it, what the net sees in it, and what you know better.
 import { get, lib, patch, picture, post } from "../api.js";
 import { Boxes, Heat, Marker } from "../canvas.js";
-import { Bars, Icon, Wrong, go, html, link, say, share, useEffect, useKeys, useLoad, useState } from "../lib.js";
+import { Bars, Icon, Wrong, go, html, link, say, share, useLayoutEffect, useKeys, useLoad, useState } from "../lib.js";
 
 export function Picture({ route, library }) {
   const id = route.arg;
@@ -12,7 +12,7 @@ export function Picture({ route, library }) {
   const [box, mark] = useState(null);
   const [tool, use] = useState(""); // "", "region", "box"
   const [chosen, choose] = useState(-1); // box
-  useEffect(() => { look(null); mark(null); use(""); choose(-1); scrollTo(0, 0); }, [id]);
+  useLayoutEffect(() => { look(null); mark(null); use(""); choose(-1); scrollTo(0, 0); }, [id]);
   const sees = [...(found.value?.concepts ?? []), ...(found.value?.broader ?? [])];
   const back = link("search", "", { q, like, box: region });
   const step = async (by) => {

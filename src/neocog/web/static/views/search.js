@@ -2,7 +2,7 @@
 import { get, lib, picture, post } from "../api.js";
 import { Heat } from "../canvas.js";
 import { Grid, useHits } from "../grid.js";
-import { Empty, Icon, Wrong, count, go, html, link, share, useEffect, useState } from "../lib.js";
+import { Empty, Icon, Wrong, count, go, html, link, share, useLayoutEffect, useState } from "../lib.js";
 import { SearchBox } from "../searchbox.js";
 import { Duplicates } from "./duplicates.js";
 import { Filters } from "./filters.js";
@@ -39,7 +39,7 @@ export function Search({ route, library, state, again, jobs }) {
     for (const [name, value] of Object.entries(params)) if (value !== undefined) form.append(name, value);
     return post(lib(library, "search"), form, {}, signal);
   }, key);
-  useEffect(() => { choose(null); pick(new Map()); }, [key]);
+  useLayoutEffect(() => { choose(null); pick(new Map()); }, [key]); // before anything can be chosen
   if (!library) return html`<${First}/>`;
 
   const toggle = (hit) => {
