@@ -29,7 +29,9 @@ def serve(
     Raises:
         LibraryError, RunError: one of them is none. UsageError: the port is taken.
     """
+    import numpy  # noqa: F401  # whose library is told below
     import uvicorn
+    from threadpoolctl import threadpool_limits
 
     served = Served(libraries, runs, Path("runs").absolute())
     token = "" if is_loopback(host) else secrets.token_urlsafe(24)
@@ -44,6 +46,7 @@ def serve(
         raise UsageError(f"port {port} of {host} cannot be had; choose another: --port {port + 1}") from None
     shown = f"[{host}]" if ":" in host else host
     say(f"http://{shown}:{socket.getsockname()[1]}/{f'?token={token}' if token else ''}")
+    threadpool_limits(1, user_api="blas")  # several requests are answered at once: more threads would only wait
     uvicorn.Server(config).run([socket])
 
 
