@@ -76,6 +76,9 @@ def test_the_command(run: fit.Run, tmp_path: Path) -> None:
     assert over.exit_code == 2 and "files that are read" in over.output and path.read_text() == before
     over = ask(app, ["predict", str(run.folder), str(path), "--out", str(path)])
     assert over.exit_code == 2 and "files that are read" in over.output and path.read_text() == before
+    page.write_text("old")  # a long text is no path
+    long = ask(app, ["predict", str(run.folder), "good film " * 500, "--format", "csv", "--out", str(page)])
+    assert long.exit_code == 0 and page.read_text() != "old"
 
 
 def test_a_run_that_answers_nothing_about_texts_is_refused(run: fit.Run, monkeypatch: pytest.MonkeyPatch) -> None:

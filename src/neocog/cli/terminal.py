@@ -299,5 +299,7 @@ def _close_stdout() -> None:
 
 def not_over(out: Path | None, inputs: Iterable[str | Path], option: str) -> None:
     """Raises: UsageError: what is to be written would take the place of a file that is read."""
-    if out is not None and out.exists() and any(Path(one).exists() and out.samefile(one) for one in inputs):
+    if out is None or not out.exists():
+        return
+    if any(os.path.exists(one) and out.samefile(one) for one in inputs):  # a long text is no path, and no error either
         raise UsageError(f"{option} {out} is one of the files that are read; choose another name")
