@@ -19,6 +19,7 @@ from neocog.errors import UsageError
 from neocog.library import Library
 from neocog.web import worker
 from neocog.web.app import make_app
+from neocog.web import jobs as jobs_module
 from neocog.web.jobs import Jobs
 from neocog.web.served import Served
 
@@ -139,6 +140,19 @@ def test_a_killed_worker_says_so(tmp_path):
     for one in (jobs, Jobs(tmp_path)):
         found = when_over(one, job["id"])
         assert found["state"] == "crashed" and "ended without a word" in found["error"]
+
+
+def test_a_job_that_is_seen_while_it_starts_has_not_crashed(tmp_path, monkeypatch):
+    jobs, seen = Jobs(tmp_path), []
+    write = jobs_module.write_atomically
+
+    def written(path, content):
+        write(path, content)
+        seen.append(jobs.get(path.parent.name)["state"])
+
+    monkeypatch.setattr(jobs_module, "write_atomically", written)
+    jobs.start("map", "Map", store="nowhere")
+    assert seen and set(seen) == {"running"}
 
 
 def test_a_job_that_cannot_be_done_says_why(tmp_path):

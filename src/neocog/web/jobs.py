@@ -63,8 +63,8 @@ class Jobs:
             folder = self.folder / id
             folder.mkdir(parents=True)
             record = {"id": id, "kind": kind, "title": title, "started": time.time(), **settings}
+            held = _locked(folder / "running")  # before anybody can see the job, and take it for one that has crashed
             write_atomically(folder / "job.json", json_text(record).encode())
-            held = _locked(folder / "running")
             with open(folder / "output.txt", "wb") as output:
                 command = [sys.executable, "-m", "neocog.web.worker", str(folder)]
                 process = subprocess.Popen(

@@ -35,8 +35,8 @@ function Toast() {
 
 function App() {
   const route = useRoute();
-  const state = useLoad((signal) => get("state", {}, signal), []);
   const jobs = useJobs();
+  const state = useLoad((signal) => get("state", {}, signal), [jobs.changed]);
   const main = useRef();
   const [wanted, want] = useState(() => localStorage.getItem("library"));
   const libraries = state.value?.libraries ?? [];

@@ -5,9 +5,11 @@ import { Empty, clock, html, link, say, useCallback, useEffect, useRef, useState
 const DONE = ["done", "failed", "cancelled", "crashed"];
 export const over = (job) => DONE.includes(job.state);
 
-/* {list, watch(job)}: the jobs as they are now; those that run are followed. */
+/* {list, watch(job), changed}: the jobs as they are now; those that run are followed. `changed` is another number when
+   one has ended that changes what a library answers. */
 export function useJobs() {
   const [list, setList] = useState([]);
+  const [changed, change] = useState(0);
   const followed = useRef(new Map());
   const put = useCallback((job) => setList((old) => [job, ...old.filter((one) => one.id !== job.id)].sort((a, b) => b.started - a.started)), []);
   const watch = useCallback((job) => {
@@ -18,6 +20,7 @@ export function useJobs() {
       if (over(now)) {
         followed.current.get(job.id)?.();
         followed.current.delete(job.id);
+        if (["index", "teach"].includes(now.kind)) change((n) => n + 1);
         say(`${now.title}: ${now.state}`);
       }
     };
@@ -27,7 +30,7 @@ export function useJobs() {
     get("jobs").then((found) => (found.jobs ?? found).forEach(watch), () => {});
     return () => followed.current.forEach((stop) => stop());
   }, []);
-  return { list, watch };
+  return { list, watch, changed };
 }
 
 export function JobLine({ job }) {

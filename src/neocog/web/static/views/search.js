@@ -29,7 +29,7 @@ export function Search({ route, library, state, again, jobs }) {
     setOutside(dropped);
     to({ like: inside?.id ?? "", box: inside?.box ? inside.box.map((v) => v.toFixed(3)).join() : "", lens: "", all: "" });
   };
-  const key = JSON.stringify([library, q, like, box, all, outside?.url, outside?.box, turn]);
+  const asks = JSON.stringify([library, q, like, box, all, outside?.url, outside?.box, turn]);
   const hits = useHits(async (offset, limit, signal) => {
     const params = { q, offset, limit, threshold: all ? 0 : undefined };
     if (!outside) return get(lib(library, "search"), { ...params, like, box }, signal);
@@ -38,8 +38,8 @@ export function Search({ route, library, state, again, jobs }) {
     if (outside.box) form.append("box", outside.box.join());
     for (const [name, value] of Object.entries(params)) if (value !== undefined) form.append(name, value);
     return post(lib(library, "search"), form, {}, signal);
-  }, key);
-  useLayoutEffect(() => { choose(null); pick(new Map()); }, [key]); // before anything can be chosen
+  }, asks + jobs.changed);
+  useLayoutEffect(() => { choose(null); pick(new Map()); }, [asks]); // before anything can be chosen
   if (!library) return html`<${First}/>`;
 
   const toggle = (hit) => {
