@@ -96,6 +96,8 @@ def made(folder: Path, pictures: Sequence[Picture], classes: str | Sequence[str]
         "taken": pa.array([p.taken for p in pictures], pa.timestamp("s")),
         "camera": [p.camera for p in pictures],
         "phash": pa.array([p.phash for p in pictures], pa.uint64()),
+        "width": pa.array([640 for _ in pictures], pa.int32()),
+        "height": pa.array([480 for _ in pictures], pa.int32()),
         "flat": [False for _ in pictures],
         "state": ["ok" for _ in pictures],
         "models": [["toy"] for _ in pictures],

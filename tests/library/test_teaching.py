@@ -16,6 +16,7 @@ import neocog
 from neocog.data import open_source
 from neocog.errors import LibraryError, UsageError
 from neocog.library import place
+from neocog.library.editing import change
 from neocog.library.heads import Head, learn, logistic, share_of
 from neocog.library.query import parse
 from neocog.library.searching import search
@@ -32,6 +33,7 @@ from neocog.library.teaching import (
     teach,
 )
 from neocog.library.upkeep import verify
+from neocog.library.view import view_of
 
 
 def cats(count: int = 120) -> list[Picture]:
@@ -326,6 +328,40 @@ def test_without_teaching_the_labels_are_taken(tmp_path: Path) -> None:
     assert len(source.problems) == 1
     with pytest.raises(LibraryError, match="has a label"):
         library_source(made(tmp_path / "none", [Picture("x.jpg")]))
+
+
+def test_boxes_that_were_marked_are_learned_too(store: Store, pictures: list[Picture]) -> None:
+    with_files(store, pictures)
+    teach(store, "our cat", hashes(pictures)[:5], hashes(pictures, 4)[:5])
+    teach(store, "our dog", hashes(pictures, 3)[:5])
+    assert "boxes" not in library_source(store).columns
+    first, other = hashes(pictures)[0], hashes(pictures)[7]
+    change(store, first, boxes=[{"text": "ear", "box": [0.1, 0.2, 0.5, 0.6]}])
+    change(store, other, boxes=[{"text": "tail", "box": [0, 0, 1, 1]}, {"text": "ear", "box": [0.5, 0.5, 1, 1]}])
+    change(store, hashes(pictures)[1], boxes=[])
+    source = library_source(store)
+    rows = {source._signature(i).decode(): i for i in range(len(source))}
+    marks = source.columns["boxes"]
+    assert marks.names == ("ear", "tail")
+    size = np.array([view_of(store).table.column(side)[0].as_py() for side in ("width", "height")] * 2)
+    assert np.allclose(marks[rows[first]].corners, [size * [0.1, 0.2, 0.5, 0.6]])
+    assert marks[rows[other]].labels.tolist() == [1, 0]
+    assert len(marks[rows[hashes(pictures)[1]]].labels) == 0  # looked at, and nothing is there
+    assert marks[rows[hashes(pictures, 3)[0]]] is None  # not looked at
+    assert source.sample(rows[first]).label == "our cat"
+    assert source.sample(rows[other]).label is None  # it may show either of them
+    assert source.classes == ("other", "our cat", "our dog")
+    assert "boxes" not in library_source(f"library:{store.folder}#our cat").columns
+
+
+def test_boxes_alone_are_enough(tmp_path: Path) -> None:
+    pictures = [Picture(f"{i}.jpg") for i in range(4)]
+    store = made(tmp_path, pictures)
+    with_files(store, pictures)
+    change(store, str(view_of(store).hashes[2]), boxes=[{"text": "ear", "box": [0, 0, 0.5, 0.5]}])
+    source = library_source(store)
+    assert len(source) == 1 and source.columns["boxes"].names == ("ear",)
+    assert source.columns["tags"].names == ("ear",)
 
 
 def test_a_source_is_named_by_library_concept_or_both(

@@ -17,6 +17,7 @@ from PIL import Image
 
 import neocog
 from neocog.library import Library
+from neocog.tasks.detect import Detections
 
 CHROMIUM = os.environ.get("NEOCOG_CHROMIUM") or shutil.which("chromium")
 if CHROMIUM is None:
@@ -216,6 +217,19 @@ def test_labels_captions_and_boxes_are_corrected_and_undone(visit):
     page.get_by_role("group", name="Mark a region").press("ArrowDown")
     page.get_by_label("What is in the box").fill("point")
     page.get_by_role("button", name="Add box").click()
+    expect(page.locator(".found")).to_have_text("point")
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator(".found")).to_have_count(0)
+
+
+def test_boxes_that_a_run_finds_are_shown_and_kept(visit, monkeypatch):
+    found = Detections("x", ("point",), np.float32([[8, 8, 24, 40]]), np.float32([0.9]), np.array([0]))
+    monkeypatch.setattr("neocog.fit.predict", lambda run, pictures: [found])
+    page = visit("#/search?q=star")
+    hits(page).nth(1).get_by_role("link").click()
+    page.get_by_role("button", name="shapes").click()
+    expect(page.get_by_alt_text(re.compile("shapes on .* point 0.90"))).to_be_visible()
+    page.get_by_role("button", name="Keep its 1 box").click()
     expect(page.locator(".found")).to_have_text("point")
     page.get_by_role("button", name="Undo").click()
     expect(page.locator(".found")).to_have_count(0)

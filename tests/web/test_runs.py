@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from library.tiny import fill, picture
 from PIL import Image
@@ -17,9 +19,10 @@ from starlette.testclient import TestClient
 import neocog
 from neocog.errors import UsageError
 from neocog.library import Library
+from neocog.tasks.detect import Detections
+from neocog.web import jobs as jobs_module
 from neocog.web import worker
 from neocog.web.app import make_app
-from neocog.web import jobs as jobs_module
 from neocog.web.jobs import Jobs
 from neocog.web.served import Served
 
@@ -78,8 +81,20 @@ def test_a_picture_is_looked_at(page, tmp_path):
     assert seen["covered"] != seen["answers"]
     unit = seen["units"][0]["unit"]
     assert page.post("/api/runs/shapes/look", files=files, data={"layer": layer, "unit": unit}).json()["told"]
-    answer = page.post("/api/runs/shapes/predict", files=files).json()["answer"]
-    assert answer["label"] == seen["answers"][0]["name"]
+    said = page.post("/api/runs/shapes/predict", files=files).json()
+    assert said["answer"]["label"] == seen["answers"][0]["name"]
+    assert said["answer"]["label"] in said["text"] and said["drawn"] is None and said["boxes"] == []
+
+
+def test_what_a_run_finds_is_drawn_on_the_picture(page, tmp_path, monkeypatch):
+    found = Detections("x", ("star",), np.float32([[8, 12, 24, 60]]), np.float32([0.9]), np.array([0]))
+    monkeypatch.setattr("neocog.fit.predict", lambda run, pictures: [found])
+    Image.new("RGB", (32, 48)).save(tmp_path / "x.png")
+    files = {"picture": ("x.png", (tmp_path / "x.png").read_bytes())}
+    said = page.post("/api/runs/shapes/predict", files=files).json()
+    assert said["boxes"] == [{"text": "star", "box": [0.25, 0.25, 0.75, 1.0]}]
+    drawn = Image.open(io.BytesIO(base64.b64decode(said["drawn"].partition(",")[2])))
+    assert 2 * drawn.height == 3 * drawn.width and np.asarray(drawn).any()
 
 
 def test_a_unit_shows_what_it_likes(page):

@@ -1,8 +1,8 @@
-"""The taught concepts as a source of labelled pictures: ``neocog train library:NAME`` trains a whole net on it.
+"""What the user said of a library's pictures as a source: ``neocog train library:NAME`` trains a whole net on it.
 
 A head on cached vectors is learned in a second; a net that was trained on the same examples and corrections may be
 better, and can be exported. Examples and corrections are used as they are; what the library's heads only believe is
-not.
+not. Boxes that were marked on the page are learned by ``--task detect``.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from neocog.data.annotated import tags_of
 from neocog.data.columns import LabelColumn, TextLists
+from neocog.data.kinds import Boxes, BoxSet
 from neocog.data.places import is_there, read_place
 from neocog.data.source import Source
 from neocog.data.stores import is_elsewhere, moment
@@ -36,8 +38,9 @@ class Labelled:
 
     hash: str
     path: str  # "" if no file is left
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] | None  # None: nothing was said about concepts
     captions: tuple[str, ...] = ()
+    boxes: Sequence[tuple[str, Sequence[float]]] | None = None  # what, x0 y0 x1 y1 in pixels; None: none was marked
 
 
 class LibrarySource(Source):
@@ -46,14 +49,17 @@ class LibrarySource(Source):
     def __init__(self, name: str, pictures: Sequence[Labelled], other: str | None, notes: Sequence[str]) -> None:
         """`other`: the class of pictures that show none of the concepts; None leaves them without a label."""
         gone = [
-            Problem(one.hash, f"no file is left of this {', '.join(one.labels)}") for one in pictures if not one.path
+            Problem(one.hash, f"no file is left of this {', '.join(one.labels or ())}")
+            for one in pictures
+            if not one.path
         ]
         self.pictures = [one for one in pictures if one.path]
         column = LabelColumn()
         for one in self.pictures:
-            column.append(list(one.labels) or ([] if other is None else [other]))
+            column.append(list(one.labels or ()) or ([] if other is None or one.labels is None else [other]))
         names, codes, several = column.finish()
         captions = TextLists(one.captions for one in self.pictures)
+        boxes = _boxes(self.pictures)
         super().__init__(
             name,
             names,
@@ -63,6 +69,7 @@ class LibrarySource(Source):
             problems=gone,
             label_sets=several,
             captions=captions if captions.total else None,
+            columns=boxes and {"boxes": boxes, **({} if several else {"tags": tags_of(boxes)})},
         )
 
     def key(self, i: int) -> str:
@@ -93,7 +100,7 @@ def library_source(spec: str | os.PathLike[str] | Store, concept: str | None = N
     With several concepts each is a class (a picture may have several), and pictures that are none of them are "other".
     One concept needs pictures that are not it: where fewer were named than show it, pictures of the library that
     almost surely do not are taken, and a note says so. Where nothing was taught, the labels of the library's pictures
-    are taken.
+    are taken. Without `concept` the boxes that were marked are there as well, on all pictures that have some.
 
     Raises:
         LibraryError: no such library, or nothing in it has a label. UsageError: no such concept.
@@ -105,23 +112,25 @@ def library_source(spec: str | os.PathLike[str] | Store, concept: str | None = N
         concept = concept or found
     notes: list[str] = []
     view = view_of(store)
+    marked = store.load("boxes", {}) if concept is None else {}
     if not concepts_of(store) and concept is None:
-        pictures = _with_labels(view)
+        pictures = _marked(view, _with_labels(view), marked)
         if not pictures:
             raise LibraryError(
                 f"nothing in {store.folder} has a label: nothing was taught, and the pictures are not in class "
                 "folders; teach a word: neocog teach LIBRARY 'our cat' EXAMPLES"
             )
-        notes.append("nothing was taught, so the labels of the pictures (their folders) are taken")
+        if any(one.labels for one in pictures):
+            notes.append("nothing was taught, so the labels of the pictures (their folders) are taken")
         return LibrarySource(_name(store), pictures, None, notes)
     pictures, names = labelled(store, concept)
     other: str | None = "other"
     if len(names) == 1:
         other = f"not {names[0]}"
         pictures += _fill(store, view, names[0], pictures, notes)
-    elif any(len(one.labels) > 1 for one in pictures):
+    elif any(len(one.labels or ()) > 1 for one in pictures):
         other = None
-    return LibrarySource(_name(store), pictures, other, notes)
+    return LibrarySource(_name(store), _marked(view, pictures, marked), other, notes)
 
 
 def labelled(store: Store, concept: str | None = None) -> tuple[list[Labelled], list[str]]:
@@ -166,7 +175,7 @@ def _name(store: Store) -> str:
     return store.folder.parent.name if store.folder.name == place.NAME else store.folder.name
 
 
-def _picture(view: View, key: str, labels: tuple[str, ...], outside: str = "") -> Labelled:
+def _picture(view: View, key: str, labels: tuple[str, ...] | None, outside: str = "") -> Labelled:
     row = int(view.rows_of([key])[0])
     files = view.paths(row) if row >= 0 else (outside,)
     captions = tuple(view.table.column("captions")[row].as_py() or ()) if row >= 0 else ()
@@ -198,3 +207,33 @@ def _fill(store: Store, view: View, name: str, pictures: Sequence[Labelled], not
             "probably are not stand beside them"
         )
     return [_picture(view, str(view.hashes[row]), ()) for row in rows]
+
+
+def _marked(view: View, pictures: list[Labelled], marked: dict[str, list[dict]]) -> list[Labelled]:
+    """The pictures with the boxes that were marked in them, and the others that have boxes."""
+    known = {one.hash: one for one in pictures}
+    for key, boxes in marked.items():
+        row = int(view.rows_of([key])[0])
+        if row < 0:
+            continue
+        wide, high = (view.table.column(side)[row].as_py() for side in ("width", "height"))
+        sides = np.array([wide, high, wide, high])
+        found = [(one["text"], sides * one["box"]) for one in boxes]
+        known[key] = replace(known.get(key) or _picture(view, key, None), boxes=found)
+    return list(known.values())
+
+
+def _boxes(pictures: Sequence[Labelled]) -> Boxes | None:
+    names = sorted({name for one in pictures for name, _ in one.boxes or ()})
+    place = {name: k for k, name in enumerate(names)}
+    sets = [
+        None
+        if one.boxes is None
+        else BoxSet(
+            np.array([corners for _, corners in one.boxes], np.float32).reshape(-1, 4),
+            np.array([place[name] for name, _ in one.boxes], np.int32),
+            np.zeros(len(one.boxes), bool),
+        )
+        for one in pictures
+    ]
+    return Boxes.of(sets, names) if names else None

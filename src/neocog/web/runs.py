@@ -28,6 +28,7 @@ Name = Annotated[str, Path(description="The name of a run, as /api/runs gives it
 JobId = Annotated[str, Path(description="A job, as /api/jobs gives it.", pattern="^[0-9a-f]{16}$")]
 _PAUSE = 0.5  # seconds between two looks at a file
 _OPEN = 2  # networks that are kept in memory
+_DRAWN = 1600  # pixels of the longer side of a picture with an answer on it
 _REPORT = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
 
 
@@ -316,12 +317,30 @@ def predict(
     library: Annotated[str, Form(max_length=200)] = "",
     id: Annotated[str, Form(max_length=32)] = "",
 ) -> dict[str, Any]:
-    """What the net says of one picture."""
+    """What the net says of one picture: as JSON, as a line, and drawn on it, a data URI, where that says more.
+
+    `boxes`: {"text", "box"} of those that it found, in fractions, as the library keeps them.
+    """
     folder, data = served(request).run(run), _picture(request, picture, library, id)
+    import numpy as np
+    from PIL import Image
+
+    from neocog.data.decode import decode
     from neocog.fit import predict
+    from neocog.page import data_uri
 
     (answer,) = predict(folder, [data])
-    return {"answer": answer.to_json()}
+    told = {"answer": answer.to_json(), "text": answer.problem or answer.text(), "drawn": None, "boxes": []}
+    if answer.problem is None and answer.gives("draw"):
+        pixels = decode(data)
+        drawn = Image.fromarray(answer.draw(pixels))
+        drawn.thumbnail((_DRAWN, _DRAWN))
+        told["drawn"] = data_uri(np.asarray(drawn), lossless=False)
+        high, wide = pixels.shape[:2]
+        for one in told["answer"].get("boxes", ()):
+            corners = [v / side for v, side in zip(one["box"], (wide, high, wide, high), strict=True)]
+            told["boxes"].append({"text": one["label"], "box": [min(1.0, max(0.0, v)) for v in corners]})
+    return told
 
 
 @router.get("/libraries/{lib}/pictures/{id}/heatmap", response_class=Response, responses=PICTURE, tags=["libraries"])

@@ -6,7 +6,7 @@ const DONE = ["done", "failed", "cancelled", "crashed"];
 export const over = (job) => DONE.includes(job.state);
 
 /* {list, watch(job), changed}: the jobs as they are now; those that run are followed. `changed` is another number when
-   one has ended that changes what a library answers. */
+   one has ended, for it may have changed what a library answers. */
 export function useJobs() {
   const [list, setList] = useState([]);
   const [changed, change] = useState(0);
@@ -20,7 +20,7 @@ export function useJobs() {
       if (over(now)) {
         followed.current.get(job.id)?.();
         followed.current.delete(job.id);
-        if (["index", "teach"].includes(now.kind)) change((n) => n + 1);
+        change((n) => n + 1);
         say(`${now.title}: ${now.state}`);
       }
     };

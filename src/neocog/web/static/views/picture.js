@@ -1,9 +1,9 @@
 // One picture: what is known of it, what the net sees in it, and what you know better.
-import { get, lib, patch, picture, post } from "../api.js";
+import { get, lib, patch, picture, post, run } from "../api.js";
 import { Boxes, Heat, Marker } from "../canvas.js";
-import { Bars, Icon, Wrong, go, html, link, say, share, useLayoutEffect, useKeys, useLoad, useState } from "../lib.js";
+import { Bars, Icon, Wrong, count, go, html, link, say, share, useLayoutEffect, useKeys, useLoad, useState } from "../lib.js";
 
-export function Picture({ route, library }) {
+export function Picture({ route, library, state }) {
   const id = route.arg;
   const { q = "", like = "", box: region = "", n } = route.params;
   const found = useLoad((signal) => get(lib(library, "pictures", id), {}, signal), [library, id]);
@@ -12,7 +12,8 @@ export function Picture({ route, library }) {
   const [box, mark] = useState(null);
   const [tool, use] = useState(""); // "", "region", "box"
   const [chosen, choose] = useState(-1); // box
-  useLayoutEffect(() => { look(null); mark(null); use(""); choose(-1); scrollTo(0, 0); }, [id]);
+  const [answer, hear] = useState(null); // what a run says of it
+  useLayoutEffect(() => { look(null); mark(null); use(""); choose(-1); hear(null); scrollTo(0, 0); }, [id]);
   const sees = [...(found.value?.concepts ?? []), ...(found.value?.broader ?? [])];
   const back = link("search", "", { q, like, box: region });
   const step = async (by) => {
@@ -46,9 +47,9 @@ export function Picture({ route, library }) {
       <div class="row bar-row"><a class="button plain" href=${back}><${Icon} name="back"/>Back</a>
         ${n !== undefined && html`<button class="icon plain push" aria-label="Previous picture" onClick=${() => step(-1)}><${Icon} name="back"/></button>
           <button class="icon plain" aria-label="Next picture" onClick=${() => step(1)}><${Icon} name="next"/></button>`}</div>
-      <div class="stage big"><${Marker} src=${picture(library, id, "file")} alt=${caption.text || one.name} box=${box} draw=${draw} active=${Boolean(tool)}>
+      <div class="stage big"><${Marker} src=${answer?.drawn ?? picture(library, id, "file")} alt=${answer?.drawn ? `${answer.run} on ${one.name}: ${answer.text}` : caption.text || one.name} box=${box} draw=${draw} active=${Boolean(tool)}>
         ${what && html`<${Heat} key=${what} library=${library} id=${id} what=${what}/>`}
-        ${!tool && one.boxes?.length > 0 && html`<${Boxes} boxes=${one.boxes} chosen=${chosen} choose=${(i) => choose(i === chosen ? -1 : i)}/>`}<//></div>
+        ${!tool && !answer?.drawn && one.boxes?.length > 0 && html`<${Boxes} boxes=${one.boxes} chosen=${chosen} choose=${(i) => choose(i === chosen ? -1 : i)}/>`}<//></div>
       <div class="row tools-row">
         <button aria-pressed=${tool === "region"} onClick=${() => { mark(null); use(tool === "region" ? "" : "region"); }}><${Icon} name="crop"/>Mark a region</button>
         <a class="button" href=${link("search", "", { like: id })}>Others like it</a>
@@ -71,6 +72,8 @@ export function Picture({ route, library }) {
           <div class="row">${sees.slice(0, 3).map((c) => html`<button class="chip" key=${c.name} aria-pressed=${what === c.name} onClick=${() => look(what === c.name ? null : c.name)}><${Icon} name="eye"/>${c.name}</button>`)}</div>
           <p class="soft small">Choose a concept to see which parts of the picture speak for it.</p>` : html`<p class="soft small">It is sure of nothing.</p>`}
       </section>
+      <${Runs} key=${id} runs=${state.runs} library=${library} id=${id} answer=${answer} hear=${(said) => { look(null); use(""); choose(-1); hear(said); }}
+        keep=${(boxes) => { hear(null); change({ boxes: [...(one.boxes ?? []), ...boxes] }, `${count(boxes.length, "box", "boxes")} kept.`); }}/>
       ${facts.length > 0 && html`<section class="stack tight"><h2>From the file</h2><dl class="facts">${facts.map(([name, value]) => html`<dt key=${name}>${name}</dt><dd>${String(value)}</dd>`)}</dl></section>`}
       <p class="soft small"><kbd>←</kbd> <kbd>→</kbd> next hit · <kbd>h</kbd> what counted · <kbd>r</kbd> region · <kbd>z</kbd> undo · <kbd>Esc</kbd> back</p>
     </aside>
@@ -98,6 +101,31 @@ function Labels({ labels, save }) {
   };
   return html`<div class="row">${labels.map((name) => html`<span class="chip" key=${name}>${name}<button aria-label=${`Remove the label ${name}`} onClick=${() => save(labels.filter((one) => one !== name), `Label ${name} removed.`)}><${Icon} name="close"/></button></span>`)}
     <form class="row" onSubmit=${add}><input class="short" aria-label="Add a label" placeholder="Add a label" value=${text} onInput=${(e) => setText(e.target.value)}/></form></div>`;
+}
+
+/* What your own runs answer: asked for one run at a time, since its net has to be opened. */
+function Runs({ runs, library, id, answer, hear, keep }) {
+  const [waiting, wait] = useState("");
+  const [error, fail] = useState(null);
+  const done = runs.filter((one) => one.state === "done");
+  if (!done.length) return null;
+  const ask = async (name) => {
+    fail(null);
+    hear(null);
+    if (answer?.run === name) return;
+    wait(name);
+    const form = new FormData();
+    form.append("library", library);
+    form.append("id", id);
+    try { hear({ run: name, ...(await post(run(name, "predict"), form)) }); } catch (problem) { fail(problem); }
+    wait("");
+  };
+  return html`<section class="stack tight"><h2>What your runs say</h2>
+    <div class="row">${done.map((one) => html`<button class="chip" key=${one.name} aria-pressed=${answer?.run === one.name} disabled=${Boolean(waiting)} onClick=${() => ask(one.name)}>${one.name}</button>`)}</div>
+    <div aria-live="polite">${waiting ? html`<p class="soft small">Asking ${waiting} …</p>` : answer && html`<p class="small">${answer.text}</p>`}</div>
+    ${answer?.boxes?.length > 0 && html`<div><button onClick=${() => keep(answer.boxes)}>Keep its ${count(answer.boxes.length, "box", "boxes")}</button></div>`}
+    ${error && html`<${Wrong} error=${error}/>`}
+  </section>`;
 }
 
 function BoxName({ save }) {

@@ -31,11 +31,13 @@ function Runs({ jobs, state, library }) {
   </div>`;
 }
 
+const TASKS = [["", "what the data says"], ["label", "one label"], ["tags", "several labels"], ["detect", "boxes"], ["locate", "the one box"], ["segment", "masks"], ["pose", "points"], ["number", "numbers"], ["match", "what belongs together"]];
 /* The form that starts a training; `data`: on what, if that is settled. */
 export function TrainForm({ data: given, state, library, jobs }) {
   const [data, setData] = useState(given ?? (library ? `library:${library}` : "digits"));
   const [minutes, setMinutes] = useState("3");
   const [net, setNet] = useState("");
+  const [task, setTask] = useState("");
   const [error, fail] = useState(null);
   const [busy, work] = useState(false);
   const known = [...(library ? [`library:${library}`] : []), ...(state?.data ?? [])];
@@ -43,13 +45,14 @@ export function TrainForm({ data: given, state, library, jobs }) {
     e.preventDefault();
     work(true);
     try {
-      const job = await post("jobs", { kind: "train", data, minutes: Number(minutes), ...(net && { net }) });
+      const job = await post("jobs", { kind: "train", data, minutes: Number(minutes), ...(net && { net }), ...(task && { task }) });
       jobs.watch(job);
       go("training", job.run);
     } catch (problem) { fail(problem); work(false); }
   };
   return html`<form class="settings" onSubmit=${submit}><div class="row">
     ${!given && html`<label class="field">Pictures<input list="data" value=${data} onInput=${(e) => setData(e.target.value)} required/></label><datalist id="data">${known.map((one) => html`<option key=${one} value=${one}/>`)}</datalist>`}
+    ${!given && html`<label class="field">To find<select value=${task} onChange=${(e) => setTask(e.target.value)}>${TASKS.map(([name, text]) => html`<option key=${name} value=${name}>${text}</option>`)}</select></label>`}
     <label class="field">Net<input value=${net} placeholder="chosen for you" onInput=${(e) => setNet(e.target.value)}/></label>
     <label class="field">Minutes<input type="number" min="0.01" max="600" step="any" class="short" value=${minutes} onInput=${(e) => setMinutes(e.target.value)}/></label></div>
     ${error && html`<${Wrong} error=${error}/>`}
