@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neocog.data import drawn
+from neocog.data import drawn, drawn_columns
 from neocog.data.drawn import draw, drawn_source
 from neocog.data.drawn_scene import COLOURS, REACH, RELATIONS, SHAPES, TAGS, WITHIN, label_codes, make_scene
 from neocog.data.open import open_source
@@ -346,3 +347,13 @@ def test_distinct_pictures_have_one_caption_each_and_no_two_the_same():
     assert source.select([5, 7]).captions[1] == texts[7]
     assert open_source("drawn:n=100,size=32,seed=3,distinct=1").captions[99] == texts[99]  # more pictures change none
     assert source.fingerprint() != open_source("drawn:n=300,size=32,seed=3").fingerprint()
+
+
+def test_the_points_of_a_mirror_image_are_the_mirrored_points():
+    """Also where several pixels lie furthest out, as at the top of a circle."""
+    for i in range(24):
+        drawing = draw(i, size=48)
+        here = drawn_columns._points(drawing)
+        there = drawn_columns._points(replace(drawing, mask=drawing.mask[:, ::-1]))
+        there[:, 0] = 48 - there[:, 0]
+        assert np.allclose(here, there[list(drawn_columns._SWAP)], atol=1e-4)

@@ -100,8 +100,9 @@ def _mask(drawing: Drawing) -> np.ndarray:
 
 def _points(drawing: Drawing) -> np.ndarray:
     y, x = np.nonzero(drawing.mask == 1)
-    at = (x.argmin(), y.argmin(), x.argmax(), y.argmax())
-    rows = [(x.mean() + 0.5, y.mean() + 0.5), *((x[k] + 0.5, y[k] + 0.5) for k in at)]
+    # the middle of the pixels that lie furthest out, so that the points of a mirror image are the mirrored points
+    furthest = (x == x.min(), y == y.min(), x == x.max(), y == y.max())
+    rows = [(x[of].mean() + 0.5, y[of].mean() + 0.5) for of in (x >= 0, *furthest)]
     return np.array([(*place, 2) for place in rows], dtype=np.float32)
 
 
