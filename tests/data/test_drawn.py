@@ -352,7 +352,7 @@ def test_distinct_pictures_have_one_caption_each_and_no_two_the_same():
 def test_the_points_of_a_mirror_image_are_the_mirrored_points():
     """Also where several pixels lie furthest out, as at the top of a circle."""
     for i in range(24):
-        drawing = draw(i, size=48)
+        drawing = draw(0, i, 48)
         here = drawn_columns._points(drawing)
         there = drawn_columns._points(replace(drawing, mask=drawing.mask[:, ::-1]))
         there[:, 0] = 48 - there[:, 0]
