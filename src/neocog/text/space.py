@@ -74,6 +74,9 @@ class Space:
         self._w = {
             name: value if value.dtype == np.int32 else value.astype(np.float32) for name, value in weights.items()
         }
+        for name, value in self._w.items():
+            if value.ndim == 3:  # windows (C, V, width) as (width, V, C), each matrix in one piece of memory
+                self._w[name] = np.ascontiguousarray(value.transpose(2, 1, 0))
         self._towers = sorted({int(name.split(".")[0]) for name in weights if name[0].isdigit()})
 
     @classmethod
@@ -258,10 +261,9 @@ class Space:
         said = []
         k = 0
         while f"{n}.windows.{k}.weight" in w:
-            weight = w[f"{n}.windows.{k}.weight"]  # (C, V, width)
-            side = weight.shape[2] // 2
-            padded = np.pad(x, ((side, side), (0, 0)))
-            z = sum(padded[i : i + len(x)] @ weight[:, :, i].T for i in range(weight.shape[2]))
+            weight = w[f"{n}.windows.{k}.weight"]
+            padded = np.pad(x, ((len(weight) // 2,) * 2, (0, 0)))
+            z = sum(padded[i : i + len(x)] @ of_place for i, of_place in enumerate(weight))
             said.append(np.maximum(z + w[f"{n}.windows.{k}.bias"], 0) * there[:, None])
             k += 1
         places = np.concatenate(said, 1)
