@@ -199,9 +199,15 @@ def test_what_counted_lies_over_the_picture_where_the_net_looked(home):
     one = page.get("/api/libraries/photos/search?limit=1").json()["hits"][0]["id"]
     worker.map({"store": str(home / "photos")})
     assert len(page.get("/api/libraries/photos/map").json()["ids"]) == 4
-    (home / "job").mkdir()
-    said = worker.predict({"store": str(home / "photos"), "folder": home / "runs" / "shapes", "here": home / "job"})
-    assert sum(said.values()) == 4 and len((home / "job" / "answers.jsonl").read_text().splitlines()) == 4
+    job = {"id": "ab" * 8, "kind": "predict", "title": "x", "started": 0.0, "store": str(home / "photos")}
+    (home / "jobs" / job["id"]).mkdir(parents=True)
+    (home / "jobs" / job["id"] / "job.json").write_text(json.dumps({**job, "folder": str(home / "runs" / "shapes")}))
+    assert page.get(f"/api/jobs/{job['id']}/answers").status_code == 404
+    worker.main(home / "jobs" / job["id"])
+    done = TestClient(make_app(Served([home / "photos"], jobs=home / "jobs")), base_url="http://localhost:8080")
+    assert sum(done.get(f"/api/jobs/{job['id']}").json()["result"].values()) == 4
+    answers = done.get(f"/api/jobs/{job['id']}/answers")
+    assert [json.loads(line)["label"] for line in answers.text.splitlines()] and len(answers.text.splitlines()) == 4
     here = f"/api/libraries/photos/pictures/{one}/heatmap"
     with Image.open(io.BytesIO(page.get(here).content)) as laid:
         assert laid.mode == "RGBA" and laid.size == (320, 320)

@@ -12,7 +12,7 @@ from pathlib import Path as Folder
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, File, Form, HTTPException, Path, Query, Request, Response, UploadFile
-from fastapi.responses import StreamingResponse
+from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
 from neocog.data.named import at_hand
@@ -119,6 +119,17 @@ def job_events(request: Request, id: JobId) -> StreamingResponse:
             await asyncio.sleep(_PAUSE)
 
     return StreamingResponse(events(), media_type="text/event-stream")
+
+
+@router.get("/jobs/{id}/answers", response_class=Response)
+def answers(request: Request, id: JobId) -> Response:
+    """What a run said of every picture of a library, JSONL: the answers of a job of kind "predict" that is done."""
+    found = served(request).jobs
+    path = found.folder / id / "answers.jsonl"
+    if found.get(id)["state"] != "done" or not path.is_file():
+        raise HTTPException(404, "this job has no answers")
+    how = {"content-disposition": f'attachment; filename="answers-{id}.jsonl"'}
+    return FileResponse(path, media_type="application/jsonl", headers=how)
 
 
 @router.delete("/jobs/{id}")

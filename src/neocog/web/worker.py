@@ -83,7 +83,7 @@ def predict(job: dict[str, Any]) -> Any:
         for done, (id, answer) in enumerate(zip(view.hashes, predict(job["folder"], files), strict=True), 1):
             told = answer.to_json()
             out.write(json_text({"id": str(id), **told}, default=str) + "\n")
-            counts[str(told.get("label", told.get("problem")))] += 1
+            counts[str(told.get("problem") or told.get("label") or "answered")] += 1
             bar(done / len(files))
     return dict(counts.most_common(50))
 

@@ -37,8 +37,10 @@ export function JobLine({ job }) {
   return html`<div class="job" data-state=${job.state}>
     <div class="row"><b>${job.title}</b><span class="soft">${job.state}</span>
       ${job.run && html`<a href=${link("training", job.run)}>Watch</a>`}
+      ${job.kind === "predict" && job.state === "done" && html`<a href=${`api/jobs/${encodeURIComponent(job.id)}/answers`} download>The answers (JSONL)</a>`}
       ${!over(job) && html`<button class="push" onClick=${() => remove(`jobs/${encodeURIComponent(job.id)}`)}>Cancel</button>`}</div>
     ${!over(job) && html`<progress aria-label=${job.title} max="1" value=${job.progress ?? undefined}></progress>`}
+    ${job.kind === "predict" && job.result && html`<p class="small">${Object.entries(job.result).slice(0, 8).map(([what, n]) => `${what} ${n.toLocaleString("en")}`).join(" · ")}</p>`}
     <p class=${job.error ? "note wrong" : "soft small"}>${job.error ?? (over(job) ? `started ${new Date(1000 * job.started).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })}` : job.message)}${!over(job) && job.left ? `, about ${clock(job.left)} left` : ""}</p>
   </div>`;
 }
