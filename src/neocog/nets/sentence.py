@@ -64,9 +64,11 @@ class WordVectors(nn.Module):
 
     @torch.no_grad()
     def give(self, vectors: Tensor) -> None:
-        """Take given vectors float (ids, 256); where one is zeros, as of unknown words, the random one stays."""
-        vectors = vectors / vectors.norm(dim=1)[vectors.any(1)].mean() * self.table.weight[1:].norm(dim=1).mean()
+        """Take the directions of given vectors float (ids, 256); where one is zeros, as of unknown words, the random
+        one stays. Given lengths say how usual a word is (*the*: 2, nouns: 12), and all get the mean one of random ones.
+        """
         known = vectors.any(1)
+        vectors = F.normalize(vectors, dim=1) * self.table.weight[1:].norm(dim=1).mean()
         for part in [self.table] if self.fixed is None else [self.table, self.fixed]:
             part.weight[known] = vectors[known].to(part.weight)
 
