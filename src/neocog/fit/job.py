@@ -316,6 +316,17 @@ class Job:
         assert self.feed is not None, "inputs.prepare comes first"
         return self.feed
 
+    def beside(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds beside the weights: what guides and feed keep."""
+        return {**{k: v for guide in self.guides for k, v in guide.tensors.items()}, **self.batches.state()}
+
+    def go_on(self, kept: dict[str, torch.Tensor]) -> None:
+        """Go on from what `beside` gave."""
+        for guide in self.guides:
+            for name, value in guide.tensors.items():
+                value.copy_(kept[name])
+        self.batches.load(kept)
+
 
 def task_options(task: type[Task], given: Mapping[str, Any]) -> dict[str, Any]:
     """The task's options with what the user gave, texts converted. Raises: UsageError: no such option."""

@@ -122,7 +122,7 @@ def fit(
             if not (epoch_ends or over or task.whole_batch):
                 stop_if_lost(loss_now(state.net, batch, task, device), job, state, alone=True)
             state.elapsed, state.log_size = clock.elapsed, log.size
-            state.fed = batches.state()
+            state.beside = job.beside()
             state.save(folder)
             saved = time.monotonic()
         if stopping:

@@ -224,10 +224,9 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
     prepare(job, fresh=not again)
     plan, net, task, device = job.plan, job.net, job.task, job.device
     state = State(net, plan.recipe, plan.batch, device.dtype)
-    state.beside = {name: value for guide in job.guides for name, value in guide.tensors.items()}
     if again:
         state.load(folder)
-        job.batches.load(state.fed)
+        job.go_on(state.beside)
     if plan.on_features:
         features_in_place_of_pictures(job)
     if again:
