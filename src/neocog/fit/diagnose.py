@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from neocog.anatomy.running import Calls
 from neocog.errors import UsageError
 from neocog.fit.findings import Finding, initial_loss, read_curves, read_dead, read_mirrored, read_update_ratios
 from neocog.records import counted
@@ -198,24 +199,12 @@ def dead_units(net: nn.Module, *inputs: Tensor, run: Callable[[nn.Module], Any] 
     net = getattr(net, "_orig_mod", net)  # operators inside a compiled net cannot be seen
     modes = {module: module.training for module in net.modules()}
     watch = _Watch()
-    handles = []
-    for name, module in net.named_modules():
-        # Default arguments bind this round's name.
-        def enter(_module: nn.Module, _inputs: Any, name: str = name) -> None:
-            watch.callers.append(name)
-
-        def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
-            watch.callers.pop()
-
-        handles.append(module.register_forward_pre_hook(enter))
-        handles.append(module.register_forward_hook(leave, always_call=True))
+    calls = Calls(net, lambda _m, path, _args: watch.callers.append(path), lambda *_: watch.callers.pop())
     try:
         net.eval()
-        with _random_state_kept(next(net.parameters()).device), torch.no_grad(), watch:
+        with _random_state_kept(next(net.parameters()).device), torch.no_grad(), calls.watching(), watch:
             (run or (lambda net: net(*inputs)))(net)
     finally:
-        for handle in handles:
-            handle.remove()
         for module, mode in modes.items():
             module.training = mode
     shares: dict[str, float] = {}

@@ -28,6 +28,7 @@ from neocog.fit.parallel import World, gathered
 from neocog.fit.predicting import Run
 from neocog.records import SPLITS, Preprocess
 from neocog.tasks import Losses
+from neocog.tasks.experience import judging
 
 
 class Guide:
@@ -178,11 +179,9 @@ class Unlabelled(Guide):
 
     def beside(self, net: nn.Module, batch: Batch) -> Tensor:
         weak, strong = (next(stream) for stream in self.streams)
-        side, mode = batch.x.size(-2), net.training
-        net.eval()
-        with torch.no_grad(), self.device.autocast():
+        side = batch.x.size(-2)
+        with judging(net, self.device):
             p = floated(net(smaller(weak.x, side))).softmax(1)
-        net.train(mode)
         most, self.labels = p.max(1)
         self.trusted = (most >= self.sure) & weak.valid
         return smaller(strong.x, side)

@@ -100,20 +100,8 @@ class Plan:
     @property
     def augment(self) -> Augment:
         """What is done to the training pictures."""
-        r = self.recipe
-        return Augment(
-            flip=r.flip if self.mirror else "none",
-            translate=r.translate,
-            crop=r.crop,
-            resized_crop=r.resized_crop,
-            cutout=r.cutout,
-            colour=r.colour,
-            mixup=r.mixup,
-            cutmix=r.cutmix,
-            zoom=r.zoom,
-            rotate=r.rotate,
-            elastic=r.elastic,
-        )
+        fields = {f.name: getattr(self.recipe, f.name) for f in dataclasses.fields(Augment)}
+        return Augment(**fields) if self.mirror else Augment(**{**fields, "flip": "none"})
 
 
 def make_plan(
@@ -136,15 +124,10 @@ def make_plan(
     if r.name == "quick" and max(pre.input) > 128 and "batch_size" not in wishes.fields:
         r = r.changed(batch_size=8)  # maps of large pictures need much memory
     with show.bar("searching for near-duplicates") as bar:
-        mirrored = r.flip != "none" if "flip" in wishes.fields else None
         split = splits_of(
-            source,
-            kind,
-            r,
-            wishes.seed,
-            lambda done, of: bar(done / max(1, of), f"{done:,} of {of:,}"),
-            mirrored=mirrored,
-        )
+            source, kind, r, wishes.seed, lambda done, of: bar(done / max(1, of), f"{done:,} of {of:,}"),
+            mirrored=r.flip != "none" if "flip" in wishes.fields else None,
+        )  # fmt: skip
     data.codes, data.notes, mirroring = same_everywhere(split, world)
     if pre.fit == "pad" and "tile" in kind.options and side > 1.5 * min(pre.input):
         data.notes.append(
@@ -193,28 +176,21 @@ def make_plan(
     r, mirror, said = mirror_as_decided(r, mirroring, _names(task), wishes.fields)
     data.notes += said
     data.notes += task.notes
+    decided: dict[str, Any] = {
+        "task": saved(task), "net": spec, "recipe": r, "preprocess": pre, "pieces": pieces, "mirror": mirror,
+        "mirror_asked": bool({"flip", "tta"} & set(wishes.fields)), "start": began, "taps": taps,
+        "batch": make_batch(r, len(rows) * pieces, world.size),
+    }  # fmt: skip
+    return _made(wishes, data, device, show, decided), task
+
+
+def _made(wishes: Wishes, data: Data, device: Device, show: Show, decided: dict[str, Any]) -> Plan:
+    """The plan with what was `decided`; its notes are said."""
     for note in data.notes:
         show.say(f"note: {note}")
-    plan = Plan(
-        data=data.spec,
-        test=data.test_spec,
-        columns=data.columns,
-        task=saved(task),
-        net=spec,
-        recipe=r,
-        preprocess=pre,
-        batch=make_batch(r, len(rows) * pieces, world.size),
-        pieces=pieces,
-        seed=wishes.seed,
-        epochs=wishes.epochs,
-        minutes=wishes.minutes,
-        mirror=mirror,
-        mirror_asked=bool({"flip", "tta"} & set(wishes.fields)),
-        device=device.as_dict(),
-        start=began,
-        taps=taps,
-    )
-    return plan, task
+    given: dict[str, Any] = {name: getattr(wishes, name) for name in ("seed", "epochs", "minutes")}
+    where = {"data": data.spec, "test": data.test_spec, "columns": data.columns, "device": device.as_dict()}
+    return Plan(**given, **where, **decided)
 
 
 def plan_inputs(wishes: Wishes, data: Data, device: Device, world: World, show: Show) -> tuple[Plan, Task]:
@@ -254,25 +230,12 @@ def plan_inputs(wishes: Wishes, data: Data, device: Device, world: World, show: 
         if r.dropout >= 0 and "dropout" in has:
             spec.setdefault("dropout", r.dropout)
         spec["input_size"] = max(spec["input_size"], _smallest(name, spec))
-    for note in data.notes:
-        show.say(f"note: {note}")
-    plan = Plan(
-        data=data.spec,
-        test=data.test_spec,
-        columns=data.columns,
-        task=saved(task),
-        net=spec,
-        recipe=r,
-        preprocess=Preprocess(1, 1, channels=1, mean=(0.0,), std=(1.0,)),
-        reader=None if own else saved_reader(reader),
-        batch=make_batch(r, len(rows), world.size),
-        seed=wishes.seed,
-        epochs=wishes.epochs,
-        minutes=wishes.minutes,
-        mirror=False,
-        device=device.as_dict(),
-    )
-    return plan, task
+    decided: dict[str, Any] = {
+        "task": saved(task), "net": spec, "recipe": r, "mirror": False, "reader": None if own else saved_reader(reader),
+        "preprocess": Preprocess(1, 1, channels=1, mean=(0.0,), std=(1.0,)),
+        "batch": make_batch(r, len(rows), world.size),
+    }  # fmt: skip
+    return _made(wishes, data, device, show, decided), task
 
 
 # fields of a recipe that change pictures, as they are where there are none
@@ -339,37 +302,30 @@ def _check_net(facts: Facts, task: type[Task], reads: str = PICTURE) -> None:
 def _preprocess(wishes: Wishes, data: Data, start: Start | None, facts: Facts, device: Device) -> Preprocess:
     usual, channels = data.usual
     side, kind = min(usual), data.task
-    given = start.sized(wishes.size, side) if start else None
+    given, least = start.sized(wishes.size, side) if start else None, nets.smallest_picture(facts.name)
+    shape: tuple[int, int]
     if tile := int(task_options(kind, wishes.task_options).get("tile", 0)):
         if wishes.size:
             raise UsageError(
                 f"size={wishes.size} scales pictures, and with tile={tile} they keep their size; give one of both"
             )
-        if tile < nets.smallest_picture(facts.name):
-            raise UsageError(
-                f"{facts.name} needs tiles of at least {nets.smallest_picture(facts.name)}, not tile={tile}"
-            )
-        made = Preprocess(tile, tile, channels=channels, fit="tile", shape=(tile, tile))
-        return (
-            made
-            if given is None
-            else dataclasses.replace(made, mean=given.mean, std=given.std, channels=given.channels)
-        )
-    plain = given or _cut(wishes, facts, side, device)
-    if nets.engineered(facts.name):  # descriptors are of the pictures' own values
-        plain = dataclasses.replace(plain, mean=(0.0,) * 3, std=(1.0,) * 3)
-    if kind.fit == "pad":
+        if tile < least:
+            raise UsageError(f"{facts.name} needs tiles of at least {least}, not tile={tile}")
+        fit, shape = "tile", (tile, tile)
+    else:
+        plain = given or _cut(wishes, facts, side, device)
+        if nets.engineered(facts.name):  # descriptors are of the pictures' own values
+            plain = dataclasses.replace(plain, mean=(0.0,) * 3, std=(1.0,) * 3)
+        if kind.fit != "pad":
+            return plain if given else dataclasses.replace(plain, channels=channels)
         usually = min(side, 64 if side <= 96 else 256 if device.kind == "cpu" else 512)
         size = wishes.size or kind.size or (usually if kind.geometry else plain.size)
-        one = nets.one_size(facts.name)
-        step = 1 if one else 8 if size <= 96 else _STEP
-        size = max(size, nets.smallest_picture(facts.name))
-        shape = (size, size) if one else choose_shape(usual, size, step)
-        made = Preprocess(min(shape), min(shape), channels=channels, fit="pad", shape=shape)
-        if given is None:
-            return made
-        return dataclasses.replace(made, mean=given.mean, std=given.std, channels=given.channels)
-    return plain if given else dataclasses.replace(plain, channels=channels)
+        step, size = 8 if size <= 96 else _STEP, max(size, least)
+        fit, shape = "pad", (size, size) if nets.one_size(facts.name) else choose_shape(usual, size, step)
+    made = Preprocess(min(shape), min(shape), channels=channels, fit=fit, shape=shape)
+    if given is None:
+        return made
+    return dataclasses.replace(made, mean=given.mean, std=given.std, channels=given.channels)
 
 
 def _cut(wishes: Wishes, facts: Facts, side: int, device: Device) -> Preprocess:

@@ -16,13 +16,20 @@ import numpy as np
 
 from neocog.data.decode import decode
 from neocog.errors import NeocogError
+from neocog.fit.card import read_card, task_in
+from neocog.fit.examples import sheets
 from neocog.fit.findings import Finding, read_curves, read_dead, read_update_ratios
 from neocog.fit.job import reader_of
-from neocog.fit.predicting import read_card, task_in
-from neocog.fit.report_results import examples, result, seen_of, unknown_section
-from neocog.fit.report_transfer import cross_validation, parts_section, transfer_section
+from neocog.fit.report_results import (
+    cross_validation,
+    examples,
+    parts_section,
+    result,
+    seen_of,
+    transfer_section,
+    unknown_section,
+)
 from neocog.fit.run import read_json, records, write_atomically
-from neocog.fit.sheets import sheets
 from neocog.page import Html, line_chart, page, pairs, paragraph, table, text
 from neocog.records import counted, speak_of, worded
 from neocog.tasks.task import words

@@ -1,11 +1,14 @@
-"""What a person sees while something long is done: lines and a bar with the time left, on stderr."""
+"""What a person sees while something long is done, lines and a bar with the time left; and how Ctrl-C ends it."""
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from neocog.names import shown
 from neocog.records import worded
@@ -69,3 +72,27 @@ class Show:
                 self.say(f"{what} {100 * share:3.0f} %  {now - begin:.0f} s, about {left:.0f} s left  {text}")
 
         yield line
+
+
+@contextmanager
+def interruptible(active: bool = True) -> Iterator[Callable[[], bool]]:
+    """While open, Ctrl-C is only noted, and the function that this gives says so; a second one interrupts at once.
+
+    An interrupt that arrives inside a library's callback can be lost there: Python prints it and goes on.
+    """
+    asked = False
+    if not active or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)

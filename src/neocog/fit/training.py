@@ -15,31 +15,26 @@ from torch import nn
 from neocog.data.batches import Batch
 from neocog.errors import RunError, UsageError
 from neocog.fit import diagnose
-from neocog.fit.clock import Clock
 from neocog.fit.depth import count_parameters
 from neocog.fit.device import Device
 from neocog.fit.device import prepare as prepare_device
 from neocog.fit.evaluating import floated, observed
+from neocog.fit.examples import write_sheets
 from neocog.fit.features import layer_names
-from neocog.fit.finish import finish, write_seen
-from neocog.fit.fusion import parts_of
+from neocog.fit.finish import finish, seconds_to_train, write_seen
 from neocog.fit.inputs import prepare
 from neocog.fit.job import Data, Job, Wishes
-from neocog.fit.learn_head import learn_head
+from neocog.fit.learn_head import features_in_place_of_pictures, learn_head, parts_of
 from neocog.fit.loop import fit, weighted
-from neocog.fit.new_run import make_folder
-from neocog.fit.opening import planned
+from neocog.fit.opening import make_folder, planned
 from neocog.fit.parallel import alone, join, wait_for_all
 from neocog.fit.plan import Plan, task_of
 from neocog.fit.predicting import Run
 from neocog.fit.report import write_report
 from neocog.fit.run import Log, damaged, misfit, read_json, read_tensors, write_json, write_tensors
-from neocog.fit.sheets import write_sheets
-from neocog.fit.show import Show
-from neocog.fit.signals import interruptible
+from neocog.fit.schedules import Clock
+from neocog.fit.show import Show, interruptible
 from neocog.fit.state import CHECKPOINT, State
-from neocog.fit.steady import features_in_place_of_pictures
-from neocog.fit.wait import seconds_to_train
 from neocog.fit.watching import records
 from neocog.records import counted
 from neocog.tasks import Losses, Task
@@ -114,7 +109,7 @@ def train(
         save_every: seconds between checkpoints within an epoch.
         start: weights to start from: a run, a safetensors file, or the name of a net for its ImageNet weights;
             ``"scratch"`` for random ones. None takes ImageNet weights that are at hand where the pictures are
-            photographs and not too many, see ``neocog.fit.pretrained``.
+            photographs and not too many, see ``neocog.fit.start``.
         regime: what is trained then: ``"features"`` (only a new last layer), ``"top"`` (the last stages, too) or
             ``"all"``; None chooses by the number of pictures. See ``neocog.fit.transfer``.
         layer: dotted names of the layers whose features a new last layer reads, joined by commas or as a list.
