@@ -12,9 +12,9 @@ import torch
 
 import neocog
 from neocog.data import open_source
-from neocog.fit import diagnose
 from neocog.fit.evaluating import observed, usual_batch
 from neocog.fit.examples import write_examples, write_sheets
+from neocog.fit.findings import judged, read_mirrored
 from neocog.fit.inputs import split_of
 from neocog.fit.job import Job, Split, open_split
 from neocog.fit.parallel import same_everywhere
@@ -27,14 +27,6 @@ from neocog.tasks.unknown import FEWEST, Unknown, fit_unknown
 
 BANK = 5000  # training pictures whose features describe what is known
 STRANGERS = (1000, 200)  # pictures of each foreign collection, small (up to 96 pixels wide) and large
-# names of kept features
-_KEPT = {
-    "known pictures": "train",
-    "validation pictures": "val",
-    "test pictures": "test",
-    "strangers (drawn)": "drawn",
-    "strangers (digits)": "digits",
-}
 
 
 def finish(job: Job, state: State) -> None:
@@ -50,41 +42,34 @@ def finish(job: Job, state: State) -> None:
     task.thorough()
     views: dict[str, Any] = {"tta": plan.recipe.tta, "mirror": plan.mirror}
 
-    def look(split: Split, what: str, chosen: np.ndarray | None = None, **how: Any) -> tuple[Seen, np.ndarray]:
+    def look(
+        split: Split, name: str, what: str, chosen: np.ndarray | None = None, **how: Any
+    ) -> tuple[Seen, np.ndarray]:
         if job.kept is not None:  # the net has seen most of these pictures already
-            return job.kept.observed(task, split, _KEPT.get(what, ""), chosen)
+            return job.kept.observed(task, split, name, chosen)
         with show.bar(f"evaluating on {what}") as bar:
-            return observed(
-                net,
-                task,
-                split,
-                job.device,
-                features=job.strangers,
-                chosen=chosen,
-                world=job.world,
-                show=bar,
-                **(how or views),
-            )
+            how = {"features": job.strangers, "chosen": chosen, "world": job.world, "show": bar, **(how or views)}
+            return observed(net, task, split, job.device, **how)
 
     validation = job.splits["val"]
     mirrored = None
     flips = plan.recipe.tta != "none" or plan.recipe.flip != "none"
     if task.classifies and job.kept is None and plan.mirror and len(validation) and flips:
-        plain, _ = look(validation, "validation pictures as they are", tta="none")
-        turned, _ = look(validation, "mirrored validation pictures", tta="mirror")
+        plain, _ = look(validation, "", "validation pictures as they are", tta="none")
+        turned, _ = look(validation, "", "mirrored validation pictures", tta="mirror")
         right = [found["logits"].argmax(1) == found["labels"] for found in (plain, turned)]
-        mirrored = diagnose.read_mirrored(*right, trained=plan.augment.flip != "none")
+        mirrored = read_mirrored(*right, trained=plan.augment.flip != "none")
         if mirrored.verdict != "good":
             views["mirror"] = plan.mirror_asked
             show.say(f"{mirrored.name}: {mirrored.evidence}. {mirrored.advice}")
-    val, val_features = look(validation, "validation pictures")
+    val, val_features = look(validation, "val", "validation pictures")
     # where pictures are few, cross-validation has answers for all but the test pictures, each unseen
     task.calibrate(val if job.cross is None else job.cross.seen)
 
     if "test" not in job.splits:
         job.splits["test"] = split_of(job, *job.data.testing(), "test pictures")
     testing = job.splits["test"]
-    test, test_features = look(testing, "test pictures")
+    test, test_features = look(testing, "test", "test pictures")
     metrics: dict[str, Any] = {}
     for split, seen in (("test", test), ("val", val)):
         if figures := task.figures(seen):
@@ -134,21 +119,8 @@ def finish(job: Job, state: State) -> None:
         show.say(f"{counted(len(problems))} could not be read; see {folder / 'problems.json'}")
     if mirrored is not None:
         log.write("diagnosis", **mirrored.to_json())
-    _read_log(job, folder)
-
-
-def _read_log(job: Job, folder: Path) -> None:
-    epochs = records(folder, "epoch")
-    if not epochs:
-        return
-    findings = diagnose.read_curves(epochs, job.plan.as_dict())
-    middle = epochs[len(epochs) // 2]  # at the end the learning rate is zero
-    if middle.get("update_ratio"):
-        findings.append(diagnose.read_update_ratios(middle["update_ratio"], optimizer=job.plan.recipe.optimizer))
-    if epochs[-1].get("dead"):
-        findings.append(diagnose.read_dead(epochs[-1]["dead"]))
-    for finding in findings:
-        job.log.write("diagnosis", **finding.to_json())
+    for finding in judged(records(folder, "epoch"), plan.as_dict()):
+        log.write("diagnosis", **finding.to_json())
 
 
 def write_seen(path: Path, seen: Seen, split: Split) -> None:
@@ -168,7 +140,7 @@ def _strangers(
         return None, None
     plan, training, task = job.plan, job.splits["train"], job.task
     chosen = np.linspace(0, len(training) - 1, min(BANK, len(training))).astype(np.int64)
-    seen, features = look(training, "known pictures", chosen, tta="none")
+    seen, features = look(training, "train", "known pictures", chosen, tta="none")
     unknown = fit_unknown(features, seen["labels"], len(task.classes), held_out=held_out, seed=plan.seed)  # type: ignore[attr-defined]
     facts = {**unknown.facts(), "auroc": {}, "caught": {}, "n": {"known": len(known)}}
     ordinary = unknown.score(known)
@@ -180,7 +152,7 @@ def _strangers(
         rows = np.arange(min(most, len(source)))
         columns: dict[str, Any] = {"label": source.columns["label"].select(rows)}
         strange = open_split(columns, task, source, rows, plan.preprocess, job.device, job.show, "other pictures")
-        scores = unknown.score(look(strange, f"strangers ({name})", None, tta="none")[1])
+        scores = unknown.score(look(strange, name, f"strangers ({name})", None, tta="none")[1])
         both = np.concatenate((ordinary, scores))
         facts["auroc"][name] = auroc(both, np.arange(len(both)) >= len(ordinary))
         facts["caught"][name] = float((scores > unknown.threshold).mean())

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -139,9 +140,8 @@ _SHOWN = 8  # class names in a note
 def coverage(data: Data, mirrored: bool) -> list[str]:
     """What is wrong with the splits, in sentences; `mirrored`: mirror images count as copies."""
     test_source, test_rows = data.testing()
-    notes = (
-        [] if data.test is None or data.source.kind != PICTURE else _leaks_to(data, test_source, test_rows, mirrored)
-    )
+    apart = data.test is not None and data.source.kind == PICTURE
+    notes = _leaks_to(data, test_source, test_rows, mirrored) if apart else []
     if not data.task.classifies:
         return notes
     count = {name: _count(data.source.labels[data.rows(name)], data) for name in ("train", "val")}
@@ -165,37 +165,17 @@ def _names(data: Data, which: np.ndarray) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-class _Both:
-    """The pictures of two sources, one after the other."""
-
-    def __init__(self, first: Source, second: Source) -> None:
-        self.sources, self.ends = (first, second), len(first)
-
-    def __len__(self) -> int:
-        return sum(map(len, self.sources))
-
-    def _at(self, i: int) -> tuple[Source, int]:
-        return (self.sources[0], i) if i < self.ends else (self.sources[1], i - self.ends)
-
-    def read(self, i: int) -> bytes | np.ndarray:
-        source, row = self._at(i)
-        return source.read(row)
-
-    def key(self, i: int) -> str:
-        source, row = self._at(i)
-        return source.key(row)
-
-
 def _leaks_to(data: Data, test: Source, rows: np.ndarray, mirrored: bool) -> list[str]:
     """Near-duplicates of training and validation pictures among those of another source."""
-    learned = np.flatnonzero((data.codes == 0) | (data.codes == 1))
+    learned, many = np.flatnonzero((data.codes == 0) | (data.codes == 1)), len(data.source)
     if len(learned) + len(rows) > LEAKS_UP_TO:
         return [f"near-duplicates were not searched for between training and {len(rows):,} test pictures"]
     codes = np.concatenate((data.codes[learned], np.full(len(rows), SPLITS.index("test"), np.int8)))
-    both = _Both(data.source, test)
-    which = np.concatenate((learned, len(data.source) + rows))
-    groups = fast_groups(both, which, mirrored=mirrored)  # type: ignore[arg-type]
-    return leaks(codes, groups)
+    both: Any = SimpleNamespace(  # the pictures of two sources, one after the other
+        read=lambda i: data.source.read(i) if i < many else test.read(i - many),
+        key=lambda i: data.source.key(i) if i < many else test.key(i - many),
+    )
+    return leaks(codes, fast_groups(both, np.concatenate((learned, many + rows)), mirrored=mirrored))
 
 
 def make_folder(folder: Path, plan: Plan, data: Data) -> None:

@@ -189,8 +189,7 @@ def _made(wishes: Wishes, data: Data, device: Device, show: Show, decided: dict[
     for note in data.notes:
         show.say(f"note: {note}")
     given: dict[str, Any] = {name: getattr(wishes, name) for name in ("seed", "epochs", "minutes")}
-    where = {"data": data.spec, "test": data.test_spec, "columns": data.columns, "device": device.as_dict()}
-    return Plan(**given, **where, **decided)
+    return Plan(data=data.spec, test=data.test_spec, columns=data.columns, device=device.as_dict(), **given, **decided)
 
 
 def plan_inputs(wishes: Wishes, data: Data, device: Device, world: World, show: Show) -> tuple[Plan, Task]:

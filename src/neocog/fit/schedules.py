@@ -40,13 +40,7 @@ def steps(progress: float) -> float:
     return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
 
 
-SCHEDULES: dict[str, Schedule] = {
-    "constant": constant,
-    "linear": linear,
-    "cosine": cosine,
-    "triangle": triangle,
-    "steps": steps,
-}
+SCHEDULES: dict[str, Schedule] = {one.__name__: one for one in (constant, linear, cosine, triangle, steps)}
 
 
 def schedule(name: str) -> Schedule:
