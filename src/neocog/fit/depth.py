@@ -119,11 +119,7 @@ def keep_still(net: nn.Module, used: Sequence[Used]) -> None:
         parts = {id(m) for m in module.modules()} & seen
         if parts and parts <= still:
             module.eval()
-            module.train = types.MethodType(_stays, module)  # type: ignore[method-assign]
-
-
-def _stays(self: nn.Module, mode: bool = True) -> nn.Module:
-    return self
+            module.train = types.MethodType(lambda self, mode=True: self, module)  # type: ignore[method-assign]
 
 
 def count_parameters(net: nn.Module) -> int:

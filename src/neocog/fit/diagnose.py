@@ -1,4 +1,4 @@
-"""Experiments on a net in training; `findings` judges the numbers, and its names are public here too.
+"""Experiments on a net in training; `findings` judges the numbers.
 
 Everything here is a pure function: nets, random state and modes are as they were when it returns.
 """
@@ -21,24 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from neocog.anatomy.running import Calls
 from neocog.errors import UsageError
-from neocog.fit.findings import Finding, initial_loss, read_curves, read_dead, read_mirrored, read_update_ratios
+from neocog.fit.findings import Finding
 from neocog.records import counted
 from neocog.tasks import Losses
-
-__all__ = [
-    "Finding",
-    "Suggestion",
-    "dead_units",
-    "initial_loss",
-    "lr_scan",
-    "overfit_one_batch",
-    "read_curves",
-    "read_dead",
-    "read_mirrored",
-    "read_update_ratios",
-    "sweep",
-    "update_ratios",
-]
 
 # ---------------------------------------------------------------- before training
 
@@ -79,7 +64,8 @@ def overfit_one_batch(
                 first = value if math.isnan(first) else first
                 if value < best:
                     best, done, rate_used = value, step, rate
-                learned = value <= 0.1 * first or (value <= 0.5 * first and _all_right(found))
+                right = found.figures.get("accuracy", found.count)  # where it is not counted, half the loss is enough
+                learned = value <= 0.1 * first or (value <= 0.5 * first and float(right) == float(found.count))
                 late = time.monotonic() - begin > seconds
                 if learned or late or step == steps or not math.isfinite(value):
                     break
@@ -102,11 +88,6 @@ def overfit_one_batch(
     advice = "A net that cannot memorise one batch has an error: labels that do not belong to the pictures, a loss "
     advice += "that does not reach the weights, frozen layers, or units that are all dead."
     return Finding("overfit one batch", "bad", evidence, advice)
-
-
-def _all_right(found: Losses) -> bool:
-    right = found.figures.get("accuracy")
-    return right is None or float(right) == float(found.count)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from neocog import nets
+from neocog.data.check import fast_groups
 from neocog.data.ready import Ready, Vectors
 from neocog.errors import UsageError
 from neocog.fit.heads import (
@@ -34,7 +35,7 @@ from neocog.fit.heads import (
     stratified_folds,
 )
 from neocog.fit.inputs import feed_of, split_of
-from neocog.fit.job import Data, Job, Split
+from neocog.fit.job import Job, Split
 from neocog.fit.kept import Kept, fingerprint, neighbours
 from neocog.fit.suspects import doubted, out_of_fold
 from neocog.fit.transfer import FEW, ONE_SPLIT, each_class
@@ -54,11 +55,9 @@ def learn_head(job: Job) -> None:
     """
     plan, show = job.plan, job.show
     net: Any = job.net.eval()
-    assert plan.start is not None
     began = time.monotonic()
     training, validation = job.splits["train"], job.splits["val"]
-    others = [*(Path(one) for one in [plan.start["weights"]] if one), *neighbours(job.folder)]
-    kept = job.kept = Kept(net, key_of(job), job.folder, others, job.device, job.world, show)
+    kept = job.kept = kept_of(job)
     (rows, x), (val_rows, val_x) = kept.of(training.shown, "train"), kept.of(validation.shown, "val")
     y, val_y = training.targets(rows), validation.targets(val_rows)
     looked = time.monotonic()
@@ -69,7 +68,8 @@ def learn_head(job: Job) -> None:
     apart = task.groups(source)  # whole classes, say, are kept apart
     layer = nets.head_of(net)
     crossed = apart is None and not isinstance(layer, Fused) and (r.folds > 1 or (few and r.folds == 0))
-    groups = _groups(job.data, seen, plan.mirror) if apart is None and (few or crossed) else None
+    wanted = apart is None and (few or crossed) and len(seen) <= _GROUPS_UP_TO
+    groups = fast_groups(source, seen, mirrored=plan.mirror) if wanted else None
     strata = strata_of(task, source, seen)
     # a validation picture or two of each class say less about the strength than every training picture in its turn;
     # so do a few groups
@@ -142,15 +142,6 @@ def learn_head(job: Job) -> None:
         f"{head.kind} head on {counted(x.shape[1], 'feature')} of {counted(len(rows))}{found}: strength "
         f"{head.strength:g} ({head.chosen or 'given'}); features {looked - began:.1f} s, head {fitted - looked:.1f} s"
     )
-
-
-def _groups(data: Data, index: np.ndarray, mirrored: bool) -> np.ndarray | None:
-    """Near-duplicates share a number, mirrored ones if wanted; None where there are too many pictures to look."""
-    if len(index) > _GROUPS_UP_TO:
-        return None
-    from neocog.data.check import fast_groups
-
-    return fast_groups(data.source, index, mirrored=mirrored)
 
 
 _ROUNDS = 200  # of expectation-maximisation
@@ -243,13 +234,10 @@ def features_in_place_of_pictures(job: Job) -> None:
 
     Training pictures also have those of their mirror images, as another view, if the plan mirrors them.
     """
-    plan = job.plan
-    assert plan.start is not None
-    others = [Path(plan.start["weights"]), *neighbours(job.folder)]
-    kept = Kept(job.net.eval(), key_of(job), job.folder, others, job.device, job.world, job.show)
+    kept = kept_of(job)
     job.splits["test"] = split_of(job, *job.data.testing(), "test pictures")
     for name, split in job.splits.items():
-        mirrored = name == "train" and plan.augment.flip != "none"
+        mirrored = name == "train" and job.plan.augment.flip != "none"
         job.splits[name] = _as_vectors(kept, split, name, mirrored=mirrored)
     job.feed = feed_of(job)
 
@@ -268,6 +256,13 @@ def _as_vectors(kept: Kept, split: Split, name: str, *, mirrored: bool) -> Split
     return Split(
         (Vectors(views, pictures.pre, pictures.problems),), split.source, split.rows[rows], split.known.select(rows)
     )
+
+
+def kept_of(job: Job) -> Kept:
+    """The features of a job's trunk, also those that its start and runs beside it have."""
+    weights = (job.plan.start or {}).get("weights")
+    others = [*([Path(weights)] if weights else ()), *neighbours(job.folder)]
+    return Kept(job.net.eval(), key_of(job), job.folder, others, job.device, job.world, job.show)
 
 
 def key_of(job: Job) -> str:

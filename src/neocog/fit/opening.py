@@ -144,19 +144,16 @@ def coverage(data: Data, mirrored: bool) -> list[str]:
     notes = _leaks_to(data, test_source, test_rows, mirrored) if apart else []
     if not data.task.classifies:
         return notes
-    count = {name: _count(data.source.labels[data.rows(name)], data) for name in ("train", "val")}
+    codes = {name: data.source.labels[data.rows(name)] for name in ("train", "val")}
     labels: Any = data.columns_of(test_source, test_rows)["label"]
-    count["test"] = _count(labels.codes, data)
+    codes["test"] = labels.codes
+    count = {k: np.bincount(v[v >= 0], minlength=len(data.source.classes)) for k, v in codes.items()}
     for name in ("val", "test"):
         if strange := _names(data, (count[name] > 0) & (count["train"] == 0)):
             notes.append(f"no training picture, but {name} pictures of {strange}: every one of them counts as an error")
     if count["test"].any() and (absent := _names(data, (count["test"] == 0) & (count["train"] > 0))):
         notes.append(f"no test picture of {absent}: the test figures, macro-F1 too, do not show how well it is found")
     return notes
-
-
-def _count(labels: np.ndarray, data: Data) -> np.ndarray:
-    return np.bincount(labels[labels >= 0], minlength=len(data.source.classes))
 
 
 def _names(data: Data, which: np.ndarray) -> str:

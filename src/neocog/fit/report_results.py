@@ -82,6 +82,7 @@ def unknown_section(unknown: Mapping[str, Any]) -> Html:
     if isinstance(unknown.get("false_alarm"), int | float):
         parts.append(paragraph(f"The threshold calls {unknown['false_alarm']:.0%} of ordinary pictures unknown."))
     areas, caught = unknown.get("auroc"), unknown.get("caught") or {}
+    rest = {k: v for k, v in unknown.items() if k != "caught" and v is not None and not isinstance(v, Mapping | list)}
     if isinstance(areas, Mapping) and areas:
         rows = [
             {"unlike pictures": name, "AUROC": float(area)}
@@ -89,11 +90,6 @@ def unknown_section(unknown: Mapping[str, Any]) -> Html:
             for name, area in areas.items()
         ]
         parts.append(table(rows, numeric=("AUROC", "called unknown")))
-    rest = {
-        key: v for key, v in unknown.items() if key not in ("auroc", "caught") and not isinstance(v, Mapping | list)
-    }
-    if not isinstance(areas, Mapping) and areas is not None:
-        rest["auroc"] = areas
     parts.append(pairs(rest))
     return Html("".join(parts))
 

@@ -85,9 +85,9 @@ class Clock:
     _begin: float = field(default_factory=time.monotonic)
 
     @staticmethod
-    def for_epochs(epochs: float, steps_per_epoch: int, at_least: int = 0) -> Clock:
+    def for_epochs(epochs: float, steps_per_epoch: int, at_least: int = 0, world: World | None = None) -> Clock:
         """A clock of `epochs` epochs, or of more if these have fewer than `at_least` steps."""
-        return Clock(max(math.ceil(epochs * steps_per_epoch), at_least, 1))
+        return Clock(max(math.ceil(epochs * steps_per_epoch), at_least, 1), world=world or World())
 
     @property
     def elapsed(self) -> float:

@@ -16,10 +16,6 @@ from neocog.records import worded
 EVERY = 15.0  # seconds between lines where nobody sees a bar move
 
 
-def _silent(share: float, text: str = "") -> None:
-    pass
-
-
 class Show:
     """Speaks on stderr, or not at all.
 
@@ -38,7 +34,7 @@ class Show:
     def bar(self, what: str) -> Iterator[Callable[..., None]]:
         """A bar; the function that it gives takes the share that is done, in [0, 1], and a text."""
         if not self.on:
-            yield _silent
+            yield lambda share, text="": None
             return
         if sys.stderr.isatty():
             from rich.console import Console

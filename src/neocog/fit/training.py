@@ -21,6 +21,7 @@ from neocog.fit.device import prepare as prepare_device
 from neocog.fit.evaluating import floated, observed
 from neocog.fit.examples import write_sheets
 from neocog.fit.features import layer_names
+from neocog.fit.findings import Finding, initial_loss
 from neocog.fit.finish import finish, seconds_to_train, write_seen
 from neocog.fit.inputs import prepare
 from neocog.fit.job import Data, Job, Wishes
@@ -226,7 +227,9 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
         features_in_place_of_pictures(job)
     if again:
         show.say(f"continuing {folder} at epoch {state.step / job.batches.steps_per_epoch:.2f}")
-    clock = _clock(job)
+    epochs = plan.epochs if plan.epochs is not None else plan.recipe.epochs
+    least = plan.recipe.min_steps if plan.epochs is None else 0
+    clock = Clock.for_epochs(epochs, job.batches.steps_per_epoch, least, world)
     job.log = Log(folder if world.first else None, keep=state.log_size)
     _say_what_is_done(job, clock)
 
@@ -300,14 +303,6 @@ def validated(job: Job, tried: nn.Module, step: int | None = None) -> dict[str, 
     return {f"val_{k}": v for k, v in {**figures, "error": task.error(figures)}.items()}
 
 
-def _clock(job: Job) -> Clock:
-    plan, steps = job.plan, job.batches.steps_per_epoch
-    epochs = plan.epochs if plan.epochs is not None else plan.recipe.epochs
-    clock = Clock.for_epochs(epochs, steps, plan.recipe.min_steps if plan.epochs is None else 0)
-    clock.world = job.world
-    return clock
-
-
 def _say_what_is_done(job: Job, clock: Clock) -> None:
     plan = job.plan
     epochs = clock.steps / job.batches.steps_per_epoch
@@ -343,7 +338,7 @@ def _first_words(job: Job) -> None:
     )
 
 
-def _first_look(job: Job) -> list[diagnose.Finding]:
+def _first_look(job: Job) -> list[Finding]:
     """Loss before the first step, and whether the net can learn one small batch by heart."""
     net, task, device = job.net, job.task, job.device
     stream = job.batches.stream(0)
@@ -365,7 +360,7 @@ def _first_look(job: Job) -> list[diagnose.Finding]:
     found = [learned] if learned else []
     if task.chance is None or (job.plan.start and job.plan.start["head"] == "kept"):
         return found  # better than chance, as it should be, or a loss of which chance says nothing
-    return [diagnose.initial_loss(loss, task.chance), *found]
+    return [initial_loss(loss, task.chance), *found]
 
 
 def losses_of(task: Task, net: nn.Module, batch: Batch) -> Losses:
