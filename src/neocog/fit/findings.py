@@ -202,8 +202,12 @@ def judged(epochs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> 
 
 def values_of(epochs: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
     """Return the finite (epoch, value) pairs."""
-    values = ((record.get("epoch", number + 1), record.get(key)) for number, record in enumerate(epochs))
-    return [(float(at), float(v)) for at, v in values if isinstance(v, int | float) and math.isfinite(v)]
+    found = ((record.get("epoch"), number, record.get(key)) for number, record in enumerate(epochs, 1))
+    return [(float(at if _finite(at) else number), float(v)) for at, number, v in found if _finite(v)]
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _divergence(epochs: Sequence[Mapping[str, Any]], losses: list[tuple[float, float]], few: bool) -> Finding:

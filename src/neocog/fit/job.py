@@ -74,6 +74,7 @@ class Wishes:
         return replace(self, net=name, size=size, net_options={**options, **self.net_options})
 
 
+@dataclass(eq=False)
 class Data:
     """The pictures of a run: a source with a split code for each, and perhaps another source to test on.
 
@@ -83,21 +84,16 @@ class Data:
         codes: int8 (N,), index into SPLITS, -1 = not used; declared at first, then as planned.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        test: Source | None,
-        task: type[Task],
-        *,
-        spec: str | None = None,
-        test_spec: str | None = None,
-        columns: dict[str, str] | None = None,
-    ) -> None:
-        self.source, self.test, self.task = source, test, task
-        self.spec, self.test_spec, self.columns = spec, test_spec, columns
-        self.known = task.known(source)
-        self.codes = source.splits
-        self.notes: list[str] = []
+    source: Source
+    test: Source | None
+    task: type[Task]
+    spec: str | None = None
+    test_spec: str | None = None
+    columns: dict[str, str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.known, self.codes = self.task.known(self.source), self.source.splits
 
     @staticmethod
     def open(
@@ -113,8 +109,7 @@ class Data:
             _check(other, chosen)
             for role in chosen.needs:
                 renamed(other.columns[role], source.columns[role])  # says which classes training lacks
-        specs = {"spec": _spec(data), "test_spec": None if test is None else _spec(test)}
-        found = Data(source, other, chosen, columns=columns, **specs)
+        found = Data(source, other, chosen, _spec(data), _spec(test), columns)
         speak_of(source.kind)
         _ = found.usual  # so that pictures of which none can be read are refused before anything else is done
         return found

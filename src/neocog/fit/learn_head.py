@@ -23,17 +23,7 @@ from neocog import nets
 from neocog.data.check import fast_groups
 from neocog.data.ready import Ready, Vectors
 from neocog.errors import UsageError
-from neocog.fit.heads import (
-    FOLDS,
-    Head,
-    check_kind,
-    choose,
-    cross_validate,
-    group_folds,
-    part,
-    strata_of,
-    stratified_folds,
-)
+from neocog.fit import heads
 from neocog.fit.inputs import feed_of, split_of
 from neocog.fit.job import Job, Split
 from neocog.fit.kept import Kept, fingerprint, neighbours
@@ -70,7 +60,7 @@ def learn_head(job: Job) -> None:
     crossed = apart is None and not isinstance(layer, Fused) and (r.folds > 1 or (few and r.folds == 0))
     wanted = apart is None and (few or crossed) and len(seen) <= _GROUPS_UP_TO
     groups = fast_groups(source, seen, mirrored=plan.mirror) if wanted else None
-    strata = strata_of(task, source, seen)
+    strata = heads.strata_of(task, source, seen)
     # a validation picture or two of each class say less about the strength than every training picture in its turn;
     # so do a few groups
     held_out = (val_x, val_y) if apart is None and not few and len(val_x) >= 5 * len(counts) else None
@@ -83,10 +73,10 @@ def learn_head(job: Job) -> None:
         show.say(f"noisy: {left if len(doubts) < len(x) / 2 else 'the features do not tell which labels are wrong'}")
         copies = None if copies is None else copies[good]
     if apart is not None:
-        folds = group_folds(apart[training.rows[rows]], FOLDS, plan.seed)
+        folds = heads.group_folds(apart[training.rows[rows]], heads.FOLDS, plan.seed)
     elif held_out is None and not r.strength:
-        folds = stratified_folds(strata[: len(x)][good], FOLDS, copies, plan.seed)
-    own, own_y, judged = x[good], part(y, good), None
+        folds = heads.stratified_folds(strata[: len(x)][good], heads.FOLDS, copies, plan.seed)
+    own, own_y, judged = x[good], heads.part(y, good), None
     if task.fits_mirrored and plan.augment.flip != "none":
         more, mirrored = kept.of(training.shown, "train-mirrored", mirrored=True)
         same = training.targets(more)
@@ -95,12 +85,12 @@ def learn_head(job: Job) -> None:
         folds = None if folds is None else np.concatenate((folds, folds[np.searchsorted(rows, more)]))
     layers = (plan.taps or {}).get("layers", ())
     parts = net.parts if layers[1:] == [LAST] else ()  # layers that were not named are tried one by one
-    kind = check_kind(r.head, task)
+    kind = heads.check_kind(r.head, task)
     how: dict[str, Any] = {"kind": kind, "strength": r.strength, "held_out": held_out, "folds": folds, "judged": judged}
     if isinstance(layer, Fused):
         head = fuse(layer, own, own_y, task, **how)
     else:
-        head = choose(own, own_y, task, parts=parts, **how)
+        head = heads.choose(own, own_y, task, parts=parts, **how)
         put(layer, head)
     if parts:
         what = f"the maps of {layers[0]}" if head.part == 0 else "the input of the net's last layer"
@@ -108,7 +98,7 @@ def learn_head(job: Job) -> None:
     fitted = time.monotonic()
     if crossed:
         both = {name: np.concatenate((y[name], val_y[name])) for name in y} if len(val_x) else y
-        job.cross = cross_validate(
+        job.cross = heads.cross_validate(
             np.concatenate((x, val_x)) if len(val_x) else x,
             both,
             task,
@@ -117,7 +107,7 @@ def learn_head(job: Job) -> None:
             strength=r.strength,
             groups=groups,
             seed=plan.seed,
-            folds=r.folds or FOLDS,
+            folds=r.folds or heads.FOLDS,
             costly=r.folds > 1,
         )
         if job.cross is None:
@@ -147,7 +137,7 @@ def learn_head(job: Job) -> None:
 _ROUNDS = 200  # of expectation-maximisation
 
 
-def fuse(layer: Fused, features: np.ndarray, targets: Arrays, task: Any, **how: Any) -> Head:
+def fuse(layer: Fused, features: np.ndarray, targets: Arrays, task: Any, **how: Any) -> heads.Head:
     """Fit every part of the layer, and say how much each counts; returns the head of the one that counts most.
 
     Args:
@@ -159,13 +149,13 @@ def fuse(layer: Fused, features: np.ndarray, targets: Arrays, task: Any, **how: 
     if not task.classifies:
         raise UsageError(f"late fusion averages the probabilities of classes, and the task {task.name} has none")
     held_out, folds, judged = how.pop("held_out"), how["folds"], how["judged"]
-    heads, logits = [], []
+    fitted, logits = [], []
     for columns, linear in zip(layer.parts, layer.layers, strict=True):
         some = features[:, columns]
         out = None if held_out is None else (held_out[0][:, columns], held_out[1])
-        head = choose(some, targets, task, held_out=out, **how)
+        head = heads.choose(some, targets, task, held_out=out, **how)
         put(linear, head)
-        heads.append(head)
+        fitted.append(head)
         if out is not None:
             logits.append(head.logits(out[0]))
         elif folds is not None:
@@ -173,28 +163,28 @@ def fuse(layer: Fused, features: np.ndarray, targets: Arrays, task: Any, **how: 
             for fold in range(int(folds.max()) + 1):
                 away = folds == fold
                 again: dict[str, Any] = {"kind": head.kind, "strength": head.strength}
-                if task.learnable(inside := part(targets, ~away)):
-                    found[away] = choose(some[~away], inside, task, **again).logits(some[away])
+                if task.learnable(inside := heads.part(targets, ~away)):
+                    found[away] = heads.choose(some[~away], inside, task, **again).logits(some[away])
             logits.append(found if judged is None else found[judged])
     if not logits:
-        return heads[0]
+        return fitted[0]
     labels = (
         held_out[1]["label"] if held_out is not None else targets["label"][slice(None) if judged is None else judged]
     )
     temperatures = [fit_temperature(one, labels) for one in logits]
     rows = np.arange(len(labels))
     of_part = np.stack([softmax(one, t)[rows, labels] for one, t in zip(logits, temperatures, strict=True)], 1)
-    shares = np.full(len(heads), 1 / len(heads))
+    shares = np.full(len(fitted), 1 / len(fitted))
     for _ in range(_ROUNDS):
         told = of_part * shares
         shares = (told / told.sum(1, keepdims=True).clip(1e-30)).mean(0)
     layer.shares.copy_(torch.from_numpy(shares))
     layer.temperatures.copy_(torch.tensor(temperatures))
     most = int(shares.argmax())
-    return replace(heads[most], chosen=f"{heads[most].chosen or 'given'}, of {layer.names[most]}, which counts most")
+    return replace(fitted[most], chosen=f"{fitted[most].chosen or 'given'}, of {layer.names[most]}, which counts most")
 
 
-def put(layer: nn.Module, head: Head) -> None:
+def put(layer: nn.Module, head: heads.Head) -> None:
     """Give a linear layer the weights that were fitted."""
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(head.weight))  # type: ignore[operator, union-attr]

@@ -17,17 +17,7 @@ from neocog.data.reader import PICTURE, Reader
 from neocog.data.reader import find as find_reader
 from neocog.data.reader import saved as saved_reader
 from neocog.errors import UsageError
-from neocog.fit import transfer
-from neocog.fit.choices import (
-    choose_net,
-    choose_shape,
-    choose_size,
-    growing,
-    make_batch,
-    make_recipe,
-    mirror_as_decided,
-    splits_of,
-)
+from neocog.fit import choices, transfer
 from neocog.fit.device import Device
 from neocog.fit.job import Data, Wishes, options_of, task_options
 from neocog.fit.parallel import World, same_everywhere
@@ -114,17 +104,17 @@ def make_plan(
     source, kind = data.source, data.task
     usual, channels = data.usual
     side = min(usual)
-    small = wishes.size or choose_size(side, device.kind == "cpu")
-    name = start.spec["name"] if start else wishes.net or choose_net(small, kind)
+    small = wishes.size or choices.choose_size(side, device.kind == "cpu")
+    name = start.spec["name"] if start else wishes.net or choices.choose_net(small, kind)
     facts = nets.facts(name)
     _check_net(facts, kind)
     pre = _preprocess(wishes, data, start, facts, device)
     named = wishes.recipe or ((kind.recipe or "finetune") if start else None)
-    r = make_recipe(named, name, wishes.fields, kind)
+    r = choices.make_recipe(named, name, wishes.fields, kind)
     if r.name == "quick" and max(pre.input) > 128 and "batch_size" not in wishes.fields:
         r = r.changed(batch_size=8)  # maps of large pictures need much memory
     with show.bar("searching for near-duplicates") as bar:
-        split = splits_of(
+        split = choices.splits_of(
             source, kind, r, wishes.seed, lambda done, of: bar(done / max(1, of), f"{done:,} of {of:,}"),
             mirrored=r.flip != "none" if "flip" in wishes.fields else None,
         )  # fmt: skip
@@ -159,7 +149,7 @@ def make_plan(
         r = r.changed(tta="turn")  # who turns the pictures that are learned from says that they have no top
     r, said = _as_the_task_can(r, task)
     data.notes += said
-    r, said = growing(r, name, pre.size, compiled=device.compile and "small" not in wishes.fields)
+    r, said = choices.growing(r, name, pre.size, compiled=device.compile and "small" not in wishes.fields)
     data.notes += said
     if not start and min(pre.input) <= 64 and nets.options(name).get("stem") == "imagenet":
         net_options.setdefault("stem", "small")  # the ImageNet stem would leave 2x2 of a 64x64 picture at the end
@@ -173,13 +163,13 @@ def make_plan(
         "input_size": min(pre.input) if nets.one_size(name) or pre.shape is None else facts.input[-1],
         **net_options,
     }
-    r, mirror, said = mirror_as_decided(r, mirroring, _names(task), wishes.fields)
+    r, mirror, said = choices.mirror_as_decided(r, mirroring, _names(task), wishes.fields)
     data.notes += said
     data.notes += task.notes
     decided: dict[str, Any] = {
         "task": saved(task), "net": spec, "recipe": r, "preprocess": pre, "pieces": pieces, "mirror": mirror,
         "mirror_asked": bool({"flip", "tta"} & set(wishes.fields)), "start": began, "taps": taps,
-        "batch": make_batch(r, len(rows) * pieces, world.size),
+        "batch": choices.make_batch(r, len(rows) * pieces, world.size),
     }  # fmt: skip
     return _made(wishes, data, device, show, decided), task
 
@@ -206,9 +196,9 @@ def plan_inputs(wishes: Wishes, data: Data, device: Device, world: World, show: 
         seen = read.pictures and nets.facts(name).reads == PICTURE  # such as a spectrogram
         _check_net(nets.facts(name), kind, PICTURE if seen else read.kind)
     of_net = {} if own else vars(nets.builder(name))
-    r = make_recipe(wishes.recipe or kind.recipe or of_net.get("recipe", read.recipe), "", wishes.fields, kind)
+    r = choices.make_recipe(wishes.recipe or kind.recipe or of_net.get("recipe", read.recipe), "", wishes.fields, kind)
     r = r.changed(**_still(read))
-    split = splits_of(source, kind, r, wishes.seed)
+    split = choices.splits_of(source, kind, r, wishes.seed)
     data.codes, data.notes, _ = same_everywhere(split, world)
     rows = data.rows("train")
     options = task_options(kind, {**r.task_options, **wishes.task_options})
@@ -232,7 +222,7 @@ def plan_inputs(wishes: Wishes, data: Data, device: Device, world: World, show: 
     decided: dict[str, Any] = {
         "task": saved(task), "net": spec, "recipe": r, "mirror": False, "reader": None if own else saved_reader(reader),
         "preprocess": Preprocess(1, 1, channels=1, mean=(0.0,), std=(1.0,)),
-        "batch": make_batch(r, len(rows), world.size),
+        "batch": choices.make_batch(r, len(rows), world.size),
     }  # fmt: skip
     return _made(wishes, data, device, show, decided), task
 
@@ -320,7 +310,7 @@ def _preprocess(wishes: Wishes, data: Data, start: Start | None, facts: Facts, d
         usually = min(side, 64 if side <= 96 else 256 if device.kind == "cpu" else 512)
         size = wishes.size or kind.size or (usually if kind.geometry else plain.size)
         step, size = 8 if size <= 96 else _STEP, max(size, least)
-        fit, shape = "pad", (size, size) if nets.one_size(facts.name) else choose_shape(usual, size, step)
+        fit, shape = "pad", (size, size) if nets.one_size(facts.name) else choices.choose_shape(usual, size, step)
     made = Preprocess(min(shape), min(shape), channels=channels, fit=fit, shape=shape)
     if given is None:
         return made
@@ -329,7 +319,7 @@ def _preprocess(wishes: Wishes, data: Data, start: Start | None, facts: Facts, d
 
 def _cut(wishes: Wishes, facts: Facts, side: int, device: Device) -> Preprocess:
     """A square from the middle of pictures whose usual short side is `side`."""
-    usually = choose_size(side, device.kind == "cpu")
+    usually = choices.choose_size(side, device.kind == "cpu")
     size = wishes.size or (max(facts.smallest, min(facts.input[-1], usually)) if wishes.net else usually)
     return Preprocess(size=size, resize=size if size <= 96 else round(size * 256 / 224))
 

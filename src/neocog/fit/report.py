@@ -16,19 +16,11 @@ import numpy as np
 
 from neocog.data.decode import decode
 from neocog.errors import NeocogError
+from neocog.fit import report_results as results
 from neocog.fit.card import read_card, task_in
 from neocog.fit.examples import sheets
 from neocog.fit.findings import Finding, judged, values_of
 from neocog.fit.job import reader_of
-from neocog.fit.report_results import (
-    cross_validation,
-    examples,
-    parts_section,
-    result,
-    seen_of,
-    transfer_section,
-    unknown_section,
-)
 from neocog.fit.run import read_json, records, write_atomically
 from neocog.page import Html, line_chart, page, pairs, paragraph, table, text
 from neocog.records import counted, speak_of, worded
@@ -50,7 +42,7 @@ def write_report(folder: Path, pictures: Callable[[int], np.ndarray | bytes] | N
     """
     folder = Path(folder)
     run, card, log = read_json(folder / "run.json", _Run), read_card(folder), records(folder)
-    task, (split, seen) = task_in(card, folder / "net.json"), seen_of(folder)
+    task, (split, seen) = task_in(card, folder / "net.json"), results.seen_of(folder)
     figures = task.figures(seen) if split else {}
     start, end = _last(log, "start"), _last(log, "end")
     epochs = list({record.get("step", number): record for number, record in enumerate(_of(log, "epoch"))}.values())
@@ -67,22 +59,22 @@ def write_report(folder: Path, pictures: Callable[[int], np.ndarray | bytes] | N
         except (NeocogError, OSError, LookupError):
             return None  # it is gone or moved
 
-    told = result(task, split, seen, figures) + _pictures(run, start) + _kept(card)
+    told = results.result(task, split, seen, figures) + _pictures(run, start) + _kept(card)
     problems, parts = folder / "problems.json", _last(log, "parts").get("rows")
     listed = read_json(problems, list[dict[str, Any]]) if problems.exists() else []
     own = task.sections(seen, figures) if figures.get("n") else ()
     stepped = epochs or _dig(start, "start", "regime") != "features"
     made: list[tuple[str, str | None]] = [
-        ("Result", Html(told + cross_validation(task, card["metrics"]))),
-        ("Start", transfer_section(start["start"], _last(log, "head")) if start.get("start") else None),
-        ("Parts", parts_section(task, parts) if parts else None),
+        ("Result", Html(told + results.cross_validation(task, card["metrics"]))),
+        ("Start", results.transfer_section(start["start"], _last(log, "head")) if start.get("start") else None),
+        ("Parts", results.parts_section(task, parts) if parts else None),
         ("Diagnosis", _diagnosis(log, epochs, run) if stepped else None),
         ("Curves", _curves(epochs, bool(_dig(run, "settings", "task", "smoothing"))) if stepped else None),
         ("Pictures that the net makes", sheets(folder)),
-        ("Examples", examples(folder)),
+        ("Examples", results.examples(folder)),
         *((one.title, one.body(picture) if callable(one.body) else one.body) for one in own),
         *(reader.sections() if reader else ()),
-        ("Unknown pictures", unknown_section(card["unknown"]) if card.get("unknown") else None),
+        ("Unknown pictures", results.unknown_section(card["unknown"]) if card.get("unknown") else None),
         ("Time", _time(epochs, end)),
         ("Settings", _settings(run, start)),
         ("Notes and problems", _notes(run, start, listed)),

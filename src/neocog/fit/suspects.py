@@ -16,11 +16,11 @@ from neocog.data.check import fast_groups
 from neocog.data.source import Source
 from neocog.errors import DataError, UsageError
 from neocog.fit.device import choose
-from neocog.fit.extract import extract
+from neocog.fit.extract import extract, logits_of
 from neocog.fit.heads import FOLDS, part, stratified_folds
 from neocog.fit.heads import choose as choose_head
 from neocog.fit.job import usual_size
-from neocog.fit.predicting import Run, logits_of
+from neocog.fit.predicting import Run
 from neocog.fit.start import open_start
 from neocog.nets.packages import DEFAULT, PACKAGES
 from neocog.nets.weight_files import at_hand
