@@ -202,7 +202,7 @@ def judged(epochs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> 
 
 def values_of(epochs: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
     """Return the finite (epoch, value) pairs."""
-    found = ((record.get("epoch"), number, record.get(key)) for number, record in enumerate(epochs, 1))
+    found: Any = ((record.get("epoch"), number, record.get(key)) for number, record in enumerate(epochs, 1))
     return [(float(at if _finite(at) else number), float(v)) for at, number, v in found if _finite(v)]
 
 

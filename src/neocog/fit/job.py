@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -245,7 +246,8 @@ def open_split(
         return Split((Vectors([vectors], pre, []),), source, rows, known)
     further = [column for column in columns.values() if isinstance(column, Pictures)]
     if further or not held or not fits_in_memory(len(rows), pre):
-        more = [Streamed(_Further(column, source), np.arange(len(rows)), pre) for column in further]
+        others: list[Any] = [SimpleNamespace(key=column.key, read=column.__getitem__) for column in further]
+        more = [Streamed(one, np.arange(len(rows)), pre) for one in others]
         return Split((Streamed(source, rows, pre), *more), source, rows, known)
     with show.bar(f"reading {what}") as bar:
         fixed = Held(source, rows, pre, device.torch, lambda done, of: bar(done / of, f"{done:,} of {of:,}"))
@@ -258,20 +260,6 @@ def open_split(
 def reader_of(task: Task, values: Mapping[str, Any] | None) -> Reader | None:
     """What reads the inputs of a run: the task's own, else that of which net.json says `values`; None: pictures."""
     return task.own_reader() or (None if values is None else load_reader(values))
-
-
-class _Further(Source):
-    """The second pictures of a source, as a source."""
-
-    def __init__(self, column: Pictures, base: Source) -> None:
-        super().__init__(base.name, (), np.full(len(column), -1), np.full(len(column), -1))
-        self.column = column
-
-    def key(self, i: int) -> str:
-        return self.column.key(i)
-
-    def read(self, i: int) -> bytes | np.ndarray:
-        return self.column[i]
 
 
 @dataclass
