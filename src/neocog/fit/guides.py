@@ -127,11 +127,8 @@ class Teachers(Guide):
 def reread(x: Tensor, ours: Preprocess, theirs: Preprocess) -> Tensor:
     """A net's input (B, C, H, W) as another net reads the same pictures."""
     size = theirs.input
-    if tuple(x.shape[2:]) == size and (ours.mean, ours.std, ours.channels) == (
-        theirs.mean,
-        theirs.std,
-        theirs.channels,
-    ):
+    alike = all(getattr(ours, name) == getattr(theirs, name) for name in ("mean", "std", "channels"))
+    if tuple(x.shape[2:]) == size and alike:
         return x
     mean, std = (torch.tensor(v[: ours.channels], device=x.device)[None, :, None, None] for v in (ours.mean, ours.std))
     x = x.float() * std + mean

@@ -127,7 +127,7 @@ def transfer_section(start: Mapping[str, Any], head: Mapping[str, Any]) -> Html:
 
 
 def parts_section(task: Task, rows: Sequence[Mapping[str, Any]]) -> Html:
-    """Return what each part of a fused last layer says by itself, and all together; see `fusion.parts_of`."""
+    """Return what each part of a fused last layer says by itself, and all together; see `learn_head.parts_of`."""
     names = {"val": f"validation {task.figure}", "test": f"test {task.figure}"}
     lines = [
         {"descriptors": row["part"], "features": f"{row['features']:,}", "weight": f"{row['share']:.2f}"}
