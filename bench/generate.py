@@ -29,8 +29,8 @@ import neocog
 from neocog.data.decode import decode
 from neocog.data.source import Source
 from neocog.fit.device import hardware
+from neocog.fit.examples import write_png
 from neocog.fit.run import records
-from neocog.fit.sheets import write_png
 from neocog.tasks.pixels import Pca, sheet
 
 SAMPLES, SURE = 500, 0.9

@@ -28,7 +28,7 @@ from neocog import fit
 from neocog.data import open_source
 from neocog.data.source import Source
 from neocog.fit.device import choose, hardware
-from neocog.fit.predicting import logits_of
+from neocog.fit.extract import logits_of
 from neocog.fit.run import load_state, read_json, read_tensors, records
 from neocog.fit.suspects import suspicious_labels
 

@@ -24,14 +24,13 @@ import torch
 import torch.nn.functional as F
 
 from neocog import nets
-from neocog.fit.clock import Clock
 from neocog.fit.device import hardware
 from neocog.fit.inputs import prepare
 from neocog.fit.job import Wishes
 from neocog.fit.loop import fit
-from neocog.fit.new_run import make_folder
-from neocog.fit.opening import planned
+from neocog.fit.opening import make_folder, planned
 from neocog.fit.run import Log
+from neocog.fit.schedules import Clock
 from neocog.fit.state import State
 
 OUT = Path(__file__).parent / "results" / "play.json"

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from neocog.data import open_source
     from neocog.data.check import check
     from neocog.fit.captioning import caption
-    from neocog.fit.predicting import Run, evaluate, predict
+    from neocog.fit.extract import evaluate
+    from neocog.fit.predicting import Run, predict
     from neocog.fit.predicting import Run as load
     from neocog.fit.training import resume, train
     from neocog.library import Library
@@ -35,7 +36,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "caption": ("neocog.fit.captioning", "caption"),
     "check": ("neocog.data.check", "check"),
     "data": ("neocog.data", None),
-    "evaluate": ("neocog.fit.predicting", "evaluate"),
+    "evaluate": ("neocog.fit.extract", "evaluate"),
     "export": ("neocog.export", None),
     "fit": ("neocog.fit", None),
     "library": ("neocog.library", None),

@@ -261,8 +261,8 @@ def test_an_exported_model_is_evaluated_as_its_run(label: SimpleNamespace) -> No
 
 def test_many_pictures_are_computed_by_the_model_too(label: SimpleNamespace) -> None:
     """A run's net is computed by an engine where there is much to do; what is exported is one already."""
-    assert isinstance(predicting._ready(label.made, CPU, 1000), Session)
-    assert not isinstance(predicting._ready(label.run, CPU, 1000), Session)
+    assert isinstance(predicting.ready(label.made, CPU, 1000), Session)
+    assert not isinstance(predicting.ready(label.run, CPU, 1000), Session)
 
 
 # ---------------------------------------------------------------- the small script

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from neocog.data.batches import Batch
 from neocog.errors import UsageError
 from neocog.fit import diagnose as d
+from neocog.fit import findings
 from neocog.fit.training import losses_of
 from neocog.tasks import Label, Losses
 
@@ -49,7 +50,7 @@ def losses(x: Tensor, y: Tensor, smoothing: float = 0.0) -> Callable[[nn.Module]
     ("loss", "verdict"), [(2.31, "good"), (2.9, "good"), (4.0, "warn"), (8.0, "bad"), (0.5, "warn"), (math.nan, "bad")]
 )
 def test_initial_loss(loss: float, verdict: str) -> None:
-    finding = d.initial_loss(loss, 10)
+    finding = findings.initial_loss(loss, 10)
     assert finding.verdict == verdict and "2.303" in finding.evidence
     assert bool(finding.advice) == (verdict != "good")
 
@@ -133,13 +134,13 @@ def test_update_ratio_of_a_scaled_weight(share: float, dtype: torch.dtype) -> No
     ],
 )
 def test_reading_update_ratios(ratios: dict[str, float], verdict: str) -> None:
-    finding = d.read_update_ratios(ratios)
+    finding = findings.read_update_ratios(ratios)
     assert finding.verdict == verdict and bool(finding.advice) == (verdict != "good")
 
 
 def test_muon_takes_longer_steps() -> None:
     ratios = {"conv.weight": 0.06, "conv2.weight": 0.05}
-    assert [d.read_update_ratios(ratios, optimizer).verdict for optimizer in ("sgd", "muon")] == ["bad", "good"]
+    assert [findings.read_update_ratios(ratios, optimizer).verdict for optimizer in ("sgd", "muon")] == ["bad", "good"]
 
 
 def dead_bias(layer: nn.Module, share: float) -> None:
@@ -223,7 +224,7 @@ def test_linear_features_after_a_residual_sum() -> None:
     ("dead", "verdict"), [({"a": 0.1}, "good"), ({"a": 0.1, "b": 0.5}, "warn"), ({"a": 1.0}, "bad"), ({}, "good")]
 )
 def test_reading_dead_units(dead: dict[str, float], verdict: str) -> None:
-    finding = d.read_dead(dead)
+    finding = findings.read_dead(dead)
     assert finding.verdict == verdict and bool(finding.advice) == (verdict != "good")
 
 
@@ -281,8 +282,8 @@ def epochs(train: list[float], val: list[float], val_loss: list[float] | None = 
     ]  # fmt: skip
 
 
-def verdicts(records: list[dict], **recipe: object) -> dict[str, d.Finding]:
-    return {finding.name: finding for finding in d.read_curves(records, {"net": "x", "recipe": recipe})}
+def verdicts(records: list[dict], **recipe: object) -> dict[str, findings.Finding]:
+    return {finding.name: finding for finding in findings.read_curves(records, {"net": "x", "recipe": recipe})}
 
 
 RISE = [0.3, 0.5, 0.7, 0.85, 0.9, 0.93, 0.94, 0.945, 0.947, 0.948]
@@ -336,7 +337,7 @@ def test_few_steps_are_no_reason_for_another_net() -> None:
         assert "good" not in {finding.verdict for finding in found.values()}  # nothing was shown yet
         assert set(found) == {"length"} and f"only {n} steps" in found["length"].evidence
         assert "train longer" in found["length"].advice and "pretrained weights" in found["length"].advice
-    (started,) = d.read_curves(records, {"start": {"regime": "all"}})
+    (started,) = findings.read_curves(records, {"start": {"regime": "all"}})
     assert "train longer" in started.advice and "pretrained" not in started.advice
 
 
@@ -384,7 +385,7 @@ def test_surer_of_its_errors() -> None:
 )
 def test_divergence_is_said_alone(losses: list[float]) -> None:
     records = [{"epoch": i, "train_loss": loss, "val_accuracy": 0.1} for i, loss in enumerate(losses)]
-    (finding,) = d.read_curves(records, {})
+    (finding,) = findings.read_curves(records, {})
     assert finding.name == "divergence" and finding.verdict == "bad" and finding.advice
 
 
@@ -399,6 +400,6 @@ def test_divergence_is_said_alone(losses: list[float]) -> None:
 )
 @settings(deadline=None, max_examples=100)
 def test_any_log_can_be_read(records: list[dict]) -> None:
-    for finding in d.read_curves(records, {}):
+    for finding in findings.read_curves(records, {}):
         assert finding.verdict in ("good", "warn", "bad")
         assert json.loads(json.dumps(finding.to_json()))["name"] == finding.name

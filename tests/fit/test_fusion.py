@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from neocog.errors import UsageError
-from neocog.fit.fusion import fuse
 from neocog.fit.heads import stratified_folds
+from neocog.fit.learn_head import fuse
 from neocog.nets.descriptors import Fused
 from neocog.tasks import Label, find
 

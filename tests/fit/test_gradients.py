@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from neocog import nets
 from neocog.fit.device import Device, choose
-from neocog.fit.gradients import FasterGradients, _Convolution, side_by_side
+from neocog.fit.gradients import FasterGradients, side_by_side
 
 
 def gradients(net: nn.Module, x: Tensor, device: Device) -> list[Tensor]:
@@ -94,7 +94,6 @@ def test_frozen_filters_large_maps_and_evaluation_are_left_alone() -> None:
         with torch.no_grad():
             assert F.conv2d(x, w, padding=1).grad_fn is None
         assert F.conv2d(x, w, padding=1).grad_fn.name() == "_ConvolutionBackward"  # type: ignore[union-attr]
-    assert _Convolution.apply(x.detach(), w, 1).requires_grad
 
 
 @pytest.mark.parametrize("name", ["speednet", "cifar_resnet20"])
@@ -134,7 +133,7 @@ def test_gradients_of_depthwise_convolutions_are_those_of_float64(
         with device.training():
             out = F.conv2d(*leaves, stride=stride, padding=padding, dilation=dilation, groups=channels)
         if device.depthwise and trained[1]:
-            assert out.grad_fn.name() == "_DepthwiseBackward" and out.dtype == torch.bfloat16  # type: ignore[union-attr]
+            assert out.grad_fn.name() == "_ConvolutionBackward" and out.dtype == torch.bfloat16  # type: ignore[union-attr]
         weight = torch.linspace(-1, 1, out.numel()).view_as(out).bfloat16()
         (out * weight.to(out.dtype)).sum().backward()
         found.append([leaf.grad for leaf in leaves])
@@ -156,7 +155,7 @@ def test_only_depthwise_convolutions_without_bias_in_bfloat16_are_touched() -> N
         (nn.Conv2d(4, 4, 3, groups=4, bias=False, padding="same"), Device("cpu", bf16=True, depthwise=True), False),
     ):
         with device.training():
-            assert ("_Depthwise" in layer(x).grad_fn.name()) == ours, (layer, device)
+            assert ("_Convolution" in layer(x).grad_fn.name()) == ours, (layer, device)
 
 
 def test_only_training_measures_whether_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:

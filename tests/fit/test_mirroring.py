@@ -19,8 +19,8 @@ from neocog.data import mirroring, open_source
 from neocog.data.mirroring import Mirroring
 from neocog.fit.choices import splits_of
 from neocog.fit.device import Device
-from neocog.fit.diagnose import read_curves, read_mirrored
 from neocog.fit.evaluating import views
+from neocog.fit.findings import read_curves, read_mirrored
 from neocog.fit.job import Data, Wishes
 from neocog.fit.parallel import World
 from neocog.fit.plan import Plan, make_plan

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from neocog import fit, nets, tasks
 from neocog.data import open_source
 from neocog.errors import UsageError
-from neocog.fit import pretrained
+from neocog.fit import start as starting
 from neocog.fit.job import Data, Wishes
-from neocog.fit.pretrained import photographs, pretrained_by_default
 from neocog.fit.run import read_json
+from neocog.fit.start import photographs, pretrained_by_default
 from neocog.tasks.task import fits
 
 QUIET: dict[str, Any] = {"progress": False, "device": "cpu", "diagnosis": False}
@@ -87,7 +87,7 @@ def test_a_wish_for_another_training_is_respected(photos: Path, at_hand: Path, w
 def test_many_photographs_are_trained_from_scratch(
     photos: Path, at_hand: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrained, "_PAYS_UP_TO", 29)
+    monkeypatch.setattr(starting, "_PAYS_UP_TO", 29)
     assert decided(photos) == (None, "")
 
 

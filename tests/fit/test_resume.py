@@ -14,8 +14,8 @@ from ready import Child, Ready
 from neocog import fit, nets
 from neocog.errors import RunError, UsageError
 from neocog.fit.recipes import recipe
-from neocog.fit.run import read_json, read_tensors, records
-from neocog.fit.state import State
+from neocog.fit.run import read_json, read_tensors, records, write_tensors
+from neocog.fit.state import CHECKPOINT, State
 from neocog.tasks import Label
 
 # ema, momentum, balance, mixing and dropout-like randomness all have state that a resume must restore; the device is
@@ -192,3 +192,16 @@ def test_weights_that_a_step_has_spoiled_are_not_kept(tmp_path: Path) -> None:
     x = torch.randn(8, net.spec["in_channels"], net.spec["input_size"], net.spec["input_size"])
     with torch.no_grad():
         assert net.eval()(x).isfinite().all()
+
+
+def test_what_lies_beside_the_weights_is_read_from_older_checkpoints(tmp_path: Path) -> None:
+    state = State(nets.build("lenet5"), recipe("play"), 4)
+    state.beside = {"average": torch.ones(2), "played": torch.arange(3)}
+    state.save(tmp_path)
+    tensors, metadata = read_tensors(tmp_path / CHECKPOINT)
+    old = {k.replace("beside/played", "feed/played"): v for k, v in tensors.items()}
+    assert "feed/played" in old and "beside/average" in old
+    write_tensors(tmp_path / CHECKPOINT, old, metadata)
+    state.beside = {}
+    state.load(tmp_path)
+    assert {k: v.tolist() for k, v in state.beside.items()} == {"average": [1.0, 1.0], "played": [0, 1, 2]}

@@ -18,12 +18,12 @@ from neocog.data.batches import Batch
 from neocog.errors import DataError, RunError, UsageError
 from neocog.fit import loop
 from neocog.fit.choices import choose_net, choose_size, growing, make_recipe
-from neocog.fit.clock import Clock
 from neocog.fit.evaluating import views
 from neocog.fit.loop import judge
 from neocog.fit.plan import Plan
 from neocog.fit.recipes import recipe
 from neocog.fit.run import read_json, records
+from neocog.fit.schedules import Clock
 from neocog.fit.state import State
 from neocog.nets import build
 from neocog.tasks import find

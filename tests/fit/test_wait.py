@@ -14,12 +14,12 @@ import torch
 from safetensors import safe_open
 
 from neocog import fit
-from neocog.fit import finish, wait
-from neocog.fit.clock import Clock
+from neocog.fit import finish
 from neocog.fit.evaluating import views
 from neocog.fit.job import Job
 from neocog.fit.parallel import World
 from neocog.fit.run import records
+from neocog.fit.schedules import Clock
 from neocog.fit.state import CHECKPOINT
 
 
@@ -41,10 +41,10 @@ def pictures(n: int) -> tuple[np.ndarray, np.ndarray]:
     ],
 )  # fmt: skip
 def test_what_is_left_for_training(minutes: float, seconds: float, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wait, "evaluation_seconds", lambda *given: 20.0 - wait._AROUND)
-    monkeypatch.setattr("neocog.fit.wait.time.monotonic", lambda: 110.0)
+    monkeypatch.setattr(finish, "evaluation_seconds", lambda *given: 20.0 - finish._AROUND)
+    monkeypatch.setattr("neocog.fit.finish.time.monotonic", lambda: 110.0)
     job: Any = SimpleNamespace(plan=SimpleNamespace(minutes=minutes), world=World(), begin=100.0)
-    left, text = wait.seconds_to_train(job)
+    left, text = finish.seconds_to_train(job)
     assert left == pytest.approx(seconds) and text.startswith(said)
 
 
@@ -57,17 +57,16 @@ def test_the_estimate_is_of_what_evaluation_does(tta: str, tmp_path: Path, monke
         return len(list(views(x, tta, mirror)))
 
     done, estimated = [], []
-    real, estimate = finish.observed, wait.evaluation_seconds
+    real, estimate = finish.observed, finish.evaluation_seconds
 
     def counted(net, task, split, device, *, tta="none", mirror=True, chosen=None, **how):  # type: ignore[no-untyped-def]
         done.append(each(tta=tta, mirror=mirror) * len(split if chosen is None else chosen))
         return real(net, task, split, device, tta=tta, mirror=mirror, chosen=chosen, **how)
 
-    monkeypatch.setattr(wait, "_seconds_each", each)
-    monkeypatch.setattr(wait, "evaluation_seconds", lambda *given: estimated.append(estimate(*given)) or 0.0)
+    monkeypatch.setattr(finish, "_seconds_each", each)
+    monkeypatch.setattr(finish, "evaluation_seconds", lambda *given: estimated.append(estimate(*given)) or 0.0)
     monkeypatch.setattr(finish, "observed", counted)
     monkeypatch.setattr(finish, "STRANGERS", (60, 20))
-    monkeypatch.setattr(wait, "STRANGERS", (60, 20))
     fit.train(
         pictures(300),
         net="lenet5",
@@ -117,6 +116,6 @@ def test_time_that_is_over_ends_with_figures_and_a_checkpoint(tmp_path: Path, mo
 
 
 def test_a_clock_of_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neocog.fit.clock.time.monotonic", lambda: 107.0)
+    monkeypatch.setattr("neocog.fit.schedules.time.monotonic", lambda: 107.0)
     clock = Clock(steps=5, seconds=20.0, before=3.0, _begin=100.0)
     assert clock.progress(1000) == pytest.approx(0.5)

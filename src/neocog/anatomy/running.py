@@ -119,7 +119,7 @@ def not_compiled() -> Iterator[None]:
 class Calls:
     """Which module is running, from hooks that PyTorch keeps apart from every module's own."""
 
-    def __init__(self, module: nn.Module, entered: Callable[..., None], left: Callable[..., None]) -> None:
+    def __init__(self, module: nn.Module, entered: Callable[..., object], left: Callable[..., object]) -> None:
         self.paths = {id(m): path for path, m in module.named_modules()}
         self.entered, self.left, self.thread = entered, left, threading.get_ident()
 

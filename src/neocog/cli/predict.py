@@ -180,7 +180,7 @@ def sample(
         import math
 
         from neocog import fit
-        from neocog.fit.sheets import write_png
+        from neocog.fit.examples import write_png
         from neocog.tasks.pixels import coloured, sheet
 
         out = out or (None if each else Path("samples.png"))

@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neocog.fit.predicting import Prediction, Run, evaluate, match_texts, predict
+    from neocog.fit.extract import evaluate
+    from neocog.fit.predicting import Prediction, Run, match_texts, predict
     from neocog.fit.scan import find_lr
     from neocog.fit.spotting import spot
     from neocog.fit.summary import summarise
@@ -20,7 +21,7 @@ __all__ = ["Prediction", "Run", "evaluate", "find_lr", "match_texts", "predict",
 _HOMES = {
     "Prediction": "predicting",
     "Run": "predicting",
-    "evaluate": "predicting",
+    "evaluate": "extract",
     "find_lr": "scan",
     "match_texts": "predicting",
     "predict": "predicting",

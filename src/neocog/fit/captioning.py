@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from neocog.errors import UsageError
-from neocog.fit.predicting import Run, predict, read_card
+from neocog.fit.card import read_card
+from neocog.fit.predicting import Run, predict
 from neocog.fit.run import read_tensors
 from neocog.nets.weights import build_with_weights, load_weights
 from neocog.tasks.caption import Familiar

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from neocog import nets
 from neocog.fit.features import Tapped
 from neocog.nets.trunk import Headed
+from neocog.tasks.experience import judging
 
 _SHARE = 0.1  # the last stages hold at least this share of the trunk's weights
 
@@ -67,14 +67,10 @@ def in_order(net: nn.Module) -> list[Used]:
                 found.setdefault(name, Used(name, module, size))
 
             handles.append(module.register_forward_hook(note))
-    mode = net.training
-    net.eval()
     try:
-        with torch.no_grad():
-            x = nets.example(zoo_net(net), 1)
-            net(x.to(next(net.parameters()).device))
+        with judging(net):
+            net(nets.example(zoo_net(net), 1).to(next(net.parameters()).device))
     finally:
-        net.train(mode)
         for handle in handles:
             handle.remove()
     return list(found.values())
@@ -123,11 +119,7 @@ def keep_still(net: nn.Module, used: Sequence[Used]) -> None:
         parts = {id(m) for m in module.modules()} & seen
         if parts and parts <= still:
             module.eval()
-            module.train = types.MethodType(_stays, module)  # type: ignore[method-assign]
-
-
-def _stays(self: nn.Module, mode: bool = True) -> nn.Module:
-    return self
+            module.train = types.MethodType(lambda self, mode=True: self, module)  # type: ignore[method-assign]
 
 
 def count_parameters(net: nn.Module) -> int:

@@ -28,15 +28,14 @@ import neocog
 from neocog import anatomy
 from neocog.data.reader import PICTURE
 from neocog.errors import MissingExtra, RunError, UsageError
-from neocog.fit.candidates import REFUSED, described, design_of, fitted, space, traced_as
-from neocog.fit.clock import Clock
-from neocog.fit.design_page import design_page
+from neocog.fit.candidates import REFUSED, described, design_of, design_page, fitted, space, traced_as
 from neocog.fit.inputs import build, prepare
 from neocog.fit.job import Job, Wishes
 from neocog.fit.loop import Tally, fit, gradients
 from neocog.fit.opening import planned
 from neocog.fit.run import Log, free_folder, write_atomically, write_json
-from neocog.fit.signals import interruptible
+from neocog.fit.schedules import Clock
+from neocog.fit.show import interruptible
 from neocog.fit.state import CHECKPOINT, State
 from neocog.fit.training import validated
 from neocog.fit.watching import held, hold

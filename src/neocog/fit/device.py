@@ -252,16 +252,10 @@ def _convolution(
         torch.ops.aten.convolution_backward(
             gradient, x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
         )
-        _wait(device)
+        if device.type != "cpu":
+            getattr(torch, device.type).synchronize()
 
     return call
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def _keep_memory() -> None:

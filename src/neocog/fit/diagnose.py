@@ -1,4 +1,4 @@
-"""Experiments on a net in training; `findings` judges the numbers, and its names are public here too.
+"""Experiments on a net in training; `findings` judges the numbers.
 
 Everything here is a pure function: nets, random state and modes are as they were when it returns.
 """
@@ -19,25 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from neocog.anatomy.running import Calls
 from neocog.errors import UsageError
-from neocog.fit.findings import Finding, initial_loss, read_curves, read_dead, read_mirrored, read_update_ratios
+from neocog.fit.findings import Finding
 from neocog.records import counted
 from neocog.tasks import Losses
-
-__all__ = [
-    "Finding",
-    "Suggestion",
-    "dead_units",
-    "initial_loss",
-    "lr_scan",
-    "overfit_one_batch",
-    "read_curves",
-    "read_dead",
-    "read_mirrored",
-    "read_update_ratios",
-    "sweep",
-    "update_ratios",
-]
 
 # ---------------------------------------------------------------- before training
 
@@ -78,7 +64,8 @@ def overfit_one_batch(
                 first = value if math.isnan(first) else first
                 if value < best:
                     best, done, rate_used = value, step, rate
-                learned = value <= 0.1 * first or (value <= 0.5 * first and _all_right(found))
+                right = found.figures.get("accuracy", found.count)  # where it is not counted, half the loss is enough
+                learned = value <= 0.1 * first or (value <= 0.5 * first and float(right) == float(found.count))
                 late = time.monotonic() - begin > seconds
                 if learned or late or step == steps or not math.isfinite(value):
                     break
@@ -101,11 +88,6 @@ def overfit_one_batch(
     advice = "A net that cannot memorise one batch has an error: labels that do not belong to the pictures, a loss "
     advice += "that does not reach the weights, frozen layers, or units that are all dead."
     return Finding("overfit one batch", "bad", evidence, advice)
-
-
-def _all_right(found: Losses) -> bool:
-    right = found.figures.get("accuracy")
-    return right is None or float(right) == float(found.count)
 
 
 @contextmanager
@@ -198,24 +180,12 @@ def dead_units(net: nn.Module, *inputs: Tensor, run: Callable[[nn.Module], Any] 
     net = getattr(net, "_orig_mod", net)  # operators inside a compiled net cannot be seen
     modes = {module: module.training for module in net.modules()}
     watch = _Watch()
-    handles = []
-    for name, module in net.named_modules():
-        # Default arguments bind this round's name.
-        def enter(_module: nn.Module, _inputs: Any, name: str = name) -> None:
-            watch.callers.append(name)
-
-        def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
-            watch.callers.pop()
-
-        handles.append(module.register_forward_pre_hook(enter))
-        handles.append(module.register_forward_hook(leave, always_call=True))
+    calls = Calls(net, lambda _m, path, _args: watch.callers.append(path), lambda *_: watch.callers.pop())
     try:
         net.eval()
-        with _random_state_kept(next(net.parameters()).device), torch.no_grad(), watch:
+        with _random_state_kept(next(net.parameters()).device), torch.no_grad(), calls.watching(), watch:
             (run or (lambda net: net(*inputs)))(net)
     finally:
-        for handle in handles:
-            handle.remove()
         for module, mode in modes.items():
             module.training = mode
     shares: dict[str, float] = {}

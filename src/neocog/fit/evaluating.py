@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from neocog.data.batches import Batch, in_order
+from neocog.data.batches import NOTHING, Batch, Known, in_order
 from neocog.data.pictures import Held, Streamed
 from neocog.data.ready import Ready
 from neocog.errors import UsageError
@@ -169,34 +169,56 @@ def passes(
     tta: str = "none",
     mirror: bool = True,
     features: bool = False,
+    **how: Any,
+) -> Iterator[Passed]:
+    """What a net answers for the pictures of a split; further arguments are those of `batches_of`."""
+    for batch in batches_of(net, split.pictures, device, known=split.known, **how):
+        with device.autocast():
+            outputs, traits = averaged(net, task, batch, tta, mirror, features=features)
+        yield Passed(batch, outputs, traits)
+
+
+@torch.inference_mode()
+def batches_of(
+    net: nn.Module,
+    pictures: Sequence[Held | Streamed | Ready],
+    device: Device,
+    *,
+    known: Known = NOTHING,
     batch_size: int | None = None,
     chosen: np.ndarray | None = None,
     world: World | None = None,
     show: Callable[[float, str], None] | None = None,
-) -> Iterator[Passed]:
-    """Run a net in eval mode over the pictures of a split that can be read; its mode is restored.
+) -> Iterator[Batch]:
+    """Batches of pictures that can be read, with `net` in eval mode meanwhile; its mode is restored.
 
     Args:
         batch_size: pictures at a time; None: `usual_batch`.
-        chosen: rows of the split (default all). Several processes share them.
+        chosen: rows of the pictures (default all). Several processes share them.
     """
     world = world or World()
-    wanted = torch.arange(len(split)) if chosen is None else torch.from_numpy(np.asarray(chosen, dtype=np.int64))
+    wanted = torch.arange(len(pictures[0])) if chosen is None else torch.from_numpy(np.asarray(chosen, dtype=np.int64))
     wanted = wanted[world.rank :: world.size]
-    size, mode, done = batch_size or usual_batch(split.pictures[0]), net.training, 0
+    size, mode, done = batch_size or usual_batch(pictures[0]), net.training, 0
     net.eval()
     try:
         for batch in in_order(
-            split.pictures, size, device.torch, known=split.known, channels_last=device.channels_last, chosen=wanted
+            pictures, size, device.torch, known=known, channels_last=device.channels_last, chosen=wanted
         ):
-            with device.autocast():
-                outputs, traits = averaged(net, task, batch, tta, mirror, features=features)
-            yield Passed(batch, outputs, traits)
+            yield batch
             done += len(batch)
             if show:
                 show(done / max(1, len(wanted)), "")
     finally:
         net.train(mode)
+
+
+def by_row(rows: Sequence[Tensor], values: Sequence[Tensor], world: World) -> tuple[np.ndarray, np.ndarray]:
+    """The rows int64 (N,) of all processes in their order, and the values (N, ...) of each."""
+    found = gathered(torch.cat([torch.zeros(0, dtype=torch.int64), *rows]), world)
+    answers = gathered(torch.cat(tuple(values)) if values else torch.zeros(0, 0), world)
+    order = torch.argsort(found)
+    return found[order].numpy(), answers[order].numpy()
 
 
 def observed(
@@ -207,15 +229,11 @@ def observed(
     Further arguments are those of `passes`; every process gets what all have seen.
     """
     world, meter = world or World(), Meter(task)
-    rows, traits = [torch.zeros(0, dtype=torch.int64)], []
+    rows, traits = list[Tensor](), list[Tensor]()
     for batch, outputs, found in passes(net, task, split, device, world=world, **how):
         meter.add(outputs, batch)
         rows.append(batch.rows)
         if found is not None:
             traits.append(found.cpu())
     seen = meter.seen(lambda own: of_all(own, world))
-    if not how.get("features"):
-        return seen, np.zeros((0, 0), np.float32)
-    order = torch.argsort(gathered(torch.cat(rows), world))
-    vectors = gathered(torch.cat(traits) if traits else torch.zeros(0, 0), world)
-    return seen, vectors[order].numpy() if len(order) else np.zeros((0, 0), np.float32)
+    return seen, by_row(rows, traits, world)[1] if how.get("features") else np.zeros((0, 0), np.float32)

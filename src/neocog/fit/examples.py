@@ -1,21 +1,23 @@
-"""Pictures of a split with a task's answers drawn over them, the worst first: files in the run folder, for reports."""
+"""Pictures in the run folder, for reports: those with a task's answers, the worst first, and those that a net makes."""
 
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import nn
 
 from neocog.data.decode import decode
 from neocog.errors import NeocogError, UsageError
-from neocog.fit.evaluating import passes
-from neocog.fit.job import Job
+from neocog.fit.evaluating import batches_of, passes
+from neocog.fit.job import Job, Split
 from neocog.fit.run import write_atomically, write_json
 from neocog.fit.words import decided, most_confident
-from neocog.page import Html
+from neocog.page import Html, gallery, paragraph, thumbnail
 from neocog.tasks.task import Seen
 
 FOLDER = "examples"
@@ -70,3 +72,50 @@ def _shown(job: Job, net: nn.Module, raw: Any) -> Html:
         return decided(job.task, net, job.reader, text).html()
     except UsageError:
         return job.reader.show(raw)
+
+
+MADE = "made"  # the folder
+_FEW = 16  # pictures that the task gets to show something of
+_EPOCHS = 6  # that the report shows
+
+
+@torch.inference_mode()
+def write_sheets(job: Job, net: nn.Module, split: Split, step: int | None = None) -> None:
+    """Write ``made/HEADING.png``, or ``made/HEADING@STEP.png`` after epochs 1, 2, 3, 4, 6, 8, 12, 16 and so on."""
+    if not job.task.remakes or not len(split) or not job.world.first:
+        return
+    if step is not None:
+        epoch, within = divmod(step, job.batches.steps_per_epoch)
+        if within or epoch // (epoch & -epoch) not in (1, 3):
+            return
+    chosen = np.arange(min(_FEW, len(split)))
+    for batch in batches_of(net, split.pictures, job.device, known=split.known, batch_size=_FEW, chosen=chosen):
+        for heading, sheet in job.task.sheets(net, batch).items():
+            name = heading if step is None else f"{heading}@{step}"
+            write_png(job.folder / MADE / f"{name}.png", sheet)
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Write a picture, uint8 (H, W, 3), and make the folder that it is in."""
+    out = io.BytesIO()
+    Image.fromarray(picture).save(out, "PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, out.getvalue(), durable=False)
+
+
+def sheets(folder: Path) -> Html | None:
+    """What the net made at the end, and on the way there, by heading; None if nothing."""
+    last = sorted(path for path in (folder / MADE).glob("*.png") if "@" not in path.stem)
+    parts = []
+    for path in last:
+        parts += [f"<h3>{path.stem}</h3>", gallery([_sheet(path, 640, "")])]
+        before = sorted((int(one.stem.rpartition("@")[2]), one) for one in path.parent.glob(f"{path.stem}@*.png"))
+        if len(before) > 1:
+            parts += [paragraph("On the way there, after so many steps:")]
+            parts += [gallery([_sheet(one, 240, f"{step:,}") for step, one in before[:: -(-len(before) // _EPOCHS)]])]
+    return Html("".join(parts)) if parts else None
+
+
+def _sheet(path: Path, size: int, caption: str) -> Html:
+    with Image.open(path) as image:
+        return thumbnail(np.asarray(image.convert("RGB")), size=size, caption=caption, alt=path.stem)

@@ -1,24 +1,34 @@
-"""Features of pictures as an array, by the names of a net's layers."""
+"""What trained nets make of many samples: features by the names of layers, logits, and the figures of runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
 
 from neocog.data import open_source
+from neocog.data.kinds import Category, Column, renamed
 from neocog.data.pictures import Streamed
-from neocog.errors import UsageError
+from neocog.data.source import Source
+from neocog.errors import DataError, RunError, UsageError
 from neocog.fit.depth import zoo_net
-from neocog.fit.device import choose
+from neocog.fit.device import Device, choose
+from neocog.fit.evaluating import observed
 from neocog.fit.features import Read, Taps, features_of, layer_names
 from neocog.fit.graphed import Graphed
-from neocog.fit.predicting import Run
+from neocog.fit.job import Split, open_split
+from neocog.fit.predicting import Run, ready
 from neocog.fit.show import Show
 from neocog.nets.taps import LAST
-from neocog.records import Preprocess, Problem
+from neocog.records import SPLITS, Preprocess, Problem, speak_of
+from neocog.tasks import Task
+from neocog.tasks.measures import evaluate_logits, softmax
+from neocog.tasks.task import fits
+
+_CLASSED = ("category", "categories", "boxes", "mask", "sequence")  # kinds of columns whose names are classes
 
 
 class Extracted(NamedTuple):
@@ -71,3 +81,90 @@ def extract(
     if (sets := source.label_sets) is not None:
         several = tuple(tuple(source.classes[j] for j in sets[int(i)]) for i in rows)
     return Extracted(rows, values, shown.problems, source.labels[rows].astype(np.int64), tuple(source.classes), several)
+
+
+def evaluate(
+    runs: Sequence[Run | str | Path], data: Any, *, split: str | None = None, device: str | None = None
+) -> dict[str, Any]:
+    """Figures of one or several runs on labelled pictures, and of the mean of their probabilities.
+
+    Args:
+        split: ``"train"``, ``"val"`` or ``"test"``; None takes test if the data declare one, else everything.
+
+    Returns:
+        ``{"data", "split", "n", "runs": [figures with "run"], "ensemble": figures or None}``.
+
+    Raises:
+        DataError: no labelled picture, or classes that the runs do not know. RunError: runs of different classes.
+    """
+    opened = [r if isinstance(r, Run) else Run(r) for r in runs]
+    if not opened:
+        raise UsageError("evaluate needs at least one run")
+    classes = opened[0].classes
+    for other in opened[1:]:
+        if set(other.classes) != set(classes):
+            raise RunError(
+                f"{other.folder} and {opened[0].folder} were trained on different classes, so their probabilities "
+                "cannot be averaged"
+            )
+    source, where, labelled = open_source(data), choose(device), opened[0].task.classifies
+    speak_of(source.kind)
+    if labelled:
+        source.require_labels()
+        if unknown := [c for c in source.classes if c not in classes]:
+            raise DataError(f"the runs do not know the class {unknown[0]!r}; they know {', '.join(classes[:8])}")
+    figures, several = [], []
+    for run in opened:
+        task, what = run.task, "label" if run.task.classifies else " and ".join(run.task.needs)
+        task.thorough()
+        if not fits(type(task), source):
+            raise DataError(f"{source.name} has no {what}, by which the task {task.name} is judged")
+        usable = task.known(source)
+        if split is None:
+            split = "test" if (usable & (source.splits == SPLITS.index("test"))).any() else "all"
+        rows = np.flatnonzero(usable if split == "all" else usable & (source.splits == SPLITS.index(split)))
+        if not len(rows):
+            raise DataError(f"{source.name} has no picture with {what} in the split {split}")
+        columns = {role: _as_trained(source.columns[role], task).select(rows) for role in task.needs}
+        shown, seen = _seen(run, source, rows, columns, where)
+        if labelled:  # all in the order of the first run's classes
+            logits = seen["logits"][:, [run.classes.index(c) for c in classes]]
+            labels = np.array([classes.index(c) for c in run.classes])[seen["labels"]]
+            found = evaluate_logits(logits, labels, classes, run.temperature)
+            truth = np.full(len(source), -1)
+            truth[shown.rows[seen["rows"]]] = labels
+            chances = np.full((len(source), len(classes)), np.nan)
+            chances[shown.rows[seen["rows"]]] = softmax(logits, run.temperature)
+            several.append((truth, chances))
+        else:
+            found = task.figures(seen)
+        figures.append({"run": str(run.folder), **found})
+    ensemble, n = None, figures[-1]["n"]
+    if len(several) > 1:
+        truth = np.min([labels for labels, _ in several], axis=0)  # -1 where one of them could not read a picture
+        mean = np.mean([chances[truth >= 0] for _, chances in several], axis=0)
+        ensemble = evaluate_logits(np.log(np.maximum(mean, 1e-30)), truth[truth >= 0], classes)
+        n = ensemble["n"]
+    return {"data": source.name, "split": split, "n": n, "runs": figures, "ensemble": ensemble}
+
+
+def _seen(
+    run: Run, source: Source, rows: np.ndarray, columns: dict[str, Any], where: Device
+) -> tuple[Split, dict[str, Any]]:
+    """Some pictures as a run sees them, and what its task keeps of its answers for those that can be read."""
+    pre = Preprocess.from_json(run._card["preprocess"]) if run.reader else run.preprocess
+    shown = open_split(columns, run.task, source, rows, pre, where, Show(False), "", run.reader, held=False)
+    return shown, observed(ready(run, where, len(rows)), run.task, shown, where, **run.views)[0]
+
+
+def logits_of(run: Run, source: Source, rows: np.ndarray, where: Device) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in `rows` int64 (N,) of the pictures that can be read, and a label run's logits (N, K) for them."""
+    columns = {"label": Category(np.zeros(len(rows)), ("?",))}  # the labels do not matter here
+    shown, seen = _seen(run, source, rows, columns, where)
+    return np.searchsorted(rows, shown.rows)[seen["rows"]], seen["logits"]
+
+
+def _as_trained(column: Column, task: Task) -> Column:
+    """A column with its classes in the order of the task's. Raises: DataError: a class that the task does not know."""
+    classes = tuple(getattr(task, "classes", ()))
+    return renamed(column, classes) if classes and column.kind in _CLASSED else column

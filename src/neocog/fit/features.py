@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neocog import nets
-from neocog.data.batches import in_order
 from neocog.data.pictures import Held, Streamed
 from neocog.errors import UsageError, closest
 from neocog.fit.device import Device
-from neocog.fit.evaluating import usual_batch
-from neocog.fit.parallel import World, gathered
+from neocog.fit.evaluating import batches_of, by_row
+from neocog.fit.parallel import World
 from neocog.nets.taps import LAST, tapped
 from neocog.tasks import Task
+from neocog.tasks.experience import judging
 from neocog.tasks.task import build_net
 
 POOLS = ("mean", "max", "spatial")
@@ -124,11 +124,8 @@ class Tapped(nn.Module):
         super().__init__()
         self.trunk = trunk
         self._taps = Taps(trunk, layers, pool)
-        mode = trunk.training
-        trunk.eval()
-        with torch.no_grad():
+        with judging(trunk):
             width = self._taps(example).flatten(1).shape[1]
-        trunk.train(mode)
         ends = np.cumsum(self._taps.widths).tolist()
         self.parts = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]  # features of each layer
         self.classifier = nn.Linear(width, classes)
@@ -156,14 +153,10 @@ def plain_head(net: nn.Module) -> bool:
     head = nets.head_of(net)
     if type(head) is not nn.Linear or head.bias is None:
         return False
-    mode = net.training
-    net.eval()
-    with torch.no_grad():
+    with judging(net):
         x = nets.example(net, 2)
         features, logits = net.forward_features(x), net(x)  # type: ignore[operator]
-        same = features.ndim == 2 and torch.allclose(logits, head(features), rtol=1e-3, atol=1e-4)
-    net.train(mode)
-    return same
+        return features.ndim == 2 and torch.allclose(logits, head(features), rtol=1e-3, atol=1e-4)
 
 
 # ---------------------------------------------------------------- features of many pictures
@@ -181,23 +174,10 @@ def features_of(
     show: Callable[[float, str], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """``read(pictures)`` for all or the `chosen` ones, with `net` in eval mode: rows int64 (N,), float32 (N, ...)."""
-    world = world or World()
-    wanted = torch.arange(len(pictures)) if chosen is None else torch.from_numpy(np.asarray(chosen, dtype=np.int64))
-    wanted = wanted[world.rank :: world.size]
-    batch, mode = usual_batch(pictures), net.training
-    net.eval()
     rows: list[Tensor] = []
     values: list[Tensor] = []
-    try:
-        for part in in_order(pictures, batch, device.torch, channels_last=device.channels_last, chosen=wanted):
-            with device.autocast():
-                values.append(read(part.x).float().cpu())
-            rows.append(part.rows)
-            if show:
-                show(sum(map(len, rows)) / max(1, len(wanted)), "")
-    finally:
-        net.train(mode)
-    found = gathered(torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64), world)
-    answers = gathered(torch.cat(values) if values else torch.zeros(0, 0), world)
-    order = torch.argsort(found)
-    return found[order].numpy(), answers[order].numpy()
+    for part in batches_of(net, (pictures,), device, chosen=chosen, world=world, show=show):
+        with device.autocast():
+            values.append(read(part.x).float().cpu())
+        rows.append(part.rows)
+    return by_row(rows, values, world or World())

@@ -40,22 +40,20 @@ def initial_loss(loss: float, classes: int) -> Finding:
     expected = math.log(classes)
     evidence = f"loss {loss:.3f} before the first step; a uniform guess among {classes} classes gives ln({classes}) = "
     evidence += f"{expected:.3f}"
+    verdict, advice = "good", ""
     if not math.isfinite(loss):
+        verdict = "bad"
         advice = "The net overflows before any training: check its initialisation, and that pixels are normalised."
-        return Finding("initial loss", "bad", evidence, advice)
-    ratio = loss / expected
-    if ratio > 3:
+    elif loss > 3 * expected:
+        verdict = "bad"
         advice = "The net starts out confident and wrong. Check the scale of the last layer's weights and of the input."
-        return Finding("initial loss", "bad", evidence, advice)
-    if ratio > 1.5:
+    elif loss > 1.5 * expected:
+        verdict = "warn"
         advice = "The logits start too large, and the first steps only shrink them: initialise the last layer smaller."
-        return Finding("initial loss", "warn", evidence, advice)
-    if ratio < 0.7:
-        advice = (
-            "Better than chance before training: expected with a pretrained head; otherwise the labels may leak in."
-        )
-        return Finding("initial loss", "warn", evidence, advice)
-    return Finding("initial loss", "good", evidence)
+    elif loss < 0.7 * expected:
+        verdict = "warn"
+        advice = "Better than chance before training: expected with a pretrained head; otherwise labels may leak in."
+    return Finding("initial loss", verdict, evidence, advice)
 
 
 def read_update_ratios(ratios: Mapping[str, float], optimizer: str = "sgd") -> Finding:
@@ -67,33 +65,27 @@ def read_update_ratios(ratios: Mapping[str, float], optimizer: str = "sgd") -> F
     if optimizer.startswith("muon"):
         usual, scale = "0.01 to 0.1 is healthy with Muon", 30.0
     values = {name: ratio for name, ratio in ratios.items() if name.rpartition(".")[2] != "bias"} or dict(ratios)
-    name = "update ratio"
     if not values:
-        return Finding(name, "warn", "no parameter was measured", "Measure parameters that are trained.")
+        return Finding("update ratio", "warn", "no parameter was measured", "Measure parameters that are trained.")
+    if broken := [n for n, v in values.items() if not math.isfinite(v)]:
+        said = f"not finite in {', '.join(broken[:5])}"
+        return Finding("update ratio", "bad", said, "Lower the learning rate, clip gradients.")
     lowest, highest = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
-    if not all(math.isfinite(v) for v in values.values()):
-        broken = [n for n, v in values.items() if not math.isfinite(v)]
-        return Finding(
-            name, "bad", f"not finite in {', '.join(broken[:5])}", "Lower the learning rate, clip gradients."
-        )
     middle = float(np.median(list(values.values())))
     evidence = f"median {middle:.1e} of the weight per step over {len(values)} parameters; least {values[lowest]:.1e} "
     evidence += f"({lowest}), most {values[highest]:.1e} ({highest}); {usual}"
+    still = ", ".join([n for n, v in values.items() if v < middle / 1000][:5])
+    verdict, advice = "good", ""
     if middle > 3e-2 * scale:
-        return Finding(name, "bad", evidence, "Steps are far too large: lower the learning rate about ten times.")
-    if middle > 1e-2 * scale:
-        return Finding(
-            name, "warn", evidence, "Steps are large: fine in the first steps, later halve the learning rate."
-        )
-    if middle < 1e-5 * scale:
-        return Finding(name, "warn", evidence, "The weights hardly change: raise the learning rate about ten times.")
-    still = [n for n, v in values.items() if v < middle / 1000]
-    if still:
-        advice = "These layers hardly train compared with the others; is their gradient cut off? " + ", ".join(
-            still[:5]
-        )
-        return Finding(name, "warn", evidence, advice)
-    return Finding(name, "good", evidence)
+        verdict, advice = "bad", "Steps are far too large: lower the learning rate about ten times."
+    elif middle > 1e-2 * scale:
+        verdict, advice = "warn", "Steps are large: fine in the first steps, later halve the learning rate."
+    elif middle < 1e-5 * scale:
+        verdict, advice = "warn", "The weights hardly change: raise the learning rate about ten times."
+    elif still:
+        verdict = "warn"
+        advice = f"These layers hardly train compared with the others; is their gradient cut off? {still}"
+    return Finding("update ratio", verdict, evidence, advice)
 
 
 def read_dead(dead: Mapping[str, float]) -> Finding:
@@ -104,13 +96,11 @@ def read_dead(dead: Mapping[str, float]) -> Finding:
     named = ", ".join(f"{name} {dead[name]:.0%}" for name in worst if dead[name] > 0)
     evidence = f"mean {np.mean(list(dead.values())):.1%} of channels never fire in {len(dead)} activations"
     evidence += f"; most: {named}" if named else ""
+    share = dead[worst[0]]
+    if share <= 0.4:
+        return Finding("dead units", "good", evidence)
     advice = "Channels that never fire learn nothing: lower the learning rate or warm it up, or normalise before the "
-    advice += "activation."
-    if dead[worst[0]] > 0.9:
-        return Finding("dead units", "bad", evidence, advice)
-    if dead[worst[0]] > 0.4:
-        return Finding("dead units", "warn", evidence, advice)
-    return Finding("dead units", "good", evidence)
+    return Finding("dead units", "bad" if share > 0.9 else "warn", evidence, f"{advice}activation.")
 
 
 _SURE = 3.1  # standard deviations: once in a thousand where mirroring changes nothing
@@ -161,7 +151,7 @@ def read_curves(epochs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
     few steps only problems are named: nothing is called good, and a low accuracy is no fault of the net.
     """
     settings = settings or {}
-    train_loss, val_loss = _series(epochs, "train_loss"), _series(epochs, "val_loss")
+    train_loss, val_loss = values_of(epochs, "train_loss"), values_of(epochs, "val_loss")
     if not epochs:
         return []
     if (settings.get("recipe") or {}).get("noisy"):
@@ -174,7 +164,7 @@ def read_curves(epochs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
     divergence = _divergence(epochs, train_loss, few)
     if divergence.verdict == "bad":
         return [divergence]
-    train, val = _series(epochs, "train_accuracy"), _series(epochs, "val_accuracy")
+    train, val = values_of(epochs, "train_accuracy"), values_of(epochs, "val_accuracy")
     shown = epochs[-1].get("val_n")
     unsure = isinstance(shown, int) and shown < _FEW_PICTURES
     findings = [divergence] if len(train_loss) > 1 or divergence.verdict != "good" else []
@@ -185,7 +175,7 @@ def read_curves(epochs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
             said += f", and the training loss went from {train_loss[0][1]:.3f} to {train_loss[-1][1]:.3f}"
         length = Finding("length", "warn", said, f"Too early to judge: {longer}.")
     else:
-        length = _length(val_loss or train_loss, val, [lr for _, lr in _series(epochs, "lr")], longer)
+        length = _length(val_loss or train_loss, val, [lr for _, lr in values_of(epochs, "lr")], longer)
     if train and val:
         found = _overfitting(train[-1][1], val, settings, shown if unsure else None)
         findings += [found] if found else []
@@ -198,32 +188,39 @@ def read_curves(epochs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
     return told + ([length] if length else [])
 
 
-def _series(epochs: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+def judged(epochs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[Finding]:
+    """All that the epoch records of log.jsonl tell, by the settings of their run."""
+    findings = read_curves(epochs, settings)
+    ratios = [record["update_ratio"] for record in epochs if record.get("update_ratio")]
+    if ratios:  # of the middle: at the end the learning rate is 0
+        optimizer = str((settings.get("recipe") or {}).get("optimizer") or "sgd")
+        findings.append(read_update_ratios(ratios[len(ratios) // 2], optimizer))
+    if dead := [record["dead"] for record in epochs if record.get("dead")]:
+        findings.append(read_dead(dead[-1]))
+    return findings
+
+
+def values_of(epochs: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
     """Return the finite (epoch, value) pairs."""
-    pairs = []
-    for number, record in enumerate(epochs):
-        at: Any = record.get("epoch")
-        value = record.get(key)
-        if isinstance(value, int | float) and math.isfinite(value):
-            usable = isinstance(at, int | float) and math.isfinite(at)
-            pairs.append((float(at) if usable else number + 1.0, float(value)))
-    return pairs
+    found: Any = ((record.get("epoch"), number, record.get(key)) for number, record in enumerate(epochs, 1))
+    return [(float(at if _finite(at) else number), float(v)) for at, number, v in found if _finite(v)]
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _divergence(epochs: Sequence[Mapping[str, Any]], losses: list[tuple[float, float]], few: bool) -> Finding:
     last = epochs[-1].get("train_loss")
     advice = "Lower the learning rate (neocog train --find-lr proposes one), warm it up, or clip gradients."
     if isinstance(last, int | float) and not math.isfinite(last):
-        return Finding(
-            "divergence", "bad", f"training loss became {last} at epoch {epochs[-1].get('epoch', '?')}", advice
-        )
+        said = f"training loss became {last} at epoch {epochs[-1].get('epoch', '?')}"
+        return Finding("divergence", "bad", said, advice)
     if not losses:
         return Finding("divergence", "warn", "no training loss was recorded", "")
     values = [value for _, value in losses]
-    lowest = min(values)
-    evidence = (
-        f"training loss {values[0]:.3f} to {values[-1]:.3f} in {counted(len(values), 'epoch')}, lowest {lowest:.3f}"
-    )
+    lowest, of = min(values), counted(len(values), "epoch")
+    evidence = f"training loss {values[0]:.3f} to {values[-1]:.3f} in {of}, lowest {lowest:.3f}"
     # 0.2: at losses near zero a rise of half is only noise.
     if values[-1] > 1.5 * lowest and values[-1] - lowest > 0.2:
         return Finding("divergence", "bad", evidence, advice)
@@ -255,9 +252,8 @@ def _overfitting(
     advice = f"Add regularisers: {proposals}; or " if proposals else "Strengthen the regularisers, use a smaller net, "
     advice += "collect more pictures."
     if best - val[-1][1] > 0.01:
-        advice += (
-            " Early stopping (--set early_stop=5) ends the training soon after its best epoch and keeps its weights."
-        )
+        advice += " Early stopping (--set early_stop=5) ends the training soon after its best epoch and keeps its "
+        advice += "weights."
     return Finding("overfitting", "bad" if gap > 0.15 else "warn", evidence, advice)
 
 
@@ -299,20 +295,16 @@ def _length(
     at, before = losses[-1 - max(1, len(losses) // 5)]
     fall = (before - losses[-1][1]) / before if before > 0 else 0.0
     annealed = bool(lrs) and lrs[-1] < 0.2 * max(lrs)
-    evidence = (
-        f"loss fell by {fall:.1%} from epoch {at:g} to the last"
-        if fall > 0
-        else f"loss stopped falling at epoch {at:g}"
-    )
+    evidence = f"loss fell by {fall:.1%} from epoch {at:g} to the last"
+    evidence = evidence if fall > 0 else f"loss stopped falling at epoch {at:g}"
     gain = accuracy[-1][1] - dict(accuracy).get(at, 0.0) if accuracy else 1.0
     if accuracy and fall > 0:
         evidence += f", and accuracy changed by {100 * gain:+.1f} points"
     # As the rate goes to zero a last fall comes with it, even in a training that is long enough.
     if fall <= (0.1 if annealed else 0.05) or gain < 0.005:
         return Finding("length", "good", evidence) if len(losses) >= 5 else None
-    if annealed:
-        return Finding("length", "warn", evidence, f"A longer schedule should gain: {longer}.")
-    return Finding("length", "warn", evidence, f"Still falling: {longer}.")
+    advice = f"A longer schedule should gain: {longer}." if annealed else f"Still falling: {longer}."
+    return Finding("length", "warn", evidence, advice)
 
 
 def _regularisers(settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:

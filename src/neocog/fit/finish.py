@@ -12,13 +12,13 @@ import torch
 
 import neocog
 from neocog.data import open_source
-from neocog.fit import diagnose
-from neocog.fit.evaluating import observed
-from neocog.fit.examples import write_examples
+from neocog.fit.evaluating import observed, usual_batch
+from neocog.fit.examples import write_examples, write_sheets
+from neocog.fit.findings import judged, read_mirrored
 from neocog.fit.inputs import split_of
 from neocog.fit.job import Job, Split, open_split
+from neocog.fit.parallel import same_everywhere
 from neocog.fit.run import records, write_json, write_tensors
-from neocog.fit.sheets import write_sheets
 from neocog.fit.state import State
 from neocog.records import counted
 from neocog.tasks.measures import auroc
@@ -27,14 +27,6 @@ from neocog.tasks.unknown import FEWEST, Unknown, fit_unknown
 
 BANK = 5000  # training pictures whose features describe what is known
 STRANGERS = (1000, 200)  # pictures of each foreign collection, small (up to 96 pixels wide) and large
-# names of kept features
-_KEPT = {
-    "known pictures": "train",
-    "validation pictures": "val",
-    "test pictures": "test",
-    "strangers (drawn)": "drawn",
-    "strangers (digits)": "digits",
-}
 
 
 def finish(job: Job, state: State) -> None:
@@ -50,41 +42,34 @@ def finish(job: Job, state: State) -> None:
     task.thorough()
     views: dict[str, Any] = {"tta": plan.recipe.tta, "mirror": plan.mirror}
 
-    def look(split: Split, what: str, chosen: np.ndarray | None = None, **how: Any) -> tuple[Seen, np.ndarray]:
+    def look(
+        split: Split, name: str, what: str, chosen: np.ndarray | None = None, **how: Any
+    ) -> tuple[Seen, np.ndarray]:
         if job.kept is not None:  # the net has seen most of these pictures already
-            return job.kept.observed(task, split, _KEPT.get(what, ""), chosen)
+            return job.kept.observed(task, split, name, chosen)
         with show.bar(f"evaluating on {what}") as bar:
-            return observed(
-                net,
-                task,
-                split,
-                job.device,
-                features=job.strangers,
-                chosen=chosen,
-                world=job.world,
-                show=bar,
-                **(how or views),
-            )
+            how = {"features": job.strangers, "chosen": chosen, "world": job.world, "show": bar, **(how or views)}
+            return observed(net, task, split, job.device, **how)
 
     validation = job.splits["val"]
     mirrored = None
     flips = plan.recipe.tta != "none" or plan.recipe.flip != "none"
     if task.classifies and job.kept is None and plan.mirror and len(validation) and flips:
-        plain, _ = look(validation, "validation pictures as they are", tta="none")
-        turned, _ = look(validation, "mirrored validation pictures", tta="mirror")
+        plain, _ = look(validation, "", "validation pictures as they are", tta="none")
+        turned, _ = look(validation, "", "mirrored validation pictures", tta="mirror")
         right = [found["logits"].argmax(1) == found["labels"] for found in (plain, turned)]
-        mirrored = diagnose.read_mirrored(*right, trained=plan.augment.flip != "none")
+        mirrored = read_mirrored(*right, trained=plan.augment.flip != "none")
         if mirrored.verdict != "good":
             views["mirror"] = plan.mirror_asked
             show.say(f"{mirrored.name}: {mirrored.evidence}. {mirrored.advice}")
-    val, val_features = look(validation, "validation pictures")
+    val, val_features = look(validation, "val", "validation pictures")
     # where pictures are few, cross-validation has answers for all but the test pictures, each unseen
     task.calibrate(val if job.cross is None else job.cross.seen)
 
     if "test" not in job.splits:
         job.splits["test"] = split_of(job, *job.data.testing(), "test pictures")
     testing = job.splits["test"]
-    test, test_features = look(testing, "test pictures")
+    test, test_features = look(testing, "test", "test pictures")
     metrics: dict[str, Any] = {}
     for split, seen in (("test", test), ("val", val)):
         if figures := task.figures(seen):
@@ -134,21 +119,8 @@ def finish(job: Job, state: State) -> None:
         show.say(f"{counted(len(problems))} could not be read; see {folder / 'problems.json'}")
     if mirrored is not None:
         log.write("diagnosis", **mirrored.to_json())
-    _read_log(job, folder)
-
-
-def _read_log(job: Job, folder: Path) -> None:
-    epochs = records(folder, "epoch")
-    if not epochs:
-        return
-    findings = diagnose.read_curves(epochs, job.plan.as_dict())
-    middle = epochs[len(epochs) // 2]  # at the end the learning rate is zero
-    if middle.get("update_ratio"):
-        findings.append(diagnose.read_update_ratios(middle["update_ratio"], optimizer=job.plan.recipe.optimizer))
-    if epochs[-1].get("dead"):
-        findings.append(diagnose.read_dead(epochs[-1]["dead"]))
-    for finding in findings:
-        job.log.write("diagnosis", **finding.to_json())
+    for finding in judged(records(folder, "epoch"), plan.as_dict()):
+        log.write("diagnosis", **finding.to_json())
 
 
 def write_seen(path: Path, seen: Seen, split: Split) -> None:
@@ -168,7 +140,7 @@ def _strangers(
         return None, None
     plan, training, task = job.plan, job.splits["train"], job.task
     chosen = np.linspace(0, len(training) - 1, min(BANK, len(training))).astype(np.int64)
-    seen, features = look(training, "known pictures", chosen, tta="none")
+    seen, features = look(training, "train", "known pictures", chosen, tta="none")
     unknown = fit_unknown(features, seen["labels"], len(task.classes), held_out=held_out, seed=plan.seed)  # type: ignore[attr-defined]
     facts = {**unknown.facts(), "auroc": {}, "caught": {}, "n": {"known": len(known)}}
     ordinary = unknown.score(known)
@@ -180,9 +152,62 @@ def _strangers(
         rows = np.arange(min(most, len(source)))
         columns: dict[str, Any] = {"label": source.columns["label"].select(rows)}
         strange = open_split(columns, task, source, rows, plan.preprocess, job.device, job.show, "other pictures")
-        scores = unknown.score(look(strange, f"strangers ({name})", None, tta="none")[1])
+        scores = unknown.score(look(strange, name, f"strangers ({name})", None, tta="none")[1])
         both = np.concatenate((ordinary, scores))
         facts["auroc"][name] = auroc(both, np.arange(len(both)) >= len(ordinary))
         facts["caught"][name] = float((scores > unknown.threshold).mean())
         facts["n"][name] = len(scores)
     return unknown, facts
+
+
+_LEAST = 0.25  # of the minutes that training gets in any case
+_AROUND = 2.0  # seconds to load Python and PyTorch, and to write weights and report
+
+
+def seconds_to_train(job: Job) -> tuple[float, str]:
+    """Return the seconds of the plan's minutes that are left for training, and a sentence about them.
+
+    Evaluation is estimated from a batch that is put through the net.
+    """
+    minutes, world = float(job.plan.minutes or 0.0), job.world
+    after = _AROUND + evaluation_seconds(job)
+    before, whole = time.monotonic() - job.begin, 60 * minutes
+    left = max(whole - before - after, _LEAST * whole)
+    before, after, left = same_everywhere((before, after, left), world)
+    asked = counted(minutes, "minute")
+    if before + left + after <= whole + 0.1:
+        return left, f"training takes {left / 60:.2g} of {asked}; the rest is for reading pictures and for evaluation"
+    return left, (
+        f"{asked} is too short: preparation took {before:.0f} s, and evaluation will take about {after:.0f} s. "
+        f"Training gets {left:.1f} s anyway, so everything together will take about {before + left + after:.0f} s"
+    )
+
+
+def evaluation_seconds(job: Job) -> float:
+    """About how long it takes to evaluate the net of a job as `finish` does."""
+    plan, validating = job.plan, len(job.splits["val"])
+    plain = _seconds_each(job, tta="none")
+    viewed = plain
+    if plan.recipe.tta != "none":
+        viewed = _seconds_each(job, tta=plan.recipe.tta, mirror=plan.mirror)
+    tested = len(job.data.testing()[1])
+    others = 0
+    if job.strangers:
+        others = min(BANK, len(job.splits["train"])) + 2 * STRANGERS[plan.preprocess.size > 96]
+    # validation pictures are also looked at after the last step, and twice to see whether mirroring misleads
+    return viewed * (validating + tested) + plain * (3 * validating + others)
+
+
+def _seconds_each(job: Job, **views: Any) -> float:
+    """Seconds for one picture; of two passes the faster one, if the first, which sets things up, was quick."""
+    split = job.splits["val" if len(job.splits["val"]) else "train"]
+    chosen = np.arange(min(len(split), usual_batch(split.pictures[0])))
+    how: dict[str, Any] = {"features": job.strangers, "chosen": chosen, "world": job.world}
+    best = float("inf")
+    for _ in range(2):
+        begin = time.monotonic()
+        observed(job.net, job.task, split, job.device, **how, **views)
+        best = min(best, time.monotonic() - begin)
+        if same_everywhere(best, job.world) > 1.0:
+            break
+    return best / max(1, len(chosen))

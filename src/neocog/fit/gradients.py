@@ -19,7 +19,8 @@ from neocog.engine.speed import seconds_of
 
 _WIDEST = 8  # maps up to this many pixels wide are put side by side
 _ROW = 32  # until a row is this wide
-_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")  # of torch.conv2d
+
+Sizes = tuple[list[int], list[int], list[int]]  # stride, padding and dilation of a convolution
 
 
 class FasterGradients(TorchFunctionMode):
@@ -35,18 +36,18 @@ class FasterGradients(TorchFunctionMode):
         self.side_by_side, self.depthwise = side_by_side, depthwise
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.conv2d and torch.is_grad_enabled():
-            given = dict(zip(_ARGUMENTS, args, strict=False)) | (kwargs or {})
+        if func is torch.conv2d and torch.is_grad_enabled() and (given := _learning(*args, **(kwargs or {}))):
+            x, filters, groups, sizes = given
             low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-            if self.side_by_side and (pad := _same(**given)) is not None:
-                x, filters = given["input"], given["weight"]
-                return _Convolution.apply(x.to(low or x.dtype), filters.to(low or filters.dtype), pad)
-            if self.depthwise and low is torch.bfloat16 and (how := _depthwise(**given)) is not None:
-                return _Depthwise.apply(given["input"].to(low), given["weight"], *how)
+            if self.side_by_side and groups == 1 and _small(x, filters, sizes):
+                x, filters = x.to(low or x.dtype), filters.to(low or filters.dtype)
+                return _Convolution.apply(x, filters, sizes, _of_small_maps)
+            if self.depthwise and low is torch.bfloat16 and groups > 1 and filters.shape[:2] == (groups, 1):
+                return _Convolution.apply(x.to(low), filters, sizes, _in_float32)
         return func(*args, **(kwargs or {}))
 
 
-def _depthwise(
+def _learning(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -54,94 +55,60 @@ def _depthwise(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
-) -> tuple[list[int], list[int], list[int]] | None:
-    """Stride, padding and dilation of a convolution whose every filter reads one map, and gives one; else None."""
-    fits = groups > 1 and weight.shape[:2] == (groups, 1) and bias is None and input.ndim == 4
-    if not fits or isinstance(padding, str) or not weight.requires_grad:
+) -> tuple[Tensor, Tensor, int, Sizes] | None:
+    """A convolution as `torch.conv2d` takes it, if its filters learn and it has no bias; else None."""
+    if bias is not None or input.ndim != 4 or isinstance(padding, str) or not weight.requires_grad:
         return None
     stride, padding, dilation = ([v, v] if isinstance(v, int) else list(v) for v in (stride, padding, dilation))
-    return stride, padding, dilation
+    return input, weight, groups, (stride, padding, dilation)
 
 
-def _same(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> int | None:
-    """The padding of a convolution to which this applies: small square filters at every position of a small map."""
-    size = weight.shape[-1]
-    pads = (padding, padding) if isinstance(padding, int) else tuple(padding)
-    ones = all(one in (1, (1, 1), [1, 1]) for one in (stride, dilation))
-    if not (ones and groups == 1 and bias is None and weight.requires_grad and weight.shape[-2] == size):
-        return None
-    wide = input.ndim == 4 and 0 < input.shape[-1] <= _WIDEST and len(input) > 1
-    return size // 2 if wide and size % 2 and size > 1 and pads == (size // 2,) * 2 else None
+def _small(x: Tensor, filters: Tensor, sizes: Sizes) -> bool:
+    """Whether small square filters are applied at every position of a small map."""
+    height, size = filters.shape[2:]
+    same = height == size > 1 and size % 2 == 1 and sizes == ([1, 1], [size // 2] * 2, [1, 1])
+    return same and 0 < x.shape[-1] <= _WIDEST and len(x) > 1
 
 
 class _Convolution(torch.autograd.Function):
-    """A convolution without bias, stride 1, with padding that keeps the size."""
+    """A convolution without bias, computed in the type of `x`, whose gradients are those that `gradients` gives."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, filters: Tensor, pad: int) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, filters: Tensor, sizes: Sizes, gradients: Any) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(x, filters)
-        ctx.pad = pad
-        return torch.conv2d(x, filters, None, 1, pad)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
-        x, filters = ctx.saved_tensors
-        of_input = of_filters = None
-        if ctx.needs_input_grad[0]:
-            of_input = _backward(gradient, x, filters, ctx.pad, of_filters=False)
-        if ctx.needs_input_grad[1]:
-            of_filters = filter_gradient(gradient, x, filters, ctx.pad)
-        return of_input, of_filters, None
-
-
-class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution without bias: computed in the type of `x`, its gradients in float32."""
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, filters: Tensor, stride: list[int], padding: list[int], dilation: list[int]
-    ) -> Tensor:
-        ctx.save_for_backward(x, filters)
-        ctx.how = stride, padding, dilation
-        return torch.conv2d(x, filters.to(x.dtype), None, stride, padding, dilation, len(filters))
+        ctx.sizes, ctx.gradients = sizes, gradients
+        return torch.conv2d(x, filters.to(x.dtype), None, *sizes, x.shape[1] // filters.shape[1])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, filters = ctx.saved_tensors
-        stride, padding, dilation = ctx.how
-        wanted = ctx.needs_input_grad[:2]
-        of_input, of_filters = _depthwise_backward(gradient, x, filters, stride, padding, dilation, wanted)
-        return of_input, of_filters, None, None, None
+        found = ctx.gradients(gradient, *ctx.saved_tensors, ctx.sizes, ctx.needs_input_grad[:2])
+        return *found, None, None
 
 
-def _depthwise_backward(
-    gradient: Tensor,
-    x: Tensor,
-    filters: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    wanted: tuple[bool, bool] = (True, True),
-) -> tuple[Tensor | None, Tensor | None]:
-    of_input, of_filters, _ = torch.ops.aten.convolution_backward(
-        gradient.float(), x.float(), filters.float(), None, stride, padding, dilation, False, [0, 0], len(filters),
-        [*wanted, False],
-    )  # fmt: skip
-    return (None if of_input is None else of_input.to(x.dtype)), of_filters
+def _plain(gradient: Tensor, x: Tensor, filters: Tensor, sizes: Sizes, wanted: Any) -> tuple[Tensor | None, ...]:
+    """Gradients of the input and of the filters, those that are wanted, as PyTorch computes them."""
+    groups = x.shape[1] // filters.shape[1]
+    found: tuple[Tensor | None, ...] = torch.ops.aten.convolution_backward(
+        gradient, x, filters, None, *sizes, False, [0, 0], groups, [*wanted, False]
+    )
+    return found[:2]
 
 
-def filter_gradient(gradient: Tensor, x: Tensor, filters: Tensor, pad: int) -> Tensor:
-    """Return the gradient of filters (O, C, k, k) from that of the output (B, O, H, W) and the input (B, C, H, W)."""
-    count = -(-_ROW // (x.shape[-1] + pad))
-    return _backward(side_by_side(gradient, count, pad), side_by_side(x, count, pad), filters, pad, of_filters=True)
+def _of_small_maps(gradient: Tensor, x: Tensor, filters: Tensor, sizes: Sizes, wanted: Any) -> list[Tensor | None]:
+    found: list[Tensor | None] = [None, None]
+    if wanted[0]:
+        found[0] = _plain(gradient, x, filters, sizes, (True, False))[0]
+    if wanted[1]:
+        margin = sizes[1][0]
+        count = -(-_ROW // (x.shape[-1] + margin))
+        wide = side_by_side(gradient, count, margin), side_by_side(x, count, margin)
+        found[1] = _plain(*wide, filters, sizes, (False, True))[1]
+    return found
+
+
+def _in_float32(gradient: Tensor, x: Tensor, filters: Tensor, sizes: Sizes, wanted: Any) -> list[Tensor | None]:
+    of_input, of_filters = _plain(gradient.float(), x.float(), filters.float(), sizes, wanted)
+    return [None if of_input is None else of_input.to(x.dtype), of_filters]
 
 
 def side_by_side(maps: Tensor, count: int, margin: int) -> Tensor:
@@ -157,51 +124,35 @@ def side_by_side(maps: Tensor, count: int, margin: int) -> Tensor:
     return out.view(rows, h, count * (w + margin), c).permute(0, 3, 1, 2)
 
 
-def _backward(gradient: Tensor, x: Tensor, filters: Tensor, pad: int, *, of_filters: bool) -> Tensor:
-    wanted = [not of_filters, of_filters, False]
-    found = torch.ops.aten.convolution_backward(
-        gradient, x, filters, None, [1, 1], [pad, pad], [1, 1], False, [0, 0], 1, wanted
-    )
-    return found[1 if of_filters else 0]
-
-
 def pays(dtype: torch.dtype, machine: str) -> bool:
-    """Whether the gradient of filters is at least 1.15 times as fast here; see `speed.seconds_of`."""
-    g = torch.Generator().manual_seed(0)
-    x, gradient = (
-        torch.randn(64, 128, 7, 7, generator=g).to(dtype).contiguous(memory_format=torch.channels_last)
-        for _ in range(2)
+    """Whether the gradient of filters on small maps is at least 1.15 times as fast here; see `speed.seconds_of`."""
+    what = f"gradient of filters on small maps, 64x128x7x7 {dtype}"
+    return _faster(
+        "side by side", _of_small_maps, what, machine, (64, 128, 7, 7), (128, 128, 3, 3), dtype, (False, True)
     )
-    filters = torch.randn(128, 128, 3, 3, generator=g).to(dtype).contiguous(memory_format=torch.channels_last)
-    taken = seconds_of(
-        f"gradient of filters on small maps, 64x128x7x7 {dtype}",
-        machine,
-        {
-            "plain": lambda: _backward(gradient, x, filters, 1, of_filters=True),
-            "side by side": lambda: filter_gradient(gradient, x, filters, 1),
-        },
-    )
-    return taken["plain"] > 1.15 * taken["side by side"]
 
 
 def depthwise_pays(machine: str) -> bool:
     """Whether gradients of depthwise convolutions of bfloat16 are at least 1.15 times as fast in float32 here."""
+    what = "gradients of a depthwise convolution, 8x240x14x14 bfloat16"
+    return _faster(
+        "float32", _in_float32, what, machine, (8, 240, 14, 14), (240, 1, 5, 5), torch.bfloat16, (True, True)
+    )
+
+
+def _faster(
+    name: str, ours: Any, what: str, machine: str, maps: Any, shape: Any, dtype: torch.dtype, wanted: Any
+) -> bool:
+    """Whether `ours` gives gradients faster, for maps (B, C, H, W) and filters of this `shape`."""
     g = torch.Generator().manual_seed(0)
-    x, gradient = (
-        torch.randn(8, 240, 14, 14, generator=g).bfloat16().contiguous(memory_format=torch.channels_last)
-        for _ in range(2)
+    x, gradient, filters = (
+        torch.randn(*size, generator=g).to(dtype).contiguous(memory_format=torch.channels_last)
+        for size in (maps, maps, shape)
     )
-    filters = torch.randn(240, 1, 5, 5, generator=g)
-    how = [1, 1], [2, 2], [1, 1]
-    low = filters.bfloat16()
-    taken = seconds_of(
-        "gradients of a depthwise convolution, 8x240x14x14 bfloat16",
-        machine,
-        {
-            "plain": lambda: torch.ops.aten.convolution_backward(
-                gradient, x, low, None, *how, False, [0, 0], 240, [True, True, False]
-            ),
-            "float32": lambda: _depthwise_backward(gradient, x, filters, *how),
-        },
-    )
-    return taken["plain"] > 1.15 * taken["float32"]
+    sizes = [1, 1], [shape[-1] // 2] * 2, [1, 1]
+    ways = {
+        "plain": lambda: _plain(gradient, x, filters, sizes, wanted),
+        name: lambda: ours(gradient, x, filters, sizes, wanted),
+    }
+    taken = seconds_of(what, machine, ways)
+    return taken["plain"] > 1.15 * taken[name]

@@ -28,6 +28,7 @@ from neocog.fit.parallel import World, gathered
 from neocog.fit.predicting import Run
 from neocog.records import SPLITS, Preprocess
 from neocog.tasks import Losses
+from neocog.tasks.experience import judging
 
 
 class Guide:
@@ -126,11 +127,8 @@ class Teachers(Guide):
 def reread(x: Tensor, ours: Preprocess, theirs: Preprocess) -> Tensor:
     """A net's input (B, C, H, W) as another net reads the same pictures."""
     size = theirs.input
-    if tuple(x.shape[2:]) == size and (ours.mean, ours.std, ours.channels) == (
-        theirs.mean,
-        theirs.std,
-        theirs.channels,
-    ):
+    alike = all(getattr(ours, name) == getattr(theirs, name) for name in ("mean", "std", "channels"))
+    if tuple(x.shape[2:]) == size and alike:
         return x
     mean, std = (torch.tensor(v[: ours.channels], device=x.device)[None, :, None, None] for v in (ours.mean, ours.std))
     x = x.float() * std + mean
@@ -178,11 +176,9 @@ class Unlabelled(Guide):
 
     def beside(self, net: nn.Module, batch: Batch) -> Tensor:
         weak, strong = (next(stream) for stream in self.streams)
-        side, mode = batch.x.size(-2), net.training
-        net.eval()
-        with torch.no_grad(), self.device.autocast():
+        side = batch.x.size(-2)
+        with judging(net, self.device):
             p = floated(net(smaller(weak.x, side))).softmax(1)
-        net.train(mode)
         most, self.labels = p.max(1)
         self.trusted = (most >= self.sure) & weak.valid
         return smaller(strong.x, side)

@@ -47,25 +47,20 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
     own = task.feed(job.net, device, batch=plan.batch, seed=plan.seed, folder=job.folder)
     if own is not None and world.size > 1:
         raise UsageError(f"the task {task.name} is learned by one process; start it without torchrun")
-    n, known = len(training), training.known
-    job.feed = own or Batches(
-        training.pictures,
-        known,
-        plan.augment,
-        plan.batch,
-        seed=plan.seed,
-        device=device.torch,
-        dtype=device.dtype,
-        channels_last=device.channels_last,
-        order=lambda g: ordered(
-            task.order(known.columns, n, min(plan.batch, n), g), training.pictures[0], plan.batch, g
-        ),
-        rank=world.rank,
-        world=world.size,
-        texts=task.shown_texts,
-        pieces=plan.pieces,
-    )
+    job.feed = own or feed_of(job)
     job.guides = guides_of(job)
+
+
+def feed_of(job: Job) -> Batches:
+    """Batches of the training split."""
+    plan, task, device, world, training = job.plan, job.task, job.device, job.world, job.splits["train"]
+    n, known, first = len(training), training.known, training.pictures[0]
+    return Batches(
+        training.pictures, known, plan.augment, plan.batch, seed=plan.seed, device=device.torch, dtype=device.dtype,
+        channels_last=device.channels_last, rank=world.rank, world=world.size, texts=task.shown_texts,
+        pieces=plan.pieces,
+        order=lambda g: ordered(task.order(known.columns, n, min(plan.batch, n), g), first, plan.batch, g),
+    )  # fmt: skip
 
 
 def build(job: Job, *, fresh: bool = True) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,6 +75,7 @@ class Wishes:
         return replace(self, net=name, size=size, net_options={**options, **self.net_options})
 
 
+@dataclass(eq=False)
 class Data:
     """The pictures of a run: a source with a split code for each, and perhaps another source to test on.
 
@@ -83,21 +85,16 @@ class Data:
         codes: int8 (N,), index into SPLITS, -1 = not used; declared at first, then as planned.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        test: Source | None,
-        task: type[Task],
-        *,
-        spec: str | None = None,
-        test_spec: str | None = None,
-        columns: dict[str, str] | None = None,
-    ) -> None:
-        self.source, self.test, self.task = source, test, task
-        self.spec, self.test_spec, self.columns = spec, test_spec, columns
-        self.known = task.known(source)
-        self.codes = source.splits
-        self.notes: list[str] = []
+    source: Source
+    test: Source | None
+    task: type[Task]
+    spec: str | None = None
+    test_spec: str | None = None
+    columns: dict[str, str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.known, self.codes = self.task.known(self.source), self.source.splits
 
     @staticmethod
     def open(
@@ -113,8 +110,7 @@ class Data:
             _check(other, chosen)
             for role in chosen.needs:
                 renamed(other.columns[role], source.columns[role])  # says which classes training lacks
-        specs = {"spec": _spec(data), "test_spec": None if test is None else _spec(test)}
-        found = Data(source, other, chosen, columns=columns, **specs)
+        found = Data(source, other, chosen, _spec(data), _spec(test), columns)
         speak_of(source.kind)
         _ = found.usual  # so that pictures of which none can be read are refused before anything else is done
         return found
@@ -250,7 +246,8 @@ def open_split(
         return Split((Vectors([vectors], pre, []),), source, rows, known)
     further = [column for column in columns.values() if isinstance(column, Pictures)]
     if further or not held or not fits_in_memory(len(rows), pre):
-        more = [Streamed(_Further(column, source), np.arange(len(rows)), pre) for column in further]
+        others: list[Any] = [SimpleNamespace(key=column.key, read=column.__getitem__) for column in further]
+        more = [Streamed(one, np.arange(len(rows)), pre) for one in others]
         return Split((Streamed(source, rows, pre), *more), source, rows, known)
     with show.bar(f"reading {what}") as bar:
         fixed = Held(source, rows, pre, device.torch, lambda done, of: bar(done / of, f"{done:,} of {of:,}"))
@@ -263,20 +260,6 @@ def open_split(
 def reader_of(task: Task, values: Mapping[str, Any] | None) -> Reader | None:
     """What reads the inputs of a run: the task's own, else that of which net.json says `values`; None: pictures."""
     return task.own_reader() or (None if values is None else load_reader(values))
-
-
-class _Further(Source):
-    """The second pictures of a source, as a source."""
-
-    def __init__(self, column: Pictures, base: Source) -> None:
-        super().__init__(base.name, (), np.full(len(column), -1), np.full(len(column), -1))
-        self.column = column
-
-    def key(self, i: int) -> str:
-        return self.column.key(i)
-
-    def read(self, i: int) -> bytes | np.ndarray:
-        return self.column[i]
 
 
 @dataclass
@@ -315,6 +298,17 @@ class Job:
         """The training's feed."""
         assert self.feed is not None, "inputs.prepare comes first"
         return self.feed
+
+    def beside(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds beside the weights: what guides and feed keep."""
+        return {**{k: v for guide in self.guides for k, v in guide.tensors.items()}, **self.batches.state()}
+
+    def go_on(self, kept: dict[str, torch.Tensor]) -> None:
+        """Go on from what `beside` gave."""
+        for guide in self.guides:
+            for name, value in guide.tensors.items():
+                value.copy_(kept[name])
+        self.batches.load(kept)
 
 
 def task_options(task: type[Task], given: Mapping[str, Any]) -> dict[str, Any]:

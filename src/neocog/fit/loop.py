@@ -15,7 +15,6 @@ from torch.utils._pytree import tree_map
 from neocog.data.augment import generator, smaller
 from neocog.data.batches import Batch, Feed
 from neocog.errors import RunError
-from neocog.fit.clock import Clock
 from neocog.fit.device import Device
 from neocog.fit.diagnose import update_ratios
 from neocog.fit.evaluating import floated
@@ -23,10 +22,11 @@ from neocog.fit.guides import Guide
 from neocog.fit.job import Job
 from neocog.fit.optim import set_rates
 from neocog.fit.parallel import World, share_gradients, total
-from neocog.fit.schedules import side
+from neocog.fit.schedules import Clock, side
 from neocog.fit.state import CHECKPOINT, State
 from neocog.nets.layers import WithAuxiliaries
 from neocog.tasks import Losses, Task
+from neocog.tasks.experience import judging
 
 
 def fit(
@@ -122,7 +122,7 @@ def fit(
             if not (epoch_ends or over or task.whole_batch):
                 stop_if_lost(loss_now(state.net, batch, task, device), job, state, alone=True)
             state.elapsed, state.log_size = clock.elapsed, log.size
-            state.fed = batches.state()
+            state.beside = job.beside()
             state.save(folder)
             saved = time.monotonic()
         if stopping:
@@ -134,12 +134,9 @@ def fit(
 @torch.no_grad()
 def loss_now(net: nn.Module, batch: Batch, task: Task, device: Device, most: int = 500) -> Tensor:
     """Loss of the weights as they are, in evaluation mode, so that a checkpoint never holds weights that are lost."""
-    net.eval()
-    plain = Batch(batch.inputs, batch.targets, batch.rows, batch.valid, batch.warp)
-    some = plain.part(slice(0, most))
-    with device.autocast():
+    some = dataclasses.replace(batch, mix=None).part(slice(0, most))
+    with judging(net, device):
         outputs = task.run(net, some)
-    net.train()
     return task.losses(floated(outputs), some).total
 
 

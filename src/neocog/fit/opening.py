@@ -1,29 +1,39 @@
-"""From what a user asked for to a job that is planned: for `train`, and for the scan of learning rates."""
+"""From what a user asked for to a job that is planned, and its folder: for `train`, and for the scan of rates."""
 
 from __future__ import annotations
 
 import dataclasses
+import platform
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import torch
+
+import neocog
 from neocog import nets
+from neocog.data.check import fast_groups
 from neocog.data.reader import PICTURE
-from neocog.errors import UsageError
-from neocog.fit.choices import make_recipe
-from neocog.fit.coverage import coverage
-from neocog.fit.device import check_precision, choose, place
+from neocog.data.source import Source
+from neocog.errors import RunError, UsageError
+from neocog.fit.choices import LEAKS_UP_TO, leaks, make_recipe
+from neocog.fit.device import Device, check_precision, choose, hardware, place
 from neocog.fit.features import check_layers
 from neocog.fit.guides import described
 from neocog.fit.job import Data, Job, Wishes, check_options
 from neocog.fit.parallel import join, same_everywhere
-from neocog.fit.plan import make_plan, plan_inputs
-from neocog.fit.pretrained import SCRATCH, pretrained_by_default
-from neocog.fit.run import free_folder
+from neocog.fit.plan import Plan, make_plan, plan_inputs
+from neocog.fit.run import free_folder, write_json, write_tensors
 from neocog.fit.show import Show
-from neocog.fit.start import open_start
+from neocog.fit.start import SCRATCH, open_start, pretrained_by_default
 from neocog.fit.transfer import check_wishes
+from neocog.records import SPLITS
 from neocog.tasks import find
 from neocog.tasks.task import possible
 
@@ -122,3 +132,91 @@ def _checked(wishes: Wishes, opened: Data, at_once: bool) -> Wishes:
         # soft answers and thresholds do their own smoothing; a field for steps asks for steps
         wishes = dataclasses.replace(wishes, fields={"label_smoothing": 0.0, **wishes.fields})
     return wishes
+
+
+_SHOWN = 8  # class names in a note
+
+
+def coverage(data: Data, mirrored: bool) -> list[str]:
+    """What is wrong with the splits, in sentences; `mirrored`: mirror images count as copies."""
+    test_source, test_rows = data.testing()
+    apart = data.test is not None and data.source.kind == PICTURE
+    notes = _leaks_to(data, test_source, test_rows, mirrored) if apart else []
+    if not data.task.classifies:
+        return notes
+    codes = {name: data.source.labels[data.rows(name)] for name in ("train", "val")}
+    labels: Any = data.columns_of(test_source, test_rows)["label"]
+    codes["test"] = labels.codes
+    count = {k: np.bincount(v[v >= 0], minlength=len(data.source.classes)) for k, v in codes.items()}
+    for name in ("val", "test"):
+        if strange := _names(data, (count[name] > 0) & (count["train"] == 0)):
+            notes.append(f"no training picture, but {name} pictures of {strange}: every one of them counts as an error")
+    if count["test"].any() and (absent := _names(data, (count["test"] == 0) & (count["train"] > 0))):
+        notes.append(f"no test picture of {absent}: the test figures, macro-F1 too, do not show how well it is found")
+    return notes
+
+
+def _names(data: Data, which: np.ndarray) -> str:
+    names = [repr(data.source.classes[i]) for i in np.flatnonzero(which)]
+    more = f" and {len(names) - _SHOWN} more classes" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _leaks_to(data: Data, test: Source, rows: np.ndarray, mirrored: bool) -> list[str]:
+    """Near-duplicates of training and validation pictures among those of another source."""
+    learned, many = np.flatnonzero((data.codes == 0) | (data.codes == 1)), len(data.source)
+    if len(learned) + len(rows) > LEAKS_UP_TO:
+        return [f"near-duplicates were not searched for between training and {len(rows):,} test pictures"]
+    codes = np.concatenate((data.codes[learned], np.full(len(rows), SPLITS.index("test"), np.int8)))
+    both: Any = SimpleNamespace(  # the pictures of two sources, one after the other
+        read=lambda i: data.source.read(i) if i < many else test.read(i - many),
+        key=lambda i: data.source.key(i) if i < many else test.key(i - many),
+    )
+    return leaks(codes, fast_groups(both, np.concatenate((learned, many + rows)), mirrored=mirrored))
+
+
+def make_folder(folder: Path, plan: Plan, data: Data) -> None:
+    """Make it, with run.json and split.safetensors. Raises: RunError if a run is there."""
+    if (folder / "run.json").exists():
+        raise RunError(
+            f"{folder} already holds a run; continue it with 'neocog resume {folder}', or choose another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = {split: len(data.rows(split)) for split in SPLITS} | {"test": len(data.testing()[1])}
+    write_tensors(folder / "split.safetensors", {"codes": torch.from_numpy(data.codes)})
+    write_json(
+        folder / "run.json",
+        {
+            "neocog": neocog.__version__,
+            "command": sys.argv,
+            "settings": plan.as_dict(),
+            "data": {
+                "name": data.source.name,
+                "spec": plan.data,
+                "fingerprint": data.fingerprint(),
+                **counts,
+                "classes": list(plan.task.get("classes", ())),
+                "notes": [*data.source.notes, *data.notes],
+            },
+            "versions": _versions(),
+            "hardware": hardware(),
+            "device": str(Device.from_dict(plan.device)),
+            "git": _git_commit(),
+            "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        },
+    )
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "numpy", "pillow", "pyarrow", "safetensors")
+    return {"neocog": neocog.__version__, "python": platform.python_version()} | {p: version(p) for p in packages}
+
+
+def _git_commit() -> str | None:
+    """The commit of the caller's working folder, with a + if something in it is not committed."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5)
+        return done.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

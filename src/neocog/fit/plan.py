@@ -17,17 +17,7 @@ from neocog.data.reader import PICTURE, Reader
 from neocog.data.reader import find as find_reader
 from neocog.data.reader import saved as saved_reader
 from neocog.errors import UsageError
-from neocog.fit import transfer
-from neocog.fit.choices import (
-    choose_net,
-    choose_shape,
-    choose_size,
-    growing,
-    make_batch,
-    make_recipe,
-    mirror_as_decided,
-    splits_of,
-)
+from neocog.fit import choices, transfer
 from neocog.fit.device import Device
 from neocog.fit.job import Data, Wishes, options_of, task_options
 from neocog.fit.parallel import World, same_everywhere
@@ -100,20 +90,8 @@ class Plan:
     @property
     def augment(self) -> Augment:
         """What is done to the training pictures."""
-        r = self.recipe
-        return Augment(
-            flip=r.flip if self.mirror else "none",
-            translate=r.translate,
-            crop=r.crop,
-            resized_crop=r.resized_crop,
-            cutout=r.cutout,
-            colour=r.colour,
-            mixup=r.mixup,
-            cutmix=r.cutmix,
-            zoom=r.zoom,
-            rotate=r.rotate,
-            elastic=r.elastic,
-        )
+        fields = {f.name: getattr(self.recipe, f.name) for f in dataclasses.fields(Augment)}
+        return Augment(**fields) if self.mirror else Augment(**{**fields, "flip": "none"})
 
 
 def make_plan(
@@ -126,25 +104,20 @@ def make_plan(
     source, kind = data.source, data.task
     usual, channels = data.usual
     side = min(usual)
-    small = wishes.size or choose_size(side, device.kind == "cpu")
-    name = start.spec["name"] if start else wishes.net or choose_net(small, kind)
+    small = wishes.size or choices.choose_size(side, device.kind == "cpu")
+    name = start.spec["name"] if start else wishes.net or choices.choose_net(small, kind)
     facts = nets.facts(name)
     _check_net(facts, kind)
     pre = _preprocess(wishes, data, start, facts, device)
     named = wishes.recipe or ((kind.recipe or "finetune") if start else None)
-    r = make_recipe(named, name, wishes.fields, kind)
+    r = choices.make_recipe(named, name, wishes.fields, kind)
     if r.name == "quick" and max(pre.input) > 128 and "batch_size" not in wishes.fields:
         r = r.changed(batch_size=8)  # maps of large pictures need much memory
     with show.bar("searching for near-duplicates") as bar:
-        mirrored = r.flip != "none" if "flip" in wishes.fields else None
-        split = splits_of(
-            source,
-            kind,
-            r,
-            wishes.seed,
-            lambda done, of: bar(done / max(1, of), f"{done:,} of {of:,}"),
-            mirrored=mirrored,
-        )
+        split = choices.splits_of(
+            source, kind, r, wishes.seed, lambda done, of: bar(done / max(1, of), f"{done:,} of {of:,}"),
+            mirrored=r.flip != "none" if "flip" in wishes.fields else None,
+        )  # fmt: skip
     data.codes, data.notes, mirroring = same_everywhere(split, world)
     if pre.fit == "pad" and "tile" in kind.options and side > 1.5 * min(pre.input):
         data.notes.append(
@@ -176,7 +149,7 @@ def make_plan(
         r = r.changed(tta="turn")  # who turns the pictures that are learned from says that they have no top
     r, said = _as_the_task_can(r, task)
     data.notes += said
-    r, said = growing(r, name, pre.size, compiled=device.compile and "small" not in wishes.fields)
+    r, said = choices.growing(r, name, pre.size, compiled=device.compile and "small" not in wishes.fields)
     data.notes += said
     if not start and min(pre.input) <= 64 and nets.options(name).get("stem") == "imagenet":
         net_options.setdefault("stem", "small")  # the ImageNet stem would leave 2x2 of a 64x64 picture at the end
@@ -190,31 +163,23 @@ def make_plan(
         "input_size": min(pre.input) if nets.one_size(name) or pre.shape is None else facts.input[-1],
         **net_options,
     }
-    r, mirror, said = mirror_as_decided(r, mirroring, _names(task), wishes.fields)
+    r, mirror, said = choices.mirror_as_decided(r, mirroring, _names(task), wishes.fields)
     data.notes += said
     data.notes += task.notes
+    decided: dict[str, Any] = {
+        "task": saved(task), "net": spec, "recipe": r, "preprocess": pre, "pieces": pieces, "mirror": mirror,
+        "mirror_asked": bool({"flip", "tta"} & set(wishes.fields)), "start": began, "taps": taps,
+        "batch": choices.make_batch(r, len(rows) * pieces, world.size),
+    }  # fmt: skip
+    return _made(wishes, data, device, show, decided), task
+
+
+def _made(wishes: Wishes, data: Data, device: Device, show: Show, decided: dict[str, Any]) -> Plan:
+    """The plan with what was `decided`; its notes are said."""
     for note in data.notes:
         show.say(f"note: {note}")
-    plan = Plan(
-        data=data.spec,
-        test=data.test_spec,
-        columns=data.columns,
-        task=saved(task),
-        net=spec,
-        recipe=r,
-        preprocess=pre,
-        batch=make_batch(r, len(rows) * pieces, world.size),
-        pieces=pieces,
-        seed=wishes.seed,
-        epochs=wishes.epochs,
-        minutes=wishes.minutes,
-        mirror=mirror,
-        mirror_asked=bool({"flip", "tta"} & set(wishes.fields)),
-        device=device.as_dict(),
-        start=began,
-        taps=taps,
-    )
-    return plan, task
+    given: dict[str, Any] = {name: getattr(wishes, name) for name in ("seed", "epochs", "minutes")}
+    return Plan(data=data.spec, test=data.test_spec, columns=data.columns, device=device.as_dict(), **given, **decided)
 
 
 def plan_inputs(wishes: Wishes, data: Data, device: Device, world: World, show: Show) -> tuple[Plan, Task]:
@@ -231,9 +196,9 @@ def plan_inputs(wishes: Wishes, data: Data, device: Device, world: World, show: 
         seen = read.pictures and nets.facts(name).reads == PICTURE  # such as a spectrogram
         _check_net(nets.facts(name), kind, PICTURE if seen else read.kind)
     of_net = {} if own else vars(nets.builder(name))
-    r = make_recipe(wishes.recipe or kind.recipe or of_net.get("recipe", read.recipe), "", wishes.fields, kind)
+    r = choices.make_recipe(wishes.recipe or kind.recipe or of_net.get("recipe", read.recipe), "", wishes.fields, kind)
     r = r.changed(**_still(read))
-    split = splits_of(source, kind, r, wishes.seed)
+    split = choices.splits_of(source, kind, r, wishes.seed)
     data.codes, data.notes, _ = same_everywhere(split, world)
     rows = data.rows("train")
     options = task_options(kind, {**r.task_options, **wishes.task_options})
@@ -254,25 +219,12 @@ def plan_inputs(wishes: Wishes, data: Data, device: Device, world: World, show: 
         if r.dropout >= 0 and "dropout" in has:
             spec.setdefault("dropout", r.dropout)
         spec["input_size"] = max(spec["input_size"], _smallest(name, spec))
-    for note in data.notes:
-        show.say(f"note: {note}")
-    plan = Plan(
-        data=data.spec,
-        test=data.test_spec,
-        columns=data.columns,
-        task=saved(task),
-        net=spec,
-        recipe=r,
-        preprocess=Preprocess(1, 1, channels=1, mean=(0.0,), std=(1.0,)),
-        reader=None if own else saved_reader(reader),
-        batch=make_batch(r, len(rows), world.size),
-        seed=wishes.seed,
-        epochs=wishes.epochs,
-        minutes=wishes.minutes,
-        mirror=False,
-        device=device.as_dict(),
-    )
-    return plan, task
+    decided: dict[str, Any] = {
+        "task": saved(task), "net": spec, "recipe": r, "mirror": False, "reader": None if own else saved_reader(reader),
+        "preprocess": Preprocess(1, 1, channels=1, mean=(0.0,), std=(1.0,)),
+        "batch": choices.make_batch(r, len(rows), world.size),
+    }  # fmt: skip
+    return _made(wishes, data, device, show, decided), task
 
 
 # fields of a recipe that change pictures, as they are where there are none
@@ -339,42 +291,35 @@ def _check_net(facts: Facts, task: type[Task], reads: str = PICTURE) -> None:
 def _preprocess(wishes: Wishes, data: Data, start: Start | None, facts: Facts, device: Device) -> Preprocess:
     usual, channels = data.usual
     side, kind = min(usual), data.task
-    given = start.sized(wishes.size, side) if start else None
+    given, least = start.sized(wishes.size, side) if start else None, nets.smallest_picture(facts.name)
+    shape: tuple[int, int]
     if tile := int(task_options(kind, wishes.task_options).get("tile", 0)):
         if wishes.size:
             raise UsageError(
                 f"size={wishes.size} scales pictures, and with tile={tile} they keep their size; give one of both"
             )
-        if tile < nets.smallest_picture(facts.name):
-            raise UsageError(
-                f"{facts.name} needs tiles of at least {nets.smallest_picture(facts.name)}, not tile={tile}"
-            )
-        made = Preprocess(tile, tile, channels=channels, fit="tile", shape=(tile, tile))
-        return (
-            made
-            if given is None
-            else dataclasses.replace(made, mean=given.mean, std=given.std, channels=given.channels)
-        )
-    plain = given or _cut(wishes, facts, side, device)
-    if nets.engineered(facts.name):  # descriptors are of the pictures' own values
-        plain = dataclasses.replace(plain, mean=(0.0,) * 3, std=(1.0,) * 3)
-    if kind.fit == "pad":
+        if tile < least:
+            raise UsageError(f"{facts.name} needs tiles of at least {least}, not tile={tile}")
+        fit, shape = "tile", (tile, tile)
+    else:
+        plain = given or _cut(wishes, facts, side, device)
+        if nets.engineered(facts.name):  # descriptors are of the pictures' own values
+            plain = dataclasses.replace(plain, mean=(0.0,) * 3, std=(1.0,) * 3)
+        if kind.fit != "pad":
+            return plain if given else dataclasses.replace(plain, channels=channels)
         usually = min(side, 64 if side <= 96 else 256 if device.kind == "cpu" else 512)
         size = wishes.size or kind.size or (usually if kind.geometry else plain.size)
-        one = nets.one_size(facts.name)
-        step = 1 if one else 8 if size <= 96 else _STEP
-        size = max(size, nets.smallest_picture(facts.name))
-        shape = (size, size) if one else choose_shape(usual, size, step)
-        made = Preprocess(min(shape), min(shape), channels=channels, fit="pad", shape=shape)
-        if given is None:
-            return made
-        return dataclasses.replace(made, mean=given.mean, std=given.std, channels=given.channels)
-    return plain if given else dataclasses.replace(plain, channels=channels)
+        step, size = 8 if size <= 96 else _STEP, max(size, least)
+        fit, shape = "pad", (size, size) if nets.one_size(facts.name) else choices.choose_shape(usual, size, step)
+    made = Preprocess(min(shape), min(shape), channels=channels, fit=fit, shape=shape)
+    if given is None:
+        return made
+    return dataclasses.replace(made, mean=given.mean, std=given.std, channels=given.channels)
 
 
 def _cut(wishes: Wishes, facts: Facts, side: int, device: Device) -> Preprocess:
     """A square from the middle of pictures whose usual short side is `side`."""
-    usually = choose_size(side, device.kind == "cpu")
+    usually = choices.choose_size(side, device.kind == "cpu")
     size = wishes.size or (max(facts.smallest, min(facts.input[-1], usually)) if wishes.net else usually)
     return Preprocess(size=size, resize=size if size <= 96 else round(size * 256 / 224))
 

@@ -1,14 +1,13 @@
-"""Using trained nets: a run folder as an object, predictions, and the evaluation of one or several runs."""
+"""Using trained nets: a run folder as an object, and predictions."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,125 +16,24 @@ from torch import nn
 from neocog.data import open_source
 from neocog.data.batches import Batch, gathered_pictures, normalised
 from neocog.data.decode import placed
-from neocog.data.kinds import Category, Column, renamed
 from neocog.data.pictures import workers
 from neocog.data.reader import Reader
-from neocog.data.source import Source
 from neocog.data.warp import Warp
-from neocog.errors import DataError, DecodeError, NeocogError, NetError, RunError, UsageError
+from neocog.errors import DataError, NetError, RunError, UsageError
+from neocog.fit.card import read_card, task_in
 from neocog.fit.device import Device, choose
-from neocog.fit.evaluating import Telling, averaged, floated, observed
+from neocog.fit.evaluating import Telling, averaged, floated
 from neocog.fit.features import build
 from neocog.fit.graphed import Graphed
-from neocog.fit.job import open_split, reader_of
-from neocog.fit.run import damaged, load_state, misfit, read_json, read_tensors
-from neocog.fit.show import Show
-from neocog.fit.texts import of_pairs, of_tables
-from neocog.fit.words import Decided, decided
-from neocog.records import SPLITS, Preprocess, counted, speak_of, worded
-from neocog.tasks import Label, Task
+from neocog.fit.job import reader_of
+from neocog.fit.run import damaged, load_state, read_json, read_tensors
+from neocog.fit.words import Decided, decided, of_pairs, of_tables
+from neocog.records import Preprocess, counted, speak_of, worded
+from neocog.tasks import Task
 from neocog.tasks.label import Prediction
-from neocog.tasks.measures import evaluate_logits, softmax
-from neocog.tasks.task import fits, load
 from neocog.tasks.unknown import Unknown
 
-_CLASSED = ("category", "categories", "boxes", "mask", "sequence")  # kinds of columns whose names are classes
-
-
-class Spec(TypedDict):
-    """With which ``neocog.nets.build`` makes a net; further keys are its options."""
-
-    name: str
-    classes: int
-    in_channels: int
-    input_size: int
-
-
-class _Layers(TypedDict):
-    layers: list[str]
-    pool: str
-
-
-class _Strangers(TypedDict, total=False):
-    false_alarm: float
-    auroc: dict[str, float] | float | None
-    caught: dict[str, float]
-
-
-class _Kept(TypedDict):
-    epoch: float
-    of: float
-    why: str
-
-
-class _Needed(TypedDict):
-    net: Spec
-    classes: list[str]
-    preprocess: Preprocess
-    tta: str
-    mirror: bool
-    metrics: dict[str, Any]
-    temperature: float
-
-
-class Card(_Needed, total=False):
-    """What is in net.json."""
-
-    task: dict[str, Any]
-    reader: dict[str, Any]
-    taps: _Layers | None
-    unknown: _Strangers | None
-    kept: _Kept
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """Read net.json of a run folder. Raises: RunError if it is damaged, or names other classes than the net has."""
-    path = folder / "net.json"
-    card: dict[str, Any] = read_json(path, Card)
-    if lacking := {"mean", "std", "channels"} - card["preprocess"].keys():
-        raise damaged(path, f"preprocess has no key {min(lacking)!r}")
-    pre, names, outputs = Preprocess.from_json(card["preprocess"]), len(card["classes"]), card["net"]["classes"]
-    task = task_in(card, path)
-    if task.classifies and not card.get("taps") and names != outputs:
-        raise damaged(path, f"it names {counted(names, 'class')} for a net with {counted(outputs, 'output')}")
-    if not (min(len(pre.mean), len(pre.std)) >= pre.channels > 0 and min(pre.size, pre.resize, *pre.std) > 0):
-        raise damaged(path, f"invalid values: {pre}")
-    if wrong := misfit_metrics(card["metrics"]) if task.classifies else "":
-        raise damaged(path, wrong)
-    if not (card["temperature"] > 0 and math.isfinite(card["temperature"])):
-        raise damaged(path, f"the temperature is {card['temperature']} instead of a number above 0")
-    return card
-
-
-def task_in(card: Mapping[str, Any], path: Path) -> Task:
-    """The task that net.json describes. Raises: RunError if it cannot be made."""
-    if "task" not in card:  # of a version that knew one task only
-        return Label(card["classes"], temperature=float(card["temperature"]))
-    try:
-        task = load(card["task"])
-    except (KeyError, TypeError, ValueError, NeocogError) as error:
-        raise damaged(path, f"its task cannot be built ({type(error).__name__}: {error})") from None
-    if list(getattr(task, "classes", ())) != card["classes"]:
-        raise damaged(path, "the classes of the task and of the net differ")
-    return task
-
-
-def misfit_metrics(metrics: Mapping[str, Any]) -> str:
-    """What is wrong with the figures of the task label in net.json, "" if nothing: a split has all, or none."""
-    common = {"accuracy": float, "accuracy_interval": tuple[float, float], "n": int}
-    one, crossed = {"macro_f1": float}, {"repeats": int, "folds": int}
-    for split, more in (("test", one), ("val", one), ("cv", crossed)):
-        forms = {f"{split}_{name}": form for name, form in (common | more).items()}
-        if f"{split}_classes" in metrics:  # not in the runs of older versions
-            forms[f"{split}_classes"] = int
-        if any(key.startswith(f"{split}_") for key in metrics):
-            for key, form in forms.items():
-                if wrong := misfit(metrics.get(key), form, f"metrics.{key}"):
-                    return wrong
-    return ""
-
-
-__all__ = ["Prediction", "Run", "evaluate", "logits_of", "match_texts", "predict"]
+__all__ = ["Prediction", "Run", "match_texts", "predict"]
 
 
 class Run:
@@ -248,7 +146,9 @@ class Run:
         elif isinstance(pictures, (str, Path)) and Path(pictures).is_dir():
             source = open_source(Path(pictures))
             pictures = [source.path(i) or source.read(i) for i in range(len(source))]
-        elif isinstance(pictures, (str, Path, bytes)) or (isinstance(pictures, np.ndarray) and _single(pictures)):
+        elif isinstance(pictures, (str, Path, bytes)) or (
+            isinstance(pictures, np.ndarray) and (pictures.ndim == 2 or pictures.shape[2:] in ((1,), (3,)))
+        ):
             pictures = [pictures]
         return list(predict(self, pictures, top=top))
 
@@ -283,10 +183,6 @@ class Run:
         return [*lines, f"report: {self.report}"]
 
 
-def _single(array: np.ndarray) -> bool:
-    return array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))
-
-
 def predict(
     run: Run | str | Path,
     inputs: Iterable[Any],
@@ -314,81 +210,73 @@ def predict(
     if run.reads_pairs:
         yield from of_tables(run.task, run.net(), inputs)
         return
-    if run.reader is not None:
-        yield from _read(run, run.reader, inputs, top, batch_size, here(device))
-        return
-    pre, chosen, task = run.preprocess, here(device), run.task
-    detector = run.detector() if task.knows_strangers else None
-    ahead = len(inputs) if isinstance(inputs, Sized) else None
-    net = _ready(run, chosen, ahead, say, features=detector is not None)
-    batch_size = {"pad": min(batch_size, 8), "tile": 1}.get(pre.fit, batch_size)
+    task, reader, where = run.task, run.reader, here(device)
+    items: Iterable[tuple[str, Any]]
+    read: Callable[[Any], Any]
+    if reader is not None:
+        items, read, answers = reader.inputs(inputs), reader.encode, _of_inputs(run, reader, where)
+    else:
+        pre, ahead = run.preprocess, len(inputs) if isinstance(inputs, Sized) else None
+        batch_size = {"pad": min(batch_size, 8), "tile": 1}.get(pre.fit, batch_size)
+        items = ((str(x) if isinstance(x, (str, Path)) else f"picture {k}", x) for k, x in enumerate(inputs))
+        read = partial(_placed, pre=pre)
+        answers = _of_pictures(run, where, ahead, say)
 
-    def read(one: tuple[int, Any]) -> tuple[str, Any, str | None]:
-        number, item = one
-        key = str(item) if isinstance(item, (str, Path)) else f"picture {number}"
+    def tried(one: tuple[str, Any]) -> tuple[Any, str | None]:
         try:
-            data = Path(item).read_bytes() if isinstance(item, (str, Path)) else item
-            made, matrix, size = placed(data, pre)
-            return key, (made.transpose(1, 2, 0), matrix, size), None
-        except DecodeError as error:
-            return key, None, str(error)
+            return read(one[1]), None
+        except DataError as error:
+            return None, str(error)
         except OSError as error:
-            return key, None, error.strerror or str(error)
-
-    @torch.inference_mode()
-    def answer(some: list[tuple[str, Any, str | None]]) -> list[Any]:
-        good = [(key, picture) for key, picture, problem in some if problem is None]
-        found: Iterator[Any] = iter(())
-        if good:
-            batch = pictures_only([picture for _, picture in good], pre, chosen)
-            with chosen.autocast():
-                outputs, seen = averaged(
-                    net, task, batch, run.views["tta"], run.views["mirror"], features=detector is not None
-                )
-            answers: list[Any] = task.answers(outputs, batch, [key for key, _ in good], top)
-            if detector is not None and seen is not None:
-                distances = detector.score(seen.cpu().numpy()).tolist()
-                answers = [a.judged(d, detector.threshold) for a, d in zip(answers, distances, strict=True)]
-            found = iter(answers)
-        return [next(found) if problem is None else task.unread(key, problem) for key, _, problem in some]
+            return None, error.strerror or str(error)
 
     with ThreadPoolExecutor(workers()) as pool:
-        waiting: list[Any] = []
-        for one in enumerate(inputs):
-            waiting.append(one)
-            if len(waiting) == batch_size:
-                yield from answer(list(pool.map(read, waiting)))
-                waiting = []
-        yield from answer(list(pool.map(read, waiting)))
+        given = iter(items)
+        while some := list(islice(given, batch_size)):
+            made = list(pool.map(tried, some))
+            good = [(key, one) for (key, _), (one, problem) in zip(some, made, strict=True) if problem is None]
+            with torch.inference_mode():
+                found = iter(answers([one for _, one in good], [key for key, _ in good], top) if good else ())
+            for (key, raw), (_, problem) in zip(some, made, strict=True):
+                yield next(found).beside(raw) if problem is None else task.unread(key, problem)
 
 
-def _read(run: Run, reader: Reader, inputs: Iterable[Any], top: int, batch_size: int, device: Device) -> Iterator[Any]:
-    """As `predict`, of what a reader reads."""
+Answering = Callable[[list[Any], list[str], int], list[Any]]  # from what was read, keys, and how many guesses
+
+
+def _placed(item: Any, pre: Preprocess) -> tuple[Any, ...]:
+    """A picture (H, W, C) ready for a net, and where it went."""
+    made, matrix, size = placed(Path(item).read_bytes() if isinstance(item, (str, Path)) else item, pre)
+    return made.transpose(1, 2, 0), matrix, size
+
+
+def _of_pictures(run: Run, device: Device, ahead: int | None, say: Callable[[str], object]) -> Answering:
+    task, views, detector = run.task, run.views, run.detector() if run.task.knows_strangers else None
+    net = ready(run, device, ahead, say, features=detector is not None)
+
+    def answers(pictures: list[Any], keys: list[str], top: int) -> list[Any]:
+        batch = pictures_only(pictures, run.preprocess, device)
+        with device.autocast():
+            outputs, seen = averaged(net, task, batch, views["tta"], views["mirror"], features=detector is not None)
+        found: list[Any] = task.answers(outputs, batch, keys, top)
+        if detector is None or seen is None:
+            return found
+        distances = detector.score(seen.cpu().numpy()).tolist()
+        return [one.judged(d, detector.threshold) for one, d in zip(found, distances, strict=True)]
+
+    return answers
+
+
+def _of_inputs(run: Run, reader: Reader, device: Device) -> Answering:
     net, task = run.net().to(device.torch), run.task
 
-    def read(one: tuple[str, Any]) -> tuple[str, Any]:
-        try:
-            return one[0], reader.encode(one[1])
-        except DataError as error:
-            return one[0], str(error)
-        except OSError as error:
-            return one[0], error.strerror or str(error)
+    def answers(made: list[Any], keys: list[str], top: int) -> list[Any]:
+        x = reader.finish(reader.collate(made).to(device.torch))
+        batch = Batch((x,), {}, torch.arange(len(x)), torch.ones(len(x), dtype=torch.bool))
+        with device.autocast():
+            return list(task.answers(floated(task.run(net, batch)), batch, keys, top))
 
-    with ThreadPoolExecutor(workers()) as pool:
-        given = iter(reader.inputs(inputs))
-        while some := list(islice(given, batch_size)):
-            found = list(pool.map(read, some))
-            good = [(key, made) for key, made in found if not isinstance(made, str)]
-            answers: Iterator[Any] = iter(())
-            if good:
-                with torch.inference_mode():
-                    x = reader.finish(reader.collate([made for _, made in good]).to(device.torch))
-                    batch = Batch((x,), {}, torch.arange(len(x)), torch.ones(len(x), dtype=torch.bool))
-                    with device.autocast():
-                        outputs = floated(task.run(net, batch))
-                    answers = iter(task.answers(outputs, batch, [key for key, _ in good], top))
-            for (key, raw), (_, made) in zip(some, found, strict=True):
-                yield task.unread(key, made) if isinstance(made, str) else next(answers).beside(raw)
+    return answers
 
 
 def match_texts(run: Run | str | Path, pairs: Sequence[tuple[str, str]]) -> list[Any]:
@@ -413,14 +301,12 @@ def pictures_only(pictures: list[Any], pre: Preprocess, device: Device) -> Batch
     """A batch of prepared pictures (see ``data.batches.Placed``) without annotations."""
     part = gathered_pictures(pictures, pre)
     x = normalised(part.pixels.to(device.torch).permute(0, 3, 1, 2).float() / 255.0, pre)
-    x, size = (
-        x.contiguous(memory_format=device.layout if x.ndim == 4 else torch.contiguous_format),
-        (x.shape[2], x.shape[3]),
-    )
-    return Batch((x,), {}, torch.arange(len(x)), part.valid.to(device.torch), Warp(part.places, part.sizes, size))
+    x = x.contiguous(memory_format=device.layout)
+    warp = Warp(part.places, part.sizes, (x.shape[2], x.shape[3]))
+    return Batch((x,), {}, torch.arange(len(x)), part.valid.to(device.torch), warp)
 
 
-def _ready(
+def ready(
     run: Run,
     device: Device,
     ahead: int | None,
@@ -429,12 +315,8 @@ def _ready(
     features: bool = False,
 ) -> nn.Module:
     """A run's net on a device, computed by the fastest engine where its task asks it for nothing but its answers."""
-    net = device.placed(run.net())
-    if (
-        run.reader is not None
-        or getattr(run.task.run, "__func__", None) is not Task.run
-        or run.preprocess.fit in ("pad", "tile")
-    ):
+    net, plain = device.placed(run.net()), getattr(run.task.run, "__func__", None) is Task.run
+    if run.reader is not None or not plain or run.preprocess.fit in ("pad", "tile"):
         return net
     return Graphed(Telling(net) if features else net, device, ahead, say)
 
@@ -444,111 +326,3 @@ def here(device: str | None) -> Device:
     if device == "cpu" or (device is None and not torch.cuda.is_available() and not torch.backends.mps.is_available()):
         return Device("cpu", channels_last=True)
     return choose(device)
-
-
-def evaluate(
-    runs: Sequence[Run | str | Path], data: Any, *, split: str | None = None, device: str | None = None
-) -> dict[str, Any]:
-    """Figures of one or several runs on labelled pictures, and of the mean of their probabilities.
-
-    Args:
-        split: ``"train"``, ``"val"`` or ``"test"``; None takes test if the data declare one, else everything.
-
-    Returns:
-        ``{"data", "split", "n", "runs": [figures with "run"], "ensemble": figures or None}``.
-
-    Raises:
-        DataError: no labelled picture, or classes that the runs do not know. RunError: runs of different classes.
-    """
-    opened = [r if isinstance(r, Run) else Run(r) for r in runs]
-    if not opened:
-        raise UsageError("evaluate needs at least one run")
-    classes = opened[0].classes
-    for other in opened[1:]:
-        if set(other.classes) != set(classes):
-            raise RunError(
-                f"{other.folder} and {opened[0].folder} were trained on different classes, so their probabilities "
-                "cannot be averaged"
-            )
-    if not opened[0].task.classifies:
-        return _evaluate_one(opened, data, split, device)
-    source = open_source(data)
-    speak_of(source.kind)
-    source.require_labels()
-    unknown = [c for c in source.classes if c not in classes]
-    if unknown:
-        raise DataError(f"the runs do not know the class {unknown[0]!r}; they know {', '.join(classes[:8])}")
-    chosen = source.labels >= 0
-    if split is None:
-        split = "test" if (source.splits == SPLITS.index("test")).any() else None
-    if split is not None:
-        chosen &= source.splits == SPLITS.index(split)
-    rows = np.flatnonzero(chosen)
-    if not len(rows):
-        raise DataError(f"{source.name} has no labelled picture in the split {split or 'all'}")
-    number = np.array([classes.index(c) for c in source.classes])
-    labels = number[source.labels[rows]].astype(np.int64)
-    where = choose(device)
-    figures, probabilities, common = [], [], np.ones(len(rows), dtype=bool)
-    for run in opened:
-        found, logits = logits_of(run, source, rows, where)
-        order = np.array([run.classes.index(c) for c in classes])
-        logits = logits[:, order]
-        result = evaluate_logits(logits, labels[found], classes, run.temperature)
-        figures.append({"run": str(run.folder), **result})
-        whole = np.full((len(rows), len(classes)), np.nan, dtype=np.float64)
-        whole[found] = softmax(logits, run.temperature)
-        common &= ~np.isnan(whole[:, 0])
-        probabilities.append(whole)
-    ensemble = None
-    if len(opened) > 1:
-        mean = np.mean([p[common] for p in probabilities], axis=0)
-        ensemble = evaluate_logits(np.log(np.maximum(mean, 1e-30)), labels[common], classes)
-    return {
-        "data": source.name,
-        "split": split or "all",
-        "n": int(common.sum()),
-        "runs": figures,
-        "ensemble": ensemble,
-    }
-
-
-def logits_of(run: Run, source: Source, rows: np.ndarray, where: Device) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in `rows` int64 (N,) of the pictures that can be read, and a label run's logits (N, K) for them."""
-    columns = {"label": Category(np.zeros(len(rows)), ("?",))}  # the labels do not matter here
-    shown = open_split(columns, run.task, source, rows, _pre(run), where, Show(False), "", run.reader, held=False)
-    seen, _ = observed(_ready(run, where, len(rows)), run.task, shown, where, **run.views)
-    return np.searchsorted(rows, shown.rows)[seen["rows"]], seen["logits"]
-
-
-def _pre(run: Run) -> Preprocess:
-    return Preprocess.from_json(run._card["preprocess"]) if run.reader else run.preprocess
-
-
-def _evaluate_one(runs: Sequence[Run], data: Any, split: str | None, device: str | None) -> dict[str, Any]:
-    """Figures of runs of one task, each by itself."""
-    figures, where, name, n = [], choose(device), split, 0
-    for run in runs:
-        task, source = run.task, open_source(data)
-        speak_of(source.kind)
-        task.thorough()
-        if not fits(type(task), source):
-            raise DataError(f"{source.name} has no {' and '.join(task.needs)}, by which the task {task.name} is judged")
-        usable = task.known(source)
-        if name is None:
-            name = "test" if (usable & (source.splits == SPLITS.index("test"))).any() else "all"
-        rows = np.flatnonzero(usable if name == "all" else usable & (source.splits == SPLITS.index(name)))
-        if not len(rows):
-            raise DataError(f"{source.name} has no picture with {' and '.join(task.needs)} in the split {name}")
-        columns = {role: _as_trained(source.columns[role], task).select(rows) for role in task.needs}
-        shown = open_split(columns, task, source, rows, _pre(run), where, Show(False), "", run.reader)
-        seen, _ = observed(_ready(run, where, len(rows)), task, shown, where, **run.views)
-        figures.append({"run": str(run.folder), **task.figures(seen)})
-        n = figures[-1]["n"]
-    return {"data": open_source(data).name, "split": name, "n": n, "runs": figures, "ensemble": None}
-
-
-def _as_trained(column: Column, task: Task) -> Column:
-    """A column with its classes in the order of the task's. Raises: DataError: a class that the task does not know."""
-    classes = tuple(getattr(task, "classes", ()))
-    return renamed(column, classes) if classes and column.kind in _CLASSED else column

@@ -27,9 +27,8 @@ class Recipe:
     chunk: int = 0  # on a CPU: pictures in one pass (0: the batch); BN statistics are those of a chunk
     early_stop: int = 0  # stop after this many epochs without a lower validation loss (0: never); the best is kept
     # optimizer
-    optimizer: str = (
-        "sgd"  # sgd | adamw | rmsprop | muon (filters by Muon, the rest by SGD) | muon-adamw (the rest by AdamW)
-    )
+    # sgd | adamw | rmsprop | muon (filters by Muon, the rest by SGD) | muon-adamw (the rest by AdamW)
+    optimizer: str = "sgd"
     lr: float = 0.1
     lr_filters: float = 0.24  # muon, muon-adamw
     lr_head: float = 0.0  # muon only; 0: by Muon, too
@@ -116,333 +115,180 @@ def converted(option: str, key: str, value: Any, kind: type) -> Any:
         raise UsageError(f"{option} {key}= needs a value of type {kind.__name__}, not {value!r}") from None
 
 
-_SPEED = Recipe(
-    name="fast",
-    about="time to accuracy: Muon, linear decay, growing pictures; made for speednet, 94 % on CIFAR-10",
-    epochs=10.0,
-    min_steps=200,
-    batch_size=2000,
-    chunk=500,
-    optimizer="muon",
-    lr=106.0,  # 0.053 for each picture of the batch of 2000
-    lr_head=1340.0,  # 0.67 for each picture
-    lr_filters=0.24,
-    momentum=0.85,
-    weight_decay=0.004,
-    decay_all=True,
-    schedule="linear",
-    label_smoothing=0.2,
-    flip="alternating",
-    translate=2,
-    small=0.75,
-    small_until=0.5,
-    tta="shift",
-    val_share=0.02,
-)
-
-_DQN = Recipe(
-    name="paper-dqn-2015",
-    about="Mnih et al. 2015, extended data table 1: RMSProp at 2.5e-4, replay of a million frames, 50 million frames",
-    epochs=200.0,  # of 250,000 frames
-    batch_size=32,
-    optimizer="rmsprop",  # its 0.01 in the root is of gradients summed over the batch: 0.01 / 32^2 of their mean
-    lr=2.5e-4,
-    momentum=0.95,
-    weight_decay=0.0,
-    schedule="constant",
-    flip="none",
-    task_options={
-        "frames": 4, "games": 1, "acts": 4, "replay": 1_000_000, "start": 50_000, "explore": 1_000_000, "least": 0.1,
-        "tested": 0.05, "target": 10_000, "discount": 0.99, "steps": 1, "double": False, "prioritised": False,
-        "clip_rewards": True, "clip_errors": True, "lives": True, "epoch": 62_500,
-    },
-)  # fmt: skip
-
-RECIPES: dict[str, Recipe] = {
-    r.name: r
-    for r in (
-        _SPEED,
-        dataclasses.replace(
-            _SPEED,
-            name="best",
-            about="accuracy: the fast recipe for longer, with cutout; use it with speednet_deep, 95.8 % on CIFAR-10",
-            epochs=27.0,
-            cutout=10,
-            translate=4,
-            small=1.0,
-        ),
-        Recipe(
-            name="standard",
-            about="for any net: Muon for the filters, one cycle, label smoothing, averaged weights",
-            epochs=20.0,
-            batch_size=128,
-            optimizer="muon",
-            lr=0.1,
-            lr_filters=0.1,
-            lr_head=0.2,
-            weight_decay=5e-4,
-            schedule="triangle",
-            label_smoothing=0.1,
-            clip=5.0,
-            ema=0.995,
-            resized_crop=0.35,
-            colour=0.2,
-            tta="flip",
-        ),
-        Recipe(
-            name="finetune",
-            about="for pretrained weights: SGD, the last stages at 1/10 of the rate, earlier ones at 1/100",
-            epochs=12.0,
-            min_steps=200,
-            batch_size=64,
-            lr=0.05,
-            weight_decay=1e-4,
-            schedule="cosine",
-            warmup=0.1,
-            label_smoothing=0.1,
-            clip=5.0,
-            ema=0.98,
-            resized_crop=0.5,
-            colour=0.2,
-            tta="flip",
-        ),
-        Recipe(
-            name="dense",
-            about="for answers with places from pretrained weights: AdamW, zoomed and mirrored pictures, EMA",
-            epochs=40.0,
-            min_steps=400,
-            batch_size=8,
-            optimizer="adamw",
-            lr=1e-3,
-            weight_decay=0.02,
-            schedule="cosine",
-            warmup=0.05,
-            clip=5.0,
-            ema=0.99,
-            zoom=0.5,
-            colour=0.2,
-            lr_last=0.5,
-            lr_early=0.2,
-            tta="flip",
-        ),
-        Recipe(
-            name="towers",
-            about="for pictures and sentences on features that are computed once: AdamW, a cosine, averaged weights",
-            epochs=12.0,
-            min_steps=200,
-            batch_size=128,
-            optimizer="adamw",
-            lr=1e-3,
-            weight_decay=0.01,
-            schedule="cosine",
-            warmup=0.05,
-            clip=5.0,
-            ema=0.99,
-        ),
-        Recipe(
-            name="sentences",
-            about="for sentences about pictures, word by word: AdamW, a cosine, averaged weights",
-            epochs=32.0,  # of two captions of each picture
-            min_steps=1500,
-            batch_size=64,
-            optimizer="adamw",
-            lr=2e-3,
-            weight_decay=0.0,
-            schedule="cosine",
-            warmup=0.05,
-            clip=5.0,
-            ema=0.99,
-        ),
-        Recipe(
-            name="clips",
-            about="for nets that read clips: AdamW, a cosine, averaged weights",
-            epochs=12.0,
-            min_steps=500,
-            batch_size=32,
-            optimizer="adamw",
-            lr=3e-3,
-            weight_decay=0.02,
-            schedule="cosine",
-            warmup=0.05,
-            clip=5.0,
-            ema=0.99,
-            flip="none",
-        ),
-        Recipe(
-            name="texts",
-            about="for nets that read texts: AdamW, a cosine, averaged weights",
-            epochs=5.0,
-            min_steps=600,
-            batch_size=50,
-            optimizer="adamw",
-            lr=2e-3,
-            weight_decay=0.01,
-            schedule="cosine",
-            warmup=0.05,
-            clip=5.0,
-            ema=0.99,
-            balance="none",
-            flip="none",
-        ),
-        Recipe(
-            name="words",
-            about="for a tag of each word: AdamW, a cosine, averaged weights",
-            epochs=5.0,
-            min_steps=600,
-            batch_size=32,
-            optimizer="adamw",
-            lr=3e-3,
-            weight_decay=0.01,
-            schedule="cosine",
-            warmup=0.05,
-            clip=5.0,
-            ema=0.99,
-            balance="none",
-            flip="none",
-        ),
-        Recipe(
-            name="sounds",
-            about="for nets that read recordings: AdamW, a cosine, averaged weights",
-            epochs=100.0,
-            min_steps=600,
-            batch_size=64,
-            optimizer="adamw",
-            lr=4e-3,
-            weight_decay=0.05,
-            schedule="cosine",
-            warmup=0.05,
-            clip=5.0,
-            ema=0.99,
-            flip="none",
-            dropout=0.2,
-            mixup=0.3,
-        ),
-        Recipe(
-            name="play",
-            about="for games: AdamW at a constant rate",
-            epochs=20.0,
-            batch_size=32,
-            optimizer="adamw",
-            lr=2.5e-4,
-            weight_decay=0.0,
-            schedule="constant",
-            clip=10.0,
-            flip="none",
-        ),
-        Recipe(
-            name="quick",
-            about="made for placenet: masks, boxes, points on small pictures; Muon for filters, AdamW for the rest",
-            epochs=20.0,
-            min_steps=600,
-            batch_size=32,
-            optimizer="muon-adamw",
-            lr=3e-3,
-            lr_filters=0.1,
-            weight_decay=0.01,
-            schedule="triangle",
-            clip=5.0,
-            ema=0.99,
-            zoom=0.25,
-            colour=0.1,
-            tta="flip",
-        ),
-        Recipe(
-            name="autoencoder",
-            about="for pictures made again from numbers: AdamW, a cosine, averaged weights, no mirror images",
-            epochs=30.0,
-            min_steps=1000,
-            batch_size=64,
-            optimizer="adamw",
-            lr=2e-3,
-            weight_decay=0.0,
-            schedule="cosine",
-            warmup=0.02,
-            clip=5.0,
-            ema=0.99,
-            flip="none",
-        ),
-        Recipe(
-            name="gan",
-            about="for nets that compete: Adam with a memory of two steps, a constant rate, averaged weights",
-            epochs=100.0,
-            min_steps=3000,
-            batch_size=64,
-            optimizer="adamw",
-            lr=2e-4,
-            momentum=0.5,
-            weight_decay=0.0,
-            schedule="constant",
-            ema=0.999,
-            flip="none",
-        ),
-        Recipe(
-            name="compact",
-            about="made for designed nets: as quick, in batches of 64, and pictures are shifted",
-            epochs=20.0,
-            min_steps=600,
-            batch_size=64,
-            optimizer="muon-adamw",
-            lr=3e-3,
-            lr_filters=0.1,
-            weight_decay=0.01,
-            schedule="triangle",
-            clip=5.0,
-            ema=0.99,
-            translate=2,
-            colour=0.1,
-            tta="flip",
-        ),
-        Recipe(
-            name="features",
-            about="regime features: only a new last layer, fitted on features of unaugmented pictures",
-            flip="none",
-        ),
-        Recipe(
-            name="paper-alexnet",
-            about="Krizhevsky 2012, section 5: batch 128, momentum 0.9, 1e-2 divided by 10 when validation stalls",
-            epochs=90.0,
-            batch_size=128,
-            lr=0.01,
-            momentum=0.9,
-            nesterov=False,
-            weight_decay=5e-4,
-            decay_all=True,
-            schedule="constant",
-            stall=3,
-            dropout=0.5,
-            crop=4,
-        ),
-        Recipe(
-            name="paper-resnet",
-            about="He et al. 2015, section 4.2: batch 128, 0.1 divided by 10 at 1/2 and 3/4, crops of 4 and flips",
-            epochs=164.0,
-            batch_size=128,
-            lr=0.1,
-            momentum=0.9,
-            nesterov=False,
-            weight_decay=1e-4,
-            decay_all=True,
-            schedule="steps",
-            crop=4,
-        ),
-        _DQN,
-        dataclasses.replace(
-            _DQN,
-            name="paper-dqn-2013",
-            about="Mnih et al. 2013: as 2015 without a target net of its own, errors as they are; 10 million frames",
-            epochs=200.0,  # of 50,000 steps, one each frame
-            task_options={
-                **_DQN.task_options,
-                "acts": 1,
-                "target": 1,
-                "clip_errors": False,
-                "epoch": 50_000,
-                "start": 32,
-                "lives": False,
-            },
-        ),
-    )
+# what recipes have in common, and are no recipes themselves
+_BASES = {
+    "": Recipe(""),
+    "cosine": Recipe("", optimizer="adamw", schedule="cosine", warmup=0.05, clip=5.0, ema=0.99),
 }
+# name: the recipe that it is a variant of, what it is for, and the fields that differ
+_VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "fast": (
+        "",
+        "time to accuracy: Muon, linear decay, growing pictures; made for speednet, 94 % on CIFAR-10",
+        {
+            "epochs": 10.0, "min_steps": 200, "batch_size": 2000, "chunk": 500, "optimizer": "muon", "momentum": 0.85,
+            "lr": 106.0,  # 0.053 for each picture of the batch of 2000
+            "lr_head": 1340.0,  # 0.67 for each picture
+            "weight_decay": 0.004, "decay_all": True, "schedule": "linear", "label_smoothing": 0.2,
+            "flip": "alternating", "translate": 2, "small": 0.75, "small_until": 0.5, "tta": "shift", "val_share": 0.02,
+        },
+    ),
+    "best": (
+        "fast",
+        "accuracy: the fast recipe for longer, with cutout; use it with speednet_deep, 95.8 % on CIFAR-10",
+        {"epochs": 27.0, "cutout": 10, "translate": 4, "small": 1.0},
+    ),
+    "standard": (
+        "",
+        "for any net: Muon for the filters, one cycle, label smoothing, averaged weights",
+        {
+            "epochs": 20.0, "optimizer": "muon", "lr_filters": 0.1, "lr_head": 0.2, "label_smoothing": 0.1, "clip": 5.0,
+            "ema": 0.995, "resized_crop": 0.35, "colour": 0.2, "tta": "flip",
+        },
+    ),
+    "finetune": (
+        "",
+        "for pretrained weights: SGD, the last stages at 1/10 of the rate, earlier ones at 1/100",
+        {
+            "epochs": 12.0, "min_steps": 200, "batch_size": 64, "lr": 0.05, "weight_decay": 1e-4, "schedule": "cosine",
+            "warmup": 0.1, "label_smoothing": 0.1, "clip": 5.0, "ema": 0.98, "resized_crop": 0.5, "colour": 0.2,
+            "tta": "flip",
+        },
+    ),
+    "dense": (
+        "cosine",
+        "for answers with places from pretrained weights: AdamW, zoomed and mirrored pictures, EMA",
+        {
+            "epochs": 40.0, "batch_size": 8, "lr": 1e-3, "weight_decay": 0.02, "zoom": 0.5, "colour": 0.2,
+            "lr_last": 0.5, "lr_early": 0.2, "tta": "flip",
+        },
+    ),
+    "towers": (
+        "cosine",
+        "for pictures and sentences on features that are computed once: AdamW, a cosine, averaged weights",
+        {"epochs": 12.0, "min_steps": 200, "lr": 1e-3, "weight_decay": 0.01},
+    ),
+    "sentences": (
+        "cosine",
+        "for sentences about pictures, word by word: AdamW, a cosine, averaged weights",
+        {"epochs": 32.0, "min_steps": 1500, "batch_size": 64, "lr": 2e-3, "weight_decay": 0.0},  # of two captions
+    ),
+    "clips": (
+        "cosine",
+        "for nets that read clips: AdamW, a cosine, averaged weights",
+        {"epochs": 12.0, "min_steps": 500, "batch_size": 32, "lr": 3e-3, "weight_decay": 0.02, "flip": "none"},
+    ),
+    "texts": (
+        "cosine",
+        "for nets that read texts: AdamW, a cosine, averaged weights",
+        {
+            "epochs": 5.0, "min_steps": 600, "batch_size": 50, "lr": 2e-3, "weight_decay": 0.01, "balance": "none",
+            "flip": "none",
+        },
+    ),
+    "words": (
+        "texts",
+        "for a tag of each word: AdamW, a cosine, averaged weights",
+        {"batch_size": 32, "lr": 3e-3},
+    ),
+    "sounds": (
+        "cosine",
+        "for nets that read recordings: AdamW, a cosine, averaged weights",
+        {
+            "epochs": 100.0, "min_steps": 600, "batch_size": 64, "lr": 4e-3, "weight_decay": 0.05, "flip": "none",
+            "dropout": 0.2, "mixup": 0.3,
+        },
+    ),
+    "play": (
+        "",
+        "for games: AdamW at a constant rate",
+        {
+            "epochs": 20.0, "batch_size": 32, "optimizer": "adamw", "lr": 2.5e-4, "weight_decay": 0.0,
+            "schedule": "constant", "clip": 10.0, "flip": "none",
+        },
+    ),
+    "quick": (
+        "",
+        "made for placenet: masks, boxes, points on small pictures; Muon for filters, AdamW for the rest",
+        {
+            "epochs": 20.0, "min_steps": 600, "batch_size": 32, "optimizer": "muon-adamw", "lr": 3e-3,
+            "lr_filters": 0.1, "weight_decay": 0.01, "clip": 5.0, "ema": 0.99, "zoom": 0.25, "colour": 0.1,
+            "tta": "flip",
+        },
+    ),
+    "autoencoder": (
+        "cosine",
+        "for pictures made again from numbers: AdamW, a cosine, averaged weights, no mirror images",
+        {"min_steps": 1000, "batch_size": 64, "lr": 2e-3, "weight_decay": 0.0, "warmup": 0.02, "flip": "none"},
+    ),
+    "gan": (
+        "",
+        "for nets that compete: Adam with a memory of two steps, a constant rate, averaged weights",
+        {
+            "epochs": 100.0, "min_steps": 3000, "batch_size": 64, "optimizer": "adamw", "lr": 2e-4, "momentum": 0.5,
+            "weight_decay": 0.0, "schedule": "constant", "ema": 0.999, "flip": "none",
+        },
+    ),
+    "compact": (
+        "quick",
+        "made for designed nets: as quick, in batches of 64, and pictures are shifted",
+        {"batch_size": 64, "zoom": 0.0, "translate": 2},
+    ),
+    "features": (
+        "",
+        "regime features: only a new last layer, fitted on features of unaugmented pictures",
+        {"flip": "none"},
+    ),
+    "paper-alexnet": (
+        "",
+        "Krizhevsky 2012, section 5: batch 128, momentum 0.9, 1e-2 divided by 10 when validation stalls",
+        {
+            "epochs": 90.0, "lr": 0.01, "nesterov": False, "decay_all": True, "schedule": "constant", "stall": 3,
+            "dropout": 0.5, "crop": 4,
+        },
+    ),
+    "paper-resnet": (
+        "",
+        "He et al. 2015, section 4.2: batch 128, 0.1 divided by 10 at 1/2 and 3/4, crops of 4 and flips",
+        {"epochs": 164.0, "nesterov": False, "weight_decay": 1e-4, "decay_all": True, "schedule": "steps", "crop": 4},
+    ),
+    "paper-dqn-2015": (
+        "play",
+        "Mnih et al. 2015, extended data table 1: RMSProp at 2.5e-4, replay of a million frames, 50 million frames",
+        {
+            "epochs": 200.0,  # of 250,000 frames
+            "optimizer": "rmsprop",  # its 0.01 in the root is of gradients summed over the batch: 0.01 / 32^2 of means
+            "momentum": 0.95, "clip": 0.0,
+            "task_options": {
+                "frames": 4, "games": 1, "acts": 4, "replay": 1_000_000, "start": 50_000, "explore": 1_000_000,
+                "least": 0.1, "tested": 0.05, "target": 10_000, "discount": 0.99, "steps": 1, "double": False,
+                "prioritised": False, "clip_rewards": True, "clip_errors": True, "lives": True, "epoch": 62_500,
+            },
+        },
+    ),
+    "paper-dqn-2013": (
+        "paper-dqn-2015",
+        "Mnih et al. 2013: as 2015 without a target net of its own, errors as they are; 10 million frames",
+        {  # epochs of 50,000 steps, one each frame
+            "task_options": {
+                "acts": 1, "target": 1, "clip_errors": False, "epoch": 50_000, "start": 32, "lives": False,
+            },
+        },
+    ),
+}  # fmt: skip
+
+
+def _recipes() -> dict[str, Recipe]:
+    made = dict(_BASES)
+    for name, (base, about, fields) in _VARIANTS.items():
+        options = {**made[base].task_options, **fields.get("task_options", {})}
+        made[name] = dataclasses.replace(
+            made[base], **{**fields, "name": name, "about": about, "task_options": options}
+        )
+    return {name: made[name] for name in _VARIANTS}
+
+
+RECIPES: dict[str, Recipe] = _recipes()
 
 
 def recipe(name: str, **fields: Any) -> Recipe:

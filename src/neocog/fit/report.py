@@ -16,13 +16,12 @@ import numpy as np
 
 from neocog.data.decode import decode
 from neocog.errors import NeocogError
-from neocog.fit.findings import Finding, read_curves, read_dead, read_update_ratios
+from neocog.fit import report_results as results
+from neocog.fit.card import read_card, task_in
+from neocog.fit.examples import sheets
+from neocog.fit.findings import Finding, judged, values_of
 from neocog.fit.job import reader_of
-from neocog.fit.predicting import read_card, task_in
-from neocog.fit.report_results import examples, result, seen_of, unknown_section
-from neocog.fit.report_transfer import cross_validation, parts_section, transfer_section
 from neocog.fit.run import read_json, records, write_atomically
-from neocog.fit.sheets import sheets
 from neocog.page import Html, line_chart, page, pairs, paragraph, table, text
 from neocog.records import counted, speak_of, worded
 from neocog.tasks.task import words
@@ -43,7 +42,7 @@ def write_report(folder: Path, pictures: Callable[[int], np.ndarray | bytes] | N
     """
     folder = Path(folder)
     run, card, log = read_json(folder / "run.json", _Run), read_card(folder), records(folder)
-    task, (split, seen) = task_in(card, folder / "net.json"), seen_of(folder)
+    task, (split, seen) = task_in(card, folder / "net.json"), results.seen_of(folder)
     figures = task.figures(seen) if split else {}
     start, end = _last(log, "start"), _last(log, "end")
     epochs = list({record.get("step", number): record for number, record in enumerate(_of(log, "epoch"))}.values())
@@ -60,30 +59,28 @@ def write_report(folder: Path, pictures: Callable[[int], np.ndarray | bytes] | N
         except (NeocogError, OSError, LookupError):
             return None  # it is gone or moved
 
-    told = result(task, split, seen, figures) + _pictures(run, start) + _kept(card)
-    sections: list[tuple[str, str]] = [("Result", Html(told + cross_validation(task, card["metrics"])))]
-    if start.get("start"):
-        sections.append(("Start", transfer_section(start["start"], _last(log, "head"))))
-    if parts := _last(log, "parts").get("rows"):
-        sections.append(("Parts", parts_section(task, parts)))
-    if epochs or _dig(start, "start", "regime") != "features":
-        sections.append(("Diagnosis", _diagnosis(log, epochs, run)))
-        sections.append(("Curves", _curves(epochs, bool(_dig(run, "settings", "task", "smoothing")))))
-    if (made := sheets(folder)) is not None:
-        sections.append(("Pictures that the net makes", made))
-    if (shown := examples(folder)) is not None:
-        sections.append(("Examples", shown))
-    for part in task.sections(seen, figures) if figures.get("n") else ():
-        sections.append((part.title, part.body(picture) if callable(part.body) else part.body))
-    sections += reader.sections() if reader else []
-    if card.get("unknown"):
-        sections.append(("Unknown pictures", unknown_section(card["unknown"])))
-    sections.append(("Time", _time(epochs, end)))
-    sections.append(("Settings", _settings(run, start)))
-    problems = folder / "problems.json"
-    listed = read_json(problems, list[Any] | dict[str, Any]) if problems.exists() else []
-    sections.append(("Notes and problems", _notes(run, start, listed)))
-    sections.append(("How to reproduce", _reproduce(run, card)))
+    told = results.result(task, split, seen, figures) + _pictures(run, start) + _kept(card)
+    problems, parts = folder / "problems.json", _last(log, "parts").get("rows")
+    listed = read_json(problems, list[dict[str, Any]]) if problems.exists() else []
+    own = task.sections(seen, figures) if figures.get("n") else ()
+    stepped = epochs or _dig(start, "start", "regime") != "features"
+    made: list[tuple[str, str | None]] = [
+        ("Result", Html(told + results.cross_validation(task, card["metrics"]))),
+        ("Start", results.transfer_section(start["start"], _last(log, "head")) if start.get("start") else None),
+        ("Parts", results.parts_section(task, parts) if parts else None),
+        ("Diagnosis", _diagnosis(log, epochs, run) if stepped else None),
+        ("Curves", _curves(epochs, bool(_dig(run, "settings", "task", "smoothing"))) if stepped else None),
+        ("Pictures that the net makes", sheets(folder)),
+        ("Examples", results.examples(folder)),
+        *((one.title, one.body(picture) if callable(one.body) else one.body) for one in own),
+        *(reader.sections() if reader else ()),
+        ("Unknown pictures", results.unknown_section(card["unknown"]) if card.get("unknown") else None),
+        ("Time", _time(epochs, end)),
+        ("Settings", _settings(run, start)),
+        ("Notes and problems", _notes(run, start, listed)),
+        ("How to reproduce", _reproduce(run, card)),
+    ]
+    sections = [(title, body) for title, body in made if body is not None]
     name, data = str(card["net"]["name"]), _dig(run, "data", "name")
     html = page(f"{name} on {data}" if data else name, sections, subtitle=f"neocog run {folder.resolve().name}")
     path = folder / "report.html"
@@ -95,7 +92,7 @@ def write_report(folder: Path, pictures: Callable[[int], np.ndarray | bytes] | N
 
 
 class _Run(TypedDict, total=False):
-    command: str | list[str]
+    command: list[str]
     settings: dict[str, Any]
     data: dict[str, Any]
 
@@ -135,35 +132,18 @@ def _diagnosis(log: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, A
         Finding(name, *(str(record.get(key) or "") for key in ("verdict", "evidence", "advice")))
         for name, record in logged.items()
     ]
-    read = read_curves(epochs, _dig(run, "settings") or {})
-    ratios = [record["update_ratio"] for record in epochs if record.get("update_ratio")]
-    dead = [record["dead"] for record in epochs if record.get("dead")]
-    optimizer = str(_dig(run, "settings", "recipe", "optimizer") or "sgd")
-    read += [read_update_ratios(ratios[len(ratios) // 2], optimizer)] if ratios else []  # at the end the rate is 0
-    read += [read_dead(dead[-1])] if dead else []
+    read = judged(epochs, _dig(run, "settings") or {})
     findings += [finding for finding in read if finding.name not in logged]
     if not findings:
         return paragraph("No diagnosis: the log has no finished epoch.")
     findings.sort(key=lambda finding: _ORDER.get(finding.verdict, 1))
+    kinds = {one.name: one.verdict if one.verdict in _ORDER else "" for one in findings}
     rows = [
-        {
-            "question": finding.name,
-            "verdict": Html(
-                f'<span class="{finding.verdict if finding.verdict in _ORDER else ""}">{text(finding.verdict)}</span>'
-            ),
-            "evidence": worded(finding.evidence),
-            "what to do": worded(finding.advice),
-        }
-        for finding in findings
-    ]
+        {"question": one.name, "verdict": Html(f'<span class="{kinds[one.name]}">{text(one.verdict)}</span>'),
+         "evidence": worded(one.evidence), "what to do": worded(one.advice)}
+        for one in findings
+    ]  # fmt: skip
     return table(rows)
-
-
-def _series(epochs: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    points = ((record.get("epoch", number + 1), record.get(key)) for number, record in enumerate(epochs))
-    return [
-        (at, v) for at, v in points if isinstance(v, int | float) and isinstance(at, int | float) and math.isfinite(v)
-    ]
 
 
 def _curves(epochs: Sequence[Mapping[str, Any]], smoothed: bool) -> Html:
@@ -191,7 +171,7 @@ def _curves(epochs: Sequence[Mapping[str, Any]], smoothed: bool) -> Html:
         *own[:8],
         ("Learning rate", {"learning rate": "lr"}, "learning rate"),
     ):
-        series = {name: points for name, key in keys.items() if (points := _series(epochs, key))}
+        series = {name: points for name, key in keys.items() if (points := values_of(epochs, key))}
         if max(map(len, series.values()), default=0) > 1:  # else one dot
             values = [v for points in series.values() for _, v in points]
             deep = y == "loss" and 0 < 20 * min(values) < max(values)  # else the end of the curve is a flat line
@@ -222,30 +202,27 @@ def _chart(heading: str, chart: str) -> str:
 
 
 def _time(epochs: Sequence[Mapping[str, Any]], end: Mapping[str, Any]) -> Html:
-    seconds = sum(v for _, v in _series(epochs, "seconds"))
     rows: dict[str, object] = {}
     if isinstance(end.get("seconds"), int | float):
         rows["whole run"] = _duration(end["seconds"])
-    if seconds:
-        rows["training epochs"] = _duration(seconds)
-        weighed = [(r, r["seconds"]) for r in epochs if isinstance(r.get("seconds"), int | float)]
-        rates = [
-            (r["pictures_per_second"] * s, s)
-            for r, s in weighed
-            if isinstance(r.get("pictures_per_second"), int | float)
-        ]
-        waits = [(r["waiting"] * s, s) for r, s in weighed if isinstance(r.get("waiting"), int | float)]
-        frames = _series(epochs, "frames")
+    if seconds := [v for _, v in values_of(epochs, "seconds")]:
+        rows["training epochs"] = _duration(sum(seconds))
+        rate, wait = (_mean(epochs, key) for key in ("pictures_per_second", "waiting"))
+        frames = values_of(epochs, "frames")
         if len(frames) > 1:  # of games that were played meanwhile
-            later = sum(v for _, v in _series(epochs, "seconds")[1:])
-            rows["frames played per second"] = f"{(frames[-1][1] - frames[0][1]) / later:,.0f}"
-        elif rates and not frames:
-            rows[worded("pictures per second")] = f"{sum(a for a, _ in rates) / sum(s for _, s in rates):,.0f}"
-        if waits:
-            share = sum(a for a, _ in waits) / sum(s for _, s in waits)
-            advice = ": the data, not the net, limit the speed" if share > 0.2 else ""
-            rows["share of the time waiting for data"] = f"{share:.1%}{advice}"
+            rows["frames played per second"] = f"{(frames[-1][1] - frames[0][1]) / sum(seconds[1:]):,.0f}"
+        elif rate is not None and not frames:
+            rows[worded("pictures per second")] = f"{rate:,.0f}"
+        if wait is not None:
+            advice = ": the data, not the net, limit the speed" if wait > 0.2 else ""
+            rows["share of the time waiting for data"] = f"{wait:.1%}{advice}"
     return pairs(rows) if rows else paragraph("No time was recorded.")
+
+
+def _mean(epochs: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    """The mean of a figure over the time that epochs took."""
+    found = [(r[key], r["seconds"]) for r in epochs if all(isinstance(r.get(k), int | float) for k in (key, "seconds"))]
+    return sum(v * s for v, s in found) / sum(s for _, s in found) if found else None
 
 
 def _duration(seconds: float) -> str:
@@ -265,20 +242,14 @@ def _settings(run: Any, start: Mapping[str, Any]) -> Html:
             rows[key] = value
     parts: list[str] = [pairs(rows)]
     if isinstance(recipe, Mapping):
-        on = {
-            key: v
-            for key, v in recipe.items()
-            if key not in ("name", "about") and v not in (0, "", None, False, "none", {})
-        }
-        off = [key for key in recipe if key not in on and key not in ("name", "about")]
-        parts += ["<h3>Recipe</h3>", paragraph(recipe["about"]) if recipe.get("about") else ""]
+        fields = {key: v for key, v in recipe.items() if key not in ("name", "about")}
+        on = {key: v for key, v in fields.items() if v not in (0, "", None, False, "none", {})}
+        off = [key for key in fields if key not in on]
         # As they are typed after --set; one below the other they would fill a page.
-        parts.append(
-            f"<p>{' &nbsp; '.join(f'<code>{text(key)}={text(_value(v))}</code>' for key, v in on.items())}</p>"
-        )
+        typed = (f"{key}={str(v).lower() if isinstance(v, bool) else v}" for key, v in on.items())
+        parts += ["<h3>Recipe</h3>", paragraph(recipe["about"]) if recipe.get("about") else ""]
+        parts.append(f"<p>{' &nbsp; '.join(f'<code>{text(one)}</code>' for one in typed)}</p>")
         parts.append(paragraph(f"Off: {', '.join(off)}.") if off else "")
-    elif recipe:
-        parts.append(pairs({"recipe": recipe}))
     return Html("".join(parts))
 
 
@@ -287,8 +258,7 @@ def _notes(run: Any, start: Mapping[str, Any], problems: Any) -> Html:
     parts = []
     if notes:
         parts.append("<ul>" + "".join(f"<li>{text(worded(note))}</li>" for note in notes) + "</ul>")
-    listed = problems.get("problems", []) if isinstance(problems, Mapping) else problems
-    rows = [{"picture": row.get("key"), "reason": row.get("reason")} for row in listed if isinstance(row, Mapping)]
+    rows = [{"picture": row.get("key"), "reason": row.get("reason")} for row in problems]
     if rows:
         shown = f"; the first {_PROBLEMS} are shown, problems.json has all" if len(rows) > _PROBLEMS else ""
         parts.append(paragraph(f"{counted(len(rows))} could not be used{shown}.", kind="warning"))
@@ -297,14 +267,9 @@ def _notes(run: Any, start: Mapping[str, Any], problems: Any) -> Html:
 
 
 def _reproduce(run: Any, net: Any) -> Html:
-    parts = []
-    command = run.get("command")
-    if command:
-        words = [command] if isinstance(command, str) else [str(part) for part in command]
-        if Path(words[0]).name in ("__main__.py", "neocog"):  # where it is installed is of no interest
-            words[0] = "neocog"
-        line = command if isinstance(command, str) else shlex.join(words)
-        parts.append(f"<pre>{text(line)}</pre>")
+    words = [str(part) for part in run.get("command") or ()]
+    if words and Path(words[0]).name in ("__main__.py", "neocog"):  # where it is installed is of no interest
+        words[0] = "neocog"
     rows: dict[str, object] = {
         "seed": _dig(run, "settings", "seed"),
         "data": _dig(run, "data", "spec"),
@@ -315,8 +280,5 @@ def _reproduce(run: Any, net: Any) -> Html:
     for key in ("versions", "hardware"):
         found = run.get(key)
         rows |= {str(k): v for k, v in found.items()} if isinstance(found, Mapping) else {key: found}
-    return Html("".join(parts) + pairs({key: value for key, value in rows.items() if value is not None}))
-
-
-def _value(value: object) -> object:
-    return str(value).lower() if isinstance(value, bool) else value
+    line = f"<pre>{text(shlex.join(words))}</pre>" if words else ""
+    return Html(line + pairs({key: value for key, value in rows.items() if value is not None}))

@@ -1,8 +1,8 @@
-"""The sections of report.html about what the net answered: the result, examples, unknown pictures."""
+"""The sections of report.html about what the net answered, where its training started from, and cross-validation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from safetensors.numpy import load_file
 from neocog.errors import RunError
 from neocog.fit.examples import FOLDER
 from neocog.fit.run import damaged, read_json
-from neocog.page import Html, gallery, pairs, paragraph, picture_file, table, thumbnail
-from neocog.tasks.task import Seen, Task
+from neocog.page import Html, gallery, line_chart, pairs, paragraph, picture_file, table, thumbnail
+from neocog.records import counted
+from neocog.tasks import Task
+from neocog.tasks.task import Seen
 
 _SPLITS = {"test": "test split", "val": "validation split"}
 
@@ -80,6 +82,7 @@ def unknown_section(unknown: Mapping[str, Any]) -> Html:
     if isinstance(unknown.get("false_alarm"), int | float):
         parts.append(paragraph(f"The threshold calls {unknown['false_alarm']:.0%} of ordinary pictures unknown."))
     areas, caught = unknown.get("auroc"), unknown.get("caught") or {}
+    rest = {k: v for k, v in unknown.items() if k != "caught" and v is not None and not isinstance(v, Mapping | list)}
     if isinstance(areas, Mapping) and areas:
         rows = [
             {"unlike pictures": name, "AUROC": float(area)}
@@ -87,10 +90,64 @@ def unknown_section(unknown: Mapping[str, Any]) -> Html:
             for name, area in areas.items()
         ]
         parts.append(table(rows, numeric=("AUROC", "called unknown")))
-    rest = {
-        key: v for key, v in unknown.items() if key not in ("auroc", "caught") and not isinstance(v, Mapping | list)
-    }
-    if not isinstance(areas, Mapping) and areas is not None:
-        rest["auroc"] = areas
     parts.append(pairs(rest))
     return Html("".join(parts))
+
+
+def transfer_section(start: Mapping[str, Any], head: Mapping[str, Any]) -> Html:
+    """Return where a training started from, what was trained, and how the strength of a fitted head was chosen.
+
+    Args:
+        start: "start" of the log's record "start".
+        head: the log's record "head", {} if there is none.
+    """
+    told = {
+        "weights": start.get("weights"),
+        "regime": f"{start.get('regime')}: {start.get('why')}",
+        "last layer": start.get("told"),
+        "trained": start.get("trained"),
+    }
+    parts = [pairs({key: value for key, value in told.items() if value})]
+    if head:
+        of = f"{counted(head['features'], 'feature')} of {counted(head['pictures'])}"
+        parts.append(
+            paragraph(
+                f"A {head['head']} head on {of}; features in {head['feature_seconds']:.1f} s, head in "
+                f"{head['fit_seconds']:.1f} s. Strength {head['strength']:g}: {head['chosen']}."
+            )
+        )
+    tried = head.get("tried") or []
+    if len(tried) > 1:
+        points = [(row["strength"], row["loss"]) for row in tried]
+        judge = head.get("judge", "log loss")
+        parts.append(line_chart({judge: points}, x="strength", y=f"{judge} on other pictures", log_x=True))
+        rows = [{"strength": f"{s:g}", f"{judge} on other pictures": f"{loss:.4f}"} for s, loss in points]
+        parts.append(table(rows, numeric=("strength", f"{judge} on other pictures")))
+    return Html("".join(parts))
+
+
+def parts_section(task: Task, rows: Sequence[Mapping[str, Any]]) -> Html:
+    """Return what each part of a fused last layer says by itself, and all together; see `learn_head.parts_of`."""
+    names = {"val": f"validation {task.figure}", "test": f"test {task.figure}"}
+    lines = [
+        {"descriptors": row["part"], "features": f"{row['features']:,}", "weight": f"{row['share']:.2f}"}
+        | {name: task.shown(row[split]) for split, name in names.items() if split in row}
+        for row in rows
+    ]
+    why = (
+        "Each part has a linear layer of its own; their probabilities are averaged with weights from held-out pictures."
+    )
+    return Html(paragraph(why) + table(lines, numeric=("features", "weight", *names.values())))
+
+
+def cross_validation(task: Task, metrics: Mapping[str, Any]) -> Html:
+    """Return the cross-validated figure as a paragraph, empty if there is none among a run's metrics."""
+    goal = f"cv_{task.goal[0]}"
+    if goal not in metrics:
+        return Html("")
+    value, low, high = (task.shown(v) for v in (metrics[goal], *metrics[f"{goal}_interval"]))
+    return paragraph(
+        f"Cross-validated {task.figure} {value}; 95% interval {low} to {high} (Nadeau and Bengio 2003), "
+        f"{metrics['cv_repeats']} times {metrics['cv_folds']}-fold over the {metrics['cv_n']:,} pictures of training "
+        "and validation, near-duplicates on one side. With few pictures it is more reliable than one split."
+    )

@@ -1,11 +1,14 @@
-"""Schedules: pure functions of progress in [0, 1]: factors on the peak learning rate, and the size of pictures."""
+"""How far a training is, and what follows from it: factors on the peak learning rate, and the size of pictures."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from neocog.errors import UsageError, closest
+from neocog.fit.parallel import World, same_everywhere
 
 Schedule = Callable[[float], float]
 
@@ -37,13 +40,7 @@ def steps(progress: float) -> float:
     return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
 
 
-SCHEDULES: dict[str, Schedule] = {
-    "constant": constant,
-    "linear": linear,
-    "cosine": cosine,
-    "triangle": triangle,
-    "steps": steps,
-}
+SCHEDULES: dict[str, Schedule] = {one.__name__: one for one in (constant, linear, cosine, triangle, steps)}
 
 
 def schedule(name: str) -> Schedule:
@@ -72,3 +69,33 @@ def side(whole: int, small: float, until: float, progress: float) -> int:
         return whole
     eighths = math.floor(8 * (small + (1.0 - small) * progress / until) + 1e-9)
     return max(1, round(whole * eighths / 8))
+
+
+@dataclass
+class Clock:
+    """Progress in [0, 1] of a training of `steps` steps, or of `seconds` (then `steps` is ignored).
+
+    `before` is the time, in seconds, that earlier sittings of the same training took.
+    """
+
+    steps: int
+    seconds: float | None = None
+    before: float = 0.0
+    world: World = field(default_factory=World)
+    _begin: float = field(default_factory=time.monotonic)
+
+    @staticmethod
+    def for_epochs(epochs: float, steps_per_epoch: int, at_least: int = 0, world: World | None = None) -> Clock:
+        """A clock of `epochs` epochs, or of more if these have fewer than `at_least` steps."""
+        return Clock(max(math.ceil(epochs * steps_per_epoch), at_least, 1), world=world or World())
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training, over all sittings."""
+        return self.before + time.monotonic() - self._begin
+
+    def progress(self, step: int) -> float:
+        """The share of the training that is over before `step`; the same in every process."""
+        if self.seconds is None:
+            return min(1.0, step / self.steps)
+        return min(1.0, float(same_everywhere(self.elapsed, self.world)) / self.seconds)

@@ -1,20 +1,19 @@
-"""What a person sees while something long is done: lines and a bar with the time left, on stderr."""
+"""What a person sees while something long is done, lines and a bar with the time left; and how Ctrl-C ends it."""
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from neocog.names import shown
 from neocog.records import worded
 
 EVERY = 15.0  # seconds between lines where nobody sees a bar move
-
-
-def _silent(share: float, text: str = "") -> None:
-    pass
 
 
 class Show:
@@ -35,7 +34,7 @@ class Show:
     def bar(self, what: str) -> Iterator[Callable[..., None]]:
         """A bar; the function that it gives takes the share that is done, in [0, 1], and a text."""
         if not self.on:
-            yield _silent
+            yield lambda share, text="": None
             return
         if sys.stderr.isatty():
             from rich.console import Console
@@ -69,3 +68,27 @@ class Show:
                 self.say(f"{what} {100 * share:3.0f} %  {now - begin:.0f} s, about {left:.0f} s left  {text}")
 
         yield line
+
+
+@contextmanager
+def interruptible(active: bool = True) -> Iterator[Callable[[], bool]]:
+    """While open, Ctrl-C is only noted, and the function that this gives says so; a second one interrupts at once.
+
+    An interrupt that arrives inside a library's callback can be lost there: Python prints it and goes on.
+    """
+    asked = False
+    if not active or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -41,8 +41,7 @@ class State:
         self.last: dict[str, Any] = {}  # the same of the last epoch
         self._top: dict[str, Tensor] = {}  # weights of the best epoch
         self.log_size = 0
-        self.beside: dict[str, Tensor] = {}  # what guides keep (fit.guides), changed in place
-        self.fed: dict[str, Tensor] = {}  # what the feed keeps, see data.batches.Feed
+        self.beside: dict[str, Tensor] = {}  # what lies beside the weights when it was last saved, see job.Job.beside
 
     @property
     def final_net(self) -> nn.Module:
@@ -105,10 +104,9 @@ class State:
         if self.average is not None:
             tensors |= {f"average/{k}": v for k, v in self.average.state_dict().items()}
         tensors |= {f"slow/{k}": v for k, v in self.slow.items()}
-        tensors |= {f"beside/{k}": v for k, v in self.beside.items()}
         if self.top and self.top["step"] != self.step:
             tensors |= {f"top/{k}": v for k, v in self._top.items()}
-        tensors |= {f"feed/{k}": v for k, v in self.fed.items()}
+        tensors |= {f"beside/{k}": v for k, v in self.beside.items()}
         plain: dict[str, Any] = {}
         for number, opt in enumerate(self.opts):
             for index, values in opt.state_dict()["state"].items():
@@ -150,9 +148,8 @@ class State:
                 raise RunError(f"{path} was written with another optimizer: {error}") from None
         for key, value in counters.items():
             setattr(self, key, value)
-        for key, value in _under(tensors, "beside/").items():
-            self.beside[key].copy_(value)
-        self._top, self.fed = _under(tensors, "top/"), _under(tensors, "feed/")
+        self._top = _under(tensors, "top/")
+        self.beside = {**_under(tensors, "feed/"), **_under(tensors, "beside/")}  # feed/: of older versions
         if self.top and not self._top:  # the best epoch is the one of the checkpoint
             self._top = {k: v.to("cpu", copy=True) for k, v in self.final_net.state_dict().items()}
 

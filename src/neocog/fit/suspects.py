@@ -13,16 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from neocog.data.check import fast_groups
-from neocog.data.pictures import Streamed
 from neocog.data.source import Source
 from neocog.errors import DataError, UsageError
 from neocog.fit.device import choose
-from neocog.fit.features import LAST, Read, Taps, features_of
-from neocog.fit.graphed import Graphed
+from neocog.fit.extract import extract, logits_of
 from neocog.fit.heads import FOLDS, part, stratified_folds
 from neocog.fit.heads import choose as choose_head
 from neocog.fit.job import usual_size
-from neocog.fit.predicting import Run, logits_of
+from neocog.fit.predicting import Run
 from neocog.fit.start import open_start
 from neocog.nets.packages import DEFAULT, PACKAGES
 from neocog.nets.weight_files import at_hand
@@ -122,12 +120,10 @@ def _by_others(source: Source, device: str | None) -> tuple[np.ndarray, np.ndarr
         raise DataError(
             f"labels can be judged from {_FEWEST} pictures of each of two classes on; {source.name} has less"
         )
-    start, where = open_start(hand[0], say=lambda text: None), choose(device)
+    start = open_start(hand[0], say=lambda text: None)
     size, _ = usual_size(source, rows)
-    net = start.net.to(where.torch).to(memory_format=where.layout)  # type: ignore[call-overload]
-    shown = Streamed(source, rows, start.sized(None, min(size)))
-    found, x = features_of(net, Graphed(Read(net, Taps(net, (LAST,))), where, len(rows)), shown, where)
-    rows = rows[found]
+    found = extract(start.net, source.select(rows), preprocess=start.sized(None, min(size)), device=device)
+    rows, x = rows[found.rows], found.values
     labels = source.labels[rows].astype(np.int64)
     label = find("label")
     task = label.plan(source, rows, {"label_smoothing": 0.0, "balance": "none", **label.options})

@@ -15,31 +15,27 @@ from torch import nn
 from neocog.data.batches import Batch
 from neocog.errors import RunError, UsageError
 from neocog.fit import diagnose
-from neocog.fit.clock import Clock
 from neocog.fit.depth import count_parameters
 from neocog.fit.device import Device
 from neocog.fit.device import prepare as prepare_device
 from neocog.fit.evaluating import floated, observed
+from neocog.fit.examples import write_sheets
 from neocog.fit.features import layer_names
-from neocog.fit.finish import finish, write_seen
-from neocog.fit.fusion import parts_of
+from neocog.fit.findings import Finding, initial_loss
+from neocog.fit.finish import finish, seconds_to_train, write_seen
 from neocog.fit.inputs import prepare
 from neocog.fit.job import Data, Job, Wishes
-from neocog.fit.learn_head import learn_head
+from neocog.fit.learn_head import features_in_place_of_pictures, learn_head, parts_of
 from neocog.fit.loop import fit, weighted
-from neocog.fit.new_run import make_folder
-from neocog.fit.opening import planned
+from neocog.fit.opening import make_folder, planned
 from neocog.fit.parallel import alone, join, wait_for_all
 from neocog.fit.plan import Plan, task_of
 from neocog.fit.predicting import Run
 from neocog.fit.report import write_report
 from neocog.fit.run import Log, damaged, misfit, read_json, read_tensors, write_json, write_tensors
-from neocog.fit.sheets import write_sheets
-from neocog.fit.show import Show
-from neocog.fit.signals import interruptible
+from neocog.fit.schedules import Clock
+from neocog.fit.show import Show, interruptible
 from neocog.fit.state import CHECKPOINT, State
-from neocog.fit.steady import features_in_place_of_pictures
-from neocog.fit.wait import seconds_to_train
 from neocog.fit.watching import records
 from neocog.records import counted
 from neocog.tasks import Losses, Task
@@ -114,7 +110,7 @@ def train(
         save_every: seconds between checkpoints within an epoch.
         start: weights to start from: a run, a safetensors file, or the name of a net for its ImageNet weights;
             ``"scratch"`` for random ones. None takes ImageNet weights that are at hand where the pictures are
-            photographs and not too many, see ``neocog.fit.pretrained``.
+            photographs and not too many, see ``neocog.fit.start``.
         regime: what is trained then: ``"features"`` (only a new last layer), ``"top"`` (the last stages, too) or
             ``"all"``; None chooses by the number of pictures. See ``neocog.fit.transfer``.
         layer: dotted names of the layers whose features a new last layer reads, joined by commas or as a list.
@@ -224,15 +220,16 @@ def _carry_out(job: Job, *, diagnosis: bool) -> Run:
     prepare(job, fresh=not again)
     plan, net, task, device = job.plan, job.net, job.task, job.device
     state = State(net, plan.recipe, plan.batch, device.dtype)
-    state.beside = {name: value for guide in job.guides for name, value in guide.tensors.items()}
     if again:
         state.load(folder)
-        job.batches.load(state.fed)
+        job.go_on(state.beside)
     if plan.on_features:
         features_in_place_of_pictures(job)
     if again:
         show.say(f"continuing {folder} at epoch {state.step / job.batches.steps_per_epoch:.2f}")
-    clock = _clock(job)
+    epochs = plan.epochs if plan.epochs is not None else plan.recipe.epochs
+    least = plan.recipe.min_steps if plan.epochs is None else 0
+    clock = Clock.for_epochs(epochs, job.batches.steps_per_epoch, least, world)
     job.log = Log(folder if world.first else None, keep=state.log_size)
     _say_what_is_done(job, clock)
 
@@ -306,14 +303,6 @@ def validated(job: Job, tried: nn.Module, step: int | None = None) -> dict[str, 
     return {f"val_{k}": v for k, v in {**figures, "error": task.error(figures)}.items()}
 
 
-def _clock(job: Job) -> Clock:
-    plan, steps = job.plan, job.batches.steps_per_epoch
-    epochs = plan.epochs if plan.epochs is not None else plan.recipe.epochs
-    clock = Clock.for_epochs(epochs, steps, plan.recipe.min_steps if plan.epochs is None else 0)
-    clock.world = job.world
-    return clock
-
-
 def _say_what_is_done(job: Job, clock: Clock) -> None:
     plan = job.plan
     epochs = clock.steps / job.batches.steps_per_epoch
@@ -349,7 +338,7 @@ def _first_words(job: Job) -> None:
     )
 
 
-def _first_look(job: Job) -> list[diagnose.Finding]:
+def _first_look(job: Job) -> list[Finding]:
     """Loss before the first step, and whether the net can learn one small batch by heart."""
     net, task, device = job.net, job.task, job.device
     stream = job.batches.stream(0)
@@ -371,7 +360,7 @@ def _first_look(job: Job) -> list[diagnose.Finding]:
     found = [learned] if learned else []
     if task.chance is None or (job.plan.start and job.plan.start["head"] == "kept"):
         return found  # better than chance, as it should be, or a loss of which chance says nothing
-    return [diagnose.initial_loss(loss, task.chance), *found]
+    return [initial_loss(loss, task.chance), *found]
 
 
 def losses_of(task: Task, net: nn.Module, batch: Batch) -> Losses:

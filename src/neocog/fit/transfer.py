@@ -92,18 +92,15 @@ def decide(
             regime, why = found.judged(regime, why)
     else:
         regime, why = _by_steps(task, pictures, wishes)
-    mirrored = isinstance(task, FitsAtOnce) and task.fits_mirrored
     at_once = regime == "features" and isinstance(task, FitsAtOnce)
-    _check_recipe(regime, recipe, fields, _HEAD_FIELDS | _ALWAYS | ({"flip"} if mirrored else set()), at_once=at_once)
+    _check_recipe(regime, recipe, fields, task, at_once=at_once)
     name = start.spec["name"]
     # speednet divides its logits and was made for Muon; its own recipe fits it, and no other
     usual = "features" if at_once else task.recipe
     usual = usual or ("fast" if choose_recipe(name) == "fast" else "finetune")
     r = make_recipe(recipe or usual, name, fields)
     if isinstance(task, FitsAtOnce):
-        check_kind(r.head, task)
-    if at_once and mirrored and "flip" not in fields:
-        r = r.changed(flip="random")
+        r = _with_head(r, task, fields if at_once else {"flip"})
     taps = _plan_taps(start, regime, layers, r.pool, task)
     began = describe(start, regime, why, taps, task)
     notes = [f"regime {regime}: {why}", began["told"]]
@@ -123,13 +120,22 @@ def without_weights(r: Recipe, task: Task, name: str, wishes: Wishes) -> tuple[R
         raise UsageError(
             f"{name} is fitted at once, and the task {task.name} needs gradient steps; --net chooses another net"
         )
-    extra = {"flip"} if task.fits_mirrored else set()
-    _check_recipe("features", wishes.recipe, wishes.fields, _HEAD_FIELDS | _ALWAYS | extra, at_once=True)
-    check_kind(r.head, task)
-    if task.fits_mirrored and "flip" not in wishes.fields:
-        r = r.changed(flip="random")
+    _check_recipe("features", wishes.recipe, wishes.fields, task, at_once=True)
     why = f"nothing else of {name} is learned from labels"
-    return r, {"weights": "", "fingerprint": "", "regime": "features", "why": why, "head": "new", "told": ""}
+    return _with_head(r, task, wishes.fields), {
+        "weights": "",
+        "fingerprint": "",
+        "regime": "features",
+        "why": why,
+        "head": "new",
+        "told": "",
+    }
+
+
+def _with_head(r: Recipe, task: Any, asked: Collection[str]) -> Recipe:
+    """The recipe, mirrored where a head learns from mirror images, too. Raises: UsageError: no such head."""
+    check_kind(r.head, task)
+    return r.changed(flip="random") if task.fits_mirrored and "flip" not in asked else r
 
 
 def _by_steps(task: Task, pictures: int, wishes: Wishes) -> tuple[str, str]:
@@ -200,9 +206,7 @@ def choose_regime(
     return "all", f"{said} enough for every layer"
 
 
-def _check_recipe(
-    regime: str, recipe: str | None, fields: Mapping[str, Any], allowed: Collection[str], *, at_once: bool
-) -> None:
+def _check_recipe(regime: str, recipe: str | None, fields: Mapping[str, Any], task: Task, *, at_once: bool) -> None:
     if regime == "features" and not at_once:
         if useless := sorted(set(fields) & (_HEAD_FIELDS | _PICTURE_FIELDS)):
             raise UsageError(
@@ -215,7 +219,8 @@ def _check_recipe(
                 f"regime features fits only a last layer, and recipe {recipe!r} is for gradient steps; choose --regime "
                 "top or all"
             )
-        if useless := sorted(set(fields) - set(allowed)):
+        allowed = _HEAD_FIELDS | _ALWAYS | ({"flip"} if getattr(task, "fits_mirrored", False) else set())
+        if useless := sorted(set(fields) - allowed):
             raise UsageError(
                 f"{useless[0]} has no effect in regime features, which fits a last layer on pictures as they are; "
                 f"use {', '.join(sorted(allowed))}, or choose --regime top or all"
@@ -238,12 +243,7 @@ def _plan_taps(start: Start, regime: str, layers: Sequence[str], pool: str, task
         return {"layers": list(layers), "pool": pool}
     if pool != "mean":
         raise UsageError(f"pool={pool} needs the layer whose maps are pooled: --layer NAME")
-    if (
-        isinstance(task, FitsAtOnce)
-        and task.finer
-        and not start.taps
-        and len(found := sorted(levels_of(start.trunk).items())) > 1
-    ):
+    if task.finer and not start.taps and len(found := sorted(levels_of(start.trunk).items())) > 1:
         return {"layers": [found[-2][1], LAST], "pool": pool}
     if start.taps or features.plain_head(start.net):
         return start.taps
@@ -282,10 +282,8 @@ def same_answers(first: Mapping[str, Any], task: Task) -> bool:
 
 
 def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    if any(
-        first.get(key) != second.get(key)
-        for key in ("name", "classes", "names", "method", "width", "dimensions", "model")
-    ):
+    alike = ("name", "classes", "names", "method", "width", "dimensions", "model")
+    if any(first.get(key) != second.get(key) for key in alike):
         return False
     if any(_vocabulary(first, key) != _vocabulary(second, key) for key in ("words", "tokenizer")):
         return False

@@ -2,16 +2,7 @@
 
 "How transferable are features in deep neural networks?", NIPS 27. The classes are split by chance into halves A and B,
 and a net is trained on each. Then, for each n, the first n layers are taken over, the others begin anew, and the
-whole is trained on B:
-
-====  ==========================  ==============  =====================================================
-kind  first n layers come from    and             what it shows
-====  ==========================  ==============  =====================================================
-BnB   the net trained on B        stay frozen     whether layers that learned together can be parted
-BnB+  the net trained on B        learn on        the control of that
-AnB   the net trained on A        stay frozen     how general the features of a depth are
-AnB+  the net trained on A        learn on        whether a start from other classes helps in the end
-====  ==========================  ==============  =====================================================
+whole is trained on B; see `KINDS`. The base is the net of the half itself.
 
 Everything stands in one folder of ordinary runs; a call that was interrupted continues with what is there.
 """
@@ -46,7 +37,12 @@ from neocog.fit.transfer import describe
 from neocog.page import Html, line_chart, page, paragraph, table
 from neocog.records import counted
 
-KINDS = ("BnB", "BnB+", "AnB", "AnB+")
+KINDS = {
+    "BnB": "own layers, frozen: below the base where neighbouring layers had learned together",
+    "BnB+": "own layers, learning on: the control",
+    "AnB": "layers of the other classes, frozen: falls where features become special to A",
+    "AnB+": "layers of the other classes, learning on: above the base where they help",
+}
 _DEPTHS = 8  # of a deep net so many depths are tried, evenly spaced
 
 
@@ -67,7 +63,7 @@ def transferability(
     *,
     net: str | None = None,
     depths: Sequence[int] | None = None,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = tuple(KINDS),
     recipe: str | None = None,
     epochs: float | None = None,
     set: Mapping[str, Any] | None = None,
@@ -225,16 +221,10 @@ def transferability_page(result: Mapping[str, Any]) -> str:
         here = {row["kind"]: row for row in rows if row["n"] == n}
         name = next(iter(here.values()))["layer"]
         lines.append({"layers": n, "up to": name, **{k: f"{row['accuracy']:.2%}" for k, row in here.items()}})
-    meaning = [
-        {"kind": "BnB", "meaning": "own layers, frozen: below the base where neighbouring layers had learned together"},
-        {"kind": "BnB+", "meaning": "own layers, learning on: the control"},
-        {"kind": "AnB", "meaning": "layers of the other classes, frozen: falls where features become special to A"},
-        {"kind": "AnB+", "meaning": "layers of the other classes, learning on: above the base where they help"},
-    ]
     sections = [
         ("Accuracy by depth", Html("".join(parts))),
         ("Figures", table(lines, numeric=("layers", *kinds))),
-        ("What the lines mean", table(meaning)),
+        ("What the lines mean", table([{"kind": kind, "meaning": meaning} for kind, meaning in KINDS.items()])),
     ]
     return page(
         f"How far features carry: {result['net']} on {result['data']}",

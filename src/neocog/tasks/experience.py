@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,19 +33,22 @@ _LEAST_PRIORITY = 1e-6
 class Computing(Protocol):
     """Where the net is computed."""
 
-    torch: Any
-    layout: Any
+    @property
+    def torch(self) -> Any: ...
+
+    @property
+    def layout(self) -> Any: ...
 
     def autocast(self) -> AbstractContextManager[Any]: ...
 
 
 @contextmanager
-def judging(net: nn.Module, device: Computing) -> Iterator[None]:
-    """The net in eval mode, without gradients; its mode is restored."""
+def judging(net: nn.Module, device: Computing | None = None) -> Iterator[None]:
+    """The net in eval mode, without gradients, computed as on `device`; its mode is restored."""
     mode = net.training
     net.eval()
     try:
-        with torch.no_grad(), device.autocast():
+        with torch.no_grad(), device.autocast() if device else nullcontext():
             yield
     finally:
         net.train(mode)

@@ -15,7 +15,7 @@ from typing import Any
 from neocog.errors import NeocogError
 from neocog.files import write_atomically
 from neocog.fit import show
-from neocog.fit.signals import interruptible
+from neocog.fit.show import interruptible
 from neocog.names import json_text
 
 
