@@ -188,8 +188,8 @@ class Shapes(TorchDispatchMode):
         if kwargs.get("device") is not None:
             kwargs = {**kwargs, "device": META}
         shortcut = HIGHER.get(func.name()) if isinstance(func, HigherOrderOperator) else SHORTCUTS.get(func)
-        result = func(*args, **kwargs) if shortcut is None else shortcut(args, kwargs)
-        return result, args, tensors
+        result = None if shortcut is None else shortcut(args, kwargs)
+        return func(*args, **kwargs) if result is None else result, args, tensors
 
     def higher(self, func: Any, args: Any) -> Any:
         """Run an operator that takes functions as a program does: the branch that is chosen, every turn of a loop.
