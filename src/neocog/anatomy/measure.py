@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as _torch_module
 from torch.utils import _pytree as pytree
 
 from ..errors import NetError
 from .record import Layer, Shape
-from .running import arguments, unwrapped
+from .running import arguments, unwrapped, watching, with_numbers
 from .trace import trace
 from .undo import as_it_was
 from .whole import Anatomy
@@ -111,37 +109,31 @@ def time_layers(module: nn.Module, input: Any, *, repeats: int = 5, warmup: int 
     net takes when it runs freely. Operators that a containing module calls itself are not in any layer's time.
     """
     module = unwrapped(module)
-    parameter = next(module.parameters(), torch.empty(()))
-    args, kwargs = pytree.tree_map_only(
-        Tensor, lambda t: _numbers(t, parameter.device), arguments(input, parameter.dtype)
-    )
+    device = next(module.parameters(), torch.empty(())).device
+    args, kwargs = pytree.tree_map_only(Tensor, lambda t: with_numbers(t).to(device), arguments(input, module))
     taken: dict[str, list[float]] = {}
-    kinds: dict[str, str] = {}
+    kinds = {path: type(m).__name__ for path, m in module.named_modules() if not any(True for _ in m.children())}
+    started: list[float] = []
 
-    def wait() -> None:
-        if parameter.device.type == "cuda":
-            torch.cuda.synchronize(parameter.device)
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    def entered(m: nn.Module, path: str, _: Any) -> None:
+        if path in kinds:
+            started.append(now())
+
+    def left(m: nn.Module, path: str, _: Any, out: Any) -> None:
+        if path in kinds:
+            run[path] = run.get(path, 0.0) + now() - started.pop()
 
     with ExitStack() as stack:
         stack.enter_context(as_it_was(module, values=True))
         for part in module.modules():
             part.training = False
         stack.enter_context(torch.no_grad())
-        paths = {id(m): p for p, m in module.named_modules() if not any(True for _ in m.children())}
-        started: list[float] = []
-
-        def before(m: nn.Module, _: Any) -> None:
-            if id(m) in paths:
-                wait()
-                started.append(time.perf_counter())
-
-        def after(m: nn.Module, _: Any, out: Any) -> None:
-            if id(m) in paths:
-                wait()
-                run[paths[id(m)]] = run.get(paths[id(m)], 0.0) + time.perf_counter() - started.pop()
-                kinds[paths[id(m)]] = type(m).__name__
-
-        stack.enter_context(_hooked(before, after))
+        stack.enter_context(watching(module, entered, left))
         for repeat in range(warmup + repeats):
             run: dict[str, float] = {}
             module(*args, **kwargs)
@@ -151,24 +143,6 @@ def time_layers(module: nn.Module, input: Any, *, repeats: int = 5, warmup: int 
     medians = {path: statistics.median(values) for path, values in taken.items()}
     total = sum(medians.values()) or 1.0
     return [Timing(path, kinds[path], seconds, seconds / total) for path, seconds in medians.items()]
-
-
-def _numbers(t: Tensor, device: torch.device) -> Tensor:
-    if t.device.type != "meta":
-        return t.to(device)
-    if t.is_floating_point():
-        return torch.randn(t.shape, dtype=t.dtype, device=device)
-    return torch.zeros(t.shape, dtype=t.dtype, device=device)
-
-
-@contextmanager
-def _hooked(before: Any, after: Any) -> Iterator[None]:
-    hooks = [_torch_module.register_module_forward_pre_hook(before), _torch_module.register_module_forward_hook(after)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def intensity(layer: Layer, anatomy: Anatomy) -> float:

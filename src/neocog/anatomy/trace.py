@@ -13,13 +13,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from ..errors import NetError
 from .notes import Open
 from .noting import Run
-from .running import arguments, entries, unwrapped
+from .running import arguments, entries, tensors, unwrapped
 from .training import training_memory_of
 from .whole import Anatomy
 
@@ -54,9 +53,7 @@ def trace(module: nn.Module, input: Any, *, name: str = "", training_memory: boo
     """
     module = unwrapped(module)
     _check(module)
-    first = next((p for p in module.parameters() if p.is_floating_point()), None)
-    dtype = torch.get_default_dtype() if first is None else first.dtype
-    args, kwargs = arguments(input, dtype)
+    args, kwargs = arguments(input, module)
     notes: list[str] = []
     run = Run(module, real=False)
     try:
@@ -70,7 +67,7 @@ def trace(module: nn.Module, input: Any, *, name: str = "", training_memory: boo
         try:
             outputs = run.go(args, kwargs)
         except Exception as again:
-            shown = ", ".join(str(tuple(t.shape)) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+            shown = ", ".join(str(tuple(t.shape)) for t in tensors((args, kwargs)))
             raise NetError(
                 f"{type(module).__name__} cannot compute an input of shape {shown}: {again}; "
                 "give trace() an input that the module takes, such as trace(module, (3, 224, 224))"
@@ -92,8 +89,8 @@ def trace(module: nn.Module, input: Any, *, name: str = "", training_memory: boo
     parameters = [p for _, p in everything.values()]
     return Anatomy(
         name=name or type(module).__name__,
-        inputs=tuple(tuple(t.shape) for t in (*pytree.tree_leaves((args, kwargs)), *run.held) if isinstance(t, Tensor)),
-        outputs=tuple(tuple(t.shape) for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor)),
+        inputs=tuple(tuple(t.shape) for t in (*tensors((args, kwargs)), *run.held)),
+        outputs=tuple(tuple(t.shape) for t in tensors(outputs)),
         layers=tuple(layer.finish() for layer in layers),
         modules={path: type(m).__name__ for path, m in module.named_modules() if path in run.ran or not path},
         params=sum(map(entries, parameters)),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from .attention import attention_of_a_processor
-from .running import Calls, Shapes, entries, not_compiled, once_each, storage
+from .running import Shapes, entries, not_compiled, once_each, storage, watching
 from .shortcuts import META
 from .undo import as_it_was
 
@@ -69,16 +69,14 @@ def _saved(module: nn.Module, args: Any, kwargs: Any, mode: bool) -> dict[str, i
                 )
             return t
 
-        def left(m: nn.Module, name: str, out: Any) -> None:
+        def left(m: nn.Module, name: str, given: Any, out: Any) -> None:
             path.pop()
 
-        calls = Calls(module, lambda m, name, args: path.append(name), left)
         stack.enter_context(torch.enable_grad())
         stack.enter_context(not_compiled())
-        stack.enter_context(calls.watching())
+        stack.enter_context(watching(module, lambda m, name, args: path.append(name), left))
         stack.enter_context(saved_tensors_hooks(pack, lambda t: t))
         stack.enter_context(attention_of_a_processor(module))
         stack.enter_context(shapes)
-        output = module(*args, **kwargs)
-        del output
+        module(*args, **kwargs)
     return saved
