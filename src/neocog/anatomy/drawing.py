@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .drawing_items import Chain, Fan, Item, Repeat, Tangle, module_path, walk
-from .drawing_marks import STYLE, Ink, Wire, clipped, joined, n, safe, short, tails, text_width, wrapped
+from .drawing_marks import STYLE, Ink, Wire, clipped, n, safe, short, tails, text_width, wrapped
 from .drawing_measure import LANE, RADIUS, TRUNK, Measure, longest
 from .drawing_plan import plan
 from .drawing_steps import CONCAT, CONV, FROM, FULL, INPUT, OTHER, POOL, PRODUCT, SUM, TO, UP, Step
@@ -202,7 +202,9 @@ class _Drawing(Measure):
         if macs := sum(x.macs for x in step.layers):
             told.append(f"{short(macs)} MACs")
         if first.field is not None and not step.volume.upright:
-            told.append("receptive field " + "at least " * first.field.at_least + joined(first.field.size))
+            sizes = first.field.size
+            sides = str(sizes[0]) if len(set(sizes)) == 1 else " × ".join(map(str, sizes))
+            told.append("receptive field " + "at least " * first.field.at_least + sides)
         return "; ".join(told)
 
     def _place_tangle(self, item: Tangle, x: float, y: float, wires: list[Wire]) -> list[Wire]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from html import escape
 
 _COLOURS = {
@@ -108,10 +107,6 @@ def tails(path: str) -> list[str]:
     parts = path.split(".")
     ends = [".".join(parts[k:]) for k in range(len(parts)) if k == 0 or not parts[k].isdigit()]
     return ends or [path]
-
-
-def joined(values: Sequence[object]) -> str:
-    return str(values[0]) if len(set(values)) == 1 else " × ".join(map(str, values))
 
 
 def clipped(text: str, size: float, width: float) -> str:
