@@ -75,14 +75,20 @@ class _Drawing(Measure):
             return self._place_tangle(item, x, y, wires)
         if id(item) in self.hanging:
             return self._place_hanging(item, x, y, wires)
-        size, on = self.measure(item), []
-        for branch, lane in zip(item.branches, self.lanes(item), strict=True):
-            inner_size = self.measure(branch)
-            start = x + TRUNK + (size.width - 2 * TRUNK - 5 - inner_size.width) / 2
-            into = [(*wire, (x + TRUNK, wire[-1][1]), (x + TRUNK, y + lane)) for wire in wires]
+        return self._place_branches(item, item.branches, x, y, wires)
+
+    def _place_branches(self, fan: Fan, some: Sequence[Chain], x: float, y: float, wires: list[Wire]) -> list[Wire]:
+        width, on, straight = self.measure(fan).width, list[Wire](), id(fan) in self.hanging
+        for branch, lane in zip(fan.branches, self.lanes(fan), strict=True):
+            if branch not in some:
+                continue
+            start = x + TRUNK + (width - 2 * TRUNK - 5 - self.measure(branch).width) / 2
+            into = wires
+            if lane or not straight:
+                into = [(*wire, (x + TRUNK, wire[-1][1]), (x + TRUNK, y + lane)) for wire in wires]
             out = self.place(branch, start, y + lane, into)
             if branch.joined:
-                on += [(*wire, (x + size.width - TRUNK, wire[-1][1])) for wire in out]
+                on += [(*wire, (x + width - TRUNK, wire[-1][1])) for wire in out]
         return on
 
     def _place_hanging(self, fan: Fan, x: float, y: float, wires: list[Wire]) -> list[Wire]:
@@ -102,15 +108,7 @@ class _Drawing(Measure):
         top = axis - self.box(last)[1] / 2
         turn = (top + y + h / 2) / 2
         self.ink.wire(((x + end, top), (x + end, turn), (x + width + up, turn), (x + width + up, y + h / 2)))
-        on: list[Wire] = []
-        for branch, lane in zip(fan.branches, lanes, strict=True):
-            if branch is body:
-                continue
-            begin = x + TRUNK + (width - 2 * TRUNK - 5 - self.measure(branch).width) / 2
-            into = [(*wire, (x + TRUNK, wire[-1][1]), (x + TRUNK, y + lane)) if lane else wire for wire in wires]
-            out = self.place(branch, begin, y + lane, into)
-            on += [(*wire, (x + width - TRUNK, wire[-1][1])) for wire in out]
-        return on
+        return self._place_branches(fan, [b for b in fan.branches if b is not body], x, y, wires)
 
     def _place_repeat(self, item: Repeat, x: float, y: float, wires: list[Wire]) -> list[Wire]:
         size = self.measure(item.body)
