@@ -20,7 +20,7 @@ import numpy as np
 from neocog.engine.engines import GRAPHS, Engine, Shared, agreement, cores, installed
 from neocog.engine.speed import cpuinfo, processor, recalled, seconds_of
 from neocog.errors import NeocogError
-from neocog.files import cache_folder, write_atomically
+from neocog.files import cache_folder, read_dict, write_atomically
 
 FORMAT = 1  # of the graphs in the cache; another one when what is written changes
 # Cosine to PyTorch's float32: in float32, in bfloat16. EfficientNet-Lite0 in OpenVINO's bfloat16 has 0.9992, MobileNet
@@ -62,11 +62,8 @@ def ensure(path: Path, write: Callable[[Path], object]) -> None:
 
 def facts(path: Path) -> dict[str, Any]:
     """What is noted beside a graph: shapes of its outputs, and the cosine to PyTorch of engines that agree."""
-    try:
-        found = json.loads(path.with_suffix(".json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if path.is_file() and isinstance(found, dict) and isinstance(found.get("agreement"), dict) else {}
+    found = read_dict(path.with_suffix(".json"))
+    return found if path.is_file() and isinstance(found.get("agreement"), dict) else {}
 
 
 def checked(path: Path, *, fast: bool = False) -> Engine | None:
