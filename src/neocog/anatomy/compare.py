@@ -394,22 +394,19 @@ def _size_legend(most: int) -> tuple[list[str], list[Rectangle]]:
 
 
 def _style() -> str:
-    n = ".neocog-plot"
-    rules = [
-        f"{n}{{font:11px Helvetica,Arial,'Liberation Sans',sans-serif}}{n} .bg{{fill:#fff}}{n} text{{fill:#1f2328}}",
-        f"{n} .t{{font-size:15px;font-weight:700}}{n} .b{{font-weight:700}}{n} .s{{fill:#57606a}}",
-        f"{n} .m{{text-anchor:middle}}{n} .e{{text-anchor:end}}{n} .g{{stroke:#d9dee3;stroke-width:.7}}",
-        f"{n} .ax{{fill:none;stroke:#57606a}}{n} .l{{stroke:#8c959f;stroke-width:.8}}",
-        f"{n} .sz{{fill:none;stroke:#8c959f}}{n} circle{{fill-opacity:.28;stroke-width:1.3}}{n} .dot{{fill-opacity:1}}",
-    ]
-    dark = [
-        f"{n} .bg{{fill:#15181c}}{n} text{{fill:#e5e8eb}}{n} .s{{fill:#a4adb7}}{n} .g{{stroke:#343b43}}",
-        f"{n} .ax{{stroke:#a4adb7}}",
-    ]
-    for k, (light, night) in enumerate(zip(_COLOURS, _DARK, strict=True)):
-        rules.append(f"{n} .c{k}{{fill:{light};stroke:{light}}}")
-        dark.append(f"{n} .c{k}{{fill:{night};stroke:{night}}}")
-    return "".join(rules) + "@media(prefers-color-scheme:dark){" + "".join(dark) + "}"
+    """Style sheet; every rule is bound to the plot, because inline SVG shares the style of its page."""
+    light = (
+        "&{font:11px Helvetica,Arial,'Liberation Sans',sans-serif}& .bg{fill:#fff}& text{fill:#1f2328}"
+        "& .t{font-size:15px;font-weight:700}& .b{font-weight:700}& .s{fill:#57606a}"
+        "& .m{text-anchor:middle}& .e{text-anchor:end}& .g{stroke:#d9dee3;stroke-width:.7}"
+        "& .ax{fill:none;stroke:#57606a}& .l{stroke:#8c959f;stroke-width:.8}"
+        "& .sz{fill:none;stroke:#8c959f}& circle{fill-opacity:.28;stroke-width:1.3}& .dot{fill-opacity:1}"
+    )
+    dark = "& .bg{fill:#15181c}& text{fill:#e5e8eb}& .s{fill:#a4adb7}& .g{stroke:#343b43}& .ax{stroke:#a4adb7}"
+    day, night = (
+        "".join(f"& .c{k}{{fill:{c};stroke:{c}}}" for k, c in enumerate(colours)) for colours in (_COLOURS, _DARK)
+    )
+    return f"{light}{day}@media(prefers-color-scheme:dark){{{dark}{night}}}".replace("&", ".neocog-plot")
 
 
 _STYLE = _style()

@@ -203,8 +203,9 @@ class Measure:
             return Size(width + TRUNK, half + 7.0 * far, half)
         sizes = [self.measure(b) for b in item.branches]
         room = max(s.width for s in sizes) + 2 * TRUNK + 5
-        up, down = zip(*((s.up - y, s.down + y) for s, y in zip(sizes, self.lanes(item), strict=True)), strict=True)
-        return Size(self.hanging_at(item)[1] if id(item) in self.hanging else room, max(up), max(down))
+        lanes = list(zip(sizes, self.lanes(item), strict=True))
+        up, down = max(s.up - y for s, y in lanes), max(s.down + y for s, y in lanes)
+        return Size(self.hanging_at(item)[1] if id(item) in self.hanging else room, up, down)
 
     def lanes(self, fan: Fan) -> list[float]:
         """Where the axis of each branch lies, relative to that of the fan (negative is above)."""

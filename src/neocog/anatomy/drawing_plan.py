@@ -199,11 +199,11 @@ def _connected(numbers: Iterable[_N], before: Mapping[_N, list[_N]], behind: Map
         if number not in left:
             continue
         left.discard(number)
-        group = [number]
+        group: list[_N] = [number]
         for here in group:  # which grows on the way
-            near = [n for n in (*before[here], *behind[here]) if n in left]
-            left.difference_update(near)
-            group += dict.fromkeys(near)
+            near = {n for n in (*before[here], *behind[here]) if n in left}
+            left -= near
+            group += near
         groups.append(sorted(group))
     return groups
 

@@ -159,10 +159,6 @@ def _with_statistics(place: Place, dims: Sequence[int], out: Shape) -> Place | N
     return g.merged([place, g.covered(place, dims, keep=True)], out) if any(map(place.runs, dims)) else place
 
 
-def _place_embedding(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
-    return g.replace(place, dims=(*place.dims, *g.free(out[-1:]).dims))
-
-
 def _place_shuffle(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
     place = g.swept(place, [len(out) - 3], out)
     return g.resized(place, place.shape(), out, 1)
@@ -334,7 +330,7 @@ _PLACES: dict[str, _Rule] = {
         "native_batch_norm cudnn_batch_norm _native_batch_norm_legit _batch_norm_with_update".split(),
         _place_batch_norm,
     ),
-    "embedding": _place_embedding,
+    "embedding": lambda args, kwargs, place, out: g.replace(place, dims=(*place.dims, *g.free(out[-1:]).dims)),
     "pixel_shuffle": _place_shuffle,
     "pixel_unshuffle": _place_unshuffle,
     **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), lambda args, kwargs, place, out: place),

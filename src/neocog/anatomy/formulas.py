@@ -52,10 +52,6 @@ def _product(a: int, b: int) -> Callable[[Sequence[Any], Tensor], int]:
     return macs
 
 
-def _linear(args: Sequence[Any], out: Tensor) -> int:
-    return args[0].numel() * args[1].shape[0]  # type: ignore[no-any-return]
-
-
 def _per_column(args: Sequence[Any], out: Tensor) -> int:
     """A product whose right side is packed, or is several matrices, of which a row or a column meets only one."""
     if args[0].dim() == 2 and out.dim() == 3:  # the rows that are summed are shared out
@@ -74,10 +70,6 @@ def outer_numbers(args: Sequence[Any], which: Sequence[int]) -> int:
     return prod(map(max, zip(*shapes, strict=True)))
 
 
-def _quantized_convolution(args: Sequence[Any], out: Tensor) -> int:
-    return out.numel() * prod(args[1].unpack()[0].shape[1:])
-
-
 def _attention(args: Sequence[Any], out: Tensor) -> int:
     q, k, v = args[0], args[1], args[2]
     return q.numel() * k.shape[-2] + prod(q.shape[:-1]) * k.shape[-2] * v.shape[-1]  # type: ignore[no-any-return]
@@ -87,10 +79,6 @@ def attention_others(args: Sequence[Any], kwargs: dict[str, Any]) -> int:
     """What attention by one operator computes besides its products."""
     scores: int = prod(args[0].shape[:-1]) * args[1].shape[-2]  # also those that a mask hides
     return scores * (4 if kwargs.get("attn_mask") is None else 5)
-
-
-def _distances(args: Sequence[Any], out: Tensor) -> int:
-    return out.numel() * args[0].shape[-1]  # type: ignore[no-any-return]
 
 
 _ATTENTION = (
@@ -110,14 +98,18 @@ MACS: dict[str, Callable[[Sequence[Any], Tensor], int]] = {
         ("convolution _convolution convolution_overrideable", _convolution),
         ("mm bmm mv dot vdot matmul _sparse_mm", _product(0, 1)),
         ("addmm _addmm_activation addmv baddbmm addbmm _sparse_addmm sspaddmm", _product(1, 2)),
-        ("linear", _linear),
+        ("linear", lambda args, out: args[0].numel() * args[1].shape[0]),
         ("_trilinear", lambda args, out: outer_numbers(args, (0, 1, 2))),
         (_PER_COLUMN, _per_column),
         (_ATTENTION, _attention),
-        ("_cdist_forward _euclidean_dist", _distances),
+        ("_cdist_forward _euclidean_dist", lambda args, out: out.numel() * args[0].shape[-1]),
     )
     for name in names.split()
-} | {f"quantized.conv{n}d{x}": _quantized_convolution for n in (1, 2, 3) for x in ("", "_relu", "_dynamic")}
+} | {
+    f"quantized.conv{n}d{x}": lambda args, out: out.numel() * prod(args[1].unpack()[0].shape[1:])
+    for n in (1, 2, 3)
+    for x in ("", "_relu", "_dynamic")
+}
 
 # --- other arithmetic: (arguments, result) -> operations -----------------------------------------------------------
 

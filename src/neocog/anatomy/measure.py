@@ -65,8 +65,6 @@ def effective_receptive_field(
     generator = torch.Generator().manual_seed(seed)
     with ExitStack() as stack:
         stack.enter_context(as_it_was(module, values=True))
-        for part in module.modules():
-            part.training = False
         hook = known[layer].register_forward_hook(lambda _, __, out: maps.append(out))
         stack.callback(hook.remove)
         stack.enter_context(torch.enable_grad())
@@ -127,8 +125,6 @@ def time_layers(module: nn.Module, input: Any, *, repeats: int = 5, warmup: int 
 
     with ExitStack() as stack:
         stack.enter_context(as_it_was(module, values=True))
-        for part in module.modules():
-            part.training = False
         stack.enter_context(torch.no_grad())
         stack.enter_context(watching(module, entered, left))
         for repeat in range(warmup + repeats):

@@ -60,7 +60,8 @@ class Run(Shapes):
         self._stack: list[tuple[str, nn.Module, bool]] = []
         self._leaf: list[Open | None] = []
         self._arrived: list[list[Tensor]] = []
-        self._parameters: dict[int, tuple[str, int, bool]] = {}
+        self._parameters: dict[int, str] = {}  # id -> path
+        self._sizes: dict[str, tuple[int, bool]] = {}  # path -> numbers, and whether they are trained
 
     # --- running -------------------------------------------------------------------------------------------------
 
@@ -68,13 +69,12 @@ class Run(Shapes):
         """Compute the module on the arguments, in evaluation mode and without gradients."""
         with ExitStack() as stack:
             self._undo = stack.enter_context(as_it_was(self.module, values=self.real))
-            for m in self.module.modules():
-                m.training = False
             if not self.real:
                 self.swap(self.module)
                 stack.enter_context(attention_of_a_processor(self.module))
             for path, parameter in self.module.named_parameters(remove_duplicate=False):
-                self._parameters.setdefault(id(parameter), (path, entries(parameter), parameter.requires_grad))
+                self._parameters.setdefault(id(parameter), path)
+                self._sizes[path] = entries(parameter), parameter.requires_grad
             self._buffers = {id(b) for b in self.module.buffers()}
             self.held = held((args, kwargs))
             given = tensors((args, kwargs))
@@ -184,7 +184,7 @@ class Run(Shapes):
         for t in tensors:
             parameter = self._parameters.get(id(t))
             if parameter is not None:
-                names.append(parameter[0])
+                names.append(parameter)
                 continue
             note = note_of(t)
             if note is None and self.inside and id(t) not in self._buffers:
@@ -312,18 +312,13 @@ class Run(Shapes):
             if name in layer.parameters:
                 continue
             layer.parameters.append(name)
-            _, count, trained = self._by_name()[name]
+            count, trained = self._sizes[name]
             if name in self.read:
                 layer.shared += count
             else:
                 self.read.add(name)
                 layer.params += count
                 layer.frozen += 0 if trained else count
-
-    def _by_name(self) -> dict[str, tuple[str, int, bool]]:
-        if not hasattr(self, "_names"):
-            self._names = {entry[0]: entry for entry in self._parameters.values()}
-        return self._names
 
     def _cost(self, layer: Open, name: str, kind: str, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
         if kind == "macs":

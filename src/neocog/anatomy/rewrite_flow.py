@@ -154,9 +154,7 @@ def _run(module: nn.Module, given: tuple[Any, Any], training: bool, on_shapes: b
     recorder = _Recorder()
     flow = recorder.flow
     with ExitStack() as stack:
-        stack.enter_context(as_it_was(module, values=not on_shapes))
-        for m in module.modules():
-            m.training = training
+        stack.enter_context(as_it_was(module, values=not on_shapes, training=training))
         if on_shapes:
             recorder.swap(module)
         flow.parameters = {path: flow.noted(p)[0][0] for path, p in module.named_parameters(remove_duplicate=False)}

@@ -162,8 +162,6 @@ def fc_to_conv(net: nn.Module, input: Any, average: bool = True) -> tuple[nn.Mod
     """
     mode, tracer = net.training, _Tracer(net, input)
     with as_it_was(net), torch.no_grad():
-        for m in net.modules():
-            m.training = False
         Shapes().swap(net)
         try:
             graph = tracer.trace(net)

@@ -177,9 +177,7 @@ def _saved(module: nn.Module, args: Any, kwargs: Any, mode: bool) -> dict[str, i
     seen: set[int] = set()
     path: list[str] = [""]
     with ExitStack() as stack:
-        stack.enter_context(as_it_was(module))
-        for m in module.modules():
-            m.training = mode
+        stack.enter_context(as_it_was(module, training=mode))
         shapes.swap(module)
         seen.update(storage(t) for _, t in shapes.stand_ins.values())
         keep: list[Tensor] = []
