@@ -50,8 +50,8 @@ from neocog.data.decode import prepare
 from neocog.data.source import Source
 from neocog.engine.engines import OnnxRuntime, OpenVino, Shared, agreement
 from neocog.engine.graph import write_graph
-from neocog.export.int8 import quantise
 from neocog.export.portable import INPUT
+from neocog.export.writing import quantise
 from neocog.fit.device import hardware
 from neocog.library.concepts import singulars, vocabulary
 from neocog.library.embed import Embedder, _sample

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 
 def cache_folder() -> Path:
@@ -12,6 +14,15 @@ def cache_folder() -> Path:
     if folder := os.environ.get("NEOCOG_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neocog"
+
+
+def read_dict(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; {} where there is none, or none that can be read."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:

@@ -8,9 +8,12 @@ the JSON escape ``\\udce9``, which leads back to the file (`json_text`).
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import json
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from numbers import Rational
 from typing import Any
 
 STREAM_ERRORS = "neocog.shown"  # the error handler for text streams: any text can be written, in any encoding
@@ -32,6 +35,26 @@ def json_text(
     """
     text = json.dumps(value, ensure_ascii=False, indent=indent, default=default, allow_nan=not strict)
     return text if text.isascii() else _LONE.sub(lambda found: _escaped(found[0]), text)
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as JSON can hold it: records as objects, numpy as numbers and lists, not-a-number as null."""
+    if hasattr(value, "to_json"):
+        return plain(value.to_json())
+    if isinstance(value, (str, bool, int)) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # the fields alone: asdict() would deep-copy arrays
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
+        return plain(value.tolist())
+    return float(value) if isinstance(value, Rational) else str(value)
 
 
 def _visible(lone: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 from library.tiny import Tiny, fill, paths_of, picture
 
 from neocog.cluster import worker
-from neocog.cluster.listing import scan_places
+from neocog.cluster.session import scan_places
 from neocog.data.places import members, read, read_place
 from neocog.data.stores import Item, address, files_below, is_elsewhere
 from neocog.errors import DataError, UsageError

@@ -18,10 +18,9 @@ import neocog.web
 from neocog.library import Library
 from neocog.library.indexing import index
 from neocog.web import guard
-from neocog.web.app import make_app
+from neocog.web.app import is_loopback, make_app
 from neocog.web.guard import Guard
 from neocog.web.served import Served
-from neocog.web.serving import is_loopback
 
 PHOTOS = "/api/libraries/photos"
 

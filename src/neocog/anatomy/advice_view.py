@@ -155,11 +155,6 @@ def is_norm(layer: Layer) -> bool:
     return any("batch_norm" in operator for operator in layer.operators)
 
 
-def sizes(shape: Sequence[object]) -> str:
-    """ "56x56" """
-    return "x".join(map(str, shape))
-
-
 def percent(part: float, whole: float) -> str:
     return f"{100 * part / whole:.0f} %" if whole else "0 %"
 

@@ -5,20 +5,19 @@ The scatter plot is that of Canziani, Paszke, Culurciello 2016 (arXiv:1605.07678
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UsageError
+from ..names import plain
 from ..page import Html, page, paragraph, table, ticks
 from .drawing_marks import safe, short, text_width
-from .output import bytes_text
+from .output import bytes_text, csv_text, shape_text, sides_text, text_table
 from .whole import Anatomy
 
 _W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 860.0, 520.0, 64.0, 30.0, 54.0, 52.0
@@ -27,6 +26,10 @@ _SMALLEST = 3.0
 _FONT = 11.0
 _COLOURS = ("#0b62c4", "#c2410c", "#0a7d55", "#a21caf", "#8a6100", "#0e7490", "#be123c", "#52525b")
 _DARK = ("#6cb1ff", "#fb9a5b", "#4fd1a0", "#e08cf0", "#e0b94a", "#5ccfe6", "#ff8098", "#b4bac0")
+
+_NUMERIC = frozenset(
+    ("year", "parameters", "MACs", "peak memory", "training memory", "receptive field", "layers with weights")
+)
 
 Rectangle = tuple[float, float, float, float]
 
@@ -106,12 +109,12 @@ class Comparison:
             {
                 "net": e.name,
                 "year": "" if e.year is None else str(e.year),
-                "input": " x ".join(map(str, e.input)),
+                "input": shape_text(e.input, empty=""),
                 "parameters": f"{e.params:,}",
                 "MACs": f"{e.macs:,}",
                 "peak memory": bytes_text(e.peak_bytes),
                 "training memory": "" if e.training_bytes is None else bytes_text(e.training_bytes),
-                "receptive field": "" if e.receptive_field is None else _square(e.receptive_field),
+                "receptive field": sides_text(e.receptive_field or ()),
                 "layers with weights": str(e.layers),
                 "accuracy": e.accuracy,
             }
@@ -121,23 +124,13 @@ class Comparison:
     def to_text(self) -> str:
         """The table as plain text."""
         rows = self.rows()
-        columns = list(rows[0])
-        wide = {c: max(len(c), *(len(row[c]) for row in rows)) for c in columns}
-        lines = [
-            "  ".join(f"{row[c]:>{wide[c]}}" if c in _NUMERIC else f"{row[c]:{wide[c]}}" for c in columns).rstrip()
-            for row in ({c: c for c in columns}, *rows)
-        ]
-        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+        return text_table(list(rows[0]), [list(row.values()) for row in rows], _NUMERIC)
 
     __str__ = to_text
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, JSON-able."""
-        entries = [asdict(e) for e in self.entries]
-        for entry in entries:
-            entry["input"] = list(entry["input"])
-            entry["receptive_field"] = None if entry["receptive_field"] is None else list(entry["receptive_field"])
-        return {"data": self.data, "entries": entries}
+        return {"data": self.data, "entries": plain(self.entries)}
 
     def to_json(self, indent: int | None = 2) -> str:
         """`as_dict` as JSON."""
@@ -145,17 +138,16 @@ class Comparison:
 
     def to_csv(self) -> str:
         """One line for each net, with exact numbers."""
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
         names = "name year params macs peak_bytes training_bytes receptive_field layers input accuracy".split()
-        writer.writerow([*names, "data", "top1"])
+        lines = []
         for e in self.entries:
             cells = {name: getattr(e, name) for name in names}
-            cells["input"] = "x".join(map(str, e.input))
-            cells["receptive_field"] = "x".join(map(str, e.receptive_field or ()))
-            known = e.published
-            writer.writerow([*cells.values(), known.data if known else "", known.top1 if known else ""])
-        return stream.getvalue()
+            cells |= {
+                "input": shape_text(e.input, "x", ""),
+                "receptive_field": shape_text(e.receptive_field or (), "x", ""),
+            }
+            lines.append([*cells.values(), *((e.published.data, e.published.top1) if e.published else ("", ""))])
+        return csv_text([*names, "data", "top1"], lines)
 
     def to_html(self) -> str:
         """A page without any external resource: the plot and the table."""
@@ -175,11 +167,6 @@ class Comparison:
     def to_svg(self) -> str:
         """The scatter plot. Circle areas are proportional to the parameters; nets without accuracy stand below."""
         return _plot(self)
-
-
-_NUMERIC = frozenset(
-    ("year", "parameters", "MACs", "peak memory", "training memory", "receptive field", "layers with weights")
-)
 
 
 def compare(
@@ -239,10 +226,6 @@ def _entry(name: str, a: Anatomy, accuracy: str, year: int | None) -> Entry:
         accuracy=accuracy,
         published=published(accuracy),
     )
-
-
-def _square(sizes: Sequence[int]) -> str:
-    return str(sizes[0]) if sizes and len(set(sizes)) == 1 else " x ".join(map(str, sizes))
 
 
 # --- the plot --------------------------------------------------------------------------------------------------------
@@ -411,22 +394,19 @@ def _size_legend(most: int) -> tuple[list[str], list[Rectangle]]:
 
 
 def _style() -> str:
-    n = ".neocog-plot"
-    rules = [
-        f"{n}{{font:11px Helvetica,Arial,'Liberation Sans',sans-serif}}{n} .bg{{fill:#fff}}{n} text{{fill:#1f2328}}",
-        f"{n} .t{{font-size:15px;font-weight:700}}{n} .b{{font-weight:700}}{n} .s{{fill:#57606a}}",
-        f"{n} .m{{text-anchor:middle}}{n} .e{{text-anchor:end}}{n} .g{{stroke:#d9dee3;stroke-width:.7}}",
-        f"{n} .ax{{fill:none;stroke:#57606a}}{n} .l{{stroke:#8c959f;stroke-width:.8}}",
-        f"{n} .sz{{fill:none;stroke:#8c959f}}{n} circle{{fill-opacity:.28;stroke-width:1.3}}{n} .dot{{fill-opacity:1}}",
-    ]
-    dark = [
-        f"{n} .bg{{fill:#15181c}}{n} text{{fill:#e5e8eb}}{n} .s{{fill:#a4adb7}}{n} .g{{stroke:#343b43}}",
-        f"{n} .ax{{stroke:#a4adb7}}",
-    ]
-    for k, (light, night) in enumerate(zip(_COLOURS, _DARK, strict=True)):
-        rules.append(f"{n} .c{k}{{fill:{light};stroke:{light}}}")
-        dark.append(f"{n} .c{k}{{fill:{night};stroke:{night}}}")
-    return "".join(rules) + "@media(prefers-color-scheme:dark){" + "".join(dark) + "}"
+    """Style sheet; every rule is bound to the plot, because inline SVG shares the style of its page."""
+    light = (
+        "&{font:11px Helvetica,Arial,'Liberation Sans',sans-serif}& .bg{fill:#fff}& text{fill:#1f2328}"
+        "& .t{font-size:15px;font-weight:700}& .b{font-weight:700}& .s{fill:#57606a}"
+        "& .m{text-anchor:middle}& .e{text-anchor:end}& .g{stroke:#d9dee3;stroke-width:.7}"
+        "& .ax{fill:none;stroke:#57606a}& .l{stroke:#8c959f;stroke-width:.8}"
+        "& .sz{fill:none;stroke:#8c959f}& circle{fill-opacity:.28;stroke-width:1.3}& .dot{fill-opacity:1}"
+    )
+    dark = "& .bg{fill:#15181c}& text{fill:#e5e8eb}& .s{fill:#a4adb7}& .g{stroke:#343b43}& .ax{stroke:#a4adb7}"
+    day, night = (
+        "".join(f"& .c{k}{{fill:{c};stroke:{c}}}" for k, c in enumerate(colours)) for colours in (_COLOURS, _DARK)
+    )
+    return f"{light}{day}@media(prefers-color-scheme:dark){{{dark}{night}}}".replace("&", ".neocog-plot")
 
 
 _STYLE = _style()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .drawing_items import Chain, Fan, Item, Repeat, Tangle, module_path, walk
-from .drawing_marks import STYLE, Ink, Wire, clipped, joined, n, safe, short, tails, text_width, wrapped
+from .drawing_marks import STYLE, Ink, Wire, clipped, n, safe, short, tails, text_width, wrapped
 from .drawing_measure import LANE, RADIUS, TRUNK, Measure, longest
 from .drawing_plan import plan
 from .drawing_steps import CONCAT, CONV, FROM, FULL, INPUT, OTHER, POOL, PRODUCT, SUM, TO, UP, Step
@@ -75,14 +75,20 @@ class _Drawing(Measure):
             return self._place_tangle(item, x, y, wires)
         if id(item) in self.hanging:
             return self._place_hanging(item, x, y, wires)
-        size, on = self.measure(item), []
-        for branch, lane in zip(item.branches, self.lanes(item), strict=True):
-            inner_size = self.measure(branch)
-            start = x + TRUNK + (size.width - 2 * TRUNK - 5 - inner_size.width) / 2
-            into = [(*wire, (x + TRUNK, wire[-1][1]), (x + TRUNK, y + lane)) for wire in wires]
+        return self._place_branches(item, item.branches, x, y, wires)
+
+    def _place_branches(self, fan: Fan, some: Sequence[Chain], x: float, y: float, wires: list[Wire]) -> list[Wire]:
+        width, on, straight = self.measure(fan).width, list[Wire](), id(fan) in self.hanging
+        for branch, lane in zip(fan.branches, self.lanes(fan), strict=True):
+            if branch not in some:
+                continue
+            start = x + TRUNK + (width - 2 * TRUNK - 5 - self.measure(branch).width) / 2
+            into = wires
+            if lane or not straight:
+                into = [(*wire, (x + TRUNK, wire[-1][1]), (x + TRUNK, y + lane)) for wire in wires]
             out = self.place(branch, start, y + lane, into)
             if branch.joined:
-                on += [(*wire, (x + size.width - TRUNK, wire[-1][1])) for wire in out]
+                on += [(*wire, (x + width - TRUNK, wire[-1][1])) for wire in out]
         return on
 
     def _place_hanging(self, fan: Fan, x: float, y: float, wires: list[Wire]) -> list[Wire]:
@@ -102,15 +108,7 @@ class _Drawing(Measure):
         top = axis - self.box(last)[1] / 2
         turn = (top + y + h / 2) / 2
         self.ink.wire(((x + end, top), (x + end, turn), (x + width + up, turn), (x + width + up, y + h / 2)))
-        on: list[Wire] = []
-        for branch, lane in zip(fan.branches, lanes, strict=True):
-            if branch is body:
-                continue
-            begin = x + TRUNK + (width - 2 * TRUNK - 5 - self.measure(branch).width) / 2
-            into = [(*wire, (x + TRUNK, wire[-1][1]), (x + TRUNK, y + lane)) if lane else wire for wire in wires]
-            out = self.place(branch, begin, y + lane, into)
-            on += [(*wire, (x + width - TRUNK, wire[-1][1])) for wire in out]
-        return on
+        return self._place_branches(fan, [b for b in fan.branches if b is not body], x, y, wires)
 
     def _place_repeat(self, item: Repeat, x: float, y: float, wires: list[Wire]) -> list[Wire]:
         size = self.measure(item.body)
@@ -202,7 +200,9 @@ class _Drawing(Measure):
         if macs := sum(x.macs for x in step.layers):
             told.append(f"{short(macs)} MACs")
         if first.field is not None and not step.volume.upright:
-            told.append("receptive field " + "at least " * first.field.at_least + joined(first.field.size))
+            sizes = first.field.size
+            sides = str(sizes[0]) if len(set(sizes)) == 1 else " × ".join(map(str, sizes))
+            told.append("receptive field " + "at least " * first.field.at_least + sides)
         return "; ".join(told)
 
     def _place_tangle(self, item: Tangle, x: float, y: float, wires: list[Wire]) -> list[Wire]:

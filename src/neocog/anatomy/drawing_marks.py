@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from html import escape
 
 _COLOURS = {
@@ -110,10 +109,6 @@ def tails(path: str) -> list[str]:
     return ends or [path]
 
 
-def joined(values: Sequence[object]) -> str:
-    return str(values[0]) if len(set(values)) == 1 else " × ".join(map(str, values))
-
-
 def clipped(text: str, size: float, width: float) -> str:
     if text_width(text, size) <= width:
         return text
@@ -138,33 +133,30 @@ def _shade(colour: tuple[int, int, int], towards: int, share: float) -> str:
 
 def _style() -> str:
     """Style sheet; every rule is bound to drawings, because inline SVG shares the style of its page."""
-    net = ".neocog-net"
-    rules = [
-        f"{net}{{font:10px Helvetica,Arial,'Liberation Sans',sans-serif}}",
-        f"{net} .bg{{fill:#fff}}{net} text{{fill:#1f2328}}{net} .m{{text-anchor:middle}}{net} .e{{text-anchor:end}}",
-        f"{net} .s,{net} .k{{font-size:9px;fill:#57606a}}{net} .b{{font-weight:700;font-size:11px}}",
-        f"{net} .h{{font-size:16px;font-weight:700}}{net} .w{{fill:none;stroke:#444c56}}{net} .a{{fill:#444c56}}",
-        f"{net} g path,{net} g rect{{stroke:#32383f;stroke-width:.6;stroke-linejoin:round}}{net} .z{{fill:none}}",
-        f"{net} .fr{{fill:#8c959f;fill-opacity:.1;stroke:#8c959f;stroke-dasharray:4 3}}",
-        f"{net} .br{{fill:none;stroke:#8c959f}}",
-        f"{net} .op circle{{fill:#fff;stroke:#444c56}}{net} .op path{{stroke:#444c56;stroke-width:1.4;fill:none}}",
-    ]
-    for name, colour in _COLOURS.items():
-        rules.append(
-            f"{net} .{name}{{fill:{_shade(colour, 0, 0)}}}{net} .{name} .t{{fill:{_shade(colour, 255, 0.45)}}}"
-            f"{net} .{name} .d{{fill:{_shade(colour, 0, 0.22)}}}"
+    light = (
+        "&{font:10px Helvetica,Arial,'Liberation Sans',sans-serif}"
+        "& .bg{fill:#fff}& text{fill:#1f2328}& .m{text-anchor:middle}& .e{text-anchor:end}"
+        "& .s,& .k{font-size:9px;fill:#57606a}& .b{font-weight:700;font-size:11px}"
+        "& .h{font-size:16px;font-weight:700}& .w{fill:none;stroke:#444c56}& .a{fill:#444c56}"
+        "& g path,& g rect{stroke:#32383f;stroke-width:.6;stroke-linejoin:round}& .z{fill:none}"
+        "& .fr{fill:#8c959f;fill-opacity:.1;stroke:#8c959f;stroke-dasharray:4 3}"
+        "& .br{fill:none;stroke:#8c959f}"
+        "& .op circle{fill:#fff;stroke:#444c56}& .op path{stroke:#444c56;stroke-width:1.4;fill:none}"
+    )
+    dark = (
+        "& .bg{fill:#15181c}& text{fill:#e5e8eb}& .s,& .k{fill:#a4adb7}"
+        "& .op circle{fill:#15181c;stroke:#b6bec7}& .op path{stroke:#b6bec7}& .w{stroke:#b6bec7}"
+        "& .a{fill:#b6bec7}& g path,& g rect{stroke:#0b0d10}"
+    )
+    day, night = (
+        "".join(
+            f"& .{name}{{fill:{_shade(c, 0, face)}}}& .{name} .t{{fill:{_shade(c, 255, top)}}}"
+            f"& .{name} .d{{fill:{_shade(c, 0, side)}}}"
+            for name, c in _COLOURS.items()
         )
-    dark = [
-        f"{net} .bg{{fill:#15181c}}{net} text{{fill:#e5e8eb}}{net} .s,{net} .k{{fill:#a4adb7}}",
-        f"{net} .op circle{{fill:#15181c;stroke:#b6bec7}}{net} .op path{{stroke:#b6bec7}}{net} .w{{stroke:#b6bec7}}",
-        f"{net} .a{{fill:#b6bec7}}{net} g path,{net} g rect{{stroke:#0b0d10}}",
-    ]
-    for name, colour in _COLOURS.items():
-        dark.append(
-            f"{net} .{name}{{fill:{_shade(colour, 0, 0.14)}}}{net} .{name} .t{{fill:{_shade(colour, 255, 0.2)}}}"
-            f"{net} .{name} .d{{fill:{_shade(colour, 0, 0.4)}}}"
-        )
-    return "".join(rules) + "@media(prefers-color-scheme:dark){" + "".join(dark) + "}"
+        for face, top, side in ((0, 0.45, 0.22), (0.14, 0.2, 0.4))
+    )
+    return f"{light}{day}@media(prefers-color-scheme:dark){{{dark}{night}}}".replace("&", ".neocog-net")
 
 
 STYLE = _style()

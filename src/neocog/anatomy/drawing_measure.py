@@ -48,9 +48,8 @@ class Scale:
 
     @staticmethod
     def _fit(values: Sequence[int]) -> tuple[int, float]:
-        if not values:
-            return 1, 1.0
-        return max(values), 1.0 if max(values) <= _LINEAR * min(values) else 0.5
+        most, least = max(values, default=1), min(values, default=1)
+        return most, 1.0 if most <= _LINEAR * least else 0.5
 
     def side(self, n: int) -> float:
         return 1.0 if n <= 1 else max(2.0, _SIDE * (n / self.most_side) ** self.side_power)
@@ -153,11 +152,8 @@ class Measure:
             return ""
         parts = step.layers[0].name.split(".")
         last = parts[-1]
-        if (
-            len(parts) > 1
-            and not last.isdigit()
-            and sum(path.endswith(f".{last}") for path in self.anatomy.modules) > 1
-        ):
+        several = sum(path.endswith(f".{last}") for path in self.anatomy.modules) > 1
+        if len(parts) > 1 and not last.isdigit() and several:
             last = parts[-2]  # "transition2" for one of several "transition2.pool"
         if last.isdigit() or ":" in last or step.label[:1] == ("block",):
             return ""
@@ -176,10 +172,9 @@ class Measure:
         return max([w + ox, *(text_width(t, s) - gap for t, s in words)])
 
     def measure(self, item: Item | Chain) -> Size:
-        known = self._sizes.get(id(item))
-        if known is None:
-            known = self._sizes[id(item)] = self._measure(item)
-        return known
+        if id(item) not in self._sizes:
+            self._sizes[id(item)] = self._measure(item)
+        return self._sizes[id(item)]
 
     def _measure(self, item: Item | Chain) -> Size:
         if isinstance(item, Step):
@@ -192,27 +187,25 @@ class Measure:
             return Size(self.gap(item) + self.slot(item), up, down)
         if isinstance(item, Chain):
             inner = [self.measure(i) for i in item.items]
-            return Size(
-                sum(s.width for s in inner), max([4, *(s.up for s in inner)]), max([4, *(s.down for s in inner)])
-            )
+            up, down = max([4, *(s.up for s in inner)]), max([4, *(s.down for s in inner)])
+            return Size(sum(s.width for s in inner), up, down)
         if isinstance(item, Repeat):
             size = self.measure(item.body)
             return Size(size.width + 22, size.up + 20, size.down + 6)
         if isinstance(item, Tangle):
-            return self._tangle_size(item)
-        lanes = self.lanes(item)
+            columns = [[self.measure(s) for s in column] for column in item.columns]
+            half = max(sum(s.up + s.down + LANE for s in column) for column in columns) / 2
+            width = sum(max(s.width for s in column) + TRUNK for column in columns)
+            # connections that pass over a column get a lane of their own above all
+            rank = {s.number: k for k, column in enumerate(item.columns) for s in column}
+            far = sum(rank[b] - rank.get(a, -1) > 1 for a, b in item.edges)
+            far += sum(rank[n] < len(item.columns) - 1 for n in item.ends)
+            return Size(width + TRUNK, half + 7.0 * far, half)
         sizes = [self.measure(b) for b in item.branches]
-        if id(item) in self.hanging:
-            return Size(
-                self.hanging_at(item)[1],
-                max(s.up - y for s, y in zip(sizes, lanes, strict=True)),
-                max(s.down + y for s, y in zip(sizes, lanes, strict=True)),
-            )
-        return Size(
-            max(s.width for s in sizes) + 2 * TRUNK + 5,
-            max(s.up - y for s, y in zip(sizes, lanes, strict=True)),
-            max(s.down + y for s, y in zip(sizes, lanes, strict=True)),
-        )
+        room = max(s.width for s in sizes) + 2 * TRUNK + 5
+        lanes = list(zip(sizes, self.lanes(item), strict=True))
+        up, down = max(s.up - y for s, y in lanes), max(s.down + y for s, y in lanes)
+        return Size(self.hanging_at(item)[1] if id(item) in self.hanging else room, up, down)
 
     def lanes(self, fan: Fan) -> list[float]:
         """Where the axis of each branch lies, relative to that of the fan (negative is above)."""
@@ -255,26 +248,9 @@ class Measure:
         down = -(self.slot(before) + w + ox) / 2 + w + ox / 2  # x of the arrow that goes down
         start = down - self.gap(first) - self.slot(first) / 2
         w, _, ox, _ = self.box(behind)
-        up = (
-            self.gap(behind)
-            + (self.slot(behind) - w - ox) / 2
-            + (w / 2 if behind.kind in (SUM, PRODUCT) else w + ox / 2)
-        )
+        up = self.gap(behind) + (self.slot(behind) - w - ox) / 2
+        up += w / 2 if behind.kind in (SUM, PRODUCT) else w + ox / 2
         end = start + width - self.slot(last) / 2
         others = [self.measure(b).width for b in fan.branches if b is not body]
         room = max(2 * TRUNK + 5 + max(others, default=0), end - up)
         return start, room, end, up
-
-    def _tangle_size(self, item: Tangle) -> Size:
-        sizes = [[self.measure(s) for s in column] for column in item.columns]
-        half = max(sum(s.up + s.down + LANE for s in column) for column in sizes) / 2
-        lanes = 7.0 * self._far(item)
-        width = sum(max(s.width for s in column) + TRUNK for column in sizes)
-        return Size(width + TRUNK, half + lanes, half)
-
-    @staticmethod
-    def _far(item: Tangle) -> int:
-        """Connections that pass over a column, and so get a lane of their own above all."""
-        rank = {s.number: k for k, column in enumerate(item.columns) for s in column}
-        far = sum(1 for a, b in item.edges if rank[b] - rank.get(a, -1) > 1)
-        return far + sum(1 for n in item.ends if rank[n] < len(item.columns) - 1)

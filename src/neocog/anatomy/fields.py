@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from . import geometry as g
-from .formulas import MACS, REDUCTIONS, pair
+from .formulas import MACS, REDUCTIONS
 from .place import Place
 from .record import Shape
+from .shortcuts import spread
 
 
 def place_of(
@@ -79,28 +80,20 @@ def _place_convolution(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Pl
     kernel = tuple(args[1].shape[2:])
     if len(out) != len(kernel) + 2:
         return None
-    stride, padding, dilation = (pair(args[i], len(kernel)) for i in (3, 4, 5))
+    stride, padding, dilation = (spread(args[i], len(kernel)) for i in (3, 4, 5))
     place = g.swept(place, [1], out)
     return (g.transposed if args[6] else g.window)(place, kernel, stride, padding, dilation, out)
 
 
 def _place_pool(axes: int, dilated: bool) -> _Rule:
     def rule(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
-        kernel = pair(args[1], axes)
-        stride = pair(given(args, 2, None) or kernel, axes)
-        padding = pair(given(args, 3, 0), axes)
-        dilation = pair(given(args, 4, 1), axes) if dilated else [1] * axes
+        kernel = spread(args[1], axes)
+        stride = spread(given(args, 2, None) or kernel, axes)
+        padding = spread(given(args, 3, 0), axes)
+        dilation = spread(given(args, 4, 1) if dilated else 1, axes)
         return g.window(place, kernel, stride, padding, dilation, out)
 
     return rule
-
-
-def _place_adaptive(axes: int) -> _Rule:
-    return lambda args, kwargs, place, out: g.adaptive(place, place.shape(), out, axes)
-
-
-def _place_resize(taps: int) -> _Rule:
-    return lambda args, kwargs, place, out: g.resized(place, place.shape(), out, taps)
 
 
 def _place_pad(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
@@ -121,26 +114,10 @@ def _place_select(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place |
     return g.covered(g.sliced(place, dim, args[2] % place.shape()[dim], 1, 1), [dim], keep=False)
 
 
-def _place_view(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
-    return g.reshaped(place, out)
-
-
 def _place_complex(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
     if len(out) > len(place.dims):
         return g.replace(place, dims=(*place.dims, (2,)))
     return g.covered(place, [len(out)], keep=False)
-
-
-def _place_copy(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
-    return g.expanded(place, out)
-
-
-def _place_bag(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
-    return g.merged([g.covered(place, range(len(place.dims)), keep=False)], out)
-
-
-def _place_permute(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
-    return g.moved(place, [d % len(out) for d in args[1]])
 
 
 def _place_transpose(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
@@ -171,19 +148,6 @@ def _place_swept(default: int | None, index: int = 1) -> _Rule:
     return rule
 
 
-def _place_last(count: int) -> _Rule:
-    """For a linear layer, or a norm, over the last dimensions."""
-    return lambda args, kwargs, place, out: g.swept(place, range(len(out) - count, len(out)), out)
-
-
-def _place_layer_norm(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
-    return _with_statistics(place, range(len(out) - len(args[1]), len(out)), out)
-
-
-def _place_group_norm(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
-    return _with_statistics(place, range(1, len(out)), out)
-
-
 def _place_batch_norm(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
     """In evaluation a norm reads no statistics of the picture, unless it keeps none of its own."""
     of_its_own = not isinstance(args[3], Tensor) or args[5] is True
@@ -193,14 +157,6 @@ def _place_batch_norm(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Pla
 def _with_statistics(place: Place, dims: Sequence[int], out: Shape) -> Place | None:
     """Every position, together with a mean over some dimensions."""
     return g.merged([place, g.covered(place, dims, keep=True)], out) if any(map(place.runs, dims)) else place
-
-
-def _place_expand(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
-    return g.expanded(place, out)
-
-
-def _place_embedding(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
-    return g.replace(place, dims=(*place.dims, *g.free(out[-1:]).dims))
 
 
 def _place_shuffle(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
@@ -219,7 +175,7 @@ def _place_im2col(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place |
     shape = place.shape()
     if len(shape) != 4:
         return None
-    kernel, dilation, padding, stride = (pair(args[i], 2) for i in (1, 2, 3, 4))
+    kernel, dilation, padding, stride = (spread(args[i], 2) for i in (1, 2, 3, 4))
     sides = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, d, p, s in zip(shape[2:], kernel, dilation, padding, stride, strict=True)
@@ -229,7 +185,7 @@ def _place_im2col(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place |
 
 
 def _place_roll(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
-    shifts, dims = pair(args[1], 1), _dims(args, kwargs, 2)
+    shifts, dims = spread(args[1], 1), _dims(args, kwargs, 2)
     for shift, dim in zip(shifts, dims or [0], strict=True):
         flat = place if dims else g.reshaped(place, (prod(out),))  # without dimensions: all numbers in one row
         place = g.rolled(flat, dim % len(flat.dims), shift)
@@ -237,17 +193,9 @@ def _place_roll(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | N
 
 
 def _place_flip(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
-    for dim in args[1]:
-        place = g.flipped(place, dim % len(out))
+    for dim in (d % len(out) for d in args[1]):
+        place = g.sliced(place, dim, out[dim] - 1, -1, out[dim])
     return place
-
-
-def _place_repeat(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
-    return g.repeated(place, args[1], out)
-
-
-def _place_unfold(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
-    return g.unfolded(place, args[1] % len(place.dims), args[2], args[3])
 
 
 def _place_chosen(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | None:
@@ -274,20 +222,16 @@ def _place_index(args: _Args, kwargs: _Kw, place: Place, out: Shape) -> Place | 
     return g.expanded(g.replace(place, dims=place.dims[:first] + ((),) * within + place.dims[last:]), out)
 
 
-def _joint_cat(args: _Args, kwargs: _Kw, out: Shape) -> Place | None:
-    dim = given(args, 1, kwargs.get("dim", 0)) % len(out)
-    places = [place_on(t) for t in args[0] if t.dim() == len(out)]
-    if any(p is None for p in places):
-        return None
-    return g.joined([p for p in places if p is not None], dim, out)
+def _joint_cat(stacked: bool) -> Callable[[_Args, _Kw, Shape], Place | None]:
+    def rule(args: _Args, kwargs: _Kw, out: Shape) -> Place | None:
+        dim = given(args, 1, kwargs.get("dim", 0)) % len(out)
+        places = [place_on(t) for t in args[0] if stacked or t.dim() == len(out)]
+        known = [p for p in places if p is not None]
+        if stacked:
+            known = [g.reshaped(p, (*out[:dim], 1, *out[dim + 1 :])) for p in known]
+        return g.joined(known, dim, out) if len(known) == len(places) else None
 
-
-def _joint_stack(args: _Args, kwargs: _Kw, out: Shape) -> Place | None:
-    dim = given(args, 1, kwargs.get("dim", 0)) % len(out)
-    places = [place_on(t) for t in args[0]]
-    if any(p is None for p in places):
-        return None
-    return g.joined([g.reshaped(p, (*out[:dim], 1, *out[dim + 1 :])) for p in places if p is not None], dim, out)
+    return rule
 
 
 def _joint_product(a: int, b: int) -> Callable[[_Args, _Kw, Shape], Place | None]:
@@ -330,61 +274,71 @@ def _joint_attention(args: _Args, kwargs: _Kw, out: Shape) -> Place | None:
 
 
 _JOINTLY: dict[str, Callable[[_Args, _Kw, Shape], Place | None]] = {
-    "cat": _joint_cat,
-    "stack": _joint_stack,
+    "cat": _joint_cat(False),
+    "stack": _joint_cat(True),
     **{name: _joint_product(0, 1) for name in ("mm", "bmm", "mv", "dot", "vdot", "matmul")},
     **{name: _joint_product(1, 2) for name in ("addmm", "_addmm_activation", "baddbmm", "addmv")},
     **{name: _joint_attention for name in MACS if "attention" in name},
 }
 _PLACES: dict[str, _Rule] = {
-    "convolution": _place_convolution,
-    "_convolution": _place_convolution,
+    **dict.fromkeys(("convolution", "_convolution"), _place_convolution),
     **{f"avg_pool{n}d": _place_pool(n, False) for n in (1, 2, 3)},
     **{f"max_pool{n}d{suffix}": _place_pool(n, True) for n in (1, 2, 3) for suffix in ("", "_with_indices")},
-    **{f"{under}adaptive_avg_pool{n}d": _place_adaptive(n) for n in (1, 2, 3) for under in ("", "_")},
-    **{f"adaptive_max_pool{n}d": _place_adaptive(n) for n in (1, 2, 3)},
-    **{f"upsample_nearest{n}d": _place_resize(1) for n in (1, 2, 3)},
-    **{f"_upsample_nearest_exact{n}d": _place_resize(1) for n in (1, 2, 3)},
-    **{f"upsample_{kind}": _place_resize(2) for kind in ("linear1d", "bilinear2d", "trilinear3d")},
-    "upsample_bicubic2d": _place_resize(4),
-    **dict.fromkeys(
-        ("constant_pad_nd", *(f"{k}_pad{n}d" for k in ("reflection", "replication") for n in (1, 2, 3))), _place_pad
-    ),
+    **{f"{kind}_pool{n}d": lambda args, kwargs, place, out, n=n: g.adaptive(place, place.shape(), out, n)  # type: ignore[misc]
+       for n in (1, 2, 3) for kind in ("adaptive_avg", "_adaptive_avg", "adaptive_max")},
+    **{
+        name: lambda args, kwargs, place, out, taps=taps: g.resized(place, place.shape(), out, taps)  # type: ignore[misc]
+        for names, taps in (
+            ("max_unpool2d max_unpool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d "
+             "_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d", 1),
+            ("upsample_linear1d upsample_bilinear2d upsample_trilinear3d", 2),
+            ("upsample_bicubic2d", 4),
+        )
+        for name in names.split()
+    },
+    **{f"{kind}_pad{n}d": _place_pad for kind in ("reflection", "replication") for n in (1, 2, 3)},
+    "constant_pad_nd": _place_pad,
     "slice": _place_slice,
     "select": _place_select,
     **dict.fromkeys(
-        "view _unsafe_view reshape _reshape_alias squeeze unsqueeze".split(), _place_view
+        "view _unsafe_view reshape _reshape_alias squeeze unsqueeze".split(),
+        lambda args, kwargs, place, out: g.reshaped(place, out),
     ),
     **dict.fromkeys(("view_as_real", "view_as_complex"), _place_complex),
-    "copy": _place_copy,
-    **dict.fromkeys(("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"), _place_bag),
-    "permute": _place_permute,
+    **dict.fromkeys(("copy", "expand"), lambda args, kwargs, place, out: g.expanded(place, out)),
+    **dict.fromkeys(
+        ("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"),
+        lambda args, kwargs, place, out: g.merged([g.covered(place, range(len(place.dims)), keep=False)], out),
+    ),
+    "permute": lambda args, kwargs, place, out: g.moved(place, [d % len(out) for d in args[1]]),
     **dict.fromkeys(("transpose", "t"), _place_transpose),
     **dict.fromkeys(REDUCTIONS, _place_reduce(1)),
     **dict.fromkeys(("norm", "linalg_vector_norm"), _place_reduce(2)),
-    **dict.fromkeys("_softmax _log_softmax softmax log_softmax _safe_softmax".split(), _place_swept(-1)),
+    **dict.fromkeys("_softmax _log_softmax softmax log_softmax _safe_softmax sort glu".split(), _place_swept(-1)),
     **dict.fromkeys("_fft_c2c _fft_r2c _fft_c2r".split(), _place_swept(None)),
-    "sort": _place_swept(-1),
     "topk": _place_swept(-1, 2),
-    **dict.fromkeys(("linear", "_grouped_mm", "_scaled_mm", "_int_mm", "_sparse_mm"), _place_last(1)),
-    **dict.fromkeys(("native_layer_norm", "_fused_rms_norm", "rms_norm"), _place_layer_norm),
-    "native_group_norm": _place_group_norm,
+    **dict.fromkeys(
+        ("linear", "_grouped_mm", "_scaled_mm", "_int_mm", "_sparse_mm"),
+        lambda args, kwargs, place, out: g.swept(place, [-1], out),
+    ),
+    **dict.fromkeys(
+        ("native_layer_norm", "_fused_rms_norm", "rms_norm"),
+        lambda args, kwargs, place, out: _with_statistics(place, range(len(out) - len(args[1]), len(out)), out),
+    ),
+    "native_group_norm": lambda args, kwargs, place, out: _with_statistics(place, range(1, len(out)), out),
     **dict.fromkeys(
         "native_batch_norm cudnn_batch_norm _native_batch_norm_legit _batch_norm_with_update".split(),
         _place_batch_norm,
     ),
-    "glu": _place_swept(-1),
-    "expand": _place_expand,
-    "embedding": _place_embedding,
+    "embedding": lambda args, kwargs, place, out: g.replace(place, dims=(*place.dims, *g.free(out[-1:]).dims)),
     "pixel_shuffle": _place_shuffle,
     "pixel_unshuffle": _place_unshuffle,
     **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), lambda args, kwargs, place, out: place),
-    **dict.fromkeys(("max_unpool2d", "max_unpool3d"), _place_resize(1)),
     "im2col": _place_im2col,
     "roll": _place_roll,
     "flip": _place_flip,
-    "repeat": _place_repeat,
-    "unfold": _place_unfold,
+    "repeat": lambda args, kwargs, place, out: g.repeated(place, args[1], out),
+    "unfold": lambda args, kwargs, place, out: g.unfolded(place, args[1] % len(place.dims), args[2], args[3]),
     **dict.fromkeys(("gather", "index_select"), _place_chosen),
     "index": _place_index,
 }  # fmt: skip

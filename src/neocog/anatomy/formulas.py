@@ -29,13 +29,7 @@ from torch import Tensor
 from torch._ops import HigherOrderOperator
 
 from .running import entries
-
-
-def pair(value: Any, n: int) -> list[int]:
-    """A size for each of `n` axes from a number, a list of one, or a list of `n`."""
-    values = [int(value)] if isinstance(value, int) else [int(v) for v in value]
-    return values * n if len(values) == 1 else values
-
+from .shortcuts import spread
 
 # --- multiply-adds: (arguments, result) -> (MACs, numbers of weights that take part) -------------------------------
 
@@ -58,10 +52,6 @@ def _product(a: int, b: int) -> Callable[[Sequence[Any], Tensor], int]:
     return macs
 
 
-def _linear(args: Sequence[Any], out: Tensor) -> int:
-    return args[0].numel() * args[1].shape[0]  # type: ignore[no-any-return]
-
-
 def _per_column(args: Sequence[Any], out: Tensor) -> int:
     """A product whose right side is packed, or is several matrices, of which a row or a column meets only one."""
     if args[0].dim() == 2 and out.dim() == 3:  # the rows that are summed are shared out
@@ -80,10 +70,6 @@ def outer_numbers(args: Sequence[Any], which: Sequence[int]) -> int:
     return prod(map(max, zip(*shapes, strict=True)))
 
 
-def _quantized_convolution(args: Sequence[Any], out: Tensor) -> int:
-    return out.numel() * prod(args[1].unpack()[0].shape[1:])
-
-
 def _attention(args: Sequence[Any], out: Tensor) -> int:
     q, k, v = args[0], args[1], args[2]
     return q.numel() * k.shape[-2] + prod(q.shape[:-1]) * k.shape[-2] * v.shape[-1]  # type: ignore[no-any-return]
@@ -95,57 +81,34 @@ def attention_others(args: Sequence[Any], kwargs: dict[str, Any]) -> int:
     return scores * (4 if kwargs.get("attn_mask") is None else 5)
 
 
-def _distances(args: Sequence[Any], out: Tensor) -> int:
-    return out.numel() * args[0].shape[-1]  # type: ignore[no-any-return]
-
-
+_ATTENTION = (
+    "scaled_dot_product_attention _scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu "
+    "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention "
+    "_scaled_dot_product_fused_attention_overrideable flex_attention"
+)
+_PER_COLUMN = (
+    "_grouped_mm _scaled_grouped_mm _scaled_mm _int_mm _weight_int8pack_mm _weight_int4pack_mm "
+    "_weight_int4pack_mm_for_cpu _dyn_quant_matmul_4bit quantized.linear quantized.linear_relu "
+    "quantized.linear_dynamic quantized.linear_relu_dynamic quantized.linear_dynamic_fp16 "
+    "quantized.linear_relu_dynamic_fp16 quantized.linear_leaky_relu quantized.linear_tanh"
+)
 MACS: dict[str, Callable[[Sequence[Any], Tensor], int]] = {
-    "convolution": _convolution,
-    "_convolution": _convolution,
-    "convolution_overrideable": _convolution,
-    "mm": _product(0, 1),
-    "bmm": _product(0, 1),
-    "mv": _product(0, 1),
-    "dot": _product(0, 1),
-    "vdot": _product(0, 1),
-    "matmul": _product(0, 1),
-    "addmm": _product(1, 2),
-    "_addmm_activation": _product(1, 2),
-    "addmv": _product(1, 2),
-    "baddbmm": _product(1, 2),
-    "addbmm": _product(1, 2),
-    "linear": _linear,
-    "_trilinear": lambda args, out: outer_numbers(args, (0, 1, 2)),
-    **dict.fromkeys(
-        "_grouped_mm _scaled_grouped_mm _scaled_mm _int_mm _weight_int8pack_mm _weight_int4pack_mm "
-        "_weight_int4pack_mm_for_cpu _dyn_quant_matmul_4bit".split(),
-        _per_column,
-    ),
-    "_sparse_mm": _product(0, 1),
-    **dict.fromkeys(("_sparse_addmm", "sspaddmm"), _product(1, 2)),
-    **{
-        f"quantized.linear{x}": _per_column
-        for x in (
-            "",
-            "_relu",
-            "_dynamic",
-            "_relu_dynamic",
-            "_dynamic_fp16",
-            "_relu_dynamic_fp16",
-            "_leaky_relu",
-            "_tanh",
-        )
-    },
-    **{f"quantized.conv{n}d{x}": _quantized_convolution for n in (1, 2, 3) for x in ("", "_relu", "_dynamic")},
-    "flex_attention": _attention,
-    "_scaled_dot_product_flash_attention": _attention,
-    "_scaled_dot_product_flash_attention_for_cpu": _attention,
-    "_scaled_dot_product_efficient_attention": _attention,
-    "_scaled_dot_product_cudnn_attention": _attention,
-    "_scaled_dot_product_fused_attention_overrideable": _attention,
-    "scaled_dot_product_attention": _attention,
-    "_cdist_forward": _distances,
-    "_euclidean_dist": _distances,
+    name: macs
+    for names, macs in (
+        ("convolution _convolution convolution_overrideable", _convolution),
+        ("mm bmm mv dot vdot matmul _sparse_mm", _product(0, 1)),
+        ("addmm _addmm_activation addmv baddbmm addbmm _sparse_addmm sspaddmm", _product(1, 2)),
+        ("linear", lambda args, out: args[0].numel() * args[1].shape[0]),
+        ("_trilinear", lambda args, out: outer_numbers(args, (0, 1, 2))),
+        (_PER_COLUMN, _per_column),
+        (_ATTENTION, _attention),
+        ("_cdist_forward _euclidean_dist", lambda args, out: out.numel() * args[0].shape[-1]),
+    )
+    for name in names.split()
+} | {
+    f"quantized.conv{n}d{x}": lambda args, out: out.numel() * prod(args[1].unpack()[0].shape[1:])
+    for n in (1, 2, 3)
+    for x in ("", "_relu", "_dynamic")
 }
 
 # --- other arithmetic: (arguments, result) -> operations -----------------------------------------------------------
@@ -160,7 +123,7 @@ def _per_input(factor: int = 1) -> Callable[[Sequence[Any], Tensor], int]:
 
 
 def _pooling(axes: int) -> Callable[[Sequence[Any], Tensor], int]:
-    return lambda args, out: out.numel() * prod(pair(args[1], axes))
+    return lambda args, out: out.numel() * prod(spread(args[1], axes))
 
 
 def _batch_norm(args: Sequence[Any], out: Tensor) -> int:
@@ -181,34 +144,32 @@ OTHERS: dict[str, Callable[[Sequence[Any], Tensor], int]] = {
     **{f"adaptive_{kind}_pool{n}d": _per_input() for kind in ("avg", "max") for n in (1, 2, 3)},
     **dict.fromkeys(("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax"), _per_output(3)),
     **dict.fromkeys(
-        ("native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update"), _batch_norm
+        "native_batch_norm cudnn_batch_norm _native_batch_norm_legit _batch_norm_with_update".split(), _batch_norm
     ),
-    **dict.fromkeys(("_native_batch_norm_legit_no_training", "_batch_norm_no_update"), _per_output(2)),
-    **dict.fromkeys(("native_layer_norm", "native_group_norm", "_fused_rms_norm", "rms_norm"), _per_output(7)),
     **{f"upsample_{kind}{n}d": _per_output(2 * 2**n) for kind, n in (("linear", 1), ("bilinear", 2), ("trilinear", 3))},
-    "_upsample_bilinear2d_aa": _per_output(8),
-    "upsample_bicubic2d": _per_output(32),
-    "_upsample_bicubic2d_aa": _per_output(32),
-    "grid_sampler_2d": _per_output(8),
-    "grid_sampler_3d": _per_output(16),
-    "native_dropout": _per_output(2),
-    "glu": _per_output(2),
-    "embedding_bag": lambda args, out: args[1].numel() * args[0].shape[-1],
-    "_embedding_bag": lambda args, out: args[1].numel() * args[0].shape[-1],
-    "_embedding_bag_forward_only": lambda args, out: args[1].numel() * args[0].shape[-1],
-    "_weight_norm_interface": _per_input(3),
-    "renorm": _per_input(3),
     **dict.fromkeys(
-        "quantize_per_tensor quantize_per_tensor_dynamic quantize_per_channel dequantize".split(), _per_output(1)
+        ("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"),
+        lambda args, out: args[1].numel() * args[0].shape[-1],
     ),
+    **dict.fromkeys(("_weight_norm_interface", "renorm"), _per_input(3)),
+    **{
+        name: _per_output(factor)
+        for factor, names in (
+            (1, "quantize_per_tensor quantize_per_tensor_dynamic quantize_per_channel dequantize index_add scatter_add "
+                "scatter_reduce"),
+            (2, "_native_batch_norm_legit_no_training _batch_norm_no_update native_dropout glu"),
+            (7, "native_layer_norm native_group_norm _fused_rms_norm rms_norm"),
+            (8, "_upsample_bilinear2d_aa grid_sampler_2d"),
+            (16, "grid_sampler_3d"),
+            (20, "_thnn_fused_gru_cell"),
+            (30, "_thnn_fused_lstm_cell"),
+            (32, "upsample_bicubic2d _upsample_bicubic2d_aa"),
+        )
+        for name in names.split()
+    },
     **{f"quantized.{name}": _per_output(1) for name in (
         "add add_relu add_scalar add_scalar_relu mul mul_relu mul_scalar mul_scalar_relu relu6 leaky_relu hardswish "
         "sigmoid elu celu batch_norm2d batch_norm3d batch_norm batch_norm_relu").split()},
-    "index_add": _per_output(1),
-    "scatter_add": _per_output(1),
-    "scatter_reduce": _per_output(1),
-    "_thnn_fused_lstm_cell": _per_output(30),
-    "_thnn_fused_gru_cell": _per_output(20),
 }  # fmt: skip
 
 # Operators that move, make or compare numbers, without arithmetic.

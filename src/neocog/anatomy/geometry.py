@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from itertools import pairwise
+from itertools import islice, pairwise
 from math import ceil, floor, inf, prod
 from typing import Any
 
@@ -25,6 +25,7 @@ from .place import (
     one_digit,
     reshaped,
     with_spans,
+    without,
 )
 from .record import Number, Shape
 
@@ -43,8 +44,6 @@ def repeated(place: Place, times: Sequence[int], out: Shape) -> Place:
 
 
 Formula = Callable[[Axis, int], Axis]  # an axis, and which of its digits lies along the dimension
-
-
 Position = Callable[[int], int]
 
 
@@ -79,76 +78,54 @@ def _stepped(a: Axis, at: int, factor: Number) -> dict[str, Any]:
     return {"stride": neat(Fraction(a.stride) * length(factor)), "steps": steps}
 
 
-def window(
-    place: Place,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    out: Shape,
-) -> Place:
+def _window(place: Place, dim: int, n: int, k: int, s: Number, p: int, d: int = 1) -> Place:
+    """A convolution or pooling along one dimension, with stride and padding of either sign."""
+    reach = d * (k - 1)
+
+    def formula(a: Axis, at: int) -> Axis:
+        step = a.steps[at]
+        padding = neat(a.padding + p * step + (reach * -step if step < 0 else 0))
+        return replace(a, size=int(a.size + reach * length(step)), padding=padding, **_stepped(a, at, s))
+
+    return _reading(place, dim, n, lambda x: floor(x * s) - p, lambda x: floor(x * s) - p + reach, formula)
+
+
+Sizes = Sequence[int]
+
+
+def window(place: Place, kernel: Sizes, stride: Sequence[Number], padding: Sizes, dilation: Sizes, out: Shape) -> Place:
     """A convolution or pooling over the last ``len(kernel)`` dimensions."""
-    rank = len(place.dims)
+    first = len(place.dims) - len(kernel)
     for i, (k, s, p, d, n) in enumerate(zip(kernel, stride, padding, dilation, out[-len(kernel) :], strict=True)):
-        dim, reach = rank - len(kernel) + i, d * (k - 1)
-        if (k, s, p) == (1, 1, 0):
-            continue
-
-        def formula(a: Axis, at: int, s: int = s, p: int = p, reach: int = reach) -> Axis:
-            step = a.steps[at]
-            size, padding = (
-                int(a.size + reach * length(step)),
-                a.padding + p * step + (reach * -step if step < 0 else 0),
-            )
-            return replace(a, size=size, padding=neat(padding), **_stepped(a, at, s))
-
-        def starts(x: int, s: int = s, p: int = p) -> int:
-            return floor(x * s) - p
-
-        def ends(x: int, s: int = s, p: int = p, reach: int = reach) -> int:
-            return floor(x * s) - p + reach
-
-        place = _reading(place, dim, n, starts, ends, formula)
+        if (k, s, p) != (1, 1, 0):
+            place = _window(place, first + i, n, k, s, p, d)
     return place
 
 
-def _centred(a: Axis, at: int, taps: int, factor: Fraction, middle: Fraction) -> Axis:
-    """Enlarged axis: each position sees `taps` old ones, around `middle` for position 0.
+def _centred(place: Place, dim: int, n: int, taps: int, factor: Fraction, middle: Fraction, half: Fraction) -> Place:
+    """An enlarged dimension: position x sees the old ones that are at most `half` from ``x * factor + middle``.
 
-    Which ones, changes from position to position in the rhythm of the enlargement; the padding says where the centre
-    is on average.
+    These are `taps` at most. Which ones, changes from position to position in the rhythm of the enlargement; the
+    padding says where the centre is on average.
     """
-    step = a.steps[at]
-    size = int(a.size + (taps - 1) * length(step))
-    padding = neat(a.padding - middle * step + Fraction(taps - 1) * length(step) / 2)
-    return replace(a, size=size, padding=padding, **_stepped(a, at, factor))
+
+    def formula(a: Axis, at: int) -> Axis:
+        step = a.steps[at]
+        padding = neat(a.padding - middle * step + Fraction(taps - 1) * length(step) / 2)
+        return replace(a, size=int(a.size + (taps - 1) * length(step)), padding=padding, **_stepped(a, at, factor))
+
+    low, high = middle - half, middle + half
+    return _reading(place, dim, n, lambda x: ceil(x * factor + low), lambda x: floor(x * factor + high), formula)
 
 
-def transposed(
-    place: Place,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    out: Shape,
-) -> Place:
+def transposed(place: Place, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, out: Shape) -> Place:
     """A transposed convolution; the size is that of the output position which sees most."""
-    rank = len(place.dims)
+    first = len(place.dims) - len(kernel)
     for i, (k, s, p, d, n) in enumerate(zip(kernel, stride, padding, dilation, out[-len(kernel) :], strict=True)):
-        extent = d * (k - 1) + 1
-        most = ceil(Fraction(extent, s))  # input positions that meet in one output position
-        middle = Fraction(2 * p - extent + 1, 2 * s)  # input position in the centre of output position 0
-
-        def starts(x: int, s: int = s, p: int = p, extent: int = extent) -> int:
-            return ceil(Fraction(x + p - extent + 1, s))
-
-        def ends(x: int, s: int = s, p: int = p) -> int:
-            return (x + p) // s
-
-        def formula(a: Axis, at: int, most: int = most, middle: Fraction = middle, s: int = s) -> Axis:
-            return _centred(a, at, most, Fraction(1, s), middle)
-
-        place = _reading(place, rank - len(kernel) + i, n, starts, ends, formula)
+        reach = d * (k - 1)
+        most = ceil(Fraction(reach + 1, s))  # input positions that meet in one output position
+        middle = Fraction(2 * p - reach, 2 * s)  # input position in the centre of output position 0
+        place = _centred(place, first + i, n, most, Fraction(1, s), middle, Fraction(reach, 2 * s))
     return place
 
 
@@ -158,7 +135,7 @@ def adaptive(place: Place, before: Shape, out: Shape, spatial: int) -> Place:
     for n, o in zip(before[-spatial:], out[-spatial:], strict=True):
         kernel.append(max(ceil((i + 1) * n / o) - floor(i * n / o) for i in range(o)))
         stride.append(Fraction(n, o))
-    return window(place, kernel, stride, [0] * spatial, [1] * spatial, out)  # type: ignore[arg-type]
+    return window(place, kernel, stride, [0] * spatial, [1] * spatial, out)
 
 
 def resized(place: Place, before: Shape, out: Shape, taps: int) -> Place:
@@ -169,18 +146,8 @@ def resized(place: Place, before: Shape, out: Shape, taps: int) -> Place:
         if not place.runs(dim):
             place = fresh(covered(place, [dim], keep=True), dim, o)
             continue
-        middle, factor = Fraction(n, 2 * o) - Fraction(1, 2), Fraction(n, o)
-
-        def starts(x: int, middle: Fraction = middle, factor: Fraction = factor) -> int:
-            return ceil(x * factor + middle - Fraction(taps, 2))
-
-        def ends(x: int, middle: Fraction = middle, factor: Fraction = factor) -> int:
-            return floor(x * factor + middle + Fraction(taps, 2))
-
-        def formula(a: Axis, at: int, middle: Fraction = middle, factor: Fraction = factor) -> Axis:
-            return _centred(a, at, taps, factor, middle)
-
-        place = _reading(place, dim, o, starts, ends, formula)
+        factor = Fraction(n, o)
+        place = _centred(place, dim, o, taps, factor, (factor - 1) / 2, Fraction(taps, 2))
     return place
 
 
@@ -193,30 +160,10 @@ def padded(place: Place, left: dict[int, int], out: Shape) -> Place:
 
 
 def sliced(place: Place, dim: int, first: int, step: int, n: int) -> Place:
-    """Every `step`-th position of a dimension from `first` on."""
+    """Every `step`-th position of a dimension from `first` on; in reverse where `step` is negative."""
     if not place.runs(dim):
         return fresh(covered(place, [dim], keep=True), dim, n)
-
-    def formula(a: Axis, at: int) -> Axis:
-        return replace(a, padding=neat(a.padding - first * a.steps[at]), **_stepped(a, at, step))
-
-    def reads(x: int) -> int:
-        return first + step * x
-
-    return _reading(place, dim, n, reads, reads, formula)
-
-
-def flipped(place: Place, dim: int) -> Place:
-    """The positions of a dimension in reverse."""
-    n = prod(place.dims[dim])
-
-    def formula(a: Axis, at: int) -> Axis:
-        return replace(a, padding=neat(a.padding - (n - 1) * a.steps[at]), **_stepped(a, at, -1))
-
-    def reads(x: int) -> int:
-        return n - 1 - x
-
-    return _reading(place, dim, n, reads, reads, formula)
+    return _window(place, dim, n, 1, step, -first)
 
 
 def rolled(place: Place, dim: int, by: int) -> Place:
@@ -307,11 +254,8 @@ def _alike(places: Sequence[Place], out: Shape) -> list[Place]:
             p = one_digit(p, d)
             if not p.dims[d]:
                 p = fresh_digit(p, d)
-        dims, at = [], 0
-        for sizes in fine:
-            dims.append(tuple(n for dim in p.dims[at : at + len(sizes)] for n in dim))
-            at += len(sizes)
-        made.append(replace(p, dims=tuple(dims)))
+        rest = iter(p.dims)
+        made.append(replace(p, dims=tuple(tuple(n for dim in islice(rest, len(sizes)) for n in dim) for sizes in fine)))
     return made
 
 
@@ -342,23 +286,14 @@ def merged(places: Sequence[Place], out: Shape) -> Place | None:
             continue
         made = [_union(a, b, digits) for a, b in zip(axes, sources[k], strict=True)]
         axes, aligned = [a for a, _ in made], aligned and all(fits for _, fits in made)
-    dims: list[tuple[int, ...]] = []
-    at = 0
-    for dim in first.dims:
-        dims.append(tuple(digits[at : at + len(dim)]))
-        at += len(dim)
-    return Place(tuple(dims), tuple(axes), first.sides, aligned, whole, at_least)
+    rest = iter(digits)
+    dims = tuple(tuple(islice(rest, len(dim))) for dim in first.dims)
+    return Place(dims, tuple(axes), first.sides, aligned, whole, at_least)
 
 
 def _still(a: Axis, own: list[int], digits: list[int]) -> Axis:
     """The axis without the digits along which its tensor is repeated."""
-    gone = [k for k, i in enumerate(a.over) if own[i] != digits[i]]
-    if not gone:
-        return a
-    kept = [k for k in range(len(a.over)) if k not in gone]
-    spans = None if a.spans is None else a.spans.squeeze(tuple(k + 1 for k in gone))
-    a = replace(a, over=tuple(a.over[k] for k in kept), steps=tuple(a.steps[k] for k in kept), spans=spans)
-    return a if spans is None else with_spans(a, spans)
+    return without(a, [k for k, i in enumerate(a.over) if own[i] != digits[i]])
 
 
 def _covers(a: Axis, side: int) -> bool:
@@ -403,7 +338,8 @@ def joined(places: Sequence[Place], dim: int, out: Shape) -> Place | None:
     shown = [p for p in places if p.axes]
     if len({len(p.axes) for p in shown}) > 1:
         return None
-    cut = [one_digit(p if p.axes else replace(p, axes=_nothing(shown[0]), sides=shown[0].sides), dim) for p in places]
+    sees_nothing = tuple(Axis(0, a.stride, 0, (), ()) for a in shown[0].axes)
+    cut = [one_digit(p if p.axes else replace(p, axes=sees_nothing, sides=shown[0].sides), dim) for p in places]
     sides = [prod(p.dims[dim]) for p in cut]
     # the other dimensions with the same digits: as places of one position along `dim`
     rest = out[:dim] + out[dim + 1 :]
@@ -414,20 +350,15 @@ def joined(places: Sequence[Place], dim: int, out: Shape) -> Place | None:
     last = len(wide[0].digits()) - 1
     digits = [max(sizes) for sizes in zip(*(p.digits() for p in wide), strict=True)]
     axes = []
-    for k in range(len(shown[0].axes)):
-        mine = [p.axes[k] for p in wide]
+    for mine in zip(*(p.axes for p in wide), strict=True):
         over = sorted({i for a in mine for i in a.over} | {last})
         parts = []
         for a, n in zip(mine, sides, strict=True):
-            spans = a.firsts(digits, over)
-            spans = np.broadcast_to(spans, (2, *(digits[i] for i in over)))
-            parts.append(spans[..., :n])
-        base = max(mine, key=lambda a: (a.size > 0) * len(a.over))
+            parts.append(np.broadcast_to(a.firsts(digits, over), (2, *(digits[i] for i in over)))[..., :n])
+        base, size = max(mine, key=lambda a: (a.size > 0) * len(a.over)), max(a.size for a in mine)
         steps = dict(zip(base.over, base.steps, strict=True))
-        spans = np.concatenate(parts, -1)
-        made = Axis(base.size, base.stride, base.padding, tuple(over), tuple(steps.get(i, 0) for i in over))
-        size = max(a.size for a in mine)
-        axes.append(replace(made, size=size, spans=spans))
+        spans, per = np.concatenate(parts, -1), tuple(steps.get(i, 0) for i in over)
+        axes.append(Axis(size, base.stride, base.padding, tuple(over), per, spans))
     dims = (*wide[0].dims[:-1], (out[dim],))
     whole, at_least = any(p.whole for p in places), any(p.at_least for p in places)
     place = Place(dims, tuple(axes), shown[0].sides, False, whole, at_least)
@@ -447,10 +378,6 @@ def written(place: Place, shape: Shape, part: Place | None, offsets: dict[int, i
         and (a.padding - b.padding) % side == 0 for a, b, side in zip(place.axes, new.axes, place.sides, strict=True)
     )  # fmt: skip
     return place if same else merged([place, new], shape)  # the same on a ring: circular padding
-
-
-def _nothing(place: Place) -> tuple[Axis, ...]:
-    return tuple(Axis(0, a.stride, 0, (), ()) for a in place.axes)
 
 
 def contracted(a: Place, b: Place, out: Shape) -> Place | None:

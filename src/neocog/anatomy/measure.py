@@ -5,19 +5,19 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as _torch_module
 from torch.utils import _pytree as pytree
 
 from ..errors import NetError
-from .record import Layer, Shape
-from .running import arguments, unwrapped
+from .output import shape_text
+from .record import Field, Layer, Shape
+from .running import arguments, unwrapped, watching, with_numbers
 from .trace import trace
 from .undo import as_it_was
 from .whole import Anatomy
@@ -55,19 +55,16 @@ def effective_receptive_field(
         spatial = [x for x in anatomy.layers if x.field and len(x.output) == 4 and prod(x.output[2:]) > 1]
         if not spatial:
             raise NetError(f"{anatomy.name} has no layer with a map; give a module's name with layer=...")
-        whole = [x for x in spatial if not x.functional]
-        layer = whole[-1].name
+        layer = [x for x in spatial if not x.functional][-1].name
     known = {name: child for name, child in module.named_modules() if name}
     if layer not in known:
         raise NetError(f"no module {layer!r}; the net has {', '.join(list(known)[:8])} ...")
-    field = next((x.field for x in reversed(anatomy.layers) if _inside(x.module, layer)), None)
+    field = next((x.field for x in reversed(anatomy.layers) if f"{x.module}.".startswith(f"{layer}.")), None)
     parameter = next(module.parameters(), torch.empty(()))
     maps: list[Tensor] = []
     generator = torch.Generator().manual_seed(seed)
     with ExitStack() as stack:
         stack.enter_context(as_it_was(module, values=True))
-        for part in module.modules():
-            part.training = False
         hook = known[layer].register_forward_hook(lambda _, __, out: maps.append(out))
         stack.callback(hook.remove)
         stack.enter_context(torch.enable_grad())
@@ -90,10 +87,6 @@ def effective_receptive_field(
     return EffectiveField(layer, theoretical, heat, above**0.5, above / seen)
 
 
-def _inside(path: str, module: str) -> bool:
-    return path == module or path.startswith(module + ".")
-
-
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Time of one layer: median over the repetitions, in seconds."""
@@ -111,37 +104,29 @@ def time_layers(module: nn.Module, input: Any, *, repeats: int = 5, warmup: int 
     net takes when it runs freely. Operators that a containing module calls itself are not in any layer's time.
     """
     module = unwrapped(module)
-    parameter = next(module.parameters(), torch.empty(()))
-    args, kwargs = pytree.tree_map_only(
-        Tensor, lambda t: _numbers(t, parameter.device), arguments(input, parameter.dtype)
-    )
+    device = next(module.parameters(), torch.empty(())).device
+    args, kwargs = pytree.tree_map_only(Tensor, lambda t: with_numbers(t).to(device), arguments(input, module))
     taken: dict[str, list[float]] = {}
-    kinds: dict[str, str] = {}
+    kinds = {path: type(m).__name__ for path, m in module.named_modules() if not any(True for _ in m.children())}
+    started: list[float] = []
 
-    def wait() -> None:
-        if parameter.device.type == "cuda":
-            torch.cuda.synchronize(parameter.device)
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    def entered(m: nn.Module, path: str, _: Any) -> None:
+        if path in kinds:
+            started.append(now())
+
+    def left(m: nn.Module, path: str, _: Any, out: Any) -> None:
+        if path in kinds:
+            run[path] = run.get(path, 0.0) + now() - started.pop()
 
     with ExitStack() as stack:
         stack.enter_context(as_it_was(module, values=True))
-        for part in module.modules():
-            part.training = False
         stack.enter_context(torch.no_grad())
-        paths = {id(m): p for p, m in module.named_modules() if not any(True for _ in m.children())}
-        started: list[float] = []
-
-        def before(m: nn.Module, _: Any) -> None:
-            if id(m) in paths:
-                wait()
-                started.append(time.perf_counter())
-
-        def after(m: nn.Module, _: Any, out: Any) -> None:
-            if id(m) in paths:
-                wait()
-                run[paths[id(m)]] = run.get(paths[id(m)], 0.0) + time.perf_counter() - started.pop()
-                kinds[paths[id(m)]] = type(m).__name__
-
-        stack.enter_context(_hooked(before, after))
+        stack.enter_context(watching(module, entered, left))
         for repeat in range(warmup + repeats):
             run: dict[str, float] = {}
             module(*args, **kwargs)
@@ -151,24 +136,6 @@ def time_layers(module: nn.Module, input: Any, *, repeats: int = 5, warmup: int 
     medians = {path: statistics.median(values) for path, values in taken.items()}
     total = sum(medians.values()) or 1.0
     return [Timing(path, kinds[path], seconds, seconds / total) for path, seconds in medians.items()]
-
-
-def _numbers(t: Tensor, device: torch.device) -> Tensor:
-    if t.device.type != "meta":
-        return t.to(device)
-    if t.is_floating_point():
-        return torch.randn(t.shape, dtype=t.dtype, device=device)
-    return torch.zeros(t.shape, dtype=t.dtype, device=device)
-
-
-@contextmanager
-def _hooked(before: Any, after: Any) -> Iterator[None]:
-    hooks = [_torch_module.register_module_forward_pre_hook(before), _torch_module.register_module_forward_hook(after)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def intensity(layer: Layer, anatomy: Anatomy) -> float:
@@ -194,64 +161,47 @@ def misfits(anatomy: Anatomy) -> list[Misfit]:
     - "one-pixel": a k x k filter on a map of one pixel, where only its middle weight meets a number;
     - "beyond": a receptive field larger than the picture: from there on a unit sees all of it and padding.
     """
-    found: list[Misfit] = []
+    return list(_misfits(anatomy))
+
+
+def _misfits(anatomy: Anatomy) -> Iterator[Misfit]:
     picture = next((s[2:] for s in anatomy.inputs if len(s) >= 3), ())
-    beyond: list[Layer] = []
+    beyond: list[tuple[str, Field]] = []
     for layer in anatomy.layers:
-        kernel = layer.settings.get("kernel")
+        kernel, name = layer.settings.get("kernel"), layer.name
         if not kernel or not layer.inputs or layer.settings.get("transposed"):
             continue
-        sides = layer.inputs[0][-len(kernel) :]
+        sides, windows = layer.inputs[0][-len(kernel) :], shape_text(kernel, "x")
         stride, padding = layer.settings["stride"], layer.settings["padding"]
-        reach = [
-            d * (k - 1) + 1 for k, d in zip(kernel, layer.settings.get("dilation", (1,) * len(kernel)), strict=True)
-        ]
+        dilation = layer.settings.get("dilation", (1,) * len(kernel))
         lost = [
-            max(0, (n + 2 * p - r) % s - p) if _floored(n, r, s, p, o) else 0
-            for n, r, s, p, o in zip(sides, reach, stride, padding, layer.output[-len(kernel) :], strict=True)
+            max(0, (n + 2 * p - d * (k - 1) - 1) % s - p) if _floored(n, d * (k - 1) + 1, s, p, o) else 0
+            for n, k, d, s, p, o in zip(
+                sides, kernel, dilation, stride, padding, layer.output[-len(kernel) :], strict=True
+            )
         ]
         if any(lost):
             what = " and ".join(f"{v} {w}" for v, w in zip(lost, _AXES[len(lost)], strict=True) if v)
-            found.append(
-                Misfit(
-                    "cropped", layer.name,
-                    f"{layer.name}: {_times(kernel)} windows at stride {_times(stride)} do not fit {_times(sides)}; "
-                    f"the last {what} are never read",
-                )
-            )  # fmt: skip
-        if layer.weights and all(n == 1 for n in sides) and max(kernel) > 1:
-            dead = 1 - 1 / prod(kernel)
-            found.append(
-                Misfit(
-                    "one-pixel", layer.name,
-                    f"{layer.name}: its {_times(kernel)} filters run over a map of one pixel, "
-                    f"so {dead:.0%} of its weights only ever meet padding",
-                )
-            )  # fmt: skip
-        large = layer.field is not None and len(layer.field.size) == len(picture) > 0
-        if large and layer.weights and max(kernel) > 1:
-            assert layer.field is not None
-            if all(r > n for r, n in zip(layer.field.size, picture, strict=True)):
-                beyond.append(layer)
+            where = f"at stride {shape_text(stride, 'x')} do not fit {shape_text(sides, 'x')}"
+            yield Misfit("cropped", name, f"{name}: {windows} windows {where}; the last {what} are never read")
+        if not layer.weights or max(kernel) == 1:
+            continue
+        if all(n == 1 for n in sides):
+            dead = f"so {1 - 1 / prod(kernel):.0%} of its weights only ever meet padding"
+            yield Misfit("one-pixel", name, f"{name}: its {windows} filters run over a map of one pixel, {dead}")
+        field = layer.field
+        known = field is not None and len(field.size) == len(picture) > 0
+        if field and known and all(r > n for r, n in zip(field.size, picture, strict=True)):
+            beyond.append((name, field))
     if beyond:
-        first = beyond[0]
-        assert first.field is not None
+        name, field = beyond[0]
         more = f", and {len(beyond) - 1} after it" if len(beyond) > 1 else ""
-        found.append(
-            Misfit(
-                "beyond", first.name,
-                f"{first.name}{more}: the receptive field, {_times(first.field.size)}, is larger than the picture, "
-                f"{_times(picture)}: every unit sees all of it, and padding",
-            )
-        )  # fmt: skip
-    return found
+        size = f"{shape_text(field.size, 'x')}, is larger than the picture, {shape_text(picture, 'x')}"
+        why = "every unit sees all of it, and padding"
+        yield Misfit("beyond", name, f"{name}{more}: the receptive field, {size}: {why}")
 
 
 _AXES = {1: ("positions",), 2: ("rows", "columns"), 3: ("frames", "rows", "columns")}
-
-
-def _times(sides: Any) -> str:
-    return "x".join(str(n) for n in sides)
 
 
 def _floored(n: int, reach: int, stride: int, padding: int, out: int) -> bool:

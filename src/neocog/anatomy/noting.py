@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator
-from torch.utils import _pytree as pytree
 
 from . import geometry
 from .attention import attention_of_a_processor
@@ -17,8 +16,20 @@ from .fields import place_of, place_on
 from .formulas import MACS, OTHERS, attention_others, kind_of, label, outer_numbers
 from .notes import Ledger, Note, Open, alias_of, from_picture, note_of
 from .place import Place, free, start
-from .running import Calls, Shapes, entries, flat, held, not_compiled, once_each, shape_only, tensors_in
-from .shortcuts import META, spread
+from .running import (
+    Shapes,
+    entries,
+    flat,
+    held,
+    not_compiled,
+    once_each,
+    shape_only,
+    tensors,
+    tensors_in,
+    watching,
+    with_numbers,
+)
+from .shortcuts import spread
 from .undo import as_it_was
 
 
@@ -49,7 +60,8 @@ class Run(Shapes):
         self._stack: list[tuple[str, nn.Module, bool]] = []
         self._leaf: list[Open | None] = []
         self._arrived: list[list[Tensor]] = []
-        self._parameters: dict[int, tuple[str, int, bool]] = {}
+        self._parameters: dict[int, str] = {}  # id -> path
+        self._sizes: dict[str, tuple[int, bool]] = {}  # path -> numbers, and whether they are trained
 
     # --- running -------------------------------------------------------------------------------------------------
 
@@ -57,26 +69,24 @@ class Run(Shapes):
         """Compute the module on the arguments, in evaluation mode and without gradients."""
         with ExitStack() as stack:
             self._undo = stack.enter_context(as_it_was(self.module, values=self.real))
-            for m in self.module.modules():
-                m.training = False
             if not self.real:
                 self.swap(self.module)
                 stack.enter_context(attention_of_a_processor(self.module))
             for path, parameter in self.module.named_parameters(remove_duplicate=False):
-                self._parameters.setdefault(id(parameter), (path, entries(parameter), parameter.requires_grad))
+                self._parameters.setdefault(id(parameter), path)
+                self._sizes[path] = entries(parameter), parameter.requires_grad
             self._buffers = {id(b) for b in self.module.buffers()}
             self.held = held((args, kwargs))
-            self.inside = not self.held and not any(isinstance(v, Tensor) for v in pytree.tree_leaves((args, kwargs)))
-            given = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+            given = tensors((args, kwargs))
+            self.inside = not self.held and not given
             self._numbers = {id(t): k for k, t in reversed(list(enumerate(given)))}
             args, kwargs = once_each(self._input, (args, kwargs))
             stack.callback(self._forget)
             for t in self.held:
                 self._begin(t)
-            calls = Calls(self.module, self._entered, self._left)
             stack.enter_context(torch.no_grad())
             stack.enter_context(not_compiled())
-            stack.enter_context(calls.watching())
+            stack.enter_context(watching(self.module, self._entered, self._left))
             stack.enter_context(self)
             outputs = self.module(*args, **kwargs)
             for name, layer in self.touched.items():
@@ -87,10 +97,8 @@ class Run(Shapes):
     def _input(self, x: Tensor) -> Tensor:
         number = self._numbers[id(x)]
         if self.real:
-            if x.device == META:
-                x = torch.randn(x.shape, dtype=x.dtype) if x.is_floating_point() else torch.zeros_like(x, device="cpu")
-            parameter = next(self.module.parameters(), None)
-            x = x.detach().clone() if parameter is None else x.detach().clone().to(parameter.device)
+            parameter, x = next(self.module.parameters(), None), with_numbers(x).detach().clone()
+            x = x if parameter is None else x.to(parameter.device)
         elif x.is_floating_point() or x.is_complex():
             x = shape_only(x)
         else:  # masks and token ids keep their numbers, for code that looks at them
@@ -115,14 +123,14 @@ class Run(Shapes):
         self.ran.add(path)
         self._stack.append((path, module, _is_leaf(module) and (bool(path) or _is_torchs(module))))
         self._leaf.append(None)
-        self._arrived.append([t for t in pytree.tree_leaves(args) if isinstance(t, Tensor)])
+        self._arrived.append(tensors(args))
 
-    def _left(self, module: nn.Module, path: str, output: Any) -> None:
+    def _left(self, module: nn.Module, path: str, given: Any, output: Any) -> None:
         _, _, leaf = self._stack.pop()
         layer, arrived = self._leaf.pop(), self._arrived.pop()
         if not leaf or any(entry[2] for entry in self._stack):
             return
-        results = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
+        results = tensors(output)
         if layer is None:  # nothing was computed (Identity, Flatten, Dropout): listed all the same
             layer = self._open(path, path, type(module).__name__)
             for t in arrived:
@@ -176,7 +184,7 @@ class Run(Shapes):
         for t in tensors:
             parameter = self._parameters.get(id(t))
             if parameter is not None:
-                names.append(parameter[0])
+                names.append(parameter)
                 continue
             note = note_of(t)
             if note is None and self.inside and id(t) not in self._buffers:
@@ -304,18 +312,13 @@ class Run(Shapes):
             if name in layer.parameters:
                 continue
             layer.parameters.append(name)
-            _, count, trained = self._by_name()[name]
+            count, trained = self._sizes[name]
             if name in self.read:
                 layer.shared += count
             else:
                 self.read.add(name)
                 layer.params += count
                 layer.frozen += 0 if trained else count
-
-    def _by_name(self) -> dict[str, tuple[str, int, bool]]:
-        if not hasattr(self, "_names"):
-            self._names = {entry[0]: entry for entry in self._parameters.values()}
-        return self._names
 
     def _cost(self, layer: Open, name: str, kind: str, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
         if kind == "macs":

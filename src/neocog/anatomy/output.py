@@ -6,17 +6,17 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from ..names import plain
 from ..page import Html, paragraph
 from ..page import page as whole_page
 from ..page import table as html_table
 from .drawing import to_svg
-from .record import Field, Layer, Shape
+from .record import Field, Layer, Shape, summed
 
 if TYPE_CHECKING:
     from .whole import Anatomy
@@ -112,13 +112,8 @@ def summary(anatomy: Anatomy) -> list[tuple[str, str]]:
         more = "" if last.field.aligned else "; the paths to it are not centred on one another"
         lines.append(("receptive field", f"{size}, stride {stride}, padding {padding}{more}"))
     if (lost := a.field_lost_at) is not None:
-        lines.append(
-            (
-                "receptive field",
-                f"unknown, or a lower bound (>=), from {lost.name} on, which moves positions "
-                "in a way that cannot be followed",
-            )
-        )
+        why = f"from {lost.name} on, which moves positions in a way that cannot be followed"
+        lines.append(("receptive field", f"unknown, or a lower bound (>=), {why}"))
     if any(x.field is not None and x.field.whole for x in a.layers):
         lines.append(("receptive field with a star", "a position also sees the whole input (a gate, attention)"))
     if a.unused:
@@ -131,15 +126,12 @@ def summary(anatomy: Anatomy) -> list[tuple[str, str]]:
 
 def to_text(anatomy: Anatomy, depth: int | None = None, fold: bool = True) -> str:
     """Return the table and the totals as plain text."""
-    cells = [COLUMNS, *(row.cells() for row in rows(anatomy, depth, fold))]
-    widths = [max(len(line[k]) for line in cells) for k in range(len(COLUMNS))]
-    lines = [_aligned(line, widths) for line in cells]
-    lines.insert(1, "-" * max(map(len, lines)))
+    table = text_table(COLUMNS, [row.cells() for row in rows(anatomy, depth, fold)], NUMERIC)
     totals = summary(anatomy)
     wide = max(len(what) for what, _ in totals)
     kind = anatomy.modules.get("", "")
     heading = anatomy.name if kind in ("", anatomy.name) else f"{anatomy.name} ({kind})"
-    return "\n".join([heading, "", *lines, "", *(f"{what:{wide}}  {value}" for what, value in totals)])
+    return "\n".join([heading, "", table, "", *(f"{what:{wide}}  {value}" for what, value in totals)])
 
 
 def as_dict(anatomy: Anatomy) -> dict[str, Any]:
@@ -148,8 +140,11 @@ def as_dict(anatomy: Anatomy) -> dict[str, Any]:
     for name in ("batch", "frozen", "macs", "flops", "others", "output_bytes"):
         found[name] = getattr(anatomy, name)
     found["receptive_field"] = anatomy.receptive_field
-    found["layers"] = [_layer_dict(layer) for layer in anatomy.layers]
-    return {name: _plain(value) for name, value in found.items()}
+    found = plain(found)
+    found["layers"] = [
+        {**plain(layer), "flops": layer.flops, "connections": layer.connections} for layer in anatomy.layers
+    ]
+    return found
 
 
 def to_json(anatomy: Anatomy, indent: int | None = 2) -> str:
@@ -163,26 +158,27 @@ def to_csv(anatomy: Anatomy) -> str:
         "index name module kind output params frozen shared macs flops connections others output_bytes saved_bytes "
         "receptive_field stride padding aligned whole at_least kernel groups sources"
     ).split()
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(names)
+    lines = []
     for x in anatomy.layers:
-        size, stride, padding = _field_cells(x, "x", always=True)
+        size, stride, padding = _field_cells(x, always=True)
         cells = {name: getattr(x, name) for name in names if hasattr(x, name)} | {
             "output": shape_text(x.output[1:], "x"),
-            "flops": 2 * x.macs,  # as in the totals: other operations have a column of their own
             "receptive_field": size,
             "stride": stride,
             "padding": padding,
-            **{
-                flag: "" if x.field is None else int(getattr(x.field, flag))
-                for flag in ("aligned", "whole", "at_least")
-            },
+            **{f: "" if x.field is None else int(getattr(x.field, f)) for f in ("aligned", "whole", "at_least")},
             "kernel": shape_text(x.settings.get("kernel", ()), "x", empty=""),
             "groups": x.settings.get("groups", ""),
             "sources": " ".join(map(str, x.sources)),
         }
-        writer.writerow([cells[name] for name in names])
+        lines.append([cells[name] for name in names])
+    return csv_text(names, lines)
+
+
+def csv_text(names: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """CSV with a line of names first."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([names, *lines])
     return stream.getvalue()
 
 
@@ -211,6 +207,11 @@ def shape_text(shape: Sequence[object], by: str = " x ", empty: str = "1") -> st
     return by.join(map(str, shape)) or empty
 
 
+def sides_text(sizes: Sequence[object]) -> str:
+    """Sizes along several axes: one number where all are equal; "" for none."""
+    return str(sizes[0]) if len(set(sizes)) == 1 else shape_text(sizes, empty="")
+
+
 def bytes_text(number: int) -> str:
     """Bytes with a unit, such as "3.06 MiB"."""
     for unit, factor in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
@@ -219,19 +220,16 @@ def bytes_text(number: int) -> str:
     return f"{number} B"
 
 
-def _field_cells(of: Layer | Row, by: str = " x ", always: bool = False) -> tuple[str, str, str]:
+def _field_cells(of: Layer | Row, always: bool = False) -> tuple[str, str, str]:
     """Size, stride and padding; one number where all axes agree, unless `always`. A star: it also sees everything."""
     field = of.field
     if field is None:
         return "unknown" if of.field_unknown else "", "", ""
 
-    def text(values: Sequence[object]) -> str:
-        return str(values[0]) if not always and values and len(set(values)) == 1 else shape_text(values, by)
-
-    size = text(field.size)
-    if not always:
-        size = ">= " * field.at_least + size + " *" * field.whole
-    return size, text(field.stride), text(field.padding)
+    if always:
+        return shape_text(field.size, "x"), shape_text(field.stride, "x"), shape_text(field.padding, "x")
+    size = ">= " * field.at_least + sides_text(field.size) + " *" * field.whole
+    return size, sides_text(field.stride), sides_text(field.padding)
 
 
 def _listed(names: Sequence[str], noun: str) -> str:
@@ -239,12 +237,12 @@ def _listed(names: Sequence[str], noun: str) -> str:
     return f"{len(names)} {noun}{'s' if len(names) > 1 else ''}: {', '.join(names[:_NAMED])}{more}"
 
 
-def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
-    cells = (
-        f"{cell:>{w}}" if column in NUMERIC else f"{cell:{w}}"
-        for column, cell, w in zip(COLUMNS, line, widths, strict=True)
-    )
-    return "  ".join(cells).rstrip()
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Collection[str]) -> str:
+    """Lines of cells below a line of names; columns in `numeric` stand at the right."""
+    made = [f"{{:{'>' if c in numeric else '<'}{max(map(len, cells))}}}"
+            for c, *cells in zip(columns, columns, *rows, strict=True)]  # fmt: skip
+    lines = ["  ".join(made).format(*cells).rstrip() for cells in (columns, *rows)]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
 # --- the tree of modules ---------------------------------------------------------------------------------------------
@@ -312,8 +310,7 @@ def _rows(same: list[_Node], level: int, depth: int | None, fold: bool) -> Itera
 
 
 def _row(group: Sequence[_Node], level: int, folds: bool, named: Sequence[_Node] = ()) -> Row:
-    layers = [layer for node in group for layer in node.layers]
-    last = group[-1].layers[-1]
+    found = summed([layer for node in group for layer in node.layers])
     name = _short(group[0].path) or group[0].kind or "net"
     if len(named) > 1:
         name = f"{name} - {_short(named[-1].path)}"
@@ -323,16 +320,8 @@ def _row(group: Sequence[_Node], level: int, folds: bool, named: Sequence[_Node]
         kind=group[0].kind,
         times=len(group),
         calls=1 if group[0].children else len(group[0].layers),
-        output=last.output[1:],
-        params=sum(x.params for x in layers),
-        macs=sum(x.macs for x in layers),
-        others=sum(x.others for x in layers),
-        output_bytes=sum(x.output_bytes for x in layers),
-        saved_bytes=sum(x.saved_bytes for x in layers),
-        field=last.field,
-        field_unknown=last.field_unknown,
-        layers=tuple(x.index for x in layers),
         folds=folds,
+        **{**found, "output": found["output"][1:]},
     )
 
 
@@ -347,23 +336,6 @@ def _short(path: str) -> str:
 
 
 # --- JSON and HTML ---------------------------------------------------------------------------------------------------
-
-
-def _layer_dict(layer: Layer) -> dict[str, Any]:
-    found = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer)}
-    return {**found, "flops": 2 * layer.macs, "connections": layer.connections}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Fraction):
-        return float(value)
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(v) for v in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
 _STYLE = """<style>

@@ -128,6 +128,18 @@ def with_spans(axis: Axis, spans: np.ndarray[Any, Any], shift: float = 0.0) -> A
     return replace(axis, size=size, padding=padding, spans=spans)
 
 
+def without(axis: Axis, gone: Sequence[int]) -> Axis:
+    """The axis without those of its digits, counted along `Axis.over`, on which nothing depends."""
+    if not gone:
+        return axis
+    kept = [k for k in range(len(axis.over)) if k not in gone]
+    over, steps = tuple(axis.over[k] for k in kept), tuple(axis.steps[k] for k in kept)
+    if axis.spans is None:
+        return replace(axis, over=over, steps=steps)
+    spans = axis.spans[(slice(None), *(0 if k in gone else slice(None) for k in range(len(axis.over))))]
+    return with_spans(replace(axis, over=over, steps=steps), spans)
+
+
 # --- other digits: nothing that is seen changes ------------------------------------------------------------------
 
 
@@ -183,10 +195,7 @@ class _Digits:
         del self.sizes[i]
         for k, a in enumerate(self.axes):
             if i in a.over:
-                at = a.over.index(i)
-                spans = None if a.spans is None else a.spans.take(0, at + 1)
-                a = replace(a, over=a.over[:at] + a.over[at + 1 :], steps=a.steps[:at] + a.steps[at + 1 :], spans=spans)
-                a = a if spans is None else with_spans(a, spans)
+                a = without(a, [a.over.index(i)])
             self.axes[k] = replace(a, over=tuple(j - (j > i) for j in a.over))
 
 

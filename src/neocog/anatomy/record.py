@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -79,6 +80,16 @@ class Layer:
     def functional(self) -> bool:
         """True for an operator that a containing module calls itself (a sum, a concatenation, attention)."""
         return ":" in self.name
+
+
+def summed(layers: Sequence[Layer]) -> dict[str, Any]:
+    """Figures of several layers together: those that add up, and what the last one makes."""
+    adding = ("params", "macs", "others", "output_bytes", "saved_bytes")
+    return {
+        "layers": tuple(layer.index for layer in layers),
+        **{name: sum(getattr(layer, name) for layer in layers) for name in adding},
+        **{name: getattr(layers[-1], name) for name in ("output", "field", "field_unknown")},
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,11 @@ from typing import Any
 from torch import nn
 
 from ..errors import NetError, UsageError, closest
-from .rewrite_conv import fc_to_conv
 from .rewrite_dilate import dilate
-from .rewrite_exact import Changes, fold_bn, remove_dead_bias, remove_unused
+from .rewrite_exact import fold_bn, remove_dead_bias, remove_unused
 from .rewrite_filters import chain_3x3, depthwise, groups, low_rank
-from .rewrite_flow import copy_of
-from .rewrite_head import global_pool
+from .rewrite_flow import Changes, copy_of
+from .rewrite_head import fc_to_conv, global_pool
 from .running import unwrapped
 from .trace import trace
 from .whole import Anatomy

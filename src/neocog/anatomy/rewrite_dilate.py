@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import NetError
-from .rewrite_exact import Changes
-from .rewrite_flow import Call, Flow, Key, Op, ordinary, put, record
+from .rewrite_flow import Call, Changes, Flow, Key, Op, ordinary, put, record
+from .rewrite_plans import Conv
+from .shortcuts import spread
 
 Rate = tuple[int, ...]
 
@@ -82,7 +83,7 @@ def dilate(net: nn.Module, input: Any, layers: Sequence[str] | None = None, stri
     changed: Changes = {}
     for name, rate in plan.rates.items():
         module = net.get_submodule(name)
-        looks = prod(_tuple(module.kernel_size, len(rate))) > 1 or any(_tuple(module.padding, len(rate)))
+        looks = prod(spread(module.kernel_size, len(rate))) > 1 or any(spread(module.padding, len(rate)))
         if name in plan.opened:
             changed[name] = "stride replaced"
         elif prod(rate) > 1 and looks:  # a 1x1 filter looks at no neighbours
@@ -110,8 +111,7 @@ class _Plan:
         self.opened: list[str] = []
 
     def follow(self) -> None:
-        leaves = [c for c in self.flow.calls if not any(c.module.children())]
-        at = {i: c for c in leaves for i in range(c.start, c.stop)}
+        at = self.flow.leaves()
         for index, op in enumerate(self.flow.ops):
             rate = self._rate(op)
             shrunk = max((self.shrunk[k] for k in op.reads if k in self.shrunk), default=None)
@@ -151,7 +151,7 @@ class _Plan:
             if prod(rate) > 1:
                 raise NetError(f"{op.kind} in {op.path!r} cannot skip positions; name other layers")
             return rate, shrunk
-        step = _tuple(module.stride, axes)
+        step = spread(module.stride, axes)
         shrinks = prod(step) > 1
         if self.layers is not None:
             opens = shrinks and call.name in self.layers
@@ -170,24 +170,15 @@ class _Plan:
         return rate, tuple(a * b for a, b in zip(shrunk, step, strict=True))
 
 
-def _tuple(value: Any, axes: int) -> Rate:
-    return (value,) * axes if isinstance(value, int) else tuple(value)
-
-
 def _obstacle(module: nn.Module, op: Op, axes: int, rate: Rate) -> str:
     if isinstance(module, _CONVS):
         if module.padding_mode != "zeros" and prod(rate) > 1:
             return f"its padding is {module.padding_mode!r}; expected zeros"
         return ""
-    kernel, step, pad = (_tuple(v, axes) for v in (module.kernel_size, module.stride, module.padding))
+    kernel, step, pad = (spread(v, axes) for v in (module.kernel_size, module.stride, module.padding))
     if module.ceil_mode:
-        dilation = _tuple(getattr(module, "dilation", 1), axes)
-        sizes = op.read_shapes[0][-axes:]
-        floor = tuple(
-            (n + 2 * p - d * (k - 1) - 1) // s + 1
-            for n, p, d, k, s in zip(sizes, pad, dilation, kernel, step, strict=True)
-        )
-        if floor != op.write_shapes[0][-axes:]:
+        dilation, sizes = spread(getattr(module, "dilation", 1), axes), op.read_shapes[0][-axes:]
+        if Conv(1, 1, kernel, step, pad, dilation, size=sizes).out != op.write_shapes[0][-axes:]:
             return f"its last window is cut off (ceil_mode) for a map of {sizes}; another input size may fit"
     if isinstance(module, _MEANS) and any(pad):
         return "a mean with padding"
@@ -200,15 +191,14 @@ def _apply(net: nn.Module, name: str, rate: Rate, opened: bool) -> None:
     module = net.get_submodule(name)
     axes = len(rate)
     if isinstance(module, _MEANS):
-        kernel = _tuple(module.kernel_size, axes)
-        put(net, name, DilatedMean(kernel, rate))
+        put(net, name, DilatedMean(spread(module.kernel_size, axes), rate))
         return
 
     def times(value: Any) -> Rate:
-        return tuple(v * r for v, r in zip(_tuple(value, axes), rate, strict=True))
+        return tuple(v * r for v, r in zip(spread(value, axes), rate, strict=True))
 
     if isinstance(module, _MAXIMA):
-        kernel, dilation = _tuple(module.kernel_size, axes), times(module.dilation)
+        kernel, dilation = spread(module.kernel_size, axes), times(module.dilation)
         if prod(rate) > 1 or not opened:
             put(net, name, DilatedMaximum(kernel, times(module.padding), dilation))
         else:

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import NetError
-from .rewrite_flow import Call, Flow, ordinary, places_of, put, record
-
-Changes = dict[str, str]  # name of a layer -> what was done to it, or why nothing was
+from .rewrite_flow import Call, Changes, Flow, ordinary, places_of, put, record
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TURNED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -86,7 +84,7 @@ def _pairs(
     left: Changes = {}
     makers: dict[int, Call] = {}
     for call in flow.calls:
-        module = net.get_submodule(call.name)  # the one in the flow carries the hooks that recorded it
+        module = net.get_submodule(call.name)  # the one in the flow may be a copy
         if ordinary(module, *_CONVS, *_TURNED, nn.Linear) and len(call.writes) == 1:
             makers[call.writes[0]] = call
         elif is_norm(module, instance=not needs_statistics) and call.reads:

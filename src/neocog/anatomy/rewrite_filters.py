@@ -8,7 +8,7 @@ low-rank    Jaderberg et al. 2014 (arXiv:1405.3866, scheme 2), Denton et al. 201
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from . import rewrite_plans as plans
-from .rewrite_exact import Changes
-from .rewrite_flow import Flow, ordinary, put, record
+from .rewrite_flow import Changes, Flow, ordinary, put, record
 from .rewrite_plans import Conv
 
 _CLASSES: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -104,33 +103,25 @@ def low_rank(
 # --- common ----------------------------------------------------------------------------------------------------------
 
 
-def convolutions(net: nn.Module, flow: Flow) -> Iterator[tuple[str, nn.Conv2d, Conv]]:
-    """Ordinary convolutions that ran, each once, with the size of the map that they read first."""
-    seen = set()
+def _convolutions(net: nn.Module, flow: Flow) -> dict[str, tuple[nn.Conv2d, Conv]]:
+    """Ordinary convolutions that ran, with the size of the map that they read first."""
+    found: dict[str, tuple[nn.Conv2d, Conv]] = {}
     for call in flow.calls:
-        module = net.get_submodule(call.name)
-        if call.name in seen or not ordinary(module, *_CLASSES.values()):
+        m: Any = net.get_submodule(call.name)
+        if call.name in found or not ordinary(m, *_CLASSES.values()):
             continue
-        seen.add(call.name)
-        axes = len(module.kernel_size)  # type: ignore[arg-type]
-        if module.padding == "same" and any(k % 2 == 0 for k in module.kernel_size):  # type: ignore[union-attr]
-            continue  # padded more on one side
-        yield call.name, module, description(module, call.read_shapes[0][-axes:])  # type: ignore[misc, arg-type]
-
-
-def description(module: nn.Conv2d, size: tuple[int, ...]) -> Conv:
-    """The convolution as numbers. "same" and "valid" padding are worked out."""
-    padding: tuple[int, ...]
-    if module.padding == "same":
-        padding = tuple(d * (k - 1) // 2 for d, k in zip(module.dilation, module.kernel_size, strict=True))
-    elif isinstance(module.padding, str):
-        padding = (0,) * len(size)
-    else:
-        padding = tuple(module.padding)
-    return Conv(
-        module.in_channels, module.out_channels, tuple(module.kernel_size), tuple(module.stride), padding,
-        tuple(module.dilation), module.groups, module.bias is not None, tuple(size),
-    )  # fmt: skip
+        padding = m.padding
+        if padding == "same":
+            if any(k % 2 == 0 for k in m.kernel_size):
+                continue  # padded more on one side
+            padding = [d * (k - 1) // 2 for d, k in zip(m.dilation, m.kernel_size, strict=True)]
+        elif padding == "valid":
+            padding = [0] * len(m.kernel_size)
+        found[call.name] = m, Conv(
+            m.in_channels, m.out_channels, tuple(m.kernel_size), tuple(m.stride), tuple(padding), tuple(m.dilation),
+            m.groups, m.bias is not None, call.read_shapes[0][-len(m.kernel_size) :],
+        )  # fmt: skip
+    return found
 
 
 def _has_norm(net: nn.Module) -> bool:
@@ -148,7 +139,7 @@ def _replace(
 ) -> tuple[Changes, Changes]:
     """Replace convolutions by plans; those named in `layers`, else all that are `wanted`."""
     changed: Changes = {}
-    found = {name: (module, conv) for name, module, conv in convolutions(net, record(net, input))}
+    found = _convolutions(net, record(net, input))
     for name in layers or ():
         if name not in found:
             raise NetError(

@@ -1,44 +1,47 @@
 """Which tensor goes where: what a rewrite must know before it may change a layer.
 
-A `Flow` is one computation of a module in evaluation mode, operator by operator, on a copy without numbers. It answers
-"who else reads the output of this layer?", which neither the order of definition nor the layers of an `Anatomy` (they
-do not know which of them are outputs of the net) can answer.
+A `Flow` is one computation of a module, operator by operator, on shapes. It answers "who else reads the output of this
+layer?", which neither the order of definition nor the layers of an `Anatomy` (they do not know which of them are
+outputs of the net) can answer.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import NetError
+from .formulas import label
 from .record import Shape
-from .running import arguments
+from .running import Shapes, arguments, shape_only, tensors, watching, with_numbers
+from .undo import as_it_was
 
+Changes = dict[str, str]  # name of a layer -> what was done to it, or why nothing was
 Key = int  # memory of a tensor: views and results of in-place operators have that of the tensor they look at
 
 # Operators that look at the same numbers in another shape; they copy them only where the memory is not in order.
 RESHAPES = {"view", "_unsafe_view", "reshape", "flatten", "alias", "detach", "unsqueeze", "squeeze"}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Call:
     """One call of a module."""
 
     name: str  # dotted path, the first one if it is registered twice
-    module: nn.Module  # the module that ran: a copy with the same settings, and hooks of ours
+    module: nn.Module
     start: int  # its operators are ops[start:stop]
-    stop: int = 0
-    reads: tuple[Key, ...] = ()
-    read_shapes: tuple[Shape, ...] = ()
-    writes: tuple[Key, ...] = ()
-    write_shapes: tuple[Shape, ...] = ()
+    stop: int
+    reads: tuple[Key, ...]
+    read_shapes: tuple[Shape, ...]
+    writes: tuple[Key, ...]
+    write_shapes: tuple[Shape, ...]
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,24 @@ class Flow:
     """One computation."""
 
     ops: list[Op] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)  # in the order in which they began
+    calls: list[Call] = field(default_factory=list)  # in the order in which they ended
     outputs: tuple[Key, ...] = ()
     parameters: dict[str, Key] = field(default_factory=dict)
-    keep: list[Any] = field(default_factory=list)  # all tensors, so that no memory is used twice
+    keep: list[Tensor] = field(default_factory=list)  # all tensors, so that no memory is used twice
+
+    def noted(self, value: Any) -> tuple[tuple[Key, ...], tuple[Shape, ...]]:
+        """Memory and shapes of all tensors in a value."""
+        found = tensors(value)
+        self.keep += found
+        return tuple(int(t.untyped_storage()._cdata) for t in found), tuple(tuple(t.shape) for t in found)
 
     def of(self, name: str) -> list[Call]:
         """Calls of the module with this name."""
         return [call for call in self.calls if call.name == name]
+
+    def leaves(self) -> dict[int, Call]:
+        """The call of a module without children that each operator belongs to, by the number of the operator."""
+        return {i: c for c in self.calls if not any(c.module.children()) for i in range(c.start, c.stop)}
 
     def users(self, key: Key, outside: Sequence[Call]) -> list[int]:
         """Indices of the operators that touch `key`, those within the calls `outside` left out."""
@@ -87,125 +100,68 @@ def copy_of(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def without_numbers(module: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers have shapes only; costs no memory."""
-    memo: dict[int, Any] = {}
-    for parameter in module.parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise NetError("a parameter has no shape yet; run the module once on an example, then rewrite it")
-        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
-    for buffer in module.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(module, memo)
-
-
 def record(module: nn.Module, input: Any, *, training: bool = False, batch: int | None = None) -> Flow:
-    """Run a copy of `module` and return what it computed.
+    """Run `module` and return what it computed; it is left as it was.
 
     `input` is as in `trace`; with `batch`, its first dimension is repeated so many times. A module whose code looks at
-    numbers runs on random ones.
+    numbers runs on random ones, as a copy.
 
     Raises: NetError if it cannot compute the input.
     """
-    first = next((p for p in module.parameters() if p.is_floating_point()), None)
-    args, kwargs = arguments(input, torch.get_default_dtype() if first is None else first.dtype)
+    given = arguments(input, module)
     if batch is not None:
-        args, kwargs = pytree.tree_map_only(
-            Tensor, lambda t: t.repeat(batch, *(1,) * (t.dim() - 1)) if t.dim() else t, (args, kwargs)
-        )
-    meta = pytree.tree_map_only(Tensor, lambda t: torch.empty_like(t, device="meta"), (args, kwargs))
+        given = pytree.tree_map_only(Tensor, lambda t: t.repeat(batch, *(1,) * (t.dim() - 1)) if t.dim() else t, given)
     try:
-        return _run(without_numbers(module), meta[0], meta[1], training)
+        return _run(module, pytree.tree_map_only(Tensor, shape_only, given), training, on_shapes=True)
     except NetError:
         raise
     except Exception as error:
-        if first is not None and first.is_meta:
-            raise NetError(f"{type(module).__name__} cannot compute this input: {error}") from error
         try:
-            args, kwargs = pytree.tree_map_only(Tensor, _random, (args, kwargs))
-            return _run(copy_of(module), args, kwargs, training)
+            if any(p.is_meta for p in module.parameters()):
+                raise error
+            generator = torch.Generator().manual_seed(0)
+            given = pytree.tree_map_only(Tensor, lambda t: with_numbers(t, generator), given)
+            return _run(copy_of(module), given, training, on_shapes=False)
         except NetError:
             raise
         except Exception as again:
             raise NetError(f"{type(module).__name__} cannot compute this input: {again}") from again
 
 
-def _random(t: Tensor) -> Tensor:
-    if not t.is_meta:
-        return t
-    if t.is_floating_point():
-        return torch.randn(t.shape, dtype=t.dtype, generator=torch.Generator().manual_seed(0))
-    return torch.zeros_like(t, device="cpu")
-
-
-def _key(t: Tensor) -> Key:
-    return int(t.untyped_storage()._cdata)
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    return [t for t in pytree.tree_leaves(value) if isinstance(t, Tensor)]
-
-
-class _Recorder(TorchDispatchMode):
-    def __init__(self, flow: Flow) -> None:
+class _Recorder(Shapes):
+    def __init__(self) -> None:
         super().__init__()
-        self.flow = flow
-        self.path = [""]
+        self.flow = Flow()
+        self.running: list[tuple[str, int]] = [("", 0)]  # path, and its first operator
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        read, made = _tensors((args, kwargs)), _tensors(result)
-        self.flow.keep += read + made
-        self.flow.ops.append(
-            Op(
-                func.overloadpacket.__name__.rstrip("_"),
-                self.path[-1],
-                tuple(map(_key, read)),
-                tuple(tuple(t.shape) for t in read),
-                tuple(map(_key, made)),
-                tuple(tuple(t.shape) for t in made),
-            )
-        )
+        given = tensors((args, kwargs))  # a parameter may be reached as itself, such as the list of weights of nn.LSTM
+        read = self.flow.noted([self.stand_ins[id(t)][1] if id(t) in self.swapped else t for t in given])
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        kind = label(func).rpartition(".")[2].rstrip("_")
+        self.flow.ops.append(Op(kind, self.running[-1][0], *read, *self.flow.noted(result)))
         return result
 
+    def entered(self, module: nn.Module, path: str, args: Any) -> None:
+        self.running.append((path, len(self.flow.ops)))
 
-def _run(module: nn.Module, args: Any, kwargs: Any, training: bool) -> Flow:
-    flow = Flow()
-    recorder = _Recorder(flow)
-    module.train(training)
-    flow.parameters = {path: _key(p) for path, p in module.named_parameters(remove_duplicate=False)}
-    flow.keep += list(module.parameters())
-    open_calls: list[Call] = []
+    def left(self, module: nn.Module, path: str, given: Any, output: Any) -> None:
+        start, flow = self.running.pop()[1], self.flow
+        flow.calls.append(Call(path, module, start, len(flow.ops), *flow.noted(given), *flow.noted(output)))
 
-    def entering(path: str) -> Callable[..., None]:
-        def before(m: nn.Module, given: Any, named: Any) -> None:
-            tensors = _tensors((given, named))
-            flow.keep += tensors
-            call = Call(path, m, len(flow.ops))
-            call.reads, call.read_shapes = tuple(map(_key, tensors)), tuple(tuple(t.shape) for t in tensors)
-            flow.calls.append(call)
-            open_calls.append(call)
-            recorder.path.append(path)
 
-        return before
-
-    def leaving(m: nn.Module, given: Any, named: Any, output: Any) -> None:
-        tensors = _tensors(output)
-        flow.keep += tensors
-        call = open_calls.pop()
-        recorder.path.pop()
-        call.stop = len(flow.ops)
-        call.writes, call.write_shapes = tuple(map(_key, tensors)), tuple(tuple(t.shape) for t in tensors)
-
-    for path, m in module.named_modules():
-        m.register_forward_pre_hook(entering(path), with_kwargs=True)
-        m.register_forward_hook(leaving, with_kwargs=True)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), recorder:
-        output = module(*args, **kwargs)
-    results = _tensors(output)
-    flow.keep += results
-    flow.outputs = tuple(map(_key, results))
+def _run(module: nn.Module, given: tuple[Any, Any], training: bool, on_shapes: bool) -> Flow:
+    recorder = _Recorder()
+    flow = recorder.flow
+    with ExitStack() as stack:
+        stack.enter_context(as_it_was(module, values=not on_shapes, training=training))
+        if on_shapes:
+            recorder.swap(module)
+        flow.parameters = {path: flow.noted(p)[0][0] for path, p in module.named_parameters(remove_duplicate=False)}
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(watching(module, recorder.entered, recorder.left))
+        stack.enter_context(recorder)
+        flow.outputs = flow.noted(module(*given[0], **given[1]))[0]
     return flow
 
 

@@ -8,7 +8,7 @@ R k (C + K) R.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 
@@ -135,11 +135,8 @@ def _links(conv: Conv, strides: list[int], paddings: Sequence[int], width: int, 
 
 def separable(conv: Conv, norm: bool = False) -> list[Conv]:
     """A filter for each channel, then a 1x1 convolution (MobileNet)."""
-    first = Conv(
-        conv.inputs, conv.inputs, conv.kernel, conv.stride, conv.padding, conv.dilation, conv.inputs,
-        not norm, conv.size, norm, True,
-    )  # fmt: skip
-    return [first, pointwise(conv.inputs, conv.outputs, first.out, conv.bias)]
+    first = replace(conv, outputs=conv.inputs, groups=conv.inputs, bias=not norm, norm=norm, relu=True)
+    return [first, _pointwise(conv.inputs, conv.outputs, first.out, conv.bias)]
 
 
 def grouped(conv: Conv, groups: int | None = None, mix: bool = True) -> list[Conv]:
@@ -150,11 +147,8 @@ def grouped(conv: Conv, groups: int | None = None, mix: bool = True) -> list[Con
     groups = groups or next((g for g in (8, 4, 2) if conv.inputs % g == conv.outputs % g == 0), 0)
     if not groups or conv.inputs % groups or conv.outputs % groups:
         return []
-    first = Conv(
-        conv.inputs, conv.outputs, conv.kernel, conv.stride, conv.padding, conv.dilation, groups,
-        conv.bias and not mix, conv.size,
-    )  # fmt: skip
-    return [first, pointwise(conv.outputs, conv.outputs, first.out, conv.bias)] if mix else [first]
+    first = replace(conv, groups=groups, bias=conv.bias and not mix)
+    return [first, _pointwise(conv.outputs, conv.outputs, first.out, conv.bias)] if mix else [first]
 
 
 def split(conv: Conv, rank: int | None = None) -> list[Conv]:
@@ -165,19 +159,14 @@ def split(conv: Conv, rank: int | None = None) -> list[Conv]:
     return [down, Conv(rank, conv.outputs, (1, kw), (1, sw), (0, pw), (1, dw), 1, conv.bias, down.out)]
 
 
-def squeezed(conv: Conv, share: int = 4, norm: bool = False) -> list[Conv]:
-    """A 1x1 convolution to a `share`-th of the channels in front of it (GoogLeNet, ResNet)."""
-    inner = max(conv.inputs // share, 1)
-    first = Conv(
-        conv.inputs, inner, *((1,) * len(conv.size),) * 2, (0,) * len(conv.size), (1,) * len(conv.size), 1,
-        not norm, conv.size, norm, True,
-    )  # fmt: skip
-    second = Conv(inner, conv.outputs, conv.kernel, conv.stride, conv.padding, conv.dilation, 1, conv.bias, conv.size)
-    return [first, second]
+def squeezed(conv: Conv, norm: bool = False) -> list[Conv]:
+    """A 1x1 convolution to a quarter of the channels in front of it (GoogLeNet, ResNet)."""
+    inner = max(conv.inputs // 4, 1)
+    first = replace(_pointwise(conv.inputs, inner, conv.size, not norm), norm=norm, relu=True)
+    return [first, replace(conv, inputs=inner, groups=1)]
 
 
-def pointwise(inputs: int, outputs: int, size: Sizes, bias: bool) -> Conv:
-    """A 1x1 convolution."""
+def _pointwise(inputs: int, outputs: int, size: Sizes, bias: bool) -> Conv:
     one, zero = (1,) * len(size), (0,) * len(size)
     return Conv(inputs, outputs, one, one, zero, one, 1, bias, size)
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -86,8 +86,10 @@ def _is_shape(value: Any) -> bool:
     )
 
 
-def arguments(given: Any, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments as tensors with shapes only; numbers that are given stay with their tensors' device and type."""
+def arguments(given: Any, module: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of `module` as tensors with shapes only; what is given as a tensor stays as it is."""
+    first = next((p for p in module.parameters() if p.is_floating_point()), None)
+    dtype = torch.get_default_dtype() if first is None else first.dtype
 
     def one(value: Any) -> Any:
         return torch.empty(1, *value, dtype=dtype, device=META) if _is_shape(value) else value
@@ -104,6 +106,20 @@ def arguments(given: Any, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str
     )
 
 
+def with_numbers(t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """A tensor on the processor in the place of one that has a shape only: normal noise, or zeros of whole numbers."""
+    if t.device != META:
+        return t
+    if t.is_floating_point():
+        return torch.randn(t.shape, dtype=t.dtype, generator=generator)
+    return torch.zeros_like(t, device="cpu")
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """All tensors in nested arguments or results."""
+    return [t for t in pytree.tree_leaves(value) if isinstance(t, Tensor)]
+
+
 @contextmanager
 def not_compiled() -> Iterator[None]:
     """Run functions and parts of a module that went through torch.compile, or go through it, as they were written."""
@@ -116,32 +132,27 @@ def not_compiled() -> Iterator[None]:
         yield
 
 
-class Calls:
-    """Which module is running, from hooks that PyTorch keeps apart from every module's own."""
+@contextmanager
+def watching(module: nn.Module, entered: Callable[..., None], left: Callable[..., None]) -> Iterator[None]:
+    """Say which module is running, by hooks that PyTorch keeps apart from every module's own.
 
-    def __init__(self, module: nn.Module, entered: Callable[..., object], left: Callable[..., object]) -> None:
-        self.paths = {id(m): path for path, m in module.named_modules()}
-        self.entered, self.left, self.thread = entered, left, threading.get_ident()
+    ``entered(module, path, args)`` and ``left(module, path, (args, kwargs), output)`` are called for every module
+    inside `module`, and for itself.
+    """
+    paths, thread = {id(m): path for path, m in module.named_modules()}, threading.get_ident()
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        def before(module: nn.Module, args: Any) -> None:
-            if threading.get_ident() == self.thread and id(module) in self.paths:
-                self.entered(module, self.paths[id(module)], args)
+    def before(m: nn.Module, args: Any) -> None:
+        if threading.get_ident() == thread and id(m) in paths:
+            entered(m, paths[id(m)], args)
 
-        def after(module: nn.Module, args: Any, output: Any) -> None:
-            if threading.get_ident() == self.thread and id(module) in self.paths:
-                self.left(module, self.paths[id(module)], output)
+    def after(m: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if threading.get_ident() == thread and id(m) in paths:
+            left(m, paths[id(m)], (args, kwargs), output)
 
-        hooks = [
-            _torch_module.register_module_forward_pre_hook(before),
-            _torch_module.register_module_forward_hook(after),
-        ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+    with ExitStack() as stack:
+        stack.callback(_torch_module.register_module_forward_pre_hook(before).remove)
+        stack.callback(_torch_module.register_module_forward_hook(after, with_kwargs=True).remove)
+        yield
 
 
 class Shapes(TorchDispatchMode):
@@ -188,8 +199,8 @@ class Shapes(TorchDispatchMode):
         if kwargs.get("device") is not None:
             kwargs = {**kwargs, "device": META}
         shortcut = HIGHER.get(func.name()) if isinstance(func, HigherOrderOperator) else SHORTCUTS.get(func)
-        result = func(*args, **kwargs) if shortcut is None else shortcut(args, kwargs)
-        return result, args, tensors
+        result = None if shortcut is None else shortcut(args, kwargs)
+        return func(*args, **kwargs) if result is None else result, args, tensors
 
     def higher(self, func: Any, args: Any) -> Any:
         """Run an operator that takes functions as a program does: the branch that is chosen, every turn of a loop.

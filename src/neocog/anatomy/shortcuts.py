@@ -1,8 +1,8 @@
 """Shapes of the results of the commonest operators, without PyTorch's own code for tensors on the "meta" device.
 
 That code is right for every operator, but most of it is Python: it takes ten times as long, and the first call imports
-a package for symbolic algebra (two seconds, 80 MiB). A shortcut handles the usual case of its operator and leaves the
-rest, also all errors, to PyTorch; tests/anatomy/test_trace_shortcuts.py compares the two.
+a package for symbolic algebra (two seconds, 80 MiB). A shortcut handles the usual case of its operator; for the rest,
+also all errors, it returns None, and PyTorch is asked. tests/anatomy/test_trace_shortcuts.py compares the two.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 META = torch.device("meta")
+Shortcut = Callable[[Any, Any], Any]  # (arguments, keywords) -> result, or None
 _aten = torch.ops.aten
 
 
@@ -56,14 +57,11 @@ def _rows(x: Tensor) -> bool:
     return x.dim() not in (4, 5) or x.is_contiguous() or x.stride(1) > x.stride(-1)
 
 
-def _convolution(args: Any, kwargs: Any) -> Tensor:
+def _convolution(args: Any, kwargs: Any) -> Tensor | None:
     x, weight, _, stride, padding, dilation, turned, extra, groups = args[:9]
     axes = weight.dim() - 2
-    if x.dim() != axes + 2:
-        return _aten.convolution.default(*args, **kwargs)  # type: ignore[no-any-return]
-    channels = x.shape[1]
-    if channels != (weight.shape[0] if turned else weight.shape[1] * groups):
-        return _aten.convolution.default(*args, **kwargs)  # type: ignore[no-any-return]
+    if x.dim() != axes + 2 or x.shape[1] != (weight.shape[0] if turned else weight.shape[1] * groups):
+        return None
     stride, padding, dilation, extra = (spread(v, axes) for v in (stride, padding, dilation, extra))
     sides = []
     for n, k, s, p, d, e in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, extra, strict=True):
@@ -105,60 +103,52 @@ def _pooled(axes: int, x: Tensor, args: Any, dilation: Any, ceil: bool) -> tuple
     return (*x.shape[:-axes], *sides)
 
 
-def _max_pool(axes: int, operator: Any) -> Callable[[Any, Any], tuple[Tensor, Tensor]]:
-    def result(args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
+def _max_pool(axes: int) -> Shortcut:
+    def result(args: Any, kwargs: Any) -> tuple[Tensor, Tensor] | None:
         x, dilation = args[0], args[4] if len(args) > 4 else 1
         shape = None if kwargs else _pooled(axes, x, args, dilation, len(args) > 5 and args[5])
-        if shape is None:
-            return operator(*args, **kwargs)  # type: ignore[no-any-return]
-        return empty(shape, x.dtype), empty(shape, torch.int64)
+        return None if shape is None else (empty(shape, x.dtype), empty(shape, torch.int64))
 
     return result
 
 
-def _average_pool(axes: int, operator: Any) -> Callable[[Any, Any], Tensor]:
-    def result(args: Any, kwargs: Any) -> Tensor:
+def _average_pool(axes: int) -> Shortcut:
+    def result(args: Any, kwargs: Any) -> Tensor | None:
         x = args[0]
         unusual = kwargs or (len(args) > 6 and args[6] == 0) or not x.is_floating_point()
         if axes == 3:  # where PyTorch takes no window that is larger than the volume, even with padding
             unusual = unusual or any(n < k for n, k in zip(x.shape[-3:], spread(args[1], 3), strict=True))
         shape = None if unusual else _pooled(axes, x, args, 1, len(args) > 4 and args[4])
-        return operator(*args, **kwargs) if shape is None else empty(shape, x.dtype)
+        return None if shape is None else empty(shape, x.dtype)
 
     return result
 
 
-def _adaptive_pool(args: Any, kwargs: Any) -> Tensor:
+def _adaptive_pool(args: Any, kwargs: Any) -> Tensor | None:
     x, sides = args[0], tuple(args[1])
     if x.dim() not in (3, 4) or len(sides) != 2 or min(sides) < 1 or not x.numel() or not _rows(x):
-        return _aten._adaptive_avg_pool2d.default(*args, **kwargs)  # type: ignore[no-any-return]
+        return None
     return empty((*x.shape[:-2], *sides), x.dtype)
 
 
-def _reduced(operator: Any) -> Callable[[Any, Any], Tensor]:
+def _reduced(args: Any, kwargs: Any) -> Tensor | None:
     """For a sum or mean over some dimensions."""
-
-    def result(args: Any, kwargs: Any) -> Tensor:
-        x, dims = args[0], args[1]
-        rank, keep = x.dim(), len(args) > 2 and args[2]
-        fits = dims and all(-rank <= d < rank for d in dims) and len({d % rank for d in dims}) == len(dims)
-        if not fits or kwargs or not (x.is_floating_point() and x.is_contiguous()):
-            return operator(*args, **kwargs)  # type: ignore[no-any-return]
-        gone = {d % rank for d in dims}
-        return empty([1 if i in gone else n for i, n in enumerate(x.shape) if keep or i not in gone], x.dtype)
-
-    return result
+    x, dims = args[0], args[1]
+    rank, keep = x.dim(), len(args) > 2 and args[2]
+    fits = dims and all(-rank <= d < rank for d in dims) and len({d % rank for d in dims}) == len(dims)
+    if not fits or kwargs or not (x.is_floating_point() and x.is_contiguous()):
+        return None
+    gone = {d % rank for d in dims}
+    return empty([1 if i in gone else n for i, n in enumerate(x.shape) if keep or i not in gone], x.dtype)
 
 
-def _addmm(args: Any, kwargs: Any) -> Tensor:
+def _addmm(args: Any, kwargs: Any) -> Tensor | None:
     bias, a, b = args[:3]
     fits = a.dim() == b.dim() == 2 and a.shape[1] == b.shape[0] and tuple(bias.shape) == (b.shape[1],)
-    if not fits or not a.dtype == b.dtype == bias.dtype:
-        return _aten.addmm.default(*args, **kwargs)  # type: ignore[no-any-return]
-    return empty((a.shape[0], b.shape[1]), a.dtype)
+    return empty((a.shape[0], b.shape[1]), a.dtype) if fits and a.dtype == b.dtype == bias.dtype else None
 
 
-def _cat(args: Any, kwargs: Any) -> Tensor:
+def _cat(args: Any, kwargs: Any) -> Tensor | None:
     parts, dim = args[0], args[1] if len(args) > 1 else kwargs.get("dim", 0)
     first = parts[0]
     rank = first.dim()
@@ -170,38 +160,24 @@ def _cat(args: Any, kwargs: Any) -> Tensor:
             and t.numel() and _rows(t) for t in parts
         ):  # fmt: skip
             return empty((*first.shape[:dim], sum(t.shape[dim] for t in parts), *first.shape[dim + 1 :]), first.dtype)
-    return _aten.cat.default(*args, **kwargs)  # type: ignore[no-any-return]
+    return None
 
 
-def _embedding(args: Any, kwargs: Any) -> Tensor:
+def _embedding(args: Any, kwargs: Any) -> Tensor | None:
     weight, ids = args[:2]
-    if weight.dim() != 2 or ids.dtype not in (torch.int64, torch.int32):
-        return _aten.embedding.default(*args, **kwargs)  # type: ignore[no-any-return]
-    return empty((*ids.shape, weight.shape[1]), weight.dtype)
+    fits = weight.dim() == 2 and ids.dtype in (torch.int64, torch.int32)
+    return empty((*ids.shape, weight.shape[1]), weight.dtype) if fits else None
 
 
-_NAMED = frozenset(("dtype", "device", "pin_memory", "memory_format"))
-
-
-def _made_like(operator: Any) -> Callable[[Any, Any], Tensor]:
+def _made_like(args: Any, kwargs: Any) -> Tensor | None:
     """For ``empty_like`` and its kin."""
-
-    def result(args: Any, kwargs: Any) -> Tensor:
-        x, order = args[0], kwargs.get("memory_format")
-        dtype = kwargs.get("dtype") or x.dtype
-        if (
-            args[1:]
-            or not dtype.is_floating_point
-            or not kwargs.keys() <= {"dtype", "device", "pin_memory", "memory_format"}
-        ):
-            return operator(*args, **kwargs)  # type: ignore[no-any-return]
-        if order in (None, torch.preserve_format):
-            return like(x, dtype)
-        if order == torch.contiguous_format:
-            return empty(x.shape, dtype)
-        return operator(*args, **kwargs)  # type: ignore[no-any-return]
-
-    return result
+    x, order = args[0], kwargs.get("memory_format")
+    dtype = kwargs.get("dtype") or x.dtype
+    if args[1:] or not dtype.is_floating_point or not kwargs.keys() <= _NAMED:
+        return None
+    if order in (None, torch.preserve_format):
+        return like(x, dtype)
+    return empty(x.shape, dtype) if order == torch.contiguous_format else None
 
 
 def _spreads(small: Sequence[int], large: Sequence[int]) -> bool:
@@ -210,33 +186,25 @@ def _spreads(small: Sequence[int], large: Sequence[int]) -> bool:
     return gap >= 0 and all(n == m or n == 1 for n, m in zip(small, large[gap:], strict=True))
 
 
-def _pointwise(operator: Any) -> Callable[[Any, Any], Tensor]:
+def _pointwise(args: Any, kwargs: Any) -> Tensor | None:
     """For an operator on numbers of one floating type, each by itself, whose tensors fit the shape of the largest."""
-
-    def result(args: Any, kwargs: Any) -> Tensor:
-        tensors = [a for a in args if isinstance(a, Tensor)]
-        most = max(tensors, key=Tensor.numel) if len(tensors) > 1 else tensors[0]
-        if most.is_floating_point() and all(type(v) in _SCALARS for v in (*args, *kwargs.values())):
-            if len(tensors) == 1:
-                return like(most)
-            if all(t.dtype == most.dtype and _in_order(t) and _spreads(t.shape, most.shape) for t in tensors):
-                return empty(most.shape, most.dtype)
-        return operator(*args, **kwargs)  # type: ignore[no-any-return]
-
-    return result
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    most = max(tensors, key=Tensor.numel) if len(tensors) > 1 else tensors[0]
+    if most.is_floating_point() and all(type(v) in _SCALARS for v in (*args, *kwargs.values())):
+        if len(tensors) == 1:
+            return like(most)
+        if all(t.dtype == most.dtype and _in_order(t) and _spreads(t.shape, most.shape) for t in tensors):
+            return empty(most.shape, most.dtype)
+    return None
 
 
-def _pointwise_in_place(operator: Any) -> Callable[[Any, Any], Tensor]:
-    def result(args: Any, kwargs: Any) -> Tensor:
-        x, scalars = args[0], (*args[1:], *kwargs.values())
-        if not x.is_floating_point() or not all(
-            type(v) in _SCALARS and (not isinstance(v, Tensor) or (v.shape == x.shape and v.dtype == x.dtype))
-            for v in scalars
-        ):
-            return operator(*args, **kwargs)  # type: ignore[no-any-return]
-        return x  # type: ignore[no-any-return]
-
-    return result
+def _pointwise_in_place(args: Any, kwargs: Any) -> Tensor | None:
+    x, scalars = args[0], (*args[1:], *kwargs.values())
+    fits = x.is_floating_point() and all(
+        type(v) in _SCALARS and (not isinstance(v, Tensor) or (v.shape == x.shape and v.dtype == x.dtype))
+        for v in scalars
+    )
+    return x if fits else None
 
 
 def _attention(args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -252,45 +220,35 @@ def _flexible(args: Any, kwargs: Any) -> tuple[Tensor, ...]:
     return empty((*q.shape[:-1], v.shape[-1]), q.dtype), *(empty(q.shape[:-1], torch.float32) for _ in range(2))
 
 
-def _same(args: Any, kwargs: Any) -> Tensor:
-    return like(args[0])
-
-
-def _itself(args: Any, kwargs: Any) -> Tensor:
-    return args[0]  # type: ignore[no-any-return]
-
-
 HIGHER = {"flex_attention": _flexible}  # operators that take functions
+_NAMED = frozenset(("dtype", "device", "pin_memory", "memory_format"))
 _SCALARS = frozenset((Tensor, nn.Parameter, int, float, bool))
 _POINTWISE = (
     "add.Tensor sub.Tensor mul.Tensor div.Tensor add.Scalar sub.Scalar mul.Scalar div.Scalar pow.Tensor_Scalar "
     "hardtanh.default sigmoid.default tanh.default silu.default leaky_relu.default elu.default hardswish.default "
     "hardsigmoid.default exp.default sqrt.default rsqrt.default neg.default abs.default"
 ).split()
-SHORTCUTS: dict[Any, Callable[[Any, Any], Any]] = {
+SHORTCUTS: dict[Any, Shortcut] = {
     _aten.convolution.default: _convolution,
     _aten.native_batch_norm.default: _batch_norm,
-    _aten.relu.default: _same,
-    _aten.relu_.default: _itself,
-    _aten.bernoulli_.float: _itself,
-    _aten.max_pool2d_with_indices.default: _max_pool(2, _aten.max_pool2d_with_indices.default),
-    _aten.max_pool3d_with_indices.default: _max_pool(3, _aten.max_pool3d_with_indices.default),
-    _aten.avg_pool2d.default: _average_pool(2, _aten.avg_pool2d.default),
-    _aten.avg_pool3d.default: _average_pool(3, _aten.avg_pool3d.default),
+    _aten.relu.default: lambda args, kwargs: like(args[0]),
+    _aten.relu_.default: lambda args, kwargs: args[0],
+    _aten.bernoulli_.float: lambda args, kwargs: args[0],
+    _aten.max_pool2d_with_indices.default: _max_pool(2),
+    _aten.max_pool3d_with_indices.default: _max_pool(3),
+    _aten.avg_pool2d.default: _average_pool(2),
+    _aten.avg_pool3d.default: _average_pool(3),
     _aten._adaptive_avg_pool2d.default: _adaptive_pool,
-    _aten.mean.dim: _reduced(_aten.mean.dim),
-    _aten.sum.dim_IntList: _reduced(_aten.sum.dim_IntList),
+    _aten.mean.dim: _reduced,
+    _aten.sum.dim_IntList: _reduced,
     _aten.embedding.default: _embedding,
     _aten.addmm.default: _addmm,
     _aten.cat.default: _cat,
-    **{f: _made_like(f) for f in (_aten.empty_like.default, _aten.rand_like.default, _aten.randn_like.default,
-                                  _aten.zeros_like.default, _aten.ones_like.default)},
+    **{getattr(_aten, f"{kind}_like").default: _made_like for kind in ("empty", "rand", "randn", "zeros", "ones")},
     _aten._scaled_dot_product_flash_attention_for_cpu.default: _attention,
-}  # fmt: skip
+}
 for _name in _POINTWISE:
     _packet, _, _overload = _name.partition(".")
-    _operator = getattr(getattr(_aten, _packet), _overload)
-    SHORTCUTS[_operator] = _pointwise(_operator)
-    _operator = getattr(getattr(_aten, _packet + "_", None), _overload, None)  # the same in place
-    if _operator is not None:
-        SHORTCUTS[_operator] = _pointwise_in_place(_operator)
+    SHORTCUTS[getattr(getattr(_aten, _packet), _overload)] = _pointwise
+    if (_in_place := getattr(getattr(_aten, _packet + "_", None), _overload, None)) is not None:
+        SHORTCUTS[_in_place] = _pointwise_in_place

@@ -10,17 +10,20 @@ depend on the input cannot run on shapes, and then the module is run once on rea
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch.autograd.graph import saved_tensors_hooks
 
 from ..errors import NetError
+from .attention import attention_of_a_processor
 from .notes import Open
 from .noting import Run
-from .running import arguments, entries, unwrapped
-from .training import training_memory_of
+from .running import Shapes, arguments, entries, not_compiled, once_each, storage, tensors, unwrapped, watching
+from .shortcuts import META
+from .undo import as_it_was
 from .whole import Anatomy
 
 
@@ -54,9 +57,7 @@ def trace(module: nn.Module, input: Any, *, name: str = "", training_memory: boo
     """
     module = unwrapped(module)
     _check(module)
-    first = next((p for p in module.parameters() if p.is_floating_point()), None)
-    dtype = torch.get_default_dtype() if first is None else first.dtype
-    args, kwargs = arguments(input, dtype)
+    args, kwargs = arguments(input, module)
     notes: list[str] = []
     run = Run(module, real=False)
     try:
@@ -70,7 +71,7 @@ def trace(module: nn.Module, input: Any, *, name: str = "", training_memory: boo
         try:
             outputs = run.go(args, kwargs)
         except Exception as again:
-            shown = ", ".join(str(tuple(t.shape)) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+            shown = ", ".join(str(tuple(t.shape)) for t in tensors((args, kwargs)))
             raise NetError(
                 f"{type(module).__name__} cannot compute an input of shape {shown}: {again}; "
                 "give trace() an input that the module takes, such as trace(module, (3, 224, 224))"
@@ -82,7 +83,7 @@ def trace(module: nn.Module, input: Any, *, name: str = "", training_memory: boo
     layers = run.layers
     training: int | None = None
     if training_memory and not run.real:
-        saved = training_memory_of(module, args, kwargs, notes)
+        saved = _training_memory(module, args, kwargs, notes)
         if saved is not None:
             training = sum(saved.values())
             _share_out(saved, layers)
@@ -92,8 +93,8 @@ def trace(module: nn.Module, input: Any, *, name: str = "", training_memory: boo
     parameters = [p for _, p in everything.values()]
     return Anatomy(
         name=name or type(module).__name__,
-        inputs=tuple(tuple(t.shape) for t in (*pytree.tree_leaves((args, kwargs)), *run.held) if isinstance(t, Tensor)),
-        outputs=tuple(tuple(t.shape) for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor)),
+        inputs=tuple(tuple(t.shape) for t in (*tensors((args, kwargs)), *run.held)),
+        outputs=tuple(tuple(t.shape) for t in tensors(outputs)),
         layers=tuple(layer.finish() for layer in layers),
         modules={path: type(m).__name__ for path, m in module.named_modules() if path in run.ran or not path},
         params=sum(map(entries, parameters)),
@@ -134,3 +135,71 @@ def _share_out(saved: dict[str, int], layers: list[Open]) -> None:
         total = sum(layer.output_bytes for layer in mine)
         for layer in mine:
             layer.saved_bytes += size * layer.output_bytes // total if total else size // len(mine)
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def _training_memory(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], notes: list[str]
+) -> dict[str, int] | None:
+    """Bytes that autograd keeps in training mode, parameters left out, by the module that first keeps them.
+
+    A tensor that several operators keep counts once. None, with a note, if the module cannot be run so.
+    """
+    reason = ""
+    # a batch of one on a map of one pixel has no variance, and BN refuses it in training mode; two examples have
+    for batch, mode in ((1, True), (2, True), (1, False)):
+        try:
+            given = once_each(lambda t, batch=batch: _repeated(batch, t), (args, kwargs))  # type: ignore[misc]
+            saved = _saved(module, given[0], given[1], mode)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0][:100] if str(error) else ''}"
+            continue
+        if not mode:
+            notes.append("training memory is that of evaluation mode with gradients, because training mode failed")
+        return {path: size // batch for path, size in saved.items()}
+    notes.append(f"training memory: not found ({reason})")
+    return None
+
+
+def _repeated(batch: int, t: Tensor) -> Tensor:
+    """An input with `batch` times as many examples: a shape only, but masks and token ids keep their numbers."""
+    if t.device != META and not (t.is_floating_point() or t.is_complex()):
+        return t.detach().repeat(batch, *(1,) * (t.dim() - 1)) if t.dim() else t.detach().clone()
+    shape = (t.shape[0] * batch, *t.shape[1:]) if t.dim() else t.shape
+    return torch.empty(shape, dtype=t.dtype, device=META)
+
+
+def _saved(module: nn.Module, args: Any, kwargs: Any, mode: bool) -> dict[str, int]:
+    shapes = Shapes()
+    saved: dict[str, int] = {}
+    seen: set[int] = set()
+    path: list[str] = [""]
+    with ExitStack() as stack:
+        stack.enter_context(as_it_was(module, training=mode))
+        shapes.swap(module)
+        seen.update(storage(t) for _, t in shapes.stand_ins.values())
+        keep: list[Tensor] = []
+
+        def pack(t: Tensor) -> Tensor:
+            key = storage(t)
+            if key not in seen and not isinstance(t, nn.Parameter):
+                seen.add(key)
+                keep.append(t)  # so that the storage is not given to another tensor
+                saved[path[-1]] = saved.get(path[-1], 0) + (
+                    t.untyped_storage().nbytes() if t.layout == torch.strided else entries(t) * t.element_size()
+                )
+            return t
+
+        def left(m: nn.Module, name: str, given: Any, out: Any) -> None:
+            path.pop()
+
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(not_compiled())
+        stack.enter_context(watching(module, lambda m, name, args: path.append(name), left))
+        stack.enter_context(saved_tensors_hooks(pack, lambda t: t))
+        stack.enter_context(attention_of_a_processor(module))
+        stack.enter_context(shapes)
+        module(*args, **kwargs)
+    return saved

@@ -142,11 +142,11 @@ class Undo:
 
 
 @contextmanager
-def as_it_was(module: nn.Module, values: bool = False) -> Iterator[Undo]:
+def as_it_was(module: nn.Module, values: bool = False, training: bool = False) -> Iterator[Undo]:
     """Put everything back that a computation of `module` may change, and the random states of the process.
 
-    With `values` the numbers in its parameters and buffers are put back, too; parameters only where `Undo.writes_to`
-    is called before they change.
+    In between it is in evaluation mode, or in training mode. With `values` the numbers in parameters and buffers are
+    put back, too; parameters only where `Undo.writes_to` is called before they change.
     """
     before = Undo(module, values)
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -156,6 +156,8 @@ def as_it_was(module: nn.Module, values: bool = False) -> Iterator[Undo]:
     arrays = None if numpy is None else numpy.get_state()
     torch.backends.mha.set_fastpath_enabled(False)  # it hides the layers of a transformer in one operator
     try:
+        for m in module.modules():
+            m.training = training
         yield before
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

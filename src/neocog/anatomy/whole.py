@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from . import output
-from .record import Field, Layer, Shape, Totals
+from .record import Field, Layer, Shape, Totals, summed
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class Anatomy:
         for name, layers in order.items():
             depth = name.count(".") + 1 if name else 0
             if layers and (most_depth is None or depth <= most_depth):
-                found.append(_totals(name, self.modules.get(name, ""), depth, layers))
+                found.append(Totals(name, self.modules.get(name, ""), depth, **summed(layers)))
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -111,22 +110,3 @@ class Anatomy:
 
     def __str__(self) -> str:
         return output.to_text(self)
-
-
-def _totals(name: str, kind: str, depth: int, layers: Iterable[Layer]) -> Totals:
-    layers = list(layers)
-    last = layers[-1]
-    return Totals(
-        name=name,
-        kind=kind,
-        depth=depth,
-        layers=tuple(layer.index for layer in layers),
-        params=sum(layer.params for layer in layers),
-        macs=sum(layer.macs for layer in layers),
-        others=sum(layer.others for layer in layers),
-        output_bytes=sum(layer.output_bytes for layer in layers),
-        saved_bytes=sum(layer.saved_bytes for layer in layers),
-        output=last.output,
-        field=last.field,
-        field_unknown=last.field_unknown,
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from neocog import names
 from neocog.cli.terminal import echo, say
+from neocog.names import plain
 from neocog.records import counted
 
 _CLASSES_SHOWN = 50
@@ -23,26 +23,6 @@ if TYPE_CHECKING:
     from neocog.fit.recipes import Recipe
     from neocog.records import Facts
     from neocog.tasks import Task
-
-
-def plain(value: Any) -> Any:
-    """Return `value` as JSON can hold it: records as objects, numpy as numbers and lists, not-a-number as null."""
-    if hasattr(value, "to_json"):
-        return plain(value.to_json())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        # the fields alone: asdict() would deep-copy arrays
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (str, bool, int)) or value is None:
-        return value
-    if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
-        return plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
-    return str(value)
 
 
 def json_text(document: Any, *, line: bool = False) -> str:

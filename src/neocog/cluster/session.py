@@ -22,14 +22,17 @@ from types import TracebackType
 from typing import Any
 
 from neocog.cluster import worker
-from neocog.cluster.listing import Members, scan_places
+from neocog.data.columns import is_picture
+from neocog.data.listing import Rules, skipped, unread
 from neocog.data.places import members
-from neocog.data.stores import Item, address, is_elsewhere, is_url, short
+from neocog.data.stores import Item, address, files_below, is_container, is_elsewhere, is_url, short
 from neocog.errors import ClusterError, MissingExtra, NeocogError, UsageError
 from neocog.library.indexed import Embeds, Outcomes
-from neocog.library.scan import Found, Scan
+from neocog.library.scan import Found, Scan, scan
 from neocog.library.store import Store
 from neocog.records import counted
+
+Members = tuple[list[tuple[str, Item]], list[tuple[str, str]]]
 
 _BATCH = 64  # pictures that travel together
 _AHEAD = 2  # batches that wait at each process
@@ -272,3 +275,48 @@ def _ray() -> Any:
 
         inside.print_to_stdstream = lambda *args, **options: None
     return ray
+
+
+# --- listing ---------------------------------------------------------------------------------------------------------
+
+
+def scan_places(
+    roots: Sequence[str],
+    text_of: Callable[[str], str],
+    skip: str,
+    exclude: Sequence[str],
+    look_into: Callable[[Iterable[Item]], Iterator[tuple[Item, Members]]],
+) -> Scan:
+    """List the pictures at `roots`; as `library.scan.scan`, and `look_into` lists the members of containers.
+
+    Hidden and excluded names are passed over in stores as in folders.
+
+    Raises: UsageError: nothing is there. DataError: a store cannot be listed.
+    """
+    folders = [root for root in roots if not is_elsewhere(root) or os.path.isdir(root)]
+    made = scan(folders, text_of, skip, exclude)
+    for root in roots:
+        if root not in folders:
+            rules = Rules(root, exclude) if exclude else None
+            for place, item in files_below(root):
+                _note(made, root, place, item, text_of, rules)
+    for container, (found, problems) in look_into(made.containers.values()):
+        for place, item in found:
+            made.files[text_of(place)] = Found(item.full, item.size, item.mtime_ns, 0, 0, item.part)
+        for place, reason in problems:  # of a whole container: what was known of it stays
+            (made.closed if place == container.full else made.broken)[text_of(place)] = reason
+    return made
+
+
+def _note(made: Scan, root: str, place: str, item: Item, text_of: Callable[[str], str], rules: Rules | None) -> None:
+    parts = place[len(root) :].strip("/").split("/") if place != root else []
+    name = place.rpartition("/")[2]
+    if any(map(skipped, parts)) or (rules and parts and rules.skip(place, name, False)):
+        return
+    if is_container(name):
+        made.containers[text_of(place)] = item
+    elif is_picture(name):
+        inode = 0 if is_url(place) else os.stat(place).st_ino
+        made.files[text_of(place)] = Found(place, item.size, item.mtime_ns, inode, 0)
+    elif reason := unread(name):
+        made.broken[text_of(place)] = reason

@@ -20,7 +20,7 @@ import numpy as np
 from neocog.engine.engines import GRAPHS, Engine, Shared, agreement, cores, installed
 from neocog.engine.speed import cpuinfo, processor, recalled, seconds_of
 from neocog.errors import NeocogError
-from neocog.files import cache_folder, write_atomically
+from neocog.files import cache_folder, read_dict, write_atomically
 
 FORMAT = 1  # of the graphs in the cache; another one when what is written changes
 # Cosine to PyTorch's float32: in float32, in bfloat16. EfficientNet-Lite0 in OpenVINO's bfloat16 has 0.9992, MobileNet
@@ -62,11 +62,8 @@ def ensure(path: Path, write: Callable[[Path], object]) -> None:
 
 def facts(path: Path) -> dict[str, Any]:
     """What is noted beside a graph: shapes of its outputs, and the cosine to PyTorch of engines that agree."""
-    try:
-        found = json.loads(path.with_suffix(".json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if path.is_file() and isinstance(found, dict) and isinstance(found.get("agreement"), dict) else {}
+    found = read_dict(path.with_suffix(".json"))
+    return found if path.is_file() and isinstance(found.get("agreement"), dict) else {}
 
 
 def checked(path: Path, *, fast: bool = False) -> Engine | None:
@@ -83,8 +80,9 @@ def checked(path: Path, *, fast: bool = False) -> Engine | None:
     return None
 
 
-def choose(
+def graph_of(
     path: Path,
+    write: Callable[[Path], object],
     reference: Reference,
     x: np.ndarray,
     *,
@@ -92,18 +90,29 @@ def choose(
     fast: bool,
     say: Callable[[str], object] = lambda text: None,
 ) -> Engine | None:
-    """The fastest engine here that answers as PyTorch does; None if there is none.
+    """The fastest engine here that answers as PyTorch does; None if there is none, or the graph cannot be written.
 
     Of several that are left open one is taken by a measurement of less than half a second on `x`, which is kept. An
     engine that fails or disagrees is not used, and `say` tells so.
 
     Args:
+        path: the graph; `write` makes it where it is not kept.
         reference: PyTorch's answers in float32.
         x: a real batch.
         structure: what the speed of a net depends on; not its weights.
         fast: bfloat16 may be used, and measuring pays.
     """
     names = candidates(fast)
+    if not names or not installed("onnx"):
+        hint(say)
+        return None
+    try:
+        ensure(path, write)
+    except (NeocogError, OSError) as error:
+        say(f"PyTorch computes: {error}")
+        return None
+    if fast:
+        hint(say)
     question = f"{structure}, {len(x)} inputs"
     machine = f"{processor()}, {cores()} cores, {', '.join(map(_versioned, names))}"
     known = recalled(question, machine, names)
@@ -137,22 +146,17 @@ def choose(
     if len(found) > 1:
         times = seconds_of(question, machine, {name: partial(Shared(one).run_here, x) for name, one in found.items()})
         best = min(times, key=times.__getitem__)
-    if fast and names and _versioned(names[-1]) not in agreed:
+    if fast and _versioned(names[-1]) not in agreed:
         ready(names[-1])  # the one that starts first, for later searches
-    note(path, agreed, expected)
+    known_before = facts(path).get("agreement", {})
+    text = {"agreement": known_before | agreed, "shapes": [one.shape[1:] for one in expected]}
+    with contextlib.suppress(OSError):  # a disk that is full: checked again next time
+        write_atomically(path.with_suffix(".json"), json.dumps(text).encode())
     return found[best] if best else None
 
 
 def _versioned(name: str) -> str:
     return f"{name} {installed(GRAPHS[name][0].package)}"
-
-
-def note(path: Path, agreed: dict[str, float], expected: Sequence[np.ndarray]) -> None:
-    """Write beside a graph which engines agree and how well, and the shapes of one input's answers."""
-    known = facts(path).get("agreement", {})
-    text = {"agreement": known | agreed, "shapes": [one.shape[1:] for one in expected]}
-    with contextlib.suppress(OSError):  # a disk that is full: checked again next time
-        write_atomically(path.with_suffix(".json"), json.dumps(text).encode())
 
 
 def hint(say: Callable[[str], object]) -> None:
@@ -165,30 +169,3 @@ def hint(say: Callable[[str], object]) -> None:
 def _opened(name: str, path: Path) -> Engine:
     kind, bf16 = GRAPHS[name]
     return kind(path, bf16) if bf16 else kind(path)  # type: ignore[call-arg]
-
-
-def graph_of(
-    path: Path,
-    write: Callable[[Path], object],
-    reference: Reference,
-    x: np.ndarray,
-    *,
-    structure: str,
-    fast: bool,
-    say: Callable[[str], object] = lambda text: None,
-) -> Engine | None:
-    """`choose` for a graph that is written first where it is not kept; None also where it cannot be written.
-
-    See `ensure` and `choose`.
-    """
-    if not candidates(fast) or not installed("onnx"):
-        hint(say)
-        return None
-    try:
-        ensure(path, write)
-    except (NeocogError, OSError) as error:
-        say(f"PyTorch computes: {error}")
-        return None
-    if fast:
-        hint(say)
-    return choose(path, reference, x, structure=structure, fast=fast, say=say)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from neocog.files import cache_folder, write_atomically
+from neocog.files import cache_folder, read_dict, write_atomically
 
 SECONDS = 0.15  # for one question; at most three are asked of a machine, and one of a net
 FILE = "speed.json"
@@ -38,7 +38,7 @@ def seconds_of(
     _here[str(path), key] = measured
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({**_read(path), key: measured}, indent=1).encode())
+        write_atomically(path, json.dumps({**read_dict(path), key: measured}, indent=1).encode())
     except OSError:
         pass  # a home that is read-only: measured again next time
     return measured
@@ -48,7 +48,7 @@ def recalled(question: str, machine: str, ways: Collection[str]) -> dict[str, fl
     """Seconds that each way was found to take before; None if that was not measured."""
     path, key = cache_folder() / FILE, _key(question, machine)
     # what this process has decided by stays, so that what is computed twice in it is the same to the last bit
-    found = _here.get((str(path), key)) or _read(path).get(key)
+    found = _here.get((str(path), key)) or read_dict(path).get(key)
     known = isinstance(found, dict) and found.keys() == set(ways) and all(map(_positive, found.values()))
     if known:
         _here[str(path), key] = found
@@ -73,14 +73,6 @@ def best_times(ways: Mapping[str, Callable[[], object]], seconds: float) -> dict
             called = time.perf_counter()
             way()
             best[name] = min(best[name], time.perf_counter() - called)
-
-
-def _read(path: Any) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _positive(value: Any) -> bool:

@@ -83,9 +83,7 @@ class Pictures:
 
     def split(self, name: str) -> np.ndarray:
         """Rows of a split of the run's own pictures; none where those are not there."""
-        if self.data is None:
-            return np.zeros(0, np.int64)
-        return self.data.rows(name)
+        return np.zeros(0, np.int64) if self.data is None else self.data.rows(name)
 
 
 def pictures_of(run: Run, given: Any = None) -> Pictures:
@@ -132,7 +130,7 @@ def answered(run: Run, pictures: Sequence[Any], pixels: Callable[[Any], np.ndarr
             prepared, matrix, whole = placed(one, pre)
             made.append((prepared.transpose(1, 2, 0) if pixels is None else np.array(pixels(one)), matrix, whole))
         batch = pictures_only(made, pre, CPU)
-        out, traits = averaged(net, task, batch, **_views(run), features=detector is not None)
+        out, traits = averaged(net, task, batch, run.views["tta"], run.views["mirror"], features=detector is not None)
         outputs.append({name: v.float().numpy() for name, v in named(out).items()})
         keys = [str(first + k) for k in range(len(made))]
         found: list[Any] = task.answers(out, batch, keys, 1)
@@ -148,18 +146,12 @@ def prepared(picture: Any, pre: Preprocess) -> np.ndarray:
     return placed(picture, pre)[0].transpose(1, 2, 0)
 
 
-def _views(run: Run) -> dict[str, Any]:
-    return {"kind": run.views["tta"], "mirror": run.views["mirror"]}
-
-
 def alike(a: Answer, b: Answer, close: float) -> bool:
     """Whether two answers have the same words, and numbers that differ by at most `close` (of numbers above 1)."""
-    words, others = ([str(v) for v in one.row().values()] for one in (a, b))
-    parts = [[_NUMBER.split(text), _NUMBER.findall(text)] for text in ("\n".join(words), "\n".join(others))]
-    (said, first), (other, second) = parts
-    if said != other:
+    one, other = ("\n".join(map(str, answer.row().values())) for answer in (a, b))
+    if _NUMBER.split(one) != _NUMBER.split(other):
         return False
-    x, y = np.array(first, float), np.array(second, float)
+    x, y = (np.array(_NUMBER.findall(text), float) for text in (one, other))
     return bool((np.abs(x - y) <= close * np.maximum(1, np.abs(x))).all())
 
 
@@ -188,18 +180,10 @@ def compared(run: Run, exported: Run, raw: Sequence[Any], expected: Answered, bo
     same = equal(expected, found, bounds.close)
     if bounds.worse or same < bounds.equal or not share <= bounds.difference:
         advice = "; leave out --int8" if bounds.difference > DIFFERENCE else ""
-        raise NetError(
-            f"the model would not answer as {run.folder.name} does: "
-            + (bounds.worse or f"{same:.1%} equal answers on {counted(len(raw))}, outputs differ by {share:.2g} of the")
-            + ("" if bounds.worse else " largest")
-            + f"; nothing was written{advice}"
-        )
-    return {
-        "pictures": len(raw),
-        "largest_difference": largest,
-        "relative_difference": share,
-        "equal_answers": same,
-    }
+        off = f"{same:.1%} equal answers on {counted(len(raw))}, outputs differ by {share:.2g} of the largest"
+        why = f"{bounds.worse or off}; nothing was written{advice}"
+        raise NetError(f"the model would not answer as {run.folder.name} does: {why}")
+    return {"pictures": len(raw), "largest_difference": largest, "relative_difference": share, "equal_answers": same}
 
 
 def compared_script(exported: Run, raw: Sequence[Any], prepare: Callable[[Any], np.ndarray]) -> dict[str, float]:

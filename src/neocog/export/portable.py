@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from neocog.data.batches import Batch, normalised
 from neocog.engine.engines import OnnxRuntime, OpenVino, Shared
 from neocog.errors import MissingExtra, RunError
 from neocog.fit.card import read_card, task_in
+from neocog.files import read_dict
 from neocog.fit.evaluating import averaged
 from neocog.fit.predicting import Run
 from neocog.records import Preprocess
@@ -190,11 +190,7 @@ class Exported(Run):
 def is_exported(path: str | Path) -> bool:
     """Whether a folder, or the model in it, was written by ``neocog export``."""
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    try:
-        known = json.loads((folder / "net.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return (Path(path).is_dir() or Path(path).name in FILES.values()) and "export" in known
+    return (Path(path).is_dir() or Path(path).name in FILES.values()) and "export" in read_dict(folder / "net.json")
 
 
 def load(path: str | Path) -> Run:

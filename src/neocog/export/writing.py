@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import runpy
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,6 @@ from neocog.engine.engines import silent
 from neocog.engine.graph import write_graph
 from neocog.errors import NetError, UsageError, closest
 from neocog.export import card, parity
-from neocog.export.int8 import quantise
 from neocog.export.portable import FEATURES, FILES, INPUT, Exported, Portable, is_exported, is_whole, missing, runner
 from neocog.export.script import NAME, script
 from neocog.fit.predicting import Run
@@ -35,6 +36,9 @@ from neocog.tasks import Label
 from neocog.tasks.task import saved
 
 _CALIBRATED = 128  # training pictures by which int8 is calibrated
+_IN_8_BITS = [
+    "Conv", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Relu", "Clip",
+]  # fmt: skip
 
 
 class Published(Run):
@@ -309,3 +313,34 @@ def _file(picture: Any) -> bytes:
     out = BytesIO()
     Image.fromarray(picture[:, :, 0] if picture.shape[2:] == (1,) else picture).save(out, "PNG")
     return out.getvalue()
+
+
+def quantise(graph: Path, pictures: list[np.ndarray]) -> None:
+    """Replace a graph by one whose convolutions and linear layers compute with 8 bits, by ONNX Runtime.
+
+    Args:
+        pictures: uint8 (H, W, C) each, from which the ranges of activations are taken.
+    """
+    q: Any = silent("onnxruntime.quantization")
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(q.CalibrationDataReader):  # type: ignore[misc]
+        left = iter(pictures)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            one = next(self.left, None)
+            return None if one is None else {INPUT: one[None]}
+
+    with TemporaryDirectory() as folder:
+        ready, done = Path(folder) / "ready.onnx", Path(folder) / "done.onnx"
+        logging.disable(logging.WARNING)  # it recommends what has been done
+        try:
+            quant_pre_process(str(graph), str(ready), skip_symbolic_shape=True)
+            q.quantize_static(
+                str(ready), str(done), Reader(), quant_format=q.QuantFormat.QDQ, per_channel=True,
+                op_types_to_quantize=_IN_8_BITS,
+                activation_type=q.QuantType.QInt8, weight_type=q.QuantType.QInt8,
+            )  # fmt: skip
+        finally:
+            logging.disable(logging.NOTSET)
+        graph.write_bytes(done.read_bytes())

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from neocog.names import json_text
+from neocog.names import json_text, plain
 
 
 class Json(JSONResponse):
@@ -22,14 +22,4 @@ def as_json(value: Any) -> str:
     try:
         return json_text(value, strict=True)
     except ValueError:
-        return json_text(_plain(value))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return value
+        return json_text(plain(value))

@@ -1,7 +1,10 @@
-"""The application: routes, errors as JSON, the page's files. `neocog serve` runs it."""
+"""The application: routes, errors as JSON, the page's files; and the server that runs it."""
 
 from __future__ import annotations
 
+import ipaddress
+import secrets
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,12 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 import neocog
-from neocog.errors import MissingExtra, NeocogError
+from neocog.errors import MissingExtra, NeocogError, UsageError
 from neocog.library.gallery import NoPicture
 from neocog.library.lock import LibraryBusy
 from neocog.web import libraries, runs
 from neocog.web.answers import Json
-from neocog.web.guard import Guard
+from neocog.web.guard import AT_ONCE, Guard
 from neocog.web.jobs import NotServed
 from neocog.web.served import Served
 
@@ -59,14 +62,8 @@ _STATUS = {400: "the request is wrong", 404: "there is no such thing", 409: "it 
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    status = (
-        404
-        if isinstance(error, (NotServed, NoPicture))
-        else 409
-        if isinstance(error, (LibraryBusy, MissingExtra))
-        else 400
-    )
-    return Json({"error": str(error)}, status)
+    missing, busy = isinstance(error, (NotServed, NoPicture)), isinstance(error, (LibraryBusy, MissingExtra))
+    return Json({"error": str(error)}, 404 if missing else 409 if busy else 400)
 
 
 def _refused(request: Request, error: Any) -> Response:
@@ -77,3 +74,50 @@ def _invalid(request: Request, error: Any) -> Response:
     first = error.errors()[0]
     where = " ".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))
     return Json({"error": f"{where}: {first['msg']}".strip(": ")}, 400)
+
+
+def serve(
+    libraries: Sequence[str | Path] = (),
+    runs: Sequence[str | Path] = (),
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    say: Callable[[str], object] = print,
+) -> None:
+    """Serve the page and its API until Ctrl-C.
+
+    Beyond this machine every request needs a token, which is made for each start and is part of the address that
+    `say` gets.
+
+    Raises:
+        LibraryError, RunError: one of them is none. UsageError: the port is taken.
+    """
+    import numpy  # noqa: F401  # whose library is told below
+    import uvicorn
+    from threadpoolctl import threadpool_limits
+
+    served = Served(libraries, runs, Path("runs").absolute())
+    token = "" if is_loopback(host) else secrets.token_urlsafe(24)
+    config = uvicorn.Config(
+        make_app(served, host=host, token=token), host=host, port=port, log_level="warning", access_log=False,
+        server_header=False, ws="none", lifespan="off", backlog=256, limit_concurrency=2 * AT_ONCE,
+        timeout_keep_alive=15, h11_max_incomplete_event_size=32_768, timeout_graceful_shutdown=2,
+    )  # fmt: skip
+    try:
+        socket = config.bind_socket()
+    except SystemExit:
+        raise UsageError(f"port {port} of {host} cannot be had; choose another: --port {port + 1}") from None
+    shown = f"[{host}]" if ":" in host else host
+    say(f"http://{shown}:{socket.getsockname()[1]}/{f'?token={token}' if token else ''}")
+    threadpool_limits(1, user_api="blas")  # several requests are answered at once: more threads would only wait
+    uvicorn.Server(config).run([socket])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine reaches what is bound to `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 LARGEST = 32_000_000  # bytes of a request's body
 SECONDS = 60.0  # in which a body must have come
@@ -63,11 +64,13 @@ class Guard:
             return  # no web sockets
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         refused = self._refused(scope, headers)
+        if refused is None and self.running >= AT_ONCE:
+            refused = 503, "too many requests at once; try again in a moment", {"retry-after": "1"}
         if refused is not None:
-            await _answer(send, *refused)
-            return
-        if self.running >= AT_ONCE:
-            await _answer(send, 503, "too many requests at once; try again in a moment", {"retry-after": "1"})
+            status, error, *more = refused
+            body = json.dumps({"error": error}) if error else ""
+            answer = Response(body, status, *more, media_type="application/json")
+            await answer(scope, receive, _with_headers(send))
             return
         self.running += 1
         try:
@@ -154,16 +157,3 @@ def _with_headers(send: Send) -> Send:
         await send(message)
 
     return sending
-
-
-async def _answer(send: Send, status: int, error: str, more: dict[str, str] | None = None) -> None:
-    body = json.dumps({"error": error}).encode() if error else b""
-    headers = {"content-type": "application/json", "content-length": str(len(body)), **(more or {})}
-    start = {
-        "type": "http.response.start",
-        "status": status,
-        "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
-    }
-    sending = _with_headers(send)
-    await sending(start)
-    await sending({"type": "http.response.body", "body": body})

@@ -8,7 +8,6 @@ however it ends, so a job without an end whose lock is free has crashed.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from neocog.errors import LibraryError, UsageError
-from neocog.files import write_atomically
+from neocog.files import read_dict, write_atomically
 from neocog.names import json_text
 
 AT_ONCE = 4  # jobs that run at the same time
@@ -101,14 +100,14 @@ class Jobs:
 
     def _read(self, id: str) -> dict[str, Any]:
         folder = self.folder / id
-        record = _json(folder / "job.json") if _ID.fullmatch(id) else None
-        if record is None:
+        record = read_dict(folder / "job.json") if _ID.fullmatch(id) else {}
+        if not record:
             raise NotServed(f"there is no job {id[:40]!r}")
         job = {"progress": None, "left": None, "message": "", "error": None, "result": None, **record}
         alive = self._alive(id)  # asked before the end is read: it may come between the two
-        end = _json(folder / "end.json")
+        end = read_dict(folder / "end.json")
         job["message"] = message = _last_line(folder / "output.txt")
-        if end is not None:
+        if end:
             return {**job, **end, "progress": 1.0 if end["state"] == "done" else None}
         if not alive and (folder / "cancelled").exists():  # before it had begun
             return {**job, "state": "cancelled"}
@@ -147,14 +146,6 @@ def _locked(path: Path) -> int | None:
     except OSError:
         os.close(file)
         return None
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _last_line(path: Path) -> str:

@@ -6,13 +6,16 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, File, Form, HTTPException, Path, Query, Request, Response, UploadFile
 from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
 
 import neocog
 from neocog.data.named import at_hand as data_names
 from neocog.fit.watching import told
+from neocog.library import completing, copies, editing, overview, teaching
 from neocog.library.asking import MOST, Asking
 from neocog.library.gallery import SIDES, kept_thumbnail, original, thumbnail
 from neocog.names import shown
+from neocog.web.served import Served
 
 router = APIRouter(tags=["libraries"])
 
@@ -26,6 +29,9 @@ Limit = Annotated[int, Query(ge=1, le=MOST)]
 Threshold = Annotated[float | None, Query(ge=0, le=1, description="Least score of a hit; default: calibrated.")]
 PICTURE: Any = {200: {"content": {"image/*": {}}}, 304: {"description": "it is as the browser has it"}}
 _KEEP = {"cache-control": "private, max-age=31536000, immutable"}
+
+
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 
 
 class Problem(BaseModel):
@@ -54,8 +60,8 @@ class Lesson(BaseModel):
     """A word, and pictures that show it (or do not)."""
 
     name: str = Field(min_length=1, max_length=100)
-    examples: list[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]] = Field(min_length=1, max_length=2000)
-    negatives: list[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]] = Field([], max_length=2000)
+    examples: list[Hash] = Field(min_length=1, max_length=2000)
+    negatives: list[Hash] = Field([], max_length=2000)
 
 
 class Model(BaseModel):
@@ -67,18 +73,18 @@ class Model(BaseModel):
 class Answers(BaseModel):
     """Pictures that show a word, and pictures that do not."""
 
-    yes: list[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]] = Field([], max_length=2000)
-    no: list[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]] = Field([], max_length=2000)
+    yes: list[Hash] = Field([], max_length=2000)
+    no: list[Hash] = Field([], max_length=2000)
 
 
-def served(request: Request) -> Any:
+def served(request: Request) -> Served:
     """The `Served` of this application."""
-    return request.app.state.served
+    return request.app.state.served  # type: ignore[no-any-return]
 
 
 def asking(request: Request, lib: str) -> Asking:
     """The library of that name."""
-    return served(request).library(lib)  # type: ignore[no-any-return]
+    return served(request).library(lib)
 
 
 def corners(text: str) -> tuple[float, float, float, float] | None:
@@ -113,9 +119,7 @@ def state(request: Request) -> dict[str, Any]:
 @router.get("/libraries/{lib}")
 def library(request: Request, lib: Lib) -> dict[str, Any]:
     """Counts, folders, tags, words taught, dates, places, and what a search can ask here."""
-    from neocog.library.overview import overview
-
-    return {"id": lib, "name": lib, **overview(asking(request, lib).store)}
+    return {"id": lib, "name": lib, **overview.overview(asking(request, lib).store)}
 
 
 @router.post("/libraries/{lib}/model")
@@ -159,34 +163,26 @@ def complete(
     request: Request, lib: Lib, q: Text = "", at: Annotated[int | None, Query(ge=0, le=4000)] = None
 ) -> dict[str, Any]:
     """What may be typed next."""
-    from neocog.library.completing import complete
-
-    return complete(asking(request, lib).store, q, at)
+    return completing.complete(asking(request, lib).store, q, at)
 
 
 @router.get("/libraries/{lib}/timeline")
 def timeline(request: Request, lib: Lib) -> dict[str, Any]:
     """How many pictures were taken in each month."""
-    from neocog.library.overview import timeline
-
-    return timeline(asking(request, lib).store)
+    return overview.timeline(asking(request, lib).store)
 
 
 @router.get("/libraries/{lib}/places")
 def places(request: Request, lib: Lib) -> dict[str, Any]:
     """Where pictures were taken."""
-    from neocog.library.overview import places
-
-    return places(asking(request, lib).store)
+    return overview.places(asking(request, lib).store)
 
 
 @router.get("/libraries/{lib}/map", responses={202: {"description": "it is being made: {job}"}})
 def plane(request: Request, response: Response, lib: Lib) -> dict[str, Any]:
     """Where each picture lies in a plane, alike ones near: ids, x, y. Where there is none yet, a job makes it."""
-    from neocog.library.overview import kept_map
-
     store, jobs = asking(request, lib).store, served(request).jobs
-    if (known := kept_map(store)) is not None:
+    if (known := overview.kept_map(store)) is not None:
         return known
     response.status_code = 202
     same = [one for one in jobs.list() if one["kind"] == "map" and one.get("library") == lib]
@@ -199,9 +195,7 @@ def duplicates(
     request: Request, lib: Lib, level: Literal["exact", "near", "similar"] = "near", limit: Limit = 200
 ) -> dict[str, Any]:
     """Groups of duplicates, the best picture of each first."""
-    from neocog.library.copies import duplicates
-
-    groups = duplicates(asking(request, lib).store, level)
+    groups = copies.duplicates(asking(request, lib).store, level)
     return {
         "total": len(groups),
         "groups": [
@@ -221,9 +215,7 @@ def duplicates(
 @router.get("/libraries/{lib}/pictures/{id}")
 def picture(request: Request, lib: Lib, id: Id) -> dict[str, Any]:
     """All that is known of a picture."""
-    from neocog.library.overview import picture
-
-    return picture(asking(request, lib).store, id)
+    return overview.picture(asking(request, lib).store, id)
 
 
 @router.get("/libraries/{lib}/pictures/{id}/thumbnail", response_class=Response, responses=PICTURE)
@@ -231,8 +223,6 @@ async def small(
     request: Request, lib: Lib, id: Id, size: Annotated[int, Query(json_schema_extra={"enum": list(SIDES)})] = 320
 ) -> Response:
     """A JPEG of the picture, at most so many pixels wide and high."""
-    from starlette.concurrency import run_in_threadpool
-
     store, tag = asking(request, lib).store, f'"{id}-{size}"'
     if size not in SIDES:
         raise HTTPException(400, f"expected a size of {', '.join(map(str, SIDES))}, got {size}")
@@ -259,28 +249,21 @@ def file(request: Request, lib: Lib, id: Id) -> Response:
 @router.get("/libraries/{lib}/pictures/{id}/neighbours")
 def neighbours(request: Request, lib: Lib, id: Id, limit: Limit = 12) -> dict[str, Any]:
     """The pictures most like it."""
-    from neocog.library.overview import neighbours
-
-    return {"neighbours": neighbours(asking(request, lib).store, id, limit)}
+    return {"neighbours": overview.neighbours(asking(request, lib).store, id, limit)}
 
 
 @router.patch("/libraries/{lib}/pictures/{id}")
 def correct(request: Request, lib: Lib, id: Id, correction: Correction) -> dict[str, Any]:
     """Correct labels, caption, boxes or words of a picture; returns what is known of it now."""
-    from neocog.library.editing import change
-    from neocog.library.overview import picture
-
     store = asking(request, lib).store
-    change(store, id, **correction.model_dump())
-    return picture(store, id)
+    editing.change(store, id, **correction.model_dump())
+    return overview.picture(store, id)
 
 
 @router.post("/libraries/{lib}/undo")
 def undo(request: Request, lib: Lib) -> dict[str, Any]:
     """Take the last correction back."""
-    from neocog.library.editing import undo
-
-    done = undo(asking(request, lib).store)
+    done = editing.undo(asking(request, lib).store)
     if done is None:
         raise HTTPException(409, "there is no correction to take back")
     return done
@@ -289,17 +272,13 @@ def undo(request: Request, lib: Lib) -> dict[str, Any]:
 @router.get("/libraries/{lib}/concepts")
 def concepts(request: Request, lib: Lib) -> dict[str, Any]:
     """The words that were taught."""
-    from neocog.library.teaching import lessons
-
-    return {"concepts": lessons(asking(request, lib).store)}
+    return {"concepts": teaching.lessons(asking(request, lib).store)}
 
 
 @router.post("/libraries/{lib}/concepts")
 def teach(request: Request, lib: Lib, lesson: Lesson) -> dict[str, Any]:
     """Teach a word from pictures of the library; all of it is tagged at once."""
-    from neocog.library.teaching import teach
-
-    return _taught(teach(asking(request, lib).store, lesson.name, lesson.examples, lesson.negatives))
+    return _taught(teaching.teach(asking(request, lib).store, lesson.name, lesson.examples, lesson.negatives))
 
 
 @router.get("/libraries/{lib}/concepts/{word}/uncertain")
@@ -307,26 +286,20 @@ def uncertain(
     request: Request, lib: Lib, word: Word, count: Annotated[int, Query(ge=1, le=100)] = 12
 ) -> dict[str, Any]:
     """How well a word is known, and the pictures whose answer would help most."""
-    from neocog.library.teaching import progress
-
-    return _taught(progress(asking(request, lib).store, word, count))
+    return _taught(teaching.progress(asking(request, lib).store, word, count))
 
 
 @router.post("/libraries/{lib}/concepts/{word}/answers")
 def answer(request: Request, lib: Lib, word: Word, answers: Answers) -> dict[str, Any]:
     """Say which pictures show a word and which do not; it is learned again at once."""
-    from neocog.library.teaching import correct_all
-
     said = [(one, True) for one in answers.yes] + [(one, False) for one in answers.no]
-    return _taught(correct_all(asking(request, lib).store, word, said))
+    return _taught(teaching.correct_all(asking(request, lib).store, word, said))
 
 
 @router.delete("/libraries/{lib}/concepts/{word}")
 def forget(request: Request, lib: Lib, word: Word) -> dict[str, Any]:
     """Forget a word, with its examples, answers and tags."""
-    from neocog.library.teaching import forget
-
-    forget(asking(request, lib).store, word)
+    teaching.forget(asking(request, lib).store, word)
     return {"forgotten": word}
 
 

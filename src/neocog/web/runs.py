@@ -7,7 +7,7 @@ import io
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path as Folder
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,8 @@ from neocog.fit.watching import follow, free_folder, told, whole
 from neocog.library.gallery import original
 from neocog.web.answers import as_json
 from neocog.web.jobs import OVER
-from neocog.web.libraries import PICTURE, asking, corners, served
+from neocog.web.libraries import PICTURE, Hash, asking, corners, served
+from neocog.web.served import Served
 
 router = APIRouter(tags=["runs"])
 
@@ -59,8 +60,8 @@ class Work(BaseModel):
     batch: int | None = Field(None, ge=1, le=4096)
     layers: list[Layer] | None = Field(None, min_length=1, max_length=6, description="train: a small net of these.")
     name: str | None = Field(None, max_length=100, description="teach: the word.")
-    examples: list[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]] = Field([], max_length=2000)
-    negatives: list[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]] = Field([], max_length=2000)
+    examples: list[Hash] = Field([], max_length=2000)
+    negatives: list[Hash] = Field([], max_length=2000)
 
 
 # --- jobs
@@ -77,48 +78,40 @@ def start(request: Request, work: Work) -> dict[str, Any]:
     """Begin a job; it goes on when the page is closed."""
     found, begin = served(request), served(request).jobs.start
     if work.kind == "train":
-        return _train(request, work)
+        return _train(found, work)
     lib = _needed(work.library, "library")
-    store = str(found.library(lib).store.folder)
+    at = {"library": lib, "store": str(found.library(lib).store.folder)}
     if work.kind == "index":
         net = str(found.run(work.net)) if work.net else None
-        return begin(
-            "index", f"Index {lib}" + (f" with {work.net}" if work.net else ""), library=lib, store=store, net=net
-        )  # type: ignore[no-any-return]
+        return begin("index", f"Index {lib}" + (f" with {work.net}" if work.net else ""), **at, net=net)
     if work.kind == "predict":
         run = _needed(work.run, "run")
-        return begin("predict", f"{run} on {lib}", library=lib, store=store, folder=str(found.run(run)))  # type: ignore[no-any-return]
+        return begin("predict", f"{run} on {lib}", **at, folder=str(found.run(run)))
     if work.kind == "teach":
         name = _needed(work.name, "name")
-        lesson = {"name": name, "examples": work.examples, "negatives": work.negatives}
-        return begin("teach", f"Teach {name}", library=lib, store=store, **lesson)  # type: ignore[no-any-return]
-    return begin("map", f"Map of {lib}", library=lib, store=store)  # type: ignore[no-any-return]
+        return begin("teach", f"Teach {name}", **at, name=name, examples=work.examples, negatives=work.negatives)
+    return begin("map", f"Map of {lib}", **at)
 
 
 @router.get("/jobs/{id}")
 def job(request: Request, id: JobId) -> dict[str, Any]:
     """One job."""
-    return served(request).jobs.get(id)  # type: ignore[no-any-return]
+    return served(request).jobs.get(id)
 
 
 @router.get("/jobs/{id}/events", response_class=StreamingResponse)
 def job_events(request: Request, id: JobId) -> StreamingResponse:
     """The job whenever something of it changes, as server-sent events called "job", until it is over."""
-    found = served(request).jobs
+    found, before = served(request).jobs, None
     found.get(id)
 
-    async def events() -> AsyncIterator[str]:
-        before = None
-        while True:
-            now = await asyncio.to_thread(found.get, id)
-            if now != before:
-                yield _event("job", now)
-            if now["state"] in OVER:
-                return
-            before = now
-            await asyncio.sleep(_PAUSE)
+    def look() -> tuple[list[tuple[str, Any]], bool]:
+        nonlocal before
+        now = found.get(id)
+        new, before = [("job", now)] if now != before else [], now
+        return new, now["state"] in OVER
 
-    return StreamingResponse(events(), media_type="text/event-stream")
+    return _stream(look)
 
 
 @router.get("/jobs/{id}/answers", response_class=Response)
@@ -135,11 +128,10 @@ def answers(request: Request, id: JobId) -> Response:
 @router.delete("/jobs/{id}")
 def cancel(request: Request, id: JobId) -> dict[str, Any]:
     """Stop a job as Ctrl-C does; what it did is kept, and a training can be resumed."""
-    return served(request).jobs.cancel(id)  # type: ignore[no-any-return]
+    return served(request).jobs.cancel(id)
 
 
-def _train(request: Request, work: Work) -> dict[str, Any]:
-    found = served(request)
+def _train(found: Served, work: Work) -> dict[str, Any]:
     data = _needed(work.data, "data")
     lib, stem = None, re.sub(r"[^\w]+", "-", data.removeprefix("library:")).strip("-")[:40] or "run"
     if data.startswith("library:"):
@@ -147,25 +139,21 @@ def _train(request: Request, work: Work) -> dict[str, Any]:
         data = f"library:{found.library(lib).store.folder}" + (f"#{word}" if word else "")
     elif data.partition(":")[0] not in at_hand() or not re.fullmatch(r"[\w:,=.]+", data):
         raise HTTPException(400, f"expected library:NAME or one of {', '.join(at_hand())}, got {data!r}")
-    options: dict[str, Any] = {
-        "minutes": work.minutes, "epochs": work.epochs, "net": work.net, "task": work.task, "offline": True
-    }  # fmt: skip
     fields = {"lr": work.rate, "batch_size": work.batch}
-    options["set"] = {name: value for name, value in fields.items() if value is not None}
+    options: dict[str, Any] = {
+        "minutes": 5.0 if work.minutes is None and work.epochs is None else work.minutes,
+        "epochs": work.epochs, "net": work.net, "task": work.task, "offline": True,
+        "set": {name: value for name, value in fields.items() if value is not None},
+    }  # fmt: skip
     if work.layers:
-        options |= {
-            "net": "convnetjs",
-            "net_options": {"layers": [[x.filters, x.size, int(x.pool)] for x in work.layers]},
-        }
-    if work.minutes is None and work.epochs is None:
-        options["minutes"] = 5.0
+        layers = [[x.filters, x.size, int(x.pool)] for x in work.layers]
+        options |= {"net": "convnetjs", "net_options": {"layers": layers}}
     folder = free_folder(stem, found.beside or Folder("runs"))
     folder.mkdir(parents=True)
     run = found.add_run(folder)
     kept = {name: value for name, value in options.items() if value is not None}
-    return found.jobs.start(
-        "train", f"Train on {work.data}", library=lib, run=run, data=data, options=kept, folder=str(folder)
-    )  # type: ignore[no-any-return]
+    about = {"library": lib, "run": run, "data": data, "options": kept, "folder": str(folder)}
+    return found.jobs.start("train", f"Train on {work.data}", **about)
 
 
 def _needed(value: str | None, name: str) -> str:
@@ -174,8 +162,19 @@ def _needed(value: str | None, name: str) -> str:
     return value
 
 
-def _event(name: str, value: Any) -> str:
-    return f"event: {name}\ndata: {as_json(value)}\n\n"
+def _stream(look: Callable[[], tuple[list[tuple[str, Any]], bool]]) -> StreamingResponse:
+    """Server-sent events: what `look` finds new, by name, again and again until it says that all is over."""
+
+    async def events() -> AsyncIterator[str]:
+        over = False
+        while not over:
+            new, over = await asyncio.to_thread(look)
+            for name, value in new:
+                yield f"event: {name}\ndata: {as_json(value)}\n\n"
+            if not over:
+                await asyncio.sleep(_PAUSE)
+
+    return StreamingResponse(events(), media_type="text/event-stream")
 
 
 # --- runs
@@ -205,29 +204,18 @@ def compare(request: Request, run: Annotated[list[str], Query(min_length=1, max_
 @router.get("/runs/{run}/events", response_class=StreamingResponse)
 def run_events(request: Request, run: Name, after: Annotated[int, Query(ge=0, le=10**9)] = 0) -> StreamingResponse:
     """The records of the log from number `after` on as they are written ("record"), and the state ("state")."""
-    folder = served(request).run(run)
+    folder, number, before = served(request).run(run), after, None
 
-    def look(number: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        now = _with_job(
-            served(request).jobs.list(), run, told(folder)
-        )  # before the log is read, so that its end is not missed
-        return now, list(follow(folder, number))
+    def look() -> tuple[list[tuple[str, Any]], bool]:
+        nonlocal number, before
+        now = _with_job(served(request).jobs.list(), run, told(folder))  # before the log, so that its end is not missed
+        new = [("record", record) for record in follow(folder, number)]
+        number += len(new)
+        new += [("state", now)] if now != before else []
+        before = now
+        return new, now["state"] != "running"
 
-    async def events() -> AsyncIterator[str]:
-        number, before = after, None
-        while True:
-            now, new = await asyncio.to_thread(look, number)
-            number += len(new)
-            for record in new:
-                yield _event("record", record)
-            if now != before:
-                yield _event("state", now)
-            if now["state"] != "running":
-                return
-            before = now
-            await asyncio.sleep(_PAUSE)
-
-    return StreamingResponse(events(), media_type="text/event-stream")
+    return _stream(look)
 
 
 @router.post("/runs/{run}/stop")
@@ -237,7 +225,7 @@ def stop(request: Request, run: Name) -> dict[str, Any]:
     found.run(run)
     for one in found.jobs.list():
         if one.get("run") == run and one["state"] == "running":
-            return found.jobs.cancel(one["id"])  # type: ignore[no-any-return]
+            return found.jobs.cancel(one["id"])
     raise HTTPException(409, "this training was not started here; press Ctrl-C where it was")
 
 
@@ -249,7 +237,7 @@ def resume(request: Request, run: Name) -> dict[str, Any]:
     state = _with_job(served(request).jobs.list(), run, told(folder))["state"]
     if state not in ("stopped", "failed"):
         raise HTTPException(409, f"{run} is {state}")
-    return found.jobs.start("resume", f"Resume {run}", run=run, folder=str(folder))  # type: ignore[no-any-return]
+    return found.jobs.start("resume", f"Resume {run}", run=run, folder=str(folder))
 
 
 @router.get("/runs/{run}/report", response_class=Response)
