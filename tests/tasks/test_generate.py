@@ -83,7 +83,7 @@ def test_more_samples_bring_the_bound_nearer() -> None:
     net, found = net_for(task, width=4).eval(), []
     task.thorough()
     for draws in (1, 64):
-        task.draws = draws
+        task.how["draws"] = draws
         with torch.no_grad():
             found.append(float(task.run(net, batch_of(x))["log_p"].mean()))
     assert found[1] > found[0]

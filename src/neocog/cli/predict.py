@@ -181,7 +181,8 @@ def sample(
 
         from neocog import fit
         from neocog.fit.sheets import write_png
-        from neocog.tasks.pixels import coloured, sheet
+        from neocog.tasks.canvas import in_colour
+        from neocog.tasks.pixels import sheet
 
         out = out or (None if each else Path("samples.png"))
         if out and out.suffix.lower() != ".png":
@@ -193,5 +194,5 @@ def sample(
         if out:
             write_png(out, sheet(made, math.ceil(math.sqrt(n))))
         for name, picture in zip(names, made, strict=False):
-            write_png(name, coloured(picture))
+            write_png(name, in_colour(picture))
     terminal.say(f"{counted(n)}: {' and '.join(str(one) for one in (out, each) if one)}")

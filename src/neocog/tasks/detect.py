@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,17 +27,11 @@ from neocog.nets.one_stage import OneStage, corners, one_stage_found, one_stage_
 from neocog.nets.two_stage import TwoStage, two_stage_found
 from neocog.page import paragraph, table
 from neocog.records import counted
-from neocog.tasks.answer import Answer
-from neocog.tasks.drawing import boxed
+from neocog.tasks.answer import Answer, Claim, which
+from neocog.tasks.canvas import boxed
 from neocog.tasks.found import BANDS, HIT, KINDS, Found, There, best_threshold, coco, iou, kinds, voc
 from neocog.tasks.inside import check_inside
-from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
-    from neocog.nets.trunk import Trunk
+from neocog.tasks.task import Batch, Losses, Section, Seen, Source, Targets, Task, Trunk, Warp, register
 
 HEADS = ("one", "two", "gated")
 NOBODY, IGNORED = -1, -2  # instead of a class: no box, and one that is neither to be found nor wrong
@@ -138,24 +132,21 @@ class Detect(Task):
     fit = "pad"
     geometry = True
     recipe = "dense"
+    answer = Detections
+    choices = {"head": HEADS}
+    kept = ("classes", "threshold")
     options = {"head": "one", "width": 0, "depth": 2}
     summed = frozenset({"loss_sum", "loss_count"})
 
     def __init__(
         self,
         classes: Sequence[str],
-        head: str = "one",
-        width: int = 128,
-        depth: int = 2,
         threshold: float = 0.3,
-        notes: Sequence[str] = (),
+        **options: Any,
     ) -> None:
-        if head not in HEADS:
-            raise UsageError(f"unknown head {head!r} of the task detect; expected one of {', '.join(HEADS)}")
-        self.classes, self.kind = tuple(classes), head
-        self.views_back = head == "one"  # proposals of two views are not the same ones
-        self.width, self.depth, self.threshold = int(width), int(depth), float(threshold)
-        self.notes = tuple(notes)
+        super().__init__(**options)
+        self.classes, self.threshold, self.kind = tuple(classes), float(threshold), self.how["head"]
+        self.views_back = self.kind == "one"  # proposals of two views are not the same ones
 
     @classmethod
     def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Detect:
@@ -175,15 +166,9 @@ class Detect(Task):
             notes.append(f"{empty:,} of {counted(len(rows))} for training without a box: negative examples")
         if absent := [name for name, n in zip(column.names, counts, strict=True) if not n]:
             notes.append(f"no training picture has a box of {', '.join(absent[:8])}, so it cannot be learned")
-        return cls(column.names, **{k: settings[k] for k in cls.options}, notes=notes)
-
-    def to_json(self) -> dict[str, Any]:
-        values = {"head": self.kind, "width": self.width, "depth": self.depth, "threshold": self.threshold}
-        return {"classes": list(self.classes), **values}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Detect:
-        return cls(**values)
+        made = cls(column.names, **cls.chosen(settings))
+        made.notes = tuple(notes)
+        return made
 
     @classmethod
     def strata(cls, source: Source) -> LabelSets:
@@ -195,9 +180,9 @@ class Detect(Task):
 
     def head(self, trunk: Trunk) -> nn.Module:
         # a head much wider than the trunk would take most of the time: 128 channels on placenet two thirds of it
-        width = self.width or min(128, trunk.channels[max(trunk.channels)] // 2)
+        width = self.how["width"] or min(128, trunk.channels[max(trunk.channels)] // 2)
         if self.kind == "one":
-            return OneStage(trunk.channels, len(self.classes), width, self.depth)
+            return OneStage(trunk.channels, len(self.classes), width, self.how["depth"])
         return TwoStage(trunk.channels, len(self.classes), width, gated=self.kind == "gated")
 
     def run(self, net: nn.Module, batch: Batch) -> Any:
@@ -408,9 +393,6 @@ class Detect(Task):
 
         box = tuple(float(v) for v in found[n])
         return Claim(f"box {n + 1}: {self.classes[k]}", score, box, True)  # type: ignore[arg-type]
-
-    def unread(self, key: str, problem: str) -> Answer:
-        return Detections(key, problem=problem)
 
 
 _NO_BOXES = BoxSet(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool))

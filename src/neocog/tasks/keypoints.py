@@ -8,14 +8,15 @@ in-the-Wild"), which are known by their number.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from neocog.tasks.answer import Answer
+from neocog.tasks.canvas import enlarged
 
 _DRAWN = 320  # smaller pictures are enlarged before points are drawn on them
 TRUTH, ANSWER, BETWEEN = (60, 220, 90), (255, 140, 0), (255, 255, 255)
@@ -89,12 +90,8 @@ class Keypoints(Answer):
 
     def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
         """The answer in orange, joined by lines; known points of the truth in green, each joined to its answer."""
-        from PIL import Image, ImageDraw
-
-        image = Image.fromarray(picture).convert("RGB")
-        times = max(1, math.ceil(_DRAWN / max(image.size)))
-        if times > 1:
-            image = image.resize((image.width * times, image.height * times), Image.Resampling.BICUBIC)
+        large, times = enlarged(picture, _DRAWN)
+        image = Image.fromarray(np.ascontiguousarray(large))
         pen, side = ImageDraw.Draw(image), max(image.size)
         at = [(float(x) * times, float(y) * times) for x, y in self.points[:, :2]]
         thin = max(1, side // 400)

@@ -10,27 +10,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neocog.errors import DataError, UsageError, closest
+from neocog.errors import DataError
+from neocog.nets.matching import READS, PicturesAndTexts
 from neocog.page import Html, paragraph, table
 from neocog.tasks import ranking
+from neocog.tasks.answer import Answer
 from neocog.tasks.match import Vector
-from neocog.tasks.ranking import LOSSES, both_ways, figures_of, matching_loss, mean_recall, ranks
-from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.ranking import both_ways, figures_of, matching_loss, mean_recall, ranks
+from neocog.tasks.task import Batch, Losses, Section, Seen, Source, Targets, Task, Trunk, Warp, register
 from neocog.tasks.together import all_rows
 from neocog.tasks.towers import as_targets, build_tower, chosen, learn_tokenizer
 from neocog.text.tokens import Tokenizer, load_tokenizer
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
-    from neocog.nets.trunk import Trunk
 
 SIDES = ("picture_to_sentence", "sentence_to_picture")
 
@@ -64,6 +60,8 @@ class MatchCaptions(Task):
     on_features = True
     views_back = False
     recipe = "towers"
+    answer = Vector
+    choices = {"loss": LOSSES, "reads": READS}
     options = {
         "tower": "sentence", "dimensions": 512, "learned": 64, "filters": 256, "reads": "mean", "hidden": 0,
         "dropout": 0.2, "words": 0.1,
@@ -72,14 +70,8 @@ class MatchCaptions(Task):
     }  # fmt: skip
 
     def __init__(self, tokenizer: Tokenizer, **options: Any) -> None:
-        from neocog.nets.matching import READS
-
         self.tokenizer = tokenizer
-        self.how = {**self.options, **options}
-        for name, known in (("loss", LOSSES), ("reads", READS)):
-            if self.how[name] not in known:
-                value = self.how[name]
-                raise UsageError(f"unknown {name} {value!r}{closest(value, known)}; expected one of {', '.join(known)}")
+        super().__init__(**options)
         self.shown_texts = max(1, int(self.how["captions"]))
 
     @classmethod
@@ -91,7 +83,7 @@ class MatchCaptions(Task):
                 f"{source.name} has {len(set(texts))} different captions to learn from; expected pictures with "
                 "sentences that tell them apart"
             )
-        task = cls(learn_tokenizer(settings["tower"], texts), **chosen(settings, cls.options))
+        task = cls(learn_tokenizer(settings["tower"], texts), **cls.chosen(settings))
         task.notes = (f"{len(texts):,} captions of {len(rows):,} pictures to learn from",)
         return task
 
@@ -105,8 +97,6 @@ class MatchCaptions(Task):
     # ---- the net and its steps
 
     def head(self, trunk: Trunk) -> nn.Module:
-        from neocog.nets.matching import PicturesAndTexts
-
         how, deepest = self.how, max(trunk.channels)
         texts = build_tower(
             how["tower"], self.tokenizer, how["dimensions"], how["learned"], how["filters"], how["dropout"]
@@ -216,8 +206,5 @@ class MatchCaptions(Task):
     def answers(self, outputs: Any, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
         rows = outputs["pictures"].cpu().tolist()
         return [Vector(key, tuple(row)) for key, row in zip(keys, rows, strict=True)]
-
-    def unread(self, key: str, problem: str) -> Answer:
-        return Vector(key, problem=problem)
 
     reading = "`output` (B, D) is a picture's vector of length 1 in the space of pictures and sentences."

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,21 +22,17 @@ from torch import Tensor, nn
 
 from neocog.data.read_text import TextReader
 from neocog.data.reader import Reader
-from neocog.errors import DataError, UsageError, closest
+from neocog.errors import DataError
 from neocog.page import Html, paragraph, table
 from neocog.tasks import ranking
+from neocog.tasks.answer import Answer
 from neocog.tasks.measures import auroc
 from neocog.tasks.ranking import LOSSES, figures_of, graded, matching_loss, mean_recall
-from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Batch, Losses, Section, Seen, Source, Targets, Task, Warp, register
 from neocog.tasks.together import all_rows
 from neocog.tasks.towers import LONGEST, as_targets, build_tower, chosen, learn_tokenizer
 from neocog.text.pairs import SHARED, shared
 from neocog.text.tokens import Tokenizer, load_tokenizer, normal
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
 
 SIDES = ("first_to_second", "second_to_first")
 
@@ -97,15 +93,16 @@ class MatchTexts(Task):
     mirrors = False
     views_back = False
     recipe = "towers"
+    answer = Pair
+    choices = {"loss": LOSSES}
     options = {
         "tower": "sentence", "dimensions": 256, "sides": 1, "words": 0.1,
         "loss": "softmax", "margin": 0.2, "gamma": 0.0, "negatives": 0, "hard": False,
     }  # fmt: skip
 
     def __init__(self, tokenizer: Tokenizer, **options: Any) -> None:
-        self.tokenizer, self.how = tokenizer, {**self.options, **options}
-        if (loss := self.how["loss"]) not in LOSSES:
-            raise UsageError(f"unknown loss {loss!r}{closest(loss, LOSSES)}; expected one of {', '.join(LOSSES)}")
+        super().__init__(**options)
+        self.tokenizer = tokenizer
 
     @classmethod
     def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> MatchTexts:
@@ -113,7 +110,7 @@ class MatchTexts(Task):
         if min(len(set(side)) for side in sides) < 2:
             raise DataError(f"{source.name} has not two different texts on each side; expected pairs that differ")
         tokenizer = learn_tokenizer(settings["tower"], [*sides[0], *sides[1]])
-        task = cls(tokenizer, **chosen(settings, cls.options), **cls._more(source, rows))
+        task = cls(tokenizer, **cls.chosen(settings), **cls._more(source, rows))
         task.notes = (f"{len(rows):,} pairs to learn from",)
         if clash := getattr(tokenizer, "collisions", 0):
             task.notes += (
@@ -220,9 +217,6 @@ class MatchTexts(Task):
     def answers(self, outputs: Any, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
         cosines = (outputs["first"] * outputs["second"][:, 0]).sum(1).tolist()
         return [Pair(key, cosine) for key, cosine in zip(keys, cosines, strict=True)]
-
-    def unread(self, key: str, problem: str) -> Answer:
-        return Pair(key, problem=problem)
 
 
 @register

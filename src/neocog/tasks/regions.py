@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from neocog.data.kinds import NOT_LABELLED
-from neocog.tasks import coco
-from neocog.tasks.answer import Answer, Indexed
+from neocog.tasks.answer import Answer, Indexed, coco_region
 from neocog.tasks.masks import WRONG as RED
 from neocog.tasks.masks import coloured, errors, is_ground, palette, with_legend
 
@@ -55,7 +54,7 @@ class Regions(Answer):
             if k < len(self.classes) and not is_ground(self.classes[k]):
                 mask = self.mask == k
                 score = float(self.confidence[mask].mean(dtype=np.float64))
-                found.append(coco.region(mask, k, image_id, score))
+                found.append(coco_region(mask, k, image_id, score))
         return found
 
     def indexed(self) -> Indexed:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,15 +22,24 @@ from torch import Tensor, nn
 
 from neocog.data.batches import Batch
 from neocog.errors import DataError, UsageError
-from neocog.tasks.answer import Answer
+from neocog.tasks.answer import Answer, Claim, which
 from neocog.tasks.combined import Together
-from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, by_rows, find, joins, load, saved, which
-
-if TYPE_CHECKING:
-    from neocog.data.columns import LabelSets
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
-    from neocog.nets.trunk import Trunk
+from neocog.tasks.task import (
+    LabelSets,
+    Losses,
+    Section,
+    Seen,
+    Source,
+    Targets,
+    Task,
+    Trunk,
+    Warp,
+    by_rows,
+    find,
+    joins,
+    load,
+    saved,
+)
 
 _KNOWN = "known"  # target of each part: which pictures have its annotation
 _LEARNED = "log_variances"  # beside the parts' outputs
@@ -75,7 +84,8 @@ class Several(Task):
 
     def __init__(self, parts: Sequence[Task], weights: Sequence[float], learned: bool = False) -> None:
         self.parts = {part.name: part for part in parts}
-        self.weights, self.learned = tuple(float(w) for w in weights), bool(learned)
+        super().__init__(learned=learned)
+        self.weights, self.learned = tuple(float(w) for w in weights), self.how["learned"]
         self.notes = tuple(f"{part.name}: {note}" for part in parts for note in part.notes)
         self._figured: dict[str, set[str]] = {}
         self.views_back = all(part.views_back for part in parts)

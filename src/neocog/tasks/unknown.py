@@ -23,7 +23,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from neocog.errors import UsageError, closest
-from neocog.tasks.measures import auroc
+from neocog.tasks.measures import auroc, conformal
 
 METHODS = ("knn", "mahalanobis", "relative", "cosine")
 BANK = 2000  # vectors: at D = 512 in float16 the bank is 2 MB, and a picture costs 1 M multiply-adds
@@ -66,13 +66,13 @@ class Unknown:
         """Return a copy whose threshold calls a share of at most `false_alarm` of pictures like `held_out` unknown.
 
         `held_out` is features (N, D) of ordinary pictures that were not trained on (the validation split); see
-        `conformal`.
+        `limit`.
         """
         if not 0 < false_alarm < 1:
             raise UsageError(f"false_alarm: expected a share between 0 and 1, got {false_alarm}")
         if not len(held_out):
             raise UsageError("unknown threshold: expected at least one held-out picture, got none")
-        threshold = conformal(self.score(held_out), false_alarm)
+        threshold = limit(self.score(held_out), false_alarm)
         return replace(self, threshold=threshold, false_alarm=float(false_alarm))
 
     def facts(self) -> dict[str, Any]:
@@ -97,18 +97,16 @@ class Unknown:
         return cls(_known(method), own, threshold, false_alarm)
 
 
-def conformal(scores: np.ndarray, false_alarm: float = FALSE_ALARM) -> float:
+def limit(scores: np.ndarray, false_alarm: float = FALSE_ALARM) -> float:
     """Return the threshold that a share of at most `false_alarm` of things like those with `scores` (N,) are above.
 
     It is their conformal quantile, the ``ceil((N + 1)(1 - false_alarm))``-th smallest score, so the bound holds on
     average for new ones too. Fewer than ``1 / false_alarm - 1`` have no such score: then it is the upper prediction
     limit for one more, as if scores were normal (Student's t); a single one has none (infinite).
     """
-    scores, n = np.sort(scores), len(scores)
-    # 1e-9: (19 + 1) * (1 - 0.05) must count as 19, not as 19.000000000000004.
-    rank = math.ceil((n + 1) * (1 - false_alarm) - 1e-9)
-    if rank <= n:
-        return float(scores[rank - 1])
+    found, n = conformal(scores, 1 - false_alarm), len(scores)
+    if found is not None:
+        return found
     if n < 2:
         return math.inf
     apart = scores.std(ddof=1) * math.sqrt(1 + 1 / n)
