@@ -8,9 +8,8 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterable, Iterator
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -34,19 +33,6 @@ Model = Annotated[
     str | None, typer.Option(metavar="NAME", help="Whose vectors and concepts; 'neocog library info' lists them.")
 ]
 _Sheet = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the hits as a contact sheet (.png).")]
-
-
-class Metric(StrEnum):
-    """How vectors are compared."""
-
-    cosine = "cosine"
-    euclidean = "euclidean"
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    for command in (index, search, teach, correct, describe):
-        app.command(cls=terminal.Wordy if command is search else None)(command)
 
 
 def open_library(named: str | None) -> Library:
@@ -237,7 +223,9 @@ def search(
     threshold: Annotated[
         float | None, typer.Option(metavar="P", help="Least score of a hit, 0 to 1; default: calibrated.")
     ] = None,
-    metric: Annotated[Metric, typer.Option(help="How example pictures are compared.")] = Metric.cosine,
+    metric: Annotated[
+        Literal["cosine", "euclidean"], typer.Option(help="How example pictures are compared.")
+    ] = "cosine",
     layer: Annotated[
         str, typer.Option(metavar="NAME", help="Where examples are compared: features, output, or an indexed layer.")
     ] = "features",
@@ -264,7 +252,7 @@ def search(
             top=top,
             threshold=0.0 if all else threshold,
             model=model,
-            metric=metric.value,
+            metric=metric,
             layer=layer,
         )
         if sheet:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,14 +18,6 @@ if TYPE_CHECKING:
     from neocog.library.folders import Changed
 
 _LibraryArgument = Annotated[str | None, typer.Argument(metavar="[LIB]", help=LIBRARY_HELP)]
-
-
-class Level(StrEnum):
-    """How alike duplicates are."""
-
-    exact = "exact"
-    near = "near"
-    similar = "similar"
 
 
 upkeep = typer.Typer(cls=terminal.Group, help="Maintain a library.", no_args_is_help=True, rich_markup_mode=None)
@@ -107,7 +98,10 @@ def export(
 def duplicates(
     lib: _LibraryArgument = None,
     library: LibraryOption = None,
-    level: Annotated[Level, typer.Option(help="The same file; also the same picture; or the same scene.")] = Level.near,
+    level: Annotated[
+        Literal["exact", "near", "similar"],
+        typer.Option(help="The same file; also the same picture; or the same scene."),
+    ] = "near",
     threshold: Annotated[
         float | None,
         typer.Option(metavar="C", help="Least cosine of vectors that count as similar; default: measured."),
@@ -116,7 +110,7 @@ def duplicates(
 ) -> None:
     """List groups of duplicates, the best picture of each first. Nothing is ever deleted."""
     with terminal.work():
-        groups = _opened(lib, library).duplicates(level.value, threshold=threshold)
+        groups = _opened(lib, library).duplicates(level, threshold=threshold)
     if json:
         write.show_json(groups)
         return

@@ -12,6 +12,7 @@ import numpy as np
 from neocog.data.shapes import Runs
 from neocog.errors import UsageError, closest
 from neocog.page import Html
+from neocog.records import some_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,8 +110,7 @@ def which(what: str | None, names: Sequence[str], kind: str, usual: int) -> int:
     if what is None:
         return usual
     if what not in names:
-        some = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
-        raise UsageError(f"there is no {kind} {what!r}{closest(what, names)}; expected one of {some}")
+        raise UsageError(f"there is no {kind} {what!r}{closest(what, names)}; expected one of {some_of(names)}")
     return list(names).index(what)
 
 

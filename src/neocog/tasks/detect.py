@@ -26,7 +26,7 @@ from neocog.nets.boxes import cut
 from neocog.nets.one_stage import OneStage, corners, one_stage_found, one_stage_losses, scores_of, unmirrored
 from neocog.nets.two_stage import TwoStage, two_stage_found
 from neocog.page import paragraph, table
-from neocog.records import counted
+from neocog.records import counted, some_of
 from neocog.tasks.answer import Answer, Claim, which
 from neocog.tasks.canvas import boxed
 from neocog.tasks.found import BANDS, HIT, KINDS, Found, There, best_threshold, coco, iou, kinds, voc
@@ -165,7 +165,7 @@ class Detect(Task):
         if empty:
             notes.append(f"{empty:,} of {counted(len(rows))} for training without a box: negative examples")
         if absent := [name for name, n in zip(column.names, counts, strict=True) if not n]:
-            notes.append(f"no training picture has a box of {', '.join(absent[:8])}, so it cannot be learned")
+            notes.append(f"no training picture has a box of {some_of(absent)}, so it cannot be learned")
         made = cls(column.names, **cls.chosen(settings))
         made.notes = tuple(notes)
         return made

@@ -22,7 +22,7 @@ from neocog.page import Html, paragraph, table
 from neocog.tasks import ranking
 from neocog.tasks.answer import Answer
 from neocog.tasks.match import Vector
-from neocog.tasks.ranking import both_ways, figures_of, matching_loss, mean_recall, ranks
+from neocog.tasks.ranking import LOSSES, both_ways, figures_of, matching_loss, mean_recall, ranks
 from neocog.tasks.task import Batch, Losses, Section, Seen, Source, Targets, Task, Trunk, Warp, register
 from neocog.tasks.together import all_rows
 from neocog.tasks.towers import as_targets, build_tower, chosen, learn_tokenizer

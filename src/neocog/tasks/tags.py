@@ -25,7 +25,7 @@ from torch import Tensor
 
 from neocog.errors import DataError, UsageError
 from neocog.page import Html, paragraph, table
-from neocog.records import counted
+from neocog.records import counted, some_of
 from neocog.tasks.answer import Answer, Claim, which
 from neocog.tasks.at_once import Arrays, FitsAtOnce
 from neocog.tasks.canvas import MISSED, PLAIN, RIGHT, WRONG, captioned
@@ -145,8 +145,7 @@ class Tags(FitsAtOnce, Task):
         prior = weighed if loss == "squared" else np.log(weighed / (1 - weighed))
         made = cls(column.names, weights.round(4).tolist(), prior.round(4).tolist(), loss=loss)
         if never := [name for name, n in zip(column.names, yes, strict=True) if n == 0]:
-            more = " ..." if len(never) > 5 else ""
-            made.notes += (f"no training picture has {counted(len(never), 'tag')}: {', '.join(never[:5])}{more}",)
+            made.notes += (f"no training picture has {counted(len(never), 'tag')}: {some_of(never, 5)}",)
         if (unknown := 1 - known.sum() / (len(rows) * len(known))) > 0:
             made.notes += (f"{unknown:.1%} of all pairs of picture and tag are unknown; they are ignored",)
         return made
