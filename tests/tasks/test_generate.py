@@ -256,5 +256,5 @@ def test_what_cannot_be_is_refused_with_advice() -> None:
         with pytest.raises(UsageError, match=said):
             make()
     halves: dict[str, Any] = {"task": "reconstruct", "task_options": {"mask": 0.5, "patch": 5}}
-    with pytest.raises(UsageError, match="patches of 5 pixels do not divide pictures of 16 x 16.*patch=4"):
+    with pytest.raises(UsageError, match=r"patches of 5 pixels do not divide pictures of 16 x 16.*patch=4"):
         neocog.train(DATA, **halves, **SMALL)
