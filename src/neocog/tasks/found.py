@@ -40,10 +40,6 @@ class There(NamedTuple):
     labels: np.ndarray
     ignored: np.ndarray
 
-    def only(self, which: np.ndarray) -> There:
-        """Some of them."""
-        return There(*(array[which] for array in self))
-
 
 def iou(a: np.ndarray, b: np.ndarray, *, inside: bool = False) -> np.ndarray:
     """Intersection over union of boxes (D, 4) with boxes (M, 4), or over the area of `a`: float64 (D, M)."""

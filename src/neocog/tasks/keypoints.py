@@ -8,6 +8,7 @@ in-the-Wild"), which are known by their number.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -150,22 +151,10 @@ def skeleton(names: Sequence[str], swap: Sequence[int] = ()) -> Skeleton:
 
 
 def _by_names(names: tuple[str, ...]) -> tuple[int, ...]:
-    """Partners by the words left and right."""
-    pairs = []
-    for k, name in enumerate(names):
-        for one, other in (("left", "right"), ("l_", "r_"), ("_l", "_r")):
-            mate = name.replace(one, other) if one == "left" else _ended(name, one, other)
-            if mate != name and mate in names:
-                pairs.append((k, names.index(mate)))
-                break
-    return _paired(len(names), pairs)
-
-
-def _ended(name: str, one: str, other: str) -> str:
-    """The name with another beginning (``l_``) or end (``_l``)."""
-    if one.endswith("_"):
-        return other + name.removeprefix(one) if name.startswith(one) else name
-    return name.removesuffix(one) + other if name.endswith(one) else name
+    """Partners by the words left and right, or by l and r at an end."""
+    sides = (("left", "right"), ("^l_", "r_"), ("_l$", "_r"))
+    mates = ((k, re.sub(one, other, name)) for one, other in sides for k, name in enumerate(names))
+    return _paired(len(names), [(k, names.index(mate)) for k, mate in mates if mate in names and mate != names[k]])
 
 
 def _paired(count: int, pairs: Sequence[tuple[int, int]]) -> tuple[int, ...]:

@@ -24,22 +24,8 @@ from neocog.data.batches import Batch
 from neocog.errors import DataError, UsageError
 from neocog.tasks.answer import Answer, Claim, which
 from neocog.tasks.combined import Together
-from neocog.tasks.task import (
-    LabelSets,
-    Losses,
-    Section,
-    Seen,
-    Source,
-    Targets,
-    Task,
-    Trunk,
-    Warp,
-    by_rows,
-    find,
-    joins,
-    load,
-    saved,
-)
+from neocog.tasks.registry import find, joins, load, saved
+from neocog.tasks.task import LabelSets, Losses, Section, Seen, Source, Targets, Task, Trunk, Warp, by_rows
 
 _KNOWN = "known"  # target of each part: which pictures have its annotation
 _LEARNED = "log_variances"  # beside the parts' outputs

@@ -20,31 +20,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neocog.data.batches import Batch as Batch
-from neocog.data.batches import Feed
-from neocog.data.columns import LabelSets as LabelSets
-from neocog.data.reader import Reader as Reader
-from neocog.data.source import Source as Source
-from neocog.data.warp import Warp as Warp
+from neocog.data.batches import Batch, Feed
+from neocog.data.columns import LabelSets
+from neocog.data.reader import Reader
+from neocog.data.source import Source
+from neocog.data.warp import Warp
 from neocog.errors import UsageError, closest
-from neocog.nets.trunk import Headed
-from neocog.nets.trunk import Trunk as Trunk
+from neocog.nets.trunk import Headed, Trunk
 from neocog.page import Html
 from neocog.records import Preprocess
-from neocog.tasks.answer import Answer as Answer
-from neocog.tasks.answer import Claim, which
-from neocog.tasks.measures import words as words
-from neocog.tasks.meter import Meter as Meter
-from neocog.tasks.meter import Seen as Seen
-from neocog.tasks.meter import by_rows as by_rows
-from neocog.tasks.registry import find, fits
-from neocog.tasks.registry import guess as guess
-from neocog.tasks.registry import joins as joins
-from neocog.tasks.registry import load as load
-from neocog.tasks.registry import names as names
-from neocog.tasks.registry import possible as possible
-from neocog.tasks.registry import register as register
-from neocog.tasks.registry import saved as saved
+from neocog.tasks.answer import Answer, Claim, which
+from neocog.tasks.measures import words
+from neocog.tasks.meter import Meter, Seen, by_rows
+from neocog.tasks.registry import find, fits, guess, joins, load, names, possible, register, saved
+
+__all__ = [
+    "Answer", "Batch", "Claim", "LabelSets", "Losses", "Meter", "Reader", "Section", "Seen", "Source", "Targets",
+    "Task", "Trunk", "Warp", "build_net", "by_rows", "find", "fits", "guess", "joins", "load", "names", "possible",
+    "register", "saved", "which", "words",
+]  # fmt: skip
 
 Targets = dict[str, Any]  # name -> tensor (B, ...) or list of B values
 
