@@ -325,7 +325,7 @@ def test_the_worst_pictures_come_first():
 
 
 def test_drawn_answers_show_right_wrong_and_missed():
-    from neocog.tasks.detect import Detections
+    from neocog.tasks.found import Detections
 
     picture = np.zeros((40, 400, 3), np.uint8)
     corners = np.array([[10, 10, 60, 36], [100, 10, 160, 36], [200, 2, 220, 20]], np.float32)

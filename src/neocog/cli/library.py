@@ -171,8 +171,7 @@ def annotate(opened: Library, tables: Iterable[str]) -> None:
             f"{table}: {counted(said.captions, 'caption')} and {counted(said.labels, 'label')} "
             f"for {counted(said.changed)}"
         )
-        for note in said.notes:
-            terminal.say(f"note: {note}")
+        terminal.notes(said.notes)
 
 
 def _tell_index(report: Report, opened: Library, *, json: bool, line: bool) -> None:
@@ -181,8 +180,7 @@ def _tell_index(report: Report, opened: Library, *, json: bool, line: bool) -> N
         write.show_json({"library": opened.folder, **vars(report)}, line=line)
         return
     terminal.echo(str(report))
-    for note in report.notes:
-        terminal.say(f"note: {note}")
+    terminal.notes(report.notes)
     if not line:
         terminal.echo(f"library: {opened.folder}, {counted(report.pictures)}")
 
@@ -263,8 +261,7 @@ def search(
     if json:
         write.show_json({"library": opened.folder, **found.to_json()} | ({"taught": taught} if taught else {}))
     else:
-        for note in found.notes:
-            terminal.say(f"note: {note}")
+        terminal.notes(found.notes)
         for hit in found:
             terminal.echo(f"{hit.score:.2f}  {told(hit.path)}")
             why = "; ".join(reason.text for reason in hit.reasons)
@@ -339,8 +336,7 @@ def _tell_taught(taught: Any, opened: Library, *, json: bool = False, sheet: Pat
     if json:
         write.show_json(taught)
         return
-    for note in taught.notes:
-        terminal.say(f"note: {note}")
+    terminal.notes(taught.notes)
     quality = (
         "" if taught.quality != taught.quality else f"; held-out examples rank above {taught.quality:.1%} of others"
     )

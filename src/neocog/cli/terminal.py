@@ -155,6 +155,12 @@ def say(message: str) -> None:
         echo(message, err=True)
 
 
+def notes(of: Iterable[str]) -> None:
+    """Print notes on stderr, a line each."""
+    for note in of:
+        say(f"note: {note}")
+
+
 @contextlib.contextmanager
 def work() -> Iterator[None]:
     """While work is done, whatever it prints goes to stderr: stdout carries the answer and nothing else."""

@@ -205,8 +205,7 @@ def _tell_changed(done: Changed, text: str, json: bool) -> None:
         write.show_json(done)
         return
     terminal.echo(text)
-    for note in done.notes:
-        terminal.say(f"note: {note}")
+    terminal.notes(done.notes)
 
 
 @upkeep.command()

@@ -204,7 +204,7 @@ class Caption(Task):
     recipe = "sentences"
     unportable = "sentences are found word by word, in a search of which no fixed graph can be made"
     answer = Described
-    choices = {"model": MODELS}
+    choices = {"model": tuple(MODELS)}
     options = {
         "model": "mlbl-b", "dimensions": 256, "width": 256, "dropout": 0.4, "grid": 1, "each": 2, "least": 5,
     }  # fmt: skip

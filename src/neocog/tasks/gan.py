@@ -104,7 +104,7 @@ class Gan(Pixels):
     def to_json(self) -> dict[str, Any]:
         return {**super().to_json(), "features": self.read_by}
 
-    def sound(self, latent: int, critic: float, smooth: float, **more: Any) -> bool:
+    def sound(self, latent: int, critic: float, smooth: float, **more: Any) -> bool:  # type: ignore[override]
         return latent >= 1 and critic > 0 and 0 <= smooth < 0.5
 
     def head(self, trunk: Trunk) -> nn.Module:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,7 +31,7 @@ from neocog.page import Html
 from neocog.records import Preprocess
 from neocog.tasks.answer import Answer, Claim, which
 from neocog.tasks.measures import words
-from neocog.tasks.meter import Meter, Seen, by_rows
+from neocog.tasks.meter import Losses, Meter, Seen, by_rows
 from neocog.tasks.registry import find, fits, guess, joins, load, names, possible, register, saved
 
 __all__ = [
@@ -41,27 +41,6 @@ __all__ = [
 ]  # fmt: skip
 
 Targets = dict[str, Any]  # name -> tensor (B, ...) or list of B values
-
-
-@dataclass(slots=True)
-class Losses:
-    """The loss of one batch, by part.
-
-    Attributes:
-        parts: named scalars, each a mean over `count` things; their sum is minimised.
-        count: how many things that is (pictures, labelled pixels, pairs): pieces of a batch, and the batches of
-            several processes, are joined in these proportions.
-        figures: named sums over the same things, detached, shown as curves of the training (number of right answers).
-    """
-
-    parts: dict[str, Tensor]
-    count: Tensor | float
-    figures: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def total(self) -> Tensor:
-        """The sum of the parts."""
-        return torch.stack(list(self.parts.values())).sum()
 
 
 # of a row: uint8 (H, W, 3) or (H, W), or how another input is shown; None where it cannot be read

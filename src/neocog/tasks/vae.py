@@ -76,7 +76,7 @@ class Vae(Pixels):
     answer = Remade
     asks = "latent and draws of at least 1, beta of at least 0 and a warmup from 0 to 1"
 
-    def sound(self, latent: int, draws: int, beta: float, warmup: float, **more: Any) -> bool:
+    def sound(self, latent: int, draws: int, beta: float, warmup: float, **more: Any) -> bool:  # type: ignore[override]
         return latent >= 1 and draws >= 1 and beta >= 0 and 0 <= warmup <= 1
 
     def head(self, trunk: Trunk) -> nn.Module:
@@ -166,6 +166,7 @@ class Vae(Pixels):
     def figures(self, seen: Seen) -> dict[str, Any]:
         if not len(seen.get("rows", ())):
             return {"n": 0, "bits": math.nan, "loss": math.nan}
+        mean: dict[str, float]
         mean = {name: float(seen[name].mean()) for name in ("bits", "bound", "divergence", "pca_bits") if name in seen}
         more = {"ahead_of_pca": mean["pca_bits"] - mean["bits"]} if "pca_bits" in mean else {}
         return {
