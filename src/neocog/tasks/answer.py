@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ class Indexed(NamedTuple):
     colours: np.ndarray
 
 
+@dataclass(frozen=True, slots=True)
 class Answer(ABC):
     """What a net says of one picture. `key` names it; `problem` is the reason if it could not be read.
 
@@ -36,7 +37,7 @@ class Answer(ABC):
     """
 
     key: str
-    problem: str | None
+    problem: str | None = field(default=None, kw_only=True)
 
     @abstractmethod
     def row(self) -> dict[str, Any]:

@@ -54,12 +54,10 @@ class Described(Answer):
     unlike those that were learned from.
     """
 
-    key: str
     texts: tuple[str, ...] = ()
     sure: tuple[float, ...] = ()
     least: float = -math.inf
     strange: bool = False
-    problem: str | None = None
 
     @property
     def withheld(self) -> bool:

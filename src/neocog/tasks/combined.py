@@ -59,10 +59,8 @@ class Together(Answer):
     `before`: of COCO's categories, how many are those of earlier parts.
     """
 
-    key: str
     parts: dict[str, Answer] = field(default_factory=dict)
     before: dict[str, int] = field(default_factory=dict)
-    problem: str | None = None
 
     def __getitem__(self, part: str) -> Answer:
         return self.parts[part]

@@ -251,13 +251,11 @@ class Detections(Answer):
         threshold: boxes with a lower score are doubtful: they are kept, but neither drawn nor counted.
     """
 
-    key: str
     classes: tuple[str, ...] = ()
     corners: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     scores: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     threshold: float = 0.3
-    problem: str | None = None
 
     def boxes(self, least: float | None = None) -> list[dict[str, Any]]:
         """A dict for each box with a score of at least `least` (None: the threshold): label, score, box."""

@@ -47,9 +47,7 @@ _GAUSSIAN = 256  # directions of the normal distribution to compare with
 class Judged(Answer):
     """How true the critic takes a picture to be: its score, higher is truer."""
 
-    key: str
     score: float = 0.0
-    problem: str | None = None
 
     def row(self) -> dict[str, Any]:
         return {"score": round(self.score, 4)}

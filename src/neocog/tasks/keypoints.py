@@ -57,11 +57,9 @@ class Keypoints(Answer):
         lines: pairs of points that are joined in the drawing.
     """
 
-    key: str
     names: tuple[str, ...] = ()
     points: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
     lines: tuple[tuple[int, int], ...] = ()
-    problem: str | None = None
 
     def row(self) -> dict[str, Any]:
         places = zip(self.names, self.points.tolist(), strict=True)

@@ -33,13 +33,11 @@ class Prediction(Answer):
     its `strangeness`, a distance in feature space, is beyond what 95 % of the validation pictures have.
     """
 
-    key: str
     label: str = ""
     probability: float = 0.0
     top: tuple[tuple[str, float], ...] = ()
     unknown: bool = False
     strangeness: float = 0.0
-    problem: str | None = None
 
     def row(self) -> dict[str, Any]:
         """An unknown picture has no label; its guesses are in ``label_1`` and so on."""

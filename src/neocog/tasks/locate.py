@@ -68,12 +68,10 @@ class Place(Answer):
     `probability` is that of the label among all labels, `classes`; 1 where there is only one.
     """
 
-    key: str
     box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     label: str = ""
     probability: float = 1.0
     classes: tuple[str, ...] = ()
-    problem: str | None = None
 
     def row(self) -> dict[str, Any]:
         corners = dict(zip(("x0", "y0", "x1", "y1"), self.box, strict=True))
@@ -222,9 +220,6 @@ class Locate(Task):
         return made
 
     # ---- figures
-
-    def observe(self, outputs: Tensor, batch: Batch) -> dict[str, Any]:
-        return {"rows": batch.rows, "outputs": outputs, **batch.targets}
 
     def _judged(self, seen: Seen) -> tuple[np.ndarray, np.ndarray]:
         """IoU of every answer with the largest box (nan: not known), and whether the class is right."""

@@ -50,10 +50,8 @@ class Vector(Answer):
     `same` is the cosine from which on two pictures are called the same (chosen on the validation pairs).
     """
 
-    key: str
     vector: tuple[float, ...] = ()
     same: float = 0.0
-    problem: str | None = None
 
     def alike(self, other: Vector) -> float:
         """The cosine, -1 to 1."""

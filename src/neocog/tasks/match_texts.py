@@ -48,12 +48,10 @@ class Pair(Answer):
         words: of both texts, what each token contributed to the cosine, as far as the tower's maximum says it.
     """
 
-    key: str
     cosine: float = 0.0
     same: float | None = None
     least: float | None = None
     words: tuple[tuple[tuple[str, float], ...], ...] = ()
-    problem: str | None = None
 
     @property
     def answer(self) -> bool | None:

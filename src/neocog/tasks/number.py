@@ -228,9 +228,6 @@ class Number(FitsAtOnce, Task):
 
     # ---- figures
 
-    def observe(self, outputs: Tensor, batch: Batch) -> dict[str, Any]:
-        return {"rows": batch.rows, "outputs": outputs, "numbers": batch.targets["numbers"]}
-
     def _errors(self, seen: Seen) -> np.ndarray:
         """Absolute errors (N, D) in the numbers' own units; nan where the truth is not known."""
         far = self._found(seen["outputs"]) - self._natural(seen["numbers"])

@@ -114,14 +114,12 @@ class Remade(Answer):
     the validation pictures (None: not known). `bits`: of a dimension, where the net gives probabilities.
     """
 
-    key: str
     seen: np.ndarray | None = None
     made: np.ndarray | None = None
     vector: tuple[float, ...] = ()
     error: float = 0.0
     unusual: bool | None = None
     bits: float | None = None
-    problem: str | None = None
 
     def row(self) -> dict[str, Any]:
         more: dict[str, Any] = {} if self.bits is None else {"bits": round(self.bits, 4)}

@@ -38,10 +38,8 @@ _CHANCE = 3  # what the random numbers of evaluation are for
 class Played(Answer):
     """A game that a net has played: its score, and how many steps it took."""
 
-    key: str
     reward: float = 0.0
     steps: int = 0
-    problem: str | None = None
 
     def row(self) -> dict[str, Any]:
         return {"reward": round(self.reward, 4), "steps": self.steps}

@@ -23,12 +23,10 @@ class Regions(Answer):
         colours: RGB of each class, where the data say it; None: chosen.
     """
 
-    key: str
     classes: tuple[str, ...] = ()
     mask: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
     confidence: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float16))
     colours: tuple[tuple[int, int, int], ...] | None = None
-    problem: str | None = None
 
     @property
     def palette(self) -> np.ndarray:

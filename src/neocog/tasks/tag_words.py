@@ -38,12 +38,10 @@ class Tagged(Answer):
         chunks: kind, index of the first word, and of the one behind the last.
     """
 
-    key: str
     words: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     chunks: tuple[tuple[str, int, int], ...] = ()
     more: tuple[tuple[str, ...], ...] = ()
-    problem: str | None = None
 
     def beside(self, raw: Any) -> Tagged:
         return dataclasses.replace(self, words=raw.words, more=raw.more) if isinstance(raw, Sentence) else self

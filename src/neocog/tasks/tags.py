@@ -49,11 +49,9 @@ class Tagged(Answer):
         names: all tags that the net knows.
     """
 
-    key: str
     found: tuple[tuple[str, float], ...] = ()
     top: tuple[tuple[str, float], ...] = ()
     names: tuple[str, ...] = ()
-    problem: str | None = None
 
     def row(self) -> dict[str, Any]:
         return {"tags": "; ".join(name for name, _ in self.found)}
@@ -224,9 +222,6 @@ class Tags(FitsAtOnce, Task):
         return torch.sigmoid(self.scale * z + self.shift).numpy()
 
     # ---- figures
-
-    def observe(self, outputs: Tensor, batch: Batch) -> dict[str, Any]:
-        return {"rows": batch.rows, "outputs": outputs, "tags": batch.targets["tags"]}
 
     def figures(self, seen: Seen) -> dict[str, Any]:
         if not len(seen.get("rows", ())):

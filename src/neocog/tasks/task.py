@@ -262,12 +262,13 @@ class Task(ABC):
 
     summed: ClassVar[frozenset[str]] = frozenset()  # of what `observe` gives: added up, while all else is joined
 
-    @abstractmethod
     def observe(self, outputs: Any, batch: Batch) -> dict[str, Any]:
         """What figures need of a batch of evaluation: arrays or tensors by name, small enough to keep for a split.
 
         Pictures that are not ``batch.valid`` are left out of everything. ``batch.rows`` says which pictures they are.
+        Without further words it is the outputs, one tensor, and the targets.
         """
+        return {"rows": batch.rows, "outputs": outputs, **batch.targets}
 
     @abstractmethod
     def figures(self, seen: Seen) -> dict[str, Any]:
