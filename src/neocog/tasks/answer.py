@@ -28,7 +28,7 @@ class Indexed(NamedTuple):
     colours: np.ndarray
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Answer(ABC):
     """What a net says of one picture. `key` names it; `problem` is the reason if it could not be read.
 
