@@ -361,16 +361,8 @@ def describe(
     """Say what a picture shows, which pictures are like it, and what is unusual about it."""
     with terminal.work():
         said = open_library(library).describe(picture, top=top, model=model)
-    if json:
-        write.show_json(said)
-        return
-    terminal.echo(told(said.path))
-    if not (said.concepts or said.broader):
-        terminal.echo("shows: nothing the net is sure of")
+    lines = [told(said.path)] + ["shows: nothing the net is sure of"] * (not (said.concepts or said.broader))
     for title, rows in (("shows", said.concepts), ("in general", said.broader), ("your words", said.believed)):
-        if rows:
-            terminal.echo(f"{title}: " + ", ".join(f"{name} {p:.2f}" for name, p in rows))
-    for one in said.nearest:
-        terminal.echo(f"nearest ({one.cosine:.2f}): {told(one.path)}")
-    for line in said.unusual or ("nothing unusual",):
-        terminal.echo(line)
+        lines += [f"{title}: " + ", ".join(f"{name} {p:.2f}" for name, p in rows)] * bool(rows)
+    lines += [f"nearest ({one.cosine:.2f}): {told(one.path)}" for one in said.nearest]
+    write.show(said, [*lines, *(said.unusual or ("nothing unusual",))], json=json)

@@ -134,19 +134,14 @@ def match(
         for answer in pair:
             if answer.problem is not None:
                 raise DataError(f"{answer.key} cannot be read: {answer.problem}")
-    if not pair:
-        if json:
-            write.show_json({"a": first, "b": second, **found.to_json()})
-            return
-        terminal.echo(found.text())
-        for side in found.words:
-            terminal.echo("  " + " ".join(f"{token} {part:+.3f}" for token, part in side))
-        return
-    cosine, least = pair[0].alike(pair[1]), pair[0].same
-    if json:
-        write.show_json({"a": first, "b": second, "cosine": cosine, "same_from": least, "same": cosine >= least})
-        return
-    terminal.echo(f"{'same' if cosine >= least else 'different'}: cosine {cosine:.4f}, same from {least:.4f}")
+    if pair:
+        cosine, least = pair[0].alike(pair[1]), pair[0].same
+        document = {"cosine": cosine, "same_from": least, "same": cosine >= least}
+        lines = [f"{'same' if cosine >= least else 'different'}: cosine {cosine:.4f}, same from {least:.4f}"]
+    else:
+        document, lines = found.to_json(), [found.text()]
+        lines += ["  " + " ".join(f"{token} {part:+.3f}" for token, part in side) for side in found.words]
+    write.show({"a": first, "b": second, **document}, lines, json=json)
 
 
 def sample(

@@ -36,12 +36,8 @@ def info(lib: _LibraryArgument = None, library: LibraryOption = None, json: term
     with terminal.work():
         opened = _opened(lib, library)
         found = opened.info()
-    if json:
-        write.show_json({**write.plain(found), "taught": opened.taught})
-        return
-    terminal.echo(f"{opened.folder}\n{found}")
-    if opened.taught:
-        terminal.echo(f"taught: {', '.join(opened.taught)}")
+    taught = [f"taught: {', '.join(opened.taught)}"] if opened.taught else []
+    write.show({**write.plain(found), "taught": opened.taught}, [opened.folder, found, *taught], json=json)
 
 
 @upkeep.command()
@@ -55,13 +51,8 @@ def verify(
     """Check that the library is complete and agrees with the files. Exit status 1 means damage."""
     with terminal.work():
         found = _opened(lib, library).verify(deep=deep, fix=fix)
-    if json:
-        write.show_json(found)
-    else:
-        for one in found:
-            terminal.echo(f"{'damage' if one.damage else 'note'}: {one}")
-        if not found:
-            terminal.echo("all is well")
+    lines = [f"{'damage' if one.damage else 'note'}: {one}" for one in found]
+    write.show(found, lines or ["all is well"], json=json)
     if any(one.damage for one in found):
         raise typer.Exit(1)
 
@@ -71,13 +62,7 @@ def problems(lib: _LibraryArgument = None, library: LibraryOption = None, json: 
     """List the files that could not be read, and why."""
     with terminal.work():
         found = _opened(lib, library).problems()
-    if json:
-        write.show_json(found)
-        return
-    for one in found:
-        terminal.echo(f"{one.key}: {one.reason}")
-    if not found:
-        terminal.echo("none")
+    write.show(found, [f"{one.key}: {one.reason}" for one in found] or ["none"], json=json)
 
 
 @upkeep.command()
@@ -201,11 +186,9 @@ def move(
 
 
 def _tell_changed(done: Changed, text: str, json: bool) -> None:
-    if json:
-        write.show_json(done)
-        return
-    terminal.echo(text)
-    terminal.notes(done.notes)
+    write.show(done, [text], json=json)
+    if not json:
+        terminal.notes(done.notes)
 
 
 @upkeep.command()
@@ -225,9 +208,5 @@ def calibrate(
         from neocog.library.searching import calibrate as learn
 
         learned = learn(_opened(lib, library).store, model)
-    if json:
-        write.show_json(learned)
-    else:
-        terminal.echo(
-            f"learned for: {', '.join(learned)}" if learned else "too few labels to learn from; nothing changed"
-        )
+    said = f"learned for: {', '.join(learned)}" if learned else "too few labels to learn from; nothing changed"
+    write.show(learned, [said], json=json)
