@@ -160,7 +160,7 @@ def main() -> None:
     results = json.loads(place.read_text()) if place.exists() else {}
     for name in asked.only:
         how = MODELS[name]
-        task = Caption(words.to_json(), name, how["dimensions"], how["width"], each=EACH)
+        task = Caption(words.to_json(), model=name, dimensions=how["dimensions"], width=how["width"], each=EACH)
         file, head = asked.cache / f"{name}.pt", teller(task)
         if file.exists():
             head.model.load_state_dict(torch.load(file, weights_only=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -30,6 +31,11 @@ def counted(count: float, one: str = "picture") -> str:
     plural = f"{one[:-1]}ies" if one.endswith("y") else f"{one}es" if one.endswith(("s", "x")) else f"{one}s"
     number = f"{count:,}" if isinstance(count, Integral) else f"{count:.4g}"
     return f"{number} {one if number == '1' else plural}"
+
+
+def some_of(names: Sequence[str], most: int = 8) -> str:
+    """``a, b, c``, with `` ...`` behind the first `most` if there are more."""
+    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,7 @@ from neocog.errors import DataError, UsageError
 from neocog.fit.evaluating import floated
 from neocog.fit.job import task_options
 from neocog.records import Preprocess
-from neocog.tasks.answer import Answer
-from neocog.tasks.coco import box, rle
+from neocog.tasks.answer import Answer, coco_box, rle
 
 TRAIN = ("--epochs", 2, "--set", "min_steps=1", "--set", "batch_size=8", "--device", "cpu", "--quiet")
 
@@ -194,7 +193,7 @@ def test_run_lengths_lead_back_to_the_mask(shape):
         assert sum(found["counts"]) == mask.size and 0 not in found["counts"][1:]
         flat = np.repeat(np.arange(len(found["counts"])) % 2, found["counts"])
         assert (flat.reshape(found["size"], order="F") == mask).all()
-    assert box((1, 2, 4.5, 10)) == [1, 2, 3.5, 8]
+    assert coco_box((1, 2, 4.5, 10)) == [1, 2, 3.5, 8]
 
 
 def test_labels_are_written_below_drawn_pictures(label, photos, tmp_path):

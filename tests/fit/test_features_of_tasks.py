@@ -18,9 +18,9 @@ from neocog.data import open_source
 from neocog.fit.heads import choose, cross_validate, strata_of
 from neocog.fit.run import read_json, records
 from neocog.fit.transfer import same_answers
+from neocog.tasks.last_layers import ridge
 from neocog.tasks.logistic import logistic
 from neocog.tasks.number import Number
-from neocog.tasks.ridge import ridge
 from neocog.tasks.tags import Tags
 from neocog.tasks.task import saved
 
@@ -86,7 +86,7 @@ def test_least_squares_leaves_out_what_is_not_known() -> None:
 def test_the_layer_of_tags_gives_the_share_of_each_tag(loss: str) -> None:
     x, y, _ = made()
     weights = [1.0, 4.0, 2.0] if loss == "bce" else None
-    task = Tags("abc", loss, weights=weights, prior=[0.3, -1.0, 2.0])
+    task = Tags("abc", loss=loss, weights=weights, prior=[0.3, -1.0, 2.0])
     (head,) = task.fit_head(x, {"tags": y}, (0.01,))
     p = task.probabilities(x @ head[0].T + head[1])
     assert p.mean(0) == pytest.approx(np.nanmean(y, 0), abs=0.05)
@@ -99,7 +99,7 @@ def test_the_layer_of_numbers_knows_angles_and_steps() -> None:
     x = np.stack((np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn)), rng.normal(size=300)), 1)
     steps = np.clip(np.round(2 * x[:, 2]), -2, 2)
     names, zeros, ones = ("turn", "step"), [0.0, 0.0], [1.0, 1.0]
-    task = Number(names, zeros, ones, ones, (360.0, None), (None, [-2, -1, 0, 1, 2]), "ordinal")
+    task = Number(names, zeros, ones, ones, (360.0, None), (None, [-2, -1, 0, 1, 2]), loss="ordinal")
     z = task._standard(np.stack((turn, steps), 1))
     ((weight, bias),) = task.fit_head(x, {"numbers": z}, (1e-4,))
     assert weight.shape == (6, 3)
@@ -135,7 +135,7 @@ def test_cross_validation_of_any_task_is_its_goal_on_pictures_that_were_not_seen
 
 def test_a_head_is_kept_only_for_as_many_outputs() -> None:
     plain = Number(["x"], [0.0], [1.0], [1.0], [None], [None])
-    steps = Number(["x"], [0.0], [1.0], [1.0], [None], [[1, 2, 3]], "ordinal")
+    steps = Number(["x"], [0.0], [1.0], [1.0], [None], [[1, 2, 3]], loss="ordinal")
     assert same_answers(saved(plain), plain) and not same_answers(saved(plain), steps)
 
 

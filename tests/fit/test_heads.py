@@ -17,7 +17,7 @@ from neocog.errors import DataError, UsageError
 from neocog.fit import heads
 from neocog.fit.heads import CrossValidated, Head, choose, stratified_folds
 from neocog.tasks import Label, logistic
-from neocog.tasks.label_heads import KINDS
+from neocog.tasks.last_layers import KINDS
 
 
 def fit_head(x: Any, y: Any, classes: int, weights: Any = None, held_out: Any = None, **how: Any) -> Head:

@@ -213,8 +213,8 @@ def test_a_plan_says_what_it_sees_and_refuses_what_cannot_be_learned():
         Detect.plan(source, np.array([1, 3]), settings)
     with pytest.raises(UsageError, match=r"unknown head 'three'.*one, two"):
         Detect(NAMES, head="three")
-    again = load(json.loads(json.dumps(saved(Detect(NAMES, "two", 64, 3, 0.4)))))
-    assert saved(again) == saved(Detect(NAMES, "two", 64, 3, 0.4))
+    again = load(json.loads(json.dumps(saved(Detect(NAMES, 0.4, head="two", width=64, depth=3)))))
+    assert saved(again) == saved(Detect(NAMES, 0.4, head="two", width=64, depth=3))
 
 
 def test_every_class_of_a_picture_counts_for_the_splits():
@@ -243,7 +243,7 @@ def shapes():
 @pytest.mark.parametrize("head", ["one", "two"])
 def test_pieces_of_a_batch_have_the_loss_of_the_whole(head, shapes):
     torch.manual_seed(0)
-    task = Detect(shapes, head, width=16, depth=1)
+    task = Detect(shapes, head=head, width=16, depth=1)
     net = build_net(task, {"name": "cifar_resnet20", "classes": 10, "in_channels": 3}).eval()
     batch = batch_of(task)
     with torch.no_grad():
@@ -260,7 +260,7 @@ def test_pieces_of_a_batch_have_the_loss_of_the_whole(head, shapes):
 @pytest.mark.parametrize("head", ["one", "two"])
 def test_a_picture_that_cannot_be_read_counts_for_nothing(head, shapes):
     torch.manual_seed(0)
-    task = Detect(shapes, head, width=16, depth=1)
+    task = Detect(shapes, head=head, width=16, depth=1)
     net = build_net(task, {"name": "cifar_resnet20", "classes": 10, "in_channels": 3}).eval()
     batch = batch_of(task)
     batch.valid = torch.tensor([True, False, True, True])
@@ -325,7 +325,7 @@ def test_the_worst_pictures_come_first():
 
 
 def test_drawn_answers_show_right_wrong_and_missed():
-    from neocog.tasks.detect import Detections
+    from neocog.tasks.found import Detections
 
     picture = np.zeros((40, 400, 3), np.uint8)
     corners = np.array([[10, 10, 60, 36], [100, 10, 160, 36], [200, 2, 220, 20]], np.float32)

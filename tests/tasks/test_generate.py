@@ -83,7 +83,7 @@ def test_more_samples_bring_the_bound_nearer() -> None:
     net, found = net_for(task, width=4).eval(), []
     task.thorough()
     for draws in (1, 64):
-        task.draws = draws
+        task.how["draws"] = draws
         with torch.no_grad():
             found.append(float(task.run(net, batch_of(x))["log_p"].mean()))
     assert found[1] > found[0]
@@ -255,3 +255,6 @@ def test_what_cannot_be_is_refused_with_advice() -> None:
     ):
         with pytest.raises(UsageError, match=said):
             make()
+    halves: dict[str, Any] = {"task": "reconstruct", "task_options": {"mask": 0.5, "patch": 5}}
+    with pytest.raises(UsageError, match=r"patches of 5 pixels do not divide pictures of 16 x 16.*patch=4"):
+        neocog.train(DATA, **halves, **SMALL)

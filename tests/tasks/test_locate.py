@@ -63,9 +63,9 @@ def test_the_largest_box_that_is_not_ignored_is_asked_for() -> None:
 
 
 def test_iou_in_closed_form() -> None:
-    first = np.array([[0, 0, 2, 2], [0, 0, 2, 2], [0, 0, 1, 1], [1, 1, 1, 1]])
-    second = np.array([[0, 0, 2, 2], [1, 1, 3, 3], [2, 2, 3, 3], [1, 1, 1, 1]])
-    assert overlap(first, second) == pytest.approx([1, 1 / 7, 0, 0])
+    first = torch.tensor([[0, 0, 2, 2], [0, 0, 2, 2], [0, 0, 1, 1], [1, 1, 1, 1]])
+    second = torch.tensor([[0, 0, 2, 2], [1, 1, 3, 3], [2, 2, 3, 3], [1, 1, 1, 1]])
+    assert overlap(first, second).tolist() == pytest.approx([1, 1 / 7, 0, 0])
 
 
 def test_the_losses_in_closed_form() -> None:
@@ -104,7 +104,7 @@ def test_every_loss_finds_the_box(loss: str) -> None:
         optimizer.zero_grad()
         task.losses(free, batch).total.backward()
         optimizer.step()
-    assert overlap(task.corners(free.detach()).numpy(), batch.targets["boxes"].numpy())[0] > 0.9
+    assert overlap(task.corners(free.detach()), batch.targets["boxes"])[0] > 0.9
 
 
 def test_an_answer_is_the_mean_of_what_the_cells_propose_as_each_counts() -> None:

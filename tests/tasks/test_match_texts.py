@@ -231,5 +231,6 @@ def test_predict_answers_for_a_table(labelled: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["predict", str(run.folder), labelled, "--format", "csv"])
     rows = list(csv.DictReader(done.stdout.splitlines()))
     assert done.exit_code == 0 and len(rows) == 80 and {"cosine", "same", "probability"} <= rows[0].keys()
+    assert next(iter(rows[0])) == "text" and "picture" not in rows[0]
     with pytest.raises(UsageError, match="holds no pairs of texts"):
         list(fit.predict(run, ["drawn:n=4,size=32"]))

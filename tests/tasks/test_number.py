@@ -20,7 +20,8 @@ from neocog.errors import DataError, UsageError
 from neocog.fit.choices import _by_task
 from neocog.tasks.canvas import PLAIN, captioned
 from neocog.tasks.measured import Measured
-from neocog.tasks.number import LOSSES, Number, conformal
+from neocog.tasks.measures import conformal
+from neocog.tasks.number import HELD, LOSSES, Number
 
 NAN = math.nan
 
@@ -211,7 +212,7 @@ def test_of_any_errors_at_least_nine_in_ten_are_inside_in_their_turn(errors: lis
     """Each error is judged by the interval of the others: exchangeable ones are inside nine times out of ten."""
     inside = 0
     for k in range(len(errors)):
-        half = conformal(np.array(errors[:k] + errors[k + 1 :]))
+        half = conformal(np.array(errors[:k] + errors[k + 1 :]), HELD)
         inside += half is None or errors[k] <= half
     assert inside >= math.floor(0.9 * len(errors))
 
@@ -232,7 +233,7 @@ def test_intervals_hold_on_pictures_that_did_not_choose_them() -> None:
 
 
 def test_too_few_pictures_give_no_interval() -> None:
-    assert conformal(np.arange(8.0)) is None and conformal(np.arange(9.0)) == 8
+    assert conformal(np.arange(8.0), HELD) is None and conformal(np.arange(9.0), HELD) == 8
     task = planned([1.0, 2, 3])
     task.calibrate(seen_of(task, [[0.0]] * 3, [1.0, 2, 3]))
     assert task.half == (None,) and "coverage" not in task.figures(seen_of(task, [[0.0]] * 3, [1.0, 2, 3]))

@@ -239,7 +239,7 @@ def test_pictures_with_points_that_are_not_known_are_validated(tmp_path: Any) ->
 
 
 def test_wrong_options_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"unknown method 'heat'.*heatmap or regression"):
+    with pytest.raises(UsageError, match=r"unknown method 'heat'.*heatmap, regression"):
         Pose(NAMES, method="heat")
     with pytest.raises(UsageError, match="sigma above 0"):
         Pose(NAMES, sigma=0)

@@ -56,7 +56,7 @@ def seen_of(outputs: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_what_is_not_known_counts_for_nothing(loss: str) -> None:
     g = torch.Generator().manual_seed(0)
-    task = Tags("abc", loss, weights=[1.0, 2.0, 3.0], prior=[-1.0, 0.0, 1.0])
+    task = Tags("abc", loss=loss, weights=[1.0, 2.0, 3.0], prior=[-1.0, 0.0, 1.0])
     outputs = torch.randn(4, 3, generator=g).requires_grad_()
     y = torch.tensor([[1, 0, NAN], [NAN, NAN, NAN], [0, NAN, 1], [1, 1, 0]])
     found = task.losses(outputs, batch_of(y))
@@ -73,12 +73,12 @@ def test_what_is_not_known_counts_for_nothing(loss: str) -> None:
 def test_the_losses_are_what_their_papers_say() -> None:
     z, y = torch.tensor([[0.3, -1.2]]).double(), torch.tensor([[1.0, 0.0]]).double()
     p = [1 / (1 + math.exp(-v)) for v in (0.3, -1.2)]
-    bce = Tags("ab", "bce", weights=[3.0, 3.0]).losses(z, batch_of(y)).total.item()
+    bce = Tags("ab", loss="bce", weights=[3.0, 3.0]).losses(z, batch_of(y)).total.item()
     assert bce == pytest.approx(-3 * math.log(p[0]) - math.log(1 - p[1]), rel=1e-6)
-    squared = Tags("ab", "squared").losses(z, batch_of(y)).total.item()
+    squared = Tags("ab", loss="squared").losses(z, batch_of(y)).total.item()
     assert squared == pytest.approx(0.5 * ((0.3 - 1) ** 2 + 1.2**2))
     q = p[1] - 0.05
-    focal = Tags("ab", "asymmetric").losses(z, batch_of(y)).total.item()
+    focal = Tags("ab", loss="asymmetric").losses(z, batch_of(y)).total.item()
     assert focal == pytest.approx(-math.log(p[0]) - q**4 * math.log(1 - q), rel=1e-6)
 
 
@@ -100,7 +100,7 @@ def test_gradients_of_the_asymmetric_loss_are_those_of_its_formula() -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_mixed_pictures_count_for_both_answers(loss: str) -> None:
     g = torch.Generator().manual_seed(1)
-    task, outputs = Tags("abc", loss), torch.randn(4, 3, generator=g)
+    task, outputs = Tags("abc", loss=loss), torch.randn(4, 3, generator=g)
     y = torch.tensor([[1.0, 0, NAN], [0, 0, 1], [1, 1, 0], [0, NAN, 0]])
     partner = torch.tensor([2, 3, 0, 1])
     mixed = task.losses(outputs, batch_of(y, Mix(partner, 0.7)))
@@ -200,7 +200,7 @@ def test_the_loss_among_the_figures_is_that_of_the_training() -> None:
     outputs = rng.normal(size=(9, 3)).astype(np.float32)
     y = np.where(rng.random((9, 3)) < 0.2, NAN, rng.random((9, 3)) < 0.5).astype(np.float32)
     for loss in LOSSES:
-        task = Tags("abc", loss, weights=[1.0, 4.0, 2.0])
+        task = Tags("abc", loss=loss, weights=[1.0, 4.0, 2.0])
         wanted = task.losses(torch.from_numpy(outputs), batch_of(torch.from_numpy(y))).total.item()
         assert task.figures(seen_of(outputs, y))["loss"] == pytest.approx(wanted, rel=1e-5)
 

@@ -10,24 +10,7 @@ from typing import Annotated
 import typer
 
 from neocog import __version__
-from neocog.cli import (
-    caption,
-    data,
-    demo,
-    design,
-    export,
-    library,
-    look,
-    nets,
-    play,
-    predict,
-    sentences,
-    serve,
-    summarise,
-    terminal,
-    train,
-    upkeep,
-)
+from neocog.cli import demo, design, library, look, nets, predict, sentences, terminal, train, upkeep
 
 __all__ = ["app", "main"]
 
@@ -66,8 +49,11 @@ def _options(
     pass
 
 
-for _room in (
-    train, design, predict, play, caption, summarise, export, data, nets, look, library, serve, sentences, demo,
+for _command in (
+    train.train, train.resume, train.evaluate, train.tasks, train.recipes, train.transferability, design.design,
+    design.baseline, predict.predict, predict.match, predict.sample, predict.play, sentences.caption,
+    sentences.summarise, predict.export, train.check, nets.nets, nets.anatomy, nets.compare, look.look, library.index,
+    library.search, library.teach, library.correct, library.describe, demo.serve, sentences.learn_sentences, demo.demo,
 ):  # fmt: skip
-    _room.add_to(app)
+    app.command(cls=terminal.Wordy if _command is library.search else None)(_command)
 app.add_typer(upkeep.upkeep, name="library")

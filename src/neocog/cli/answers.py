@@ -30,8 +30,11 @@ def write_answers(
     *,
     masks: Places | None = None,
     drawn: Places | None = None,
+    item: str = "picture",
 ) -> int:
     """Write one entry for each answer as it comes, on stdout or to a file; `masks` and `drawn` are places for files.
+
+    `item`: what is answered about, by which the column of names is called.
 
     Returns: how many pictures could not be read.
     Raises: UsageError: the task's answers cannot be written like that.
@@ -48,13 +51,15 @@ def write_answers(
     if form in _VECTORS:
         assert out is not None
         with terminal.output(out, binary=True) as stream, terminal.work():
-            _npy(watched(), stream, out) if form == "npy" else _parquet(watched(), stream)
+            _npy(watched(), stream, out, item) if form == "npy" else _parquet(watched(), stream, item)
         return unread
-    lines: dict[str, Callable[[Iterable[Pair], Task], Iterator[str]]]
-    lines = {"table": _table_lines, "csv": _csv_lines, "jsonl": _json_lines, "coco": _coco_lines,
-             "conll": lambda pairs, task: (line for answer, _ in pairs for line in answer.conll())}  # fmt: skip
+    lines: dict[str, Callable[[Iterable[Pair]], Iterator[str]]] = {
+        "table": lambda pairs: _table_lines(pairs, task), "csv": lambda pairs: _csv_lines(pairs, item),
+        "jsonl": lambda pairs: _json_lines(pairs, item), "coco": lambda pairs: _coco_lines(pairs, task),
+        "conll": lambda pairs: (line for answer, _ in pairs for line in answer.conll()),
+    }  # fmt: skip
     with terminal.output(out) as stream, terminal.work():
-        for line in lines[form](watched(), task):
+        for line in lines[form](watched()):
             stream.write(line + "\n")
             stream.flush()  # whoever reads the pipe sees each picture when it is done
     return unread
@@ -202,7 +207,7 @@ def _label_lines(pairs: Iterable[Pair], classes: Sequence[str]) -> Iterator[str]
         yield f"{first:<{width}}  {chance}  {p.key}" + (f"  ({others})" if others else "") + more
 
 
-def _csv_lines(pairs: Iterable[Pair], task: Task) -> Iterator[str]:
+def _csv_lines(pairs: Iterable[Pair], item: str) -> Iterator[str]:
     """A header, then a line for each picture. The columns are known with the first picture that could be read."""
     buffer = io.StringIO()
     waiting: list[dict[str, Any]] = []
@@ -218,15 +223,15 @@ def _csv_lines(pairs: Iterable[Pair], task: Task) -> Iterator[str]:
 
     def begin(*columns: str) -> list[dict[str, Any]]:
         nonlocal writer
-        every = ["picture", *columns, "problem"]
+        every = [item, *columns, "problem"]
         writer = csv.DictWriter(buffer, every, restval="", lineterminator="")
         return [{name: name for name in every}, *waiting]
 
     for answer, files in pairs:
         if answer.problem is not None:
-            row = {"picture": answer.key, "problem": answer.problem}
+            row = {item: answer.key, "problem": answer.problem}
         else:
-            row = {"picture": answer.key, **answer.row(), **files}
+            row = {item: answer.key, **answer.row(), **files}
         if writer is None:
             if answer.problem is not None:
                 waiting.append(row)
@@ -243,10 +248,10 @@ def _cell(value: Any) -> Any:
     return f"{value:.7g}" if isinstance(value, float) else value
 
 
-def _json_lines(pairs: Iterable[Pair], task: Task) -> Iterator[str]:
+def _json_lines(pairs: Iterable[Pair], item: str) -> Iterator[str]:
     for answer, files in pairs:
         record = {"problem": answer.problem} if answer.problem is not None else {**answer.to_json(), **files}
-        yield names.json_text(plain({"picture": answer.key, **record}))
+        yield names.json_text(plain({item: answer.key, **record}))
 
 
 def _coco_lines(pairs: Iterable[Pair], task: Task) -> Iterator[str]:
@@ -282,7 +287,7 @@ def _coco_lines(pairs: Iterable[Pair], task: Task) -> Iterator[str]:
 # ---------------------------------------------------------------- vectors
 
 
-def _npy(pairs: Iterable[Pair], stream: IO[bytes], path: Path) -> None:
+def _npy(pairs: Iterable[Pair], stream: IO[bytes], path: Path, item: str) -> None:
     """float32 (N, D), a row of not-a-number for what could not be read; ``.csv`` beside it says which row is which."""
     import numpy as np
 
@@ -295,7 +300,7 @@ def _npy(pairs: Iterable[Pair], stream: IO[bytes], path: Path) -> None:
 
     with terminal.output(path.with_suffix(".csv")) as beside:
         table = csv.writer(beside, lineterminator="\n")
-        table.writerow(("row", "picture", "problem"))
+        table.writerow(("row", item, "problem"))
         for answer, _ in pairs:
             table.writerow((count, answer.key, answer.problem or ""))
             count += 1
@@ -314,15 +319,15 @@ def _npy(pairs: Iterable[Pair], stream: IO[bytes], path: Path) -> None:
         header()
 
 
-def _parquet(pairs: Iterable[Pair], stream: IO[bytes]) -> None:
-    """Columns ``picture``, ``vector`` (list of float32, null if it could not be read) and ``problem``."""
+def _parquet(pairs: Iterable[Pair], stream: IO[bytes], item: str) -> None:
+    """Columns `item`, ``vector`` (list of float32, null if it could not be read) and ``problem``."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    form = pa.schema([("picture", pa.string()), ("vector", pa.list_(pa.float32())), ("problem", pa.string())])
+    form = pa.schema([(item, pa.string()), ("vector", pa.list_(pa.float32())), ("problem", pa.string())])
     rows = (
         {
-            "picture": names.shown(answer.key),
+            item: names.shown(answer.key),
             "vector": list(answer.vector) if answer.problem is None else None,
             "problem": answer.problem,
         }

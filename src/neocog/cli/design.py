@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from neocog.cli import terminal, write
-
-
-class Search(StrEnum):
-    """How candidates are drawn."""
-
-    tpe = "tpe"
-    random = "random"
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    for command in (design, baseline):
-        app.command()(command)
 
 
 def design(
@@ -33,15 +19,13 @@ def design(
         str | None, typer.Option(metavar="N", help="At most this many parameters, such as 1M.")
     ] = None,
     minutes: Annotated[float, typer.Option(metavar="M", help="How long to search.")] = 10.0,
-    search: Annotated[Search, typer.Option(help="How candidates are drawn: by what was judged so far, or not.")] = (
-        Search.tpe
-    ),
+    search: Annotated[
+        Literal["tpe", "random"], typer.Option(help="How candidates are drawn: by what was judged so far, or not.")
+    ] = "tpe",
     task: Annotated[str | None, typer.Option(metavar="NAME", help="What to learn, as for 'neocog train'.")] = None,
     recipe: Annotated[str | None, typer.Option(metavar="NAME", help="How candidates are trained.")] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change one field of the recipe.")
-    ] = None,
-    size: Annotated[int | None, typer.Option(metavar="PIXELS", min=1, help="Height and width of the input.")] = None,
+    changes: terminal.Changes = None,
+    size: terminal.Size = None,
     columns: terminal.Columns = None,
     seed: Annotated[int, typer.Option(metavar="S", help="Of the search and of every training.")] = 0,
     out: Annotated[
@@ -66,7 +50,7 @@ def design(
             max_macs=None if max_macs is None else subject.amount(max_macs, "--max-macs"),
             max_params=None if max_params is None else subject.amount(max_params, "--max-params"),
             minutes=minutes,
-            search=search.value,
+            search=search,
             task=task,
             recipe=recipe,
             set=terminal.settings(changes or []),
@@ -93,7 +77,7 @@ def design(
 
 def baseline(
     data: terminal.DataArgument,
-    test: Annotated[str | None, typer.Option(metavar="DATA", help="Test pictures from elsewhere.")] = None,
+    test: terminal.Test = None,
     kinds: Annotated[
         str, typer.Option(metavar="KIND,KIND", help="Descriptors: colour, hog, lbp, sift.")
     ] = "colour,hog,lbp,sift",
@@ -103,10 +87,10 @@ def baseline(
     head: Annotated[
         str, typer.Option(metavar="NAME", help="The linear classifier: softmax, linear or svm.")
     ] = "softmax",
-    size: Annotated[int | None, typer.Option(metavar="PIXELS", min=1, help="Height and width of the input.")] = None,
+    size: terminal.Size = None,
     columns: terminal.Columns = None,
     seed: Annotated[int, typer.Option(metavar="S", help="Of the splits; as 'neocog train' makes them.")] = 0,
-    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder to write.")] = None,
+    out: terminal.RunOut = None,
     device: terminal.Device = None,
     offline: terminal.Offline = False,
     json: terminal.Json = False,

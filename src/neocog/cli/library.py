@@ -8,9 +8,8 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterable, Iterator
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -34,19 +33,6 @@ Model = Annotated[
     str | None, typer.Option(metavar="NAME", help="Whose vectors and concepts; 'neocog library info' lists them.")
 ]
 _Sheet = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the hits as a contact sheet (.png).")]
-
-
-class Metric(StrEnum):
-    """How vectors are compared."""
-
-    cosine = "cosine"
-    euclidean = "euclidean"
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    for command in (index, search, teach, correct, describe):
-        app.command(cls=terminal.Wordy if command is search else None)(command)
 
 
 def open_library(named: str | None) -> Library:
@@ -185,8 +171,7 @@ def annotate(opened: Library, tables: Iterable[str]) -> None:
             f"{table}: {counted(said.captions, 'caption')} and {counted(said.labels, 'label')} "
             f"for {counted(said.changed)}"
         )
-        for note in said.notes:
-            terminal.say(f"note: {note}")
+        terminal.notes(said.notes)
 
 
 def _tell_index(report: Report, opened: Library, *, json: bool, line: bool) -> None:
@@ -195,8 +180,7 @@ def _tell_index(report: Report, opened: Library, *, json: bool, line: bool) -> N
         write.show_json({"library": opened.folder, **vars(report)}, line=line)
         return
     terminal.echo(str(report))
-    for note in report.notes:
-        terminal.say(f"note: {note}")
+    terminal.notes(report.notes)
     if not line:
         terminal.echo(f"library: {opened.folder}, {counted(report.pictures)}")
 
@@ -237,7 +221,9 @@ def search(
     threshold: Annotated[
         float | None, typer.Option(metavar="P", help="Least score of a hit, 0 to 1; default: calibrated.")
     ] = None,
-    metric: Annotated[Metric, typer.Option(help="How example pictures are compared.")] = Metric.cosine,
+    metric: Annotated[
+        Literal["cosine", "euclidean"], typer.Option(help="How example pictures are compared.")
+    ] = "cosine",
     layer: Annotated[
         str, typer.Option(metavar="NAME", help="Where examples are compared: features, output, or an indexed layer.")
     ] = "features",
@@ -264,7 +250,7 @@ def search(
             top=top,
             threshold=0.0 if all else threshold,
             model=model,
-            metric=metric.value,
+            metric=metric,
             layer=layer,
         )
         if sheet:
@@ -275,8 +261,7 @@ def search(
     if json:
         write.show_json({"library": opened.folder, **found.to_json()} | ({"taught": taught} if taught else {}))
     else:
-        for note in found.notes:
-            terminal.say(f"note: {note}")
+        terminal.notes(found.notes)
         for hit in found:
             terminal.echo(f"{hit.score:.2f}  {told(hit.path)}")
             why = "; ".join(reason.text for reason in hit.reasons)
@@ -351,8 +336,7 @@ def _tell_taught(taught: Any, opened: Library, *, json: bool = False, sheet: Pat
     if json:
         write.show_json(taught)
         return
-    for note in taught.notes:
-        terminal.say(f"note: {note}")
+    terminal.notes(taught.notes)
     quality = (
         "" if taught.quality != taught.quality else f"; held-out examples rank above {taught.quality:.1%} of others"
     )
@@ -377,16 +361,8 @@ def describe(
     """Say what a picture shows, which pictures are like it, and what is unusual about it."""
     with terminal.work():
         said = open_library(library).describe(picture, top=top, model=model)
-    if json:
-        write.show_json(said)
-        return
-    terminal.echo(told(said.path))
-    if not (said.concepts or said.broader):
-        terminal.echo("shows: nothing the net is sure of")
+    lines = [told(said.path)] + ["shows: nothing the net is sure of"] * (not (said.concepts or said.broader))
     for title, rows in (("shows", said.concepts), ("in general", said.broader), ("your words", said.believed)):
-        if rows:
-            terminal.echo(f"{title}: " + ", ".join(f"{name} {p:.2f}" for name, p in rows))
-    for one in said.nearest:
-        terminal.echo(f"nearest ({one.cosine:.2f}): {told(one.path)}")
-    for line in said.unusual or ("nothing unusual",):
-        terminal.echo(line)
+        lines += [f"{title}: " + ", ".join(f"{name} {p:.2f}" for name, p in rows)] * bool(rows)
+    lines += [f"nearest ({one.cosine:.2f}): {told(one.path)}" for one in said.nearest]
+    write.show(said, [*lines, *(said.unusual or ("nothing unusual",))], json=json)

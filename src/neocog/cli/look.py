@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from neocog.look import Space
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command of this file."""
-    app.command()(look)
-
-
 def look(
     net: Annotated[
         str, typer.Argument(metavar="NET", help="A run, a net of the zoo ('neocog nets'), or with --map a library.")

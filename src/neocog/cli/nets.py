@@ -11,12 +11,6 @@ from neocog.cli import terminal, write
 from neocog.errors import UsageError
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    for command in (nets, anatomy, compare):
-        app.command()(command)
-
-
 def nets(
     family: Annotated[str | None, typer.Option(metavar="NAME", help="Only the nets of one family.")] = None,
     task: Annotated[

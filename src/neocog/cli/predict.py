@@ -1,12 +1,11 @@
-"""The commands that use a run on new pictures, or have it make some: predict, match and sample."""
+"""The commands that use a run: predict, match, sample, play, export."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,22 +17,7 @@ if TYPE_CHECKING:
     from neocog.fit import Run
 
 
-class Form(StrEnum):
-    """How answers are written."""
-
-    table = "table"
-    csv = "csv"
-    jsonl = "jsonl"
-    coco = "coco"
-    conll = "conll"
-    npy = "npy"
-    parquet = "parquet"
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    for command in (predict, match, sample):
-        app.command()(command)
+Form = Literal["table", "csv", "jsonl", "coco", "conll", "npy", "parquet"]  # how answers are written
 
 
 def predict(
@@ -49,9 +33,9 @@ def predict(
             help="A table for people; for programs csv, jsonl, coco (boxes, regions, points), conll (tags of words), "
             "npy, parquet (vectors).",
         ),
-    ] = Form.table,
+    ] = "table",
     top: Annotated[int, typer.Option(metavar="K", min=1, help="How many guesses to show.")] = 5,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write there instead of to stdout.")] = None,
+    out: terminal.FileOut = None,
     masks: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write a mask of each picture there, as an indexed PNG.")
     ] = None,
@@ -87,9 +71,9 @@ def predict(
             if on and (masks or draw):
                 raise UsageError("--masks and --draw are for pictures on this machine; leave out --on")
             trained = export.load(run)
-            if windows and (on or masks or draw or form.value not in ("table", "csv", "jsonl")):
+            if windows and (on or masks or draw or form not in ("table", "csv", "jsonl")):
                 raise UsageError("--windows gives a table of times: --format table, csv or jsonl, on this machine")
-            answers.check_form(trained.task, form.value, out, masks=masks is not None)
+            answers.check_form(trained.task, form, out, masks=masks is not None)
             places = [answers.Places(f, end, inputs) if f else None for f, end in ((masks, ".png"), (draw, ".jpg"))]
             if masks:
                 answers.write_classes(masks, trained.classes)
@@ -103,11 +87,11 @@ def predict(
             else:
                 given = terminal.picture_paths(inputs) if trained.reader is None else terminal.lines_for(inputs)
                 found = fit.predict(trained, given, top=top, device=device, say=terminal.say)
-        unread = answers.write_answers(found, trained.task, form.value, out, masks=places[0], drawn=places[1])
+        item = trained.reader.kind if trained.reader else "picture"
+        unread = answers.write_answers(found, trained.task, form, out, masks=places[0], drawn=places[1], item=item)
     if unread:
-        where = {"coco": "above", "npy": f"in {out and out.with_suffix('.csv')}"}.get(form.value, "in the output")
-        what = counted(unread, trained.reader.kind if trained.reader else "picture")
-        terminal.say(f"{what} could not be read; the reasons are {where}")
+        where = {"coco": "above", "npy": f"in {out and out.with_suffix('.csv')}"}.get(form, "in the output")
+        terminal.say(f"{counted(unread, item)} could not be read; the reasons are {where}")
         raise typer.Exit(1)
 
 
@@ -150,19 +134,14 @@ def match(
         for answer in pair:
             if answer.problem is not None:
                 raise DataError(f"{answer.key} cannot be read: {answer.problem}")
-    if not pair:
-        if json:
-            write.show_json({"a": first, "b": second, **found.to_json()})
-            return
-        terminal.echo(found.text())
-        for side in found.words:
-            terminal.echo("  " + " ".join(f"{token} {part:+.3f}" for token, part in side))
-        return
-    cosine, least = pair[0].alike(pair[1]), pair[0].same
-    if json:
-        write.show_json({"a": first, "b": second, "cosine": cosine, "same_from": least, "same": cosine >= least})
-        return
-    terminal.echo(f"{'same' if cosine >= least else 'different'}: cosine {cosine:.4f}, same from {least:.4f}")
+    if pair:
+        cosine, least = pair[0].alike(pair[1]), pair[0].same
+        document = {"cosine": cosine, "same_from": least, "same": cosine >= least}
+        lines = [f"{'same' if cosine >= least else 'different'}: cosine {cosine:.4f}, same from {least:.4f}"]
+    else:
+        document, lines = found.to_json(), [found.text()]
+        lines += ["  " + " ".join(f"{token} {part:+.3f}" for token, part in side) for side in found.words]
+    write.show({"a": first, "b": second, **document}, lines, json=json)
 
 
 def sample(
@@ -181,7 +160,8 @@ def sample(
 
         from neocog import fit
         from neocog.fit.examples import write_png
-        from neocog.tasks.pixels import coloured, sheet
+        from neocog.tasks.canvas import in_colour
+        from neocog.tasks.pixels import sheet
 
         out = out or (None if each else Path("samples.png"))
         if out and out.suffix.lower() != ".png":
@@ -193,5 +173,73 @@ def sample(
         if out:
             write_png(out, sheet(made, math.ceil(math.sqrt(n))))
         for name, picture in zip(names, made, strict=False):
-            write_png(name, coloured(picture))
+            write_png(name, in_colour(picture))
     terminal.say(f"{counted(n)}: {' and '.join(str(one) for one in (out, each) if one)}")
+
+
+def play(
+    run: terminal.RunArgument,
+    episodes: Annotated[int, typer.Option(metavar="N", min=1, help="Games that are played.")] = 10,
+    seed: Annotated[int, typer.Option(metavar="S", min=0, help="Of the first game; the others follow.")] = 0,
+    gif: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the first game as a GIF.")] = None,
+    look: Annotated[
+        bool, typer.Option("--look", help="In the GIF (play.gif), show beside each frame what speaks for the action.")
+    ] = False,
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The same by a method of 'neocog look', such as gradcam; usual: occlusion."),
+    ] = None,
+    device: terminal.Device = None,
+    json: terminal.Json = False,
+) -> None:
+    """Let a run of the task play play new games: their rewards, a GIF, and what the net looks at."""
+    with terminal.work():
+        from neocog import fit
+        from neocog.look import film
+        from neocog.look.playing import NEW
+
+        trained = fit.Run(run)
+        method = method or ("occlusion" if look else None)
+        file = gif or (Path("play.gif") if method else None)
+        if file is not None:
+            made = film(trained, NEW + seed, method=method, device=device)
+            terminal.say(f"wrote {made.save(file)}")
+        games = list(fit.predict(trained, range(NEW + seed, NEW + seed + episodes), device=device))
+    rows = [{"game": seed + k, **one.row()} for k, one in enumerate(games)]
+    rewards = [one.reward for one in games]
+    mean = sum(rewards) / len(rewards)
+    if json:
+        write.show_json({"run": str(run), "mean_reward": mean, "games": rows})
+        return
+    write.show_table(rows)
+    terminal.echo(f"mean reward {mean:.4g} (n = {len(rewards)} games, {min(rewards):g} to {max(rewards):g})")
+
+
+def export(
+    subject: Annotated[
+        str, typer.Argument(metavar="RUN|NET", help="A run folder, or a net of the zoo with its ImageNet weights.")
+    ],
+    to: Annotated[
+        Literal["onnx", "openvino", "torch"], typer.Option(help="The format; torch is a torch.export program (.pt2).")
+    ] = "onnx",
+    int8: Annotated[
+        bool, typer.Option("--int8", help="8-bit integers, calibrated on training pictures; for onnx and openvino.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A new folder; default: exported/NAME-FORMAT.")
+    ] = None,
+    pictures: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="What to compare on (and calibrate int8); default: the run's own pictures."),
+    ] = None,
+) -> None:
+    """Write a model that runs without neocog, with what prepares pictures for it, a card, and a comparison.
+
+    The model is compared with the run on real pictures; one that does not answer as the run does is not written.
+    'neocog predict FOLDER PICTURES' uses it.
+    """
+    with terminal.work():
+        from neocog import export as room
+
+        made = room.export(subject, to, int8=int8, out=out, pictures=pictures, say=terminal.say)
+    terminal.echo(str(made.folder))

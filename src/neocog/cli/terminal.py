@@ -51,6 +51,20 @@ Columns = Annotated[
         help="Which column of a table is the path, label, labels, caption, split, boxes, mask, points or numbers.",
     ),
 ]
+Test = Annotated[str | None, typer.Option(metavar="DATA", help="Test pictures from elsewhere.")]
+RecipeName = Annotated[str | None, typer.Option(metavar="NAME", help="'neocog recipes' lists them.")]
+NetName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="'neocog nets' lists them; default: by picture size.")
+]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change one field of the recipe.")
+]
+Size = Annotated[int | None, typer.Option(metavar="PIXELS", min=1, help="Height and width of the input.")]
+RunOut = Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder to write.")]
+FileOut = Annotated[Path | None, typer.Option(metavar="FILE", help="Write there instead of to stdout.")]
+Pictures = Annotated[
+    list[str], typer.Argument(metavar="PICTURES...", help="Files, folders, or - for one path a line on stdin.")
+]
 
 
 LOG_SECONDS = 15.0  # between two lines of progress in a log
@@ -139,6 +153,12 @@ def say(message: str) -> None:
     """Print a remark on stderr, from the first process only."""
     if rank() == 0:
         echo(message, err=True)
+
+
+def notes(of: Iterable[str]) -> None:
+    """Print notes on stderr, a line each."""
+    for note in of:
+        say(f"note: {note}")
 
 
 @contextlib.contextmanager

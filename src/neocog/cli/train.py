@@ -1,10 +1,9 @@
-"""The commands about trainings: train, resume, evaluate, tasks, recipes, transferability."""
+"""The commands about trainings: check, train, resume, evaluate, tasks, recipes, transferability."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,39 +12,50 @@ from neocog.cli.subject import value_of
 from neocog.errors import UsageError
 
 
-class SplitName(StrEnum):
-    """The parts of a data set."""
+def check(
+    data: terminal.DataArgument,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="auto|RUN", help="Also find labels that are probably wrong, by other pictures or a run."),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with thumbnails.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON document to a file.")] = None,
+    columns: terminal.Columns = None,
+    offline: terminal.Offline = False,
+    json: terminal.Json = False,
+    quiet: terminal.Quiet = False,
+) -> None:
+    """Check pictures before any training.
 
-    train = "train"
-    val = "val"
-    test = "test"
+    Counts, unreadable files, duplicates, leaks between splits, imbalance, suspicious labels.
+    Exit status 1 means that something should be corrected.
+    """
+    with terminal.work():
+        from neocog.data import open_source
+        from neocog.data.check import check as look_over
+        from neocog.data.check_page import check_page
 
+        source = open_source(data, offline=offline, columns=terminal.columns(columns))
+        doubts = None
+        if labels:
+            from neocog.fit.suspects import suspicious_labels
 
-class Regime(StrEnum):
-    """What of a pretrained net is trained."""
-
-    features = "features"
-    top = "top"
-    all = "all"
-
-
-class Head(StrEnum):
-    """What is learned on fixed features."""
-
-    softmax = "softmax"
-    linear = "linear"
-    svm = "svm"
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    for command in (train, resume, evaluate, tasks, recipes, transferability):
-        app.command()(command)
+            doubts = suspicious_labels(labels, source)
+        with terminal.bar("checking the pictures", quiet=quiet) as progress:
+            found = look_over(source, progress=progress, suspicious=doubts)
+        if html:
+            with terminal.output(html) as page:
+                page.write(check_page(found, source))
+        if out:
+            with terminal.output(out) as file:
+                file.write(write.json_text(found) + "\n")
+    write.show_json(found) if json else write.show_check(found)
+    raise typer.Exit(found.exit_status)
 
 
 def train(
     data: terminal.DataArgument,
-    test: Annotated[str | None, typer.Option(metavar="DATA", help="Test pictures from elsewhere.")] = None,
+    test: terminal.Test = None,
     task: Annotated[
         str | None,
         typer.Option(
@@ -55,9 +65,7 @@ def train(
     task_options: Annotated[
         list[str] | None, typer.Option("--task-option", metavar="KEY=VALUE", help="Change one option of the task.")
     ] = None,
-    net: Annotated[
-        str | None, typer.Option(metavar="NAME", help="'neocog nets' lists them; default: by picture size.")
-    ] = None,
+    net: terminal.NetName = None,
     net_options: Annotated[
         list[str] | None, typer.Option("--net-option", metavar="KEY=VALUE", help="Change one option of the net.")
     ] = None,
@@ -67,15 +75,13 @@ def train(
             "--input-option", metavar="KEY=VALUE", help="How texts, sounds or clips are read: tokens=subwords."
         ),
     ] = None,
-    recipe: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog recipes' lists them.")] = None,
+    recipe: terminal.RecipeName = None,
     epochs: Annotated[float | None, typer.Option(metavar="N", help="Passes over the training pictures.")] = None,
     minutes: Annotated[float | None, typer.Option(metavar="M", help="Total time, instead of epochs.")] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="The same seed gives the same training.")] = 0,
-    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder to write.")] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change one field of the recipe.")
-    ] = None,
-    size: Annotated[int | None, typer.Option(metavar="PIXELS", min=1, help="Height and width of the input.")] = None,
+    out: terminal.RunOut = None,
+    changes: terminal.Changes = None,
+    size: terminal.Size = None,
     columns: terminal.Columns = None,
     start: Annotated[
         str | None,
@@ -87,12 +93,15 @@ def train(
         ),
     ] = None,
     regime: Annotated[
-        Regime | None, typer.Option(help="What is trained after --from; default: by the number of pictures.")
+        Literal["features", "top", "all"] | None,
+        typer.Option(help="What is trained after --from; default: by the number of pictures."),
     ] = None,
     layer: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A layer whose features the new last layer reads.")
     ] = None,
-    head: Annotated[Head | None, typer.Option(help="The new last layer of --regime features.")] = None,
+    head: Annotated[
+        Literal["softmax", "linear", "svm"] | None, typer.Option(help="The new last layer of --regime features.")
+    ] = None,
     folds: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Cross-validation; default: 5 if there are few pictures; 1: none."),
@@ -125,65 +134,31 @@ def train(
     chosen = terminal.settings(task_options or [], "--task-option", "loss=triplet")
     of_net = {k: value_of(v) for k, v in terminal.settings(net_options or [], "--net-option", "dropout=0.5").items()}
     of_input = terminal.settings(input_options or [], "--input-option", "tokens=subwords")
-    for field, value in (("head", head.value if head else None), ("folds", folds)):
+    for field, value in (("head", head), ("folds", folds)):
         if value is not None:
             fields[field] = str(value)
+    if find_lr and (teachers or unlabelled):
+        raise UsageError("--find-lr scans a training on labels alone; omit --teacher and --unlabelled")
+    common: dict[str, Any] = {
+        "task": task, "task_options": chosen, "net": net, "recipe": recipe, "seed": seed, "set": fields, "size": size,
+        "columns": terminal.columns(columns), "device": device, "precision": precision, "offline": offline,
+        "start": start, "regime": regime, "progress": not quiet,
+    }  # fmt: skip
     if find_lr:
-        if teachers or unlabelled:
-            raise UsageError("--find-lr scans a training on labels alone; omit --teacher and --unlabelled")
         fields |= {"noisy": "true"} if noisy else {}
         with terminal.work():
             from neocog import fit
 
-            scan = fit.find_lr(
-                data,
-                task=task,
-                task_options=chosen,
-                net=net,
-                recipe=recipe,
-                seed=seed,
-                set=fields,
-                size=size,
-                columns=terminal.columns(columns),
-                device=device,
-                precision=precision,
-                offline=offline,
-                start=start,
-                regime=regime.value if regime else None,
-                progress=not quiet,
-            )
+            scan = fit.find_lr(data, **common)
         write.show_json(scan) if json else write.show_scan(scan)
         return
     with terminal.resumable(lambda: out), terminal.work():
         from neocog import fit
 
         run = fit.train(
-            data,
-            test=test,
-            task=task,
-            task_options=chosen,
-            net=net,
-            net_options=of_net,
-            input_options=of_input,
-            recipe=recipe,
-            epochs=epochs,
-            minutes=minutes,
-            seed=seed,
-            out=out,
-            set=fields,
-            size=size,
-            columns=terminal.columns(columns),
-            device=device,
-            precision=precision,
-            offline=offline,
-            progress=not quiet,
-            start=start,
-            regime=regime.value if regime else None,
-            layer=layer,
-            noisy=noisy,
-            teachers=teachers or (),
-            unlabelled=unlabelled,
-        )
+            data, test=test, net_options=of_net, input_options=of_input, epochs=epochs, minutes=minutes, out=out,
+            layer=layer, noisy=noisy, teachers=teachers or (), unlabelled=unlabelled, **common,
+        )  # fmt: skip
     write.show_run(run, json=json)
 
 
@@ -207,7 +182,9 @@ def resume(
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; several make an ensemble.")],
     data: terminal.DataArgument,
-    split: Annotated[SplitName | None, typer.Option(help="The split of DATA; default: test if there is one.")] = None,
+    split: Annotated[
+        Literal["train", "val", "test"] | None, typer.Option(help="The split of DATA; default: test if there is one.")
+    ] = None,
     device: terminal.Device = None,
     json: terminal.Json = False,
 ) -> None:
@@ -218,9 +195,7 @@ def evaluate(
     with terminal.work():
         from neocog import export, fit
 
-        result = fit.evaluate(
-            [export.load(run) for run in runs], data, split=split.value if split else None, device=device
-        )
+        result = fit.evaluate([export.load(run) for run in runs], data, split=split, device=device)
     write.show_json(result) if json else write.show_evaluation(result)
 
 
@@ -248,21 +223,17 @@ def recipes(json: terminal.Json = False) -> None:
 
 def transferability(
     data: terminal.DataArgument,
-    net: Annotated[
-        str | None, typer.Option(metavar="NAME", help="'neocog nets' lists them; default: by picture size.")
-    ] = None,
+    net: terminal.NetName = None,
     depths: Annotated[
         str | None, typer.Option(metavar="N,N", help="How many layers are transferred; default: several depths.")
     ] = None,
     kinds: Annotated[str, typer.Option(metavar="KIND,KIND", help="B from B or A; + is tuned.")] = "BnB,BnB+,AnB,AnB+",
-    recipe: Annotated[str | None, typer.Option(metavar="NAME", help="'neocog recipes' lists them.")] = None,
+    recipe: terminal.RecipeName = None,
     epochs: Annotated[float | None, typer.Option(metavar="N", help="Epochs of every training.")] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="The same seed gives the same result.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for table, plot and page.")] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change one field of the recipe.")
-    ] = None,
-    size: Annotated[int | None, typer.Option(metavar="PIXELS", min=1, help="Height and width of the input.")] = None,
+    changes: terminal.Changes = None,
+    size: terminal.Size = None,
     device: terminal.Device = None,
     offline: terminal.Offline = False,
     json: terminal.Json = False,

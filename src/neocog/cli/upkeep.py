@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,14 +18,6 @@ if TYPE_CHECKING:
     from neocog.library.folders import Changed
 
 _LibraryArgument = Annotated[str | None, typer.Argument(metavar="[LIB]", help=LIBRARY_HELP)]
-
-
-class Level(StrEnum):
-    """How alike duplicates are."""
-
-    exact = "exact"
-    near = "near"
-    similar = "similar"
 
 
 upkeep = typer.Typer(cls=terminal.Group, help="Maintain a library.", no_args_is_help=True, rich_markup_mode=None)
@@ -45,12 +36,8 @@ def info(lib: _LibraryArgument = None, library: LibraryOption = None, json: term
     with terminal.work():
         opened = _opened(lib, library)
         found = opened.info()
-    if json:
-        write.show_json({**write.plain(found), "taught": opened.taught})
-        return
-    terminal.echo(f"{opened.folder}\n{found}")
-    if opened.taught:
-        terminal.echo(f"taught: {', '.join(opened.taught)}")
+    taught = [f"taught: {', '.join(opened.taught)}"] if opened.taught else []
+    write.show({**write.plain(found), "taught": opened.taught}, [opened.folder, found, *taught], json=json)
 
 
 @upkeep.command()
@@ -64,13 +51,8 @@ def verify(
     """Check that the library is complete and agrees with the files. Exit status 1 means damage."""
     with terminal.work():
         found = _opened(lib, library).verify(deep=deep, fix=fix)
-    if json:
-        write.show_json(found)
-    else:
-        for one in found:
-            terminal.echo(f"{'damage' if one.damage else 'note'}: {one}")
-        if not found:
-            terminal.echo("all is well")
+    lines = [f"{'damage' if one.damage else 'note'}: {one}" for one in found]
+    write.show(found, lines or ["all is well"], json=json)
     if any(one.damage for one in found):
         raise typer.Exit(1)
 
@@ -80,13 +62,7 @@ def problems(lib: _LibraryArgument = None, library: LibraryOption = None, json: 
     """List the files that could not be read, and why."""
     with terminal.work():
         found = _opened(lib, library).problems()
-    if json:
-        write.show_json(found)
-        return
-    for one in found:
-        terminal.echo(f"{one.key}: {one.reason}")
-    if not found:
-        terminal.echo("none")
+    write.show(found, [f"{one.key}: {one.reason}" for one in found] or ["none"], json=json)
 
 
 @upkeep.command()
@@ -107,7 +83,10 @@ def export(
 def duplicates(
     lib: _LibraryArgument = None,
     library: LibraryOption = None,
-    level: Annotated[Level, typer.Option(help="The same file; also the same picture; or the same scene.")] = Level.near,
+    level: Annotated[
+        Literal["exact", "near", "similar"],
+        typer.Option(help="The same file; also the same picture; or the same scene."),
+    ] = "near",
     threshold: Annotated[
         float | None,
         typer.Option(metavar="C", help="Least cosine of vectors that count as similar; default: measured."),
@@ -116,7 +95,7 @@ def duplicates(
 ) -> None:
     """List groups of duplicates, the best picture of each first. Nothing is ever deleted."""
     with terminal.work():
-        groups = _opened(lib, library).duplicates(level.value, threshold=threshold)
+        groups = _opened(lib, library).duplicates(level, threshold=threshold)
     if json:
         write.show_json(groups)
         return
@@ -207,12 +186,9 @@ def move(
 
 
 def _tell_changed(done: Changed, text: str, json: bool) -> None:
-    if json:
-        write.show_json(done)
-        return
-    terminal.echo(text)
-    for note in done.notes:
-        terminal.say(f"note: {note}")
+    write.show(done, [text], json=json)
+    if not json:
+        terminal.notes(done.notes)
 
 
 @upkeep.command()
@@ -232,9 +208,5 @@ def calibrate(
         from neocog.library.searching import calibrate as learn
 
         learned = learn(_opened(lib, library).store, model)
-    if json:
-        write.show_json(learned)
-    else:
-        terminal.echo(
-            f"learned for: {', '.join(learned)}" if learned else "too few labels to learn from; nothing changed"
-        )
+    said = f"learned for: {', '.join(learned)}" if learned else "too few labels to learn from; nothing changed"
+    write.show(learned, [said], json=json)

@@ -35,6 +35,15 @@ def show_json(document: Any, *, line: bool = False) -> None:
     echo(json_text(document, line=line))
 
 
+def show(document: Any, lines: Iterable[object], *, json: bool) -> None:
+    """Print an answer on stdout: a JSON document if `json`, else lines for people."""
+    if json:
+        show_json(document)
+        return
+    for line in lines:
+        echo(line)
+
+
 def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
     """Print rows, all with the keys of the first, as a table on stdout; in a pipe it is never cut to a width."""
     rows = list(rows)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from neocog.data.batches import Batch, normalised
 from neocog.engine.engines import OnnxRuntime, OpenVino, Shared
 from neocog.errors import MissingExtra, RunError
-from neocog.fit.card import read_card, task_in
 from neocog.files import read_dict
+from neocog.fit.card import read_card, task_in
 from neocog.fit.evaluating import averaged
 from neocog.fit.predicting import Run
 from neocog.records import Preprocess

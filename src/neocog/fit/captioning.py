@@ -123,8 +123,8 @@ def on_features(run: Run, features: np.ndarray, keys: Sequence[str], **how: Any)
     with torch.inference_mode():
         for part in range(0, len(features), 64):
             x = torch.from_numpy(features[part : part + 64])
-            outputs = net(x, write=task.how, first=task.first_words(task.how.first))
-            made += task.answers(outputs, None, keys[part : part + 64], top=task.how.n)
+            outputs = net(x, write=task.writing, first=task.first_words(task.writing.first))
+            made += task.answers(outputs, None, keys[part : part + 64], top=task.writing.n)
     return made
 
 
@@ -132,8 +132,8 @@ def _writing(run: Run, **how: Any) -> Run:
     """The same run, whose task finds sentences as asked."""
     own = copy.copy(run)
     task: Any = copy.copy(run.task)
-    task.how = replace(task.how, **how)
-    if task.how.first:
-        task.first_words(task.how.first)  # an unknown word is said before anything is computed
+    task.writing = replace(task.writing, **how)
+    if task.writing.first:
+        task.first_words(task.writing.first)  # an unknown word is said before anything is computed
     own.__dict__["task"] = task
     return own

@@ -26,7 +26,7 @@ from neocog.fit.job import Job, open_split
 from neocog.fit.kept import fingerprint
 from neocog.fit.parallel import World, gathered
 from neocog.fit.predicting import Run
-from neocog.records import SPLITS, Preprocess
+from neocog.records import SPLITS, Preprocess, some_of
 from neocog.tasks import Losses
 from neocog.tasks.experience import judging
 
@@ -198,10 +198,10 @@ def described(teachers: tuple[Any, ...], unlabelled: Any, classes: tuple[str, ..
     for one in teachers:
         run = one if isinstance(one, Run) else Run(one)
         if not run.task.classifies or set(run.classes) != set(classes):
-            theirs = ", ".join(run.classes[:6]) or f"the task {run.task.name}"
+            theirs = some_of(run.classes) or f"the task {run.task.name}"
             raise UsageError(
                 f"a teacher must know the classes of the pictures and no others; {run.folder} knows {theirs}, and the "
-                f"pictures have {', '.join(classes[:6])}: train a teacher on pictures of these classes"
+                f"pictures have {some_of(classes)}: train a teacher on pictures of these classes"
             )
         told.append({"run": str(run.folder.resolve()), "fingerprint": fingerprint(run.net().state_dict())})
     if unlabelled is None:

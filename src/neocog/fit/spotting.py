@@ -27,12 +27,10 @@ _LEAST = 3  # windows in a row that say the same
 class Spot(Answer):
     """What was heard from `begin` to `end`, in seconds; without a label nothing was heard in the recording."""
 
-    key: str
     label: str | None = None
     begin: float = 0.0
     end: float = 0.0
     probability: float = 0.0
-    problem: str | None = None
 
     def row(self) -> dict[str, Any]:
         return {"begin": round(self.begin, 3), "end": round(self.end, 3), "label": self.label,

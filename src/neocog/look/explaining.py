@@ -13,7 +13,7 @@ from neocog.errors import UsageError, closest
 from neocog.look import maps
 from neocog.look.sheet import over, scaled, signed, warm
 from neocog.look.subject import Subject, still, subject
-from neocog.tasks.task import Claim
+from neocog.tasks.answer import Claim
 
 METHODS = {
     "gradcam": "where the maps of a layer speak for the answer",

@@ -26,7 +26,7 @@ from neocog.nets.taps import tapped
 from neocog.nets.weight_files import at_hand
 from neocog.records import Preprocess
 from neocog.tasks import Label, Task
-from neocog.tasks.task import Claim
+from neocog.tasks.answer import Claim
 
 _LEAST = 4  # positions each way that a map must have to show where something is
 

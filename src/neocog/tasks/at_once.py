@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from neocog.tasks.ridge import Layers
+from neocog.tasks.last_layers import Layers
 from neocog.tasks.task import Meter, Seen
 
 if TYPE_CHECKING:

@@ -13,27 +13,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neocog.errors import DataError, NetError, UsageError, closest
+from neocog.errors import DataError, NetError, UsageError
 from neocog.nets.beam import sample, search
 from neocog.nets.language import END, MODELS, PAD, UNKNOWN, language_model
 from neocog.tasks.answer import Answer
 from neocog.tasks.bleu import bleu
 from neocog.tasks.canvas import PLAIN, RIGHT, WRONG, captioned
-from neocog.tasks.task import Losses, Seen, Targets, Task, register
+from neocog.tasks.task import Batch, Losses, Seen, Source, Targets, Task, Trunk, Warp, register
 from neocog.text.tokens import Words, load_tokenizer, split_words
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
-    from neocog.nets.trunk import Trunk
 
 _KEPT = 40  # words of a caption that are compared with what was written
 _FITS = 0.5  # weighted share of a sentence's words that some caption must have, so that it is said to fit
@@ -60,12 +54,10 @@ class Described(Answer):
     unlike those that were learned from.
     """
 
-    key: str
     texts: tuple[str, ...] = ()
     sure: tuple[float, ...] = ()
     least: float = -math.inf
     strange: bool = False
-    problem: str | None = None
 
     @property
     def withheld(self) -> bool:
@@ -209,40 +201,26 @@ class Caption(Task):
     on_features = True
     recipe = "sentences"
     unportable = "sentences are found word by word, in a search of which no fixed graph can be made"
+    answer = Described
+    choices = {"model": tuple(MODELS)}
     options = {
         "model": "mlbl-b", "dimensions": 256, "width": 256, "dropout": 0.4, "grid": 1, "each": 2, "least": 5,
     }  # fmt: skip
 
-    def __init__(
-        self,
-        words: Mapping[str, Any],
-        model: str = "mlbl-b",
-        dimensions: int = 256,
-        width: int = 256,
-        dropout: float = 0.4,
-        grid: int = 1,
-        each: int = 2,
-        sure: float | None = None,
-    ) -> None:
-        if model not in MODELS:
-            raise UsageError(
-                f"unknown model {model!r} of the task caption{closest(model, MODELS)}; expected one of "
-                f"{', '.join(MODELS)}"
-            )
+    def __init__(self, words: Mapping[str, Any], sure: float | None = None, **options: Any) -> None:
+        super().__init__(**options)
         self.words: Words = load_tokenizer(words)  # type: ignore[assignment]
-        self.model, self.dimensions, self.width = model, int(dimensions), int(width)
-        self.dropout, self.grid, self.shown_texts = float(dropout), int(grid), int(each)
+        self.shown_texts = self.how["each"]
         self.sure = -math.inf if sure is None else float(sure)
         self.write: Writing | None = None  # how sentences are found where captions are given, too; None: they are not
-        self.how = Writing()
+        self.writing = Writing()
         counts = np.concatenate((np.full(4, 1), self.words.counts)).astype(np.float64)
         self._weights = np.log(counts.sum() / counts.clip(1))  # rare words tell more
         self._weights[:4] = 0.0
 
     @classmethod
     def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Caption:
-        options = {k: settings[k] for k in cls.options}
-        column, least = source.columns["captions"], int(options.pop("least"))
+        column, least = source.columns["captions"], cls.chosen(settings)["least"]
         texts = [text for i in rows for text in column[int(i)] or ()]
         words = Words.learn(map(plain, texts), least=least)
         if not words.words:
@@ -250,39 +228,31 @@ class Caption(Task):
                 f"no word stands {least} times or more in the captions of {len(rows):,} training pictures of "
                 f"{source.name}; more captions, or --task-option least=1"
             )
-        task = cls(words.to_json(), **options)
+        task = cls(words.to_json(), **cls.chosen(settings))
         task.notes = (
             f"{len(words.words):,} words stand in the captions at least {least} times; all others are unknown",
         )
         return task
 
     def to_json(self) -> dict[str, Any]:
-        own = ("model", "dimensions", "width", "dropout", "grid")
-        return {
-            "words": self.words.to_json(),
-            **{k: getattr(self, k) for k in own},
-            "each": self.shown_texts,
-            "sure": None if math.isinf(self.sure) else self.sure,
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Caption:
-        return cls(**values)
+        sure = None if math.isinf(self.sure) else self.sure
+        return {"words": self.words.to_json(), **self.how, "sure": sure}
 
     # ---- the net
 
     def head(self, trunk: Trunk) -> nn.Module:
-        sizes: dict[str, Any] = {"dimensions": self.dimensions, "dropout": self.dropout}
-        names = {"lstm": ("width",), "mlbl-b": ("hidden",), "mlbl-f": ("hidden", "factors"), "conv": ()}[self.model]
-        sizes |= dict.fromkeys(names, self.width)
+        how = self.how
+        sizes: dict[str, Any] = {"dimensions": how["dimensions"], "dropout": how["dropout"]}
+        names = {"lstm": ("width",), "mlbl-b": ("hidden",), "mlbl-f": ("hidden", "factors"), "conv": ()}[how["model"]]
+        sizes |= dict.fromkeys(names, how["width"])
         try:
-            return Teller(trunk, self.model, self.words.size, self.grid, sizes)
+            return Teller(trunk, how["model"], self.words.size, how["grid"], sizes)
         except (NetError, RuntimeError) as error:
             raise UsageError(f"these options of the task caption do not go together: {error}") from None
 
     def run(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         ids = batch.targets.get("ids")
-        how = self.how if ids is None else None if net.training else self.write
+        how = self.writing if ids is None else None if net.training else self.write
         more = {} if how is None else {"write": how, "first": self.first_words(how.first)}
         made: dict[str, Tensor] = net(*batch.inputs, ids=ids, **more)
         return made
@@ -314,7 +284,7 @@ class Caption(Task):
     # ---- figures
 
     def thorough(self) -> None:
-        self.write = self.how
+        self.write = self.writing
 
     def observe(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Any]:
         ids = batch.targets["ids"]
@@ -402,9 +372,6 @@ class Caption(Task):
             Described(key, tuple(self.words.text(one) for one in ids[:top]), tuple(sure[:top]), self.sure, strange)
             for key, ids, sure, strange in rows
         ]
-
-    def unread(self, key: str, problem: str) -> Answer:
-        return Described(key, problem=problem)
 
 
 def _words(ids: Any) -> tuple[int, ...]:

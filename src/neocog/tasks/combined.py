@@ -1,13 +1,55 @@
-"""The answers of several tasks for one picture, as one answer."""
+"""The heads of several tasks on one trunk, and their answers for one picture as one answer."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from neocog.tasks.answer import Answer, Indexed
+
+
+class Line(nn.Module):
+    """A last layer for a task that answers with numbers: the means of the deepest maps -> `outputs` numbers."""
+
+    def __init__(self, channels: Mapping[int, int], outputs: int) -> None:
+        super().__init__()
+        self.deepest = max(channels)
+        self.last = nn.Linear(channels[self.deepest], outputs)
+
+    def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> Tensor:
+        """-> (B, outputs)."""
+        return self.last(maps[self.deepest].flatten(2).mean(2))  # type: ignore[no-any-return]
+
+
+class Heads(nn.Module):
+    """The heads of all parts, by name, and the logarithms of their variances (see the module)."""
+
+    def __init__(self, heads: Mapping[str, nn.Module], log_variances: Sequence[float] | None) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(heads)
+        if log_variances is not None:
+            self.log_variances = nn.Parameter(torch.tensor(list(log_variances)))
+
+    def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> dict[str, Any]:
+        """What each head makes of all pictures."""
+        return {name: head(maps, x) for name, head in self.parts.items()}
+
+
+class Seeing(nn.Module):
+    """A net for one part: its head on maps that are there already. What it is called with is not read."""
+
+    def __init__(self, head: nn.Module, maps: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        self.head, self.maps = head, maps
+        self.training = head.training
+
+    def forward(self, x: Tensor, **more: Any) -> Any:
+        return self.head(self.maps, x, **more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +59,8 @@ class Together(Answer):
     `before`: of COCO's categories, how many are those of earlier parts.
     """
 
-    key: str
     parts: dict[str, Answer] = field(default_factory=dict)
     before: dict[str, int] = field(default_factory=dict)
-    problem: str | None = None
 
     def __getitem__(self, part: str) -> Answer:
         return self.parts[part]

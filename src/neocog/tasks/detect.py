@@ -12,8 +12,7 @@ wrong if found; pictures without boxes are learned from and judged like all othe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,96 +25,29 @@ from neocog.nets.boxes import cut
 from neocog.nets.one_stage import OneStage, corners, one_stage_found, one_stage_losses, scores_of, unmirrored
 from neocog.nets.two_stage import TwoStage, two_stage_found
 from neocog.page import paragraph, table
-from neocog.records import counted
-from neocog.tasks.answer import Answer
-from neocog.tasks.drawing import boxed
-from neocog.tasks.found import BANDS, HIT, KINDS, Found, There, best_threshold, coco, iou, kinds, voc
+from neocog.records import counted, some_of
+from neocog.tasks.answer import Answer, Claim, which
+from neocog.tasks.found import (
+    BANDS,
+    FINE,
+    HIT,
+    KINDS,
+    Detections,
+    Found,
+    There,
+    best_threshold,
+    coco,
+    iou,
+    kinds,
+    there_in,
+    voc,
+)
 from neocog.tasks.inside import check_inside
-from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
-    from neocog.nets.trunk import Trunk
+from neocog.tasks.task import Batch, Losses, Section, Seen, Source, Targets, Task, Trunk, Warp, register
 
 HEADS = ("one", "two", "gated")
 NOBODY, IGNORED = -1, -2  # instead of a class: no box, and one that is neither to be found nor wrong
 _LEAST, _MOST = 0.05, 100  # lowest score of a box that is kept at all; boxes of a picture (as COCO)
-
-
-@dataclass(frozen=True, slots=True)
-class Detections(Answer):
-    """The boxes that were found in one picture, by falling score.
-
-    Attributes:
-        classes: all names that there are.
-        corners: float32 (D, 4), x0 y0 x1 y1 in the file's own upright pixels.
-        scores: float32 (D,). labels: int64 (D,), index into `classes`.
-        threshold: boxes with a lower score are doubtful: they are kept, but neither drawn nor counted.
-    """
-
-    key: str
-    classes: tuple[str, ...] = ()
-    corners: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
-    scores: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    threshold: float = 0.3
-    problem: str | None = None
-
-    def boxes(self, least: float | None = None) -> list[dict[str, Any]]:
-        """A dict for each box with a score of at least `least` (None: the threshold): label, score, box."""
-        least = self.threshold if least is None else least
-        return [
-            {"label": self.classes[k], "score": round(float(s), 4), "box": [round(v, 2) for v in box]}
-            for k, s, box in zip(self.labels, self.scores, self.corners.tolist(), strict=True)
-            if s >= least
-        ]
-
-    def row(self) -> dict[str, Any]:
-        found = self.boxes()
-        said = (f"{b['label']} {b['score']:.2f} ({' '.join(f'{v:.1f}' for v in b['box'])})" for b in found)
-        return {"count": len(found), "boxes": "; ".join(said)}
-
-    def to_json(self) -> dict[str, Any]:
-        every = self.boxes(0.0)
-        sure = len(self.boxes())
-        return {"boxes": every[:sure], "doubtful": every[sure:], "threshold": round(self.threshold, 4)}
-
-    def coco(self, image_id: int) -> list[dict[str, Any]]:
-        """The boxes as COCO's results, doubtful ones too; categories are counted from 1."""
-        sides = np.concatenate((self.corners[:, :2], self.corners[:, 2:] - self.corners[:, :2]), 1)
-        return [
-            {"image_id": image_id, "category_id": int(k) + 1, "bbox": [round(v, 2) for v in box], "score": round(s, 4)}
-            for k, box, s in zip(self.labels, sides.tolist(), self.scores.tolist(), strict=True)
-        ]
-
-    def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
-        """The boxes over the picture. With the truth: right ones green, wrong ones red, missed ones dashed, orange."""
-        found = self._found().only(self.scores >= self.threshold)
-        names = [f"{self.classes[k]} {s:.2f}" for k, s in zip(found.labels, found.scores, strict=True)]
-        if truth is None:
-            return boxed(picture, found.corners, names, found.labels)
-        there = _there(truth)
-        kind, missed = kinds(found, there)
-        marks = np.array(
-            ["right" if k == KINDS.index("right") else "" if k in _FINE else "wrong" for k in kind], object
-        )
-        order = np.argsort(marks == "right", kind="stable")  # right ones last, on top
-        lost = [self.classes[k] for k in there.labels[missed]]
-        corners = np.concatenate((there.corners[missed], found.corners[order]))
-        return boxed(
-            picture, corners, [*lost, *(names[k] for k in order)], ["missed"] * len(lost) + marks[order].tolist()
-        )
-
-    def _found(self) -> Found:
-        return Found(np.zeros(len(self.scores), np.int64), self.corners, self.scores, self.labels)
-
-    def tags(self) -> tuple[tuple[str, float], ...]:
-        best: dict[str, float] = {}
-        for one in self.boxes():
-            best.setdefault(one["label"], one["score"])  # the first is the surest
-        return tuple(best.items())
 
 
 @register
@@ -138,24 +70,21 @@ class Detect(Task):
     fit = "pad"
     geometry = True
     recipe = "dense"
+    answer = Detections
+    choices = {"head": HEADS}
+    kept = ("classes", "threshold")
     options = {"head": "one", "width": 0, "depth": 2}
     summed = frozenset({"loss_sum", "loss_count"})
 
     def __init__(
         self,
         classes: Sequence[str],
-        head: str = "one",
-        width: int = 128,
-        depth: int = 2,
         threshold: float = 0.3,
-        notes: Sequence[str] = (),
+        **options: Any,
     ) -> None:
-        if head not in HEADS:
-            raise UsageError(f"unknown head {head!r} of the task detect; expected one of {', '.join(HEADS)}")
-        self.classes, self.kind = tuple(classes), head
-        self.views_back = head == "one"  # proposals of two views are not the same ones
-        self.width, self.depth, self.threshold = int(width), int(depth), float(threshold)
-        self.notes = tuple(notes)
+        super().__init__(**options)
+        self.classes, self.threshold, self.kind = tuple(classes), float(threshold), self.how["head"]
+        self.views_back = self.kind == "one"  # proposals of two views are not the same ones
 
     @classmethod
     def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Detect:
@@ -174,16 +103,10 @@ class Detect(Task):
         if empty:
             notes.append(f"{empty:,} of {counted(len(rows))} for training without a box: negative examples")
         if absent := [name for name, n in zip(column.names, counts, strict=True) if not n]:
-            notes.append(f"no training picture has a box of {', '.join(absent[:8])}, so it cannot be learned")
-        return cls(column.names, **{k: settings[k] for k in cls.options}, notes=notes)
-
-    def to_json(self) -> dict[str, Any]:
-        values = {"head": self.kind, "width": self.width, "depth": self.depth, "threshold": self.threshold}
-        return {"classes": list(self.classes), **values}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Detect:
-        return cls(**values)
+            notes.append(f"no training picture has a box of {some_of(absent)}, so it cannot be learned")
+        made = cls(column.names, **cls.chosen(settings))
+        made.notes = tuple(notes)
+        return made
 
     @classmethod
     def strata(cls, source: Source) -> LabelSets:
@@ -195,9 +118,9 @@ class Detect(Task):
 
     def head(self, trunk: Trunk) -> nn.Module:
         # a head much wider than the trunk would take most of the time: 128 channels on placenet two thirds of it
-        width = self.width or min(128, trunk.channels[max(trunk.channels)] // 2)
+        width = self.how["width"] or min(128, trunk.channels[max(trunk.channels)] // 2)
         if self.kind == "one":
-            return OneStage(trunk.channels, len(self.classes), width, self.depth)
+            return OneStage(trunk.channels, len(self.classes), width, self.how["depth"])
         return TwoStage(trunk.channels, len(self.classes), width, gated=self.kind == "gated")
 
     def run(self, net: nn.Module, batch: Batch) -> Any:
@@ -253,7 +176,7 @@ class Detect(Task):
         losses = self.losses(outputs, batch)
         count = torch.as_tensor(losses.count)
         found, good = self._found(outputs, batch), batch.valid.cpu().numpy()
-        truth = [_there(one if one is not None else _NO_BOXES) for one in batch.targets["truth"]]
+        truth = [there_in(one if one is not None else _NO_BOXES) for one in batch.targets["truth"]]
         kept = [b for b in range(len(batch)) if good[b]]
         rows = batch.rows.numpy()
 
@@ -285,7 +208,7 @@ class Detect(Task):
             "boxes": int((~there.ignored).sum()),
             **{k: v for k, v in every.items() if k != "per_class"},
             **voc(found, there, self.classes),
-            "wrong": int((~np.isin(sure, _FINE)).sum()),
+            "wrong": int((~np.isin(sure, FINE)).sum()),
             "missed": int(missed.sum()),
             "loss": float(seen["loss_sum"][0] / max(1.0, seen["loss_count"][0])),
             "per_class": every["per_class"],
@@ -300,7 +223,7 @@ class Detect(Task):
         found, there = _both(seen)
         sure = found.only(found.scores >= self.threshold)
         kind, missed = kinds(sure, there)
-        return sure.pictures[~np.isin(kind, _FINE)], there.pictures[missed]
+        return sure.pictures[~np.isin(kind, FINE)], there.pictures[missed]
 
     def worst(self, seen: Seen) -> np.ndarray:
         rows = seen["rows"]
@@ -409,23 +332,8 @@ class Detect(Task):
         box = tuple(float(v) for v in found[n])
         return Claim(f"box {n + 1}: {self.classes[k]}", score, box, True)  # type: ignore[arg-type]
 
-    def unread(self, key: str, problem: str) -> Answer:
-        return Detections(key, problem=problem)
-
 
 _NO_BOXES = BoxSet(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool))
-_FINE = tuple(KINDS.index(name) for name in ("right", "ignored"))
-
-
-def _there(boxes: BoxSet) -> There:
-    """The boxes of one picture."""
-    count = len(boxes.labels)
-    return There(
-        np.zeros(count, np.int64),
-        np.asarray(boxes.corners, np.float32).reshape(-1, 4),
-        np.asarray(boxes.labels, np.int64),
-        np.asarray(boxes.ignored, bool),
-    )
 
 
 def _both(seen: Seen) -> tuple[Found, There]:

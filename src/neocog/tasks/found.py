@@ -1,4 +1,4 @@
-"""How good found boxes are: COCO's and VOC's average precision, and what kind each error is.
+"""Found boxes, and how good they are: COCO's and VOC's average precision, and what kind each error is.
 
 Found and true boxes of a split are flat arrays, each box with the number of its picture. COCO's figures are those of
 faster-coco-eval (the same numbers as pycocotools, tested by its authors).
@@ -7,16 +7,21 @@ faster-coco-eval (the same numbers as pycocotools, tested by its authors).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from neocog.data.kinds import BoxSet
 from neocog.errors import UsageError
+from neocog.tasks.answer import Answer
+from neocog.tasks.canvas import boxed
 
 BANDS = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}  # area in pixels, as COCO
 HIT = 0.5  # IoU from which on a box is found
 _NEAR = 0.1  # IoU from which on a wrong box means an object, but misses it
 KINDS = ("right", "badly placed", "wrong class", "found twice", "background", "ignored")
+FINE = tuple(KINDS.index(name) for name in ("right", "ignored"))
 
 
 class Found(NamedTuple):
@@ -39,10 +44,6 @@ class There(NamedTuple):
     corners: np.ndarray
     labels: np.ndarray
     ignored: np.ndarray
-
-    def only(self, which: np.ndarray) -> There:
-        """Some of them."""
-        return There(*(array[which] for array in self))
 
 
 def iou(a: np.ndarray, b: np.ndarray, *, inside: bool = False) -> np.ndarray:
@@ -226,3 +227,84 @@ def kinds(found: Found, true: There) -> tuple[np.ndarray, np.ndarray]:
         )  # fmt: skip
     made[right == 1], made[right == -1] = KINDS.index("right"), KINDS.index("ignored")
     return made, ~taken & ~true.ignored
+
+
+def there_in(boxes: BoxSet) -> There:
+    """The boxes of one picture."""
+    count = len(boxes.labels)
+    return There(
+        np.zeros(count, np.int64),
+        np.asarray(boxes.corners, np.float32).reshape(-1, 4),
+        np.asarray(boxes.labels, np.int64),
+        np.asarray(boxes.ignored, bool),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Detections(Answer):
+    """The boxes that were found in one picture, by falling score.
+
+    Attributes:
+        classes: all names that there are.
+        corners: float32 (D, 4), x0 y0 x1 y1 in the file's own upright pixels.
+        scores: float32 (D,). labels: int64 (D,), index into `classes`.
+        threshold: boxes with a lower score are doubtful: they are kept, but neither drawn nor counted.
+    """
+
+    classes: tuple[str, ...] = ()
+    corners: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    threshold: float = 0.3
+
+    def boxes(self, least: float | None = None) -> list[dict[str, Any]]:
+        """A dict for each box with a score of at least `least` (None: the threshold): label, score, box."""
+        least = self.threshold if least is None else least
+        return [
+            {"label": self.classes[k], "score": round(float(s), 4), "box": [round(v, 2) for v in box]}
+            for k, s, box in zip(self.labels, self.scores, self.corners.tolist(), strict=True)
+            if s >= least
+        ]
+
+    def row(self) -> dict[str, Any]:
+        found = self.boxes()
+        said = (f"{b['label']} {b['score']:.2f} ({' '.join(f'{v:.1f}' for v in b['box'])})" for b in found)
+        return {"count": len(found), "boxes": "; ".join(said)}
+
+    def to_json(self) -> dict[str, Any]:
+        every = self.boxes(0.0)
+        sure = len(self.boxes())
+        return {"boxes": every[:sure], "doubtful": every[sure:], "threshold": round(self.threshold, 4)}
+
+    def coco(self, image_id: int) -> list[dict[str, Any]]:
+        """The boxes as COCO's results, doubtful ones too; categories are counted from 1."""
+        sides = np.concatenate((self.corners[:, :2], self.corners[:, 2:] - self.corners[:, :2]), 1)
+        return [
+            {"image_id": image_id, "category_id": int(k) + 1, "bbox": [round(v, 2) for v in box], "score": round(s, 4)}
+            for k, box, s in zip(self.labels, sides.tolist(), self.scores.tolist(), strict=True)
+        ]
+
+    def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
+        """The boxes over the picture. With the truth: right ones green, wrong ones red, missed ones dashed, orange."""
+        found = self._found().only(self.scores >= self.threshold)
+        names = [f"{self.classes[k]} {s:.2f}" for k, s in zip(found.labels, found.scores, strict=True)]
+        if truth is None:
+            return boxed(picture, found.corners, names, found.labels)
+        there = there_in(truth)
+        kind, missed = kinds(found, there)
+        marks = np.array(["right" if k == KINDS.index("right") else "" if k in FINE else "wrong" for k in kind], object)
+        order = np.argsort(marks == "right", kind="stable")  # right ones last, on top
+        lost = [self.classes[k] for k in there.labels[missed]]
+        corners = np.concatenate((there.corners[missed], found.corners[order]))
+        return boxed(
+            picture, corners, [*lost, *(names[k] for k in order)], ["missed"] * len(lost) + marks[order].tolist()
+        )
+
+    def _found(self) -> Found:
+        return Found(np.zeros(len(self.scores), np.int64), self.corners, self.scores, self.labels)
+
+    def tags(self) -> tuple[tuple[str, float], ...]:
+        best: dict[str, float] = {}
+        for one in self.boxes():
+            best.setdefault(one["label"], one["score"])  # the first is the surest
+        return tuple(best.items())

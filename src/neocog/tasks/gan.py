@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,16 +29,12 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from neocog.errors import UsageError, closest
 from neocog.nets.dcgan import Generator
 from neocog.page import Html, paragraph
+from neocog.tasks.answer import Answer
 from neocog.tasks.frechet import distance, features, features_at_hand, nearest
 from neocog.tasks.pixels import Pixels, Read, as_bytes, chance, sheet, this_step
-from neocog.tasks.task import Answer, Losses, Section, Seen, register
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.nets.trunk import Trunk
+from neocog.tasks.task import Batch, Losses, Section, Seen, Trunk, register
 
 LOSSES = ("hinge", "original")
 _FEW = 256  # pictures of a split that an epoch's figures are of; the last are of _MOST
@@ -51,9 +47,7 @@ _GAUSSIAN = 256  # directions of the normal distribution to compare with
 class Judged(Answer):
     """How true the critic takes a picture to be: its score, higher is truer."""
 
-    key: str
     score: float = 0.0
-    problem: str | None = None
 
     def row(self) -> dict[str, Any]:
         return {"score": round(self.score, 4)}
@@ -96,56 +90,46 @@ class Gan(Pixels):
     adversarial = True
     told = "true"
     options = {"latent": 64, "loss": "hinge", "critic": 2.0, "smooth": 0.0}
-    latent: int
-    loss: str
-    critic: float
-    smooth: float
+    choices = {"loss": LOSSES}
+    answer = Judged
+    asks = "latent of at least 1, critic above 0 and smooth from 0 to below 0.5"
 
     def __init__(self, features: str = "", **settings: Any) -> None:
         super().__init__(**settings)
-        if self.loss not in LOSSES:
-            raise UsageError(
-                f"unknown loss {self.loss!r} of the task gan{closest(self.loss, LOSSES)}; expected one of "
-                f"{', '.join(LOSSES)}"
-            )
-        if self.latent < 1 or self.critic <= 0 or not 0 <= self.smooth < 0.5:
-            raise UsageError(
-                "the task gan needs latent of at least 1, critic above 0 and smooth from 0 to below 0.5, got "
-                f"{ ({k: getattr(self, k) for k in self.options}) }"
-            )
         self.read_by = features or features_at_hand()
         self._read: dict[tuple[int, float], Tensor] = {}  # features of pictures that every epoch asks for
 
     def to_json(self) -> dict[str, Any]:
         return {**super().to_json(), "features": self.read_by}
 
+    def sound(self, latent: int, critic: float, smooth: float, **more: Any) -> bool:  # type: ignore[override]
+        return latent >= 1 and critic > 0 and 0 <= smooth < 0.5
+
     def head(self, trunk: Trunk) -> nn.Module:
-        return Adversaries(trunk, self.latent, self.critic)
+        return Adversaries(trunk, self.how["latent"], self.how["critic"])
 
     # ---- a step
 
     def run(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         if not batch.targets:
             return {"true": net(batch.x)}
-        z = chance(batch.rows, self.latent, this_step() if net.training else 0).to(batch.x)
-        made = self.made(net, z)
+        z = chance(batch.rows, self.how["latent"], this_step() if net.training else 0).to(batch.x)
+        made = self.normalised(self.pictures(net, z))
         outputs = {"true": net(batch.x), "false": net(made.detach())}
         if net.training:
             with _left_alone(net):
                 return {**outputs, "fooled": net(made)}
         return {**outputs, "fooled": outputs["false"], "made": made}
 
-    def made(self, net: nn.Module, z: Tensor) -> Tensor:
-        """Pictures of numbers (B, latent), normalised, (B, C, H, W)."""
-        values = net.answer.generator(z) * 0.5 + 0.5  # type: ignore[union-attr, operator]
-        return self.normalised(values)
+    def pictures(self, net: nn.Module, z: Tensor) -> Tensor:
+        return net.answer.generator(z) * 0.5 + 0.5  # type: ignore[union-attr, operator, no-any-return]
 
     def losses(self, outputs: dict[str, Tensor], batch: Batch) -> Losses:
         true, false, fooled = (outputs[name].flatten() for name in ("true", "false", "fooled"))
-        if self.loss == "hinge":
+        if self.how["loss"] == "hinge":
             critic, generator = F.relu(1 - true) + F.relu(1 + false), -fooled
         else:
-            soft = torch.full_like(true, 1 - self.smooth)
+            soft = torch.full_like(true, 1 - self.how["smooth"])
             critic = F.binary_cross_entropy_with_logits(true, soft, reduction="none") + F.softplus(false)
             generator = F.softplus(-fooled)
         good, count = batch.valid, batch.valid.sum()
@@ -239,16 +223,8 @@ class Gan(Pixels):
             sheets["Samples, each with the nearest training picture to its right"] = sheet(pairs)
         return sheets
 
-    @torch.inference_mode()
-    def sample(self, net: nn.Module, n: int, seed: int = 0) -> np.ndarray:
-        z = torch.randn(n, self.latent, generator=torch.Generator().manual_seed(seed)).to(next(net.parameters()))
-        return np.concatenate([as_bytes(self.values(self.made(net, part))) for part in z.split(256)])
-
     def answers(self, outputs: dict[str, Tensor], batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
         return [Judged(key, score) for key, score in zip(keys, outputs["true"].flatten().tolist(), strict=True)]
-
-    def unread(self, key: str, problem: str) -> Answer:
-        return Judged(key, problem=problem)
 
 
 @contextmanager

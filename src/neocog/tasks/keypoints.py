@@ -8,14 +8,16 @@ in-the-Wild"), which are known by their number.
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from neocog.tasks.answer import Answer
+from neocog.tasks.canvas import enlarged
 
 _DRAWN = 320  # smaller pictures are enlarged before points are drawn on them
 TRUTH, ANSWER, BETWEEN = (60, 220, 90), (255, 140, 0), (255, 255, 255)
@@ -55,11 +57,9 @@ class Keypoints(Answer):
         lines: pairs of points that are joined in the drawing.
     """
 
-    key: str
     names: tuple[str, ...] = ()
     points: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
     lines: tuple[tuple[int, int], ...] = ()
-    problem: str | None = None
 
     def row(self) -> dict[str, Any]:
         places = zip(self.names, self.points.tolist(), strict=True)
@@ -89,12 +89,8 @@ class Keypoints(Answer):
 
     def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
         """The answer in orange, joined by lines; known points of the truth in green, each joined to its answer."""
-        from PIL import Image, ImageDraw
-
-        image = Image.fromarray(picture).convert("RGB")
-        times = max(1, math.ceil(_DRAWN / max(image.size)))
-        if times > 1:
-            image = image.resize((image.width * times, image.height * times), Image.Resampling.BICUBIC)
+        large, times = enlarged(picture, _DRAWN)
+        image = Image.fromarray(np.ascontiguousarray(large))
         pen, side = ImageDraw.Draw(image), max(image.size)
         at = [(float(x) * times, float(y) * times) for x, y in self.points[:, :2]]
         thin = max(1, side // 400)
@@ -153,22 +149,10 @@ def skeleton(names: Sequence[str], swap: Sequence[int] = ()) -> Skeleton:
 
 
 def _by_names(names: tuple[str, ...]) -> tuple[int, ...]:
-    """Partners by the words left and right."""
-    pairs = []
-    for k, name in enumerate(names):
-        for one, other in (("left", "right"), ("l_", "r_"), ("_l", "_r")):
-            mate = name.replace(one, other) if one == "left" else _ended(name, one, other)
-            if mate != name and mate in names:
-                pairs.append((k, names.index(mate)))
-                break
-    return _paired(len(names), pairs)
-
-
-def _ended(name: str, one: str, other: str) -> str:
-    """The name with another beginning (``l_``) or end (``_l``)."""
-    if one.endswith("_"):
-        return other + name.removeprefix(one) if name.startswith(one) else name
-    return name.removesuffix(one) + other if name.endswith(one) else name
+    """Partners by the words left and right, or by l and r at an end."""
+    sides = (("left", "right"), ("^l_", "r_"), ("_l$", "_r"))
+    mates = ((k, re.sub(one, other, name)) for one, other in sides for k, name in enumerate(names))
+    return _paired(len(names), [(k, names.index(mate)) for k, mate in mates if mate in names and mate != names[k]])
 
 
 def _paired(count: int, pairs: Sequence[tuple[int, int]]) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,17 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neocog.errors import DataError, UsageError
-from neocog.tasks import label_heads, label_report
-from neocog.tasks.answer import Answer
+from neocog.tasks import label_report
+from neocog.tasks.answer import Answer, Claim, which
 from neocog.tasks.at_once import Arrays, FitsAtOnce
+from neocog.tasks.last_layers import KINDS, Layers, label_layers
 from neocog.tasks.measures import cross_entropy, evaluate_logits, fit_temperature, softmax, wilson
-from neocog.tasks.ridge import Layers
-from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
+from neocog.tasks.task import Batch, Losses, Section, Seen, Source, Targets, Task, Warp, register
 
 IGNORED = -100  # PyTorch's label for what has no loss
 _UNBALANCED = 2.0  # the largest class over the smallest from which on classes are weighted
@@ -38,13 +33,11 @@ class Prediction(Answer):
     its `strangeness`, a distance in feature space, is beyond what 95 % of the validation pictures have.
     """
 
-    key: str
     label: str = ""
     probability: float = 0.0
     top: tuple[tuple[str, float], ...] = ()
     unknown: bool = False
     strangeness: float = 0.0
-    problem: str | None = None
 
     def row(self) -> dict[str, Any]:
         """An unknown picture has no label; its guesses are in ``label_1`` and so on."""
@@ -96,8 +89,10 @@ class Label(FitsAtOnce, Task):
     about = "one class for each picture, text, sound or clip"
     inputs = ()
     needs = {"label": "category"}
+    answer = Prediction
+    kept = ("classes", "smoothing", "weights", "sampling", "temperature")
     mixes = True
-    head_kinds = label_heads.KINDS
+    head_kinds = KINDS
     head_judge = "log loss"
     knows_strangers = True
     classifies = True
@@ -111,6 +106,7 @@ class Label(FitsAtOnce, Task):
         temperature: float = 1.0,
         notes: Sequence[str] = (),
     ) -> None:
+        super().__init__()
         self.classes, self.smoothing, self.temperature = tuple(classes), float(smoothing), float(temperature)
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"the temperature is {temperature} instead of a number above 0")
@@ -144,16 +140,6 @@ class Label(FitsAtOnce, Task):
             return cls(source.classes, smoothing, balance(counts).tolist(), notes=[note] if uneven else [])
         return cls(source.classes, smoothing)
 
-    def to_json(self) -> dict[str, Any]:
-        lists = {
-            k: None if v is None else v.tolist() for k, v in (("weights", self.weights), ("sampling", self.sampling))
-        }
-        return {"classes": list(self.classes), "smoothing": self.smoothing, **lists, "temperature": self.temperature}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Label:
-        return cls(**values)
-
     @classmethod
     def strata(cls, source: Source) -> np.ndarray:
         return source.labels
@@ -165,7 +151,7 @@ class Label(FitsAtOnce, Task):
     def fit_head(self, x: np.ndarray, targets: Arrays, strengths: Sequence[float], kind: str = "") -> Layers:
         labels = targets["label"]
         counts = np.ones(len(labels)) if self.weights is None else self.weights.double().numpy()[labels]
-        return label_heads.layers(kind or "softmax", x, labels, len(self.classes), counts / counts.mean(), strengths)
+        return label_layers(kind or "softmax", x, labels, len(self.classes), counts / counts.mean(), strengths)
 
     def learnable(self, targets: Arrays) -> bool:
         return len(np.unique(targets["label"])) > 1
@@ -266,9 +252,6 @@ class Label(FitsAtOnce, Task):
     def claim(self, outputs: Tensor, batch: Batch, what: str | None = None, other: Any = None) -> Claim:
         k = which(what, self.classes, "class", int(outputs[0].argmax()))
         return Claim(self.classes[k], lambda out: out[:, k])
-
-    def unread(self, key: str, problem: str) -> Answer:
-        return Prediction(key, problem=problem)
 
     reading = "`output` are logits of the classes; `probabilities` is their softmax after division by the temperature."
 

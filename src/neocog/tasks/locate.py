@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,26 +23,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neocog.data.kinds import Boxes, BoxSet
-from neocog.errors import DataError, UsageError
+from neocog.errors import DataError
+from neocog.nets.boxes import giou
+from neocog.nets.boxes import iou as overlap
 from neocog.nets.pyramid import Joined
 from neocog.page import table
-from neocog.tasks import coco
-from neocog.tasks.answer import Answer
-from neocog.tasks.canvas import PLAIN, RIGHT, WRONG, boxed, captioned
+from neocog.tasks.answer import Answer, Claim, coco_box, which
+from neocog.tasks.canvas import boxed
 from neocog.tasks.inside import check_inside
-from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
-    from neocog.nets.trunk import Trunk
+from neocog.tasks.task import Batch, Losses, Section, Seen, Source, Targets, Task, Trunk, Warp, register
 
 METHODS, LOSSES = ("maps", "numbers"), ("l1", "squared", "giou")
 _MIDDLE = (0.25, 0.25, 0.75, 0.75)  # where outputs of 0 are; one is a quarter of the picture
 _QUARTER = 0.25
 _EDGES = ("left", "top", "right", "bottom", "size")
-_TRUTH = (70, 150, 240)
 _FINEST = 4  # stride of the map whose cells propose boxes
 
 
@@ -74,12 +68,10 @@ class Place(Answer):
     `probability` is that of the label among all labels, `classes`; 1 where there is only one.
     """
 
-    key: str
     box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     label: str = ""
     probability: float = 1.0
     classes: tuple[str, ...] = ()
-    problem: str | None = None
 
     def row(self) -> dict[str, Any]:
         corners = dict(zip(("x0", "y0", "x1", "y1"), self.box, strict=True))
@@ -91,18 +83,16 @@ class Place(Answer):
     def coco(self, image_id: int) -> list[dict[str, Any]]:
         x0, y0, x1, y1 = self.box
         number = self.classes.index(self.label) + 1 if self.label in self.classes else 1
-        place = {"bbox": coco.box(self.box), "area": round((x1 - x0) * (y1 - y0), 2)}
+        place = {"bbox": coco_box(self.box), "area": round((x1 - x0) * (y1 - y0), 2)}
         return [{"image_id": image_id, "category_id": number, **place, "score": round(self.probability, 4)}]
 
     def draw(self, picture: np.ndarray, truth: Any = None) -> np.ndarray:
         """The box; with the truth, that in blue, and the answer green if they have half of their area in common."""
         said, found = f"{self.label} {self.probability:.0%}", largest(truth)
         if found is None:
-            return captioned(boxed(picture, [(self.box, PLAIN)]), [(said, PLAIN)])
-        corners = found[0].tolist()
-        iou = float(overlap(np.array([self.box]), np.array([corners]))[0])
-        colour = RIGHT if iou >= 0.5 else WRONG
-        return captioned(boxed(picture, [(corners, _TRUTH), (self.box, colour)]), [(said, colour), ("truth", _TRUTH)])
+            return boxed(picture, np.array([self.box]), [said], [""])
+        mark = "right" if overlap(torch.tensor(self.box), torch.tensor(found[0])) >= 0.5 else "wrong"
+        return boxed(picture, np.array([found[0], self.box]), ["truth", said], ["truth", mark])
 
     def tags(self) -> tuple[tuple[str, float], ...]:
         return ((self.label, self.probability),) if self.label else ()
@@ -127,16 +117,14 @@ class Locate(Task):
     fit = "pad"
     geometry = True
     recipe = "dense"
+    answer = Place
     options = {"method": "maps", "loss": "l1", "weight": 5.0, "width": 128}
+    choices = {"method": METHODS, "loss": LOSSES}
+    kept = ("classes",)
 
-    def __init__(
-        self, classes: Sequence[str], method: str = "maps", loss: str = "l1", weight: float = 5.0, width: int = 128
-    ) -> None:
-        for what, value, there in (("method", method, METHODS), ("loss", loss, LOSSES)):
-            if value not in there:
-                raise UsageError(f"unknown {what} {value!r} of the task locate; expected one of {', '.join(there)}")
-        self.classes, self.method, self.loss = tuple(classes), method, loss
-        self.weight, self.width = float(weight), int(width)
+    def __init__(self, classes: Sequence[str], **options: Any) -> None:
+        super().__init__(**options)
+        self.classes, self.method = tuple(classes), self.how["method"]
 
     @classmethod
     def known(cls, source: Source) -> np.ndarray:
@@ -152,12 +140,9 @@ class Locate(Task):
         column: Any = source.columns["boxes"]
         if not len(rows):
             raise DataError(f"{source.name} has no training picture with a box; the task locate needs one in each")
-        made = cls(column.names, **{k: settings.get(k, v) for k, v in cls.options.items()})
+        made = cls(column.names, **cls.chosen(settings))
         made.notes = tuple(check_inside(source, rows, "boxes"))
         return made
-
-    def to_json(self) -> dict[str, Any]:
-        return {"classes": list(self.classes), **{k: getattr(self, k) for k in self.options}}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Locate:
@@ -181,7 +166,7 @@ class Locate(Task):
         return self._numbers if self.method == "numbers" else None
 
     def head(self, trunk: Trunk) -> nn.Module:
-        return Proposals(trunk.channels, self._numbers, self.width)
+        return Proposals(trunk.channels, self._numbers, self.how["width"])
 
     # ---- a batch: boxes as shares of the input's width and height
 
@@ -203,7 +188,7 @@ class Locate(Task):
         each, known = self._each(outputs, batch.targets)
         count = known.sum()
         found, truth = self.corners(outputs.detach()), batch.targets["boxes"].nan_to_num(0.0)
-        right = ((_iou(found, truth)[0] >= 0.5) & known).sum()
+        right = ((overlap(found, truth) >= 0.5) & known).sum()
         parts = {name: (value * known).sum() / count.clamp(min=1) for name, value in each.items()}
         return Losses(parts, count, {"iou50": right})
 
@@ -211,13 +196,12 @@ class Locate(Task):
         """The losses of every picture by part, and of which pictures the box is known."""
         known = targets["labels"] >= 0
         truth = targets["boxes"].nan_to_num(0.5).to(outputs.dtype)
-        if self.loss == "giou":
-            iou, hull, union = _iou(self.corners(outputs), truth)
-            box = 1 - iou + (hull - union) / hull.clamp(min=1e-6)
+        if self.how["loss"] == "giou":
+            box = 1 - giou(self.corners(outputs), truth)
         else:
             far = outputs[:, :4] * _QUARTER + outputs.new_tensor(_MIDDLE) - truth
-            box = far.abs().sum(1) if self.loss == "l1" else (far**2).sum(1)
-        parts = {"box": self.weight * box}
+            box = far.abs().sum(1) if self.how["loss"] == "l1" else (far**2).sum(1)
+        parts = {"box": self.how["weight"] * box}
         if len(self.classes) > 1:
             labels = targets["labels"].clamp(min=0)
             parts["class"] = F.cross_entropy(outputs[:, 4:], labels, reduction="none")
@@ -237,17 +221,14 @@ class Locate(Task):
 
     # ---- figures
 
-    def observe(self, outputs: Tensor, batch: Batch) -> dict[str, Any]:
-        return {"rows": batch.rows, "outputs": outputs, **batch.targets}
-
     def _judged(self, seen: Seen) -> tuple[np.ndarray, np.ndarray]:
         """IoU of every answer with the largest box (nan: not known), and whether the class is right."""
         outputs = torch.from_numpy(np.asarray(seen["outputs"], np.float32))
-        iou = overlap(self.corners(outputs).numpy(), seen["boxes"])
-        named = np.ones(len(iou), bool)
+        common = overlap(self.corners(outputs).double(), torch.from_numpy(seen["boxes"]).double()).numpy()
+        named = np.ones(len(common), bool)
         if len(self.classes) > 1:
             named = seen["outputs"][:, 4:].argmax(1) == seen["labels"]
-        return np.where(seen["labels"] >= 0, iou, np.nan), named
+        return np.where(seen["labels"] >= 0, common, np.nan), named
 
     def figures(self, seen: Seen) -> dict[str, Any]:
         known = seen["labels"] >= 0 if len(seen.get("rows", ())) else np.zeros(0, bool)
@@ -341,9 +322,6 @@ class Locate(Task):
         towards = torch.tensor([-1.0, -1.0, 1.0, 1.0] if names[k] == "size" else [names[k] == e for e in _EDGES[:4]])
         return Claim(f"{names[k]} of the box", lambda out: self.corners(out) @ towards.to(out), box)
 
-    def unread(self, key: str, problem: str) -> Answer:
-        return Place(key, problem=problem)
-
     reading = "`boxes` are x0, y0, x1, y1 of the one box, `probabilities` those of its classes."
 
     def readings(self, outputs: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
@@ -363,19 +341,3 @@ def largest(boxes: BoxSet | None) -> tuple[np.ndarray, int] | None:
         return None
     k = int(areas.argmax())
     return boxes.corners[k], int(boxes.labels[k])
-
-
-def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """IoU (N,) of boxes (N, 4) with boxes (N, 4)."""
-    pair = (torch.from_numpy(np.asarray(boxes, np.float64)) for boxes in (first, second))
-    return _iou(*pair)[0].numpy()
-
-
-def _iou(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """IoU of boxes (B, 4) with boxes (B, 4), the area of the smallest box around both, and that of their union."""
-    inner = (torch.minimum(first[:, 2:], second[:, 2:]) - torch.maximum(first[:, :2], second[:, :2])).clamp(min=0)
-    outer = torch.maximum(first[:, 2:], second[:, 2:]) - torch.minimum(first[:, :2], second[:, :2])
-    areas = [(one[:, 2:] - one[:, :2]).clamp(min=0).prod(1) for one in (first, second)]
-    both = inner.prod(1)
-    union = areas[0] + areas[1] - both
-    return both / union.clamp(min=1e-9), outer.prod(1), union

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neocog.data.kinds import NOT_LABELLED
+from neocog.tasks.canvas import in_colour
 
 TOLERANCE = 0.0075  # of the picture's diagonal, by which borders may miss each other (Csurka et al. 2013)
 SIGMA = 5.0  # pixels, of U-Net's weights between neighbours (Ronneberger et al. 2015)
@@ -163,15 +164,6 @@ def errors(picture: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> np.ndarr
     grey = np.repeat(wide.mean(2, keepdims=True) * 0.6, 3, 2)
     made = np.where((mask != truth)[:, :, None], 0.3 * wide + 0.7 * np.array(WRONG), grey)
     return np.where((truth == NOT_LABELLED)[:, :, None], wide, made).astype(np.uint8)
-
-
-def in_colour(picture: np.ndarray) -> np.ndarray:
-    """A grey or coloured picture as (H, W, 3)."""
-    return (
-        np.repeat(picture.reshape(*picture.shape[:2], 1), 3, 2)
-        if picture.ndim == 2 or picture.shape[2] == 1
-        else picture
-    )
 
 
 def with_legend(panels: Sequence[np.ndarray], entries: Sequence[tuple[str, Sequence[int]]]) -> np.ndarray:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,16 +30,12 @@ from torch import Tensor, nn
 
 from neocog.errors import DataError, UsageError
 from neocog.page import Html, line_chart, paragraph
+from neocog.tasks.answer import Answer, Claim
 from neocog.tasks.at_once import Arrays, FitsAtOnce
 from neocog.tasks.logistic import few_threads
 from neocog.tasks.measures import auroc
-from neocog.tasks.task import Answer, Claim, Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Batch, Losses, Section, Seen, Source, Targets, Task, Warp, register
 from neocog.tasks.together import all_rows
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
 
 LOSSES = ("softmax", "triplet", "contrastive")
 _EACH = 4  # pictures of a class in a batch
@@ -54,10 +50,8 @@ class Vector(Answer):
     `same` is the cosine from which on two pictures are called the same (chosen on the validation pairs).
     """
 
-    key: str
     vector: tuple[float, ...] = ()
     same: float = 0.0
-    problem: str | None = None
 
     def alike(self, other: Vector) -> float:
         """The cosine, -1 to 1."""
@@ -98,14 +92,14 @@ class Match(FitsAtOnce, Task):
     head_judge = "equal error rate"
     views_back = True
     variants = ("match-captions", "match-pairs", "match-texts")
+    answer = Vector
+    choices = {"loss": LOSSES}
+    kept = ("same",)
     options = {"dimensions": 256, "loss": "softmax", "margin": 0.3, "scale": 16.0}
 
-    def __init__(
-        self, dimensions: int = 256, loss: str = "softmax", margin: float = 0.3, scale: float = 16.0, same: float = 0.5
-    ) -> None:
-        if loss not in LOSSES:
-            raise UsageError(f"unknown loss {loss!r} of the task match; expected one of {', '.join(LOSSES)}")
-        self.dimensions, self.loss, self.margin, self.scale = int(dimensions), loss, float(margin), float(scale)
+    def __init__(self, same: float = 0.5, **options: Any) -> None:
+        super().__init__(**options)
+        self.dimensions, self.margin, self.scale = (self.how[name] for name in ("dimensions", "margin", "scale"))
         self.same = same
 
     @classmethod
@@ -116,14 +110,7 @@ class Match(FitsAtOnce, Task):
                 f"{source.name} has {(counts > 1).sum()} classes with two pictures or more; twins need at least two "
                 "classes, each with at least two pictures"
             )
-        return cls(**{k: settings[k] for k in cls.options})
-
-    def to_json(self) -> dict[str, Any]:
-        return {**{k: getattr(self, k) for k in self.options}, "same": self.same}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Match:
-        return cls(**values)
+        return cls(**cls.chosen(settings))
 
     @classmethod
     def groups(cls, source: Source) -> np.ndarray:
@@ -203,11 +190,11 @@ class Match(FitsAtOnce, Task):
         asked = same.any(1) & other.any(1)
         if not asked.any():
             return Losses({"loss": outputs.sum() * 0.0}, len(outputs))
-        if self.loss == "softmax":
+        if self.how["loss"] == "softmax":
             logits = (self.scale * cosines).masked_fill(own, -math.inf)
             chance = logits - logits.logsumexp(1, keepdim=True)
             loss = -(chance.masked_fill(~same, 0.0).sum(1) / same.sum(1).clamp(min=1))[asked].mean()
-        elif self.loss == "triplet":
+        elif self.how["loss"] == "triplet":
             hardest = cosines.masked_fill(~same, 2.0).amin(1)
             nearest = cosines.masked_fill(~other, -2.0).amax(1)
             loss = F.softplus(self.scale * (nearest - hardest + self.margin))[asked].mean() / self.scale
@@ -289,9 +276,6 @@ class Match(FitsAtOnce, Task):
             raise UsageError("the task match compares two pictures; give the other one, as in --with OTHER.jpg")
         towards = F.normalize(other[0].detach(), dim=0)
         return Claim("the same as the other picture", lambda out: F.normalize(out, dim=1) @ towards)
-
-    def unread(self, key: str, problem: str) -> Answer:
-        return Vector(key, problem=problem)
 
     reading = "`output` (B, D) is a vector of length 1; two pictures show the same from a cosine of `same` on."
 

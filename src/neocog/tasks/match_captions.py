@@ -10,33 +10,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neocog.errors import DataError, UsageError, closest
+from neocog.errors import DataError
+from neocog.nets.matching import READS, PicturesAndTexts
 from neocog.page import Html, paragraph, table
 from neocog.tasks import ranking
+from neocog.tasks.answer import Answer
 from neocog.tasks.match import Vector
-from neocog.tasks.ranking import LOSSES, both_ways, figures_of, matching_loss, mean_recall, ranks
-from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.ranking import LOSSES, both_ways, figures_of_both, ranks
+from neocog.tasks.task import Batch, Losses, Section, Seen, Source, Targets, Trunk, Warp, register
 from neocog.tasks.together import all_rows
-from neocog.tasks.towers import as_targets, build_tower, chosen, learn_tokenizer
-from neocog.text.tokens import Tokenizer, load_tokenizer
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
-    from neocog.nets.trunk import Trunk
+from neocog.tasks.towers import Matching, as_targets, build_tower, learn_tokenizer
+from neocog.text.tokens import Tokenizer
 
 SIDES = ("picture_to_sentence", "sentence_to_picture")
 
 
 @register
-class MatchCaptions(Task):
+class MatchCaptions(Matching):
     """Which sentence fits which picture.
 
     Args:
@@ -58,12 +54,9 @@ class MatchCaptions(Task):
     name = "match-captions"
     about = "which sentence fits which picture"
     needs = {"captions": "texts"}
-    goal = ("mean_recall", "max")
-    figure = "mean recall"
-    whole_batch = True
     on_features = True
-    views_back = False
-    recipe = "towers"
+    answer = Vector
+    choices = {"loss": LOSSES, "reads": READS}
     options = {
         "tower": "sentence", "dimensions": 512, "learned": 64, "filters": 256, "reads": "mean", "hidden": 0,
         "dropout": 0.2, "words": 0.1,
@@ -72,14 +65,7 @@ class MatchCaptions(Task):
     }  # fmt: skip
 
     def __init__(self, tokenizer: Tokenizer, **options: Any) -> None:
-        from neocog.nets.matching import READS
-
-        self.tokenizer = tokenizer
-        self.how = {**self.options, **options}
-        for name, known in (("loss", LOSSES), ("reads", READS)):
-            if self.how[name] not in known:
-                value = self.how[name]
-                raise UsageError(f"unknown {name} {value!r}{closest(value, known)}; expected one of {', '.join(known)}")
+        super().__init__(tokenizer, **options)
         self.shown_texts = max(1, int(self.how["captions"]))
 
     @classmethod
@@ -91,27 +77,21 @@ class MatchCaptions(Task):
                 f"{source.name} has {len(set(texts))} different captions to learn from; expected pictures with "
                 "sentences that tell them apart"
             )
-        task = cls(learn_tokenizer(settings["tower"], texts), **chosen(settings, cls.options))
+        task = cls(learn_tokenizer(settings["tower"], texts), **cls.chosen(settings))
         task.notes = (f"{len(texts):,} captions of {len(rows):,} pictures to learn from",)
         return task
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.how, "space": "", "tokenizer": self.tokenizer.to_json()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> MatchCaptions:
-        return cls(load_tokenizer(values["tokenizer"]), **{k: v for k, v in values.items() if k != "tokenizer"})
+        return {**super().to_json(), "space": ""}
 
     # ---- the net and its steps
 
     def head(self, trunk: Trunk) -> nn.Module:
-        from neocog.nets.matching import PicturesAndTexts
-
         how, deepest = self.how, max(trunk.channels)
         texts = build_tower(
             how["tower"], self.tokenizer, how["dimensions"], how["learned"], how["filters"], how["dropout"]
         )
-        options = chosen(how, ("reads", "hidden", "dropout", "words", "gamma"))
+        options = {name: how[name] for name in ("reads", "hidden", "dropout", "words", "gamma")}
         head = PicturesAndTexts(trunk.channels[deepest], texts, how["dimensions"], **options)
         if how["space"]:
             from neocog.text.space import Space
@@ -141,13 +121,10 @@ class MatchCaptions(Task):
         cosines = pictures[has] @ texts.T
         if not len(codes):
             return Losses({"loss": outputs["pictures"].sum() * 0.0}, len(batch))
-        options = chosen(self.how, ("loss", "margin", "negatives", "hard"))
-        forward, backward = (
-            matching_loss(c, p, outputs["gamma"], **options) for c, p in ((cosines, positive), (cosines.T, positive.T))
-        )
+        loss = self.loss_of(cosines, positive, outputs["gamma"])
         best = cosines.detach().argmax(0)
         right = positive[best, torch.arange(len(codes), device=codes.device)].double().mean() * len(batch)
-        return Losses({"loss": (forward + backward) / 2}, len(batch), {"recall_at_1": right})
+        return Losses({"loss": loss}, len(batch), {"recall_at_1": right})
 
     # ---- figures
 
@@ -170,20 +147,10 @@ class MatchCaptions(Task):
         if not len(seen.get("rows", ())):
             return {"n": 0, "mean_recall": math.nan, "loss": math.nan}
         pictures, sentences, owner = self._matched(seen)
-        found: dict[str, Any] = {"n": len(pictures), "sentences": len(sentences)}
-        for name, one in zip(SIDES, ranks(pictures, sentences, owner), strict=True):
-            found |= figures_of(one, name)
         gamma = float(seen["each_gamma"].mean())
-        return {
-            **found,
-            "mean_recall": mean_recall(found, SIDES),
-            "gamma": gamma,
-            "loss": both_ways(pictures, sentences, owner, gamma),
-        }
-
-    def error(self, figures: Mapping[str, Any]) -> float:
-        p, n = figures["mean_recall"], max(1, figures["n"])
-        return math.sqrt(max(p * (1 - p), 0.0) / n) if math.isfinite(p) else 0.0
+        both = both_ways(pictures, sentences, (owner, np.arange(len(sentences))), gamma, ())
+        counts = {"n": len(pictures), "sentences": len(sentences), "gamma": gamma}
+        return {**counts, **figures_of_both(both, SIDES)}
 
     def worst(self, seen: Seen) -> np.ndarray:
         forward = ranks(*self._matched(seen))[0] if len(seen.get("rows", ())) else np.zeros(0, np.int64)
@@ -200,9 +167,6 @@ class MatchCaptions(Task):
     def headline(self, figures: Mapping[str, Any]) -> str:
         return f"{ranking.told(figures, SIDES)} (n = {figures['n']:,} pictures, {figures['sentences']:,} sentences)"
 
-    def shown(self, value: float) -> str:
-        return f"{100 * value:.1f} %"
-
     def sections(self, seen: Seen, figures: Mapping[str, Any]) -> list[Section]:
         rows = ranking.rows_of(figures, SIDES)
         said = (
@@ -216,8 +180,5 @@ class MatchCaptions(Task):
     def answers(self, outputs: Any, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
         rows = outputs["pictures"].cpu().tolist()
         return [Vector(key, tuple(row)) for key, row in zip(keys, rows, strict=True)]
-
-    def unread(self, key: str, problem: str) -> Answer:
-        return Vector(key, problem=problem)
 
     reading = "`output` (B, D) is a picture's vector of length 1 in the space of pictures and sentences."

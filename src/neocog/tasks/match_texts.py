@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,21 +22,17 @@ from torch import Tensor, nn
 
 from neocog.data.read_text import TextReader
 from neocog.data.reader import Reader
-from neocog.errors import DataError, UsageError, closest
+from neocog.errors import DataError
 from neocog.page import Html, paragraph, table
 from neocog.tasks import ranking
+from neocog.tasks.answer import Answer
 from neocog.tasks.measures import auroc
-from neocog.tasks.ranking import LOSSES, figures_of, graded, matching_loss, mean_recall
-from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.ranking import both_ways, figures_of_both
+from neocog.tasks.task import Batch, Losses, Section, Seen, Source, Targets, Warp, register
 from neocog.tasks.together import all_rows
-from neocog.tasks.towers import LONGEST, as_targets, build_tower, chosen, learn_tokenizer
+from neocog.tasks.towers import LONGEST, Matching, as_targets, build_tower, learn_tokenizer
 from neocog.text.pairs import SHARED, shared
-from neocog.text.tokens import Tokenizer, load_tokenizer, normal
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
+from neocog.text.tokens import Tokenizer, normal
 
 SIDES = ("first_to_second", "second_to_first")
 
@@ -52,12 +48,10 @@ class Pair(Answer):
         words: of both texts, what each token contributed to the cosine, as far as the tower's maximum says it.
     """
 
-    key: str
     cosine: float = 0.0
     same: float | None = None
     least: float | None = None
     words: tuple[tuple[tuple[str, float], ...], ...] = ()
-    problem: str | None = None
 
     @property
     def answer(self) -> bool | None:
@@ -76,7 +70,7 @@ class Pair(Answer):
 
 
 @register
-class MatchTexts(Task):
+class MatchTexts(Matching):
     """Which text belongs to which.
 
     Args:
@@ -89,23 +83,14 @@ class MatchTexts(Task):
     name = "match-texts"
     about = "which text belongs to which"
     needs: ClassVar[Mapping[str, str]] = {"first": "texts", "second": "texts"}
-    goal = ("mean_recall", "max")
-    figure = "mean recall"
     inputs = ("text",)
     shown_texts = 1
-    whole_batch = True
     mirrors = False
-    views_back = False
-    recipe = "towers"
+    answer = Pair
     options = {
         "tower": "sentence", "dimensions": 256, "sides": 1, "words": 0.1,
         "loss": "softmax", "margin": 0.2, "gamma": 0.0, "negatives": 0, "hard": False,
     }  # fmt: skip
-
-    def __init__(self, tokenizer: Tokenizer, **options: Any) -> None:
-        self.tokenizer, self.how = tokenizer, {**self.options, **options}
-        if (loss := self.how["loss"]) not in LOSSES:
-            raise UsageError(f"unknown loss {loss!r}{closest(loss, LOSSES)}; expected one of {', '.join(LOSSES)}")
 
     @classmethod
     def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> MatchTexts:
@@ -113,7 +98,7 @@ class MatchTexts(Task):
         if min(len(set(side)) for side in sides) < 2:
             raise DataError(f"{source.name} has not two different texts on each side; expected pairs that differ")
         tokenizer = learn_tokenizer(settings["tower"], [*sides[0], *sides[1]])
-        task = cls(tokenizer, **chosen(settings, cls.options), **cls._more(source, rows))
+        task = cls(tokenizer, **cls.chosen(settings), **cls._more(source, rows))
         task.notes = (f"{len(rows):,} pairs to learn from",)
         if clash := getattr(tokenizer, "collisions", 0):
             task.notes += (
@@ -124,13 +109,6 @@ class MatchTexts(Task):
     @classmethod
     def _more(cls, source: Source, rows: np.ndarray) -> dict[str, Any]:
         return {}
-
-    def to_json(self) -> dict[str, Any]:
-        return {**self.how, "tokenizer": self.tokenizer.to_json()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> MatchTexts:
-        return cls(load_tokenizer(values["tokenizer"]), **{k: v for k, v in values.items() if k != "tokenizer"})
 
     @classmethod
     def groups(cls, source: Source) -> np.ndarray:
@@ -167,13 +145,11 @@ class MatchTexts(Task):
         first, second = all_rows(outputs["first"]), all_rows(outputs["second"][:, 0])
         a, b = all_rows(batch.targets["first"]), all_rows(batch.targets["second"])
         positive = ((a[:, None] == a[None]).float() @ (b[:, None] == b[None]).float()) > 0
-        cosines, options = first @ second.T, chosen(self.how, ("loss", "margin", "negatives", "hard"))
-        forward, backward = (
-            matching_loss(c, p, outputs["gamma"], **options) for c, p in ((cosines, positive), (cosines.T, positive.T))
-        )
+        cosines = first @ second.T
         best = cosines.detach().argmax(1, keepdim=True)
         right = positive.gather(1, best).double().mean() * len(batch)
-        return Losses({"loss": (forward + backward) / 2}, len(batch), {"recall_at_1": right})
+        loss = self.loss_of(cosines, positive, outputs["gamma"])
+        return Losses({"loss": loss}, len(batch), {"recall_at_1": right})
 
     # ---- figures
 
@@ -192,23 +168,12 @@ class MatchTexts(Task):
         _, at, a = np.unique(seen["first"], return_index=True, return_inverse=True)
         _, by, b = np.unique(seen["second"], return_index=True, return_inverse=True)
         first, second = seen["vectors"][at, 0].astype(np.float32), seen["vectors"][by, 1].astype(np.float32)
-        gamma, losses = float(seen["each_gamma"].mean()), []
-        found: dict[str, Any] = {"n": len(seen["rows"]), "first": len(first), "second": len(second)}
-        for name, (x, y, pairs) in zip(SIDES, ((first, second, (a, b)), (second, first, (b, a))), strict=True):
-            one = graded(x, y, *pairs, gamma=gamma)
-            found |= figures_of(one.ranks, name) | {f"{name}_ndcg_at_{k}": float(v) for k, v in one.ndcg.items()}
-            losses.append(one.loss)
-        return {**found, "mean_recall": mean_recall(found, SIDES), "gamma": gamma, "loss": float(np.mean(losses))}
-
-    def error(self, figures: Mapping[str, Any]) -> float:
-        p, n = figures[self.goal[0]], max(1, figures["n"])
-        return math.sqrt(max(p * (1 - p), 0.0) / n) if math.isfinite(p) else 0.0
+        gamma = float(seen["each_gamma"].mean())
+        counts = {"n": len(seen["rows"]), "first": len(first), "second": len(second), "gamma": gamma}
+        return {**counts, **figures_of_both(both_ways(first, second, (a, b), gamma), SIDES)}
 
     def headline(self, figures: Mapping[str, Any]) -> str:
         return f"{ranking.told(figures, SIDES)} (n = {figures['n']:,} pairs)"
-
-    def shown(self, value: float) -> str:
-        return f"{100 * value:.1f} %"
 
     def sections(self, seen: Seen, figures: Mapping[str, Any]) -> list[Section]:
         rows = ranking.rows_of(figures, SIDES)
@@ -220,9 +185,6 @@ class MatchTexts(Task):
     def answers(self, outputs: Any, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
         cosines = (outputs["first"] * outputs["second"][:, 0]).sum(1).tolist()
         return [Pair(key, cosine) for key, cosine in zip(keys, cosines, strict=True)]
-
-    def unread(self, key: str, problem: str) -> Answer:
-        return Pair(key, problem=problem)
 
 
 @register
@@ -239,8 +201,8 @@ class MatchPairs(MatchTexts):
     needs = {**MatchTexts.needs, "same": "category"}
     goal = ("accuracy", "max")
     figure = "accuracy"
-    options = {"tower": "sentence", "dimensions": 128, "sides": 1, "words": 0.1, "loss": "softmax", "gamma": 0.0,
-               "margin": 0.2, "negatives": 0, "hard": False}  # fmt: skip
+    kept = ("scale", "least")
+    options = {**MatchTexts.options, "dimensions": 128}
 
     def __init__(
         self, tokenizer: Tokenizer, scale: Sequence[Sequence[float]] = (), least: float = 0.5, **options: Any
@@ -264,9 +226,6 @@ class MatchPairs(MatchTexts):
     @classmethod
     def strata(cls, source: Source) -> np.ndarray:
         return source.columns["same"].codes  # type: ignore[attr-defined, no-any-return]
-
-    def to_json(self) -> dict[str, Any]:
-        return {**super().to_json(), "scale": self.scale.tolist(), "least": self.least}
 
     def _scale(self) -> Tensor:
         return torch.from_numpy(self.scale)

@@ -22,11 +22,9 @@ class Measured(Answer):
             were too few validation pictures. In a number with a period low may be above high.
     """
 
-    key: str
     names: tuple[str, ...] = ()
     values: tuple[float, ...] = ()
     intervals: tuple[tuple[float, float] | None, ...] = ()
-    problem: str | None = None
 
     @property
     def value(self) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax
 
 from neocog.errors import UsageError
 
@@ -159,6 +160,15 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
     return float((ranks[positive].sum() - above * (above + 1) / 2) / (above * below))
 
 
+def conformal(scores: np.ndarray, held: float) -> float | None:
+    """Return the score of rank ``ceil((n + 1) held)`` of n: a new one is at most that with probability `held` or more.
+
+    None where that rank is beyond n, with fewer than ``held / (1 - held)`` scores.
+    """
+    rank = math.ceil((len(scores) + 1) * held - 1e-9)  # (19 + 1) * 0.95 must count as 19, not as 19.000000000000004
+    return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else None
+
+
 def wilson(correct: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
     """Return the Wilson score interval of ``correct / n``; the default `z` is 95 %. (0, 1) when n is 0.
 
@@ -244,9 +254,7 @@ def evaluate_logits(
 def _log_softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
     if not temperature > 0:
         raise UsageError(f"expected a temperature above 0, got {temperature}")
-    scaled = np.asarray(logits, np.float64) / temperature
-    scaled = scaled - scaled.max(axis=-1, keepdims=True)
-    return scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True))
+    return np.asarray(log_softmax(np.asarray(logits, np.float64) / temperature, axis=-1))
 
 
 def _check(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,13 @@
-"""What a task keeps of the batches of a split, joined."""
+"""The loss of a batch, and what a task keeps of the batches of a split, joined."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -13,6 +15,27 @@ if TYPE_CHECKING:
     from neocog.tasks.task import Task
 
 Seen = dict[str, np.ndarray]  # what `Task.observe` kept of a whole split, joined
+
+
+@dataclass(slots=True)
+class Losses:
+    """The loss of one batch, by part.
+
+    Attributes:
+        parts: named scalars, each a mean over `count` things; their sum is minimised.
+        count: how many things that is (pictures, labelled pixels, pairs): pieces of a batch, and the batches of
+            several processes, are joined in these proportions.
+        figures: named sums over the same things, detached, shown as curves of the training (number of right answers).
+    """
+
+    parts: dict[str, Tensor]
+    count: Tensor | float
+    figures: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of the parts."""
+        return torch.stack(list(self.parts.values())).sum()
 
 
 class Meter:

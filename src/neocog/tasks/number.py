@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,17 +25,12 @@ from torch import Tensor
 from neocog.data.kinds import Numbers
 from neocog.errors import DataError, UsageError
 from neocog.page import Html, paragraph, scatter_chart, table
-from neocog.tasks.answer import Answer
+from neocog.tasks.answer import Answer, Claim, which
 from neocog.tasks.at_once import Arrays, FitsAtOnce
-from neocog.tasks.logistic import logistic
+from neocog.tasks.last_layers import Layers, logistics, ridge
 from neocog.tasks.measured import Measured
-from neocog.tasks.ridge import Layers, ridge
-from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
+from neocog.tasks.measures import conformal
+from neocog.tasks.task import Batch, Losses, Section, Seen, Source, Targets, Task, Warp, register
 
 LOSSES = ("squared", "absolute", "huber", "ordinal")
 HELD = 0.9  # share of truths that intervals should hold
@@ -65,7 +60,10 @@ class Number(FitsAtOnce, Task):
     needs = {"numbers": "number"}
     goal = ("mae", "min")
     figure = "mean absolute error"
+    answer = Measured
     options = {"loss": "huber"}
+    choices = {"loss": LOSSES}
+    kept = ("names", "mean", "deviation", "spread", "periods", "levels", "half")
 
     def __init__(
         self,
@@ -75,11 +73,11 @@ class Number(FitsAtOnce, Task):
         spread: Sequence[float],
         periods: Sequence[float | None],
         levels: Sequence[Sequence[float] | None],
-        loss: str = "huber",
         half: Sequence[float | None] = (),
+        **options: Any,
     ) -> None:
-        _check_loss(loss)
-        self.names, self.loss = tuple(names), loss
+        super().__init__(**options)
+        self.names, self.loss = tuple(names), self.how["loss"]
         self.mean, self.deviation, self.spread = (np.asarray(v, np.float64) for v in (mean, deviation, spread))
         self.periods = tuple(periods)
         self.levels = tuple(None if one is None else np.asarray(one, np.float64) for one in levels)
@@ -98,8 +96,7 @@ class Number(FitsAtOnce, Task):
     @classmethod
     def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Number:
         column: Any = source.columns["numbers"]
-        loss = str(settings.get("loss", "huber"))
-        _check_loss(loss)
+        loss = cls.chosen(settings)["loss"]
         values, periods = _values(column, rows), tuple(column.periods)
         mean, deviation, spread, levels = [], [], [], []
         for name, own, period in zip(column.names, values.T, periods, strict=True):
@@ -127,21 +124,7 @@ class Number(FitsAtOnce, Task):
                             f"{len(steps):,}, such as {steps[len(steps) // 2]:g}; loss=huber is for any number"
                         )
             levels.append(None if steps is None else steps.tolist())
-        return cls(column.names, mean, deviation, spread, periods, levels, loss)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "names": list(self.names),
-            **{k: getattr(self, k).tolist() for k in ("mean", "deviation", "spread")},
-            "periods": list(self.periods),
-            "levels": [None if one is None else one.tolist() for one in self.levels],
-            "loss": self.loss,
-            "half": list(self.half),
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Number:
-        return cls(**values)
+        return cls(column.names, mean, deviation, spread, periods, levels, loss=loss)
 
     @classmethod
     def strata(cls, source: Source) -> np.ndarray | None:
@@ -173,7 +156,7 @@ class Number(FitsAtOnce, Task):
             own = z[:, d : d + 1]
             if steps is not None:
                 larger = np.where(np.isnan(own), np.nan, own > self._bounds(d))
-                parts.append(_logistic(x, larger, strengths))
+                parts.append(logistics(x, larger, larger.shape[1], np.ones(larger.shape), strengths))
             else:
                 wanted = np.concatenate((np.cos(own), np.sin(own)), 1) if period else own
                 parts.append(ridge(x, wanted, np.ones(len(x)), strengths))
@@ -240,32 +223,18 @@ class Number(FitsAtOnce, Task):
         return far if self.loss == "absolute" else torch.where(far < 1, 0.5 * square, far - 0.5)
 
     def _found(self, outputs: np.ndarray) -> np.ndarray:
-        """Outputs as targets (N, D)."""
-        made, at = np.zeros((len(outputs), len(self.names))), 0
-        for d, size in enumerate(self._sizes):
-            own = np.asarray(outputs[:, at : at + size], np.float64)
-            at += size
-            steps = self.levels[d]
-            if self.periods[d]:
-                made[:, d] = np.arctan2(own[:, 1], own[:, 0])
-            elif steps is not None:
-                made[:, d] = (steps[(own > 0).sum(1)] - self.mean[d]) / self.deviation[d]
-            else:
-                made[:, d] = own[:, 0]
-        return made
+        """Outputs as numbers (N, D)."""
+        return self.readings(torch.from_numpy(np.asarray(outputs, np.float64)), (0, 0))["numbers"].numpy()
 
     # ---- figures
 
-    def observe(self, outputs: Tensor, batch: Batch) -> dict[str, Any]:
-        return {"rows": batch.rows, "outputs": outputs, "numbers": batch.targets["numbers"]}
-
     def _errors(self, seen: Seen) -> np.ndarray:
         """Absolute errors (N, D) in the numbers' own units; nan where the truth is not known."""
-        far = self._found(seen["outputs"]) - seen["numbers"]
+        far = self._found(seen["outputs"]) - self._natural(seen["numbers"])
         for d, period in enumerate(self.periods):
             if period:
-                far[:, d] = _turned(far[:, d])
-        return np.abs(far) * self._unit
+                far[:, d] = _turned(far[:, d], period)
+        return np.abs(far)
 
     def figures(self, seen: Seen) -> dict[str, Any]:
         if not len(seen.get("rows", ())):
@@ -312,7 +281,7 @@ class Number(FitsAtOnce, Task):
     def calibrate(self, seen: Seen) -> None:
         """Intervals: the distance that at least 90 % of all pictures do not exceed, as those of validation say."""
         if len(seen.get("rows", ())):
-            self.half = tuple(conformal(own[~np.isnan(own)]) for own in self._errors(seen).T)
+            self.half = tuple(conformal(own[~np.isnan(own)], HELD) for own in self._errors(seen).T)
 
     def headline(self, figures: Mapping[str, Any]) -> str:
         each = [
@@ -359,7 +328,7 @@ class Number(FitsAtOnce, Task):
             "validation pictures."
         )
         parts = [Section("Numbers", Html(table(rows, numeric=tuple(rows[0])[1:]) + paragraph(line)))]
-        truth, found = self._natural(seen["numbers"]), self._natural(self._found(seen["outputs"]))
+        truth, found = self._natural(seen["numbers"]), self._found(seen["outputs"])
         some = np.unique(np.linspace(0, len(truth) - 1, min(_SHOWN, len(truth))).astype(int))
         charts = [
             scatter_chart(
@@ -375,7 +344,7 @@ class Number(FitsAtOnce, Task):
 
     def answers(self, outputs: Tensor, batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
         found: list[Answer] = []
-        for key, row in zip(keys, self._natural(self._found(outputs.cpu().numpy())).tolist(), strict=True):
+        for key, row in zip(keys, self._found(outputs.cpu().numpy()).tolist(), strict=True):
             spans: list[tuple[float, float] | None] = []
             for value, half, period in zip(row, self.half, self.periods, strict=True):
                 if half is None:
@@ -398,9 +367,6 @@ class Number(FitsAtOnce, Task):
         towards = found / found.norm().clamp(min=1e-9) if self.periods[d] else torch.ones_like(found)
         return Claim(self.names[d], lambda out: out.split(self._sizes, dim=1)[d] @ towards)
 
-    def unread(self, key: str, problem: str) -> Answer:
-        return Measured(key, problem=problem)
-
     reading = "`numbers` (B, D) are the numbers in their own units; `half` of the task is half of each interval."
 
     def readings(self, outputs: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
@@ -416,30 +382,9 @@ class Number(FitsAtOnce, Task):
         return {"numbers": torch.stack(made, 1)}
 
 
-def conformal(errors: np.ndarray, held: float = HELD) -> float | None:
-    """The error of rank ``ceil((n + 1) held)`` of n: a new one is at most that with probability `held` or more.
-
-    None where that rank is beyond n, with fewer than ``held / (1 - held)`` errors.
-    """
-    rank = math.ceil((len(errors) + 1) * held - 1e-9)
-    return float(np.sort(errors)[rank - 1]) if rank <= len(errors) else None
-
-
-def _logistic(x: np.ndarray, y: np.ndarray, strengths: Sequence[float]) -> Layers:
-    fitted = None
-    for strength in strengths:
-        fitted = logistic(x, y, y.shape[1], np.ones(y.shape), strength, start=fitted)
-        yield fitted
-
-
-def _turned(angle: Any) -> Any:
-    """Angles in radians, brought to -pi to pi."""
-    return (angle + math.pi) % (2 * math.pi) - math.pi
-
-
-def _check_loss(loss: str) -> None:
-    if loss not in LOSSES:
-        raise UsageError(f"unknown loss {loss!r} of the task number; expected one of {', '.join(LOSSES)}")
+def _turned(angle: Any, period: float = 2 * math.pi) -> Any:
+    """Angles brought to half a period below and above 0."""
+    return (angle + period / 2) % period - period / 2
 
 
 def _values(column: Any, rows: np.ndarray) -> np.ndarray:

@@ -7,24 +7,21 @@ distribution of Tipping and Bishop 1999 (Probabilistic principal component analy
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neocog.tasks.canvas import enlarged
-from neocog.tasks.task import Answer, Claim, Targets, Task, which
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
-    from neocog.nets.trunk import Trunk
-    from neocog.records import Preprocess
+from neocog.errors import UsageError
+from neocog.records import Preprocess
+from neocog.tasks.answer import Answer, Claim, which
+from neocog.tasks.canvas import enlarged, in_colour
+from neocog.tasks.task import Batch, Source, Targets, Task, Trunk, Warp
 
 _LEARN = 5000  # training pictures that PCA is fitted on
 _ROWS, _COLUMNS = 8, 8  # of a sheet
@@ -39,26 +36,26 @@ class Pixels(Task):
     net = "dcgan"
     unportable = "its answers are pictures, for which an exported model has no form"
     claims = "the number of a variable"
+    kept = ("mean", "std")
     told: ClassVar[str]  # the output (B, K) whose numbers speak for an answer
+    asks: ClassVar[str]  # which values of the options are good
 
     def __init__(self, mean: Sequence[float] = (0.0,) * 3, std: Sequence[float] = (1.0,) * 3, **options: Any) -> None:
+        super().__init__(**options)
+        if not self.sound(**self.how):
+            raise UsageError(f"the task {self.name} needs {self.asks}, got {self.how}")
         self.mean, self.std = tuple(mean), tuple(std)
-        for name, usual in self.options.items():
-            setattr(self, name, type(usual)(options.get(name, usual)))
         self._some: Callable[[int], Tensor] | None = None
         self._pca: Pca | None = None
         self._last = False  # whether figures are those that are reported
 
     @classmethod
     def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Pixels:
-        return cls(**{k: settings[k] for k in cls.options})
+        return cls(**cls.chosen(settings))
 
-    def to_json(self) -> dict[str, Any]:
-        return {"mean": list(self.mean), "std": list(self.std), **{k: getattr(self, k) for k in self.options}}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Pixels:
-        return cls(**values)
+    @abstractmethod
+    def sound(self, **options: Any) -> bool:
+        """Whether options have such values as `asks` says."""
 
     def begin(self, pre: Preprocess, some: Callable[[int], Tensor]) -> None:
         self.mean, self.std = pre.mean[: pre.channels], pre.std[: pre.channels]
@@ -89,6 +86,18 @@ class Pixels(Task):
         """Normalised pictures as the levels of their bytes, whole numbers from 0 to 255."""
         return (255 * self.values(x)).round().clamp(0, 255)
 
+    def pictures(self, net: nn.Module, z: Tensor) -> Tensor:
+        """Pictures of numbers (B, latent), values from 0 to 1 (B, C, H, W)."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def sample(self, net: nn.Module, n: int, seed: int = 0) -> np.ndarray:
+        if "latent" not in self.how:
+            return super().sample(net, n, seed)
+        latent, g = getattr(net, "latent", self.how["latent"]), torch.Generator().manual_seed(seed)
+        z = torch.randn(n, latent, generator=g).to(next(net.parameters()))
+        return np.concatenate([as_bytes(self.pictures(net, part)) for part in z.split(256)])
+
     def pca(self, components: int) -> Pca | None:
         """PCA of training pictures as levels; None outside of the run that they belong to."""
         if self._pca is None and self._some is not None:
@@ -105,14 +114,12 @@ class Remade(Answer):
     the validation pictures (None: not known). `bits`: of a dimension, where the net gives probabilities.
     """
 
-    key: str
     seen: np.ndarray | None = None
     made: np.ndarray | None = None
     vector: tuple[float, ...] = ()
     error: float = 0.0
     unusual: bool | None = None
     bits: float | None = None
-    problem: str | None = None
 
     def row(self) -> dict[str, Any]:
         more: dict[str, Any] = {} if self.bits is None else {"bits": round(self.bits, 4)}
@@ -127,13 +134,13 @@ class Remade(Answer):
         """Side by side what the net saw, what it made of it, and the difference."""
         if self.seen is None or self.made is None:
             return picture
-        apart = np.abs(self.seen.astype(np.int16) - self.made).astype(np.uint8)
-        return enlarged(np.concatenate([coloured(one) for one in (self.seen, self.made, apart)], 1))[0]
+        difference = np.abs(self.seen.astype(np.int16) - self.made).astype(np.uint8)
+        return enlarged(np.concatenate([in_colour(one) for one in (self.seen, self.made, difference)], 1))[0]
 
 
-def coloured(picture: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 1 or 3) -> (H, W, 3)."""
-    return np.broadcast_to(picture, (*picture.shape[:2], 3))
+def apart(made: Tensor, true: Tensor) -> Tensor:
+    """Mean squared difference of each picture, (B,)."""
+    return (made - true).square().flatten(1).mean(1)
 
 
 def psnr(error: float) -> float:
@@ -205,9 +212,9 @@ class Pca:
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates (B, K), and the squared length (B,) of what they leave over."""
-        apart = x - self.mean.to(x)
-        inside = apart @ self.axes.to(x)
-        return inside, (apart.square().sum(1) - inside.square().sum(1)).clamp(min=0)
+        x = x - self.mean.to(x)
+        inside = x @ self.axes.to(x)
+        return inside, (x.square().sum(1) - inside.square().sum(1)).clamp(min=0)
 
     def remade(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, D)."""

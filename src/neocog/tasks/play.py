@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,15 +26,9 @@ from neocog.data.games import make_games
 from neocog.data.read_game import GameReader
 from neocog.errors import UsageError
 from neocog.page import Html, animation, line_chart, paragraph
-from neocog.tasks.answer import Answer
-from neocog.tasks.claim import Claim, which
+from neocog.tasks.answer import Answer, Claim, which
 from neocog.tasks.experience import Computing, Experience
-from neocog.tasks.task import Losses, Section, Seen, Targets, Task, register
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
+from neocog.tasks.task import Batch, Losses, Section, Seen, Source, Targets, Task, Warp, register
 
 _FILM = 200  # frames of a game that a report shows
 _CHANCE = 3  # what the random numbers of evaluation are for
@@ -44,10 +38,8 @@ _CHANCE = 3  # what the random numbers of evaluation are for
 class Played(Answer):
     """A game that a net has played: its score, and how many steps it took."""
 
-    key: str
     reward: float = 0.0
     steps: int = 0
-    problem: str | None = None
 
     def row(self) -> dict[str, Any]:
         return {"reward": round(self.reward, 4), "steps": self.steps}
@@ -116,6 +108,7 @@ class Play(Task):
     mirrors = False
     views_back = False
     recipe = "play"
+    answer = Played
     options = {
         "frames": 4,  # that the net reads
         "games": 8,  # that are played side by side
@@ -140,7 +133,8 @@ class Play(Task):
     }
 
     def __init__(self, game: str, actions: Sequence[str], how: Mapping[str, Any]) -> None:
-        self.game, self.actions, self.how = game, tuple(actions), dict(how)
+        super().__init__(**how)
+        self.game, self.actions = game, tuple(actions)
         self.notes = (
             f"{len(self.actions)} actions: {', '.join(self.actions)}; exploration fades over {how['explore']:,} frames "
             f"(--task-option explore=N); an epoch is {how['epoch']:,} steps",
@@ -148,7 +142,7 @@ class Play(Task):
 
     @classmethod
     def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Play:
-        how = {name: settings[name] for name in cls.options}
+        how = cls.chosen(settings)
         game: str = source.spec  # type: ignore[attr-defined]  # of a source of this kind
         games = make_games(game, 1)
         for name in ("start", "explore", "epoch", "longest"):
@@ -162,10 +156,6 @@ class Play(Task):
 
     def to_json(self) -> dict[str, Any]:
         return {"game": self.game, "actions": list(self.actions), "how": self.how}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Play:
-        return cls(**values)
 
     @property
     def outputs(self) -> int:
@@ -284,9 +274,6 @@ class Play(Task):
     def claim(self, outputs: Any, batch: Batch, what: str | None = None, other: Any = None) -> Claim:
         k = which(what, self.actions, "action", int(outputs[0].argmax()))
         return Claim(f"{self.actions[k]}", lambda out: out[:, k])
-
-    def unread(self, key: str, problem: str) -> Answer:
-        return Played(key, problem=problem)
 
     unportable = "a game is played with it, one step after another"
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,16 +24,10 @@ from torch import Tensor, nn
 from neocog.errors import DataError, UsageError
 from neocog.nets.pyramid import Joined, conv_norm
 from neocog.page import Html, line_chart, paragraph, table
-from neocog.tasks.answer import Answer
+from neocog.tasks.answer import Answer, Claim, which
 from neocog.tasks.inside import check_inside
 from neocog.tasks.keypoints import Keypoints, skeleton
-from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
-    from neocog.nets.trunk import Trunk
+from neocog.tasks.task import Batch, Losses, Section, Seen, Source, Targets, Task, Trunk, Warp, register
 
 METHODS, LOSSES = ("heatmap", "regression"), ("wing", "smooth_l1")
 _FINEST = 4  # stride of heatmaps
@@ -94,6 +88,9 @@ class Pose(Task):
     fit = "pad"
     geometry = True
     recipe = "dense"
+    answer = Keypoints
+    choices = {"method": METHODS, "loss": LOSSES}
+    kept = ("names", "swap", "trust", "norm")
     options = {"method": "heatmap", "loss": "wing", "width": 128, "sigma": 1.0}
     summed = frozenset({"loss_sum"})
 
@@ -101,20 +98,15 @@ class Pose(Task):
         self,
         names: Sequence[str],
         swap: Sequence[int] = (),
-        method: str = "heatmap",
-        loss: str = "wing",
-        width: int = 128,
-        sigma: float = 1.0,
         trust: Sequence[float] = (),
         norm: str = "",
+        **options: Any,
     ) -> None:
-        for what, value, there in (("method", method, METHODS), ("loss", loss, LOSSES)):
-            if value not in there:
-                raise UsageError(f"unknown {what} {value!r} of the task pose; expected {' or '.join(there)}")
-        if not sigma > 0 or int(width) < 1:
+        super().__init__(**options)
+        sigma, width = self.how["sigma"], self.how["width"]
+        if not sigma > 0 or width < 1:
             raise UsageError(f"the task pose needs a sigma above 0 and a width of at least 1, got {sigma} and {width}")
-        self.names, self.method, self.loss = tuple(names), method, loss
-        self.width, self.sigma, self.trust = int(width), float(sigma), tuple(trust)
+        self.names, self.method, self.sigma, self.trust = tuple(names), self.how["method"], sigma, tuple(trust)
         self.known_as = skeleton(self.names, swap)
         self.swap = self.known_as.swap
         self.norm = norm or ("eyes" if self.known_as.eyes else "box")
@@ -128,26 +120,13 @@ class Pose(Task):
     @classmethod
     def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Pose:
         column: Any = source.columns["points"]
-        made = cls(column.names, column.swap, **{k: settings.get(k, v) for k, v in cls.options.items()})
+        made = cls(column.names, column.swap, **cls.chosen(settings))
         made.notes = tuple(check_inside(source, rows, "points"))
         return made
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "names": list(self.names),
-            "swap": list(self.swap),
-            **{k: getattr(self, k) for k in self.options},
-            "trust": list(self.trust),
-            "norm": self.norm,
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Pose:
-        return cls(**values)
-
     def head(self, trunk: Trunk) -> nn.Module:
         made = Heatmaps if self.method == "heatmap" else Coordinates
-        return made(trunk.channels, len(self.names), self.width)
+        return made(trunk.channels, len(self.names), self.how["width"])
 
     # ---- a batch
 
@@ -181,7 +160,7 @@ class Pose(Task):
         longer = max(height, width)
         scale = torch.tensor([width, height], device=outputs.device) * (_SCALE / longer)
         error = outputs * scale - points[..., :2] * (_SCALE / longer)
-        each = wing(error) if self.loss == "wing" else F.smooth_l1_loss(error, error * 0, reduction="none")
+        each = wing(error) if self.how["loss"] == "wing" else F.smooth_l1_loss(error, error * 0, reduction="none")
         return each.sum(-1) * known, known
 
     def unmirrored(self, outputs: Tensor) -> Tensor:
@@ -358,9 +337,6 @@ class Pose(Task):
             return Claim(self.names[k], lambda out: out[:, k].flatten(1).log_softmax(1)[:, cell], (x, y, x, y), True)
         # at the place itself a distance has no gradient; the sum of both coordinates has
         return Claim(f"{self.names[k]} (further right and down)", lambda out: out[:, k, :2].sum(1), (x, y, x, y))
-
-    def unread(self, key: str, problem: str) -> Answer:
-        return Keypoints(key, problem=problem)
 
     reading = "`points` (B, P, 3) are x, y and confidence of each point."
 

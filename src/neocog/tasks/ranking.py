@@ -23,33 +23,6 @@ LOSSES = ("softmax", "hinge", "hardest")
 _ROWS = 1000  # queries that are compared with everything at once
 
 
-def ranks(first: np.ndarray, second: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rank of the best answer of each query, int64 (N,) and (M,), for both directions.
-
-    Args:
-        first: vectors of length 1 (N, D).
-        second: (M, D).
-        owner: int (M,), to which of the first each of the second belongs. A first without one gets rank 0.
-    """
-    forward, best = np.zeros(len(first), np.int64), np.full(len(second), -np.inf)
-    order = np.argsort(owner, kind="stable")
-    second, owner = second[order], owner[order]
-    best = (second * first[owner]).sum(1)  # of each of the second with its own
-    backward = np.ones(len(second), np.int64)
-    starts = np.searchsorted(owner, np.arange(len(first) + 1))
-    for begin in range(0, len(first), _ROWS):
-        rows = np.arange(begin, min(begin + _ROWS, len(first)))
-        cosines = first[rows] @ second.T  # (R, M)
-        own = rows[:, None] == owner[None]
-        backward += ((cosines >= best[None]) & ~own).sum(0)
-        for row, line, mine in zip(rows, cosines, own, strict=True):
-            if starts[row] < starts[row + 1]:
-                forward[row] = 1 + ((line >= best[starts[row] : starts[row + 1]].max()) & ~mine).sum()
-    placed = np.empty_like(backward)
-    placed[order] = backward
-    return forward, placed
-
-
 @dataclass(frozen=True)
 class Graded:
     """Of many queries: the rank of the best right answer (N,), NDCG by cut, and the loss, ``-log P``."""
@@ -59,15 +32,25 @@ class Graded:
     loss: float
 
 
-def graded(first: np.ndarray, second: np.ndarray, asked: np.ndarray, right: np.ndarray, gamma: float = 1.0) -> Graded:
+def graded(
+    first: np.ndarray,
+    second: np.ndarray,
+    asked: np.ndarray,
+    right: np.ndarray,
+    gamma: float | None = 1.0,
+    cuts: Sequence[int] = CUTS,
+) -> Graded:
     """Rank what may belong to several: pairs ``asked[k], right[k]``, indices into `first` (N, D) and `second` (M, D).
 
+    Vectors have length 1. A query without a right answer has rank 0, and no part in the means.
     NDCG counts what is right as 1 and all else as 0 (K. Jarvelin, J. Kekalainen, "Cumulated gain-based evaluation of IR
     techniques", 2002): ``sum 1 / log2(1 + rank)`` over what is right up to the cut, of the most that there could be.
+    The loss is the mean of ``-log P`` of the right answers of a query, P the softmax of `gamma` times the cosines; of
+    several right ones none is held against another. nan without `gamma`.
     """
     found = np.zeros(len(first), np.int64)
-    gains: dict[int, list[np.ndarray]] = {k: [] for k in CUTS}
-    losses: list[np.ndarray] = []
+    gains: dict[int, list[np.ndarray]] = {k: [] for k in cuts}
+    losses = [np.zeros(0)]
     order = np.argsort(asked, kind="stable")
     asked, right = asked[order], right[order]
     for begin in range(0, len(first), _ROWS):
@@ -75,20 +58,41 @@ def graded(first: np.ndarray, second: np.ndarray, asked: np.ndarray, right: np.n
         mine = np.zeros(cosines.shape, bool)
         some = slice(*np.searchsorted(asked, (begin, begin + len(cosines))))
         mine[asked[some] - begin, right[some]] = True
-        best = np.where(mine, cosines, -np.inf).max(1, keepdims=True)
+        best = np.where(mine, cosines, -np.inf).max(1, keepdims=True, initial=-np.inf)
         count = mine.sum(1)
         found[begin : begin + _ROWS] = np.where(count > 0, 1 + ((cosines >= best) & ~mine).sum(1), 0)
-        top = np.take_along_axis(mine, np.lexsort((mine, -cosines), axis=1)[:, : max(CUTS)], 1)  # the wrong one first
-        worth = 1 / np.log2(np.arange(2, top.shape[1] + 2))
-        for k in CUTS:
+        if cuts:
+            top = np.take_along_axis(mine, np.lexsort((mine, -cosines), axis=1)[:, : max(cuts)], 1)  # wrong ones first
+            worth = 1 / np.log2(np.arange(2, top.shape[1] + 2))
+        for k in cuts:
             most = np.concatenate([[0.0], np.cumsum(worth[:k])])[np.minimum(count, min(k, len(worth)))]
             gains[k].append(((top[:, :k] * worth[:k]).sum(1) / most.clip(1e-9))[count > 0])
-        logits = gamma * (cosines - cosines.max(1, keepdims=True))
-        wrong = (np.exp(logits) * ~mine).sum(1, keepdims=True)
-        each = np.log(wrong + np.exp(logits)) - logits
-        losses.append((each * mine).sum(1)[count > 0] / count[count > 0])
+        if gamma is not None:
+            logits = gamma * (cosines - cosines.max(1, keepdims=True))
+            likely = np.exp(logits)
+            each = np.log((likely * ~mine).sum(1, keepdims=True) + likely) - logits
+            losses.append((each * mine).sum(1)[count > 0] / count[count > 0])
     means = {k: float(np.concatenate(parts).mean()) for k, parts in gains.items()}
-    return Graded(found, means, float(np.concatenate(losses).mean()))
+    loss = np.concatenate(losses)
+    return Graded(found, means, float(loss.mean()) if len(loss) else math.nan)
+
+
+def both_ways(
+    first: np.ndarray,
+    second: np.ndarray,
+    pairs: tuple[np.ndarray, np.ndarray],
+    gamma: float | None = 1.0,
+    cuts: Sequence[int] = CUTS,
+) -> tuple[Graded, Graded]:
+    """`graded` from the first to the second, and back; `pairs`: indices into the first, and into the second."""
+    a, b = pairs
+    return graded(first, second, a, b, gamma, cuts), graded(second, first, b, a, gamma, cuts)
+
+
+def ranks(first: np.ndarray, second: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks of both directions, int64 (N,) and (M,); `owner` (M,): to which of the first each of the second belongs."""
+    one, other = both_ways(first, second, (owner, np.arange(len(second))), None, ())
+    return one.ranks, other.ranks
 
 
 def figures_of(found: np.ndarray, name: str) -> dict[str, float]:
@@ -100,30 +104,13 @@ def figures_of(found: np.ndarray, name: str) -> dict[str, float]:
     return made
 
 
-def mean_recall(figures: dict[str, Any], names: tuple[str, str]) -> float:
-    """The mean of the six recalls, at 1, 5 and 10 in both directions."""
-    return float(np.mean([figures[f"{name}_recall_at_{k}"] for name in names for k in TOP]))
-
-
-def both_ways(first: np.ndarray, second: np.ndarray, owner: np.ndarray, gamma: float) -> float:
-    """The loss of a whole split: ``-log P`` of the right answer among all, the mean of both directions."""
-    whole = np.arange(len(first)) if len(first) else owner[:0]
-    parts: list[float] = []
-    for a, b, asks, gives in ((first, second, whole, owner), (second, first, owner, whole)):
-        found = [np.zeros(0)]
-        for begin in range(0, len(a), _ROWS):
-            rows = slice(begin, begin + _ROWS)
-            logits = gamma * (a[rows] @ b.T)
-            right = asks[rows, None] == gives[None]
-            logits -= logits.max(1, keepdims=True)
-            likely = np.exp(logits)
-            wrong = (likely * ~right).sum(1, keepdims=True)
-            each = np.log(wrong + likely) - logits  # of other right answers none is held against it
-            count = right.sum(1)
-            found.append((each * right).sum(1)[count > 0] / count[count > 0])
-        values = np.concatenate(found)
-        parts.append(float(values.mean()) if len(values) else math.nan)
-    return float(np.mean(parts))
+def figures_of_both(both: tuple[Graded, Graded], sides: Sequence[str]) -> dict[str, float]:
+    """The figures of both directions, their loss, and the mean of the six recalls at 1, 5 and 10."""
+    made: dict[str, float] = {}
+    for name, one in zip(sides, both, strict=True):
+        made |= figures_of(one.ranks, name) | {f"{name}_ndcg_at_{k}": v for k, v in one.ndcg.items()}
+    made["mean_recall"] = float(np.mean([made[f"{name}_recall_at_{k}"] for name in sides for k in TOP]))
+    return {**made, "loss": float(np.mean([one.loss for one in both]))}
 
 
 def matching_loss(

@@ -8,8 +8,8 @@ are of the same kind of damage, the same for every epoch; new pictures are read 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +18,11 @@ from torch import Tensor, nn
 from neocog.errors import UsageError
 from neocog.nets.autoencoder import mirrored
 from neocog.page import Html, paragraph
-from neocog.tasks.pixels import Pixels, Read, Remade, as_bytes, chance, psnr, sheet, this_step
-from neocog.tasks.task import Answer, Losses, Section, Seen, register
-from neocog.tasks.unknown import conformal
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.nets.trunk import Trunk
+from neocog.records import Preprocess
+from neocog.tasks.answer import Answer
+from neocog.tasks.pixels import Pixels, Read, Remade, apart, as_bytes, chance, psnr, sheet, this_step
+from neocog.tasks.task import Batch, Losses, Section, Seen, Trunk, register
+from neocog.tasks.unknown import limit
 
 
 class Autoencoder(nn.Module):
@@ -61,25 +59,34 @@ class Reconstruct(Pixels):
     summed = frozenset({"sum", "square"})
     told = "code"
     options = {"code": 64, "noise": 0.0, "mask": 0.0, "patch": 4}
-    code: int
-    noise: float
-    mask: float
-    patch: int
+    answer = Remade
+    asks = "code and patch of at least 1, noise of at least 0 and mask from 0 to below 1"
 
     def __init__(self, usual: float | None = None, **settings: Any) -> None:
         super().__init__(**settings)
-        if self.code < 1 or self.patch < 1 or self.noise < 0 or not 0 <= self.mask < 1:
-            raise UsageError(
-                "the task reconstruct needs code and patch of at least 1, noise of at least 0 and mask from 0 to below "
-                f"1, got { ({k: getattr(self, k) for k in self.options}) }"
-            )
+        self.noise, self.mask, self.patch = (self.how[name] for name in ("noise", "mask", "patch"))
         self.usual = math.inf if usual is None else usual
 
     def to_json(self) -> dict[str, Any]:
         return {**super().to_json(), "usual": self.usual if math.isfinite(self.usual) else None}
 
+    def sound(self, code: int, noise: float, mask: float, patch: int) -> bool:  # type: ignore[override]
+        return code >= 1 and patch >= 1 and noise >= 0 and 0 <= mask < 1
+
+    def begin(self, pre: Preprocess, some: Callable[[int], Tensor]) -> None:
+        """Raises: UsageError: patches do not divide the picture."""
+        height, width = pre.input
+        if self.mask and (height % self.patch or width % self.patch):
+            good = [n for n in range(2, min(height, width)) if height % n == width % n == 0]
+            near = min(good, key=lambda n: (abs(n - self.patch), n), default=1)
+            raise UsageError(
+                f"patches of {self.patch} pixels do not divide pictures of {height} x {width}; type --task-option "
+                f"patch={near}, or another --size"
+            )
+        super().begin(pre, some)
+
     def head(self, trunk: Trunk) -> nn.Module:
-        return Autoencoder(trunk, self.code)
+        return Autoencoder(trunk, self.how["code"])
 
     def run(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         x = batch.x
@@ -107,22 +114,22 @@ class Reconstruct(Pixels):
 
     def losses(self, outputs: dict[str, Tensor], batch: Batch) -> Losses:
         asked = outputs["hidden"] if self.mask else torch.ones_like(outputs["hidden"])
-        apart = ((outputs["made"] - batch.x) ** 2 * asked).mean((1, 2, 3)) / asked.mean((1, 2, 3))
+        each = ((outputs["made"] - batch.x) ** 2 * asked).mean((1, 2, 3)) / asked.mean((1, 2, 3))
         count = batch.valid.sum()
-        loss = apart.masked_fill(~batch.valid, 0).sum() / count.clamp(min=1)
+        loss = each.masked_fill(~batch.valid, 0).sum() / count.clamp(min=1)
         return Losses({"squared error": loss}, count)
 
     def observe(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Any]:
         good = batch.valid
         true, made = self.values(batch.x), self.values(outputs["made"])
-        seen: dict[str, Any] = {"rows": batch.rows[good.cpu()], "error": _apart(made, true)[good]}
+        seen: dict[str, Any] = {"rows": batch.rows[good.cpu()], "error": apart(made, true)[good]}
         flat = true[good].flatten(1).double()
         seen |= {"sum": flat.sum(0), "square": flat.square().sum()}
         seen["each_numbers"] = [outputs["code"].shape[1]]
         if (pca := self.pca(outputs["code"].shape[1])) is not None:
             read = 255 * self.values(outputs["read"])
             again = pca.remade(read.flatten(1)).view(read.shape) / 255
-            seen["pca_error"] = _apart(again, true)[good]
+            seen["pca_error"] = apart(again, true)[good]
         return seen
 
     def figures(self, seen: Seen) -> dict[str, Any]:
@@ -139,7 +146,7 @@ class Reconstruct(Pixels):
         return {**made, **{k: 1 - v * size / max(total, 1e-12) for k, v in errors.items()}}
 
     def calibrate(self, seen: Seen) -> None:
-        self.usual = conformal(seen["error"]) if len(seen.get("error", ())) else math.inf
+        self.usual = limit(seen["error"]) if len(seen.get("error", ())) else math.inf
 
     def worst(self, seen: Seen) -> np.ndarray:
         return np.asarray(seen["rows"][np.argsort(-seen["error"], kind="stable")])
@@ -176,17 +183,9 @@ class Reconstruct(Pixels):
 
     def answers(self, outputs: dict[str, Tensor], batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
         true, made = self.values(batch.x), self.values(outputs["made"])
-        errors, seen, again = _apart(made, true).tolist(), as_bytes(self.values(outputs["read"])), as_bytes(made)
+        errors, seen, again = apart(made, true).tolist(), as_bytes(self.values(outputs["read"])), as_bytes(made)
         codes, known = outputs["code"].tolist(), math.isfinite(self.usual)
         return [
             Remade(key, seen[i], again[i], tuple(codes[i]), errors[i], errors[i] > self.usual if known else None)
             for i, key in enumerate(keys)
         ]
-
-    def unread(self, key: str, problem: str) -> Answer:
-        return Remade(key, problem=problem)
-
-
-def _apart(made: Tensor, true: Tensor) -> Tensor:
-    """Mean squared difference of each picture, (B,)."""
-    return (made - true).square().flatten(1).mean(1)

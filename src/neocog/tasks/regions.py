@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from neocog.data.kinds import NOT_LABELLED
-from neocog.tasks import coco
-from neocog.tasks.answer import Answer, Indexed
+from neocog.tasks.answer import Answer, Indexed, coco_region
 from neocog.tasks.masks import WRONG as RED
 from neocog.tasks.masks import coloured, errors, is_ground, palette, with_legend
 
@@ -24,12 +23,10 @@ class Regions(Answer):
         colours: RGB of each class, where the data say it; None: chosen.
     """
 
-    key: str
     classes: tuple[str, ...] = ()
     mask: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
     confidence: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float16))
     colours: tuple[tuple[int, int, int], ...] | None = None
-    problem: str | None = None
 
     @property
     def palette(self) -> np.ndarray:
@@ -55,7 +52,7 @@ class Regions(Answer):
             if k < len(self.classes) and not is_ground(self.classes[k]):
                 mask = self.mask == k
                 score = float(self.confidence[mask].mean(dtype=np.float64))
-                found.append(coco.region(mask, k, image_id, score))
+                found.append(coco_region(mask, k, image_id, score))
         return found
 
     def indexed(self) -> Indexed:

@@ -42,20 +42,9 @@ def names() -> tuple[str, ...]:
 
 # the first whose needs a source meets is taken
 _PREFERENCE = (
-    "label",
-    "detect",
-    "segment",
-    "pose",
-    "tags",
-    "locate",
-    "number",
-    "match",
-    "match-captions",
-    "match-pairs",
-    "match-texts",
-    "tag-words",
-    "play",
-)
+    "label", "detect", "segment", "pose", "tags", "locate", "number", "match", "match-captions", "match-pairs",
+    "match-texts", "tag-words", "play",
+)  # fmt: skip
 
 
 def find(name: str) -> type[Task]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,17 +22,11 @@ from neocog.nets.pyramid import Joined, conv_norm
 from neocog.nets.tiling import over_picture
 from neocog.page import Html, heatmap, paragraph, table
 from neocog.records import counted
-from neocog.tasks.answer import Answer
+from neocog.tasks.answer import Answer, Claim, which
 from neocog.tasks.masks import border_f, border_weights, dice_loss, is_ground
 from neocog.tasks.regions import Regions as Regions
 from neocog.tasks.regions import fitted
-from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
-    from neocog.nets.trunk import Trunk
+from neocog.tasks.task import Batch, Losses, Section, Seen, Source, Targets, Task, Trunk, Warp, register
 
 ADJUSTMENTS = (0.0, 0.5, 1.0)  # of which the validation pictures choose one
 _LOOK_AT = 200  # masks that are read to find how frequent each class is
@@ -98,6 +92,8 @@ class Segment(Task):
     geometry = True
     zooms = False  # drawn pictures at 64 pixels: 0.969 on validation pictures without, 0.960 with zoom 0.25
     recipe = "dense"
+    answer = Regions
+    kept = ("classes", "weights", "colours", "adjustment")
     options = {"dice": 0.0, "width": 0, "border": 0.0, "tile": 0}
     summed = frozenset({"confusion", "loss_sum", "border_sum", "border_n"})
 
@@ -105,15 +101,12 @@ class Segment(Task):
         self,
         classes: Sequence[str],
         weights: Sequence[float] | None = None,
-        dice: float = 0.0,
-        width: int = 128,
-        border: float = 0.0,
-        tile: int = 0,
         colours: Sequence[Sequence[int]] | None = None,
         adjustment: float | None = None,
+        **options: Any,
     ) -> None:
-        self.classes, self.dice, self.width = tuple(classes), float(dice), int(width)
-        self.border, self.tile, self.adjustment = float(border), int(tile), adjustment
+        super().__init__(**options)
+        self.classes, self.adjustment = tuple(classes), adjustment
         self.colours = None if colours is None else tuple((int(r), int(g), int(b)) for r, g, b in colours)
         self.weights = None if weights is None else torch.tensor(list(weights), dtype=torch.float32)
 
@@ -125,7 +118,7 @@ class Segment(Task):
             raise DataError(
                 f"{source.name} has masks of one class, {names}; expected at least two, one may be the ground"
             )
-        own = {name: settings.get(name, default) for name, default in cls.options.items()}
+        own = cls.chosen(settings)
         for name, value in own.items():
             if value < 0:
                 raise UsageError(f"--task-option {name}= needs a number of at least 0, not {value}")
@@ -138,12 +131,6 @@ class Segment(Task):
             )
         weights = None if settings.get("balance", "auto") == "none" else balanced(counts)
         return cls(names, weights, **own, colours=getattr(column, "colours", None))
-
-    def to_json(self) -> dict[str, Any]:
-        weights = None if self.weights is None else self.weights.tolist()
-        own = {name: getattr(self, name) for name in self.options}
-        chosen = {"colours": self.colours, "adjustment": self.adjustment}
-        return {"classes": list(self.classes), "weights": weights, **own, **chosen}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Segment:
@@ -158,11 +145,11 @@ class Segment(Task):
         return len(self.classes)
 
     def head(self, trunk: Trunk) -> nn.Module:
-        width = self.width or min(128, trunk.channels[max(trunk.channels)] // 2)  # as in detect
+        width = self.how["width"] or min(128, trunk.channels[max(trunk.channels)] // 2)  # as in detect
         return Decoder(trunk.channels, len(self.classes), width)
 
     def run(self, net: nn.Module, batch: Batch) -> Any:
-        return over_picture(net, batch.x, (self.tile, self.tile) if self.tile else None)
+        return over_picture(net, batch.x, (tile, tile) if (tile := self.how["tile"]) else None)
 
     def collate(self, values: dict[str, Any], warp: Warp | None, valid: Tensor) -> Targets:
         assert warp is not None
@@ -178,15 +165,15 @@ class Segment(Task):
         count = labelled.sum()
         weights = None if self.weights is None else self.weights.to(outputs)
         each = F.cross_entropy(outputs, mask, weights, ignore_index=NOT_LABELLED, reduction="none")
-        if self.border:
+        if self.how["border"]:
             plain = (
                 each if weights is None else F.cross_entropy(outputs, mask, ignore_index=NOT_LABELLED, reduction="none")
             )
-            near = np.stack([border_weights(one, self.border) for one in batch.targets["mask"].cpu().numpy()])
+            near = np.stack([border_weights(one, self.how["border"]) for one in batch.targets["mask"].cpu().numpy()])
             each = each + plain * torch.from_numpy(near).to(plain)
         parts = {"cross_entropy": each.sum() / count.clamp(min=1)}
-        if self.dice:
-            parts["dice"] = self.dice * dice_loss(outputs, mask, labelled)
+        if self.how["dice"]:
+            parts["dice"] = self.how["dice"] * dice_loss(outputs, mask, labelled)
         right = ((outputs.detach().argmax(1) == mask) & labelled).sum()
         return Losses(parts, count, {"pixel_accuracy": right})
 
@@ -339,9 +326,6 @@ class Segment(Task):
         k = which(what, self.classes, "class", order[0])
         where = (found == k).float() if counts[k] else torch.ones_like(found, dtype=torch.float32)
         return Claim(self.classes[k], lambda out: (out[:, k] * where).sum((1, 2)) / where.sum(), local=True)
-
-    def unread(self, key: str, problem: str) -> Answer:
-        return Regions(key, problem=problem)
 
     reading = "`classes` (B, H, W) is the class of each pixel; `output` (B, K, h, w) are the logits before adjustment."
 

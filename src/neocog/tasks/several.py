@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,45 +22,13 @@ from torch import Tensor, nn
 
 from neocog.data.batches import Batch
 from neocog.errors import DataError, UsageError
-from neocog.tasks.answer import Answer
-from neocog.tasks.combined import Together
-from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, by_rows, find, joins, load, saved, which
-
-if TYPE_CHECKING:
-    from neocog.data.columns import LabelSets
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
-    from neocog.nets.trunk import Trunk
+from neocog.tasks.answer import Answer, Claim, which
+from neocog.tasks.combined import Heads, Line, Seeing, Together
+from neocog.tasks.registry import find, joins, load, saved
+from neocog.tasks.task import LabelSets, Losses, Section, Seen, Source, Targets, Task, Trunk, Warp, by_rows
 
 _KNOWN = "known"  # target of each part: which pictures have its annotation
 _LEARNED = "log_variances"  # beside the parts' outputs
-
-
-class Line(nn.Module):
-    """A last layer for a task that answers with numbers: the means of the deepest maps -> `outputs` numbers."""
-
-    def __init__(self, channels: Mapping[int, int], outputs: int) -> None:
-        super().__init__()
-        self.deepest = max(channels)
-        self.last = nn.Linear(channels[self.deepest], outputs)
-
-    def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> Tensor:
-        """-> (B, outputs)."""
-        return self.last(maps[self.deepest].flatten(2).mean(2))  # type: ignore[no-any-return]
-
-
-class Heads(nn.Module):
-    """The heads of all parts, by name, and the logarithms of their variances (see the module)."""
-
-    def __init__(self, heads: Mapping[str, nn.Module], log_variances: Sequence[float] | None) -> None:
-        super().__init__()
-        self.parts = nn.ModuleDict(heads)
-        if log_variances is not None:
-            self.log_variances = nn.Parameter(torch.tensor(list(log_variances)))
-
-    def forward(self, maps: Mapping[int, Tensor], x: Tensor) -> dict[str, Any]:
-        """What each head makes of all pictures."""
-        return {name: head(maps, x) for name, head in self.parts.items()}
 
 
 class Several(Task):
@@ -75,7 +43,8 @@ class Several(Task):
 
     def __init__(self, parts: Sequence[Task], weights: Sequence[float], learned: bool = False) -> None:
         self.parts = {part.name: part for part in parts}
-        self.weights, self.learned = tuple(float(w) for w in weights), bool(learned)
+        super().__init__(learned=learned)
+        self.weights, self.learned = tuple(float(w) for w in weights), self.how["learned"]
         self.notes = tuple(f"{part.name}: {note}" for part in parts for note in part.notes)
         self._figured: dict[str, set[str]] = {}
         self.views_back = all(part.views_back for part in parts)
@@ -137,10 +106,10 @@ class Several(Task):
         for name, part in self.parts.items():
             rows, own = self._own(name, batch)
             if rows is None:
-                outputs[name] = part.run(_Seeing(heads.parts[name], maps), own)
+                outputs[name] = part.run(Seeing(heads.parts[name], maps), own)
             elif len(rows):
                 chosen = rows.to(batch.x.device)
-                outputs[name] = part.run(_Seeing(heads.parts[name], {s: m[chosen] for s, m in maps.items()}), own)
+                outputs[name] = part.run(Seeing(heads.parts[name], {s: m[chosen] for s, m in maps.items()}), own)
         if self.learned:
             outputs[_LEARNED] = heads.log_variances
         return outputs
@@ -342,18 +311,6 @@ class Several(Task):
 
     def unread(self, key: str, problem: str) -> Answer:
         return Together(key, {name: part.unread(key, problem) for name, part in self.parts.items()}, problem=problem)
-
-
-class _Seeing(nn.Module):
-    """A net for one part: its head on maps that are there already. What it is called with is not read."""
-
-    def __init__(self, head: nn.Module, maps: Mapping[int, Tensor]) -> None:
-        super().__init__()
-        self.head, self.maps = head, maps
-        self.training = head.training
-
-    def forward(self, x: Tensor, **more: Any) -> Any:
-        return self.head(self.maps, x, **more)
 
 
 _made: dict[str, type[Several]] = {}

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from neocog.tasks.logistic import logistic
+
 MARGIN, FOCUS = 0.05, 4  # of the asymmetric loss
 
 
@@ -74,28 +76,14 @@ def best_threshold(p: np.ndarray, yes: np.ndarray) -> float:
 def platt(z: np.ndarray, yes: np.ndarray) -> tuple[float, float]:
     """Scale and shift of logits (N,) that make the truths most likely, softened as Platt (1999) does; scale > 0.
 
-    Newton's method on two numbers. A scale that is not positive would turn the order around: then nothing is changed.
+    A scale that is not positive would turn the order around: then nothing is changed.
     """
     ups, downs = int(yes.sum()), int((~yes).sum())
     wanted = np.where(yes, (ups + 1) / (ups + 2), 1 / (downs + 2))
     spread = float(z.std())
     if spread < 1e-9:
         return 1.0, 0.0
-    x = np.stack((z / spread, np.ones_like(z)))
-    t = np.array([0.0, math.log((ups + 1) / (downs + 1))])
-
-    def loss(at: np.ndarray) -> float:
-        v = at @ x
-        return float((np.logaddexp(0, v) - wanted * v).mean())
-
-    for _ in range(100):
-        p = 1 / (1 + np.exp(-np.clip(t @ x, -60, 60)))
-        gradient = x @ (p - wanted) / len(z)
-        step = np.linalg.solve((x * (p * (1 - p))) @ x.T / len(z) + 1e-9 * np.eye(2), gradient)
-        size, now = 1.0, loss(t)
-        while loss(t - size * step) > now and size > 1e-4:
-            size /= 2
-        t = t - size * step
-        if np.abs(gradient).max() < 1e-9:
-            break
-    return (float(t[0] / spread), float(t[1])) if t[0] > 0 else (1.0, 0.0)
+    start = np.zeros((1, 1)), np.array([math.log((ups + 1) / (downs + 1))])
+    x, one = z.astype(np.float64)[:, None] / spread, np.ones((len(z), 1))
+    scale, shift = logistic(x, wanted[:, None], 1, one, 1e-9, start=start, tolerance=1e-9)
+    return (float(scale[0, 0] / spread), float(shift[0])) if scale[0, 0] > 0 else (1.0, 0.0)

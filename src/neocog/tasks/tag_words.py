@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,17 +16,12 @@ from torch import Tensor, nn
 
 from neocog.data.conll import Sentence
 from neocog.data.word_columns import WordsReader, vocabularies
-from neocog.errors import DataError, UsageError, closest
+from neocog.errors import DataError, UsageError
 from neocog.page import Html, table, text
+from neocog.tasks.answer import Answer
 from neocog.tasks.chunks import Scheme, counts, scores
-from neocog.tasks.task import Answer, Losses, Section, Seen, Targets, Task, register
+from neocog.tasks.task import Batch, Losses, Reader, Section, Seen, Source, Targets, Task, Warp, register
 from neocog.text.tokens import Subwords, padded
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
-    from neocog.tasks.task import Reader
 
 LOSSES = ("sentence", "word")
 VECTORS = ("given", "random")
@@ -43,12 +38,10 @@ class Tagged(Answer):
         chunks: kind, index of the first word, and of the one behind the last.
     """
 
-    key: str
     words: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     chunks: tuple[tuple[str, int, int], ...] = ()
     more: tuple[tuple[str, ...], ...] = ()
-    problem: str | None = None
 
     def beside(self, raw: Any) -> Tagged:
         return dataclasses.replace(self, words=raw.words, more=raw.more) if isinstance(raw, Sentence) else self
@@ -109,6 +102,9 @@ class TagWords(Task):
     mirrors = False
     views_back = False
     recipe = "words"
+    answer = Tagged
+    choices = {"loss": LOSSES, "vectors": VECTORS}
+    kept = ("classes", "vocabularies", "more", "strict")
     options = {
         "vectors": "given", "columns": True, "loss": "sentence", "window": 5, "layers": 2, "hidden": 300,
         "dropout": 0.25, "words": 0.05,
@@ -123,10 +119,7 @@ class TagWords(Task):
         **options: Any,
     ) -> None:
         self.classes, self.vocabularies, self.more, self.strict = tuple(classes), vocabularies, more, strict
-        self.how = {**self.options, **options}
-        for name, known in (("loss", LOSSES), ("vectors", VECTORS)):
-            if (value := self.how[name]) not in known:
-                raise UsageError(f"unknown {name} {value!r}{closest(value, known)}; expected one of {', '.join(known)}")
+        super().__init__(**options)
         if self.how["window"] < 1 or self.how["window"] % 2 == 0:
             raise UsageError(f"window is an odd number of words, got {self.how['window']}")
 
@@ -143,7 +136,7 @@ class TagWords(Task):
         joined, first = codes.codes, _firsts(codes.ends)  # type: ignore[attr-defined]
         starts = scheme.starts(joined, first)
         odd = int((starts & ~scheme.opens[joined]).sum())
-        task = cls(names, kept, more, bool(odd <= 0.01 * starts.sum()), **{k: settings[k] for k in cls.options})
+        task = cls(names, kept, more, bool(odd <= 0.01 * starts.sum()), **cls.chosen(settings))
         what = f"{len(scheme.kinds)} kinds of chunks in {len(names)} tags" if scheme.marked else f"{len(names)} tags"
         task.notes = (
             f"{len(rows):,} sentences with {len(joined):,} words to learn from: {len(kept[0]):,} different words, "
@@ -153,14 +146,6 @@ class TagWords(Task):
             how = "such rows are not given" if task.strict else "so it stands there in answers, too"
             task.notes += (f"{odd:,} of {int(starts.sum()):,} chunks begin with an I- tag; {how}",)
         return task
-
-    def to_json(self) -> dict[str, Any]:
-        made = {"classes": list(self.classes), "vocabularies": [list(one) for one in self.vocabularies]}
-        return {**made, "more": self.more, "strict": self.strict, **self.how}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> TagWords:
-        return cls(**values)
 
     # ---- the net and its steps
 
@@ -288,9 +273,6 @@ class TagWords(Task):
             chunks = tuple((self.scheme.kinds[kinds[a]], int(a), int(ends[a])) for a in np.flatnonzero(ends))
             made.append(Tagged(key, (), tuple(self.classes[k] for k in tags), chunks))
         return made
-
-    def unread(self, key: str, problem: str) -> Answer:
-        return Tagged(key, problem=problem)
 
 
 def _firsts(ends: np.ndarray) -> np.ndarray:

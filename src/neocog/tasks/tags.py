@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,20 +25,13 @@ from torch import Tensor
 
 from neocog.errors import DataError, UsageError
 from neocog.page import Html, paragraph, table
-from neocog.records import counted
-from neocog.tasks.answer import Answer
+from neocog.records import counted, some_of
+from neocog.tasks.answer import Answer, Claim, which
 from neocog.tasks.at_once import Arrays, FitsAtOnce
 from neocog.tasks.canvas import MISSED, PLAIN, RIGHT, WRONG, captioned
-from neocog.tasks.logistic import logistic
-from neocog.tasks.ridge import Layers, ridge
+from neocog.tasks.last_layers import Layers, logistics, ridge
 from neocog.tasks.tag_measures import asymmetric, best_threshold, counts, f1_scores, per_tag_ap, platt
-from neocog.tasks.task import Claim, Losses, Section, Seen, Targets, Task, register, which
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.data.columns import LabelSets
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
+from neocog.tasks.task import Batch, LabelSets, Losses, Section, Seen, Source, Targets, Task, Warp, register
 
 LOSSES = ("bce", "asymmetric", "squared")
 _MOST = 10.0  # a picture with a tag counts at most so much more than one without it
@@ -56,11 +49,9 @@ class Tagged(Answer):
         names: all tags that the net knows.
     """
 
-    key: str
     found: tuple[tuple[str, float], ...] = ()
     top: tuple[tuple[str, float], ...] = ()
     names: tuple[str, ...] = ()
-    problem: str | None = None
 
     def row(self) -> dict[str, Any]:
         return {"tags": "; ".join(name for name, _ in self.found)}
@@ -104,26 +95,26 @@ class Tags(FitsAtOnce, Task):
     figure = "mean average precision"
     mixes = True
     fits_mirrored = True
+    answer = Tagged
     options = {"loss": "bce"}
+    choices = {"loss": LOSSES}
+    kept = ("classes", "weights", "prior", "thresholds", "scale", "shift")
 
     def __init__(
         self,
         classes: Sequence[str],
-        loss: str = "bce",
         weights: Sequence[float] | None = None,
         prior: Sequence[float] | None = None,
         scale: float = 1.0,
         shift: float = 0.0,
         thresholds: Sequence[float] | None = None,
-        notes: Sequence[str] = (),
+        **options: Any,
     ) -> None:
-        if loss not in LOSSES:
-            raise UsageError(f"unknown loss {loss!r} of the task tags; expected one of {', '.join(LOSSES)}")
-        self.classes, self.loss, self.scale, self.shift = tuple(classes), loss, float(scale), float(shift)
+        super().__init__(**options)
+        self.classes, self.loss, self.scale, self.shift = tuple(classes), self.how["loss"], float(scale), float(shift)
         self.weights = torch.ones(len(self.classes)) if weights is None else torch.tensor(list(weights))
         self.prior = torch.zeros(len(self.classes)) if prior is None else torch.tensor(list(prior))
         self.thresholds = np.full(len(self.classes), 0.5) if thresholds is None else np.array(thresholds, np.float64)
-        self.notes = tuple(notes)
 
     @classmethod
     def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Tags:
@@ -150,27 +141,16 @@ class Tags(FitsAtOnce, Task):
             weights = np.clip((1 - share) / share, 1.0, _MOST)
         weighed = weights * share / (weights * share + 1 - share)  # what the weighted loss is least at
         prior = weighed if loss == "squared" else np.log(weighed / (1 - weighed))
-        notes = []
+        made = cls(column.names, weights.round(4).tolist(), prior.round(4).tolist(), loss=loss)
         if never := [name for name, n in zip(column.names, yes, strict=True) if n == 0]:
-            more = " ..." if len(never) > 5 else ""
-            notes.append(f"no training picture has {counted(len(never), 'tag')}: {', '.join(never[:5])}{more}")
+            made.notes += (f"no training picture has {counted(len(never), 'tag')}: {some_of(never, 5)}",)
         if (unknown := 1 - known.sum() / (len(rows) * len(known))) > 0:
-            notes.append(f"{unknown:.1%} of all pairs of picture and tag are unknown; they are ignored")
-        return cls(column.names, loss, weights.round(4).tolist(), prior.round(4).tolist(), notes=notes)
+            made.notes += (f"{unknown:.1%} of all pairs of picture and tag are unknown; they are ignored",)
+        return made
 
     def to_json(self) -> dict[str, Any]:
-        lists = {k: [round(v, 6) for v in getattr(self, k).tolist()] for k in ("weights", "prior", "thresholds")}
-        return {
-            "classes": list(self.classes),
-            "loss": self.loss,
-            **lists,
-            "scale": self.scale,
-            "shift": self.shift,
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Tags:
-        return cls(**values)
+        made = super().to_json()
+        return made | {k: [round(v, 6) for v in made[k]] for k in ("weights", "prior", "thresholds")}
 
     @classmethod
     def strata(cls, source: Source) -> LabelSets | None:
@@ -188,15 +168,11 @@ class Tags(FitsAtOnce, Task):
     def fit_head(self, x: np.ndarray, targets: Arrays, strengths: Sequence[float], kind: str = "") -> Layers:
         """Logistic regression of each tag, with the weights of the loss; least squares where that is squared."""
         y, prior = targets["tags"].astype(np.float64), self.prior.double().numpy()
-        if self.loss == "squared":
-            for weight, bias in ridge(x, y, np.ones(len(x)), strengths):
-                yield weight, bias - prior
-            return
         each = np.where(y == 1, self.weights.double().numpy(), 1.0)
-        fitted = None
-        for strength in strengths:
-            fitted = logistic(x, y, y.shape[1], each, strength, start=fitted)
-            yield fitted[0].astype(np.float64), fitted[1] - prior
+        squared = self.loss == "squared"
+        made = ridge(x, y, np.ones(len(x)), strengths) if squared else logistics(x, y, y.shape[1], each, strengths)
+        for weight, bias in made:
+            yield weight, bias - prior
 
     # ---- a batch
 
@@ -246,9 +222,6 @@ class Tags(FitsAtOnce, Task):
         return torch.sigmoid(self.scale * z + self.shift).numpy()
 
     # ---- figures
-
-    def observe(self, outputs: Tensor, batch: Batch) -> dict[str, Any]:
-        return {"rows": batch.rows, "outputs": outputs, "tags": batch.targets["tags"]}
 
     def figures(self, seen: Seen) -> dict[str, Any]:
         if not len(seen.get("rows", ())):
@@ -363,9 +336,6 @@ class Tags(FitsAtOnce, Task):
         chances = self.probabilities(outputs.detach().cpu().numpy())[0]
         k = which(what, self.classes, "tag", int((chances - self.thresholds).argmax()))
         return Claim(self.classes[k], lambda out: self._logits(out)[:, k])
-
-    def unread(self, key: str, problem: str) -> Answer:
-        return Tagged(key, problem=problem)
 
     reading = "A tag is said where `probabilities` (one for each tag) reaches its threshold (`thresholds` of the task)."
 

@@ -12,63 +12,35 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neocog.errors import UsageError
+from neocog.data.batches import Batch, Feed
+from neocog.data.columns import LabelSets
+from neocog.data.reader import Reader
+from neocog.data.source import Source
+from neocog.data.warp import Warp
+from neocog.errors import UsageError, closest
+from neocog.nets.trunk import Headed, Trunk
 from neocog.page import Html
-from neocog.tasks.answer import Answer
-from neocog.tasks.claim import Claim as Claim
-from neocog.tasks.claim import which as which
-from neocog.tasks.measures import words as words
-from neocog.tasks.meter import Meter as Meter
-from neocog.tasks.meter import Seen as Seen
-from neocog.tasks.meter import by_rows as by_rows
-from neocog.tasks.registry import find, fits
-from neocog.tasks.registry import guess as guess
-from neocog.tasks.registry import joins as joins
-from neocog.tasks.registry import load as load
-from neocog.tasks.registry import names as names
-from neocog.tasks.registry import possible as possible
-from neocog.tasks.registry import register as register
-from neocog.tasks.registry import saved as saved
+from neocog.records import Preprocess
+from neocog.tasks.answer import Answer, Claim, which
+from neocog.tasks.measures import words
+from neocog.tasks.meter import Losses, Meter, Seen, by_rows
+from neocog.tasks.registry import find, fits, guess, joins, load, names, possible, register, saved
 
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch, Feed
-    from neocog.data.columns import LabelSets
-    from neocog.data.reader import Reader
-    from neocog.data.source import Source
-    from neocog.data.warp import Warp
-    from neocog.nets.trunk import Trunk
-    from neocog.records import Preprocess
+__all__ = [
+    "Answer", "Batch", "Claim", "LabelSets", "Losses", "Meter", "Reader", "Section", "Seen", "Source", "Targets",
+    "Task", "Trunk", "Warp", "build_net", "by_rows", "find", "fits", "guess", "joins", "load", "names", "possible",
+    "register", "saved", "which", "words",
+]  # fmt: skip
 
 Targets = dict[str, Any]  # name -> tensor (B, ...) or list of B values
-
-
-@dataclass(slots=True)
-class Losses:
-    """The loss of one batch, by part.
-
-    Attributes:
-        parts: named scalars, each a mean over `count` things; their sum is minimised.
-        count: how many things that is (pictures, labelled pixels, pairs): pieces of a batch, and the batches of
-            several processes, are joined in these proportions.
-        figures: named sums over the same things, detached, shown as curves of the training (number of right answers).
-    """
-
-    parts: dict[str, Tensor]
-    count: Tensor | float
-    figures: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def total(self) -> Tensor:
-        """The sum of the parts."""
-        return torch.stack(list(self.parts.values())).sum()
 
 
 # of a row: uint8 (H, W, 3) or (H, W), or how another input is shown; None where it cannot be read
@@ -86,59 +58,57 @@ class Section:
 class Task(ABC):
     """One kind of question. Subclasses say what differs; the class attributes say what a task can take.
 
-    Attributes:
-        name: as it is typed after --task.
-        about: one line for people.
-        needs: role of a column -> its kind (see ``neocog.data.kinds``).
-        goal: the figure by which trainings are judged, and whether more or less of it is better.
-        figure: a short name of `goal` for people.
-        fit: how a picture is brought to the net's input, "crop" (the centre) or "pad" (whole, with borders).
-        geometry: whether targets move with the picture; batches then carry a warp.
-        zooms: whether the usual recipe shows pictures at other scales, where targets move with them.
-        mixes: whether two pictures may be mixed (then the loss heeds ``batch.mix``).
-        mirrors: whether a mirror image has the answer of the picture, once targets have moved with it.
-        views_back: whether ``unmirrored`` undoes a mirror view of the outputs, so that views can be averaged.
-        whole_batch: whether the loss compares the pictures of a batch, so that it is never computed in pieces.
-        knows_strangers: whether features tell pictures unlike the training data (then answers have ``judged``).
-        on_features: whether the head takes features of pictures in their place: steps can then run on features that are
-            computed once (regime features; see ``nets.trunk.Headed``).
-        variants: names of tasks that are this one for other columns, see `suited`.
-        inputs: the kinds of inputs that it can be asked of; empty: all.
-        shown_texts: of the texts that a sample has, so many are shown at each step; 0: all.
-        recipe: the usual recipe; None: chosen by the net.
-        size: the usual short side of the net's input; None: chosen by the pictures.
-        classifies: whether a picture has exactly one of `classes`, and the net a logit for each.
-        net: the usual net, for which `recipe` is made; None: see `usual_net`.
-        remakes: whether pictures of the input's size are made, so that none may be shown smaller.
-        adversarial: whether parts of the net work against each other, so that the loss need not fall.
-        options: names of what --task-option may set -> default.
+    Without further words a task is made of its `options`, which are then in ``how`` with all their values.
     """
 
-    name: ClassVar[str]
-    about: ClassVar[str] = ""
-    needs: ClassVar[Mapping[str, str]]
-    goal: ClassVar[tuple[str, str]] = ("accuracy", "max")
-    figure: ClassVar[str] = "accuracy"
-    fit: ClassVar[str] = "crop"
-    geometry: ClassVar[bool] = False
-    zooms: ClassVar[bool] = True
-    mixes: ClassVar[bool] = False
-    mirrors: ClassVar[bool] = True
+    name: ClassVar[str]  # as it is typed after --task
+    about: ClassVar[str] = ""  # one line for people
+    needs: ClassVar[Mapping[str, str]]  # role of a column -> its kind (see ``neocog.data.kinds``)
+    goal: ClassVar[tuple[str, str]] = ("accuracy", "max")  # the figure by which trainings are judged, and its best end
+    figure: ClassVar[str] = "accuracy"  # a short name of `goal` for people
+    answer: ClassVar[type[Any]]  # the class of its answers
+    options: ClassVar[Mapping[str, Any]] = {}  # names of what --task-option may set -> default
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {}  # options that have one of some values -> these
+    kept: ClassVar[tuple[str, ...]] = ()  # attributes that a run folder keeps beside the options, see `to_json`
+    fit: ClassVar[str] = "crop"  # how a picture is brought to the net's input: "crop" (the centre), "pad" (whole)
+    geometry: ClassVar[bool] = False  # whether targets move with the picture; batches then carry a warp
+    zooms: ClassVar[bool] = True  # whether the usual recipe shows pictures at other scales, where targets move along
+    mixes: ClassVar[bool] = False  # whether two pictures may be mixed (then the loss heeds ``batch.mix``)
+    mirrors: ClassVar[bool] = True  # whether a mirror image has the picture's answer, once targets have moved with it
+    # whether the loss compares the pictures of a batch, so that it is never computed in pieces
     whole_batch: ClassVar[bool] = False
+    # whether features tell pictures unlike the training data (then answers have ``judged``)
     knows_strangers: ClassVar[bool] = False
-    classifies: ClassVar[bool] = False
+    classifies: ClassVar[bool] = False  # whether a picture has exactly one of `classes`, and the net a logit for each
+    # whether the head takes features of pictures in their place: steps can then run on features that are computed once
+    # (regime features; see ``nets.trunk.Headed``)
     on_features: ClassVar[bool] = False
-    variants: ClassVar[tuple[str, ...]] = ()
-    inputs: ClassVar[tuple[str, ...]] = ("picture",)
-    shown_texts: int = 0
+    variants: ClassVar[tuple[str, ...]] = ()  # names of tasks that are this one for other columns, see `suited`
+    inputs: ClassVar[tuple[str, ...]] = ("picture",)  # the kinds of inputs that it can be asked of; empty: all
+    shown_texts: int = 0  # of the texts that a sample has, so many are shown at each step; 0: all
+    # whether ``unmirrored`` undoes a mirror view of the outputs, so that views can be averaged
     views_back: bool = True
-    recipe: ClassVar[str | None] = None
-    size: ClassVar[int | None] = None
-    options: ClassVar[Mapping[str, Any]] = {}
-    net: ClassVar[str | None] = None
-    remakes: ClassVar[bool] = False
-    adversarial: ClassVar[bool] = False
+    recipe: ClassVar[str | None] = None  # the usual recipe; None: chosen by the net
+    size: ClassVar[int | None] = None  # the usual short side of the net's input; None: chosen by the pictures
+    net: ClassVar[str | None] = None  # the usual net, for which `recipe` is made; None: see `usual_net`
+    remakes: ClassVar[bool] = False  # whether pictures of the input's size are made, so none may be shown smaller
+    adversarial: ClassVar[bool] = False  # whether parts of the net work against each other: the loss need not fall
     progress: float = 1.0  # the share of the training that is over, which the loop sets before each step
+
+    def __init__(self, **options: Any) -> None:
+        self.how = self.chosen(options)
+
+    @classmethod
+    def chosen(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The `options` as they are set. Raises: UsageError: a value is not among its `choices`."""
+        made = {name: type(usual)(settings.get(name, usual)) for name, usual in cls.options.items()}
+        for name, known in cls.choices.items():
+            if (value := made[name]) not in known:
+                raise UsageError(
+                    f"unknown {name} {value!r} of the task {cls.name}{closest(value, known)}; expected one of "
+                    f"{', '.join(known)}"
+                )
+        return made
 
     # ---- before training
 
@@ -173,14 +143,14 @@ class Task(ABC):
 
     notes: tuple[str, ...] = ()  # what the user should know, one sentence each
 
-    @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """What the run folder keeps: `from_json` makes the same task of it. Without the name."""
+        """What the run folder keeps, without the name: `kept` and the options, of which `from_json` makes the task."""
+        return {**{name: _plain(getattr(self, name)) for name in self.kept}, **self.how}
 
     @classmethod
-    @abstractmethod
     def from_json(cls, values: Mapping[str, Any]) -> Task:
         """The task that `to_json` described."""
+        return cls(**values)
 
     @classmethod
     def known(cls, source: Source) -> np.ndarray:
@@ -292,12 +262,13 @@ class Task(ABC):
 
     summed: ClassVar[frozenset[str]] = frozenset()  # of what `observe` gives: added up, while all else is joined
 
-    @abstractmethod
     def observe(self, outputs: Any, batch: Batch) -> dict[str, Any]:
         """What figures need of a batch of evaluation: arrays or tensors by name, small enough to keep for a split.
 
         Pictures that are not ``batch.valid`` are left out of everything. ``batch.rows`` says which pictures they are.
+        Without further words it is the outputs, one tensor, and the targets.
         """
+        return {"rows": batch.rows, "outputs": outputs, **batch.targets}
 
     @abstractmethod
     def figures(self, seen: Seen) -> dict[str, Any]:
@@ -386,9 +357,9 @@ class Task(ABC):
         k = which(what, [str(i) for i in range(len(flat))], "output", int(flat.argmax()))
         return Claim(f"output {k}", lambda out: out.flatten(1)[:, k])
 
-    @abstractmethod
     def unread(self, key: str, problem: str) -> Answer:
         """The answer for a picture that could not be read."""
+        return self.answer(key, problem=problem)  # type: ignore[no-any-return]
 
     unportable: ClassVar[str] = ""  # why a net of this task cannot be exported; empty: it can
     reading: ClassVar[str] = ""  # how the outputs of an exported model are read, for people
@@ -407,7 +378,6 @@ def build_net(task: Task, spec: Mapping[str, Any]) -> nn.Module:
     A net of the zoo whose last layer answers, or that is made for this task; else a trunk with the task's head.
     """
     from neocog import nets
-    from neocog.nets.trunk import Headed, Trunk
 
     if (own := task.own_net()) is not None:
         return own
@@ -416,3 +386,9 @@ def build_net(task: Task, spec: Mapping[str, Any]) -> nn.Module:
         return net
     trunk = Trunk(net)
     return Headed(trunk, task.head(trunk))
+
+
+def _plain(value: Any) -> Any:
+    """Tensors, arrays and tuples as lists."""
+    value = value.tolist() if isinstance(value, (Tensor, np.ndarray)) else value
+    return [_plain(one) for one in value] if isinstance(value, (tuple, list)) else value

@@ -35,10 +35,4 @@ def all_rows(rows: Tensor) -> Tensor:
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
-    return _Gather.apply(rows) if rows.requires_grad else _plain(rows)  # type: ignore[no-any-return]
-
-
-def _plain(rows: Tensor) -> Tensor:
-    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)
+    return _Gather.apply(rows)  # type: ignore[no-any-return]

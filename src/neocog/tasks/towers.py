@@ -1,7 +1,8 @@
-"""What the tasks that match texts have in common: tokenizers and towers by name, and texts as targets."""
+"""What the tasks that match texts have in common: towers by name, texts as targets, the loss of both directions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from neocog.errors import UsageError, closest
-from neocog.text.tokens import Tokenizer, learn, normal
+from neocog.tasks.ranking import LOSSES, matching_loss
+from neocog.tasks.task import Task
+from neocog.text.tokens import Tokenizer, learn, load_tokenizer, normal
 from neocog.text.vectors import table_for
 
 TOWERS = {"sentence": "subwords", "dssm": "trigrams", "cdssm": "trigrams"}  # and the tokens that each reads
@@ -22,8 +25,7 @@ def learn_tokenizer(tower: str, texts: Iterable[str]) -> Tokenizer:
     """The tokenizer for a tower, of the training's texts. Raises: UsageError: no such tower."""
     if tower not in TOWERS:
         raise UsageError(f"unknown tower {tower!r}{closest(tower, TOWERS)}; expected one of {', '.join(TOWERS)}")
-    kind = TOWERS[tower]
-    return learn(kind, texts)
+    return learn(TOWERS[tower], texts)
 
 
 def build_tower(
@@ -60,6 +62,38 @@ def _code(text: str) -> int:
     return int.from_bytes(blake2b(normal(text).strip().encode(), digest_size=8).digest(), "big", signed=True) or 1
 
 
-def chosen(settings: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Some of the settings."""
-    return {name: settings[name] for name in names}
+class Matching(Task):
+    """Which of one side belongs to which of the other, by vectors in one space."""
+
+    goal = ("mean_recall", "max")
+    figure = "mean recall"
+    whole_batch = True
+    views_back = False
+    recipe = "towers"
+    choices = {"loss": LOSSES}
+
+    def __init__(self, tokenizer: Tokenizer, **options: Any) -> None:
+        super().__init__(**options)
+        self.tokenizer = tokenizer
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "tokenizer": self.tokenizer.to_json()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Matching:
+        return cls(**{**values, "tokenizer": load_tokenizer(values["tokenizer"])})
+
+    def loss_of(self, cosines: Tensor, positive: Tensor, gamma: Tensor) -> Tensor:
+        """The mean of the losses of both directions, see `matching_loss`."""
+        options = {name: self.how[name] for name in ("loss", "margin", "negatives", "hard")}
+        forward, backward = (
+            matching_loss(c, p, gamma, **options) for c, p in ((cosines, positive), (cosines.T, positive.T))
+        )
+        return (forward + backward) / 2
+
+    def error(self, figures: Mapping[str, Any]) -> float:
+        p, n = figures[self.goal[0]], max(1, figures["n"])
+        return math.sqrt(max(p * (1 - p), 0.0) / n) if math.isfinite(p) else 0.0
+
+    def shown(self, value: float) -> str:
+        return f"{100 * value:.1f} %"

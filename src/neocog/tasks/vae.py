@@ -20,22 +20,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neocog.errors import UsageError, closest
 from neocog.nets.autoencoder import kl_to_standard_normal, mirrored
 from neocog.page import Html, paragraph
-from neocog.tasks.pixels import Pixels, Read, Remade, as_bytes, chance, psnr, sheet, this_step
-from neocog.tasks.task import Answer, Losses, Section, Seen, register
-
-if TYPE_CHECKING:
-    from neocog.data.batches import Batch
-    from neocog.nets.trunk import Trunk
+from neocog.tasks.answer import Answer
+from neocog.tasks.pixels import Pixels, Read, Remade, apart, as_bytes, chance, psnr, sheet, this_step
+from neocog.tasks.task import Batch, Losses, Section, Seen, Trunk, register
 
 LIKELIHOODS = ("logistic", "gaussian", "bernoulli")
 _SCALE = -2.0  # logarithm of the scale of each pixel's distribution at the beginning, as the net reads pixels
@@ -76,27 +72,16 @@ class Vae(Pixels):
     recipe = "autoencoder"
     told = "mean"
     options = {"latent": 64, "likelihood": "logistic", "beta": 1.0, "warmup": 0.1, "draws": 32}
-    latent: int
-    likelihood: str
-    beta: float
-    warmup: float
-    draws: int
+    choices = {"likelihood": LIKELIHOODS}
+    answer = Remade
+    asks = "latent and draws of at least 1, beta of at least 0 and a warmup from 0 to 1"
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        if self.likelihood not in LIKELIHOODS:
-            raise UsageError(
-                f"unknown likelihood {self.likelihood!r} of the task vae{closest(self.likelihood, LIKELIHOODS)}; "
-                f"expected one of {', '.join(LIKELIHOODS)}"
-            )
-        if self.latent < 1 or self.draws < 1 or self.beta < 0 or not 0 <= self.warmup <= 1:
-            raise UsageError(
-                "the task vae needs latent and draws of at least 1, beta of at least 0 and a warmup from 0 to 1, got "
-                f"{ ({k: getattr(self, k) for k in self.options}) }"
-            )
+    def sound(self, latent: int, draws: int, beta: float, warmup: float, **more: Any) -> bool:  # type: ignore[override]
+        return latent >= 1 and draws >= 1 and beta >= 0 and 0 <= warmup <= 1
 
     def head(self, trunk: Trunk) -> nn.Module:
-        return Variational(trunk, self.latent, trunk.spec["in_channels"] * (1 + (self.likelihood != "bernoulli")))
+        each = 1 if self.how["likelihood"] == "bernoulli" else 2
+        return Variational(trunk, self.how["latent"], trunk.spec["in_channels"] * each)
 
     # ---- what is likely
 
@@ -108,7 +93,7 @@ class Vae(Pixels):
         mean, logvar = _exact(mean), _exact(logvar)
         made = {"mean": mean, "divergence": kl_to_standard_normal(mean, logvar)}
         first = this_step() if net.training else _NOISE
-        draws = self.draws if self._last and batch.targets and not net.training else 1
+        draws = self.how["draws"] if self._last and batch.targets and not net.training else 1
         weights = []
         for draw in range(first, first + draws):
             noise = chance(batch.rows, mean.shape[1], draw).to(mean)
@@ -123,7 +108,7 @@ class Vae(Pixels):
         return made
 
     def _of(self, net: nn.Module) -> str:
-        return str(getattr(net, "likelihood", self.likelihood))
+        return str(getattr(net, "likelihood", self.how["likelihood"]))
 
     def _decoded(self, net: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
         """What p(x|z) needs of each pixel: its mean (or logit) and the logarithm of its scale, (B, C, H, W) each."""
@@ -142,18 +127,19 @@ class Vae(Pixels):
             return F.binary_cross_entropy_with_logits(mean, white, reduction="none").flatten(1).sum(1)
         levels = self.levels(x).to(mean)
         half = 0.5 / 255 / mean.new_tensor(self.std)[:, None, None]  # of a level, as the net reads it
-        apart = self.normalised(levels / 255) - mean
-        return -_log_level(apart, half, scale, levels, self._of(net)).flatten(1).sum(1)
+        far = self.normalised(levels / 255) - mean
+        return -_log_level(far, half, scale, levels, self._of(net)).flatten(1).sum(1)
 
     def pictures(self, net: nn.Module, z: Tensor) -> Tensor:
-        """The means of p(x|z) as values from 0 to 1, (B, C, H, W)."""
+        """The means of p(x|z)."""
         mean, _ = self._decoded(net, z)
         return mean.sigmoid() if self._of(net) == "bernoulli" else self.values(mean).clamp(0, 1)
 
     # ---- learning and figures
 
     def losses(self, outputs: dict[str, Tensor], batch: Batch) -> Losses:
-        beta = self.beta * min(1.0, self.progress / self.warmup if self.warmup else 1.0)
+        warmup = self.how["warmup"]
+        beta = self.how["beta"] * min(1.0, self.progress / warmup if warmup else 1.0)
         each = {"surprise": outputs["surprise"], "divergence": beta * outputs["divergence"]}
         count, per = batch.valid.sum(), 1 / (batch.x[0].numel() * math.log(2))
         parts = {
@@ -169,9 +155,9 @@ class Vae(Pixels):
             "bits": -outputs["log_p"][good] * per,
             "bound": (outputs["surprise"] + outputs["divergence"])[good] * per,
             "divergence": outputs["divergence"][good] * per,
-            "error": (outputs["made"] - true).square().flatten(1).mean(1)[good],
+            "error": apart(outputs["made"], true)[good],
         }
-        if self.likelihood != "bernoulli" and (pca := self.pca(self.latent)) is not None:
+        if self.how["likelihood"] != "bernoulli" and (pca := self.pca(self.how["latent"])) is not None:
             levels = self.levels(batch.x).flatten(1)
             noise = chance(batch.rows, levels.shape[1], uniform=True).to(levels)
             seen["pca_bits"] = -pca.log_p(levels + noise)[good] * per
@@ -180,11 +166,12 @@ class Vae(Pixels):
     def figures(self, seen: Seen) -> dict[str, Any]:
         if not len(seen.get("rows", ())):
             return {"n": 0, "bits": math.nan, "loss": math.nan}
+        mean: dict[str, float]
         mean = {name: float(seen[name].mean()) for name in ("bits", "bound", "divergence", "pca_bits") if name in seen}
         more = {"ahead_of_pca": mean["pca_bits"] - mean["bits"]} if "pca_bits" in mean else {}
         return {
             "n": len(seen["rows"]), **mean, **more, "loss": mean["bound"], "psnr": psnr(float(seen["error"].mean())),
-            "latent": self.latent,
+            "latent": self.how["latent"],
         }  # fmt: skip
 
     def error(self, figures: Mapping[str, Any]) -> float:
@@ -202,9 +189,9 @@ class Vae(Pixels):
 
     def sections(self, seen: Seen, figures: Mapping[str, Any]) -> list[Section]:
         told = (
-            f"The bound from {self.draws} samples of q(z|x) for each picture is {figures['bits']:.4f} bits per "
+            f"The bound from {self.how['draws']} samples of q(z|x) for each picture is {figures['bits']:.4f} bits per "
             f"dimension, from one {figures['bound']:.4f}; {figures['divergence']:.4f} of those are the divergence from "
-            f"the prior. The likelihood is {self.likelihood}, with {self.latent} latent variables. "
+            f"the prior. The likelihood is {self.how['likelihood']}, with {self.how['latent']} latent variables. "
         )
         if "pca_bits" in figures:
             told += (
@@ -227,35 +214,25 @@ class Vae(Pixels):
         walks = {"Walks between pictures": sheet(as_bytes(self.pictures(net, torch.cat(ways))), _STEPS)} if ways else {}
         return {"Samples": sheet(self.sample(net, 64)), "Pictures, and what was made of them": again, **walks}
 
-    @torch.inference_mode()
-    def sample(self, net: nn.Module, n: int, seed: int = 0) -> np.ndarray:
-        where = next(net.parameters())
-        latent = getattr(net, "latent", self.latent)
-        z = torch.randn(n, latent, generator=torch.Generator().manual_seed(seed)).to(where)
-        return np.concatenate([as_bytes(self.pictures(net, part)) for part in z.split(256)])
-
     def answers(self, outputs: dict[str, Tensor], batch: Batch, keys: Sequence[str], top: int = 5) -> list[Answer]:
         true, per = self.values(batch.x), 1 / (batch.x[0].numel() * math.log(2))
-        errors = (outputs["made"] - true).square().flatten(1).mean(1).tolist()
+        errors = apart(outputs["made"], true).tolist()
         bits, codes = (-outputs["log_p"] * per).tolist(), outputs["mean"].tolist()
         seen, again = as_bytes(true), as_bytes(outputs["made"])
         return [Remade(key, seen[i], again[i], tuple(codes[i]), errors[i], None, bits[i]) for i, key in enumerate(keys)]
-
-    def unread(self, key: str, problem: str) -> Answer:
-        return Remade(key, problem=problem)
 
 
 def _exact(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _log_level(apart: Tensor, half: Tensor, log_scale: Tensor, levels: Tensor, kind: str) -> Tensor:
-    """Log probability of each pixel's level: what lies within `half` of its distance `apart` from the mean.
+def _log_level(far: Tensor, half: Tensor, log_scale: Tensor, levels: Tensor, kind: str) -> Tensor:
+    """Log probability of each pixel's level: what lies within `half` of its distance `far` from the mean.
 
     The lowest level has all that lies below it, the highest all that lies above.
     """
     narrow = torch.exp(-log_scale)
-    low, high, middle = (apart - half) * narrow, (apart + half) * narrow, apart * narrow
+    low, high, middle = (far - half) * narrow, (far + half) * narrow, far * narrow
     if kind == "logistic":
         log_below, log_above = F.logsigmoid(high), F.logsigmoid(-low)
         share = high.sigmoid() - low.sigmoid()
