@@ -375,7 +375,7 @@ def test_what_cannot_be_asked(library: Store) -> None:
     ):
         with pytest.raises(UsageError, match=said):
             search(library, query, **options)  # type: ignore[arg-type]
-    with pytest.raises(LibraryError, match=r"no model 'other'.*it has toy"):
+    with pytest.raises(LibraryError, match=r"no vectors of 'other'.*it has toy"):
         search(library, "dog", model="other")
     with pytest.raises(LibraryError, match=r"no vectors of the layer 'layer1'; use 'features' or 'output'"):
         search(library, "like:beach.jpg", layer="layer1")

@@ -17,9 +17,9 @@ from starlette.testclient import TestClient
 import neocog
 from neocog.errors import UsageError
 from neocog.library import Library
+from neocog.web import jobs as jobs_module
 from neocog.web import worker
 from neocog.web.app import make_app
-from neocog.web import jobs as jobs_module
 from neocog.web.jobs import Jobs
 from neocog.web.served import Served
 

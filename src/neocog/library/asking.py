@@ -65,15 +65,14 @@ class Asking:
         ranked = self._ranked(text.strip(), like, box, upload, threshold)
         view = view_of(self.store)
         unfinished = self.store.unfinished_note()
-        hits = ranked.hits(offset, offset + limit)
-        total = ranked.total
+        hits, answer, total = ranked.hits(offset, offset + limit), ranked.answer, ranked.total
         return {
-            "understood": str(ranked.query),
-            "notes": [*([unfinished] if unfinished else []), *ranked.notes],
-            "not_understood": list(ranked.not_understood),
+            "understood": str(answer.query),
+            "notes": [*([unfinished] if unfinished else []), *answer.notes],
+            "not_understood": list(answer.not_understood),
             "nothing": None if total else ranked.nothing or "no picture answers this",
-            "threshold": ranked.threshold,
-            "best": ranked.best,
+            "threshold": answer.threshold,
+            "best": answer.best,
             "total": total,
             "hits": _told(view, hits),
         }
@@ -126,7 +125,7 @@ class Asking:
         finally:
             with suppress(OSError):
                 Path(path).unlink()
-        ranked.query = asked  # nobody is to read where the copy was
+        ranked.answer = replace(ranked.answer, query=asked)  # nobody is to read where the copy was
         return ranked
 
 
@@ -145,13 +144,8 @@ def _inside(view: View, asked: Query) -> Query:
 
 def _state(store: Store) -> tuple[Any, ...]:
     """What differs whenever an answer might."""
-    times: list[int] = []
-    for name in ("taught", "corrections", "calibration", "library"):
-        try:
-            times.append(os.stat(store.folder / f"{name}.json").st_mtime_ns)
-        except OSError:
-            times.append(0)
-    return (store.version(), *times)
+    files = [store.folder / f"{name}.json" for name in ("taught", "corrections", "calibration", "library")]
+    return (store.version(), *(file.stat().st_mtime_ns if file.exists() else 0 for file in files))
 
 
 def _told(view: View, hits: Sequence[Hit]) -> list[dict[str, Any]]:

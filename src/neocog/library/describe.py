@@ -86,7 +86,7 @@ def describe(
     row, path = find_picture(view, str(picture))
     vector, shown = _seen(view, chosen, row, path, eye)
     unit = vector / max(float(np.linalg.norm(vector)), 1e-12)
-    nearest = _nearest(view, chosen, unit, row, top)
+    nearest = nearest_to(view, chosen, unit, row, top)
     concepts, broader = _concepts(view, chosen, shown)
     strangeness = _strangeness(view, chosen, unit, row)
     taught = []
@@ -122,7 +122,8 @@ def _seen(view: View, model: str, row: int, path: Path | None, eye: Eye | None) 
     return np.asarray(features[0], np.float32), np.asarray(probabilities[0], np.float32)
 
 
-def _nearest(view: View, model: str, unit: np.ndarray, row: int, top: int) -> tuple[Neighbour, ...]:
+def nearest_to(view: View, model: str, unit: np.ndarray, row: int, top: int) -> tuple[Neighbour, ...]:
+    """Return the pictures most like a vector (D,) of length 1, but for the one in `row` (-1: none)."""
     if not len(view.store.vectors(model)[0]):
         return ()
     hashes, alike = view.store.nearest(model, unit, top + 1)

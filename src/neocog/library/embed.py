@@ -117,7 +117,7 @@ class Kept:
     """
 
     def __init__(self, card: dict[str, Any], engine: Engine, shapes: Sequence[Sequence[int]]) -> None:
-        self._card, self.name, self.preprocess = card, card["name"], _preprocess(card)
+        self._card, self.name, self.preprocess = card, card["name"], Preprocess.from_json(card["preprocess"])
         self.layer, self.concepts, self.temperature = card["layer"], card["concepts"], card["temperature"]
         self.dimension, self.outputs = shapes[0][0], shapes[1][0]
         self._engine: Shared | None = Shared(engine)
@@ -306,11 +306,6 @@ def _sample(pre: Preprocess) -> Tensor:
 
     shape = (2, pre.channels, pre.size, pre.size)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-def _preprocess(card: dict[str, Any]) -> Preprocess:
-    values = card["preprocess"]
-    return Preprocess(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
 def graph_place(card: dict[str, Any]) -> Path:

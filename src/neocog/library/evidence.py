@@ -34,7 +34,7 @@ from neocog.library.calibration import LEAST_TEXT, THRESHOLDS, UNKNOWN, Line, lo
 from neocog.library.concepts import TURNING, Match, Spelling, Vocabulary, normalise, says_nothing
 from neocog.library.query import Example, Word
 from neocog.library.sentences import Witness
-from neocog.library.teaching import concepts_of, denied_rows, probabilities, said_of
+from neocog.library.teaching import answers, concepts_of, probabilities, said_of
 from neocog.library.view import FEATURES, OUTPUT, Eye, View, texts, vector_of
 
 _MOST_WORDS = 4  # in the name of a concept
@@ -175,12 +175,14 @@ def _word_part(
         raw = view.probabilities(model, match.concepts)
         shown = np.where(raw > 0, lines["word"](log_odds(raw)), 0)
     learned = none
-    if heads is not None and heads[1]["model"] in view.store.models():
-        learned = probabilities(view, heads[0], heads[1], said_of(view.store, heads[0]))
     by_text = np.where(known > 0, LEAST_TEXT + (1 - LEAST_TEXT) * lines["text"](known), 0)
     if heads is not None:
+        said = said_of(view.store, heads[0])
+        if heads[1]["model"] in view.store.models():
+            learned = probabilities(view, heads[1], said)
         by_text[_tagged(view, heads[0])] = 0  # the tag comes from the head, so it says nothing more
-        denied = denied_rows(view, heads[1], said_of(view.store, heads[0]))
+        denied = view.rows_of(answers(heads[1], said)[1])
+        denied = denied[denied >= 0]
         shown[denied], by_text[denied] = 0, 0  # what the user said outvotes the net
     p = 1 - (1 - (none if judged else shown)) * (1 - learned) * (1 - by_text)
     if seen is not None:
@@ -188,16 +190,15 @@ def _word_part(
     p = np.clip(p, 1e-6, 1 - 1e-6).astype(np.float32)
 
     def explain(row: int) -> list[Reason]:
-        said = [f"sentence {seen[row]:.2f}"] if seen is not None and seen[row] > 0.01 else []
+        told = [f"sentence {seen[row]:.2f}"] if seen is not None and seen[row] > 0.01 else []
         if match is not None and shown[row] > 0.01:
-            best = _best(view, model, match, row) if model is not None else ""
-            said.append(f"concepts {raw[row]:.2f}{best}, calibrated {shown[row]:.2f}")
+            told.append(f"concepts {raw[row]:.2f}{_best(view, model, match, row)}, calibrated {shown[row]:.2f}")
         if heads is not None:
-            said.append(f"taught concept {heads[0]!r} {learned[row]:.2f}")
+            told.append(f"taught concept {heads[0]!r} {learned[row]:.2f}")
         if by_text[row] > 0:
-            said.append(f"in its {' and '.join(view.text.where(spelled, row))}")
+            told.append(f"in its {' and '.join(view.text.where(spelled, row))}")
         sign = "not " if word.negative else ""
-        text = f"{sign}{word.text}: {'; '.join(said) or 'no sign of it'}"
+        text = f"{sign}{word.text}: {'; '.join(told) or 'no sign of it'}"
         value = 1 - p[row] if word.negative else max(p[row], shown[row])
         return [Reason(str(word), "word", float(value), word.weight, text)]
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neocog.library.concepts import LETTERS, normalise, singulars
-from neocog.library.rows import encode_path
+from neocog.library.rows import encode_path, whole
 
 # How much a word counts by where it stands. Labels and tags were given on purpose; a net that describes is often wrong.
 FIELDS = {
@@ -56,18 +56,18 @@ class FullText:
         self.count, self._rows = len(rows), rows.select(list(FIELDS))
         self._known: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}  # what was found last
         table = keep(f"words{_FORM}", self._split)
-        self._words: pa.Array = _whole(table.column("word"))
-        docs, fields = _whole(table.column("docs")), _whole(table.column("fields"))
+        self._words: pa.Array = whole(table.column("word"))
+        docs, fields = whole(table.column("docs")), whole(table.column("fields"))
         self._doc, self._field = np.asarray(docs.values), np.asarray(fields.values)
         self._starts = np.asarray(docs.offsets)
-        lengths = np.asarray(_whole(keep(f"lengths{_FORM}", self._lengths).column("length")))
+        lengths = np.asarray(whole(keep(f"lengths{_FORM}", self._lengths).column("length")))
         mean = float(lengths.mean()) if self.count else 1.0
         self._penalty = (1 - B + B * lengths / max(mean, 1e-9)).astype(np.float32)
 
     @cached_property
     def _shared(self) -> int:
         """How many characters all paths begin with."""
-        return common_folder(pc.list_flatten(_whole(self._rows.column("paths"))))
+        return common_folder(pc.list_flatten(whole(self._rows.column("paths"))))
 
     def _split(self) -> pa.Table:
         """Each word with the rows (`docs`) and the fields where it stands; a row as often as the word."""
@@ -266,16 +266,9 @@ def _safe(text: str) -> str:
     return encode_path(text).encode("utf-8", "replace").decode()
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    """A column in one piece, without copying if it is."""
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-
-
 def _texts(rows: pa.Table, name: str, shared: int = 0) -> tuple[np.ndarray, pa.Array]:
     """(row numbers, texts) of a column of strings or lists of strings; of paths, all but the first `shared` letters."""
-    column = _whole(rows.column(name))
+    column = whole(rows.column(name))
     if pa.types.is_list(column.type):
         owners, texts = np.asarray(pc.list_parent_indices(column)), pc.list_flatten(column)
     else:

@@ -17,7 +17,7 @@ from neocog.data.stores import is_elsewhere, is_video
 from neocog.errors import DecodeError, LibraryError
 from neocog.library.changes import Changes
 from neocog.library.films import Film, Whole
-from neocog.library.indexed import Elsewhere, Embeds, makes, usual
+from neocog.library.indexed import Elsewhere, Embeds, maker
 from neocog.library.ledger import Content, outermost, within
 from neocog.library.metadata import KINDS, date_in_name
 from neocog.library.photo import Photo, examine, look, moves, read_steady
@@ -49,8 +49,7 @@ class Run(Changes):
         elsewhere: Elsewhere | None = None,
     ) -> None:
         super().__init__(store, roots, model or getattr(embedder, "name", None) or store.model, exclude, elsewhere)
-        self.say = say
-        self._given = embedder
+        self._make = maker(store, embedder, self.model, say)
         self._made: Embeds | None = None
         self.waiting: list[Photo] = []  # the net has not seen them
         self.computing: deque[tuple[list[Photo], Future[Any]]] = deque()  # batches that threads compute, in order
@@ -69,14 +68,12 @@ class Run(Changes):
         card = self.store.models().get(self.model or "")
         if card is None or self._made is not None or "preprocess" not in card:
             return self.embedder().preprocess
-        values = card["preprocess"]
-        return Preprocess(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        return Preprocess.from_json(card["preprocess"])
 
     def embedder(self) -> Embeds:
         """The net, made when it is needed; its columns are made too."""
         if self._made is None:
-            make = self._given if self._given is not None else usual(self.store, self.say, self.model)
-            made: Embeds = make(len(self.to_read)) if makes(make) else make  # type: ignore[operator, assignment]
+            made = self._make(len(self.to_read))
             if self.model not in (None, made.name):
                 raise LibraryError(
                     f"expected the net {self.model!r}, got {made.name!r}; have its weights changed? Choose the net "

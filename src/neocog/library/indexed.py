@@ -74,19 +74,25 @@ class Report:
         return f"{', '.join(parts) or 'no pictures'} in {self.seconds:.1f} s{rate}"
 
 
-def usual(store: Store, say: Callable[[str], object], model: str | None = None) -> Callable[[int], Embeds]:
-    """What makes the net of that name: the one that the library was indexed with, else of the zoo; or the default."""
+def maker(
+    store: Store, given: Embeds | Callable[[int], Embeds] | None, model: str | None, say: Callable[[str], object]
+) -> Callable[[int], Embeds]:
+    """What makes the net when it is first needed, and gives the same one later.
 
-    def make(amount: int) -> Embeds:
-        from neocog.library.embed import Embedder, embedder_of
+    That is `given` itself or what it makes; else the net of that name, which the library was indexed with or the zoo
+    has; else the library's own, or the default.
+    """
+    made: list[Any] = [given] if hasattr(given, "embed") else []
 
-        name, models = model or store.model, store.models()
-        if name in models:
-            return embedder_of(models[name], amount=amount, say=say)
-        return Embedder(name, amount=amount, say=say)
+    def once(amount: int) -> Embeds:
+        if not made and callable(given):
+            made.append(given(amount))
+        elif not made:
+            from neocog.library.embed import Embedder, embedder_of
 
-    return make
+            name, models = model or store.model, store.models()
+            known = models.get(name or "")
+            made.append(embedder_of(known, amount=amount, say=say) if known else Embedder(name, amount=amount, say=say))
+        return made[0]  # type: ignore[no-any-return]
 
-
-def makes(embedder: Any) -> bool:
-    return callable(embedder) and not hasattr(embedder, "embed")
+    return once

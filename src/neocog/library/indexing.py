@@ -17,7 +17,7 @@ from typing import Any
 from neocog.data.stores import address, is_elsewhere, is_url, is_video
 from neocog.errors import LibraryError, NeocogError, UsageError
 from neocog.library.index_run import Run
-from neocog.library.indexed import Elsewhere, Embeds, Report, makes, usual
+from neocog.library.indexed import Elsewhere, Embeds, Report, maker
 from neocog.library.ledger import outermost
 from neocog.library.lock import LibraryBusy
 from neocog.library.place import is_library
@@ -75,14 +75,12 @@ def index(
             lock.renew()
             return stop()
 
-        progress = progress or (lambda done, total: None)
-        if elsewhere is None:
-            run.read(threads or _threads(), progress, ended)
-        else:
-            run.gather(elsewhere, progress, ended)
-            run.read(threads or _threads(), progress, ended)  # videos
+        progress, threads = progress or (lambda done, total: None), threads or _threads()
+        if elsewhere is not None:
+            run.gather(elsewhere, progress, ended)  # all but videos
+        run.read(threads, progress, ended)
         run.finish()
-        run.commits += reread(store, threads or _threads(), say, ended) > 0
+        run.commits += reread(store, threads, say, ended) > 0
     if run.long or store.cluttered:
         # an index may take minutes: others may change the library meanwhile
         if background:
@@ -124,7 +122,9 @@ def watch(
     Raises: as `index`, for the first time; later on only what waiting does not cure.
     """
     say = options.get("say") or (lambda text: None)
-    known, first, last = _once(store, embedder, options.get("model"), say), True, ""
+    first, last = True, ""
+    options["model"] = options.get("model") or getattr(embedder, "name", None)
+    known = maker(store, embedder, options["model"], say)
     while not stop():
         try:
             report = index(store, folders, known, stop=stop, background=True, **options)
@@ -148,31 +148,10 @@ def watch(
             time.sleep(min(0.2, interval))
 
 
-def _once(
-    store: Store, embedder: Embeds | Callable[[int], Embeds] | None, model: str | None, say: Callable[[str], object]
-) -> Embeds | Callable[[int], Embeds]:
-    """The net itself, or what makes it when it is called first, and gives the same one later."""
-    if embedder is not None and not makes(embedder):
-        return embedder
-    make: Any = embedder or usual(store, say, model)
-    made: list[Embeds] = []
-
-    def once(amount: int) -> Embeds:
-        if not made:
-            made.append(make(amount))
-        return made[0]
-
-    return once
-
-
 def _threads() -> int:
     """Threads that decode: as `data.batches.workers`, which needs PyTorch to be imported."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(16, usable))
-
-
-def _can_be_root(path: str) -> bool:
-    return os.path.isdir(path) or (is_video(path) and os.path.isfile(path))
 
 
 def _roots(store: Store, folders: Sequence[str | os.PathLike[str]], elsewhere: bool) -> tuple[list[str], list[str]]:
@@ -195,14 +174,16 @@ def _roots(store: Store, folders: Sequence[str | os.PathLike[str]], elsewhere: b
                 raise UsageError(why)
             notes.append(f"not looked at: {why}")
             roots.remove(root)
-        elif not (is_elsewhere(root) and (is_url(root) or os.path.exists(root))) and not _can_be_root(root):
-            remedy = (
-                ""
-                if given
-                else (
+        elif not (
+            os.path.isdir(root)
+            or (is_video(root) and os.path.isfile(root))
+            or (is_elsewhere(root) and (is_url(root) or os.path.exists(root)))
+        ):
+            why = f"expected a folder of pictures, but {root!r} is none; nothing was changed"
+            if not given:
+                why += (
                     "; if it is on another disk, connect it, or name the existing folders; if it was renamed: "
                     f"neocog library move '{root}' NEW; if it was deleted: neocog library forget '{root}'"
                 )
-            )
-            raise UsageError(f"expected a folder of pictures, but {root!r} is none; nothing was changed{remedy}")
+            raise UsageError(why)
     return roots, notes

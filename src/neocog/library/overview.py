@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from neocog.library.describe import describe
+from neocog.library.describe import describe, nearest_to
 from neocog.library.folders import folders
 from neocog.library.gallery import row_of
-from neocog.library.rows import SCHEMA, condition
+from neocog.library.rows import SCHEMA
 from neocog.library.sentences import witness_of
 from neocog.library.store import Store
 from neocog.library.view import View, view_of
@@ -26,7 +26,7 @@ def overview(store: Store) -> dict[str, Any]:
     """Return counts of pictures, folders, labels, tags, cameras, dates, what is taught, and the nets that saw them."""
     view = view_of(store)
     table = view.table
-    taken = _taken(view)
+    taken = view.taken
     known = taken[~np.isnat(taken)]
     return {
         "pictures": len(view),
@@ -65,7 +65,7 @@ def witnesses(view: View) -> dict[str, bool]:
 
 def timeline(store: Store) -> dict[str, Any]:
     """Return {"months": [{"month": "2023-05", "count": 12}, ...], "undated": 3}: when pictures were taken."""
-    taken = _taken(view_of(store))
+    taken = view_of(store).taken
     months, counts = np.unique(taken[~np.isnat(taken)].astype("datetime64[M]"), return_counts=True)
     return {
         "months": [{"month": str(m), "count": int(n)} for m, n in zip(months, counts, strict=True)],
@@ -102,21 +102,16 @@ def neighbours(store: Store, hash: str, limit: int = 12) -> list[dict[str, Any]]
     at = np.flatnonzero(seen == row)
     if not len(at):
         return []
-    hashes, alike = store.nearest(model, vectors[at[0]].astype(np.float32), limit + 1)
-    pairs = [(str(h), float(a)) for h, a in zip(hashes[0], alike[0], strict=True) if h != hash]
-    rows = view.rows_of([h for h, _ in pairs])
-    return [
-        {"id": h, "name": name_of(view, int(r)), "likeness": a} for (h, a), r in zip(pairs, rows, strict=True) if r >= 0
-    ][:limit]
+    found = nearest_to(view, model, vectors[at[0]].astype(np.float32), row, limit)
+    return [{"id": one.hash, "name": shown(one.path.rpartition("/")[2]), "likeness": one.cosine} for one in found]
 
 
 def picture(store: Store, hash: str) -> dict[str, Any]:
     """Return all that a library knows of a picture, JSON-able. Raises: NoPicture."""
     view = view_of(store)
     row = row_of(view, hash)
-    known = store.rows([*(name for name in SCHEMA.names if name != "thumb")], condition("hash", "=", hash)).to_pylist()[
-        0
-    ]
+    whole_table = store.rows([name for name in SCHEMA.names if name != "thumb"])
+    known = whole_table.slice(pc.index(whole_table.column("hash"), hash).as_py(), 1).to_pylist()[0]
     said: dict[str, Any] = {"concepts": [], "broader": [], "taught": [], "unusual": []}
     if view.model() is not None and view.model() in (known["models"] or ()):
         whole = describe(store, hash, top=1)
@@ -183,10 +178,6 @@ def inside(store: Store, path: str) -> str:
 def _counted(column: Any) -> dict[str, int]:
     values = pc.list_flatten(column) if hasattr(column.type, "value_type") else column
     return dict(Counter(name for name in values.to_pylist() if name).most_common(_COMMON))
-
-
-def _taken(view: View) -> np.ndarray:
-    return np.asarray(view.table.column("taken").to_numpy()).astype("datetime64[s]")
 
 
 def _day(moment: np.datetime64) -> str:

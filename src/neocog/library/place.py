@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 from neocog.errors import LibraryError, closest
+from neocog.files import write_atomically
 
 NAME = ".neocog"
 _KEPT = 50  # libraries that are remembered
@@ -65,11 +66,9 @@ def remember(folder: str | os.PathLike[str]) -> None:
     folder = Path(os.path.abspath(folder))
     file = _file()
     known = [str(folder), *(str(one) for one in remembered() if one != folder)][:_KEPT]
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(known, ensure_ascii=True, indent=1) + "\n", "utf-8")
-        os.replace(part, file)
+        write_atomically(file, f"{json.dumps(known, indent=1)}\n".encode(), durable=False)
 
 
 def remembered() -> list[Path]:

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from neocog.errors import DecodeError
 from neocog.library.metadata import KINDS, READER, date_in_name
 from neocog.library.photo import exif_of
-from neocog.library.rows import all_of, condition, none_of
 from neocog.library.store import Store
 
 _ROWS = 1024  # pictures in one commit
@@ -26,8 +26,8 @@ def reread(
 
     Pixels are not decoded, and the net sees nothing. A file that is away or was changed is left for the next time.
     """
-    old = all_of([none_of([condition("reader", ">=", READER)])])
-    rows = store.rows(["hash", "paths", "mtimes", "size", "taken"], old).to_pylist()
+    table = store.rows(["hash", "paths", "mtimes", "size", "taken", "reader"])
+    rows = table.filter(pc.less(table.column("reader").fill_null(0), READER)).to_pylist()
     if not rows:
         return 0
     done = 0

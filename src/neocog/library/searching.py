@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -111,43 +111,48 @@ class Ranking:
     """The pictures that a query finds, ranked; hits are made as they are asked for.
 
     Attributes:
-        query, found, threshold, best, not_understood: as those of `Answer`.
-        notes: as those of `Answer`, but for what is said of the hits that are shown.
+        answer: what is said of all of them, without hits, and without what is said of the hits that are shown.
     """
 
     def __init__(
-        self, view: View, query: Query, rows: np.ndarray, folding: Folding, score: np.ndarray, probability: np.ndarray,
-        asked: _Asked, threshold: float, best: float, notes: tuple[str, ...], not_understood: tuple[str, ...],
-    ) -> None:  # fmt: skip
-        self.query, self.found, self.threshold, self.best = query, len(rows), threshold, best
-        self.notes, self.not_understood = notes, not_understood
-        self._view, self._folding, self._asked = view, folding, asked
+        self, view: View, answer: Answer, asked: _Asked, folding: Folding, score: np.ndarray, probability: np.ndarray
+    ) -> None:
+        self.answer = answer
+        self._view, self._asked, self._folding = view, asked, folding
         self._score, self._probability = score, probability
         self._lock = threading.Lock()
 
     @property
     def total(self) -> int:
         """How many hits there are; as long as not all were asked for, near duplicates may still leave fewer."""
-        return self.found - self._folding.folded
+        return self.answer.found - self._folding.folded
 
     @property
     def nothing(self) -> str:
         """Why there is no hit; "" if there are some, or if nothing is known to be nearest."""
-        if self.found or self.best <= 0:
+        best, threshold = self.answer.best, self.answer.threshold
+        if self.answer.found or best <= 0:
             return ""
-        digits = 2 if self.threshold >= 0.1 else 3
-        reached = f"nothing reaches {self.threshold:.{digits}f}"
-        lacks = reached if self.best < self.threshold else "nothing is probable enough"
-        return f"{lacks}; the best has {self.best:.{digits}f}, a threshold of 0 shows it"
+        digits = 2 if threshold >= 0.1 else 3
+        lacks = f"nothing reaches {threshold:.{digits}f}" if best < threshold else "nothing is probable enough"
+        return f"{lacks}; the best has {best:.{digits}f}, a threshold of 0 shows it"
 
     def hits(self, start: int, stop: int) -> tuple[Hit, ...]:
         """Return the hits with these places, from 0; fewer where there are no more. Several threads may ask."""
         with self._lock:
-            groups = [(row, list(near)) for row, near in self._folding.upto(stop)[start:]]
-        return tuple(
-            _hit(self._view, row, near, self._score, self._probability, self._asked, self.not_understood)
-            for row, near in groups
-        )
+            groups = [(row, tuple(near)) for row, near in self._folding.upto(stop)[start:]]
+        return tuple(self._hit(row, near) for row, near in groups)
+
+    def _hit(self, row: int, near: tuple[str, ...]) -> Hit:
+        reasons, unknown, paths = self._asked.explain(row), self.answer.not_understood, self._view.paths(row)
+        if unknown:
+            more = len(unknown) - _MOST_UNKNOWN
+            shown = [*unknown[:_MOST_UNKNOWN], *([f"{more} more"] if more > 0 else [])]
+            listed = " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+            text = f"partly answered: {listed} {'was' if len(unknown) == 1 else 'were'} not understood"
+            reasons.append(Reason(" ".join(unknown), "unknown", UNKNOWN ** len(unknown), float(len(unknown)), text))
+        score, probability, path = float(self._score[row]), float(self._probability[row]), paths[0] if paths else ""
+        return Hit(str(self._view.hashes[row]), path, paths, score, probability, tuple(reasons), near)
 
 
 def search(store: Store, query: str | Query = "", *, top: int = 20, **options: Any) -> Answer:
@@ -163,12 +168,12 @@ def search(store: Store, query: str | Query = "", *, top: int = 20, **options: A
     if top < 1:
         raise UsageError(f"expected to show at least 1 hit, got {top}")
     ranked = rank(store, query, top=top, **options)
-    hits, notes = ranked.hits(0, top), list(ranked.notes)
+    hits, notes = ranked.hits(0, top), list(ranked.answer.notes)
     if folded := sum(len(hit.near) for hit in hits):
         notes.append(f"{folded} near duplicates are folded away; duplicates:yes shows them")
     if ranked.nothing:
         notes.append(ranked.nothing)
-    return Answer(hits, ranked.query, ranked.found, ranked.threshold, ranked.best, tuple(notes), ranked.not_understood)
+    return replace(ranked.answer, hits=hits, notes=tuple(notes))
 
 
 def rank(
@@ -254,13 +259,12 @@ def rank(
     if parts:
         rows = rows[np.argsort(-chances[rows], kind="stable")]  # logs: scores of many parts may all round to 0
     else:  # filters only: the newest first
-        taken = np.asarray(view.table.column("taken").to_numpy()).astype("datetime64[s]")[rows]
+        taken = view.taken[rows]
         rows = rows[np.argsort(np.where(np.isnat(taken), 2**62, -taken.astype(np.int64)), kind="stable")]
     folding = Folding(view, None if parsed.duplicates else chosen, rows)
     best = float(score[keep].max()) if keep.any() and parts else 0.0
-    return Ranking(
-        view, parsed, rows, folding, score, probability, whole, float(least), best, tuple(dict.fromkeys(notes)), unknown
-    )
+    answer = Answer((), parsed, len(rows), float(least), best, tuple(dict.fromkeys(notes)), unknown)
+    return Ranking(view, answer, whole, folding, score, probability)
 
 
 def calibrate(store: Store, model: str | None = None, *, labels: dict[str, str] | None = None) -> dict[str, Line]:
@@ -296,20 +300,13 @@ def calibrate(store: Store, model: str | None = None, *, labels: dict[str, str] 
     if len(both) > 2000:
         both = both[np.linspace(0, len(both) - 1, 2000).astype(int)]
     if len(both) >= _FEWEST and len(names) > 1:
-        place = (
-            np.searchsorted(seen, both)
-            if (np.diff(seen) > 0).all()
-            else np.array([np.flatnonzero(seen == b)[0] for b in both])
-        )
-        some = vectors[place].astype(np.float32)
+        some = vectors[np.searchsorted(seen, both)].astype(np.float32)  # rows are in order
         table = np.array([[name in own[r] for name in names] for r in both], np.float32)
         a, b = np.triu_indices(len(both), 1)
         mean, spread = view.pairs(chosen, "cosine")
         x, y = ((some @ some.T)[a, b] - mean) / spread, (table @ table.T)[a, b] > 0
         if min(y.sum(), (~y).sum()) >= _FEWEST:
-            line = fit_line(x, y)
-            if line.slope > 0:
-                learned["example"] = line
+            learned["example"] = fit_line(x, y)
     learned = {kind: line for kind, line in learned.items() if line.slope > 0}
     if learned:
         store.save("calibration", lines_to(store.load("calibration"), chosen, learned))
@@ -369,12 +366,9 @@ def _joined(count: int, parts: Sequence[Part]) -> tuple[np.ndarray, np.ndarray]:
 
 def _least(parts: Sequence[Part]) -> float:
     """The score that a hit needs."""
-    positive = [part for part in parts if not part.negative]
-    return (
-        float(np.exp(sum(w * np.log(p.threshold) for p, w in zip(positive, _powers(positive), strict=True))))
-        if positive
-        else 0.0
-    )
+    those = [part for part in parts if not part.negative]
+    logs = [power * np.log(part.threshold) for part, power in zip(those, _powers(those), strict=True)] if those else []
+    return float(np.exp(sum(logs))) if those else 0.0
 
 
 def _either(several: Sequence[_Asked]) -> Part:
@@ -395,31 +389,4 @@ def _either(several: Sequence[_Asked]) -> Part:
     p = np.clip(1 - none, 1e-6, 1 - 1e-6).astype(np.float32)
     return Part(
         1.0, False, p, float(np.exp(min(needed))), lambda row: several[nearest[row]].explain(row), np.max(over, axis=0)
-    )
-
-
-def _hit(
-    view: View,
-    row: int,
-    near: list[str],
-    score: np.ndarray,
-    probability: np.ndarray,
-    asked: _Asked,
-    unknown: Sequence[str],
-) -> Hit:
-    reasons = asked.explain(row)
-    if unknown:
-        shown = [*unknown[:_MOST_UNKNOWN], *([f"{len(unknown) - _MOST_UNKNOWN} more"] * (len(unknown) > _MOST_UNKNOWN))]
-        listed = " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
-        text = f"partly answered: {listed} {'was' if len(unknown) == 1 else 'were'} not understood"
-        reasons.append(Reason(" ".join(unknown), "unknown", UNKNOWN ** len(unknown), float(len(unknown)), text))
-    paths = view.paths(row)
-    return Hit(
-        hash=str(view.hashes[row]),
-        path=paths[0] if paths else "",
-        paths=paths,
-        score=float(score[row]),
-        probability=float(probability[row]),
-        reasons=tuple(reasons),
-        near=tuple(near),
     )

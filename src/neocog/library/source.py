@@ -185,7 +185,7 @@ def _fill(store: Store, view: View, name: str, pictures: Sequence[Labelled], not
     entry = concepts_of(store)[name]
     if missing <= 0 or entry["model"] not in store.models():
         return []
-    p = probabilities(view, name, entry, said_of(store, name))
+    p = probabilities(view, entry, said_of(store, name))
     seen = np.zeros(len(view), bool)
     seen[view.vectors(entry["model"])[0]] = True
     known = view.rows_of([one.hash for one in pictures])

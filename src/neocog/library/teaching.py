@@ -11,7 +11,7 @@ import base64
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,16 +125,16 @@ def teach(
 
 
 def correct(store: Store, picture: str, name: str, right: bool, *, ask: int = 12) -> Taught:
-    """Say that a picture of the library (its hash or path) is, or is not, what `name` says; learn from it at once.
-
-    Raises:
-        UsageError: no such picture or concept.
-    """
+    """As `correct_all`, of one picture."""
     return correct_all(store, name, [(picture, right)], ask=ask)
 
 
 def correct_all(store: Store, name: str, said: Iterable[tuple[str, bool]], *, ask: int = 12) -> Taught:
-    """Like `correct` for several pictures, learning once."""
+    """Say that pictures of the library (hash or path) are, or are not, what `name` says; learn from it at once.
+
+    Raises:
+        UsageError: no such picture or concept.
+    """
     start = time.perf_counter()
     view = view_of(store)
     rows = [(find_picture(view, picture)[0], picture, right) for picture, right in said]
@@ -171,11 +171,7 @@ def progress(store: Store, name: str, ask: int = 12) -> Taught:
     name = known_name(whole, name)
     entry, said = whole[name], said_of(store, name)
     yes, no = answers(entry, said)
-    head, p = Head.from_card(entry["head"]), probabilities(view, name, entry, said)
-    return Taught(
-        name, entry["model"], len(yes), len(no), int((p >= TAG_FROM).sum()), 0, head.share, head.quality,
-        _uncertain(view, entry, said, ask, p), (), 0.0,
-    )  # fmt: skip
+    return _told(view, name, entry, said, ask, probabilities(view, entry, said), len(yes), len(no))
 
 
 def lessons(store: Store, shown: int = 4) -> list[dict[str, Any]]:
@@ -195,7 +191,8 @@ def propose(store: Store, name: str, count: int = 12) -> tuple[Proposal, ...]:
     """Return the pictures whose probability of being `name` is nearest to one half, no two alike, none answered yet."""
     view, whole = view_of(store), store.load("taught", {})
     name = known_name(whole, name)
-    return _uncertain(view, whole[name], said_of(store, name), count)
+    entry, said = whole[name], said_of(store, name)
+    return _uncertain(view, entry, said, count, probabilities(view, entry, said))
 
 
 def forget(store: Store, name: str) -> None:
@@ -216,7 +213,7 @@ def tag_again(store: Store) -> dict[str, int]:
     with _changing(store):
         for name, entry in store.load("taught", {}).items():
             if entry["model"] in store.models():
-                p = probabilities(view, name, entry, said_of(store, name))
+                p = probabilities(view, entry, said_of(store, name))
                 changed[name] = _tag(store, view, name, p >= TAG_FROM)
                 view = view_of(store)
     return changed
@@ -232,7 +229,7 @@ def said_of(store: Store, name: str) -> dict[str, bool]:
     return {e["hash"]: bool(e["right"]) for e in store.load("corrections", []) if e["name"] == name}
 
 
-def probabilities(view: View, name: str, entry: dict[str, Any], said: dict[str, bool]) -> np.ndarray:
+def probabilities(view: View, entry: dict[str, Any], said: dict[str, bool]) -> np.ndarray:
     """Return float32 (N,): the probability of a taught concept for every picture; what the user said is certain."""
     out = np.zeros(len(view), np.float32)
     rows, vectors = view.vectors(entry["model"])
@@ -248,12 +245,6 @@ def answers(entry: dict[str, Any], said: dict[str, bool]) -> tuple[list[str], li
     """Return the hashes that show a concept and those that do not, as the user said; the last word counts."""
     last = {**dict.fromkeys(entry["yes"], True), **dict.fromkeys(entry["no"], False), **said}
     return [h for h, right in last.items() if right], [h for h, right in last.items() if not right]
-
-
-def denied_rows(view: View, entry: dict[str, Any], said: dict[str, bool]) -> np.ndarray:
-    """Return the rows of the pictures that the user said do not show a concept."""
-    rows = view.rows_of(answers(entry, said)[1])
-    return rows[rows >= 0]
 
 
 def known_name(whole: dict[str, Any], name: str) -> str:
@@ -308,21 +299,18 @@ def _learned(
     head = learn(positive, negative, rest)
     entry["head"] = head.card()
     store.save("taught", whole)
-    p = probabilities(view, name, entry, said)
+    p = probabilities(view, entry, said)
     changed = _tag(store, view, name, p >= TAG_FROM)
-    return Taught(
-        name=name,
-        model=entry["model"],
-        examples=len(positive),
-        negatives=len(negative),
-        tagged=int((p >= TAG_FROM).sum()),
-        changed=changed,
-        share=head.share,
-        quality=head.quality,
-        uncertain=_uncertain(view, entry, said, ask, p),
-        notes=tuple(notes),
-        seconds=time.perf_counter() - start,
-    )
+    told = _told(view, name, entry, said, ask, p, len(positive), len(negative))
+    return replace(told, changed=changed, notes=tuple(notes), seconds=time.perf_counter() - start)
+
+
+def _told(
+    view: View, name: str, entry: dict[str, Any], said: dict[str, bool], ask: int, p: np.ndarray, yes: int, no: int
+) -> Taught:
+    head, uncertain = Head.from_card(entry["head"]), _uncertain(view, entry, said, ask, p)
+    tagged = int((p >= TAG_FROM).sum())
+    return Taught(name, entry["model"], yes, no, tagged, 0, head.share, head.quality, uncertain, (), 0.0)
 
 
 def _tag(store: Store, view: View, name: str, wanted: np.ndarray) -> int:
@@ -338,10 +326,9 @@ def _tag(store: Store, view: View, name: str, wanted: np.ndarray) -> int:
 
 
 def _uncertain(
-    view: View, entry: dict[str, Any], said: dict[str, bool], count: int, p: np.ndarray | None = None
+    view: View, entry: dict[str, Any], said: dict[str, bool], count: int, p: np.ndarray
 ) -> tuple[Proposal, ...]:
     rows, vectors = view.vectors(entry["model"])
-    p = probabilities(view, "", entry, said) if p is None else p
     answered = {*said, *entry["yes"], *entry["no"]}
     order = np.argsort(np.abs(p[rows] - 0.5), kind="stable")
     out: list[Proposal] = []
@@ -371,19 +358,18 @@ def _vectors(view: View, model: str, given: Iterable[Any], eye: Eye | None, note
             elif path is not None:
                 data = read_place(str(path))
                 outside.append((content_hash(data), path, data))
-    for start in range(0, len(outside), 64):
-        part = outside[start : start + 64]
+    parts = [outside[start : start + 64] for start in range(0, len(outside), 64)]
+    while parts:
+        part = parts.pop(0)
         eye = eye or eye_of(view.store, model)
         try:
             features = np.asarray(eye.embed([data for _, _, data in part])[0], np.float32)
-        except DecodeError:
-            one_by_one = []
-            for key, path, data in part:
-                try:
-                    one_by_one.append(((key, path, data), np.asarray(eye.embed([data])[0][0], np.float32)))
-                except DecodeError as error:
-                    notes.append(f"{path}: {error}")
-            part, features = [o[0] for o in one_by_one], np.array([o[1] for o in one_by_one])
+        except DecodeError as error:
+            if len(part) > 1:
+                parts[:0] = [[one] for one in part]
+            else:
+                notes.append(f"{part[0][1]}: {error}")
+            continue
         for (key, path, _), vector in zip(part, features, strict=True):
             unit = (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float16)
             found[key] = {"path": str(path.absolute()), "vector": base64.b64encode(unit.tobytes()).decode()}

@@ -341,8 +341,8 @@ def export(
         raise UsageError(f"expected a name that ends with .parquet or .csv, got {str(path)!r}")
     if model is not None and kind == ".csv":
         raise UsageError("vectors are exported to Parquet only; name a file that ends with .parquet")
-    if model is not None and model not in store.models():
-        raise LibraryError(f"{store.folder} has no vectors of {model!r}; it has {', '.join(store.models()) or 'none'}")
+    if model is not None:
+        store.card_of(model)
     columns = [c for c in store.columns if c not in ("thumb", "inodes", "folder", "reason", "state", "models", "flat")]
     columns = [c for c in columns if c[:2] not in ("v_", "n_", "p_") or c[2:] == model]
     table = store.rows(columns)

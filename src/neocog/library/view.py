@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from neocog.data.places import is_there, read_place
 from neocog.data.stores import address, moment
-from neocog.errors import LibraryError, UsageError, closest
+from neocog.errors import UsageError
 from neocog.library.concepts import Vocabulary, vocabulary
 from neocog.library.fulltext import FullText
 from neocog.library.mirror import hash_bytes, hash_texts
@@ -73,6 +73,11 @@ class View:
         return FullText(self.table, lambda name, make: self.store.kept(name, self.version, make))
 
     @cached_property
+    def taken(self) -> np.ndarray:
+        """When the pictures were taken, datetime64[s] (N,); NaT where that is not known."""
+        return np.asarray(self.table.column("taken").to_numpy()).astype("datetime64[s]")
+
+    @cached_property
     def _order(self) -> np.ndarray:
         return np.argsort(self.hashes, kind="stable")
 
@@ -95,13 +100,9 @@ class View:
         Raises:
             LibraryError: no such model.
         """
-        models = self.store.models()
         if name is not None:
-            if name not in models:
-                there = f"it has {', '.join(models)}" if models else "it has none"
-                raise LibraryError(f"{self.store.folder} has no model {name!r}{closest(name, models)}; {there}")
-            return name
-        return self.store.model
+            self.store.card_of(name)
+        return name if name is not None else self.store.model
 
     def vocabulary(self, model: str) -> Vocabulary | None:
         """Return the concepts that a model has probabilities for; None if it has none."""
