@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from neocog.data.decode import decode
 from neocog.look.early import maps_row
 from neocog.look.explaining import CAMS, Map, of_claim, usual
-from neocog.look.maps import deconvolve, gradient, tensor_of
+from neocog.look.maps import tensor_of
 from neocog.look.sheet import Row, Sheet, Tile, over, signed
 from neocog.look.subject import Subject, still, subject
-from neocog.look.units import _units, strongest, way_of
+from neocog.look.units import below, chosen_units, way_of
 from neocog.nets.taps import tapped
 
 _GUESSES = 1  # further name that is explained, where a task gives several
@@ -84,7 +84,7 @@ def look_at(
     """
     seen = subject(net)
     shown = seen.layer(layer)
-    chosen = None if units is None else _units(units, shown.shape[0], shown.name)
+    chosen = None if units is None else chosen_units(units, shown.shape[0], shown.name)
     return tuple(
         _one(seen, p, i, what, methods, layer, shown.name, chosen, maps, other) for i, p in enumerate(pictures)
     )
@@ -112,11 +112,8 @@ def _one(
     methods = methods or (usual(claims[0]), "guided")
     pairs = [*((claims[0], m) for m in methods), *((c, methods[0]) for c in claims[1:])]
     made = [of_claim(seen, batch.x, c, m, layer if m in CAMS else None) for c, m in pairs]
-    file = (
-        picture
-        if isinstance(picture, np.ndarray)
-        else decode(Path(picture).read_bytes() if isinstance(picture, (str, Path)) else picture)
-    )
+    file = Path(picture).read_bytes() if isinstance(picture, (str, Path)) else picture
+    file = file if isinstance(file, np.ndarray) else decode(file)
     file = np.repeat(file[..., None], 3, 2) if file.ndim == 2 else file
     drawn = answer.draw(file) if answer.gives("draw") else file
     tiles = [Tile(drawn, answer.text())]
@@ -126,9 +123,9 @@ def _one(
         tiles.append(Tile(m.draw(), f"{m.claim}\n{how}{nothing}"))
     active, unit_tiles, values = _active(seen, batch.x, shown, units)
     title = key if isinstance(picture, (str, Path)) else ""
-    below = "DeconvNet" if way_of(seen) == "deconvnet" else "guided backpropagation"
+    method = "DeconvNet" if way_of(seen) == "deconvnet" else "guided backpropagation"
     which = "The most active units" if units is None else "Units"
-    text = f"{which} of {shown}: where, and under it what made the strongest place active ({below})."
+    text = f"{which} of {shown}: where, and under it what made the strongest place active ({method})."
     rows = [Row(Path(title).name, tiles, side=220), Row("", unit_tiles, side=302, text=text)]
     if maps:
         rows.append(maps_row(values, f"Maps of {shown}"))
@@ -148,22 +145,14 @@ def _active(
     chosen = units if units is not None else top.topk(min(_MOST, len(top))).indices.tolist()
     tiles, active, picture = [], [], seen.picture(x[0])
     some = torch.tensor(chosen, device=x.device)
-    many = x.expand(len(chosen), -1, -1, -1)
     with still(seen.net):
-        if way_of(seen) == "deconvnet":
-            pixels = deconvolve(seen.outputs, seen.net, many, path, some)
-        else:
-            pixels = gradient(lambda x: strongest(seen, path, x, some), many, "guided")
+        pixels = below(seen, path, x, some)
     for k, one in zip(chosen, pixels, strict=True):
-        large = F.interpolate(maps[k][None, None].clamp(min=0), x.shape[-2:], mode="bilinear", align_corners=False)[
-            0, 0
-        ]
+        large = F.interpolate(maps[k][None, None].clamp(min=0), x.shape[-2:], mode="bilinear", align_corners=False)
         y, left = divmod(int(at[k]), maps.shape[2])
         place = (int((left + 0.5) * x.shape[-1] / maps.shape[2]), int((y + 0.5) * x.shape[-2] / maps.shape[1]))
         active.append(Active(k, float(top[k]), place))
-        made = signed(one.permute(1, 2, 0).expand(-1, -1, 3).float().cpu().numpy())
-        both = np.concatenate(
-            [over(picture, large.cpu().numpy()), np.full((4, picture.shape[1], 3), 255, np.uint8), made]
-        )
+        gap = np.full((4, picture.shape[1], 3), 255, np.uint8)
+        both = np.concatenate([over(picture, large[0, 0].cpu().numpy()), gap, signed(one)])
         tiles.append(Tile(both, f"unit {k}: {float(top[k]):.3g}"))
     return tuple(active), tiles, tensor_of(found, plain)[0].float().cpu().numpy()

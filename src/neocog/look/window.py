@@ -18,12 +18,11 @@ from neocog.data.source import Arrays
 from neocog.errors import DataError, NeocogError, UsageError
 from neocog.fit.depth import zoo_net
 from neocog.fit.run import read_json, read_tensors
+from neocog.look.early import filters_picture
 from neocog.look.explaining import of_claim, usual
-from neocog.look.maps import tensor_of
-from neocog.look.sheet import scaled, signed, tiled, warm
+from neocog.look.sheet import enlarged, scaled, warm
 from neocog.look.subject import Shown, Subject, subject
 from neocog.look.units import top_patches
-from neocog.nets.taps import tapped
 from neocog.page import data_uri
 
 _UNITS = 24  # of a layer that are shown, the most active first
@@ -136,10 +135,8 @@ class Window:
         return [{"name": str(name), "probability": float(p)} for name, p in pairs[:5]]
 
     def _units(self, x: torch.Tensor, layer: Shown, unit: int | None) -> dict[str, Any]:
-        path = self.seen.path(layer.name)
-        with torch.no_grad(), tapped(self.seen.net, [path], apart=True) as found:
-            self.seen.outputs(x)
-        values = tensor_of(found, path)[0].float().cpu()
+        with torch.no_grad():
+            values = self.seen.put_out(x, self.seen.path(layer.name))[0].float().cpu()
         maps = values if values.ndim == 3 else values[:, None, None]
         top = maps.flatten(1).amax(1)
         order = top.argsort(descending=True)[:_UNITS].tolist()
@@ -200,10 +197,7 @@ def filters(run: str | Path) -> np.ndarray:
     if not first:
         raise UsageError(f"{folder.name} has no convolution that reads the picture")
     weights = tensors[min(first, key=lambda k: (k.startswith(("average/", "top/")), len(k), k))].float().numpy()
-    pictures = [signed(w.transpose(1, 2, 0) if channels == 3 else w.mean(0)) for w in weights]
-    scale = max(2, 48 // pictures[0].shape[0])
-    big = [np.kron(p, np.ones((scale, scale, 1), np.uint8)) for p in pictures]
-    return tiled(big, min(16, len(big)), 2)
+    return filters_picture(weights, max(2, 48 // weights.shape[2]), min(16, len(weights)))
 
 
 def errors(run: str | Path, most: int = 36) -> list[dict[str, Any]]:
@@ -265,7 +259,7 @@ def _source(settings: Mapping[str, Any], test: bool) -> Any:
 
 def _map(values: np.ndarray, side: int = _SIDE) -> str:
     scale = max(1, side // max(values.shape))
-    return data_uri(np.kron(warm(scaled(values)), np.ones((scale, scale, 1), np.uint8)), lossless=True)
+    return data_uri(enlarged(warm(scaled(values)), scale), lossless=True)
 
 
 def _covered(pixels: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
