@@ -129,14 +129,6 @@ def fit_line(x: np.ndarray, right: np.ndarray, weight: np.ndarray | None = None)
     return Line(float(slope), float(t[1] - slope * centre), len(x))
 
 
-def expected_error(p: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
-    """Return the expected calibration error: mean |share right - mean p| over bins of p, weighted by their size."""
-    p, right = np.asarray(p, np.float64), np.asarray(right, np.float64)
-    place = np.minimum((p * bins).astype(int), bins - 1)
-    gaps = [abs(right[place == b].mean() - p[place == b].mean()) * (place == b).mean() for b in np.unique(place)]
-    return float(np.sum(gaps))
-
-
 def lines_from(saved: Mapping[str, Any] | None, model: str) -> dict[str, Line]:
     """Return the lines for a model: those that a library keeps (see `lines_to`), else the measured ones."""
     own, measured = (saved or {}).get(model, {}), {**DEFAULTS, **MEASURED.get(model, {})}

@@ -114,7 +114,10 @@ def word_parts(
         match = concepts.find(word.text, typos=False) if concepts is not None else None
         read = witness is not None and witness.knows(word.text, concept=match is not None)
         if match is None and heads is None and not known.any() and not read and len(words) <= _MOST_TYPOS:
-            near = _spelling(view, concepts, taught).correct(word.text)
+            # a short word of a text is near to too many others: trick, truck, track
+            longer = [one for one in view.text.words if len(one) >= _LONG_WORD]
+            own = concepts.spellings if concepts is not None else ()
+            near = Spelling([*own, *taught, *longer]).correct(word.text)
             if near:
                 spelled = list(near)
                 match = concepts.corrected(word.text, near) if concepts is not None else None
@@ -180,7 +183,9 @@ def _word_part(
         said = said_of(view.store, heads[0])
         if heads[1]["model"] in view.store.models():
             learned = probabilities(view, heads[1], said)
-        by_text[_tagged(view, heads[0])] = 0  # the tag comes from the head, so it says nothing more
+        rows, tags = texts(view, "tags")
+        tagged = rows[np.asarray(pc.fill_null(pc.equal(tags, heads[0]), False)).astype(bool)]
+        by_text[tagged] = 0  # the tag comes from the head, so it says nothing more
         denied = view.rows_of(answers(heads[1], said)[1])
         denied = denied[denied >= 0]
         shown[denied], by_text[denied] = 0, 0  # what the user said outvotes the net
@@ -281,11 +286,6 @@ def example_parts(
 
             parts.append(Part(one.weight, True, away, 0.02, avoided))
     return parts, looked
-
-
-def _tagged(view: View, name: str) -> np.ndarray:
-    rows, values = texts(view, "tags")
-    return rows[np.asarray(pc.fill_null(pc.equal(values, name), False)).astype(bool)]
 
 
 def _grouped(
@@ -408,13 +408,6 @@ def _best(view: View, model: str | None, match: Match, row: int) -> str:
     concepts = view.vocabulary(model)
     assert concepts is not None
     return f" ({concepts.classes[match.concepts[int(own.argmax())]]} {own.max():.2f})"
-
-
-def _spelling(view: View, concepts: Vocabulary | None, taught: Iterable[str]) -> Spelling:
-    """What a mistyped word is corrected to: concepts, taught words, and longer words of the pictures' texts."""
-    # a short word is near to too many others: trick, truck, track
-    longer = [word for word in view.text.words if len(word) >= _LONG_WORD]
-    return Spelling([*(concepts.spellings if concepts is not None else ()), *taught, *longer])
 
 
 def _unknown(view: View, words: Sequence[Word], taught: Iterable[str]) -> list[str]:

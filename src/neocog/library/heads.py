@@ -38,11 +38,7 @@ class Head:
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
         """Return probabilities float32 (N,) for vectors (N, D) of length 1, of any precision."""
-        out = [
-            self.line(vectors[start : start + 8192].astype(np.float32) @ self.weights + self.bias)
-            for start in range(0, len(vectors), 8192)
-        ]
-        return np.concatenate(out) if out else np.zeros(0, np.float32)
+        return self.line(_scores(vectors, self.weights, self.bias))
 
     def card(self) -> dict[str, Any]:
         """What is kept, JSON-able; `from_card` is the way back."""

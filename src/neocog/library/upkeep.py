@@ -1,7 +1,4 @@
-"""Maintaining a library: its contents, whether it is intact, what could not be read, and export.
-
-Duplicates are found in copies.py; `duplicates` is also available here.
-"""
+"""Maintaining a library: its contents, whether it is intact, what could not be read, and export."""
 
 from __future__ import annotations
 
@@ -23,15 +20,12 @@ from neocog.data.places import read_place
 from neocog.data.stores import file_of, is_elsewhere
 from neocog.data.video import have
 from neocog.errors import DecodeError, LibraryError, UsageError
-from neocog.library.copies import Copy, Group, duplicates
 from neocog.library.photo import read_steady
 from neocog.library.rows import HASH, content_hash, decode_path, matrix
 from neocog.library.scan import scan
 from neocog.library.store import Store
 from neocog.names import json_text, shown
 from neocog.records import Problem, counted
-
-__all__ = ["Copy", "Finding", "Group", "Info", "duplicates", "export", "info", "problems", "verify"]
 
 _FIX = "'neocog library verify --fix'"
 _SHOWN = 5  # examples beside a finding

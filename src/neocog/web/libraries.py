@@ -159,7 +159,7 @@ def complete(
     request: Request, lib: Lib, q: Text = "", at: Annotated[int | None, Query(ge=0, le=4000)] = None
 ) -> dict[str, Any]:
     """What may be typed next."""
-    from neocog.library.completing import complete
+    from neocog.library.overview import complete
 
     return complete(asking(request, lib).store, q, at)
 
