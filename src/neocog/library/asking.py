@@ -82,7 +82,15 @@ class Asking:
         if (known := self._known(key)) is not None:
             return known
         with self._turn:
-            return self._known(key) or self._made(key, text, like, box, upload, threshold)
+            if (known := self._known(key)) is not None:
+                return known
+            ranked = self._made(text, like, Region(*box) if box else None, upload, threshold)
+        if key is not None:
+            with self._lock:
+                self._kept[key] = ranked
+                while len(self._kept) > _KEPT:
+                    self._kept.popitem(last=False)
+        return ranked
 
     def _known(self, key: Any) -> Ranking | None:
         with self._lock:
@@ -90,24 +98,19 @@ class Asking:
                 self._kept.move_to_end(key)
             return self._kept.get(key)
 
-    def _made(self, key: Any, text: str, like: str, box: Any, upload: bytes | None, threshold: float | None) -> Ranking:
+    def _made(
+        self, text: str, like: str, region: Region | None, upload: bytes | None, threshold: float | None
+    ) -> Ranking:
         view = view_of(self.store)
         asked = _inside(view, parse(text)) if text else Query()
-        region = Region(*box) if box else None
         if like:
             row_of(view, like)
             asked = replace(asked, terms=(*asked.terms, Example(like, region)))
         if upload is not None:
-            ranked = self._outside(asked, upload, region, threshold)
-        else:
-            nothing_asked = not asked.terms and asked.duplicates is None
-            ranked = rank(self.store, replace(asked, duplicates=True) if nothing_asked else asked, threshold=threshold)
-        if key is not None:
-            with self._lock:
-                self._kept[key] = ranked
-                while len(self._kept) > _KEPT:
-                    self._kept.popitem(last=False)
-        return ranked
+            return self._outside(asked, upload, region, threshold)
+        if not asked.terms and asked.duplicates is None:  # all pictures
+            asked = replace(asked, duplicates=True)
+        return rank(self.store, asked, threshold=threshold)
 
     def _outside(self, asked: Query, upload: bytes, region: Region | None, threshold: float | None) -> Ranking:
         info = inspect(upload)

@@ -139,20 +139,15 @@ def describe(
 
     trained = captioner(run)
     rows = store.rows(["hash", "paths", "described"])
-    todo = (
-        np.ones(len(rows), bool)
-        if again
-        else np.array([not told for told in rows.column("described").to_pylist()], bool)
-    )
+    wanted = [i for i, told in enumerate(rows.column("described").to_pylist()) if again or not told]
     hashes, paths = rows.column("hash").to_pylist(), rows.column("paths").to_pylist()
     vectors: dict[str, np.ndarray] = {}
     name = getattr(trained, "vectors", None)  # the library's name of what the trunk makes of a picture
     if name in store.models():
         vectors = dict(zip(*store.vectors(name), strict=True))
     counts, texts = {"written": 0, "withheld": 0, "unreadable": 0}, pa.list_(pa.string())
-    wanted = np.flatnonzero(todo)
     for first in range(0, len(wanted), _AT_ONCE):
-        some = [int(i) for i in wanted[first : first + _AT_ONCE]]
+        some = wanted[first : first + _AT_ONCE]
         known = [i for i in some if hashes[i] in vectors]
         others = [i for i in some if hashes[i] not in vectors]
         found: list[tuple[int, Described]] = []

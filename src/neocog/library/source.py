@@ -54,16 +54,8 @@ class LibrarySource(Source):
             column.append(list(one.labels) or ([] if other is None else [other]))
         names, codes, several = column.finish()
         captions = TextLists(one.captions for one in self.pictures)
-        super().__init__(
-            name,
-            names,
-            codes,
-            np.full(len(self.pictures), -1, np.int8),
-            notes=notes,
-            problems=gone,
-            label_sets=several,
-            captions=captions if captions.total else None,
-        )
+        splits, texts = np.full(len(self.pictures), -1, np.int8), captions if captions.total else None
+        super().__init__(name, names, codes, splits, notes=notes, problems=gone, label_sets=several, captions=texts)
 
     def key(self, i: int) -> str:
         return self.pictures[i].path

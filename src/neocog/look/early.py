@@ -188,8 +188,6 @@ def maps_row(values: np.ndarray, name: str) -> Row:
 
 # ---------------------------------------------------------------- invariance
 
-CHANGES = {"shift": ("pixels to the right", 16), "turn": ("degrees", 180), "scale": ("times larger", 2)}
-
 
 @dataclass(frozen=True, slots=True)
 class Invariance:
