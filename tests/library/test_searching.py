@@ -18,8 +18,8 @@ from library.made import Eye, Picture, centre, made, names
 from PIL import Image
 
 from neocog.errors import LibraryError, UsageError
-from neocog.library.calibration import UNKNOWN
-from neocog.library.searching import calibrate, search
+from neocog.library.calibration import UNKNOWN, calibrate
+from neocog.library.searching import search
 from neocog.library.store import Store
 
 SPANIEL, LABRADOR, BEACH = "Sussex spaniel", "Labrador retriever", "seashore"

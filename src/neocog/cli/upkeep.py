@@ -229,7 +229,7 @@ def calibrate(
 ) -> None:
     """Calibrate scores on the labels of this library, for better thresholds."""
     with terminal.work():
-        from neocog.library.searching import calibrate as learn
+        from neocog.library.calibration import calibrate as learn
 
         learned = learn(_opened(lib, library).store, model)
     if json:

@@ -45,8 +45,7 @@ class Library:
         folder: the library, a folder of pictures with one (``.neocog``), or the name of one that was indexed before;
             None is the one in or above this folder, else the one that was indexed last.
 
-    Raises:
-        LibraryError: there is no library, it is damaged, or a newer version of neocog made it.
+    Raises: LibraryError: there is no library, it is damaged, or a newer version of neocog made it.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:

@@ -62,8 +62,7 @@ def annotate(
         columns: which column of the table is what (see `data.open_source`).
         replace: forget the captions and labels that these pictures had, instead of adding to them.
 
-    Raises:
-        DataError: the table cannot be read. LibraryError: none of its pictures is in the library.
+    Raises: DataError: the table cannot be read. LibraryError: none of its pictures is in the library.
     """
     source = open_source(table, columns=columns)
     rows = store.rows(["hash", "paths", "captions", "labels"])
@@ -132,8 +131,7 @@ def describe(
         run: of the task caption; None: the model that comes with neocog.
         again: also for pictures that have one.
 
-    Raises:
-        UsageError: the run has another task, or none comes with neocog.
+    Raises: UsageError: the run has another task, or none comes with neocog.
     """
     from neocog.fit.captioning import caption, captioner, on_features
 

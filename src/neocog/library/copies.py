@@ -75,8 +75,7 @@ def duplicates(
         threshold: cosine from which vectors agree; default `NEAR` or `SIMILAR`.
         model: whose vectors; default: the one that searches use.
 
-    Raises:
-        UsageError: no such level, or a threshold outside 0..1. LibraryError: no such model.
+    Raises: UsageError: no such level, or a threshold outside 0..1. LibraryError: no such model.
     """
     if level not in LEVELS:
         raise UsageError(f"unknown level {level!r}{closest(level, LEVELS)}; expected one of {', '.join(LEVELS)}")

@@ -76,8 +76,7 @@ def describe(
 ) -> Description:
     """Describe a file, or a picture of the library given by its hash or path.
 
-    Raises:
-        UsageError: no such picture. DecodeError: it cannot be read. LibraryError: nothing is indexed yet.
+    Raises: UsageError: no such picture. DecodeError: it cannot be read. LibraryError: nothing is indexed yet.
     """
     view = view_of(store)
     chosen = view.model(model)

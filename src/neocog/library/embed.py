@@ -44,8 +44,7 @@ def default_net(say: Callable[[str], object] | None = None) -> str:
 
     Without any, `FETCHED` from the Hugging Face hub, if the extra "hub" is installed; that is announced.
 
-    Raises:
-        UsageError: there are none.
+    Raises: UsageError: there are none.
     """
     from neocog.nets.packages import DEFAULT, PACKAGES
     from neocog.nets.weight_files import at_hand
@@ -69,8 +68,7 @@ def model_name(net: str | os.PathLike[str], weights: str | os.PathLike[str] | No
 
     A net of the zoo with its ImageNet weights has its own name; any other has six digits of its weights' fingerprint.
 
-    Raises:
-        LibraryError: the weights cannot be read.
+    Raises: LibraryError: the weights cannot be read.
     """
     folder = Path(net)
     if weights in (None, "imagenet") and not (folder / "net.json").is_file():
@@ -133,8 +131,7 @@ class Kept:
         `pictures`: uint8 (B, C, size, size), prepared already; uint8 (B, H, W, 3); or a list of PIL pictures, arrays
         uint8 (H, W[, 3]) or file bytes, of any sizes.
 
-        Raises:
-            DecodeError: bytes that cannot be read.
+        Raises: DecodeError: bytes that cannot be read.
         """
         pixels = self._pixels(pictures)
         if not len(pixels):
@@ -201,8 +198,7 @@ class Embedder(Kept):
             amount: how many pictures are coming; decides whether writing a graph and measuring pay.
             say: gets one line about what was chosen.
 
-        Raises:
-            NetError, RunError: no such net, weights or run. UsageError: a net that gives no vector for a picture.
+        Raises: NetError, RunError: no such net, weights or run. UsageError: a net that gives no vector for a picture.
         """
         from neocog.fit.device import place
 
@@ -316,8 +312,7 @@ def graph_place(card: dict[str, Any]) -> Path:
 def embedder_of(card: dict[str, Any], device: str | None = None, *, amount: int = 0, say: Any = None) -> Kept:
     """Make the embedder that a library's model was made with, from ``store.models()[name]``.
 
-    Raises:
-        LibraryError: its weights are no longer there, or are others.
+    Raises: LibraryError: its weights are no longer there, or are others.
     """
     file, source = Path(card["weights"]["file"]), card["net"]["from"]
     run = (Path(source) / "net.json").is_file()

@@ -234,7 +234,8 @@ def example_parts(
     looked = np.ones(len(view), bool)
     rows: np.ndarray | None = None
     if alone and liked and layer == FEATURES and len(view) > 10 * max(_FROM_INDEX, 10 * top):
-        total = sum(one.weight * _unit(vectors[one], metric) for one in liked)
+        lengths = [max(float(np.linalg.norm(vectors[one])), 1e-12) if metric == "cosine" else 1.0 for one in liked]
+        total = sum(one.weight * (vectors[one] / length) for one, length in zip(liked, lengths, strict=True))
         assert isinstance(total, np.ndarray)
         hashes, _ = view.store.nearest(model, total / sum(o.weight for o in liked), max(_FROM_INDEX, 10 * top), metric)
         rows = np.unique(view.rows_of(hashes[0]))
@@ -427,7 +428,3 @@ def _unknown(view: View, words: Sequence[Word], taught: Iterable[str]) -> list[s
     if more := len(words) - len(said):
         said.append(f"{more} more words were not understood")
     return said
-
-
-def _unit(vector: np.ndarray, metric: str) -> np.ndarray:
-    return vector / max(float(np.linalg.norm(vector)), 1e-12) if metric == "cosine" else vector

@@ -181,26 +181,32 @@ class FullText:
             has[self._postings(word)[0]] = True
             there &= has
         rows = np.flatnonzero(there)
-        some, start = self._rows.take(pa.array(rows)), " ".join(words)
-        docs, fields = [rows[:0]], [np.zeros(0, np.uint8)]
-        for number, name in enumerate(FIELDS if len(rows) else ()):
-            owners, texts = _texts(some, name, self._shared)
+        start = " ".join(words)
+
+        def there_are(texts: pa.Array) -> list[pa.Array]:
             padded = pc.binary_join_element_wise("", spelled(texts), "", " ")
-            for form in last:
-                has = np.asarray(pc.match_substring(padded, f" {start} {form} ")).astype(bool)
-                docs.append(rows[owners[has]])
-                fields.append(np.full(int(has.sum()), number, np.uint8))
-        return np.concatenate(docs), np.concatenate(fields)
+            return [pc.match_substring(padded, f" {start} {form} ") for form in last]
+
+        docs, fields = self._read_again(self._rows.take(pa.array(rows)), there_are)
+        return rows[docs], fields
 
     def _signs(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Where a text without letters and digits stands, such as a heart."""
-        docs, fields = [np.zeros(0, np.int64)], [np.zeros(0, np.uint8)]
         wanted = _safe(text).replace(_VARIANT, "").strip()
-        for number, name in enumerate(FIELDS if wanted else ()):
-            owners, texts = _texts(self._rows, name, self._shared)
-            has = np.asarray(pc.match_substring(pc.replace_substring(texts, _VARIANT, ""), wanted)).astype(bool)
-            docs.append(owners[has])
-            fields.append(np.full(int(has.sum()), number, np.uint8))
+        return self._read_again(
+            self._rows if wanted else self._rows.slice(0, 0),
+            lambda texts: [pc.match_substring(pc.replace_substring(texts, _VARIANT, ""), wanted)],
+        )
+
+    def _read_again(self, some: pa.Table, test: Callable[[pa.Array], list[pa.Array]]) -> tuple[np.ndarray, np.ndarray]:
+        """(numbers of the rows, fields) whose texts meet one of some tests; a row as often as they do."""
+        docs, fields = [np.zeros(0, np.int64)], [np.zeros(0, np.uint8)]
+        for number, name in enumerate(FIELDS if len(some) else ()):
+            owners, texts = _texts(some, name, self._shared)
+            for met in test(texts):
+                has = np.asarray(met).astype(bool)
+                docs.append(owners[has])
+                fields.append(np.full(int(has.sum()), number, np.uint8))
         return np.concatenate(docs), np.concatenate(fields)
 
     def _postings(self, word: str) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from neocog.data import video
 from neocog.data.stores import is_elsewhere, is_video
 from neocog.errors import DecodeError, LibraryError
 from neocog.library.changes import Changes
-from neocog.library.films import Film, Whole
+from neocog.library.films import Film
 from neocog.library.indexed import Elsewhere, Embeds, maker
 from neocog.library.ledger import Content, outermost, within
 from neocog.library.metadata import KINDS, date_in_name
@@ -56,7 +56,7 @@ class Run(Changes):
         self.ready: list[tuple[Photo, np.ndarray, np.ndarray]] = []
         self.pending: dict[str, Photo] = {}  # contents that are not in the table yet
         self.commits, self.saved_at = 0, time.monotonic()
-        self.whole: list[Whole] = []  # videos that were read to the end, until all their frames are in the table
+        self.whole: list[Film] = []  # videos that were read to the end, until all their frames are in the table
 
     @property
     def long(self) -> bool:
@@ -173,7 +173,9 @@ class Run(Changes):
         known = [p for p in (path, *self.films.get(path, ())) if p in ledger.files]
         try:
             made: Photo | Film = future.result()
-            whole = made.whole() if isinstance(made, Film) and not made.rest else None
+            film = made if isinstance(made, Film) else None
+            if film is not None and not film.rest:
+                film.check()
         except FileNotFoundError:  # deleted since it was listed
             self.lost |= set(known)
             return None
@@ -186,17 +188,17 @@ class Run(Changes):
             again = not isinstance(error, DecodeError) or "changes while" in reason
             self._problem(path, reason, -1 if again else found.mtime_ns, found.size)
             return None
-        for place, photo in made.photos if isinstance(made, Film) else [(path, made)]:
-            self._note(place, photo)
-        if isinstance(made, Film) and made.rest:
-            return made
-        for one in set(known) - set(whole.places if whole else [path]):  # of an older content
+        for place, photo in film.photos if film is not None else [(path, made)]:
+            self._note(place, photo)  # type: ignore[arg-type]
+        if film is not None and film.rest:
+            return film
+        for one in set(known) - set(film.places if film is not None else [path]):  # of an older content
             ledger.drop(one)
         self.solved.add(path)
-        if whole is not None:
-            self.whole.append(whole)
-            if reason := made.problem:  # type: ignore[union-attr]
-                self._problem(path, reason, found.mtime_ns, found.size)
+        if film is not None:
+            self.whole.append(film)
+            if film.problem:
+                self._problem(path, film.problem, found.mtime_ns, found.size)
         return None
 
     def _note(self, path: str, photo: Photo) -> None:
@@ -300,7 +302,7 @@ class Run(Changes):
                 self.whole.append(one)
                 continue
             for place in places:
-                ledger.put(place, one.mtime_ns, one.inode, ledger.files[place])
+                ledger.put(place, one.status.st_mtime_ns, one.status.st_ino, ledger.files[place])
         timed = self._write_places()
         self.commits += bool(dirty or new or more or timed)
         self.ready, self.saved_at = [], time.monotonic()

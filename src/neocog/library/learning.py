@@ -57,8 +57,7 @@ def learn_sentences(
 ) -> Learned:
     """Learn a sentence space from the captions of a library's pictures; it is used if it finds clearly more.
 
-    Raises:
-        LibraryError: too few pictures with captions, or no vectors of the net that the space reads.
+    Raises: LibraryError: too few pictures with captions, or no vectors of the net that the space reads.
     """
     from neocog.fit import train
     from neocog.text.space_making import calibrated, evened, joined, of_run, shares

@@ -236,8 +236,7 @@ class Arrays:
             key: changes when the rows do; `rows` gives them, in the order of their hashes.
             fetch: see `mirror.mapped_vectors`.
 
-        Raises:
-            LibraryError: the table has not all of them.
+        Raises: LibraryError: the table has not all of them.
         """
         with self._lock:
             known = self._kept.get(column)

@@ -37,8 +37,7 @@ def find(named: str | os.PathLike[str] | None = None) -> Path:
             pictures). None looks at ``$NEOCOG_LIBRARY``, then for ``.neocog`` here and in the folders above, then takes
             the one that was indexed last.
 
-    Raises:
-        LibraryError: there is none; says what to type.
+    Raises: LibraryError: there is none; says what to type.
     """
     named = named or os.environ.get("NEOCOG_LIBRARY") or None
     if named is not None:

@@ -70,8 +70,7 @@ _METRES = {"m": 1.0, "km": 1000.0, "mi": 1609.344, None: 1000.0}
 def parse(text: str) -> Query:
     """Return the query that `text` says.
 
-    Raises:
-        UsageError: with the position (from 1), what was expected and what to type.
+    Raises: UsageError: with the position (from 1), what was expected and what to type.
     """
     if len(text) > LONGEST:
         raise UsageError(f"a query may have {LONGEST:,} characters, this one has {len(text):,}; remove some words")

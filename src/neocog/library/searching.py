@@ -21,21 +21,22 @@ import numpy as np
 
 from neocog.data.stores import moment
 from neocog.errors import LibraryError, UsageError
-from neocog.library.calibration import UNKNOWN, Line, fit_line, lines_from, lines_to, log_odds
+from neocog.library.calibration import UNKNOWN, lines_from
 from neocog.library.embed import at_layer
 from neocog.library.evidence import Part, Reason, example_parts, word_parts
 from neocog.library.filters import filtered
-from neocog.library.folding import Folding
 from neocog.library.query import Example, Query, parse
 from neocog.library.sentences import missing_note, witness_of
 from neocog.library.store import Store
 from neocog.library.view import FEATURES, OUTPUT, Eye, View, view_of
 
-__all__ = ["Answer", "Hit", "Ranking", "Reason", "calibrate", "rank", "search"]
+__all__ = ["Answer", "Hit", "Ranking", "Reason", "rank", "search"]
 
 METRICS = ("cosine", "euclidean")
+# Near duplicates have perceptual hashes at most this far apart and vectors at least this alike; either alone is not
+# enough (see data.duplicates).
+_BITS, _ALIKE = 8, 0.93
 _MOST_UNKNOWN = 5  # words that were not understood that a hit names
-_FEWEST = 20  # pictures on each side from which a calibration is learned
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,67 @@ def _moment(path: str) -> dict[str, Any]:
     return {} if found is None else {"file": found[0], "seconds": found[1]}
 
 
+class Folding:
+    """Ranked rows in groups, found as far down as somebody looks: the best, and those that are near duplicates of it.
+
+    Args:
+        rows: int64 (R,), the best first.
+        model: whose vectors must agree; None folds nothing.
+    """
+
+    def __init__(self, view: View, model: str | None, rows: np.ndarray) -> None:
+        self._view, self._rows, self._model = view, rows, model
+        self._at = 0  # rows that are in a group
+        self._groups: list[tuple[int, list[str]]] = []
+        if model is None:
+            return
+        seen, self._vectors = view.vectors(model)
+        self._place = np.full(len(view), -1)
+        self._place[seen] = np.arange(len(seen))
+        self._prints = view.table.column("phash").fill_null(0).to_numpy().astype(np.uint64)
+        flat = np.asarray(view.table.column("flat").fill_null(False)).astype(bool)
+        self._able = (self._prints != 0) & ~flat & (self._place >= 0)
+        self._leaders = np.empty(len(rows), np.int64)  # groups that others may join; the first `_count` count
+        self._marks = np.empty(len(rows), np.uint64)  # their hashes
+        self._count = 0
+
+    @property
+    def folded(self) -> int:
+        """Rows that were folded away so far."""
+        return self._at - len(self._groups)
+
+    def upto(self, count: int) -> list[tuple[int, list[str]]]:
+        """Return the first `count` groups: row, and the hashes that are folded behind it."""
+        if self._model is None:
+            return [(int(row), []) for row in self._rows[:count]]
+        while self._at < len(self._rows):
+            row = int(self._rows[self._at])
+            leader = self._leader(row) if self._able[row] else -1
+            if leader >= 0:
+                self._groups[leader][1].append(str(self._view.hashes[row]))
+            elif len(self._groups) >= count:
+                break
+            else:
+                self._lead(row)
+            self._at += 1
+        return self._groups[:count]
+
+    def _leader(self, row: int) -> int:
+        """The group that a row belongs to; -1 if none."""
+        near = np.bitwise_count(self._marks[: self._count] ^ self._prints[row]) <= _BITS
+        for group in self._leaders[: self._count][near].tolist():
+            pair = self._vectors[self._place[[row, self._groups[group][0]]]].astype(np.float32)
+            if float(pair[0] @ pair[1]) >= _ALIKE:
+                return int(group)
+        return -1
+
+    def _lead(self, row: int) -> None:
+        if self._able[row]:
+            self._leaders[self._count], self._marks[self._count] = len(self._groups), self._prints[row]
+            self._count += 1
+        self._groups.append((row, []))
+
+
 class Ranking:
     """The pictures that a query finds, ranked; hits are made as they are asked for.
 
@@ -162,8 +224,7 @@ def search(store: Store, query: str | Query = "", *, top: int = 20, **options: A
         top: how many hits at most.
         options: those of `rank`.
 
-    Raises:
-        UsageError: the query is wrong, or an example is not to be found. LibraryError: no such model.
+    Raises: UsageError: the query is wrong, or an example is not to be found. LibraryError: no such model.
     """
     if top < 1:
         raise UsageError(f"expected to show at least 1 hit, got {top}")
@@ -202,8 +263,7 @@ def rank(
             indexed with as well.
         eye: the net for example pictures that are not in the library; None makes the model's own when it is needed.
 
-    Raises:
-        UsageError: the query is wrong, or an example is not to be found. LibraryError: no such model.
+    Raises: UsageError: the query is wrong, or an example is not to be found. LibraryError: no such model.
     """
     if metric not in METRICS:
         raise UsageError(f"expected the metric cosine or euclidean, got {metric!r}")
@@ -265,52 +325,6 @@ def rank(
     best = float(score[keep].max()) if keep.any() and parts else 0.0
     answer = Answer((), parsed, len(rows), float(least), best, tuple(dict.fromkeys(notes)), unknown)
     return Ranking(view, answer, whole, folding, score, probability)
-
-
-def calibrate(store: Store, model: str | None = None, *, labels: dict[str, str] | None = None) -> dict[str, Line]:
-    """Learn from labelled pictures what scores mean in this library, keep it, and return it by kind of evidence.
-
-    Labels are those of the library (class folders), or `labels`: hash -> label, of pictures that were held out. Words
-    are calibrated on labels that are the names of concepts, examples on pairs of pictures of the same and of different
-    labels. What there is too little data for keeps the measured default and is not in the result.
-    """
-    view = view_of(store)
-    chosen = view.model(model)
-    learned: dict[str, Line] = {}
-    if chosen is None:
-        return learned
-    own: list[set[str]] = [set(row or ()) for row in view.table.column("labels").to_pylist()]
-    if labels is not None:
-        own = [{labels[str(h)]} if str(h) in labels else set() for h in view.hashes]
-    rows = np.array([i for i, names in enumerate(own) if names], dtype=np.int64)
-    names = sorted(set().union(*own))
-    concepts = view.vocabulary(chosen)
-    scores, right = [], []
-    for name in names:
-        match = concepts.find(name, typos=False) if concepts is not None else None
-        if match is not None and match.how != "part":
-            scores.append(log_odds(view.probabilities(chosen, match.concepts)[rows]))
-            right.append(np.array([name in own[r] for r in rows]))
-    if scores:
-        x, y = np.concatenate(scores), np.concatenate(right)
-        if min(y.sum(), (~y).sum()) >= _FEWEST:
-            learned["word"] = fit_line(x, y)
-    seen, vectors = view.vectors(chosen)
-    both = np.intersect1d(rows, seen)
-    if len(both) > 2000:
-        both = both[np.linspace(0, len(both) - 1, 2000).astype(int)]
-    if len(both) >= _FEWEST and len(names) > 1:
-        some = vectors[np.searchsorted(seen, both)].astype(np.float32)  # rows are in order
-        table = np.array([[name in own[r] for name in names] for r in both], np.float32)
-        a, b = np.triu_indices(len(both), 1)
-        mean, spread = view.pairs(chosen, "cosine")
-        x, y = ((some @ some.T)[a, b] - mean) / spread, (table @ table.T)[a, b] > 0
-        if min(y.sum(), (~y).sum()) >= _FEWEST:
-            learned["example"] = fit_line(x, y)
-    learned = {kind: line for kind, line in learned.items() if line.slope > 0}
-    if learned:
-        store.save("calibration", lines_to(store.load("calibration"), chosen, learned))
-    return learned
 
 
 def _layer(view: View, model: str | None, layer: str) -> tuple[str | None, str]:

@@ -87,8 +87,7 @@ def library_source(spec: str | os.PathLike[str] | Store, concept: str | None = N
     almost surely do not are taken, and a note says so. Where nothing was taught, the labels of the library's pictures
     are taken.
 
-    Raises:
-        LibraryError: no such library, or nothing in it has a label. UsageError: no such concept.
+    Raises: LibraryError: no such library, or nothing in it has a label. UsageError: no such concept.
     """
     if isinstance(spec, Store):
         store = spec
@@ -119,8 +118,7 @@ def library_source(spec: str | os.PathLike[str] | Store, concept: str | None = N
 def labelled(store: Store, concept: str | None = None) -> tuple[list[Labelled], list[str]]:
     """Return every example and correction of one concept or of all, and the names of these concepts.
 
-    Raises:
-        UsageError: no such concept. LibraryError: nothing was taught yet.
+    Raises: UsageError: no such concept. LibraryError: nothing was taught yet.
     """
     whole = concepts_of(store)
     names = [known_name(whole, concept)] if concept is not None else list(whole)

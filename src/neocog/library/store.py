@@ -55,8 +55,7 @@ class Store(Vectors):
     def create(folder: str | os.PathLike[str]) -> Store:
         """Make an empty library in a folder that is new or holds no library.
 
-        Raises:
-            LibraryError: there is a library already, or the folder cannot be written.
+        Raises: LibraryError: there is a library already, or the folder cannot be written.
         """
         folder = Path(os.path.abspath(folder))
         if (folder / "library.json").exists():
@@ -80,8 +79,7 @@ class Store(Vectors):
     def open(folder: str | os.PathLike[str]) -> Store:
         """Open a library for reading and writing; nothing is written before something changes.
 
-        Raises:
-            LibraryError: there is none, it is damaged, or a newer version of neocog made it.
+        Raises: LibraryError: there is none, it is damaged, or a newer version of neocog made it.
         """
         folder = Path(os.path.abspath(folder))
         if not (folder / "library.json").exists() and (folder / ".neocog" / "library.json").exists():
@@ -172,8 +170,7 @@ class Store(Vectors):
 
         With ``gone=True`` also those of which no file is left.
 
-        Raises:
-            UsageError: no such column.
+        Raises: UsageError: no such column.
         """
         for name in columns:
             if name not in self.columns:
@@ -202,8 +199,7 @@ class Store(Vectors):
 
         Columns that are not given are empty. Vectors are brought to length 1, and what they had goes to nNAME.
 
-        Raises:
-            LibraryError: a vector of the wrong dimension, or the library cannot be written (a full disk).
+        Raises: LibraryError: a vector of the wrong dimension, or the library cannot be written (a full disk).
         """
         rows, vectors = incoming(rows, self.models())
         given = {name: rows.column(name) for name in rows.column_names}

@@ -66,8 +66,7 @@ class Tables:
     def stored(self, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yield rows of a table as they are stored, not from the copies, in no order: for checking.
 
-        Raises:
-            LibraryError: the table is damaged.
+        Raises: LibraryError: the table is damaged.
         """
         with told(self.folder):
             yield from self._table(name).search().select(list(columns)).to_batches()

@@ -87,8 +87,7 @@ def teach(
         negatives: the same, of what it is not.
         ask: how many uncertain pictures are proposed.
 
-    Raises:
-        UsageError: no usable example, or a picture is both. LibraryError: nothing is indexed yet.
+    Raises: UsageError: no usable example, or a picture is both. LibraryError: nothing is indexed yet.
     """
     start = time.perf_counter()
     name = " ".join(name.split())
@@ -97,7 +96,10 @@ def teach(
             f"a concept needs a name of at most {_LONGEST} characters, such as 'our cat', got {name[:60]!r}"
         )
     view = view_of(store)
-    chosen = _model(view, model)
+    if (chosen := view.model(model)) is None:
+        raise LibraryError(
+            f"{store.folder} has no vectors yet, so nothing can be taught; type 'neocog index FOLDER' first"
+        )
     notes: list[str] = []
     yes, no = (_vectors(view, chosen, given, eye, notes) for given in (examples, negatives))
     with _changing(store):
@@ -111,10 +113,11 @@ def teach(
                 )
             raise LibraryError(f"{name!r} was taught with the model {old['model']!r}; forget it and teach it anew")
         entry = {"model": chosen, "yes": {**old["yes"], **yes}, "no": {**old["no"], **no}}
-        if both := set(entry["yes"]) & set(entry["no"]):
+        if both := sorted(set(entry["yes"]) & set(entry["no"])):
+            row = int(view.rows_of(both[:1])[0])
+            first = (view.paths(row) if row >= 0 else None) or both
             raise UsageError(
-                f"{len(both)} of the pictures are given both as {name!r} and as not {name!r}; the first is "
-                f"{_shown(view, next(iter(both)))}"
+                f"{len(both)} of the pictures are given both as {name!r} and as not {name!r}; the first is {first[0]}"
             )
         if not entry["yes"]:
             raise UsageError(
@@ -132,8 +135,7 @@ def correct(store: Store, picture: str, name: str, right: bool, *, ask: int = 12
 def correct_all(store: Store, name: str, said: Iterable[tuple[str, bool]], *, ask: int = 12) -> Taught:
     """Say that pictures of the library (hash or path) are, or are not, what `name` says; learn from it at once.
 
-    Raises:
-        UsageError: no such picture or concept.
+    Raises: UsageError: no such picture or concept.
     """
     start = time.perf_counter()
     view = view_of(store)
@@ -385,20 +387,6 @@ def _files(one: Any) -> list[str]:
     if not found:
         raise UsageError(f"{path} holds no pictures")
     return found
-
-
-def _model(view: View, model: str | None) -> str:
-    chosen = view.model(model)
-    if chosen is None:
-        raise LibraryError(
-            f"{view.store.folder} has no vectors yet, so nothing can be taught; type 'neocog index FOLDER' first"
-        )
-    return chosen
-
-
-def _shown(view: View, key: str) -> str:
-    row = int(view.rows_of([key])[0])
-    return (view.paths(row) or (key,))[0] if row >= 0 else key
 
 
 def _changing(store: Store) -> Lock:

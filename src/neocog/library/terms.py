@@ -31,8 +31,7 @@ class Region:
     def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Return (left, top, right, bottom) for a picture of that size, at least one pixel.
 
-        Raises:
-            UsageError: the part lies outside the picture.
+        Raises: UsageError: the part lies outside the picture.
         """
         across, down = (width, height) if self.fractions else (1, 1)
         left, top = math.floor(self.x0 * across), math.floor(self.y0 * down)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from neocog.data.stores import file_of, is_elsewhere
 from neocog.data.video import have
 from neocog.errors import DecodeError, LibraryError, UsageError
 from neocog.library.photo import read_steady
-from neocog.library.rows import HASH, content_hash, decode_path, matrix
+from neocog.library.rows import HASH, SCHEMA, content_hash, decode_path, matrix
 from neocog.library.scan import scan
 from neocog.library.store import Store
 from neocog.names import json_text, shown
@@ -136,8 +136,7 @@ def verify(store: Store, *, deep: bool = False, fix: bool = False) -> list[Findi
         fix: mend the rows. Of what is in doubt (a path that stands twice, another content, a lost vector) the row
             forgets what it claimed, so that the next `neocog index` looks at the file again.
 
-    Raises:
-        LibraryError: the library is so damaged that it cannot be read at all; or `fix`, and it is read-only.
+    Raises: LibraryError: the library is so damaged that it cannot be read at all; or `fix`, and it is read-only.
     """
     remedy = "restore the library from a copy, or delete its folder and index again"
     found = [Finding(text, remedy, fixable=False) for text in _tables(store)]
@@ -157,8 +156,7 @@ def _tables(store: Store) -> Iterator[str]:
             count += len(batch)
             columns = (batch.column(name).to_pylist() for name in ("hash", "models"))
             has |= {hash: set(models or ()) for hash, models in zip(*columns, strict=True)}
-        for batch in store.stored("problems", ["path"]):
-            del batch
+        deque(store.stored("problems", ["path"]), maxlen=0)
     except LibraryError as error:
         yield f"the rows cannot be read: {error}"
         return
@@ -222,7 +220,7 @@ def _rows(store: Store, fix: bool) -> list[Finding]:
     twice = sorted(path for path, count in owners.items() if count > 1)
     uneven: list[str] = []
     wrong: list[str] = []
-    mended: dict[str, dict[str, Any]] = {}
+    mended: list[dict[str, Any]] = []
     for row in table.to_pylist():
         paths, hash = row["paths"] or [], row["hash"]
         kept = list(zip(paths, row["mtimes"] or [], row["inodes"] or [], strict=False))
@@ -233,17 +231,12 @@ def _rows(store: Store, fix: bool) -> list[Finding]:
         if row["state"] != ("ok" if paths else "gone"):
             wrong.append(hash)
         if len(kept) != len(paths) or row["state"] != ("ok" if kept else "gone"):
-            mended[hash] = {
-                "hash": hash,
-                "paths": [p for p, _, _ in kept],
-                "mtimes": [t for _, t, _ in kept],
-                "inodes": [i for _, _, i in kept],
-                "state": "ok" if kept else "gone",
-            }
+            own = dict(zip(("paths", "mtimes", "inodes"), map(list, zip(*kept, strict=True)), strict=False))
+            own = own or {"paths": [], "mtimes": [], "inodes": []}
+            mended.append({"hash": hash, **own, "state": "ok" if kept else "gone"})
     if fix and mended:
-        texts, whole = pa.list_(pa.string()), pa.list_(pa.int64())
-        kinds = {"hash": pa.string(), "paths": texts, "mtimes": whole, "inodes": whole, "state": pa.string()}
-        store.merge(pa.Table.from_pylist(list(mended.values()), pa.schema(list(kinds.items()))))
+        names = ("hash", "paths", "mtimes", "inodes", "state")
+        store.merge(pa.Table.from_pylist(mended, pa.schema([SCHEMA.field(name) for name in names])))
     remedy = _remedy(fix)
     return [
         *_finding(len(twice), "paths appear in two rows", remedy, twice),

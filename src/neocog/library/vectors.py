@@ -80,8 +80,7 @@ class Vectors(Tables):
 
         `card` is kept as it is, as JSON (net, weights' fingerprint, preprocessing, vocabulary).
 
-        Raises:
-            LibraryError: there is another model of that name.
+        Raises: LibraryError: there is another model of that name.
         """
         if not NAME.fullmatch(name):
             raise UsageError(f"a model's name is made of a-z, 0-9 and _, got {name!r}")
@@ -183,8 +182,7 @@ class Vectors(Tables):
         Exact, unless the library is large and has an index (see `index_state`); then rows that the index does not
         know yet are compared exactly, so none is missed. Fewer than `k` columns if there are fewer pictures.
 
-        Raises:
-            LibraryError: no such model, or queries of another dimension.
+        Raises: LibraryError: no such model, or queries of another dimension.
         """
         if metric not in ("cosine", "euclidean"):
             raise UsageError(f"metric must be 'cosine' or 'euclidean', got {metric!r}")

@@ -97,8 +97,7 @@ class View:
     def model(self, name: str | None = None) -> str | None:
         """Return a model's name: the one given, or the one to search with; None if there is none.
 
-        Raises:
-            LibraryError: no such model.
+        Raises: LibraryError: no such model.
         """
         if name is not None:
             self.store.card_of(name)
@@ -237,8 +236,7 @@ def view_of(store: Store) -> View:
 def eye_of(store: Store, model: str) -> Eye:
     """Return the net that a model's vectors were made with; made once, and kept.
 
-    Raises:
-        LibraryError: its weights are no longer there.
+    Raises: LibraryError: its weights are no longer there.
     """
     key = (str(store.folder), model)
     if key not in _eyes:
@@ -253,8 +251,7 @@ def find_picture(view: View, file: str, *, files: bool = True) -> tuple[int, Pat
 
     With ``files=False`` no file is looked at: only pictures of the library are found.
 
-    Raises:
-        UsageError: there is no such picture.
+    Raises: UsageError: there is no such picture.
     """
     path = Path(_at(view, file)).expanduser()
     file = str(path) if moment(str(path)) else file
@@ -314,8 +311,7 @@ def vector_of(
 
     A picture of the library costs nothing; any other loads the net.
 
-    Raises:
-        UsageError: no such picture, or a region outside it. DecodeError: it cannot be read.
+    Raises: UsageError: no such picture, or a region outside it. DecodeError: it cannot be read.
     """
     row, path = find_picture(view, file)
     if row >= 0 and region is None:

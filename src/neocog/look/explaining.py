@@ -82,8 +82,7 @@ def explain(
         other: the picture to compare with, for the task match.
         options: of the function in `neocog.look.maps`, such as ``samples=50`` or ``window=24``.
 
-    Raises:
-        UsageError: no such method, answer or layer. DataError: the picture cannot be read.
+    Raises: UsageError: no such method, answer or layer. DataError: the picture cannot be read.
     """
     seen = subject(net)
     batch = seen.read(picture)

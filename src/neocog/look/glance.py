@@ -79,8 +79,7 @@ def look_at(
         maps: also show the maps of the layer.
         other: the picture to compare with, for the task match.
 
-    Raises:
-        UsageError: no such answer, method, layer or unit. DataError: a picture cannot be read.
+    Raises: UsageError: no such answer, method, layer or unit. DataError: a picture cannot be read.
     """
     seen = subject(net)
     shown = seen.layer(layer)

@@ -165,8 +165,7 @@ def space(
         read: gives the picture of a row. groups: a name for each row, such as its label.
         method: "tsne" (scikit-learn's; of more than `LARGE` vectors openTSNE's) or "pca".
 
-    Raises:
-        UsageError: no such method, or openTSNE is needed and not installed. DataError: fewer than 3 vectors.
+    Raises: UsageError: no such method, or openTSNE is needed and not installed. DataError: fewer than 3 vectors.
     """
     if method not in ("tsne", "pca"):
         raise UsageError(f"expected the method tsne or pca, got {method!r}")

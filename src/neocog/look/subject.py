@@ -240,8 +240,7 @@ def subject(
             with fresh ones; a module, together with `preprocess`; or a `Subject`.
         classes: names of a module's outputs.
 
-    Raises:
-        UsageError: a module without its preprocessing, or a net that is not for pictures. NetError: no such net.
+    Raises: UsageError: a module without its preprocessing, or a net that is not for pictures. NetError: no such net.
     """
     if isinstance(named, Subject):
         return named

@@ -112,8 +112,7 @@ def top_patches(
         layer: dotted name; None: see `Subject.layer`.
         units: channels; None: 24 evenly spread ones, or all if there are fewer.
 
-    Raises:
-        UsageError: no such layer or unit. DataError: no picture can be read.
+    Raises: UsageError: no such layer or unit. DataError: no picture can be read.
     """
     seen = subject(net)
     shown = seen.layer(layer)

@@ -34,8 +34,7 @@ _SIDE = 96  # pixels that a small map is enlarged to
 class Window:
     """A finished run, opened for looking. One thread looks at a time.
 
-    Raises:
-        RunError: it is not finished, or damaged.
+    Raises: RunError: it is not finished, or damaged.
     """
 
     def __init__(self, run: str | Path) -> None:
@@ -86,8 +85,7 @@ class Window:
             what: the answer that is explained; None: the first.
             cover: x0, y0, x1, y1 in fractions: a part that is also answered with grey over it.
 
-        Raises:
-            UsageError: no such layer, unit or answer. DecodeError: it is no picture.
+        Raises: UsageError: no such layer, unit or answer. DecodeError: it is no picture.
         """
         with self.lock:
             seen, pixels = self.seen, decode(picture)
@@ -113,8 +111,7 @@ class Window:
         Args:
             pictures: encoded, in which the patches are looked for; () takes those that the run was tested on.
 
-        Raises:
-            UsageError: no such layer or unit. DataError: there are no pictures.
+        Raises: UsageError: no such layer or unit. DataError: there are no pictures.
         """
         with self.lock:
             shown = self.seen.layer(layer)
@@ -182,8 +179,7 @@ class Window:
 def filters(run: str | Path) -> np.ndarray:
     """The first layer's filters of a run, finished or not, as they were last saved: uint8 (H, W, 3).
 
-    Raises:
-        UsageError: nothing is saved yet, or no convolution reads the picture.
+    Raises: UsageError: nothing is saved yet, or no convolution reads the picture.
     """
     folder = Path(run)
     file = next((folder / n for n in ("checkpoint.safetensors", "weights.safetensors") if (folder / n).exists()), None)
