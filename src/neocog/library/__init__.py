@@ -21,10 +21,10 @@ from neocog.errors import NeocogError
 from neocog.names import shown
 
 if TYPE_CHECKING:
+    from neocog.library.changes import Embeds, Report
     from neocog.library.copies import Group
     from neocog.library.describe import Description
     from neocog.library.folders import Changed, IndexedFolder
-    from neocog.library.indexed import Embeds, Report
     from neocog.library.learning import Learned
     from neocog.library.query import Query
     from neocog.library.searching import Answer
@@ -128,8 +128,8 @@ class Library:
         from neocog.library.indexing import watch
 
         place.remember(self.folder)
-        chosen = (options.pop(name, None) for name in ("net", "weights", "layer", "size", "device"))
-        net = self._net(*chosen, options.get("say"))
+        chosen = {name: options.pop(name, None) for name in ("net", "weights", "layer", "size", "device")}
+        net = self._net(**chosen, say=options.get("say"))
         for report in watch(self.store, folders, interval=interval, **net, **options):
             self._indexed(report)
             yield report

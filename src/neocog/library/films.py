@@ -14,7 +14,7 @@ from neocog.data.places import plain_bytes
 from neocog.data.stores import moment, place_at
 from neocog.data.video import Video, frames_at, look
 from neocog.errors import DecodeError
-from neocog.library.ledger import Ledger, signed
+from neocog.library.folders import Ledger, signed
 from neocog.library.metadata import date_in_name
 from neocog.library.photo import Photo, examine
 from neocog.library.rows import content_hash

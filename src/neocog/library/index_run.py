@@ -15,10 +15,9 @@ import pyarrow as pa
 from neocog.data import video
 from neocog.data.stores import is_elsewhere, is_video
 from neocog.errors import DecodeError, LibraryError
-from neocog.library.changes import Changes
+from neocog.library.changes import Changes, Elsewhere, Embeds, maker
 from neocog.library.films import Film
-from neocog.library.indexed import Elsewhere, Embeds, maker
-from neocog.library.ledger import Content, outermost, within
+from neocog.library.folders import Content, outermost, within
 from neocog.library.metadata import KINDS, date_in_name
 from neocog.library.photo import Photo, examine, look, moves, read_steady
 from neocog.library.rows import content_hash, has_model, vector_column, whole_rows

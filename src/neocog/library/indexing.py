@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 
 from neocog.data.stores import address, is_elsewhere, is_url, is_video
 from neocog.errors import DecodeError, LibraryError, NeocogError, UsageError
+from neocog.library.changes import Elsewhere, Embeds, Report, maker
+from neocog.library.folders import outermost
 from neocog.library.index_run import Run
-from neocog.library.indexed import Elsewhere, Embeds, Report, maker
-from neocog.library.ledger import outermost
 from neocog.library.lock import LibraryBusy
 from neocog.library.metadata import KINDS, READER, date_in_name
 from neocog.library.photo import exif_of
