@@ -132,9 +132,8 @@ def _aligned(store: Store, model: str, hashes: list[str]) -> np.ndarray:
     known, vectors = store.vectors(model)
     if len(known) == len(hashes):
         return vectors
-    place = {h: i for i, h in enumerate(hashes)}
     out = np.zeros((len(hashes), vectors.shape[1]), np.float16)
-    out[[place[h] for h in known.tolist()]] = vectors
+    out[np.searchsorted(np.array(hashes), known)] = vectors  # both in the order of hashes
     return out
 
 

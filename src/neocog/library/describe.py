@@ -16,7 +16,7 @@ from neocog.library.calibration import THRESHOLDS, lines_from, log_odds
 from neocog.library.heads import Head
 from neocog.library.store import Store
 from neocog.library.teaching import answers, concepts_of, said_of
-from neocog.library.view import Eye, View, eye_of, find_picture, view_of
+from neocog.library.view import View, find_picture, view_of
 
 _NEIGHBOURS = 5  # whose mean likeness says how crowded a place in feature space is
 _SAMPLE = 256  # pictures of the library that a picture is compared with
@@ -71,9 +71,7 @@ class Description:
         return whole
 
 
-def describe(
-    store: Store, picture: str | Path, *, top: int = 8, model: str | None = None, eye: Eye | None = None
-) -> Description:
+def describe(store: Store, picture: str | Path, *, top: int = 8, model: str | None = None) -> Description:
     """Describe a file, or a picture of the library given by its hash or path.
 
     Raises: UsageError: no such picture. DecodeError: it cannot be read. LibraryError: nothing is indexed yet.
@@ -83,7 +81,7 @@ def describe(
     if chosen is None:
         raise LibraryError(f"{store.folder} has no vectors yet, which describing needs; type 'neocog index FOLDER'")
     row, path = find_picture(view, str(picture))
-    vector, shown = _seen(view, chosen, row, path, eye)
+    vector, shown = _seen(view, chosen, row, path)
     unit = vector / max(float(np.linalg.norm(vector)), 1e-12)
     nearest = nearest_to(view, chosen, unit, row, top)
     concepts, broader = _concepts(view, chosen, shown)
@@ -107,7 +105,7 @@ def describe(
     )
 
 
-def _seen(view: View, model: str, row: int, path: Path | None, eye: Eye | None) -> tuple[np.ndarray, np.ndarray]:
+def _seen(view: View, model: str, row: int, path: Path | None) -> tuple[np.ndarray, np.ndarray]:
     """Vector (D,) and probabilities (K,), from the library if it has them, else from the net."""
     hashes, vectors = view.store.vectors(model)
     at: np.ndarray = np.flatnonzero(hashes == view.hashes[row]) if row >= 0 else np.zeros(0, np.int64)
@@ -117,8 +115,8 @@ def _seen(view: View, model: str, row: int, path: Path | None, eye: Eye | None) 
         return vectors[at[0]].astype(np.float32), shown.astype(np.float32)
     if path is None or not is_there(str(path)):
         raise LibraryError(f"the file is gone and {model!r} has not seen it; restore the file, or index again")
-    features, probabilities = (eye or eye_of(view.store, model)).embed([read_place(str(path))])
-    return np.asarray(features[0], np.float32), np.asarray(probabilities[0], np.float32)
+    features, probabilities = view.embed(model, [read_place(str(path))])
+    return features[0], probabilities[0]
 
 
 def nearest_to(view: View, model: str, unit: np.ndarray, row: int, top: int) -> tuple[Neighbour, ...]:

@@ -115,11 +115,14 @@ class Kept:
     """
 
     def __init__(self, card: dict[str, Any], engine: Engine, shapes: Sequence[Sequence[int]]) -> None:
-        self._card, self.name, self.preprocess = card, card["name"], Preprocess.from_json(card["preprocess"])
-        self.layer, self.concepts, self.temperature = card["layer"], card["concepts"], card["temperature"]
+        self._know(card)
         self.dimension, self.outputs = shapes[0][0], shapes[1][0]
         self._engine: Shared | None = Shared(engine)
         self.how = self._told(engine)
+
+    def _know(self, card: dict[str, Any]) -> None:
+        self._card, self.name, self.preprocess = card, card["name"], Preprocess.from_json(card["preprocess"])
+        self.layer, self.concepts, self.temperature = card["layer"], card["concepts"], card["temperature"]
 
     def card(self) -> dict[str, Any]:
         """What a library keeps, so that `embedder_of` makes the same embedder again; JSON-able."""
@@ -202,8 +205,7 @@ class Embedder(Kept):
         """
         from neocog.fit.device import place
 
-        self.temperature = 1.0
-        self.concepts: str | list[str] = ""
+        temperature, concepts = 1.0, ""  # type: float, str | list[str]
         if net is None:
             net = default_net(say)
         if isinstance(net, str | os.PathLike) and (Path(net) / "net.json").is_file():
@@ -213,8 +215,8 @@ class Embedder(Kept):
         if not isinstance(net, str | os.PathLike):
             made, pre, file = net.net(), net.preprocess, net.folder / "weights.safetensors"
             whole = size is not None
-            self.temperature, self.concepts = net.temperature, list(net.classes)
-            self.name, source = model_name(net.folder), os.path.abspath(net.folder)
+            temperature, concepts = net.temperature, list(net.classes)
+            name, source = model_name(net.folder), os.path.abspath(net.folder)
         else:
             from neocog.nets.weights import build_with_weights, preprocess_for, resolve_weights
 
@@ -224,24 +226,20 @@ class Embedder(Kept):
             made = build_with_weights(source, weights, **told)  # type: ignore[arg-type]
             pre, whole = preprocess_for(file, source), True
             if made.spec["classes"] == _IMAGENET:  # type: ignore[index]
-                self.concepts = "imagenet"
-            self.name = model_name(source, weights)
+                concepts = "imagenet"
+            name = model_name(source, weights)
         side = size or pre.size
-        self.preprocess = replace(pre, size=side, resize=resize or (side if whole else pre.resize))
-        if size is not None:
-            self.name = at_size(self.name, size)
-        self.layer = layer
-        if layer:
-            self.name = at_layer(self.name, layer)
-        self._card: dict[str, Any] = {
-            "name": self.name,
+        pre = replace(pre, size=side, resize=resize or (side if whole else pre.resize))
+        name = name if size is None else at_size(name, size)
+        self._know({
+            "name": at_layer(name, layer) if layer else name,
             "net": {"from": source, **getattr(made, "spec", {})},
             "weights": {"file": os.path.abspath(file), "fingerprint": fingerprint(file)},
             "layer": layer,
-            "preprocess": {**asdict(self.preprocess), "mean": [*self.preprocess.mean], "std": [*self.preprocess.std]},
-            "concepts": self.concepts,
-            "temperature": self.temperature,
-        }
+            "preprocess": {**asdict(pre), "mean": [*pre.mean], "std": [*pre.std]},
+            "concepts": concepts,
+            "temperature": temperature,
+        })  # fmt: skip
         from neocog.library.seeing import Seeing
 
         kind, number = place(device)
@@ -267,7 +265,6 @@ class Embedder(Kept):
         return self._engine
 
     def _choose(self, pixels: np.ndarray) -> Engine:
-        """What computes, given the first pictures."""
         from neocog.fit.device import choose
 
         many = self._amount >= MEASURE_FROM
@@ -297,7 +294,6 @@ def _give_back() -> None:
 
 
 def _sample(pre: Preprocess) -> Tensor:
-    """Two pictures of noise, as a net's graph is traced with."""
     import torch
 
     shape = (2, pre.channels, pre.size, pre.size)
@@ -342,6 +338,5 @@ def embedder_of(card: dict[str, Any], device: str | None = None, *, amount: int 
         source, None if run else file, device,
         layer=card.get("layer"), size=pre["size"], resize=pre["resize"], amount=amount, say=say,
     )  # fmt: skip
-    made.name = card["name"]
-    made._card = {key: card[key] for key in _CARD}
+    made._know({key: card[key] for key in _CARD})
     return made

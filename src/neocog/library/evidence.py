@@ -35,7 +35,7 @@ from neocog.library.concepts import TURNING, Match, Spelling, Vocabulary, normal
 from neocog.library.query import Example, Word
 from neocog.library.sentences import Witness
 from neocog.library.teaching import answers, concepts_of, probabilities, said_of
-from neocog.library.view import FEATURES, OUTPUT, Eye, View, texts, vector_of
+from neocog.library.view import FEATURES, OUTPUT, View, texts, vector_of
 
 _MOST_WORDS = 4  # in the name of a concept
 _MOST_TYPOS = 20  # words of a query up to which spelling is corrected; a pasted page is not a query
@@ -218,7 +218,6 @@ def example_parts(
     line: Line,
     metric: str,
     layer: str,
-    eye: Eye | None,
     *,
     top: int,
     alone: bool,
@@ -227,7 +226,7 @@ def example_parts(
 
     `alone`: nothing else ranks or filters, so that the store's own search for the nearest may pick the candidates.
     """
-    vectors = {one: vector_of(view, model, one.file, one.region, eye, layer, metric=metric) for one in examples}
+    vectors = {one: vector_of(view, model, one.file, one.region, layer, metric=metric) for one in examples}
     mean, spread = view.pairs(model, metric, layer)
     least = threshold_of("example" if layer == FEATURES else "output", model)
     liked = [one for one in vectors if not one.negative]
@@ -398,7 +397,6 @@ def _together(witness: Witness, run: Sequence[_Told], texts: dict[int, str]) -> 
 
 
 def _best(view: View, model: str | None, match: Match, row: int) -> str:
-    """The most probable of several concepts, in words."""
     if model is None or len(match.concepts) < 2:
         return ""
     rows, values = view.vectors(model, OUTPUT)  # in the order of rows
@@ -412,7 +410,6 @@ def _best(view: View, model: str | None, match: Match, row: int) -> str:
 
 
 def _unknown(view: View, words: Sequence[Word], taught: Iterable[str]) -> list[str]:
-    """Sentences on words that were not understood."""
     said = []
     for word in words[:_MOST_NOTES]:
         if remedy := TURNING.get(normalise(word.text)):

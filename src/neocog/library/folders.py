@@ -275,6 +275,5 @@ def _write(store: Store, ledger: Ledger, hashes: list[str]) -> None:
 
 
 def _note(store: Store, become: Callable[[str], list[str]]) -> None:
-    """Change the texts of the folders that the library remembers."""
     lists = {"folders": store.folders, "unfinished": store.unfinished}
     store.note(**{name: outermost(b for one in old for b in become(one)) for name, old in lists.items()})

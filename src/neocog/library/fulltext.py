@@ -66,7 +66,6 @@ class FullText:
 
     @cached_property
     def _shared(self) -> int:
-        """How many characters all paths begin with."""
         return common_folder(pc.list_flatten(whole(self._rows.column("paths"))))
 
     def _split(self) -> pa.Table:
@@ -98,7 +97,6 @@ class FullText:
         )
 
     def _lengths(self) -> pa.Table:
-        """The weighted number of words of each picture."""
         weights = np.array(list(FIELDS.values()))[self._field]
         return pa.table({"length": np.bincount(self._doc, weights=weights, minlength=self.count)})
 

@@ -362,7 +362,6 @@ def _seen(embed: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], photos: 
 
 
 def _settled(outcome: Photo | Exception) -> Future[Photo]:
-    """What a thread would have given."""
     future: Future[Photo] = Future()
     if isinstance(outcome, Exception):
         future.set_exception(outcome)
@@ -372,7 +371,6 @@ def _settled(outcome: Photo | Exception) -> Future[Photo]:
 
 
 def _has_entries(folder: str) -> bool:
-    """Whether there is anything in a folder; a disk may have gone since it was looked through."""
     try:
         with os.scandir(folder) as entries:
             return next(entries, None) is not None

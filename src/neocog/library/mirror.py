@@ -97,7 +97,6 @@ def mapped_vectors(
 
 
 def _header(shape: tuple[int, int]) -> bytes:
-    """What a .npy file of that shape, float16, begins with."""
     out = io.BytesIO()
     np.lib.format.write_array_header_1_0(out, {"descr": "<f2", "fortran_order": False, "shape": shape})
     return out.getvalue()

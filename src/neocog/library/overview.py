@@ -18,6 +18,7 @@ from neocog.library.query import FIELDS, HAS
 from neocog.library.rows import SCHEMA
 from neocog.library.sentences import witness_of
 from neocog.library.store import Store
+from neocog.library.terms import typed
 from neocog.library.view import View, view_of
 from neocog.names import shown
 
@@ -229,7 +230,7 @@ def _values(store: Store, field: str, piece: str) -> list[dict[str, str]]:
         names = [name for kind in _FROM.get(field, ()) for name in known[kind]]
     chosen = [name for name in dict.fromkeys(names) if piece in name.lower()]
     chosen.sort(key=lambda name: not name.lower().startswith(piece))
-    return [{"insert": _quoted(name) + " ", "text": name, "kind": field} for name in chosen]
+    return [{"insert": f"{typed(name)} ", "text": name, "kind": field} for name in chosen]
 
 
 def _words(store: Store, piece: str) -> list[dict[str, str]]:
@@ -247,7 +248,3 @@ def _words(store: Store, piece: str) -> list[dict[str, str]]:
     starts = [name for name in kinds if name.lower().startswith(piece) and name.lower() != piece]
     starts.sort(key=lambda name: (("taught", "concept", "word").index(kinds[name]), len(name), name))
     return found + [{"insert": f"{name} ", "text": name, "kind": kinds[name]} for name in starts]
-
-
-def _quoted(name: str) -> str:
-    return name if re.fullmatch(r"[\w./~+-]+", name) else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -44,7 +44,7 @@ def find(named: str | os.PathLike[str] | None = None) -> Path:
         for folder in (Path(named).expanduser(), beside(Path(named).expanduser())):
             if is_library(folder):
                 return Path(os.path.abspath(folder))
-        known = {_called(folder): folder for folder in reversed(remembered())}
+        known = {called(folder): folder for folder in reversed(remembered())}
         if str(named) in known:
             return known[str(named)]
         raise LibraryError(f"there is no library at {named}{closest(str(named), known)}; type 'neocog index {named}'")
@@ -84,5 +84,6 @@ def _file() -> Path:
     return Path(state) / "neocog" / "libraries.json"
 
 
-def _called(folder: Path) -> str:
+def called(folder: Path) -> str:
+    """Return the name of a library: that of its folder of pictures, where it lies in one."""
     return folder.parent.name if folder.name == NAME else folder.name

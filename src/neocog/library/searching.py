@@ -28,7 +28,7 @@ from neocog.library.filters import filtered
 from neocog.library.query import Example, Query, parse
 from neocog.library.sentences import missing_note, witness_of
 from neocog.library.store import Store
-from neocog.library.view import FEATURES, OUTPUT, Eye, View, view_of
+from neocog.library.view import FEATURES, OUTPUT, View, view_of
 
 __all__ = ["Answer", "Hit", "Ranking", "Reason", "rank", "search"]
 
@@ -154,7 +154,6 @@ class Folding:
         return self._groups[:count]
 
     def _leader(self, row: int) -> int:
-        """The group that a row belongs to; -1 if none."""
         near = np.bitwise_count(self._marks[: self._count] ^ self._prints[row]) <= _BITS
         for group in self._leaders[: self._count][near].tolist():
             pair = self._vectors[self._place[[row, self._groups[group][0]]]].astype(np.float32)
@@ -248,7 +247,6 @@ def rank(
     model: str | None = None,
     metric: str = "cosine",
     layer: str = FEATURES,
-    eye: Eye | None = None,
 ) -> Ranking:
     """Rank all pictures of a library by a query (see query.py for the language).
 
@@ -261,7 +259,6 @@ def rank(
         layer: what examples are compared by: "features", what the net's last layer reads (the last layer but one);
             "output", the probabilities of its classes (the last); or the dotted name of a layer that the library was
             indexed with as well.
-        eye: the net for example pictures that are not in the library; None makes the model's own when it is needed.
 
     Raises: UsageError: the query is wrong, or an example is not to be found. LibraryError: no such model.
     """
@@ -291,7 +288,7 @@ def rank(
                 )
             line = lines["example" if layer == FEATURES else "output"]
             alone = whole and not parts and not filters and not terms.choices
-            found, looked = example_parts(view, seeing, terms.examples, line, metric, layer, eye, top=top, alone=alone)
+            found, looked = example_parts(view, seeing, terms.examples, line, metric, layer, top=top, alone=alone)
             parts += found
             keep &= looked
         for choice in terms.choices:
@@ -379,14 +376,12 @@ def _joined(count: int, parts: Sequence[Part]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _least(parts: Sequence[Part]) -> float:
-    """The score that a hit needs."""
     those = [part for part in parts if not part.negative]
     logs = [power * np.log(part.threshold) for part, power in zip(those, _powers(those), strict=True)] if those else []
     return float(np.exp(sum(logs))) if those else 0.0
 
 
 def _either(several: Sequence[_Asked]) -> Part:
-    """The part that alternatives make."""
     none, over, needed = np.ones(1), [], []
     for one in several:
         chances, _ = _joined(len(one.keep), one.parts)

@@ -74,37 +74,33 @@ class LibrarySource(Source):
         return self.pictures[i].hash.encode()
 
 
-def library_source(spec: str | os.PathLike[str] | Store, concept: str | None = None) -> LibrarySource:
+def library_source(spec: str | os.PathLike[str] | Store) -> LibrarySource:
     """Return the pictures to train on.
 
     Args:
         spec: a library, or text: ``library:NAME`` (a library's folder, that of its pictures, or its remembered name),
             ``library:NAME#our cat`` for one concept, or ``library:our cat`` for a concept of the usual library.
-        concept: one taught concept; then the classes are it and "not it".
 
     With several concepts each is a class (a picture may have several), and pictures that are none of them are "other".
-    One concept needs pictures that are not it: where fewer were named than show it, pictures of the library that
+    Of one concept the classes are it and "not it": where fewer were named than show it, pictures of the library that
     almost surely do not are taken, and a note says so. Where nothing was taught, the labels of the library's pictures
     are taken.
 
     Raises: LibraryError: no such library, or nothing in it has a label. UsageError: no such concept.
     """
-    if isinstance(spec, Store):
-        store = spec
-    else:
-        store, found = _opened(os.fspath(spec).removeprefix(PREFIX))
-        concept = concept or found
+    store, concept = (spec, None) if isinstance(spec, Store) else _opened(os.fspath(spec).removeprefix(PREFIX))
     notes: list[str] = []
     view = view_of(store)
     if not concepts_of(store) and concept is None:
-        pictures = _with_labels(view)
+        own = view.table.column("labels").to_pylist()
+        pictures = [_picture(view, str(view.hashes[row]), tuple(one)) for row, one in enumerate(own) if one]
         if not pictures:
             raise LibraryError(
                 f"nothing in {store.folder} has a label: nothing was taught, and the pictures are not in class "
                 "folders; teach a word: neocog teach LIBRARY 'our cat' EXAMPLES"
             )
         notes.append("nothing was taught, so the labels of the pictures (their folders) are taken")
-        return LibrarySource(_name(store), pictures, None, notes)
+        return LibrarySource(place.called(store.folder), pictures, None, notes)
     pictures, names = labelled(store, concept)
     other: str | None = "other"
     if len(names) == 1:
@@ -112,7 +108,7 @@ def library_source(spec: str | os.PathLike[str] | Store, concept: str | None = N
         pictures += _fill(store, view, names[0], pictures, notes)
     elif any(len(one.labels) > 1 for one in pictures):
         other = None
-    return LibrarySource(_name(store), pictures, other, notes)
+    return LibrarySource(place.called(store.folder), pictures, other, notes)
 
 
 def labelled(store: Store, concept: str | None = None) -> tuple[list[Labelled], list[str]]:
@@ -152,20 +148,11 @@ def _opened(text: str) -> tuple[Store, str | None]:
         raise
 
 
-def _name(store: Store) -> str:
-    return store.folder.parent.name if store.folder.name == place.NAME else store.folder.name
-
-
 def _picture(view: View, key: str, labels: tuple[str, ...], outside: str = "") -> Labelled:
     row = int(view.rows_of([key])[0])
     files = view.paths(row) if row >= 0 else (outside,)
     captions = tuple(view.table.column("captions")[row].as_py() or ()) if row >= 0 else ()
     return Labelled(key, next((f for f in files if f and is_there(f)), ""), labels, captions)
-
-
-def _with_labels(view: View) -> list[Labelled]:
-    labels = view.table.column("labels").to_pylist()
-    return [_picture(view, str(view.hashes[row]), tuple(own)) for row, own in enumerate(labels) if own]
 
 
 def _fill(store: Store, view: View, name: str, pictures: Sequence[Labelled], notes: list[str]) -> list[Labelled]:

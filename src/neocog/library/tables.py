@@ -117,7 +117,6 @@ class Tables:
             return self._tables[name]
 
     def _forget(self, name: str) -> None:
-        """Open a table anew the next time."""
         with self._lock:
             self._tables.pop(name, None)
         self._arrays.clear()

@@ -27,7 +27,7 @@ from neocog.library.heads import Head, learn
 from neocog.library.lock import Lock
 from neocog.library.rows import content_hash
 from neocog.library.store import Store
-from neocog.library.view import Eye, View, eye_of, find_picture, view_of
+from neocog.library.view import View, find_picture, view_of
 
 TAG_FROM = 0.5  # a picture gets the tag from this probability on
 _LONGEST = 100  # characters of a name
@@ -76,7 +76,6 @@ def teach(
     negatives: Iterable[Any] = (),
     *,
     model: str | None = None,
-    eye: Eye | None = None,
     ask: int = 12,
 ) -> Taught:
     """Teach a concept, or give one that is known more examples; tag the whole library with it.
@@ -101,7 +100,7 @@ def teach(
             f"{store.folder} has no vectors yet, so nothing can be taught; type 'neocog index FOLDER' first"
         )
     notes: list[str] = []
-    yes, no = (_vectors(view, chosen, given, eye, notes) for given in (examples, negatives))
+    yes, no = (_vectors(view, chosen, given, notes) for given in (examples, negatives))
     with _changing(store):
         whole = store.load("taught", {})
         name = next((known for known in whole if normalise(known) == normalise(name)), name)
@@ -347,7 +346,7 @@ def _uncertain(
     return tuple(out)
 
 
-def _vectors(view: View, model: str, given: Iterable[Any], eye: Eye | None, notes: list[str]) -> dict[str, Any]:
+def _vectors(view: View, model: str, given: Iterable[Any], notes: list[str]) -> dict[str, Any]:
     """hash -> None for a picture of the library, else its vector and path; what cannot be read goes to `notes`."""
     found: dict[str, Any] = {}
     outside: list[tuple[str, Path, bytes]] = []
@@ -363,9 +362,8 @@ def _vectors(view: View, model: str, given: Iterable[Any], eye: Eye | None, note
     parts = [outside[start : start + 64] for start in range(0, len(outside), 64)]
     while parts:
         part = parts.pop(0)
-        eye = eye or eye_of(view.store, model)
         try:
-            features = np.asarray(eye.embed([data for _, _, data in part])[0], np.float32)
+            features = view.embed(model, [data for _, _, data in part])[0]
         except DecodeError as error:
             if len(part) > 1:
                 parts[:0] = [[one] for one in part]
@@ -379,7 +377,6 @@ def _vectors(view: View, model: str, given: Iterable[Any], eye: Eye | None, note
 
 
 def _files(one: Any) -> list[str]:
-    """A file, a hash, or the pictures below a folder."""
     path = Path(one).expanduser()
     if not path.is_dir():
         return [str(one)]

@@ -126,8 +126,7 @@ class Example:
     negative: bool = False
 
     def __str__(self) -> str:
-        name = self.file if _SAFE.match(self.file) else quoted(self.file)
-        return f"{'un' * self.negative}like:{name}{self.region or ''}{_weight(self.weight)}"
+        return f"{'un' * self.negative}like:{typed(self.file)}{self.region or ''}{_weight(self.weight)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +138,7 @@ class Filter:
     negative: bool = False
 
     def __str__(self) -> str:
-        if isinstance(self.value, str):
-            value = self.value if _SAFE.match(self.value) else quoted(self.value)
-        else:
-            value = str(self.value)
+        value = typed(self.value) if isinstance(self.value, str) else str(self.value)
         return f"{'-' * self.negative}{self.field}:{value}"
 
 
@@ -190,6 +186,11 @@ class Query:
 
 def quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def typed(text: str) -> str:
+    """A text as it is typed after a colon."""
+    return text if _SAFE.match(text) else quoted(text)
 
 
 def _weight(value: float) -> str:

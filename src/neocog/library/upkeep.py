@@ -167,7 +167,6 @@ def _tables(store: Store) -> Iterator[str]:
 
 
 def _vectors(store: Store, model: str, fix: bool) -> list[Finding]:
-    """What is wrong with the vectors of a model."""
     seen: set[str] = set()
     good: set[str] = set()
     rows = 0
@@ -213,7 +212,6 @@ def _finding(count: int, what: str, remedy: str, examples: Iterator[str] | list[
 
 
 def _rows(store: Store, fix: bool) -> list[Finding]:
-    """What the rows say of themselves."""
     columns = ["hash", "paths", "mtimes", "inodes", "state", "size"]
     table = store.rows(columns, gone=True)
     owners = Counter(path for paths in table.column("paths").to_pylist() for path in paths or ())
@@ -246,7 +244,6 @@ def _rows(store: Store, fix: bool) -> list[Finding]:
 
 
 def _files(store: Store, deep: bool, fix: bool) -> list[Finding]:
-    """What the files say of the rows."""
     roots = [os.fspath(store.path_of(text)) for text in store.folders if not is_elsewhere(text)]
     there = [root for root in roots if os.path.exists(root)]
     away = [root for root in roots if root not in there]

@@ -286,7 +286,6 @@ class Vectors(Tables):
                     yield hash_bytes(rows.column("hash")), matrix(values)
 
     def _compared(self, model: str, queries: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest by comparing with all."""
         hashes, vectors = self.vectors(model)
         norms = self.norms(model) if metric == "euclidean" else None
         wide = self._arrays.wide(model, self._key("pictures")[1], vectors)

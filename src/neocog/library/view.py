@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,12 +37,6 @@ _PAIRS_FROM = 512  # pictures whose pairs show how alike two pictures of the lib
 _AT = re.compile(r"(.+) at (?:(\d+):)?(\d\d):(\d\d)", re.DOTALL)
 _SUMS = 64 << 20  # bytes of probabilities that are kept
 _CHUNK = 8192  # rows converted from half precision at a time
-
-
-class Eye(Protocol):
-    """What turns pictures (bytes or uint8 arrays) into features (B, D) and probabilities (B, K): an `Embedder`."""
-
-    def embed(self, pictures: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 class View:
@@ -139,6 +133,21 @@ class View:
             self._sums[model, chosen] = out
         return out
 
+    def embed(self, model: str, pictures: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Return features float32 (B, D) and probabilities float32 (B, K) of pictures (bytes or uint8 arrays).
+
+        The net that the model's vectors were made with is made once, and kept.
+
+        Raises: LibraryError: its weights are no longer there. DecodeError.
+        """
+        key = (str(self.store.folder), model)
+        if key not in _nets:
+            from neocog.library.embed import embedder_of
+
+            _nets[key] = embedder_of(self.store.models()[model])
+        features, probabilities = _nets[key].embed(pictures)
+        return np.asarray(features, np.float32), np.asarray(probabilities, np.float32)
+
     def likeness(
         self, model: str, query: np.ndarray, metric: str, layer: str = FEATURES, rows: np.ndarray | None = None
     ) -> np.ndarray:
@@ -190,7 +199,6 @@ class View:
         return self._pairs[key]
 
     def _norms(self, model: str, layer: str) -> np.ndarray:
-        """The lengths, float32 (M,), that the vectors had."""
         norms = self.store.norms(model)
         return norms if layer == FEATURES else np.ones_like(norms)
 
@@ -221,7 +229,7 @@ def unit(values: np.ndarray, layer: str = FEATURES) -> np.ndarray:
 
 
 _views: weakref.WeakKeyDictionary[Store, View] = weakref.WeakKeyDictionary()
-_eyes: dict[tuple[str, str], Eye] = {}
+_nets: dict[tuple[str, str], Any] = {}  # by library and model
 
 
 def view_of(store: Store) -> View:
@@ -231,19 +239,6 @@ def view_of(store: Store) -> View:
     if view is None or view.version != version:
         view = _views[store] = View(store, version)
     return view
-
-
-def eye_of(store: Store, model: str) -> Eye:
-    """Return the net that a model's vectors were made with; made once, and kept.
-
-    Raises: LibraryError: its weights are no longer there.
-    """
-    key = (str(store.folder), model)
-    if key not in _eyes:
-        from neocog.library.embed import embedder_of
-
-        _eyes[key] = embedder_of(store.models()[model])
-    return _eyes[key]
 
 
 def find_picture(view: View, file: str, *, files: bool = True) -> tuple[int, Path | None]:
@@ -300,7 +295,6 @@ def vector_of(
     model: str,
     file: str,
     region: Region | None = None,
-    eye: Eye | None = None,
     layer: str = FEATURES,
     *,
     metric: str = "cosine",
@@ -331,7 +325,7 @@ def vector_of(
         pixels = decode(picture)
         left, top, right, bottom = region.pixels(pixels.shape[1], pixels.shape[0])
         picture = np.ascontiguousarray(pixels[top:bottom, left:right])
-    features, probabilities = (eye or eye_of(view.store, model)).embed([picture])
+    features, probabilities = view.embed(model, [picture])
     return unit(features[0] if layer == FEATURES else probabilities[0], layer)
 
 

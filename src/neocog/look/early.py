@@ -135,15 +135,12 @@ def tuning(net: Any, *, orientations: int = 2 * ORIENTATIONS, wavelengths: Seque
             for g in pair:
                 g = (g - g.mean()) / (g - g.mean()).norm().clamp(min=1e-12)
                 parts.append(torch.einsum("ochw,hw->oc", flat, g).norm(dim=1))  # stripes of any colour
-            made[:, i, j] = torch.maximum(*parts) if _alike(*pair) else torch.stack(parts).norm(dim=0)
+            a, b = (g - g.mean() for g in pair)
+            # on so few pixels two phases may not be at right angles: then their energies may not be added
+            alike = (a * b).sum().abs() > 0.05 * a.norm() * b.norm()
+            made[:, i, j] = torch.maximum(*parts) if alike else torch.stack(parts).norm(dim=0)
             made[:, i, j] /= length
     return Tuning(made.clamp(max=1).numpy(), angles, waves, colour.float().numpy())
-
-
-def _alike(even: Tensor, odd: Tensor) -> bool:
-    """Whether two phases are no longer at right angles on so few pixels: then their energies may not be added."""
-    a, b = even - even.mean(), odd - odd.mean()
-    return bool((a * b).sum().abs() > 0.05 * a.norm() * b.norm())
 
 
 def _cut_to(g: Tensor, size: Any) -> Tensor:

@@ -198,11 +198,11 @@ def enlarged(picture: np.ndarray, times: int) -> np.ndarray:
     return np.kron(picture, np.ones((times, times, 1), np.uint8))
 
 
-def tiled(pictures: Sequence[np.ndarray], columns: int, gap: int = 1, paper: int = 255) -> np.ndarray:
+def tiled(pictures: Sequence[np.ndarray], columns: int, gap: int = 1) -> np.ndarray:
     """Pictures uint8 (h, w, 3) of one size in rows of `columns`, uint8 (H, W, 3)."""
     h, w = pictures[0].shape[:2]
     rows = -(-len(pictures) // columns)
-    made = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), paper, np.uint8)
+    made = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), 255, np.uint8)
     for i, one in enumerate(pictures):
         y, x = i // columns * (h + gap), i % columns * (w + gap)
         made[y : y + h, x : x + w] = one
@@ -210,10 +210,10 @@ def tiled(pictures: Sequence[np.ndarray], columns: int, gap: int = 1, paper: int
 
 
 def chart(
-    curves: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str, width: int = 520, height: int = 300,
-    top: float | None = None,
-) -> np.ndarray:  # fmt: skip
-    """Curves from 0 on the vertical axis with their names beside them, uint8 (height, width, 3)."""
+    curves: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str, top: float | None = None
+) -> np.ndarray:
+    """Curves from 0 on the vertical axis with their names beside them, uint8 (300, 520, 3)."""
+    width, height = 520, 300
     canvas, small = Image.new("RGB", (2 * width, 2 * height), PAPER), ImageFont.load_default(24)
     pen = ImageDraw.Draw(canvas)
     points = [p for line in curves.values() for p in line]

@@ -80,7 +80,6 @@ class Top:
 
 
 def _pair(hits: Sequence[Hit]) -> np.ndarray:
-    """Patches in a square, and beside them what is below them."""
     columns = math.ceil(math.sqrt(len(hits)))
     left, right = (tiled([_square(getattr(h, name)) for h in hits], columns, 2) for name in ("patch", "below"))
     return np.concatenate([left, np.full((len(left), 6, 3), 255, np.uint8), right], 1)

@@ -51,7 +51,6 @@ def _small(name: str, value: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _whole(kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The inverse of `_small`, for all arrays."""
     scaled = {k: v.astype(np.float32) * kept[f"{k}.scale"] for k, v in kept.items() if v.dtype == np.int8}
     return {k: scaled.get(k, v) for k, v in kept.items() if not k.endswith(".scale")}
 

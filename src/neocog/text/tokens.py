@@ -261,7 +261,6 @@ class Subwords:
         return padded([[k for word in row for k in known[word]][:longest] for row in rows])
 
     def _learned(self, words: Iterable[str]) -> dict[str, list[int]]:
-        """The ids of words, and of those that were met before."""
         known = {} if len(self._known) > _MOST_KNOWN else self._known
         new = list(set(words) - known.keys())
         for word, one in zip(new, self._tokenizer.encode_batch(new, add_special_tokens=False), strict=True):
