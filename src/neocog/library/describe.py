@@ -197,11 +197,9 @@ def _unusual(
             share = f"{100 * usual[best]:.2f} %" if usual[best] >= 5e-5 else "almost nothing"
             said.append(f"{concepts.classes[best]} is rare here: {share} of what the library shows")
     if row >= 0:
-        own = set(view.table.column("labels")[row].as_py() or ())
-        places = view.rows_of([one.hash for one in nearest])
-        around = Counter(
-            label for place in places for label in set(view.table.column("labels")[int(place)].as_py() or ())
-        )
+        labels, places = view.table.column("labels"), view.rows_of([one.hash for one in nearest])
+        own = set(labels[row].as_py() or ())
+        around = Counter(label for place in places.tolist() for label in set(labels[place].as_py() or ()))
         if own and around:
             label, count = around.most_common(1)[0]
             if label not in own and 2 * count > len(nearest):

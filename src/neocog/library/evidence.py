@@ -168,9 +168,8 @@ def _word_part(
 ) -> tuple[Part, np.ndarray]:
     """The part of one word, and how probable its concepts are, float32 (N,).
 
-    Args:
-        seen: what the space says of it, for a word that must not hold.
-        judged: the space judges the concepts together with what it sees itself, so they are no witness of their own.
+    `seen`: what the space says of a word that must not hold. `judged`: the space judges the concepts together with what
+    it sees itself, so they are no witness of their own.
     """
     none = np.zeros(len(view), np.float32)
     shown, raw = none, none

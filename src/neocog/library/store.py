@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from neocog.data.stores import is_url
 from neocog.errors import LibraryError, UsageError, closest
-from neocog.library.card import NAME, Card, new_card, write_json
+from neocog.library.card import NAME, new_card, write_json
 from neocog.library.lock import Lock, holder
 from neocog.library.rows import (
     PROBLEMS,
@@ -67,7 +67,7 @@ class Store(Vectors):
                 for entry in folder.iterdir()
             ):
                 raise LibraryError(f"{folder} holds other files; choose a folder that is new or empty for the library")
-            store = Store(folder, Card(folder, new_card(folder)))
+            store = Store(folder, new_card(folder))
             with store._writing():
                 if not (folder / "library.json").exists():
                     for name, schema in (("pictures", SCHEMA), ("problems", PROBLEMS)):
@@ -84,7 +84,7 @@ class Store(Vectors):
         folder = Path(os.path.abspath(folder))
         if not (folder / "library.json").exists() and (folder / ".neocog" / "library.json").exists():
             folder = folder / ".neocog"
-        return Store(folder, Card(folder))
+        return Store(folder)
 
     @staticmethod
     def ensure(folder: str | os.PathLike[str]) -> Store:

@@ -43,9 +43,10 @@ _FORBIDDEN = re.compile(r"permission denied|read-only file system|not permitted|
 class Tables:
     """The tables of one library: pictures, problems, and one of vectors for each model."""
 
-    def __init__(self, folder: Path, card: Card) -> None:
+    def __init__(self, folder: Path, values: dict[str, Any] | None = None) -> None:
+        """`values`: what library.json is to say of a library that is being made."""
         self.folder = folder
-        self._card = card
+        self._card = Card(folder, values)
         self._db: Any = None
         self._tables: dict[str, Any] = {}
         self._mirrors: dict[str, tuple[str, pa.Table]] = {}

@@ -73,12 +73,8 @@ def info(store: Store) -> Info:
     ok = table.filter(pc.equal(table.column("state"), "ok"))
     with_vectors = Counter(name for row in ok.column("models").to_pylist() for name in row or ())
     models = {
-        name: {
-            "dimension": card["dimension"],
-            "classes": card["classes"],
-            "pictures": with_vectors[name],
-            "indexed": store.index_state(name)["indexed"],
-        }
+        name: {key: card[key] for key in ("dimension", "classes")}
+        | {"pictures": with_vectors[name], "indexed": store.index_state(name)["indexed"]}
         for name, card in store.models().items()
     }
     return Info(

@@ -273,8 +273,8 @@ def find_picture(view: View, file: str, *, files: bool = True) -> tuple[int, Pat
             f"{len(rows)} pictures of the library are called {file!r}; type more of the path, such as "
             f"{view.paths(int(rows[0]))[0]}"
         )
-    where = f"neither here ({Path.cwd()}) nor in the library; type its full path" if files else "in the library"
-    raise UsageError(f"there is no picture {file!r} {where}" if not files else f"there is no picture {file!r}, {where}")
+    where = f", neither here ({Path.cwd()}) nor in the library; type its full path" if files else " in the library"
+    raise UsageError(f"there is no picture {file!r}{where}")
 
 
 def _at(view: View, file: str) -> str:

@@ -78,9 +78,9 @@ class Subject:
 
     # ---- pictures
 
-    def blank(self, batch: int = 1) -> Tensor:
-        """Pictures of the mean colour, zeros (batch, C, H, W)."""
-        return torch.zeros(batch, self.preprocess.channels, *self.preprocess.input, device=self.device.torch)
+    def blank(self) -> Tensor:
+        """A picture of the mean colour, zeros (1, C, H, W)."""
+        return torch.zeros(1, self.preprocess.channels, *self.preprocess.input, device=self.device.torch)
 
     def read(self, *pictures: Any) -> Batch:
         """Pictures (paths, encoded bytes, uint8 arrays) as a batch. Raises: DataError if one cannot be read."""
