@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 from retrieval import caption_nouns
 
 from neocog.fit.device import hardware
-from neocog.library.calibration import Line, expected_error, fit_line, log_odds
+from neocog.library.calibration import Line, fit_line, log_odds
 from neocog.library.concepts import Match, vocabulary
 from neocog.library.embed import Embedder
 from neocog.library.indexing import index
@@ -62,6 +62,14 @@ class Set:
         # duplicates have one row, and rows are in the order of hashes
         self.order = np.array([int(Path(self.view.paths(row)[0]).stem) for row in range(len(self.view))])
         self.judged = np.zeros((len(self.view), 0), np.int8)
+
+
+def expected_error(p: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
+    """Return the expected calibration error: mean |share right - mean p| over bins of p, weighted by their size."""
+    p, right = np.asarray(p, np.float64), np.asarray(right, np.float64)
+    place = np.minimum((p * bins).astype(int), bins - 1)
+    gaps = [abs(right[place == b].mean() - p[place == b].mean()) * (place == b).mean() for b in np.unique(place)]
+    return float(np.sum(gaps))
 
 
 def queries() -> list[tuple[str, Match]]:

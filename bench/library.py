@@ -208,7 +208,7 @@ def main() -> None:
     if arguments.ask:
         ask(arguments.ask[0], int(arguments.ask[1]))
         return
-    from neocog.library.neighbours import INDEX_FROM
+    from neocog.library.vectors import INDEX_FROM
 
     tiny, result = arguments.tiny, {"date": time.strftime("%Y-%m-%d")}
     if arguments.only in (None, "query"):

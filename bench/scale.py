@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 from library import peak_mib
 
-from neocog.library.ledger import Ledger
+from neocog.library.folders import Ledger
 from neocog.library.rows import vector_column
 from neocog.library.store import Store
 

@@ -57,7 +57,7 @@ ONLY_IN = {
         "data/warp.py",
         "cli/subject.py",
     ),
-    "lancedb": ("library/tables.py", "library/neighbours.py"),
+    "lancedb": ("library/tables.py", "library/vectors.py"),
     "ray": ("cluster/",),
     "typer": ("cli/",),
     "fastapi": ("web/",),

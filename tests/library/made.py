@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from neocog.library import view
 from neocog.library.concepts import vocabulary
 from neocog.library.rows import content_hash, encode_path, vector_column, whole_rows
 from neocog.library.store import Store
@@ -107,6 +108,11 @@ def made(folder: Path, pictures: Sequence[Picture], classes: str | Sequence[str]
     rows = rows.append_column("n_toy", pa.array(norms, pa.float32()))
     store.add(rows.append_column("p_toy", vector_column(chances)))
     return store
+
+
+def seen_by(store: Store, eye: Eye) -> None:
+    """Let a net of ours see the pictures that are not in the library."""
+    view._nets[str(store.folder), "toy"] = eye
 
 
 def names(hits: Sequence[Any]) -> list[str]:

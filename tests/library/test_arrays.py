@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neocog.library import arrays
-from neocog.library.arrays import Arrays
+from neocog.library import mirror
+from neocog.library.mirror import Arrays
 
 
 def test_eight_bits_say_what_the_products_of_unit_vectors_are_to_two_in_a_thousand(tmp_path: Path) -> None:
@@ -28,5 +28,5 @@ def test_eight_bits_say_what_the_products_of_unit_vectors_are_to_two_in_a_thousa
 
 
 def test_what_is_too_large_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrays, "_MOST_KEPT", 100)
+    monkeypatch.setattr(mirror, "_MOST_KEPT", 100)
     assert Arrays(tmp_path).short("s", "1", np.zeros((11, 10), np.float16)) is None

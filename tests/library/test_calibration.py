@@ -16,7 +16,6 @@ from neocog.library.calibration import (
     MEASURED,
     THRESHOLDS,
     Line,
-    expected_error,
     fit_line,
     lines_from,
     lines_to,
@@ -25,6 +24,14 @@ from neocog.library.calibration import (
     threshold_of,
 )
 from neocog.nets.packages import DEFAULT
+
+
+def expected_error(p: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
+    """Return the expected calibration error: mean |share right - mean p| over bins of p, weighted by their size."""
+    p, right = np.asarray(p, np.float64), np.asarray(right, np.float64)
+    place = np.minimum((p * bins).astype(int), bins - 1)
+    gaps = [abs(right[place == b].mean() - p[place == b].mean()) * (place == b).mean() for b in np.unique(place)]
+    return float(np.sum(gaps))
 
 
 @given(st.floats(1e-5, 1 - 1e-5))

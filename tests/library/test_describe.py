@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from library.made import Eye, Picture, made
+from library.made import Eye, Picture, made, seen_by
 from typer.testing import CliRunner
 
 from neocog.cli import app
@@ -82,7 +82,8 @@ def test_a_label_that_its_neighbours_do_not_have_is_said(library: Store) -> None
 
 def test_a_picture_that_is_not_in_the_library(library: Store, tmp_path: Path) -> None:
     (tmp_path / "new.jpg").write_bytes(bytes([2, 7]))
-    said = describe(library, tmp_path / "new.jpg", eye=Eye(1000))
+    seen_by(library, Eye(1000))
+    said = describe(library, tmp_path / "new.jpg")
     assert said.hash == ""
     assert all("cats" in one.path for one in said.nearest)
     assert json.loads(json.dumps(said.to_json()))["path"] == str(tmp_path / "new.jpg")

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from library.made import Eye, Picture, centre, made, names
+from library.made import Eye, Picture, centre, made, names, seen_by
 from PIL import Image
 
 from neocog.errors import LibraryError, UsageError
-from neocog.library.calibration import UNKNOWN
-from neocog.library.searching import calibrate, search
+from neocog.library.calibration import UNKNOWN, calibrate
+from neocog.library.searching import search
 from neocog.library.store import Store
 
 SPANIEL, LABRADOR, BEACH = "Sussex spaniel", "Labrador retriever", "seashore"
@@ -354,15 +354,16 @@ def test_distances_are_those_of_the_vectors(library: Store) -> None:
 
 def test_pictures_from_elsewhere_and_parts_of_them(library: Store, tmp_path: Path) -> None:
     eye = Eye(1000)
+    seen_by(library, eye)
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:, 30:] = 1  # the right half is of kind 1: the beach
     Image.fromarray(pixels).save(tmp_path / "half.png")
-    whole = search(library, f'like:"{tmp_path}/half.png"@30,0,60,40', top=2, eye=eye)
+    whole = search(library, f'like:"{tmp_path}/half.png"@30,0,60,40', top=2)
     assert set(names(whole)) == {"beach.jpg", "dog beach.jpg"}
-    left = search(library, f'like:"{tmp_path}/half.png"@0,0,0.5,1', top=3, eye=eye)
+    left = search(library, f'like:"{tmp_path}/half.png"@0,0,0.5,1', top=3)
     assert set(names(left)) == {"spaniel.jpg", "labrador.jpg", "two dogs.jpg"}
     with pytest.raises(UsageError, match="outside the picture, which is 60 x 40"):
-        search(library, f'like:"{tmp_path}/half.png"@100,0,200,40', eye=eye)
+        search(library, f'like:"{tmp_path}/half.png"@100,0,200,40')
 
 
 def test_what_cannot_be_asked(library: Store) -> None:
@@ -375,7 +376,7 @@ def test_what_cannot_be_asked(library: Store) -> None:
     ):
         with pytest.raises(UsageError, match=said):
             search(library, query, **options)  # type: ignore[arg-type]
-    with pytest.raises(LibraryError, match=r"no model 'other'.*it has toy"):
+    with pytest.raises(LibraryError, match=r"no vectors of 'other'.*it has toy"):
         search(library, "dog", model="other")
     with pytest.raises(LibraryError, match=r"no vectors of the layer 'layer1'; use 'features' or 'output'"):
         search(library, "like:beach.jpg", layer="layer1")

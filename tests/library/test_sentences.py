@@ -245,7 +245,7 @@ def test_products_are_those_of_the_values_that_are_kept(
     near = library.products("toy", space.fingerprint, values, query)
     worst = np.abs(values).max(1, keepdims=True) / 254 * np.abs(query).sum(0)  # every number off by half a step
     assert (np.abs(near - exact) <= 1.01 * worst + 1e-6).all()
-    monkeypatch.setattr("neocog.library.arrays._MOST_KEPT", 0)
+    monkeypatch.setattr("neocog.library.mirror._MOST_KEPT", 0)
     np.testing.assert_allclose(library.products("toy", space.fingerprint, values, query), exact, rtol=1e-5, atol=1e-6)
 
 

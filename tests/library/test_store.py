@@ -1,4 +1,4 @@
-"""The store: rows, conditions, vectors, locks, versions; what is not loaded; what is refused."""
+"""The store: rows, vectors, locks, versions; what is not loaded; what is refused."""
 
 from __future__ import annotations
 
@@ -18,19 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neocog.errors import LibraryError, UsageError
-from neocog.library import mirror, nearest
+from neocog.library import mirror, vectors
 from neocog.library.lock import STALE, LibraryBusy, Lock
 from neocog.library.mirror import mapped_vectors
-from neocog.library.rows import (
-    all_of,
-    any_of,
-    condition,
-    content_hash,
-    decode_path,
-    encode_path,
-    none_of,
-    vector_column,
-)
+from neocog.library.rows import content_hash, decode_path, encode_path, vector_column
 from neocog.library.store import Store
 from neocog.library.upkeep import verify
 
@@ -95,7 +86,7 @@ def test_a_merge_changes_the_given_columns_only(store):
     assert [bool(tags) for tags in found.column("tags").to_pylist()].count(True) == 3
     assert found.column("captions").to_pylist() == [[f"picture {i}"] for i in range(10)]
     np.testing.assert_array_equal(store.vectors("m")[1], before)
-    assert store.rows(["hash"], condition("tags", "=", "cat")).column("hash").to_pylist() == hashes[:3]
+    assert store.rows(["tags"]).column("tags").to_pylist()[:4] == [["cat"]] * 3 + [[]]
 
 
 def test_gone_pictures_are_kept_and_not_found(store):
@@ -146,7 +137,7 @@ def test_many_queries_are_answered_in_parts(store, monkeypatch):
     store.add(rows(names(50)))
     queries = np.random.default_rng(0).normal(size=(9, 8))
     whole = store.nearest("m", queries, 4)
-    monkeypatch.setattr(nearest, "_MOST_SCORES", 60)
+    monkeypatch.setattr(vectors, "_MOST_SCORES", 60)
     parts = store.nearest("m", queries, 4)
     assert (parts[0] == whole[0]).all()
     np.testing.assert_allclose(parts[1], whole[1], rtol=1e-5)
@@ -224,9 +215,9 @@ def test_reading_imports_neither_lancedb_nor_torch(store):
     store.add(rows(names(30)))
     store.refresh()
     code = (
-        "import sys; from neocog.library.store import Store; from neocog.library.rows import condition\n"
+        "import sys; from neocog.library.store import Store\n"
         f"s = Store.open({str(store.folder)!r})\n"
-        "v = s.vectors('m')[1]; s.nearest('m', v[:2], 3); s.rows(['paths'], condition('name', 'known', False))\n"
+        "v = s.vectors('m')[1]; s.nearest('m', v[:2], 3); s.rows(['paths'])\n"
         "print(len(s), [m for m in ('torch', 'lancedb') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
@@ -307,46 +298,6 @@ def test_a_library_of_an_older_neocog_has_no_versions_yet(store):
     assert len(Store.open(store.folder)) == 6
 
 
-CASES = [
-    (condition("size", ">=", 30), [3, 4]),
-    (condition("size", "!=", 30), [1, 2, 4]),
-    (condition("paths", "contains", "ITALY"), [1, 3]),
-    (condition("paths", "starts", "a/"), [1]),
-    (condition("labels", "in", ["cat", "dog"]), [0, 1]),
-    (condition("labels", "known"), [0, 1, 2]),
-    (condition("camera", "known", False), [1, 2, 3, 4]),
-    (any_of([condition("camera", "=", "X'; DROP TABLE"), condition("labels", "=", "cat")]), [0]),
-    (all_of([condition("labels", "known"), none_of([condition("labels", "=", "cat")])]), [1, 2]),
-    (all_of([]), [0, 1, 2, 3, 4]),
-    (any_of([]), []),
-    (none_of([]), [0, 1, 2, 3, 4]),
-]
-
-
-@pytest.mark.parametrize(("where", "expected"), CASES)
-def test_conditions(where, expected, tmp_path_factory):
-    table = pa.table(
-        {
-            "size": pa.array([None, 10, 20, 30, 40], pa.int64()),
-            "paths": [[], ["x", "a/italy/1.jpg"], ["b"], ["Italy.png"], []],
-            "labels": [["cat"], ["bird", "dog"], ["bird"], [], None],
-            "camera": pa.array(["X'; DROP TABLE", None, None, None, None]),
-        }
-    )
-    assert np.flatnonzero(where.mask(table)).tolist() == expected
-
-
-def test_conditions_say_what_is_wrong():
-    with pytest.raises(UsageError, match="no column 'lables'; did you mean 'labels'"):
-        condition("lables", "=", "x")
-    with pytest.raises(UsageError, match="no comparison '~'"):
-        condition("size", "~", 1)
-    with pytest.raises(UsageError, match="size cannot be compared with 'big'"):
-        condition("size", ">", "big")
-    with pytest.raises(UsageError, match="size is not text"):
-        condition("size", "contains", "1")
-
-
 @given(st.binary(max_size=40).filter(lambda b: b"\0" not in b))
 def test_any_name_can_be_stored(name):
     path = os.fsdecode(name)
@@ -418,7 +369,7 @@ def test_old_versions_and_leftovers_are_cleaned(store, monkeypatch):
     assert store.cluttered
     stray = store.folder / "pictures.lance" / "data" / "0123456789abcdef0123456789abcdef.lance"
     stray.write_bytes(b"half written by a killed process")
-    monkeypatch.setattr("neocog.library.neighbours._KEEP_VERSIONS", timedelta(milliseconds=1))
+    monkeypatch.setattr("neocog.library.vectors._KEEP_VERSIONS", timedelta(milliseconds=1))
     assert store.tidy()
     assert not store.cluttered and len(store) == 200 and not stray.exists()
     assert len(list((store.folder / "pictures.lance" / "data").iterdir())) <= 2
@@ -552,7 +503,7 @@ def test_a_growing_table_renews_its_index(store):
 
 @pytest.mark.slow
 def test_a_very_large_library_has_a_smaller_index(tmp_path, monkeypatch):
-    monkeypatch.setattr("neocog.library.neighbours.QUANTISED_FROM", 1200)
+    monkeypatch.setattr("neocog.library.vectors.QUANTISED_FROM", 1200)
     store, said = Store.create(tmp_path / "lib"), []
     store.add_model("m", 64, {})
     store.add(rows(names(800), 64, seed=1))

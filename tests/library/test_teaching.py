@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from library.made import DIMENSION, Eye, Picture, centre, made, names
+from library.made import DIMENSION, Eye, Picture, centre, made, names, seen_by
 
 import neocog
 from neocog.data import open_source
@@ -93,7 +93,8 @@ def test_examples_may_be_hits_folders_and_files_from_elsewhere(store: Store, tmp
     for i in range(5):
         (folder / f"{i}.jpg").write_bytes(bytes([1, i]))
     eye = Eye(1000)
-    taught = teach(store, "our cat", [tmp_path / "examples"], eye=eye)
+    seen_by(store, eye)
+    taught = teach(store, "our cat", [tmp_path / "examples"])
     assert (taught.examples, eye.seen) == (5, 5)
     assert taught.tagged >= 10
     correct(store, sorted(tagged(store, "our cat"))[0], "our cat", True)  # learns again without looking again

@@ -20,10 +20,11 @@ from PIL import Image, ImageFilter
 
 from neocog.errors import LibraryError, UsageError
 from neocog.library import copies
+from neocog.library.copies import duplicates
 from neocog.library.indexing import index
 from neocog.library.photo import exif_of
 from neocog.library.store import Store
-from neocog.library.upkeep import duplicates, export, info, problems, verify
+from neocog.library.upkeep import export, info, problems, verify
 
 
 @pytest.fixture

@@ -168,8 +168,8 @@ def test_no_torch_is_imported() -> None:
 
 
 def test_a_text_is_read_once_for_all_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    space, count, computed = Space.load(), [], Space._computed
-    monkeypatch.setattr(Space, "_computed", lambda self, n, ids: count.append(n) or computed(self, n, ids))
+    space, count, computed = Space.load(), [], Space._read
+    monkeypatch.setattr(Space, "_read", lambda self, n, ids: count.append(n) or computed(self, n, ids))
     pictures = space.pictures(np.random.default_rng(0).random((3, 1280), np.float32))
     said = [space.contributions("two dogs in snow", picture) for picture in (*pictures, pictures[0])]
     assert len(count) == len(set(count))  # once for each tower

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from neocog.errors import DataError, MissingExtra, UsageError
-from neocog.text import package
+from neocog.text import tokens
 from neocog.text.tokens import (
     Characters,
     Pieces,
@@ -86,7 +86,7 @@ def test_subwords_are_those_of_the_tokenizer_moved_by_one() -> None:
     from tokenizers import Tokenizer as Whole
 
     made = Subwords()
-    whole = Whole.from_file(str(package.package_file("tokenizers/l2_supercat_tokenizer_config.json")))
+    whole = Whole.from_file(str(tokens.package_file("tokenizers/l2_supercat_tokenizer_config.json")))
     texts = ["A skateboarder jumps, twice!", "ein Hund", "犬"]
     for text, row in zip(texts, made.encode(texts), strict=True):
         assert [k - 1 for k in row.tolist() if k] == whole.encode(text.lower(), add_special_tokens=False).ids
@@ -135,8 +135,8 @@ def test_word_vectors_know_what_is_near() -> None:
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    package.package_file.cache_clear()
-    monkeypatch.setattr(package, "find_spec", lambda name: None)
+    tokens.package_file.cache_clear()
+    monkeypatch.setattr(tokens, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="pip install 'wordllama"):
         word_vectors()
 

@@ -154,7 +154,7 @@ def test_fields_and_their_values_are_completed(page):
 
 
 def test_a_dropped_picture_finds_those_like_it(page, photos, monkeypatch):
-    monkeypatch.setattr("neocog.library.view.eye_of", lambda store, model: Bytes())
+    monkeypatch.setattr("neocog.library.view.View.embed", lambda view, model, pictures: Bytes().embed(pictures))
     data = (photos / "a" / "0.png").read_bytes()
     answer = page.post("/api/libraries/photos/search", files={"picture": data}, data={"box": "0,0,1,1"}).json()
     assert answer["hits"][0]["name"] == "0.png" and "/tmp" not in answer["understood"]

@@ -21,7 +21,7 @@ from neocog.records import counted
 
 if TYPE_CHECKING:
     from neocog.library import Library
-    from neocog.library.indexed import Report
+    from neocog.library.changes import Report
 
 LIBRARY_HELP = (
     "A library, a folder of pictures that has one, or its name; default: the one here, else the last one indexed."

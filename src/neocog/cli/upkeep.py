@@ -205,7 +205,7 @@ def calibrate(
 ) -> None:
     """Calibrate scores on the labels of this library, for better thresholds."""
     with terminal.work():
-        from neocog.library.searching import calibrate as learn
+        from neocog.library.calibration import calibrate as learn
 
         learned = learn(_opened(lib, library).store, model)
     said = f"learned for: {', '.join(learned)}" if learned else "too few labels to learn from; nothing changed"

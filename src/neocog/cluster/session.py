@@ -27,7 +27,7 @@ from neocog.data.listing import Rules, skipped, unread
 from neocog.data.places import members
 from neocog.data.stores import Item, address, files_below, is_container, is_elsewhere, is_url, short
 from neocog.errors import ClusterError, MissingExtra, NeocogError, UsageError
-from neocog.library.indexed import Embeds, Outcomes
+from neocog.library.changes import Embeds, Outcomes
 from neocog.library.scan import Found, Scan, scan
 from neocog.library.store import Store
 from neocog.records import counted
@@ -100,7 +100,7 @@ class Cluster:
             with contextlib.suppress(Exception):  # it may be gone
                 self._ray.shutdown()
 
-    # what indexing asks for (`library.indexed.Elsewhere`)
+    # what indexing asks for (`library.changes.Elsewhere`)
 
     def scan(self, roots: Sequence[str], store: Store, exclude: Sequence[str]) -> Scan:
         """List the pictures at some folders, URLs and containers, by stored path."""

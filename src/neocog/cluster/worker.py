@@ -15,7 +15,7 @@ import numpy as np
 from neocog.data.places import read
 from neocog.data.stores import Item, is_url, short
 from neocog.errors import DataError, DecodeError
-from neocog.library.indexed import Embeds, Outcomes
+from neocog.library.changes import Embeds, Outcomes
 from neocog.library.metadata import date_in_name
 from neocog.library.photo import Photo, examine, look, read_steady
 from neocog.library.scan import Found

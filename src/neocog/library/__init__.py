@@ -12,7 +12,7 @@ Everything is imported when it is first used: a search by word loads no PyTorch.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,10 @@ from neocog.errors import NeocogError
 from neocog.names import shown
 
 if TYPE_CHECKING:
+    from neocog.library.changes import Embeds, Report
     from neocog.library.copies import Group
     from neocog.library.describe import Description
     from neocog.library.folders import Changed, IndexedFolder
-    from neocog.library.indexed import Embeds, Report
     from neocog.library.learning import Learned
     from neocog.library.query import Query
     from neocog.library.searching import Answer
@@ -45,8 +45,7 @@ class Library:
         folder: the library, a folder of pictures with one (``.neocog``), or the name of one that was indexed before;
             None is the one in or above this folder, else the one that was indexed last.
 
-    Raises:
-        LibraryError: there is no library, it is damaged, or a newer version of neocog made it.
+    Raises: LibraryError: there is no library, it is damaged, or a newer version of neocog made it.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
@@ -114,60 +113,45 @@ class Library:
         from neocog.library.indexing import index
 
         place.remember(self.folder)  # before the work, so that an index that was stopped is found as well
-        say = options.get("say") or (lambda text: None)
-        report = index(self.store, folders, **self._net(net, weights, layer, size, device, say), **options)
+        made = self._net(net, weights, layer, size, device, options.get("say"))
+        report = index(self.store, folders, **made, **options)
         self._indexed(report)
         return report
 
-    def watch(
-        self,
-        *folders: str | os.PathLike[str],
-        net: str | os.PathLike[str] | None = None,
-        weights: str | os.PathLike[str] | None = None,
-        layer: str | None = None,
-        size: int | None = None,
-        device: str | None = None,
-        interval: float = 5.0,
-        **options: Any,
-    ) -> Iterator[Report]:
-        """Index again whenever something in the folders is different, and yield a report each time."""
+    def watch(self, *folders: str | os.PathLike[str], interval: float = 5.0, **options: Any) -> Iterator[Report]:
+        """Index again whenever something in the folders is different, and yield a report each time.
+
+        Args:
+            interval: seconds between two looks. options: those of `index`.
+        """
         from neocog.library import place
         from neocog.library.indexing import watch
 
         place.remember(self.folder)
-        say = options.get("say") or (lambda text: None)
-        for report in watch(
-            self.store, folders, interval=interval, **self._net(net, weights, layer, size, device, say), **options
-        ):
+        chosen = {name: options.pop(name, None) for name in ("net", "weights", "layer", "size", "device")}
+        net = self._net(**chosen, say=options.get("say"))
+        for report in watch(self.store, folders, interval=interval, **net, **options):
             self._indexed(report)
             yield report
 
     def _net(
-        self,
-        net: Any,
-        weights: Any,
-        layer: str | None,
-        size: int | None,
-        device: str | None,
-        say: Callable[[str], object],
+        self, net: Any, weights: Any, layer: str | None, size: int | None, device: str | None, say: Any
     ) -> dict[str, Any]:
         """What `indexing.index` needs to know of the net, which is made only if there is something to compute."""
         if net is None and weights is None and layer is None and size is None and device is None:
             return {}  # indexing takes the library's own, or the default
+        say = say or (lambda text: None)
         from neocog.library.embed import Embedder, at_layer, at_size, default_net, embedder_of, model_name
 
-        if net is None and weights is None and self.store.model is not None:
-            name, card = self.store.model, self.store.models()[self.store.model]
+        if net is None and weights is None and (own := self.store.model) is not None:
+            card = self.store.models()[own]
             if layer is None and size is None:
-                return {
-                    "embedder": lambda amount: embedder_of(card, device, amount=amount, say=say),
-                    "model": name,
-                }
+                return {"embedder": lambda amount: embedder_of(card, device, amount=amount, say=say), "model": own}
             net, weights = card["net"]["from"], card["weights"]["file"]
             sized = card["preprocess"]["size"]
-            if name in (net, at_size(net, sized)) or (Path(net) / "net.json").is_file():  # ImageNet weights, or a run
+            if own in (net, at_size(net, sized)) or (Path(net) / "net.json").is_file():  # ImageNet weights, or a run
                 weights = None
-            if size is None and name != model_name(net, weights):
+            if size is None and own != model_name(net, weights):
                 size = sized
         else:
             net = net if net is not None else default_net(say)
@@ -206,19 +190,11 @@ class Library:
         """
         from neocog.library.searching import search
 
+        asked: dict[str, Any]
         unfinished = self.store.unfinished_note()
         try:
-            found = search(
-                self.store,
-                _as_stored(query),
-                like=_several(like),
-                unlike=_several(unlike),
-                top=top,
-                threshold=threshold,
-                model=model,
-                metric=metric,
-                layer=layer,
-            )
+            asked = {"top": top, "threshold": threshold, "model": model, "metric": metric, "layer": layer}
+            found = search(self.store, _as_stored(query), like=_several(like), unlike=_several(unlike), **asked)
         except NeocogError as error:
             if unfinished:
                 raise type(error)(f"{error}; {unfinished}") from error

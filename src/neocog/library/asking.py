@@ -65,15 +65,14 @@ class Asking:
         ranked = self._ranked(text.strip(), like, box, upload, threshold)
         view = view_of(self.store)
         unfinished = self.store.unfinished_note()
-        hits = ranked.hits(offset, offset + limit)
-        total = ranked.total
+        hits, answer, total = ranked.hits(offset, offset + limit), ranked.answer, ranked.total
         return {
-            "understood": str(ranked.query),
-            "notes": [*([unfinished] if unfinished else []), *ranked.notes],
-            "not_understood": list(ranked.not_understood),
+            "understood": str(answer.query),
+            "notes": [*([unfinished] if unfinished else []), *answer.notes],
+            "not_understood": list(answer.not_understood),
             "nothing": None if total else ranked.nothing or "no picture answers this",
-            "threshold": ranked.threshold,
-            "best": ranked.best,
+            "threshold": answer.threshold,
+            "best": answer.best,
             "total": total,
             "hits": _told(view, hits),
         }
@@ -83,7 +82,15 @@ class Asking:
         if (known := self._known(key)) is not None:
             return known
         with self._turn:
-            return self._known(key) or self._made(key, text, like, box, upload, threshold)
+            if (known := self._known(key)) is not None:
+                return known
+            ranked = self._made(text, like, Region(*box) if box else None, upload, threshold)
+        if key is not None:
+            with self._lock:
+                self._kept[key] = ranked
+                while len(self._kept) > _KEPT:
+                    self._kept.popitem(last=False)
+        return ranked
 
     def _known(self, key: Any) -> Ranking | None:
         with self._lock:
@@ -91,24 +98,19 @@ class Asking:
                 self._kept.move_to_end(key)
             return self._kept.get(key)
 
-    def _made(self, key: Any, text: str, like: str, box: Any, upload: bytes | None, threshold: float | None) -> Ranking:
+    def _made(
+        self, text: str, like: str, region: Region | None, upload: bytes | None, threshold: float | None
+    ) -> Ranking:
         view = view_of(self.store)
         asked = _inside(view, parse(text)) if text else Query()
-        region = Region(*box) if box else None
         if like:
             row_of(view, like)
             asked = replace(asked, terms=(*asked.terms, Example(like, region)))
         if upload is not None:
-            ranked = self._outside(asked, upload, region, threshold)
-        else:
-            nothing_asked = not asked.terms and asked.duplicates is None
-            ranked = rank(self.store, replace(asked, duplicates=True) if nothing_asked else asked, threshold=threshold)
-        if key is not None:
-            with self._lock:
-                self._kept[key] = ranked
-                while len(self._kept) > _KEPT:
-                    self._kept.popitem(last=False)
-        return ranked
+            return self._outside(asked, upload, region, threshold)
+        if not asked.terms and asked.duplicates is None:  # all pictures
+            asked = replace(asked, duplicates=True)
+        return rank(self.store, asked, threshold=threshold)
 
     def _outside(self, asked: Query, upload: bytes, region: Region | None, threshold: float | None) -> Ranking:
         info = inspect(upload)
@@ -126,7 +128,7 @@ class Asking:
         finally:
             with suppress(OSError):
                 Path(path).unlink()
-        ranked.query = asked  # nobody is to read where the copy was
+        ranked.answer = replace(ranked.answer, query=asked)  # nobody is to read where the copy was
         return ranked
 
 
@@ -145,13 +147,8 @@ def _inside(view: View, asked: Query) -> Query:
 
 def _state(store: Store) -> tuple[Any, ...]:
     """What differs whenever an answer might."""
-    times: list[int] = []
-    for name in ("taught", "corrections", "calibration", "library"):
-        try:
-            times.append(os.stat(store.folder / f"{name}.json").st_mtime_ns)
-        except OSError:
-            times.append(0)
-    return (store.version(), *times)
+    files = [store.folder / f"{name}.json" for name in ("taught", "corrections", "calibration", "library")]
+    return (store.version(), *(file.stat().st_mtime_ns if file.exists() else 0 for file in files))
 
 
 def _told(view: View, hits: Sequence[Hit]) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ support vector machines"): p = 1 / (1 + exp(-(slope x + shift))), where x is
   that one line serves nets whose vectors are spread differently; ``output``: the same for the net's probabilities;
 * ``text``: the BM25 score, in 0..1.
 
-A straight line keeps the order of pictures, and two numbers can be learned from few pictures; `calibrate` in
-searching.py learns them from a library whose pictures have labels, and `DEFAULTS` serve the others.
+A straight line keeps the order of pictures, and two numbers can be learned from few pictures; `calibrate` learns
+them from a library whose pictures have labels, and `DEFAULTS` serve the others.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+
+from neocog.library.store import Store
+from neocog.library.view import view_of
 
 KINDS = ("word", "example", "output", "text")
 
@@ -42,6 +45,7 @@ LEAST_TEXT = 0.55
 # does not know, of a caption that has both (Flickr8k, 41,624 pairs of the 6,000 training pictures; 0.15 on the 1,000 of
 # the dev split).
 UNKNOWN = 0.15
+_FEWEST = 20  # pictures on each side from which a calibration is learned
 _EDGE = 1e-6  # probabilities closer to 0 or 1 say nothing more; half precision ends there as well
 
 
@@ -129,14 +133,6 @@ def fit_line(x: np.ndarray, right: np.ndarray, weight: np.ndarray | None = None)
     return Line(float(slope), float(t[1] - slope * centre), len(x))
 
 
-def expected_error(p: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
-    """Return the expected calibration error: mean |share right - mean p| over bins of p, weighted by their size."""
-    p, right = np.asarray(p, np.float64), np.asarray(right, np.float64)
-    place = np.minimum((p * bins).astype(int), bins - 1)
-    gaps = [abs(right[place == b].mean() - p[place == b].mean()) * (place == b).mean() for b in np.unique(place)]
-    return float(np.sum(gaps))
-
-
 def lines_from(saved: Mapping[str, Any] | None, model: str) -> dict[str, Line]:
     """Return the lines for a model: those that a library keeps (see `lines_to`), else the measured ones."""
     own, measured = (saved or {}).get(model, {}), {**DEFAULTS, **MEASURED.get(model, {})}
@@ -153,3 +149,49 @@ def lines_to(saved: Mapping[str, Any] | None, model: str, lines: Mapping[str, Li
     whole = dict(saved or {})
     whole[model] = {**whole.get(model, {}), **{kind: asdict(line) for kind, line in lines.items()}}
     return whole
+
+
+def calibrate(store: Store, model: str | None = None, *, labels: dict[str, str] | None = None) -> dict[str, Line]:
+    """Learn from labelled pictures what scores mean in this library, keep it, and return it by kind of evidence.
+
+    Labels are those of the library (class folders), or `labels`: hash -> label, of pictures that were held out. Words
+    are calibrated on labels that are the names of concepts, examples on pairs of pictures of the same and of different
+    labels. What there is too little data for keeps the measured default and is not in the result.
+    """
+    view = view_of(store)
+    chosen = view.model(model)
+    learned: dict[str, Line] = {}
+    if chosen is None:
+        return learned
+    own: list[set[str]] = [set(row or ()) for row in view.table.column("labels").to_pylist()]
+    if labels is not None:
+        own = [{labels[str(h)]} if str(h) in labels else set() for h in view.hashes]
+    rows = np.array([i for i, names in enumerate(own) if names], dtype=np.int64)
+    names = sorted(set().union(*own))
+    concepts = view.vocabulary(chosen)
+    scores, right = [], []
+    for name in names:
+        match = concepts.find(name, typos=False) if concepts is not None else None
+        if match is not None and match.how != "part":
+            scores.append(log_odds(view.probabilities(chosen, match.concepts)[rows]))
+            right.append(np.array([name in own[r] for r in rows]))
+    if scores:
+        x, y = np.concatenate(scores), np.concatenate(right)
+        if min(y.sum(), (~y).sum()) >= _FEWEST:
+            learned["word"] = fit_line(x, y)
+    seen, vectors = view.vectors(chosen)
+    both = np.intersect1d(rows, seen)
+    if len(both) > 2000:
+        both = both[np.linspace(0, len(both) - 1, 2000).astype(int)]
+    if len(both) >= _FEWEST and len(names) > 1:
+        some = vectors[np.searchsorted(seen, both)].astype(np.float32)  # rows are in order
+        table = np.array([[name in own[r] for name in names] for r in both], np.float32)
+        a, b = np.triu_indices(len(both), 1)
+        mean, spread = view.pairs(chosen, "cosine")
+        x, y = ((some @ some.T)[a, b] - mean) / spread, (table @ table.T)[a, b] > 0
+        if min(y.sum(), (~y).sum()) >= _FEWEST:
+            learned["example"] = fit_line(x, y)
+    learned = {kind: line for kind, line in learned.items() if line.slope > 0}
+    if learned:
+        store.save("calibration", lines_to(store.load("calibration"), chosen, learned))
+    return learned

@@ -62,8 +62,7 @@ def annotate(
         columns: which column of the table is what (see `data.open_source`).
         replace: forget the captions and labels that these pictures had, instead of adding to them.
 
-    Raises:
-        DataError: the table cannot be read. LibraryError: none of its pictures is in the library.
+    Raises: DataError: the table cannot be read. LibraryError: none of its pictures is in the library.
     """
     source = open_source(table, columns=columns)
     rows = store.rows(["hash", "paths", "captions", "labels"])
@@ -132,27 +131,21 @@ def describe(
         run: of the task caption; None: the model that comes with neocog.
         again: also for pictures that have one.
 
-    Raises:
-        UsageError: the run has another task, or none comes with neocog.
+    Raises: UsageError: the run has another task, or none comes with neocog.
     """
     from neocog.fit.captioning import caption, captioner, on_features
 
     trained = captioner(run)
     rows = store.rows(["hash", "paths", "described"])
-    todo = (
-        np.ones(len(rows), bool)
-        if again
-        else np.array([not told for told in rows.column("described").to_pylist()], bool)
-    )
+    wanted = [i for i, told in enumerate(rows.column("described").to_pylist()) if again or not told]
     hashes, paths = rows.column("hash").to_pylist(), rows.column("paths").to_pylist()
     vectors: dict[str, np.ndarray] = {}
     name = getattr(trained, "vectors", None)  # the library's name of what the trunk makes of a picture
     if name in store.models():
         vectors = dict(zip(*store.vectors(name), strict=True))
     counts, texts = {"written": 0, "withheld": 0, "unreadable": 0}, pa.list_(pa.string())
-    wanted = np.flatnonzero(todo)
     for first in range(0, len(wanted), _AT_ONCE):
-        some = [int(i) for i in wanted[first : first + _AT_ONCE]]
+        some = wanted[first : first + _AT_ONCE]
         known = [i for i in some if hashes[i] in vectors]
         others = [i for i in some if hashes[i] not in vectors]
         found: list[tuple[int, Described]] = []

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neocog.errors import LibraryError
+from neocog.files import write_atomically
 from neocog.names import json_text
 
 FORMAT = 1  # of the folder; a library with a higher number was made by a newer version of neocog
@@ -97,22 +98,9 @@ def read_versions(folder: Path) -> dict[str, dict[str, Any]]:
     return {name: one for name, one in tables if isinstance(one, dict) and {"version", "key", "tidied"} <= one.keys()}
 
 
-def write_versions(folder: Path, versions: dict[str, dict[str, Any]]) -> None:
-    """Note the versions that are read from now on."""
-    write_json(folder / "versions.json", versions)
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON so that at every moment the old or the new content is there, whole."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "w", encoding="utf-8") as out:
-            out.write(json_text(value, indent=1))
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(path, json_text(value, indent=1).encode())
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -196,27 +196,18 @@ class Vocabulary:
     @cached_property
     def _joined(self) -> dict[str, set[int]]:
         """Names written without spaces: *hotdog*, *lap top*."""
-        joined: dict[str, set[int]] = defaultdict(set)
-        for name, nodes in self._names.items():
-            joined[name.replace(" ", "")] |= nodes
-        return dict(joined)
+        return _gathered((name.replace(" ", ""), nodes) for name, nodes in self._names.items())
 
     @cached_property
     def _heads(self) -> dict[str, set[int]]:
         """The last word of a class's name of several: *shepherd* stands for *German shepherd*."""
-        heads: dict[str, set[int]] = defaultdict(set)
-        for name, nodes in self._several.items():
-            heads[name[-1]] |= nodes
-        return dict(heads)
+        return _gathered((name[-1], nodes) for name, nodes in self._several.items())
 
     @cached_property
     def _starts(self) -> dict[str, set[int]]:
         """The first word of a name of several, if it means little else: *labrador*, *tennis*, but not *giant*."""
-        starts: dict[str, set[int]] = defaultdict(set)
-        for name, nodes in self._several.items():
-            if not is_english(name[0]) or name[0] in _GAMES:
-                starts[name[0]] |= nodes
-        return dict(starts)
+        alone = {name: nodes for name, nodes in self._several.items() if not is_english(name[0]) or name[0] in _GAMES}
+        return _gathered((name[0], nodes) for name, nodes in alone.items())
 
     @property
     def spellings(self) -> list[str]:
@@ -226,6 +217,13 @@ class Vocabulary:
     @cached_property
     def _spelling(self) -> Spelling:
         return Spelling(self.spellings)
+
+
+def _gathered(pairs: Iterable[tuple[str, set[int]]]) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = defaultdict(set)
+    for name, nodes in pairs:
+        found[name] |= nodes
+    return dict(found)
 
 
 def vocabulary(concepts: str | Sequence[str]) -> Vocabulary:

@@ -75,8 +75,7 @@ def duplicates(
         threshold: cosine from which vectors agree; default `NEAR` or `SIMILAR`.
         model: whose vectors; default: the one that searches use.
 
-    Raises:
-        UsageError: no such level, or a threshold outside 0..1. LibraryError: no such model.
+    Raises: UsageError: no such level, or a threshold outside 0..1. LibraryError: no such model.
     """
     if level not in LEVELS:
         raise UsageError(f"unknown level {level!r}{closest(level, LEVELS)}; expected one of {', '.join(LEVELS)}")
@@ -133,9 +132,8 @@ def _aligned(store: Store, model: str, hashes: list[str]) -> np.ndarray:
     known, vectors = store.vectors(model)
     if len(known) == len(hashes):
         return vectors
-    place = {h: i for i, h in enumerate(hashes)}
     out = np.zeros((len(hashes), vectors.shape[1]), np.float16)
-    out[[place[h] for h in known.tolist()]] = vectors
+    out[np.searchsorted(np.array(hashes), known)] = vectors  # both in the order of hashes
     return out
 
 

@@ -16,7 +16,7 @@ from neocog.library.calibration import THRESHOLDS, lines_from, log_odds
 from neocog.library.heads import Head
 from neocog.library.store import Store
 from neocog.library.teaching import answers, concepts_of, said_of
-from neocog.library.view import Eye, View, eye_of, find_picture, view_of
+from neocog.library.view import View, find_picture, view_of
 
 _NEIGHBOURS = 5  # whose mean likeness says how crowded a place in feature space is
 _SAMPLE = 256  # pictures of the library that a picture is compared with
@@ -71,22 +71,19 @@ class Description:
         return whole
 
 
-def describe(
-    store: Store, picture: str | Path, *, top: int = 8, model: str | None = None, eye: Eye | None = None
-) -> Description:
+def describe(store: Store, picture: str | Path, *, top: int = 8, model: str | None = None) -> Description:
     """Describe a file, or a picture of the library given by its hash or path.
 
-    Raises:
-        UsageError: no such picture. DecodeError: it cannot be read. LibraryError: nothing is indexed yet.
+    Raises: UsageError: no such picture. DecodeError: it cannot be read. LibraryError: nothing is indexed yet.
     """
     view = view_of(store)
     chosen = view.model(model)
     if chosen is None:
         raise LibraryError(f"{store.folder} has no vectors yet, which describing needs; type 'neocog index FOLDER'")
     row, path = find_picture(view, str(picture))
-    vector, shown = _seen(view, chosen, row, path, eye)
+    vector, shown = _seen(view, chosen, row, path)
     unit = vector / max(float(np.linalg.norm(vector)), 1e-12)
-    nearest = _nearest(view, chosen, unit, row, top)
+    nearest = nearest_to(view, chosen, unit, row, top)
     concepts, broader = _concepts(view, chosen, shown)
     strangeness = _strangeness(view, chosen, unit, row)
     taught = []
@@ -108,7 +105,7 @@ def describe(
     )
 
 
-def _seen(view: View, model: str, row: int, path: Path | None, eye: Eye | None) -> tuple[np.ndarray, np.ndarray]:
+def _seen(view: View, model: str, row: int, path: Path | None) -> tuple[np.ndarray, np.ndarray]:
     """Vector (D,) and probabilities (K,), from the library if it has them, else from the net."""
     hashes, vectors = view.store.vectors(model)
     at: np.ndarray = np.flatnonzero(hashes == view.hashes[row]) if row >= 0 else np.zeros(0, np.int64)
@@ -118,11 +115,12 @@ def _seen(view: View, model: str, row: int, path: Path | None, eye: Eye | None) 
         return vectors[at[0]].astype(np.float32), shown.astype(np.float32)
     if path is None or not is_there(str(path)):
         raise LibraryError(f"the file is gone and {model!r} has not seen it; restore the file, or index again")
-    features, probabilities = (eye or eye_of(view.store, model)).embed([read_place(str(path))])
-    return np.asarray(features[0], np.float32), np.asarray(probabilities[0], np.float32)
+    features, probabilities = view.embed(model, [read_place(str(path))])
+    return features[0], probabilities[0]
 
 
-def _nearest(view: View, model: str, unit: np.ndarray, row: int, top: int) -> tuple[Neighbour, ...]:
+def nearest_to(view: View, model: str, unit: np.ndarray, row: int, top: int) -> tuple[Neighbour, ...]:
+    """Return the pictures most like a vector (D,) of length 1, but for the one in `row` (-1: none)."""
     if not len(view.store.vectors(model)[0]):
         return ()
     hashes, alike = view.store.nearest(model, unit, top + 1)
@@ -199,11 +197,9 @@ def _unusual(
             share = f"{100 * usual[best]:.2f} %" if usual[best] >= 5e-5 else "almost nothing"
             said.append(f"{concepts.classes[best]} is rare here: {share} of what the library shows")
     if row >= 0:
-        own = set(view.table.column("labels")[row].as_py() or ())
-        places = view.rows_of([one.hash for one in nearest])
-        around = Counter(
-            label for place in places for label in set(view.table.column("labels")[int(place)].as_py() or ())
-        )
+        labels, places = view.table.column("labels"), view.rows_of([one.hash for one in nearest])
+        own = set(labels[row].as_py() or ())
+        around = Counter(label for place in places.tolist() for label in set(labels[place].as_py() or ()))
         if own and around:
             label, count = around.most_common(1)[0]
             if label not in own and 2 * count > len(nearest):

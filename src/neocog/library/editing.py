@@ -47,10 +47,11 @@ def change(
     if boxes is not None:
         new["boxes"] = [_box(one) for one in boxes[:_MOST]]
     with _changing(store):
-        old = {name: _known(store, view, row, hash, name) for name in new}
+        boxes_before = store.load("boxes", {}).get(hash, [])
+        old = {n: boxes_before if n == "boxes" else view.table.column(n)[row].as_py() or [] for n in new}
+        for name, right in (words or {}).items():
+            correct_all(store, name, [(hash, right)], ask=0)
         if words:
-            for name, right in words.items():
-                correct_all(store, name, [(hash, right)], ask=0)
             old["words"] = list(words)
         _write(store, hash, new)
         if old:
@@ -72,12 +73,6 @@ def undo(store: Store) -> dict[str, Any] | None:
         _write(store, last["hash"], before)
         store.save("edits", edits)
     return {"id": last["hash"], "changed": changed, "left": len(edits)}
-
-
-def _known(store: Store, view: Any, row: int, hash: str, name: str) -> Any:
-    if name == "boxes":
-        return store.load("boxes", {}).get(hash, [])
-    return view.table.column(name)[row].as_py() or []
 
 
 def _write(store: Store, hash: str, values: dict[str, Any]) -> None:

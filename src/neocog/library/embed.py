@@ -44,8 +44,7 @@ def default_net(say: Callable[[str], object] | None = None) -> str:
 
     Without any, `FETCHED` from the Hugging Face hub, if the extra "hub" is installed; that is announced.
 
-    Raises:
-        UsageError: there are none.
+    Raises: UsageError: there are none.
     """
     from neocog.nets.packages import DEFAULT, PACKAGES
     from neocog.nets.weight_files import at_hand
@@ -69,8 +68,7 @@ def model_name(net: str | os.PathLike[str], weights: str | os.PathLike[str] | No
 
     A net of the zoo with its ImageNet weights has its own name; any other has six digits of its weights' fingerprint.
 
-    Raises:
-        LibraryError: the weights cannot be read.
+    Raises: LibraryError: the weights cannot be read.
     """
     folder = Path(net)
     if weights in (None, "imagenet") and not (folder / "net.json").is_file():
@@ -117,11 +115,14 @@ class Kept:
     """
 
     def __init__(self, card: dict[str, Any], engine: Engine, shapes: Sequence[Sequence[int]]) -> None:
-        self._card, self.name, self.preprocess = card, card["name"], _preprocess(card)
-        self.layer, self.concepts, self.temperature = card["layer"], card["concepts"], card["temperature"]
+        self._know(card)
         self.dimension, self.outputs = shapes[0][0], shapes[1][0]
         self._engine: Shared | None = Shared(engine)
         self.how = self._told(engine)
+
+    def _know(self, card: dict[str, Any]) -> None:
+        self._card, self.name, self.preprocess = card, card["name"], Preprocess.from_json(card["preprocess"])
+        self.layer, self.concepts, self.temperature = card["layer"], card["concepts"], card["temperature"]
 
     def card(self) -> dict[str, Any]:
         """What a library keeps, so that `embedder_of` makes the same embedder again; JSON-able."""
@@ -133,8 +134,7 @@ class Kept:
         `pictures`: uint8 (B, C, size, size), prepared already; uint8 (B, H, W, 3); or a list of PIL pictures, arrays
         uint8 (H, W[, 3]) or file bytes, of any sizes.
 
-        Raises:
-            DecodeError: bytes that cannot be read.
+        Raises: DecodeError: bytes that cannot be read.
         """
         pixels = self._pixels(pictures)
         if not len(pixels):
@@ -201,13 +201,11 @@ class Embedder(Kept):
             amount: how many pictures are coming; decides whether writing a graph and measuring pay.
             say: gets one line about what was chosen.
 
-        Raises:
-            NetError, RunError: no such net, weights or run. UsageError: a net that gives no vector for a picture.
+        Raises: NetError, RunError: no such net, weights or run. UsageError: a net that gives no vector for a picture.
         """
         from neocog.fit.device import place
 
-        self.temperature = 1.0
-        self.concepts: str | list[str] = ""
+        temperature, concepts = 1.0, ""  # type: float, str | list[str]
         if net is None:
             net = default_net(say)
         if isinstance(net, str | os.PathLike) and (Path(net) / "net.json").is_file():
@@ -217,8 +215,8 @@ class Embedder(Kept):
         if not isinstance(net, str | os.PathLike):
             made, pre, file = net.net(), net.preprocess, net.folder / "weights.safetensors"
             whole = size is not None
-            self.temperature, self.concepts = net.temperature, list(net.classes)
-            self.name, source = model_name(net.folder), os.path.abspath(net.folder)
+            temperature, concepts = net.temperature, list(net.classes)
+            name, source = model_name(net.folder), os.path.abspath(net.folder)
         else:
             from neocog.nets.weights import build_with_weights, preprocess_for, resolve_weights
 
@@ -228,24 +226,20 @@ class Embedder(Kept):
             made = build_with_weights(source, weights, **told)  # type: ignore[arg-type]
             pre, whole = preprocess_for(file, source), True
             if made.spec["classes"] == _IMAGENET:  # type: ignore[index]
-                self.concepts = "imagenet"
-            self.name = model_name(source, weights)
+                concepts = "imagenet"
+            name = model_name(source, weights)
         side = size or pre.size
-        self.preprocess = replace(pre, size=side, resize=resize or (side if whole else pre.resize))
-        if size is not None:
-            self.name = at_size(self.name, size)
-        self.layer = layer
-        if layer:
-            self.name = at_layer(self.name, layer)
-        self._card: dict[str, Any] = {
-            "name": self.name,
+        pre = replace(pre, size=side, resize=resize or (side if whole else pre.resize))
+        name = name if size is None else at_size(name, size)
+        self._know({
+            "name": at_layer(name, layer) if layer else name,
             "net": {"from": source, **getattr(made, "spec", {})},
             "weights": {"file": os.path.abspath(file), "fingerprint": fingerprint(file)},
             "layer": layer,
-            "preprocess": {**asdict(self.preprocess), "mean": [*self.preprocess.mean], "std": [*self.preprocess.std]},
-            "concepts": self.concepts,
-            "temperature": self.temperature,
-        }
+            "preprocess": {**asdict(pre), "mean": [*pre.mean], "std": [*pre.std]},
+            "concepts": concepts,
+            "temperature": temperature,
+        })  # fmt: skip
         from neocog.library.seeing import Seeing
 
         kind, number = place(device)
@@ -271,7 +265,6 @@ class Embedder(Kept):
         return self._engine
 
     def _choose(self, pixels: np.ndarray) -> Engine:
-        """What computes, given the first pictures."""
         from neocog.fit.device import choose
 
         many = self._amount >= MEASURE_FROM
@@ -301,16 +294,10 @@ def _give_back() -> None:
 
 
 def _sample(pre: Preprocess) -> Tensor:
-    """Two pictures of noise, as a net's graph is traced with."""
     import torch
 
     shape = (2, pre.channels, pre.size, pre.size)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-def _preprocess(card: dict[str, Any]) -> Preprocess:
-    values = card["preprocess"]
-    return Preprocess(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
 def graph_place(card: dict[str, Any]) -> Path:
@@ -321,8 +308,7 @@ def graph_place(card: dict[str, Any]) -> Path:
 def embedder_of(card: dict[str, Any], device: str | None = None, *, amount: int = 0, say: Any = None) -> Kept:
     """Make the embedder that a library's model was made with, from ``store.models()[name]``.
 
-    Raises:
-        LibraryError: its weights are no longer there, or are others.
+    Raises: LibraryError: its weights are no longer there, or are others.
     """
     file, source = Path(card["weights"]["file"]), card["net"]["from"]
     run = (Path(source) / "net.json").is_file()
@@ -352,6 +338,5 @@ def embedder_of(card: dict[str, Any], device: str | None = None, *, amount: int 
         source, None if run else file, device,
         layer=card.get("layer"), size=pre["size"], resize=pre["resize"], amount=amount, say=say,
     )  # fmt: skip
-    made.name = card["name"]
-    made._card = {key: card[key] for key in _CARD}
+    made._know({key: card[key] for key in _CARD})
     return made

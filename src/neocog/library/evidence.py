@@ -34,8 +34,8 @@ from neocog.library.calibration import LEAST_TEXT, THRESHOLDS, UNKNOWN, Line, lo
 from neocog.library.concepts import TURNING, Match, Spelling, Vocabulary, normalise, says_nothing
 from neocog.library.query import Example, Word
 from neocog.library.sentences import Witness
-from neocog.library.teaching import concepts_of, denied_rows, probabilities, said_of
-from neocog.library.view import FEATURES, OUTPUT, Eye, View, texts, vector_of
+from neocog.library.teaching import answers, concepts_of, probabilities, said_of
+from neocog.library.view import FEATURES, OUTPUT, View, texts, vector_of
 
 _MOST_WORDS = 4  # in the name of a concept
 _MOST_TYPOS = 20  # words of a query up to which spelling is corrected; a pasted page is not a query
@@ -114,7 +114,10 @@ def word_parts(
         match = concepts.find(word.text, typos=False) if concepts is not None else None
         read = witness is not None and witness.knows(word.text, concept=match is not None)
         if match is None and heads is None and not known.any() and not read and len(words) <= _MOST_TYPOS:
-            near = _spelling(view, concepts, taught).correct(word.text)
+            # a short word of a text is near to too many others: trick, truck, track
+            longer = [one for one in view.text.words if len(one) >= _LONG_WORD]
+            own = concepts.spellings if concepts is not None else ()
+            near = Spelling([*own, *taught, *longer]).correct(word.text)
             if near:
                 spelled = list(near)
                 match = concepts.corrected(word.text, near) if concepts is not None else None
@@ -165,9 +168,8 @@ def _word_part(
 ) -> tuple[Part, np.ndarray]:
     """The part of one word, and how probable its concepts are, float32 (N,).
 
-    Args:
-        seen: what the space says of it, for a word that must not hold.
-        judged: the space judges the concepts together with what it sees itself, so they are no witness of their own.
+    `seen`: what the space says of a word that must not hold. `judged`: the space judges the concepts together with what
+    it sees itself, so they are no witness of their own.
     """
     none = np.zeros(len(view), np.float32)
     shown, raw = none, none
@@ -175,12 +177,16 @@ def _word_part(
         raw = view.probabilities(model, match.concepts)
         shown = np.where(raw > 0, lines["word"](log_odds(raw)), 0)
     learned = none
-    if heads is not None and heads[1]["model"] in view.store.models():
-        learned = probabilities(view, heads[0], heads[1], said_of(view.store, heads[0]))
     by_text = np.where(known > 0, LEAST_TEXT + (1 - LEAST_TEXT) * lines["text"](known), 0)
     if heads is not None:
-        by_text[_tagged(view, heads[0])] = 0  # the tag comes from the head, so it says nothing more
-        denied = denied_rows(view, heads[1], said_of(view.store, heads[0]))
+        said = said_of(view.store, heads[0])
+        if heads[1]["model"] in view.store.models():
+            learned = probabilities(view, heads[1], said)
+        rows, tags = texts(view, "tags")
+        tagged = rows[np.asarray(pc.fill_null(pc.equal(tags, heads[0]), False)).astype(bool)]
+        by_text[tagged] = 0  # the tag comes from the head, so it says nothing more
+        denied = view.rows_of(answers(heads[1], said)[1])
+        denied = denied[denied >= 0]
         shown[denied], by_text[denied] = 0, 0  # what the user said outvotes the net
     p = 1 - (1 - (none if judged else shown)) * (1 - learned) * (1 - by_text)
     if seen is not None:
@@ -188,16 +194,15 @@ def _word_part(
     p = np.clip(p, 1e-6, 1 - 1e-6).astype(np.float32)
 
     def explain(row: int) -> list[Reason]:
-        said = [f"sentence {seen[row]:.2f}"] if seen is not None and seen[row] > 0.01 else []
+        told = [f"sentence {seen[row]:.2f}"] if seen is not None and seen[row] > 0.01 else []
         if match is not None and shown[row] > 0.01:
-            best = _best(view, model, match, row) if model is not None else ""
-            said.append(f"concepts {raw[row]:.2f}{best}, calibrated {shown[row]:.2f}")
+            told.append(f"concepts {raw[row]:.2f}{_best(view, model, match, row)}, calibrated {shown[row]:.2f}")
         if heads is not None:
-            said.append(f"taught concept {heads[0]!r} {learned[row]:.2f}")
+            told.append(f"taught concept {heads[0]!r} {learned[row]:.2f}")
         if by_text[row] > 0:
-            said.append(f"in its {' and '.join(view.text.where(spelled, row))}")
+            told.append(f"in its {' and '.join(view.text.where(spelled, row))}")
         sign = "not " if word.negative else ""
-        text = f"{sign}{word.text}: {'; '.join(said) or 'no sign of it'}"
+        text = f"{sign}{word.text}: {'; '.join(told) or 'no sign of it'}"
         value = 1 - p[row] if word.negative else max(p[row], shown[row])
         return [Reason(str(word), "word", float(value), word.weight, text)]
 
@@ -212,7 +217,6 @@ def example_parts(
     line: Line,
     metric: str,
     layer: str,
-    eye: Eye | None,
     *,
     top: int,
     alone: bool,
@@ -221,14 +225,15 @@ def example_parts(
 
     `alone`: nothing else ranks or filters, so that the store's own search for the nearest may pick the candidates.
     """
-    vectors = {one: vector_of(view, model, one.file, one.region, eye, layer, metric=metric) for one in examples}
+    vectors = {one: vector_of(view, model, one.file, one.region, layer, metric=metric) for one in examples}
     mean, spread = view.pairs(model, metric, layer)
     least = threshold_of("example" if layer == FEATURES else "output", model)
     liked = [one for one in vectors if not one.negative]
     looked = np.ones(len(view), bool)
     rows: np.ndarray | None = None
     if alone and liked and layer == FEATURES and len(view) > 10 * max(_FROM_INDEX, 10 * top):
-        total = sum(one.weight * _unit(vectors[one], metric) for one in liked)
+        lengths = [max(float(np.linalg.norm(vectors[one])), 1e-12) if metric == "cosine" else 1.0 for one in liked]
+        total = sum(one.weight * (vectors[one] / length) for one, length in zip(liked, lengths, strict=True))
         assert isinstance(total, np.ndarray)
         hashes, _ = view.store.nearest(model, total / sum(o.weight for o in liked), max(_FROM_INDEX, 10 * top), metric)
         rows = np.unique(view.rows_of(hashes[0]))
@@ -280,11 +285,6 @@ def example_parts(
 
             parts.append(Part(one.weight, True, away, 0.02, avoided))
     return parts, looked
-
-
-def _tagged(view: View, name: str) -> np.ndarray:
-    rows, values = texts(view, "tags")
-    return rows[np.asarray(pc.fill_null(pc.equal(values, name), False)).astype(bool)]
 
 
 def _grouped(
@@ -396,7 +396,6 @@ def _together(witness: Witness, run: Sequence[_Told], texts: dict[int, str]) -> 
 
 
 def _best(view: View, model: str | None, match: Match, row: int) -> str:
-    """The most probable of several concepts, in words."""
     if model is None or len(match.concepts) < 2:
         return ""
     rows, values = view.vectors(model, OUTPUT)  # in the order of rows
@@ -409,15 +408,7 @@ def _best(view: View, model: str | None, match: Match, row: int) -> str:
     return f" ({concepts.classes[match.concepts[int(own.argmax())]]} {own.max():.2f})"
 
 
-def _spelling(view: View, concepts: Vocabulary | None, taught: Iterable[str]) -> Spelling:
-    """What a mistyped word is corrected to: concepts, taught words, and longer words of the pictures' texts."""
-    # a short word is near to too many others: trick, truck, track
-    longer = [word for word in view.text.words if len(word) >= _LONG_WORD]
-    return Spelling([*(concepts.spellings if concepts is not None else ()), *taught, *longer])
-
-
 def _unknown(view: View, words: Sequence[Word], taught: Iterable[str]) -> list[str]:
-    """Sentences on words that were not understood."""
     said = []
     for word in words[:_MOST_NOTES]:
         if remedy := TURNING.get(normalise(word.text)):
@@ -433,7 +424,3 @@ def _unknown(view: View, words: Sequence[Word], taught: Iterable[str]) -> list[s
     if more := len(words) - len(said):
         said.append(f"{more} more words were not understood")
     return said
-
-
-def _unit(vector: np.ndarray, metric: str) -> np.ndarray:
-    return vector / max(float(np.linalg.norm(vector)), 1e-12) if metric == "cosine" else vector

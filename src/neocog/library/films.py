@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from neocog.data.places import plain_bytes
 from neocog.data.stores import moment, place_at
 from neocog.data.video import Video, frames_at, look
 from neocog.errors import DecodeError
-from neocog.library.ledger import Ledger, signed
+from neocog.library.folders import Ledger, signed
 from neocog.library.metadata import date_in_name
 from neocog.library.photo import Photo, examine
 from neocog.library.rows import content_hash
@@ -24,14 +23,6 @@ from neocog.records import Preprocess
 
 UNKNOWN = -1  # the time of a frame of a video that is not whole yet
 _AT_ONCE = 8  # frames that are prepared before they are handed on: 150 KB each
-
-
-class Whole(NamedTuple):
-    """A video whose frames have all been met: they get its time as soon as all are in the table."""
-
-    places: list[str]
-    mtime_ns: int
-    inode: int
 
 
 @dataclass
@@ -80,14 +71,13 @@ class Film:
         self.places += [place for place, _ in self.photos]
         return self
 
-    def whole(self) -> Whole:
-        """What makes the video known. Raises: DecodeError: it changed while it was read, or no frame came of it."""
+    def check(self) -> None:
+        """At the end of a video. Raises: DecodeError: it changed while it was read, or no frame came of it."""
         now = os.stat(self.full)
         if (now.st_size, now.st_mtime_ns) != (self.status.st_size, self.status.st_mtime_ns):
             raise DecodeError("it changes while it is read; it is tried again next time")
         if not self.places:
             raise DecodeError("no picture of it can be decoded")
-        return Whole(self.places, now.st_mtime_ns, now.st_ino)
 
     @property
     def problem(self) -> str:

@@ -15,7 +15,7 @@ from neocog.errors import closest
 from neocog.library.evidence import Reason
 from neocog.library.fulltext import same_name, words_of
 from neocog.library.query import Filter, Moment, Near, Phrase, Query, plain
-from neocog.library.rows import encode_path
+from neocog.library.rows import encode_path, whole
 from neocog.library.view import View, texts
 
 _RADIUS = 6_371_008.8  # metres, the mean one of the Earth
@@ -57,8 +57,7 @@ def filtered(view: View, query: Query, notes: list[str]) -> tuple[np.ndarray, li
 def _meets(view: View, one: Filter, notes: list[str]) -> np.ndarray:
     out = np.zeros(len(view), bool)
     if isinstance(one.value, Moment):
-        taken = np.asarray(view.table.column("taken").to_numpy()).astype("datetime64[s]")
-        known = ~np.isnat(taken)
+        taken, known = view.taken, ~np.isnat(view.taken)
         start, end = np.datetime64(one.value.start, "s"), np.datetime64(one.value.end, "s")
         if one.field == "before":
             return known & (taken < start)
@@ -77,7 +76,7 @@ def _meets(view: View, one: Filter, notes: list[str]) -> np.ndarray:
         return out
     several = [texts(view, column) for column in _COLUMNS.get(one.field, ("paths",))]
     rows = np.concatenate([some for some, _ in several])
-    values = pa.concat_arrays([_whole(some) for _, some in several])
+    values = pa.concat_arrays([whole(some) for _, some in several])
     if one.field in ("tag", "label"):
         names = same_name(values, one.value)
         if not names and not one.negative:
@@ -94,9 +93,15 @@ def _meets(view: View, one: Filter, notes: list[str]) -> np.ndarray:
             values = pc.if_else(pc.starts_with(values, "/"), values, pc.binary_join_element_wise(below, values, ""))
         names = [v for v in pc.unique(values).to_pylist() if v is not None and _within(v, one)]
         if not names and not one.negative:
-            notes.append(
-                _no_place(one, values) if one.field == "place" else f"no {one.field} has {one.value!r} in its name"
-            )
+            if one.field != "place":
+                notes.append(f"no {one.field} has {one.value!r} in its name")
+            elif len(values):
+                notes.append(_no_name(one, pc.unique(values).to_pylist()))
+            else:
+                notes.append(
+                    "no picture of this library has a place name (IPTC or XMP city, country, location); by GPS: "
+                    "near:48.85,2.35,10km"
+                )
     met = np.asarray(pc.fill_null(pc.is_in(values, value_set=pa.array(names, pa.string())), False)).astype(bool)
     out[rows[met]] = True
     return out
@@ -127,21 +132,6 @@ def _distances(table: pa.Table, place: Near) -> np.ndarray:
     half = half + np.cos(north) * np.cos(latitude) * np.sin((east - longitude) / 2) ** 2
     found: np.ndarray = 2 * _RADIUS * np.arcsin(np.sqrt(np.clip(half, 0, 1)))
     return found
-
-
-def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    if isinstance(column, pa.ChunkedArray):
-        return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-    return column
-
-
-def _no_place(one: Filter, values: pa.Array) -> str:
-    if not len(values):
-        return (
-            "no picture of this library has a place name (IPTC or XMP city, country, location); by GPS: "
-            "near:48.85,2.35,10km"
-        )
-    return _no_name(one, pc.unique(values).to_pylist())
 
 
 def _within(text: str, one: Filter) -> bool:

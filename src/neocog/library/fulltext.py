@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neocog.library.concepts import LETTERS, normalise, singulars
-from neocog.library.rows import encode_path
+from neocog.library.rows import encode_path, whole
 
 # How much a word counts by where it stands. Labels and tags were given on purpose; a net that describes is often wrong.
 FIELDS = {
@@ -56,18 +56,17 @@ class FullText:
         self.count, self._rows = len(rows), rows.select(list(FIELDS))
         self._known: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}  # what was found last
         table = keep(f"words{_FORM}", self._split)
-        self._words: pa.Array = _whole(table.column("word"))
-        docs, fields = _whole(table.column("docs")), _whole(table.column("fields"))
+        self._words: pa.Array = whole(table.column("word"))
+        docs, fields = whole(table.column("docs")), whole(table.column("fields"))
         self._doc, self._field = np.asarray(docs.values), np.asarray(fields.values)
         self._starts = np.asarray(docs.offsets)
-        lengths = np.asarray(_whole(keep(f"lengths{_FORM}", self._lengths).column("length")))
+        lengths = np.asarray(whole(keep(f"lengths{_FORM}", self._lengths).column("length")))
         mean = float(lengths.mean()) if self.count else 1.0
         self._penalty = (1 - B + B * lengths / max(mean, 1e-9)).astype(np.float32)
 
     @cached_property
     def _shared(self) -> int:
-        """How many characters all paths begin with."""
-        return common_folder(pc.list_flatten(_whole(self._rows.column("paths"))))
+        return common_folder(pc.list_flatten(whole(self._rows.column("paths"))))
 
     def _split(self) -> pa.Table:
         """Each word with the rows (`docs`) and the fields where it stands; a row as often as the word."""
@@ -98,7 +97,6 @@ class FullText:
         )
 
     def _lengths(self) -> pa.Table:
-        """The weighted number of words of each picture."""
         weights = np.array(list(FIELDS.values()))[self._field]
         return pa.table({"length": np.bincount(self._doc, weights=weights, minlength=self.count)})
 
@@ -181,26 +179,32 @@ class FullText:
             has[self._postings(word)[0]] = True
             there &= has
         rows = np.flatnonzero(there)
-        some, start = self._rows.take(pa.array(rows)), " ".join(words)
-        docs, fields = [rows[:0]], [np.zeros(0, np.uint8)]
-        for number, name in enumerate(FIELDS if len(rows) else ()):
-            owners, texts = _texts(some, name, self._shared)
+        start = " ".join(words)
+
+        def there_are(texts: pa.Array) -> list[pa.Array]:
             padded = pc.binary_join_element_wise("", spelled(texts), "", " ")
-            for form in last:
-                has = np.asarray(pc.match_substring(padded, f" {start} {form} ")).astype(bool)
-                docs.append(rows[owners[has]])
-                fields.append(np.full(int(has.sum()), number, np.uint8))
-        return np.concatenate(docs), np.concatenate(fields)
+            return [pc.match_substring(padded, f" {start} {form} ") for form in last]
+
+        docs, fields = self._read_again(self._rows.take(pa.array(rows)), there_are)
+        return rows[docs], fields
 
     def _signs(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Where a text without letters and digits stands, such as a heart."""
-        docs, fields = [np.zeros(0, np.int64)], [np.zeros(0, np.uint8)]
         wanted = _safe(text).replace(_VARIANT, "").strip()
-        for number, name in enumerate(FIELDS if wanted else ()):
-            owners, texts = _texts(self._rows, name, self._shared)
-            has = np.asarray(pc.match_substring(pc.replace_substring(texts, _VARIANT, ""), wanted)).astype(bool)
-            docs.append(owners[has])
-            fields.append(np.full(int(has.sum()), number, np.uint8))
+        return self._read_again(
+            self._rows if wanted else self._rows.slice(0, 0),
+            lambda texts: [pc.match_substring(pc.replace_substring(texts, _VARIANT, ""), wanted)],
+        )
+
+    def _read_again(self, some: pa.Table, test: Callable[[pa.Array], list[pa.Array]]) -> tuple[np.ndarray, np.ndarray]:
+        """(numbers of the rows, fields) whose texts meet one of some tests; a row as often as they do."""
+        docs, fields = [np.zeros(0, np.int64)], [np.zeros(0, np.uint8)]
+        for number, name in enumerate(FIELDS if len(some) else ()):
+            owners, texts = _texts(some, name, self._shared)
+            for met in test(texts):
+                has = np.asarray(met).astype(bool)
+                docs.append(owners[has])
+                fields.append(np.full(int(has.sum()), number, np.uint8))
         return np.concatenate(docs), np.concatenate(fields)
 
     def _postings(self, word: str) -> tuple[np.ndarray, np.ndarray]:
@@ -266,16 +270,9 @@ def _safe(text: str) -> str:
     return encode_path(text).encode("utf-8", "replace").decode()
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    """A column in one piece, without copying if it is."""
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-
-
 def _texts(rows: pa.Table, name: str, shared: int = 0) -> tuple[np.ndarray, pa.Array]:
     """(row numbers, texts) of a column of strings or lists of strings; of paths, all but the first `shared` letters."""
-    column = _whole(rows.column(name))
+    column = whole(rows.column(name))
     if pa.types.is_list(column.type):
         owners, texts = np.asarray(pc.list_parent_indices(column)), pc.list_flatten(column)
     else:

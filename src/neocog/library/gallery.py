@@ -92,8 +92,7 @@ def kept_thumbnail(store: Store, hash: str, side: int) -> Path:
 def thumbnail(store: Store, hash: str, side: int) -> bytes:
     """Return a JPEG of a picture, at most `side` (one of `SIDES`) pixels wide and high; made once.
 
-    Raises:
-        NoPicture: see `read`. DecodeError: the file cannot be decoded.
+    Raises: NoPicture: see `read`. DecodeError: the file cannot be decoded.
     """
     if side not in SIDES:
         raise NoPicture(f"expected a thumbnail of {', '.join(map(str, SIDES))} pixels, got {side}")

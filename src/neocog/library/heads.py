@@ -18,6 +18,7 @@ from neocog.tasks.logistic import logistic as classes_apart
 
 PENALTY = 0.1  # of the mean loss, on vectors of squared length D about the library's mean; 0.01 to 1 differ little
 FOLDS = 5
+_MOST = 2000  # pictures of the library that are learned from
 SHARE_MOST = 0.9
 USUAL_SHARE = 0.03  # of a library shows what a word names: the median of 100 caption nouns of Flickr8k is 0.02
 
@@ -38,11 +39,7 @@ class Head:
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
         """Return probabilities float32 (N,) for vectors (N, D) of length 1, of any precision."""
-        out = [
-            self.line(vectors[start : start + 8192].astype(np.float32) @ self.weights + self.bias)
-            for start in range(0, len(vectors), 8192)
-        ]
-        return np.concatenate(out) if out else np.zeros(0, np.float32)
+        return self.line(_scores(vectors, self.weights, self.bias))
 
     def card(self) -> dict[str, Any]:
         """What is kept, JSON-able; `from_card` is the way back."""
@@ -62,23 +59,15 @@ class Head:
         return Head(weights, card["bias"], Line(*card["line"]), card["share"], quality)
 
 
-def learn(
-    examples: np.ndarray,
-    negatives: np.ndarray,
-    library: np.ndarray,
-    *,
-    most: int = 2000,
-    seed: int = 0,
-) -> Head:
+def learn(examples: np.ndarray, negatives: np.ndarray, library: np.ndarray) -> Head:
     """Return a head for vectors of length 1: `examples` (P, D), sure `negatives` (Q, D), and the library (N, D).
 
-    `library` are unlabelled pictures; `most` of them are used for training. Either they or the sure
+    `library` are unlabelled pictures; `_MOST` of them are used for training. Either they or the sure
     negatives may be missing, not both.
     """
-    random = np.random.default_rng(seed)
     some = library
-    if len(library) > most:
-        some = library[np.sort(random.choice(len(library), most, replace=False))]
+    if len(library) > _MOST:
+        some = library[np.sort(np.random.default_rng(0).choice(len(library), _MOST, replace=False))]
     examples, negatives, some = (np.asarray(a, np.float32) for a in (examples, negatives, some))
     everything = some if len(some) else np.concatenate([examples, negatives])
     centre = everything.mean(axis=0)
@@ -101,8 +90,8 @@ def learn(
         suspects = some @ weights + bias > np.median(held)
         if not suspects.all():
             left = some[~suspects]
-            if len(library) > most:
-                left = np.concatenate([left, _hard(library, weights, bias, float(np.median(held)), most // 10)])
+            if len(library) > _MOST:
+                left = np.concatenate([left, _hard(library, weights, bias, float(np.median(held)), _MOST // 10)])
             weights, bias = fit(examples, negatives, left)
     line, share, quality = _calibrated(examples, negatives, some, fit, weights, bias)
     return Head(weights.astype(np.float32), float(bias), line, share, quality)

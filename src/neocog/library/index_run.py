@@ -15,10 +15,9 @@ import pyarrow as pa
 from neocog.data import video
 from neocog.data.stores import is_elsewhere, is_video
 from neocog.errors import DecodeError, LibraryError
-from neocog.library.changes import Changes
-from neocog.library.films import Film, Whole
-from neocog.library.indexed import Elsewhere, Embeds, makes, usual
-from neocog.library.ledger import Content, outermost, within
+from neocog.library.changes import Changes, Elsewhere, Embeds, maker
+from neocog.library.films import Film
+from neocog.library.folders import Content, outermost, within
 from neocog.library.metadata import KINDS, date_in_name
 from neocog.library.photo import Photo, examine, look, moves, read_steady
 from neocog.library.rows import content_hash, has_model, vector_column, whole_rows
@@ -49,15 +48,14 @@ class Run(Changes):
         elsewhere: Elsewhere | None = None,
     ) -> None:
         super().__init__(store, roots, model or getattr(embedder, "name", None) or store.model, exclude, elsewhere)
-        self.say = say
-        self._given = embedder
+        self._make = maker(store, embedder, self.model, say)
         self._made: Embeds | None = None
         self.waiting: list[Photo] = []  # the net has not seen them
         self.computing: deque[tuple[list[Photo], Future[Any]]] = deque()  # batches that threads compute, in order
         self.ready: list[tuple[Photo, np.ndarray, np.ndarray]] = []
         self.pending: dict[str, Photo] = {}  # contents that are not in the table yet
         self.commits, self.saved_at = 0, time.monotonic()
-        self.whole: list[Whole] = []  # videos that were read to the end, until all their frames are in the table
+        self.whole: list[Film] = []  # videos that were read to the end, until all their frames are in the table
 
     @property
     def long(self) -> bool:
@@ -69,14 +67,12 @@ class Run(Changes):
         card = self.store.models().get(self.model or "")
         if card is None or self._made is not None or "preprocess" not in card:
             return self.embedder().preprocess
-        values = card["preprocess"]
-        return Preprocess(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        return Preprocess.from_json(card["preprocess"])
 
     def embedder(self) -> Embeds:
         """The net, made when it is needed; its columns are made too."""
         if self._made is None:
-            make = self._given if self._given is not None else usual(self.store, self.say, self.model)
-            made: Embeds = make(len(self.to_read)) if makes(make) else make  # type: ignore[operator, assignment]
+            made = self._make(len(self.to_read))
             if self.model not in (None, made.name):
                 raise LibraryError(
                     f"expected the net {self.model!r}, got {made.name!r}; have its weights changed? Choose the net "
@@ -176,7 +172,9 @@ class Run(Changes):
         known = [p for p in (path, *self.films.get(path, ())) if p in ledger.files]
         try:
             made: Photo | Film = future.result()
-            whole = made.whole() if isinstance(made, Film) and not made.rest else None
+            film = made if isinstance(made, Film) else None
+            if film is not None and not film.rest:
+                film.check()
         except FileNotFoundError:  # deleted since it was listed
             self.lost |= set(known)
             return None
@@ -189,17 +187,17 @@ class Run(Changes):
             again = not isinstance(error, DecodeError) or "changes while" in reason
             self._problem(path, reason, -1 if again else found.mtime_ns, found.size)
             return None
-        for place, photo in made.photos if isinstance(made, Film) else [(path, made)]:
-            self._note(place, photo)
-        if isinstance(made, Film) and made.rest:
-            return made
-        for one in set(known) - set(whole.places if whole else [path]):  # of an older content
+        for place, photo in film.photos if film is not None else [(path, made)]:
+            self._note(place, photo)  # type: ignore[arg-type]
+        if film is not None and film.rest:
+            return film
+        for one in set(known) - set(film.places if film is not None else [path]):  # of an older content
             ledger.drop(one)
         self.solved.add(path)
-        if whole is not None:
-            self.whole.append(whole)
-            if reason := made.problem:  # type: ignore[union-attr]
-                self._problem(path, reason, found.mtime_ns, found.size)
+        if film is not None:
+            self.whole.append(film)
+            if film.problem:
+                self._problem(path, film.problem, found.mtime_ns, found.size)
         return None
 
     def _note(self, path: str, photo: Photo) -> None:
@@ -303,7 +301,7 @@ class Run(Changes):
                 self.whole.append(one)
                 continue
             for place in places:
-                ledger.put(place, one.mtime_ns, one.inode, ledger.files[place])
+                ledger.put(place, one.status.st_mtime_ns, one.status.st_ino, ledger.files[place])
         timed = self._write_places()
         self.commits += bool(dirty or new or more or timed)
         self.ready, self.saved_at = [], time.monotonic()
@@ -364,7 +362,6 @@ def _seen(embed: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], photos: 
 
 
 def _settled(outcome: Photo | Exception) -> Future[Photo]:
-    """What a thread would have given."""
     future: Future[Photo] = Future()
     if isinstance(outcome, Exception):
         future.set_exception(outcome)
@@ -374,7 +371,6 @@ def _settled(outcome: Photo | Exception) -> Future[Photo]:
 
 
 def _has_entries(folder: str) -> bool:
-    """Whether there is anything in a folder; a disk may have gone since it was looked through."""
     try:
         with os.scandir(folder) as entries:
             return next(entries, None) is not None

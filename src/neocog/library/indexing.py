@@ -12,19 +12,27 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from neocog.data.stores import address, is_elsewhere, is_url, is_video
-from neocog.errors import LibraryError, NeocogError, UsageError
+from neocog.errors import DecodeError, LibraryError, NeocogError, UsageError
+from neocog.library.changes import Elsewhere, Embeds, Report, maker
+from neocog.library.folders import outermost
 from neocog.library.index_run import Run
-from neocog.library.indexed import Elsewhere, Embeds, Report, makes, usual
-from neocog.library.ledger import outermost
 from neocog.library.lock import LibraryBusy
+from neocog.library.metadata import KINDS, READER, date_in_name
+from neocog.library.photo import exif_of
 from neocog.library.place import is_library
-from neocog.library.reread import reread
 from neocog.library.sentences import prepare
 from neocog.library.store import Store
 from neocog.library.view import view_of
+
+_ROWS = 1024  # pictures in one commit
+_ENOUGH = 1 << 20  # bytes of a JPEG file that hold all that is read here
 
 
 def index(
@@ -75,14 +83,12 @@ def index(
             lock.renew()
             return stop()
 
-        progress = progress or (lambda done, total: None)
-        if elsewhere is None:
-            run.read(threads or _threads(), progress, ended)
-        else:
-            run.gather(elsewhere, progress, ended)
-            run.read(threads or _threads(), progress, ended)  # videos
+        progress, threads = progress or (lambda done, total: None), threads or _threads()
+        if elsewhere is not None:
+            run.gather(elsewhere, progress, ended)  # all but videos
+        run.read(threads, progress, ended)
         run.finish()
-        run.commits += reread(store, threads or _threads(), say, ended) > 0
+        run.commits += reread(store, threads, say, ended) > 0
     if run.long or store.cluttered:
         # an index may take minutes: others may change the library meanwhile
         if background:
@@ -124,7 +130,9 @@ def watch(
     Raises: as `index`, for the first time; later on only what waiting does not cure.
     """
     say = options.get("say") or (lambda text: None)
-    known, first, last = _once(store, embedder, options.get("model"), say), True, ""
+    first, last = True, ""
+    options["model"] = options.get("model") or getattr(embedder, "name", None)
+    known = maker(store, embedder, options["model"], say)
     while not stop():
         try:
             report = index(store, folders, known, stop=stop, background=True, **options)
@@ -148,31 +156,10 @@ def watch(
             time.sleep(min(0.2, interval))
 
 
-def _once(
-    store: Store, embedder: Embeds | Callable[[int], Embeds] | None, model: str | None, say: Callable[[str], object]
-) -> Embeds | Callable[[int], Embeds]:
-    """The net itself, or what makes it when it is called first, and gives the same one later."""
-    if embedder is not None and not makes(embedder):
-        return embedder
-    make: Any = embedder or usual(store, say, model)
-    made: list[Embeds] = []
-
-    def once(amount: int) -> Embeds:
-        if not made:
-            made.append(make(amount))
-        return made[0]
-
-    return once
-
-
 def _threads() -> int:
     """Threads that decode: as `data.batches.workers`, which needs PyTorch to be imported."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(16, usable))
-
-
-def _can_be_root(path: str) -> bool:
-    return os.path.isdir(path) or (is_video(path) and os.path.isfile(path))
 
 
 def _roots(store: Store, folders: Sequence[str | os.PathLike[str]], elsewhere: bool) -> tuple[list[str], list[str]]:
@@ -195,14 +182,78 @@ def _roots(store: Store, folders: Sequence[str | os.PathLike[str]], elsewhere: b
                 raise UsageError(why)
             notes.append(f"not looked at: {why}")
             roots.remove(root)
-        elif not (is_elsewhere(root) and (is_url(root) or os.path.exists(root))) and not _can_be_root(root):
-            remedy = (
-                ""
-                if given
-                else (
+        elif not (
+            os.path.isdir(root)
+            or (is_video(root) and os.path.isfile(root))
+            or (is_elsewhere(root) and (is_url(root) or os.path.exists(root)))
+        ):
+            why = f"expected a folder of pictures, but {root!r} is none; nothing was changed"
+            if not given:
+                why += (
                     "; if it is on another disk, connect it, or name the existing folders; if it was renamed: "
                     f"neocog library move '{root}' NEW; if it was deleted: neocog library forget '{root}'"
                 )
-            )
-            raise UsageError(f"expected a folder of pictures, but {root!r} is none; nothing was changed{remedy}")
+            raise UsageError(why)
     return roots, notes
+
+
+# ---- what an older neocog did not read
+
+
+def reread(
+    store: Store, threads: int, say: Callable[[str], object] = lambda text: None, stop: Callable[[], bool] = bool
+) -> int:
+    """Read what the present `READER` reads of all pictures that it has not read yet; return how many.
+
+    Pixels are not decoded, and the net sees nothing. A file that is away or was changed is left for the next time.
+    """
+    table = store.rows(["hash", "paths", "mtimes", "size", "taken", "reader"])
+    rows = table.filter(pc.less(table.column("reader").fill_null(0), READER)).to_pylist()
+    if not rows:
+        return 0
+    done = 0
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(rows), _ROWS):
+            if stop():
+                break
+            some = rows[start : start + _ROWS]
+            found = [
+                {"hash": row["hash"], "taken": row["taken"], **facts}
+                for row, facts in zip(some, pool.map(lambda row: _facts(store, row), some), strict=True)
+                if facts is not None
+            ]
+            if found and not done:
+                many = f"{len(rows):,} picture{'s' * (len(rows) > 1)}"
+                say(f"reading keywords, titles and dates of {many} that an older neocog indexed")
+            if found:
+                texts = pa.list_(pa.string())
+                columns: dict[str, Any] = {
+                    name: pa.array([one.get(name, []) for one in found], texts) for name in KINDS
+                }
+                columns["hash"] = pa.array([one["hash"] for one in found], pa.string())
+                columns["taken"] = pa.array([one["taken"] for one in found], pa.timestamp("s"))
+                columns["reader"] = pa.array([READER] * len(found), pa.int32())
+                store.merge(pa.table(columns))
+            done += len(found)
+    return done
+
+
+def _facts(store: Store, row: dict[str, Any]) -> dict[str, Any] | None:
+    """What one of the files of a row says; None if none is there as it was indexed."""
+    for text, mtime in zip(row["paths"] or (), row["mtimes"] or (), strict=False):
+        try:
+            with open(store.path_of(text), "rb") as file:
+                status = os.fstat(file.fileno())
+                if (status.st_size, status.st_mtime_ns) != (row["size"], mtime):
+                    continue
+                data = file.read(_ENOUGH)
+                if not data.startswith(b"\xff\xd8"):
+                    data += file.read()
+            facts = exif_of(data)
+        except DecodeError:
+            facts = {}
+        except OSError:
+            continue
+        taken = row["taken"] or facts.get("taken") or date_in_name(text)
+        return {**{kind: facts.get(kind, []) for kind in KINDS}, "taken": taken}
+    return None

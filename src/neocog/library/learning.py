@@ -57,8 +57,7 @@ def learn_sentences(
 ) -> Learned:
     """Learn a sentence space from the captions of a library's pictures; it is used if it finds clearly more.
 
-    Raises:
-        LibraryError: too few pictures with captions, or no vectors of the net that the space reads.
+    Raises: LibraryError: too few pictures with captions, or no vectors of the net that the space reads.
     """
     from neocog.fit import train
     from neocog.text.space_making import calibrated, evened, joined, of_run, shares
@@ -131,17 +130,12 @@ class Captioned(Source):
         seen, values = view.vectors(model)
         place = [k for k, row in enumerate(seen) if column[int(row)].as_py()]
         self._view, self._model, self._rows = view, model, seen[place]
-        self._paths = [view.paths(int(seen[k])) for k in place]
+        self._paths = [view.paths(row) for row in self._rows.tolist()]
         self.vectors = values[place].astype(np.float32)
-        self.texts = [tuple(column[int(seen[k])].as_py()) for k in place]
-        hashes = [str(view.hashes[int(seen[k])]) for k in place]
-        super().__init__(
-            view.store.folder.parent.name or "library",
-            (),
-            np.full(len(place), -1),
-            np.array([_SPLITS[int(one[:8], 16) % 10] for one in hashes], np.int8),
-            captions=TextLists(self.texts),
-        )
+        self.texts = [tuple(column[row].as_py()) for row in self._rows.tolist()]
+        splits = np.array([_SPLITS[int(str(one)[:8], 16) % 10] for one in view.hashes[self._rows]], np.int8)
+        name = view.store.folder.parent.name or "library"
+        super().__init__(name, (), np.full(len(place), -1), splits, captions=TextLists(self.texts))
 
     def features(self, rows: np.ndarray) -> np.ndarray:
         return self.vectors[rows]
@@ -175,8 +169,7 @@ def _found(space: Space, source: Captioned, rows: np.ndarray) -> np.ndarray:
 
 
 def _put(new: Path | None, place: Path) -> None:
-    """Put a folder in the place of another one, or remove that one; a killed process leaves none, or
-    a whole one."""
+    """Put a folder in the place of another one, or remove that one; a killed process leaves none, or a whole one."""
     old = place.with_name(f".{place.name}-old")
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():

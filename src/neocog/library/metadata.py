@@ -40,12 +40,8 @@ _XMP = {
 }
 _IIM = {25: "keywords", 5: "texts", 105: "texts", 120: "texts", 90: "places", 92: "places", 95: "places", 101: "places"}
 _DESCRIPTION, _COMMENT = 0x010E, 0x9286
-_WINDOWS = {
-    0x9C9B: "texts",
-    0x9C9C: "texts",
-    0x9C9F: "texts",
-    0x9C9E: "keywords",
-}  # XPTitle, Comment, Subject, Keywords
+# XPTitle, XPComment, XPSubject, XPKeywords
+_WINDOWS = {0x9C9B: "texts", 0x9C9C: "texts", 0x9C9F: "texts", 0x9C9E: "keywords"}
 # What cameras and programs write into a description that nobody typed.
 _JUNK = re.compile(
     r"(.* digital (still )?camera|sony dsc|dcim\\.*|exif[_ ]?jpeg([_ ]picture)?|created with .*|binary comment|<.*>"

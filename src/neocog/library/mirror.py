@@ -1,4 +1,5 @@
-"""Copies of a table's columns as plain files, mapped into memory: reading them needs no database.
+"""Copies of a table's columns as plain files, mapped into memory and kept until the library changes: reading them needs
+no database.
 
 Opening LanceDB costs a second (1.0 s of processor time to import 0.40.0), more than a whole search by word may take;
 mapping a file costs a millisecond. A copy is named after the content that it was made from, so it is either right or
@@ -11,16 +12,23 @@ import contextlib
 import hashlib
 import io
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from neocog.errors import LibraryError
+from neocog.library.rows import has_model, is_ok, whole
+
 _HEX = 32  # characters of a hash
+# Bytes up to which vectors are kept as float32 or int8, too: converting float16 takes longer than the product.
+_MOST_KEPT = 400 << 20
+_BLOCK = 4096
 _PART_AGE = 3600.0  # seconds after which nobody is still writing a copy
 
 
@@ -89,7 +97,6 @@ def mapped_vectors(
 
 
 def _header(shape: tuple[int, int]) -> bytes:
-    """What a .npy file of that shape, float16, begins with."""
     out = io.BytesIO()
     np.lib.format.write_array_header_1_0(out, {"descr": "<f2", "fortran_order": False, "shape": shape})
     return out.getvalue()
@@ -186,11 +193,9 @@ def forget_parts(folder: Path) -> None:
                 part.unlink()
 
 
-def hash_bytes(column: pa.ChunkedArray) -> np.ndarray:
+def hash_bytes(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Return a column of hashes as "S32" (N,)."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.string())
+    array = whole(column)
     if not len(array):
         return np.zeros(0, f"S{_HEX}")
     ends = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
@@ -201,3 +206,83 @@ def hash_bytes(column: pa.ChunkedArray) -> np.ndarray:
 def hash_texts(hashes: np.ndarray) -> np.ndarray:
     """Return "S32" (N,) as "U32" (N,)."""
     return np.ascontiguousarray(hashes).view(np.uint8).astype(np.uint32).view(f"U{_HEX}").reshape(-1)
+
+
+class Arrays:
+    """The columns of all models of one library; threads may share it."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder`: where the copies lie (see mirror.py)."""
+        self.folder = folder
+        self._kept: dict[str, tuple[str, np.ndarray, np.ndarray]] = {}
+        self._last: dict[str, tuple[tuple[str, str, int], Any]] = {}
+        self._lock = threading.Lock()
+
+    def get(
+        self,
+        column: str,
+        width: int,
+        made: str,
+        key: str,
+        rows: Callable[[], pa.Table],
+        fetch: Callable[[list[str] | None], Iterator[tuple[np.ndarray, np.ndarray]]],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return hashes "U32" (N,) and values float16 (N, width) of the pictures that are there and have them.
+
+        Args:
+            column: "v_NAME", "p_NAME" or "n_NAME".
+            made: tells models of the same name apart, of which one is removed.
+            key: changes when the rows do; `rows` gives them, in the order of their hashes.
+            fetch: see `mirror.mapped_vectors`.
+
+        Raises: LibraryError: the table has not all of them.
+        """
+        with self._lock:
+            known = self._kept.get(column)
+            if known is None or known[0] != key:
+                table = rows()
+                has = has_model(table, column[2:]) & is_ok(table)
+                hashes = hash_bytes(table.column("hash").filter(pa.array(has)))
+                try:
+                    values = mapped_vectors(self.folder, f"{column}_{made}", hashes, width, fetch)
+                except ValueError as error:
+                    raise LibraryError(f"{self.folder.parent}: {error}; 'neocog library verify' says more") from None
+                known = self._kept[column] = (key, hash_texts(hashes), values)
+            return known[1], known[2]
+
+    def wide(self, model: str, key: str, vectors: np.ndarray) -> np.ndarray:
+        """Return the vectors as float32, and keep them, if they are small enough; else as they are."""
+        if vectors.size * 4 > _MOST_KEPT:
+            return vectors
+        return self._once("wide", (model, key, len(vectors)), lambda: vectors.astype(np.float32))
+
+    def short(self, name: str, key: str, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the vectors as int8 (N, D) and what each is to be multiplied by, float32 (N,), and keep them.
+
+        None where they are too large. Reading a quarter of the bytes is what makes products fast.
+        """
+        if vectors.size > _MOST_KEPT:
+            return None
+        return self._once("short", (name, key, len(vectors)), lambda: _in_bytes(vectors))
+
+    def _once(self, what: str, key: tuple[str, str, int], make: Callable[[], Any]) -> Any:
+        with self._lock:
+            if what not in self._last or self._last[what][0] != key:
+                self._last[what] = key, make()
+            return self._last[what][1]
+
+    def clear(self) -> None:
+        """Forget everything; the copies on disk stay."""
+        with self._lock:
+            self._kept.clear()
+            self._last.clear()
+
+
+def _in_bytes(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    short, scale = np.empty(vectors.shape, np.int8), np.empty(len(vectors), np.float32)
+    for start in range(0, len(vectors), _BLOCK):
+        some = vectors[start : start + _BLOCK].astype(np.float32)
+        steps = np.maximum(np.abs(some).max(1, initial=0), 1e-12) / 127
+        scale[start : start + _BLOCK] = steps
+        short[start : start + _BLOCK] = np.rint(some / steps[:, None])
+    return short, scale

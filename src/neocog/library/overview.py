@@ -1,7 +1,9 @@
-"""What a collection is like as a whole: how much, when, where, with which words; and all that is known of a picture."""
+"""What a collection is like as a whole: how much, when, where, with which words; all that is known of a picture; and
+what may be typed next into a query."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from neocog.library.describe import describe
+from neocog.library.describe import describe, nearest_to
 from neocog.library.folders import folders
 from neocog.library.gallery import row_of
-from neocog.library.rows import SCHEMA, condition
+from neocog.library.query import FIELDS, HAS
+from neocog.library.rows import SCHEMA
 from neocog.library.sentences import witness_of
 from neocog.library.store import Store
+from neocog.library.terms import typed
 from neocog.library.view import View, view_of
 from neocog.names import shown
 
@@ -26,7 +30,7 @@ def overview(store: Store) -> dict[str, Any]:
     """Return counts of pictures, folders, labels, tags, cameras, dates, what is taught, and the nets that saw them."""
     view = view_of(store)
     table = view.table
-    taken = _taken(view)
+    taken = view.taken
     known = taken[~np.isnat(taken)]
     return {
         "pictures": len(view),
@@ -65,7 +69,7 @@ def witnesses(view: View) -> dict[str, bool]:
 
 def timeline(store: Store) -> dict[str, Any]:
     """Return {"months": [{"month": "2023-05", "count": 12}, ...], "undated": 3}: when pictures were taken."""
-    taken = _taken(view_of(store))
+    taken = view_of(store).taken
     months, counts = np.unique(taken[~np.isnat(taken)].astype("datetime64[M]"), return_counts=True)
     return {
         "months": [{"month": str(m), "count": int(n)} for m, n in zip(months, counts, strict=True)],
@@ -102,21 +106,16 @@ def neighbours(store: Store, hash: str, limit: int = 12) -> list[dict[str, Any]]
     at = np.flatnonzero(seen == row)
     if not len(at):
         return []
-    hashes, alike = store.nearest(model, vectors[at[0]].astype(np.float32), limit + 1)
-    pairs = [(str(h), float(a)) for h, a in zip(hashes[0], alike[0], strict=True) if h != hash]
-    rows = view.rows_of([h for h, _ in pairs])
-    return [
-        {"id": h, "name": name_of(view, int(r)), "likeness": a} for (h, a), r in zip(pairs, rows, strict=True) if r >= 0
-    ][:limit]
+    found = nearest_to(view, model, vectors[at[0]].astype(np.float32), row, limit)
+    return [{"id": one.hash, "name": shown(one.path.rpartition("/")[2]), "likeness": one.cosine} for one in found]
 
 
 def picture(store: Store, hash: str) -> dict[str, Any]:
     """Return all that a library knows of a picture, JSON-able. Raises: NoPicture."""
     view = view_of(store)
     row = row_of(view, hash)
-    known = store.rows([*(name for name in SCHEMA.names if name != "thumb")], condition("hash", "=", hash)).to_pylist()[
-        0
-    ]
+    whole_table = store.rows([name for name in SCHEMA.names if name != "thumb"])
+    known = whole_table.slice(pc.index(whole_table.column("hash"), hash).as_py(), 1).to_pylist()[0]
     said: dict[str, Any] = {"concepts": [], "broader": [], "taught": [], "unusual": []}
     if view.model() is not None and view.model() in (known["models"] or ()):
         whole = describe(store, hash, top=1)
@@ -185,9 +184,67 @@ def _counted(column: Any) -> dict[str, int]:
     return dict(Counter(name for name in values.to_pylist() if name).most_common(_COMMON))
 
 
-def _taken(view: View) -> np.ndarray:
-    return np.asarray(view.table.column("taken").to_numpy()).astype("datetime64[s]")
-
-
 def _day(moment: np.datetime64) -> str:
     return str(moment.astype("datetime64[D]"))
+
+
+# ---- what may be typed next into a query
+
+_MOST = 12  # of what may be typed next
+_FROM = {"tag": ("tags", "keywords"), "label": ("labels",), "camera": ("cameras",)}
+_LAST = re.compile(r'(?:^|(?<=[\s(]))(-?)((?:[A-Za-z_]+:)?)((?:"[^"]*|[^\s"()]*))$')
+
+
+def complete(store: Store, text: str, at: int | None = None) -> dict[str, Any]:
+    """Return what the piece of a query before position `at` may become.
+
+    Returns:
+        {"start", "end", "options": [{"insert", "text", "kind"}]}: `insert` replaces ``text[start:end]``; `kind` is
+        field, concept, taught, word, or the name of a field.
+    """
+    at = len(text) if at is None else max(0, min(at, len(text)))
+    found = _LAST.search(text[:at])
+    if found is None:
+        return {"start": at, "end": at, "options": []}
+    field, piece = found[2][:-1].lower(), found[3].lstrip('"').lower()
+    start = found.start(3) if field else found.start(2)
+    options = _values(store, field, piece) if field else _words(store, piece)
+    return {"start": start, "end": at, "options": options[:_MOST]}
+
+
+def _values(store: Store, field: str, piece: str) -> list[dict[str, str]]:
+    if field == "has":
+        names = list(HAS)
+    elif field == "duplicates":
+        names = ["yes", "no"]
+    elif field in ("taken", "after", "before"):
+        taken = view_of(store).taken
+        names = sorted({str(year) for year in taken[~np.isnat(taken)].astype("datetime64[Y]")}, reverse=True)
+    elif field == "place":
+        names = [name for row in view_of(store).table.column("places").to_pylist() for name in row or ()]
+    elif field == "folder":
+        paths = view_of(store).table.column("paths").to_pylist()
+        names = [part for row in paths for part in inside(store, store.name_of(row[0])).split("/")[:-1] if row]
+    else:
+        known = overview(store) if field in _FROM else {}
+        names = [name for kind in _FROM.get(field, ()) for name in known[kind]]
+    chosen = [name for name in dict.fromkeys(names) if piece in name.lower()]
+    chosen.sort(key=lambda name: not name.lower().startswith(piece))
+    return [{"insert": f"{typed(name)} ", "text": name, "kind": field} for name in chosen]
+
+
+def _words(store: Store, piece: str) -> list[dict[str, str]]:
+    if not piece:
+        return []
+    view = view_of(store)
+    found = [{"insert": f"{name}:", "text": f"{name}:", "kind": "field"} for name in FIELDS if name.startswith(piece)]
+    kinds: dict[str, str] = dict.fromkeys(store.load("taught", {}), "taught")
+    model = view.model()
+    concepts = view.vocabulary(model) if model is not None else None
+    for name in sorted(concepts.spellings, key=len) if concepts is not None else ():
+        kinds.setdefault(name, "concept")
+    for name in view.text.words:
+        kinds.setdefault(name, "word")
+    starts = [name for name in kinds if name.lower().startswith(piece) and name.lower() != piece]
+    starts.sort(key=lambda name: (("taught", "concept", "word").index(kinds[name]), len(name), name))
+    return found + [{"insert": f"{name} ", "text": name, "kind": kinds[name]} for name in starts]

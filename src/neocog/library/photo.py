@@ -53,8 +53,7 @@ class Photo:
 def read_steady(path: str) -> tuple[bytes, os.stat_result]:
     """Return the bytes of a file, and its status; both belong together even if it is being written.
 
-    Raises:
-        OSError: it cannot be read. DecodeError: it changed during each of three attempts.
+    Raises: OSError: it cannot be read. DecodeError: it changed during each of three attempts.
     """
     for _ in range(_TRIES):
         with open(path, "rb") as file:

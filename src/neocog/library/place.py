@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 from neocog.errors import LibraryError, closest
+from neocog.files import write_atomically
 
 NAME = ".neocog"
 _KEPT = 50  # libraries that are remembered
@@ -36,15 +37,14 @@ def find(named: str | os.PathLike[str] | None = None) -> Path:
             pictures). None looks at ``$NEOCOG_LIBRARY``, then for ``.neocog`` here and in the folders above, then takes
             the one that was indexed last.
 
-    Raises:
-        LibraryError: there is none; says what to type.
+    Raises: LibraryError: there is none; says what to type.
     """
     named = named or os.environ.get("NEOCOG_LIBRARY") or None
     if named is not None:
         for folder in (Path(named).expanduser(), beside(Path(named).expanduser())):
             if is_library(folder):
                 return Path(os.path.abspath(folder))
-        known = {_called(folder): folder for folder in reversed(remembered())}
+        known = {called(folder): folder for folder in reversed(remembered())}
         if str(named) in known:
             return known[str(named)]
         raise LibraryError(f"there is no library at {named}{closest(str(named), known)}; type 'neocog index {named}'")
@@ -65,11 +65,9 @@ def remember(folder: str | os.PathLike[str]) -> None:
     folder = Path(os.path.abspath(folder))
     file = _file()
     known = [str(folder), *(str(one) for one in remembered() if one != folder)][:_KEPT]
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(known, ensure_ascii=True, indent=1) + "\n", "utf-8")
-        os.replace(part, file)
+        write_atomically(file, f"{json.dumps(known, indent=1)}\n".encode(), durable=False)
 
 
 def remembered() -> list[Path]:
@@ -86,5 +84,6 @@ def _file() -> Path:
     return Path(state) / "neocog" / "libraries.json"
 
 
-def _called(folder: Path) -> str:
+def called(folder: Path) -> str:
+    """Return the name of a library: that of its folder of pictures, where it lies in one."""
     return folder.parent.name if folder.name == NAME else folder.name

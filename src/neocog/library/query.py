@@ -70,16 +70,15 @@ _METRES = {"m": 1.0, "km": 1000.0, "mi": 1609.344, None: 1000.0}
 def parse(text: str) -> Query:
     """Return the query that `text` says.
 
-    Raises:
-        UsageError: with the position (from 1), what was expected and what to type.
+    Raises: UsageError: with the position (from 1), what was expected and what to type.
     """
     if len(text) > LONGEST:
         raise UsageError(f"a query may have {LONGEST:,} characters, this one has {len(text):,}; remove some words")
     # brackets are parts of words, as in IMG (1).jpg, unless there is an OR
-    pieces = _Reader(text, groups=_OR.search(_QUOTES.sub("''", text)) is not None).pieces()
+    reader = _Reader(text, groups=_OR.search(_QUOTES.sub("''", text)) is not None)
     terms: list[Term] = []
     duplicates: bool | None = None
-    for term in _Grouping(pieces).sequence():
+    for term in reader.sequence():
         if not isinstance(term, bool):
             terms.append(term)
         elif duplicates not in (None, term):
@@ -91,43 +90,52 @@ def parse(text: str) -> Query:
     return Query(tuple(terms), duplicates, text)
 
 
-def _error(at: int, message: str) -> UsageError:
-    return UsageError(f"query, position {at + 1}: {message}")
+class _Reader:
+    """Reads one term after the other; a bool stands for ``duplicates:yes`` or ``no``.
 
+    With `groups`, "(" and ")" join terms; without, they are parts of words.
+    """
 
-class _Grouping:
-    """Builds terms from pieces: alternatives where OR stands between two terms or groups."""
-
-    def __init__(self, pieces: list[tuple[int, Term | bool | str]]) -> None:
-        self.pieces = pieces
-        self.at = 0
+    def __init__(self, text: str, groups: bool) -> None:
+        self.text, self.groups = text, groups
+        self.at = self.depth = 0
 
     def sequence(self, opened: int | None = None) -> list[Term | bool]:
-        """Return the terms up to the end, or up to the ")" of the "(" at position `opened`."""
+        """Return the terms up to the end, or up to the ")" of the "(" at position `opened`.
+
+        Where OR stands between two terms or groups, these are alternatives.
+        """
         found: list[tuple[int, list[Term | bool], bool]] = []  # position, terms, whether in brackets
         joined: list[bool] = []  # whether OR stands before each
         either: int | None = None
-        while self.at < len(self.pieces):
-            start, what = self.pieces[self.at]
-            self.at += 1
-            if what == ")":
+        while True:
+            self._skip_spaces()
+            start = self.at
+            if start == len(self.text):
+                if opened is not None:
+                    remedy = "OR joins terms or groups: (golden retriever) OR cat"
+                    raise self._fail(f'expected a ")" for this "("; {remedy}', opened)
                 break
-            if what == "OR":
+            if opened is not None and self.text[start] == ")":
+                self.at, self.depth = start + 1, self.depth - 1
+                if not self._ended():
+                    raise self._fail('expected a space after ")"; use "quotes" for a bracket that belongs to a name')
+                break
+            if self._operator("OR"):
                 if not found or either is not None:
-                    raise _error(start, "expected a term before OR; type dog OR cat")
+                    raise self._fail("expected a term before OR; type dog OR cat", start)
                 either = start
                 continue
-            terms = self.sequence(start) if what == "(" else [what]
-            found.append((start, terms, what == "("))  # type: ignore[arg-type]
+            bracket = self.groups and self.text[start] == "("
+            if bracket:
+                self.at, self.depth = start + 1, self.depth + 1
+            found.append((start, self.sequence(start) if bracket else [self._term()], bracket))
             joined.append(either is not None)
             either = None
-        else:
-            if opened is not None:
-                raise _error(opened, 'expected a ")" for this "("; OR joins terms or groups: (golden retriever) OR cat')
         if either is not None:
-            raise _error(either, 'expected a term after OR; type dog OR cat, or "OR" in quotes for the word itself')
+            raise self._fail('expected a term after OR; type dog OR cat, or "OR" in quotes for the word itself', either)
         if opened is not None and not found:
-            raise _error(opened, 'expected terms between "(" and ")"')
+            raise self._fail('expected terms between "(" and ")"', opened)
         out: list[Term | bool] = []
         at = 0
         while at < len(found):
@@ -142,8 +150,7 @@ class _Grouping:
             at = end
         return out
 
-    @staticmethod
-    def _sure(found: list[tuple[int, list[Term | bool], bool]], first: int, end: int) -> None:
+    def _sure(self, found: list[tuple[int, list[Term | bool], bool]], first: int, end: int) -> None:
         """Refuse *golden retriever OR cat*: do both words belong to it, or one?"""
         for inner, outer in ((first, first - 1), (end - 1, end)):
             if not 0 <= outer < len(found):
@@ -153,51 +160,21 @@ class _Grouping:
                 a, b = (" ".join(map(str, terms)) for _, terms, _ in pair)
                 both = f"({a} {b}) OR ..." if inner > outer else f"... OR ({a} {b})"
                 one = f"{a} ({b} OR ...)" if inner > outer else f"(... OR {a}) {b}"
-                raise _error(pair[0][0], f"does OR take both words, {a} {b}? Type {both} or {one}")
+                raise self._fail(f"does OR take both words, {a} {b}? Type {both} or {one}", pair[0][0])
 
-    @staticmethod
-    def _alternative(start: int, terms: list[Term | bool]) -> tuple[Term, ...]:
+    def _alternative(self, start: int, terms: list[Term | bool]) -> tuple[Term, ...]:
         made: list[Term] = []
         for term in terms:
             if isinstance(term, bool):
-                raise _error(start, "duplicates: holds for the whole query; type it apart from OR")
+                raise self._fail("duplicates: holds for the whole query; type it apart from OR", start)
             if getattr(term, "weight", 1.0) != 1:
-                raise _error(start, f"alternatives carry no weight; remove it from {term}")
+                raise self._fail(f"alternatives carry no weight; remove it from {term}", start)
             made.append(term)
         return tuple(made)
 
-
-class _Reader:
-    """Reads one term after the other; a bool stands for ``duplicates:yes`` or ``no``.
-
-    With `groups`, "(" and ")" are pieces of their own; without, they are parts of words.
-    """
-
-    def __init__(self, text: str, groups: bool) -> None:
-        self.text, self.groups = text, groups
-        self.at = self.depth = 0
-
-    def pieces(self) -> list[tuple[int, Term | bool | str]]:
-        """Return each term, "OR", "(" and ")" with its position."""
-        found: list[tuple[int, Term | bool | str]] = []
-        while True:
-            while self.at < len(self.text) and self.text[self.at].isspace():
-                self.at += 1
-            start = self.at
-            if start == len(self.text):
-                return found
-            if self.groups and self.text[start] == "(":
-                self.at, self.depth = start + 1, self.depth + 1
-                found.append((start, "("))
-            elif self.depth and self.text[start] == ")":
-                self.at, self.depth = start + 1, self.depth - 1
-                found.append((start, ")"))
-                if not self._ended():
-                    raise self._fail('expected a space after ")"; use "quotes" for a bracket that belongs to a name')
-            elif self._operator("OR"):
-                found.append((start, "OR"))
-            else:
-                found.append((start, self._term()))
+    def _skip_spaces(self) -> None:
+        while self.at < len(self.text) and self.text[self.at].isspace():
+            self.at += 1
 
     def _operator(self, name: str) -> bool:
         """Whether the word in capitals stands here; it is read if it does."""
@@ -210,14 +187,13 @@ class _Reader:
         return False
 
     def _fail(self, message: str, at: int | None = None) -> UsageError:
-        return _error(self.at if at is None else at, message)
+        return UsageError(f"query, position {(self.at if at is None else at) + 1}: {message}")
 
     def _term(self) -> Term | bool:
         start = self.at
         if self._operator("NOT"):
             negative = True
-            while self.at < len(self.text) and self.text[self.at].isspace():
-                self.at += 1
+            self._skip_spaces()
             if self._ended():
                 raise self._fail('expected a term after NOT; type NOT indoor, or "NOT" in quotes for the word', start)
         else:

@@ -1,12 +1,10 @@
-"""What a row of a library says of one picture, how paths become text, and conditions on rows."""
+"""What a row of a library says of one picture, and how paths become text."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -90,119 +88,12 @@ def decode_path(text: str) -> str:
     return path if os.sep == "/" else path.replace("/", os.sep)
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """A condition on rows; made by `condition`, `all_of`, `any_of` and `none_of`. Values never become code."""
-
-    op: str
-    column: str = ""
-    value: Any = None
-    parts: tuple[Condition, ...] = ()
-
-    def mask(self, rows: pa.Table) -> np.ndarray:
-        """Return bool (N,): which rows of the table meet it. A value that is not known meets none."""
-        if self.op in ("all", "any", "none"):
-            start = self.op != "any"
-            out = np.full(len(rows), start)
-            for part in self.parts:
-                found = part.mask(rows)
-                out = out & found if self.op == "all" else out | found if self.op == "any" else out & ~found
-            return out
-        column = rows.column(self.column)
-        lists = pa.types.is_list(column.type)
-        if self.op == "known":
-            known = pc.greater(pc.list_value_length(column), 0) if lists else pc.is_valid(column)
-            return _plain(known) == bool(self.value)
-        if not lists:
-            return _plain(_OPERATORS[self.op](column, self._scalar(column.type)))
-        parents = pc.list_parent_indices(column)  # a list meets it if one of its members does
-        members = pc.list_flatten(column)
-        out = np.zeros(len(rows), bool)
-        met = _plain(_OPERATORS[self.op](members, self._scalar(column.type.value_type)))
-        out[np.asarray(parents)[met]] = True
-        return out
-
-    def _scalar(self, kind: pa.DataType) -> Any:
-        if self.op in ("contains", "starts", "ends"):
-            return str(self.value)
-        if self.op == "in":
-            return pa.array(list(self.value), kind)
-        return pa.scalar(self.value, kind)
-
-
-def _plain(values: pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(pc.fill_null(values, False)).astype(bool)
-
-
-_OPERATORS: dict[str, Any] = {
-    "=": pc.equal,
-    "!=": pc.not_equal,
-    "<": pc.less,
-    "<=": pc.less_equal,
-    ">": pc.greater,
-    ">=": pc.greater_equal,
-    "in": lambda column, values: pc.is_in(column, value_set=values),
-    "contains": lambda column, text: pc.match_substring(column, text, ignore_case=True),
-    "starts": lambda column, text: pc.starts_with(column, text),
-    "ends": lambda column, text: pc.ends_with(column, text, ignore_case=True),
-}
-
-
-def condition(column: str, op: str, value: Any = True) -> Condition:
-    """Return a condition on one column; on a column of lists (paths, labels, tags), one member must meet it.
-
-    `op`: ``= != < <= > >=``, ``in`` (a list of values), ``contains`` and ``ends`` (text, whatever the letter case),
-    ``starts`` (text), ``known`` (True: there is a value, False: there is none).
-
-    Raises:
-        UsageError: no such column or operator, or a value that the column cannot hold.
-    """
-    if column not in SCHEMA.names:
-        raise UsageError(
-            f"no column {column!r}{closest(column, SCHEMA.names)}; expected one of {', '.join(SCHEMA.names)}"
-        )
-    if op not in (*_OPERATORS, "known"):
-        raise UsageError(f"no comparison {op!r}; expected one of {', '.join((*_OPERATORS, 'known'))}")
-    made = Condition(op, column, value)
-    kind = SCHEMA.field(column).type
-    kind = kind.value_type if pa.types.is_list(kind) else kind
-    if op in ("contains", "starts", "ends") and not pa.types.is_string(kind):
-        raise UsageError(f"{op!r} is for text, and {column} is not text")
-    if op != "known":
-        try:
-            made._scalar(kind)
-        except (pa.ArrowException, TypeError, ValueError, OverflowError):
-            raise UsageError(f"{column} cannot be compared with {value!r}; it holds {kind}") from None
-    return made
-
-
-def all_of(parts: Sequence[Condition]) -> Condition:
-    """All of the conditions; met by every row if there are none."""
-    return Condition("all", parts=tuple(parts))
-
-
-def any_of(parts: Sequence[Condition]) -> Condition:
-    """At least one of the conditions; met by no row if there are none."""
-    return Condition("any", parts=tuple(parts))
-
-
-def none_of(parts: Sequence[Condition]) -> Condition:
-    """None of the conditions."""
-    return Condition("none", parts=tuple(parts))
-
-
 def whole_rows(columns: dict[str, Any], count: int, schema: pa.Schema = SCHEMA) -> pa.Table:
     """Return `count` rows of `schema`; columns that are not given are null, lists are empty."""
     arrays = []
     for field in schema:
-        if field.name in columns:
-            value = columns[field.name]
-            is_arrow = isinstance(value, pa.Array | pa.ChunkedArray)
-            arrays.append(value if is_arrow else pa.array(value, field.type))
-        elif pa.types.is_list(field.type):
-            arrays.append(pa.array([[]] * count, field.type))
-        else:
-            arrays.append(pa.nulls(count, field.type))
+        value = columns.get(field.name, [[] if pa.types.is_list(field.type) else None] * count)
+        arrays.append(value if isinstance(value, pa.Array | pa.ChunkedArray) else pa.array(value, field.type))
     return pa.table(arrays, schema=schema)
 
 
@@ -220,11 +111,16 @@ def vector_column(values: np.ndarray) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(half.reshape(-1)), half.shape[1])
 
 
-def matrix(column: Any) -> np.ndarray:
+def whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Return a column in one piece, without copying if it is."""
+    if isinstance(column, pa.ChunkedArray):
+        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return column
+
+
+def matrix(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Return a column of fixed-size lists without nulls as (N, D)."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks)
+    array = whole(column)
     return np.asarray(array.flatten()).reshape(len(array), array.type.list_size)
 
 
@@ -235,7 +131,18 @@ def is_ok(rows: pa.Table) -> np.ndarray:
 
 def has_model(rows: pa.Table, model: str) -> np.ndarray:
     """Return bool (N,): which pictures the model has seen."""
-    return condition("models", "=", model).mask(rows)
+    models, out = rows.column("models"), np.zeros(len(rows), bool)
+    is_it = np.asarray(pc.fill_null(pc.equal(pc.list_flatten(models), model), False)).astype(bool)
+    out[np.asarray(pc.list_parent_indices(models))[is_it]] = True
+    return out
+
+
+def checked_hashes(hashes: list[Any]) -> list[str]:
+    """Return the hashes. Raises: UsageError: one of them is none."""
+    for one in hashes:
+        if not isinstance(one, str) or not HASH.fullmatch(one):
+            raise UsageError(f"expected hashes of 32 hexadecimal digits, got {one!r}")
+    return hashes
 
 
 def incoming(rows: pa.Table, models: dict[str, dict[str, Any]]) -> tuple[pa.Table, dict[str, pa.Table]]:
@@ -249,10 +156,7 @@ def incoming(rows: pa.Table, models: dict[str, dict[str, Any]]) -> tuple[pa.Tabl
     """
     if "hash" not in rows.column_names:
         raise UsageError("rows need a column 'hash'")
-    hashes = rows.column("hash").to_pylist()
-    for one in hashes:
-        if not isinstance(one, str) or not HASH.fullmatch(one):
-            raise UsageError(f"expected hashes of 32 hexadecimal digits, got {one!r}")
+    hashes = checked_hashes(rows.column("hash").to_pylist())
     last = {h: i for i, h in enumerate(hashes)}
     if len(last) < len(hashes):
         rows = rows.take(pa.array(list(last.values())))

@@ -14,28 +14,29 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from neocog.data.stores import moment
 from neocog.errors import LibraryError, UsageError
-from neocog.library.calibration import UNKNOWN, Line, fit_line, lines_from, lines_to, log_odds
+from neocog.library.calibration import UNKNOWN, lines_from
 from neocog.library.embed import at_layer
 from neocog.library.evidence import Part, Reason, example_parts, word_parts
 from neocog.library.filters import filtered
-from neocog.library.folding import Folding
 from neocog.library.query import Example, Query, parse
 from neocog.library.sentences import missing_note, witness_of
 from neocog.library.store import Store
-from neocog.library.view import FEATURES, OUTPUT, Eye, View, view_of
+from neocog.library.view import FEATURES, OUTPUT, View, view_of
 
-__all__ = ["Answer", "Hit", "Ranking", "Reason", "calibrate", "rank", "search"]
+__all__ = ["Answer", "Hit", "Ranking", "Reason", "rank", "search"]
 
 METRICS = ("cosine", "euclidean")
+# Near duplicates have perceptual hashes at most this far apart and vectors at least this alike; either alone is not
+# enough (see data.duplicates).
+_BITS, _ALIKE = 8, 0.93
 _MOST_UNKNOWN = 5  # words that were not understood that a hit names
-_FEWEST = 20  # pictures on each side from which a calibration is learned
 
 
 @dataclass(frozen=True)
@@ -107,47 +108,112 @@ def _moment(path: str) -> dict[str, Any]:
     return {} if found is None else {"file": found[0], "seconds": found[1]}
 
 
+class Folding:
+    """Ranked rows in groups, found as far down as somebody looks: the best, and those that are near duplicates of it.
+
+    Args:
+        rows: int64 (R,), the best first.
+        model: whose vectors must agree; None folds nothing.
+    """
+
+    def __init__(self, view: View, model: str | None, rows: np.ndarray) -> None:
+        self._view, self._rows, self._model = view, rows, model
+        self._at = 0  # rows that are in a group
+        self._groups: list[tuple[int, list[str]]] = []
+        if model is None:
+            return
+        seen, self._vectors = view.vectors(model)
+        self._place = np.full(len(view), -1)
+        self._place[seen] = np.arange(len(seen))
+        self._prints = view.table.column("phash").fill_null(0).to_numpy().astype(np.uint64)
+        flat = np.asarray(view.table.column("flat").fill_null(False)).astype(bool)
+        self._able = (self._prints != 0) & ~flat & (self._place >= 0)
+        self._leaders = np.empty(len(rows), np.int64)  # groups that others may join; the first `_count` count
+        self._marks = np.empty(len(rows), np.uint64)  # their hashes
+        self._count = 0
+
+    @property
+    def folded(self) -> int:
+        """Rows that were folded away so far."""
+        return self._at - len(self._groups)
+
+    def upto(self, count: int) -> list[tuple[int, list[str]]]:
+        """Return the first `count` groups: row, and the hashes that are folded behind it."""
+        if self._model is None:
+            return [(int(row), []) for row in self._rows[:count]]
+        while self._at < len(self._rows):
+            row = int(self._rows[self._at])
+            leader = self._leader(row) if self._able[row] else -1
+            if leader >= 0:
+                self._groups[leader][1].append(str(self._view.hashes[row]))
+            elif len(self._groups) >= count:
+                break
+            else:
+                self._lead(row)
+            self._at += 1
+        return self._groups[:count]
+
+    def _leader(self, row: int) -> int:
+        near = np.bitwise_count(self._marks[: self._count] ^ self._prints[row]) <= _BITS
+        for group in self._leaders[: self._count][near].tolist():
+            pair = self._vectors[self._place[[row, self._groups[group][0]]]].astype(np.float32)
+            if float(pair[0] @ pair[1]) >= _ALIKE:
+                return int(group)
+        return -1
+
+    def _lead(self, row: int) -> None:
+        if self._able[row]:
+            self._leaders[self._count], self._marks[self._count] = len(self._groups), self._prints[row]
+            self._count += 1
+        self._groups.append((row, []))
+
+
 class Ranking:
     """The pictures that a query finds, ranked; hits are made as they are asked for.
 
     Attributes:
-        query, found, threshold, best, not_understood: as those of `Answer`.
-        notes: as those of `Answer`, but for what is said of the hits that are shown.
+        answer: what is said of all of them, without hits, and without what is said of the hits that are shown.
     """
 
     def __init__(
-        self, view: View, query: Query, rows: np.ndarray, folding: Folding, score: np.ndarray, probability: np.ndarray,
-        asked: _Asked, threshold: float, best: float, notes: tuple[str, ...], not_understood: tuple[str, ...],
-    ) -> None:  # fmt: skip
-        self.query, self.found, self.threshold, self.best = query, len(rows), threshold, best
-        self.notes, self.not_understood = notes, not_understood
-        self._view, self._folding, self._asked = view, folding, asked
+        self, view: View, answer: Answer, asked: _Asked, folding: Folding, score: np.ndarray, probability: np.ndarray
+    ) -> None:
+        self.answer = answer
+        self._view, self._asked, self._folding = view, asked, folding
         self._score, self._probability = score, probability
         self._lock = threading.Lock()
 
     @property
     def total(self) -> int:
         """How many hits there are; as long as not all were asked for, near duplicates may still leave fewer."""
-        return self.found - self._folding.folded
+        return self.answer.found - self._folding.folded
 
     @property
     def nothing(self) -> str:
         """Why there is no hit; "" if there are some, or if nothing is known to be nearest."""
-        if self.found or self.best <= 0:
+        best, threshold = self.answer.best, self.answer.threshold
+        if self.answer.found or best <= 0:
             return ""
-        digits = 2 if self.threshold >= 0.1 else 3
-        reached = f"nothing reaches {self.threshold:.{digits}f}"
-        lacks = reached if self.best < self.threshold else "nothing is probable enough"
-        return f"{lacks}; the best has {self.best:.{digits}f}, a threshold of 0 shows it"
+        digits = 2 if threshold >= 0.1 else 3
+        lacks = f"nothing reaches {threshold:.{digits}f}" if best < threshold else "nothing is probable enough"
+        return f"{lacks}; the best has {best:.{digits}f}, a threshold of 0 shows it"
 
     def hits(self, start: int, stop: int) -> tuple[Hit, ...]:
         """Return the hits with these places, from 0; fewer where there are no more. Several threads may ask."""
         with self._lock:
-            groups = [(row, list(near)) for row, near in self._folding.upto(stop)[start:]]
-        return tuple(
-            _hit(self._view, row, near, self._score, self._probability, self._asked, self.not_understood)
-            for row, near in groups
-        )
+            groups = [(row, tuple(near)) for row, near in self._folding.upto(stop)[start:]]
+        return tuple(self._hit(row, near) for row, near in groups)
+
+    def _hit(self, row: int, near: tuple[str, ...]) -> Hit:
+        reasons, unknown, paths = self._asked.explain(row), self.answer.not_understood, self._view.paths(row)
+        if unknown:
+            more = len(unknown) - _MOST_UNKNOWN
+            shown = [*unknown[:_MOST_UNKNOWN], *([f"{more} more"] if more > 0 else [])]
+            listed = " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+            text = f"partly answered: {listed} {'was' if len(unknown) == 1 else 'were'} not understood"
+            reasons.append(Reason(" ".join(unknown), "unknown", UNKNOWN ** len(unknown), float(len(unknown)), text))
+        score, probability, path = float(self._score[row]), float(self._probability[row]), paths[0] if paths else ""
+        return Hit(str(self._view.hashes[row]), path, paths, score, probability, tuple(reasons), near)
 
 
 def search(store: Store, query: str | Query = "", *, top: int = 20, **options: Any) -> Answer:
@@ -157,18 +223,17 @@ def search(store: Store, query: str | Query = "", *, top: int = 20, **options: A
         top: how many hits at most.
         options: those of `rank`.
 
-    Raises:
-        UsageError: the query is wrong, or an example is not to be found. LibraryError: no such model.
+    Raises: UsageError: the query is wrong, or an example is not to be found. LibraryError: no such model.
     """
     if top < 1:
         raise UsageError(f"expected to show at least 1 hit, got {top}")
     ranked = rank(store, query, top=top, **options)
-    hits, notes = ranked.hits(0, top), list(ranked.notes)
+    hits, notes = ranked.hits(0, top), list(ranked.answer.notes)
     if folded := sum(len(hit.near) for hit in hits):
         notes.append(f"{folded} near duplicates are folded away; duplicates:yes shows them")
     if ranked.nothing:
         notes.append(ranked.nothing)
-    return Answer(hits, ranked.query, ranked.found, ranked.threshold, ranked.best, tuple(notes), ranked.not_understood)
+    return replace(ranked.answer, hits=hits, notes=tuple(notes))
 
 
 def rank(
@@ -182,7 +247,6 @@ def rank(
     model: str | None = None,
     metric: str = "cosine",
     layer: str = FEATURES,
-    eye: Eye | None = None,
 ) -> Ranking:
     """Rank all pictures of a library by a query (see query.py for the language).
 
@@ -195,10 +259,8 @@ def rank(
         layer: what examples are compared by: "features", what the net's last layer reads (the last layer but one);
             "output", the probabilities of its classes (the last); or the dotted name of a layer that the library was
             indexed with as well.
-        eye: the net for example pictures that are not in the library; None makes the model's own when it is needed.
 
-    Raises:
-        UsageError: the query is wrong, or an example is not to be found. LibraryError: no such model.
+    Raises: UsageError: the query is wrong, or an example is not to be found. LibraryError: no such model.
     """
     if metric not in METRICS:
         raise UsageError(f"expected the metric cosine or euclidean, got {metric!r}")
@@ -226,7 +288,7 @@ def rank(
                 )
             line = lines["example" if layer == FEATURES else "output"]
             alone = whole and not parts and not filters and not terms.choices
-            found, looked = example_parts(view, seeing, terms.examples, line, metric, layer, eye, top=top, alone=alone)
+            found, looked = example_parts(view, seeing, terms.examples, line, metric, layer, top=top, alone=alone)
             parts += found
             keep &= looked
         for choice in terms.choices:
@@ -254,66 +316,12 @@ def rank(
     if parts:
         rows = rows[np.argsort(-chances[rows], kind="stable")]  # logs: scores of many parts may all round to 0
     else:  # filters only: the newest first
-        taken = np.asarray(view.table.column("taken").to_numpy()).astype("datetime64[s]")[rows]
+        taken = view.taken[rows]
         rows = rows[np.argsort(np.where(np.isnat(taken), 2**62, -taken.astype(np.int64)), kind="stable")]
     folding = Folding(view, None if parsed.duplicates else chosen, rows)
     best = float(score[keep].max()) if keep.any() and parts else 0.0
-    return Ranking(
-        view, parsed, rows, folding, score, probability, whole, float(least), best, tuple(dict.fromkeys(notes)), unknown
-    )
-
-
-def calibrate(store: Store, model: str | None = None, *, labels: dict[str, str] | None = None) -> dict[str, Line]:
-    """Learn from labelled pictures what scores mean in this library, keep it, and return it by kind of evidence.
-
-    Labels are those of the library (class folders), or `labels`: hash -> label, of pictures that were held out. Words
-    are calibrated on labels that are the names of concepts, examples on pairs of pictures of the same and of different
-    labels. What there is too little data for keeps the measured default and is not in the result.
-    """
-    view = view_of(store)
-    chosen = view.model(model)
-    learned: dict[str, Line] = {}
-    if chosen is None:
-        return learned
-    own: list[set[str]] = [set(row or ()) for row in view.table.column("labels").to_pylist()]
-    if labels is not None:
-        own = [{labels[str(h)]} if str(h) in labels else set() for h in view.hashes]
-    rows = np.array([i for i, names in enumerate(own) if names], dtype=np.int64)
-    names = sorted(set().union(*own))
-    concepts = view.vocabulary(chosen)
-    scores, right = [], []
-    for name in names:
-        match = concepts.find(name, typos=False) if concepts is not None else None
-        if match is not None and match.how != "part":
-            scores.append(log_odds(view.probabilities(chosen, match.concepts)[rows]))
-            right.append(np.array([name in own[r] for r in rows]))
-    if scores:
-        x, y = np.concatenate(scores), np.concatenate(right)
-        if min(y.sum(), (~y).sum()) >= _FEWEST:
-            learned["word"] = fit_line(x, y)
-    seen, vectors = view.vectors(chosen)
-    both = np.intersect1d(rows, seen)
-    if len(both) > 2000:
-        both = both[np.linspace(0, len(both) - 1, 2000).astype(int)]
-    if len(both) >= _FEWEST and len(names) > 1:
-        place = (
-            np.searchsorted(seen, both)
-            if (np.diff(seen) > 0).all()
-            else np.array([np.flatnonzero(seen == b)[0] for b in both])
-        )
-        some = vectors[place].astype(np.float32)
-        table = np.array([[name in own[r] for name in names] for r in both], np.float32)
-        a, b = np.triu_indices(len(both), 1)
-        mean, spread = view.pairs(chosen, "cosine")
-        x, y = ((some @ some.T)[a, b] - mean) / spread, (table @ table.T)[a, b] > 0
-        if min(y.sum(), (~y).sum()) >= _FEWEST:
-            line = fit_line(x, y)
-            if line.slope > 0:
-                learned["example"] = line
-    learned = {kind: line for kind, line in learned.items() if line.slope > 0}
-    if learned:
-        store.save("calibration", lines_to(store.load("calibration"), chosen, learned))
-    return learned
+    answer = Answer((), parsed, len(rows), float(least), best, tuple(dict.fromkeys(notes)), unknown)
+    return Ranking(view, answer, whole, folding, score, probability)
 
 
 def _layer(view: View, model: str | None, layer: str) -> tuple[str | None, str]:
@@ -368,17 +376,12 @@ def _joined(count: int, parts: Sequence[Part]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _least(parts: Sequence[Part]) -> float:
-    """The score that a hit needs."""
-    positive = [part for part in parts if not part.negative]
-    return (
-        float(np.exp(sum(w * np.log(p.threshold) for p, w in zip(positive, _powers(positive), strict=True))))
-        if positive
-        else 0.0
-    )
+    those = [part for part in parts if not part.negative]
+    logs = [power * np.log(part.threshold) for part, power in zip(those, _powers(those), strict=True)] if those else []
+    return float(np.exp(sum(logs))) if those else 0.0
 
 
 def _either(several: Sequence[_Asked]) -> Part:
-    """The part that alternatives make."""
     none, over, needed = np.ones(1), [], []
     for one in several:
         chances, _ = _joined(len(one.keep), one.parts)
@@ -395,31 +398,4 @@ def _either(several: Sequence[_Asked]) -> Part:
     p = np.clip(1 - none, 1e-6, 1 - 1e-6).astype(np.float32)
     return Part(
         1.0, False, p, float(np.exp(min(needed))), lambda row: several[nearest[row]].explain(row), np.max(over, axis=0)
-    )
-
-
-def _hit(
-    view: View,
-    row: int,
-    near: list[str],
-    score: np.ndarray,
-    probability: np.ndarray,
-    asked: _Asked,
-    unknown: Sequence[str],
-) -> Hit:
-    reasons = asked.explain(row)
-    if unknown:
-        shown = [*unknown[:_MOST_UNKNOWN], *([f"{len(unknown) - _MOST_UNKNOWN} more"] * (len(unknown) > _MOST_UNKNOWN))]
-        listed = " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
-        text = f"partly answered: {listed} {'was' if len(unknown) == 1 else 'were'} not understood"
-        reasons.append(Reason(" ".join(unknown), "unknown", UNKNOWN ** len(unknown), float(len(unknown)), text))
-    paths = view.paths(row)
-    return Hit(
-        hash=str(view.hashes[row]),
-        path=paths[0] if paths else "",
-        paths=paths,
-        score=float(score[row]),
-        probability=float(probability[row]),
-        reasons=tuple(reasons),
-        near=tuple(near),
     )

@@ -80,8 +80,7 @@ def folded(net: nn.Module, pre: Preprocess) -> nn.Module:
 def _parts(net: nn.Module, pre: Preprocess, layer: str | None) -> tuple[bool, bool]:
     """Whether the net has a head (else its output is the vector), and whether head(features) gives its logits.
 
-    Raises:
-        UsageError: the net gives something else than one vector for a picture.
+    Raises: UsageError: the net gives something else than one vector for a picture.
     """
     x = torch.rand(1, pre.channels, pre.size, pre.size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

@@ -39,8 +39,7 @@ Seen = Callable[[str], np.ndarray | None]
 def space_of(store: Store) -> Space | None:
     """Return the space that a library is searched with: its own, or the one that comes with neocog; None without one.
 
-    Raises:
-        DataError: its own is damaged.
+    Raises: DataError: its own is damaged.
     """
     own = store.folder / FOLDER
     try:

@@ -29,8 +29,7 @@ def sheet(
     A file that is gone or cannot be read leaves a grey field that says so, and no hits a page that says so; the format
     is that of the file's ending.
 
-    Raises:
-        UsageError: sizes that cannot be drawn, or an ending that Pillow does not know.
+    Raises: UsageError: sizes that cannot be drawn, or an ending that Pillow does not know.
     """
     if not 1 <= columns <= 50 or not 32 <= side <= 2000:
         raise UsageError(f"expected 1 to 50 columns of 32 to 2,000 pixels, got {columns} of {side}")

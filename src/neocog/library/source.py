@@ -60,16 +60,10 @@ class LibrarySource(Source):
         names, codes, several = column.finish()
         captions = TextLists(one.captions for one in self.pictures)
         boxes = _boxes(self.pictures)
+        columns = boxes and {"boxes": boxes, **({} if several else {"tags": tags_of(boxes)})}
+        splits, texts = np.full(len(self.pictures), -1, np.int8), captions if captions.total else None
         super().__init__(
-            name,
-            names,
-            codes,
-            np.full(len(self.pictures), -1, np.int8),
-            notes=notes,
-            problems=gone,
-            label_sets=several,
-            captions=captions if captions.total else None,
-            columns=boxes and {"boxes": boxes, **({} if several else {"tags": tags_of(boxes)})},
+            name, names, codes, splits, notes=notes, problems=gone, label_sets=several, captions=texts, columns=columns
         )
 
     def key(self, i: int) -> str:
@@ -89,32 +83,28 @@ class LibrarySource(Source):
         return self.pictures[i].hash.encode()
 
 
-def library_source(spec: str | os.PathLike[str] | Store, concept: str | None = None) -> LibrarySource:
+def library_source(spec: str | os.PathLike[str] | Store) -> LibrarySource:
     """Return the pictures to train on.
 
     Args:
         spec: a library, or text: ``library:NAME`` (a library's folder, that of its pictures, or its remembered name),
             ``library:NAME#our cat`` for one concept, or ``library:our cat`` for a concept of the usual library.
-        concept: one taught concept; then the classes are it and "not it".
 
     With several concepts each is a class (a picture may have several), and pictures that are none of them are "other".
-    One concept needs pictures that are not it: where fewer were named than show it, pictures of the library that
+    Of one concept the classes are it and "not it": where fewer were named than show it, pictures of the library that
     almost surely do not are taken, and a note says so. Where nothing was taught, the labels of the library's pictures
     are taken. Without `concept` the boxes that were marked are there as well, on all pictures that have some.
 
-    Raises:
-        LibraryError: no such library, or nothing in it has a label. UsageError: no such concept.
+    Raises: LibraryError: no such library, or nothing in it has a label. UsageError: no such concept.
     """
-    if isinstance(spec, Store):
-        store = spec
-    else:
-        store, found = _opened(os.fspath(spec).removeprefix(PREFIX))
-        concept = concept or found
+    store, concept = (spec, None) if isinstance(spec, Store) else _opened(os.fspath(spec).removeprefix(PREFIX))
     notes: list[str] = []
     view = view_of(store)
     marked = store.load("boxes", {}) if concept is None else {}
     if not concepts_of(store) and concept is None:
-        pictures = _marked(view, _with_labels(view), marked)
+        own = view.table.column("labels").to_pylist()
+        pictures = [_picture(view, str(view.hashes[row]), tuple(one)) for row, one in enumerate(own) if one]
+        pictures = _marked(view, pictures, marked)
         if not pictures:
             raise LibraryError(
                 f"nothing in {store.folder} has a label: nothing was taught, and the pictures are not in class "
@@ -122,7 +112,7 @@ def library_source(spec: str | os.PathLike[str] | Store, concept: str | None = N
             )
         if any(one.labels for one in pictures):
             notes.append("nothing was taught, so the labels of the pictures (their folders) are taken")
-        return LibrarySource(_name(store), pictures, None, notes)
+        return LibrarySource(place.called(store.folder), pictures, None, notes)
     pictures, names = labelled(store, concept)
     other: str | None = "other"
     if len(names) == 1:
@@ -130,14 +120,13 @@ def library_source(spec: str | os.PathLike[str] | Store, concept: str | None = N
         pictures += _fill(store, view, names[0], pictures, notes)
     elif any(len(one.labels or ()) > 1 for one in pictures):
         other = None
-    return LibrarySource(_name(store), _marked(view, pictures, marked), other, notes)
+    return LibrarySource(place.called(store.folder), _marked(view, pictures, marked), other, notes)
 
 
 def labelled(store: Store, concept: str | None = None) -> tuple[list[Labelled], list[str]]:
     """Return every example and correction of one concept or of all, and the names of these concepts.
 
-    Raises:
-        UsageError: no such concept. LibraryError: nothing was taught yet.
+    Raises: UsageError: no such concept. LibraryError: nothing was taught yet.
     """
     whole = concepts_of(store)
     names = [known_name(whole, concept)] if concept is not None else list(whole)
@@ -171,20 +160,11 @@ def _opened(text: str) -> tuple[Store, str | None]:
         raise
 
 
-def _name(store: Store) -> str:
-    return store.folder.parent.name if store.folder.name == place.NAME else store.folder.name
-
-
 def _picture(view: View, key: str, labels: tuple[str, ...] | None, outside: str = "") -> Labelled:
     row = int(view.rows_of([key])[0])
     files = view.paths(row) if row >= 0 else (outside,)
     captions = tuple(view.table.column("captions")[row].as_py() or ()) if row >= 0 else ()
     return Labelled(key, next((f for f in files if f and is_there(f)), ""), labels, captions)
-
-
-def _with_labels(view: View) -> list[Labelled]:
-    labels = view.table.column("labels").to_pylist()
-    return [_picture(view, str(view.hashes[row]), tuple(own)) for row, own in enumerate(labels) if own]
 
 
 def _fill(store: Store, view: View, name: str, pictures: Sequence[Labelled], notes: list[str]) -> list[Labelled]:
@@ -194,7 +174,7 @@ def _fill(store: Store, view: View, name: str, pictures: Sequence[Labelled], not
     entry = concepts_of(store)[name]
     if missing <= 0 or entry["model"] not in store.models():
         return []
-    p = probabilities(view, name, entry, said_of(store, name))
+    p = probabilities(view, entry, said_of(store, name))
     seen = np.zeros(len(view), bool)
     seen[view.vectors(entry["model"])[0]] = True
     known = view.rows_of([one.hash for one in pictures])

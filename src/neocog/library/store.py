@@ -9,7 +9,7 @@
     cache/               copies that searching maps into memory (mirror.py); may be deleted at any time
     *.lock               who writes at the moment (lock.py)
 
-tables.py keeps the tables, with LanceDB; vectors.py and neighbours.py know what models make of the pictures. Outside
+tables.py keeps the tables, with LanceDB; vectors.py knows what models make of the pictures. Outside
 of these files pictures and vectors are one table, with one column of vectors for each model. They lie apart
 because LanceDB rewrites whole rows: tagging 100,000 pictures would rewrite 350 MB of vectors and take every row out
 of the index, and so would a second model. A vector is written before the row that counts on it, and depends on nothing
@@ -29,24 +29,23 @@ import pyarrow as pa
 
 from neocog.data.stores import is_url
 from neocog.errors import LibraryError, UsageError, closest
-from neocog.library.card import NAME, Card, new_card, write_json
-from neocog.library.faults import told
+from neocog.library.card import NAME, new_card, write_json
 from neocog.library.lock import Lock, holder
-from neocog.library.neighbours import Neighbours
 from neocog.library.rows import (
-    HASH,
     PROBLEMS,
     SCHEMA,
-    Condition,
+    checked_hashes,
     decode_path,
     encode_path,
     incoming,
     is_ok,
     whole_rows,
 )
+from neocog.library.tables import told
+from neocog.library.vectors import Vectors
 
 
-class Store(Neighbours):
+class Store(Vectors):
     """One library. Several threads may read; changes are made one after the other, by whichever process."""
 
     def __repr__(self) -> str:
@@ -56,8 +55,7 @@ class Store(Neighbours):
     def create(folder: str | os.PathLike[str]) -> Store:
         """Make an empty library in a folder that is new or holds no library.
 
-        Raises:
-            LibraryError: there is a library already, or the folder cannot be written.
+        Raises: LibraryError: there is a library already, or the folder cannot be written.
         """
         folder = Path(os.path.abspath(folder))
         if (folder / "library.json").exists():
@@ -69,7 +67,7 @@ class Store(Neighbours):
                 for entry in folder.iterdir()
             ):
                 raise LibraryError(f"{folder} holds other files; choose a folder that is new or empty for the library")
-            store = Store(folder, Card(folder, new_card(folder)))
+            store = Store(folder, new_card(folder))
             with store._writing():
                 if not (folder / "library.json").exists():
                     for name, schema in (("pictures", SCHEMA), ("problems", PROBLEMS)):
@@ -81,13 +79,12 @@ class Store(Neighbours):
     def open(folder: str | os.PathLike[str]) -> Store:
         """Open a library for reading and writing; nothing is written before something changes.
 
-        Raises:
-            LibraryError: there is none, it is damaged, or a newer version of neocog made it.
+        Raises: LibraryError: there is none, it is damaged, or a newer version of neocog made it.
         """
         folder = Path(os.path.abspath(folder))
         if not (folder / "library.json").exists() and (folder / ".neocog" / "library.json").exists():
             folder = folder / ".neocog"
-        return Store(folder, Card(folder))
+        return Store(folder)
 
     @staticmethod
     def ensure(folder: str | os.PathLike[str]) -> Store:
@@ -168,13 +165,12 @@ class Store(Neighbours):
         made = [f"{kind}_{name}" for name in self.models() for kind in "vnp"]
         return (*SCHEMA.names, *made)
 
-    def rows(self, columns: Sequence[str], where: Condition | None = None, *, gone: bool = False) -> pa.Table:
-        """Return columns of the pictures that meet a condition, in the order of their hashes.
+    def rows(self, columns: Sequence[str], *, gone: bool = False) -> pa.Table:
+        """Return columns of the pictures, in the order of their hashes.
 
         With ``gone=True`` also those of which no file is left.
 
-        Raises:
-            UsageError: no such column.
+        Raises: UsageError: no such column.
         """
         for name in columns:
             if name not in self.columns:
@@ -183,14 +179,13 @@ class Store(Neighbours):
                 )
         table = self._mirror("pictures")
         keep = np.ones(len(table), bool) if gone else is_ok(table)
-        if where is not None:
-            keep &= where.mask(table)
-        plain = [name for name in columns if name in table.column_names]
-        heavy = [name for name in columns if name not in plain]
-        found = table.select(plain)
-        for name in heavy:
-            found = found.append_column(name, self._heavy(name, table.column("hash"), keep))
-        found = found.select(list(columns))
+        found = pa.table(
+            [
+                table.column(name) if name in table.column_names else self._heavy(name, table.column("hash"))
+                for name in columns
+            ],
+            names=list(columns),
+        )
         return found if keep.all() else found.filter(pa.array(keep))
 
     def problems(self) -> pa.Table:
@@ -204,15 +199,11 @@ class Store(Neighbours):
 
         Columns that are not given are empty. Vectors are brought to length 1, and what they had goes to nNAME.
 
-        Raises:
-            LibraryError: a vector of the wrong dimension, or the library cannot be written (a full disk).
+        Raises: LibraryError: a vector of the wrong dimension, or the library cannot be written (a full disk).
         """
         rows, vectors = incoming(rows, self.models())
-        missing = [field for field in SCHEMA if field.name not in rows.column_names]
-        blank = whole_rows({}, len(rows), pa.schema(missing))
-        for field in missing:
-            value = pa.array(["ok"] * len(rows)) if field.name == "state" else blank.column(field.name)
-            rows = rows.append_column(field, value)
+        given = {name: rows.column(name) for name in rows.column_names}
+        rows = whole_rows({"state": ["ok"] * len(rows), **given}, len(rows))
         with self._writing(), told(self.folder):
             self._grow()
             self._put_vectors(vectors)
@@ -242,9 +233,7 @@ class Store(Neighbours):
 
     def delete(self, hashes: Sequence[str]) -> None:
         """Remove rows for good, with their vectors and tags; the files are not touched."""
-        for one in hashes:
-            if not HASH.fullmatch(one):
-                raise UsageError(f"expected hashes of 32 hexadecimal digits, got {one!r}")
+        checked_hashes(list(hashes))
         with self._writing(), told(self.folder):
             for start in range(0, len(hashes), 1000):
                 listed = ", ".join(f"'{one}'" for one in hashes[start : start + 1000])

@@ -9,8 +9,10 @@ while it finds its copies, no LanceDB: importing that takes a second.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
+import re
 import threading
 import uuid
 import weakref
@@ -23,26 +25,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from neocog.errors import LibraryError
-from neocog.library.arrays import Arrays
-from neocog.library.card import Card, read_versions, write_versions
-from neocog.library.faults import told
+from neocog.errors import LibraryError, NeocogError
+from neocog.library.card import Card, read_versions, write_json
 from neocog.library.lock import Lock
-from neocog.library.mirror import mapped_table
+from neocog.library.mirror import Arrays, mapped_table
 from neocog.library.rows import SCHEMA, completed, is_ok
 from neocog.names import shown
 
 _READ = ("pictures", "problems")  # tables of which versions.json names the version
 _HEAVY = ("thumb",)  # columns that are not mirrored
 _MIRRORED = pa.schema([field for field in SCHEMA if field.name not in _HEAVY])
+# LanceDB passes the system's errors on as text.
+_FULL = re.compile(r"no space left|disk quota|file too large|os error (28|122|27)\b", re.IGNORECASE)
+_FORBIDDEN = re.compile(r"permission denied|read-only file system|not permitted|os error (13|30|1)\b", re.IGNORECASE)
 
 
 class Tables:
     """The tables of one library: pictures, problems, and one of vectors for each model."""
 
-    def __init__(self, folder: Path, card: Card) -> None:
+    def __init__(self, folder: Path, values: dict[str, Any] | None = None) -> None:
+        """`values`: what library.json is to say of a library that is being made."""
         self.folder = folder
-        self._card = card
+        self._card = Card(folder, values)
         self._db: Any = None
         self._tables: dict[str, Any] = {}
         self._mirrors: dict[str, tuple[str, pa.Table]] = {}
@@ -63,8 +67,7 @@ class Tables:
     def stored(self, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yield rows of a table as they are stored, not from the copies, in no order: for checking.
 
-        Raises:
-            LibraryError: the table is damaged.
+        Raises: LibraryError: the table is damaged.
         """
         with told(self.folder):
             yield from self._table(name).search().select(list(columns)).to_batches()
@@ -115,7 +118,6 @@ class Tables:
             return self._tables[name]
 
     def _forget(self, name: str) -> None:
-        """Open a table anew the next time."""
         with self._lock:
             self._tables.pop(name, None)
         self._arrays.clear()
@@ -141,7 +143,7 @@ class Tables:
             if name in now:
                 changed[name] = {**entry, "tidied": now[name]}
         if changed:
-            write_versions(self.folder, {**known, **changed})
+            write_json(self.folder / "versions.json", {**known, **changed})
 
     def _mirror(self, name: str) -> pa.Table:
         """The table's columns without vectors, up to date."""
@@ -173,8 +175,8 @@ class Tables:
     def _present(self) -> np.ndarray:
         return is_ok(self._mirror("pictures"))
 
-    def _heavy(self, name: str, hashes: pa.ChunkedArray, keep: np.ndarray) -> pa.Array:
-        """A column that is not mirrored, in the order of `hashes`; null where `keep` is false."""
+    def _heavy(self, name: str, hashes: pa.ChunkedArray) -> pa.Array:
+        """A column that is not mirrored, in the order of `hashes`; null where there is none."""
         table = self._table("pictures" if name in SCHEMA.names else f"vectors_{name[2:]}")
         found = table.search().select(["hash", name]).to_arrow()
         return found.column(name).combine_chunks().take(pc.index_in(hashes, found.column("hash")))
@@ -202,3 +204,26 @@ class Tables:
                         self._point()
                 finally:
                     self._depth -= 1
+
+
+@contextlib.contextmanager
+def told(folder: Path) -> Iterator[None]:
+    """Turn what LanceDB or the disk raises into a LibraryError about the library in `folder`."""
+    try:
+        yield
+    except NeocogError:
+        raise
+    except (OSError, RuntimeError, ValueError, pa.ArrowException) as error:
+        raise LibraryError(_sentence(folder, error)) from error
+
+
+def _sentence(folder: Path, error: Exception) -> str:
+    text, number = str(error), getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or _FULL.search(text):
+        return (
+            f"the disk is full: {folder} could not be written. What was saved before is intact; free some space "
+            "and run the same command again to continue"
+        )
+    if number in (errno.EACCES, errno.EROFS, errno.EPERM) or _FORBIDDEN.search(text):
+        return f"{folder} cannot be written (no permission); you can search, but not change it"
+    return f"{folder}: {text.splitlines()[0][:300] if text else type(error).__name__}"

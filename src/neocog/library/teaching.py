@@ -11,7 +11,7 @@ import base64
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from neocog.library.heads import Head, learn
 from neocog.library.lock import Lock
 from neocog.library.rows import content_hash
 from neocog.library.store import Store
-from neocog.library.view import Eye, View, eye_of, find_picture, view_of
+from neocog.library.view import View, find_picture, view_of
 
 TAG_FROM = 0.5  # a picture gets the tag from this probability on
 _LONGEST = 100  # characters of a name
@@ -76,7 +76,6 @@ def teach(
     negatives: Iterable[Any] = (),
     *,
     model: str | None = None,
-    eye: Eye | None = None,
     ask: int = 12,
 ) -> Taught:
     """Teach a concept, or give one that is known more examples; tag the whole library with it.
@@ -87,8 +86,7 @@ def teach(
         negatives: the same, of what it is not.
         ask: how many uncertain pictures are proposed.
 
-    Raises:
-        UsageError: no usable example, or a picture is both. LibraryError: nothing is indexed yet.
+    Raises: UsageError: no usable example, or a picture is both. LibraryError: nothing is indexed yet.
     """
     start = time.perf_counter()
     name = " ".join(name.split())
@@ -97,9 +95,12 @@ def teach(
             f"a concept needs a name of at most {_LONGEST} characters, such as 'our cat', got {name[:60]!r}"
         )
     view = view_of(store)
-    chosen = _model(view, model)
+    if (chosen := view.model(model)) is None:
+        raise LibraryError(
+            f"{store.folder} has no vectors yet, so nothing can be taught; type 'neocog index FOLDER' first"
+        )
     notes: list[str] = []
-    yes, no = (_vectors(view, chosen, given, eye, notes) for given in (examples, negatives))
+    yes, no = (_vectors(view, chosen, given, notes) for given in (examples, negatives))
     with _changing(store):
         whole = store.load("taught", {})
         name = next((known for known in whole if normalise(known) == normalise(name)), name)
@@ -111,10 +112,11 @@ def teach(
                 )
             raise LibraryError(f"{name!r} was taught with the model {old['model']!r}; forget it and teach it anew")
         entry = {"model": chosen, "yes": {**old["yes"], **yes}, "no": {**old["no"], **no}}
-        if both := set(entry["yes"]) & set(entry["no"]):
+        if both := sorted(set(entry["yes"]) & set(entry["no"])):
+            row = int(view.rows_of(both[:1])[0])
+            first = (view.paths(row) if row >= 0 else None) or both
             raise UsageError(
-                f"{len(both)} of the pictures are given both as {name!r} and as not {name!r}; the first is "
-                f"{_shown(view, next(iter(both)))}"
+                f"{len(both)} of the pictures are given both as {name!r} and as not {name!r}; the first is {first[0]}"
             )
         if not entry["yes"]:
             raise UsageError(
@@ -125,16 +127,15 @@ def teach(
 
 
 def correct(store: Store, picture: str, name: str, right: bool, *, ask: int = 12) -> Taught:
-    """Say that a picture of the library (its hash or path) is, or is not, what `name` says; learn from it at once.
-
-    Raises:
-        UsageError: no such picture or concept.
-    """
+    """As `correct_all`, of one picture."""
     return correct_all(store, name, [(picture, right)], ask=ask)
 
 
 def correct_all(store: Store, name: str, said: Iterable[tuple[str, bool]], *, ask: int = 12) -> Taught:
-    """Like `correct` for several pictures, learning once."""
+    """Say that pictures of the library (hash or path) are, or are not, what `name` says; learn from it at once.
+
+    Raises: UsageError: no such picture or concept.
+    """
     start = time.perf_counter()
     view = view_of(store)
     rows = [(find_picture(view, picture)[0], picture, right) for picture, right in said]
@@ -171,11 +172,7 @@ def progress(store: Store, name: str, ask: int = 12) -> Taught:
     name = known_name(whole, name)
     entry, said = whole[name], said_of(store, name)
     yes, no = answers(entry, said)
-    head, p = Head.from_card(entry["head"]), probabilities(view, name, entry, said)
-    return Taught(
-        name, entry["model"], len(yes), len(no), int((p >= TAG_FROM).sum()), 0, head.share, head.quality,
-        _uncertain(view, entry, said, ask, p), (), 0.0,
-    )  # fmt: skip
+    return _told(view, name, entry, said, ask, probabilities(view, entry, said), len(yes), len(no))
 
 
 def lessons(store: Store, shown: int = 4) -> list[dict[str, Any]]:
@@ -195,7 +192,8 @@ def propose(store: Store, name: str, count: int = 12) -> tuple[Proposal, ...]:
     """Return the pictures whose probability of being `name` is nearest to one half, no two alike, none answered yet."""
     view, whole = view_of(store), store.load("taught", {})
     name = known_name(whole, name)
-    return _uncertain(view, whole[name], said_of(store, name), count)
+    entry, said = whole[name], said_of(store, name)
+    return _uncertain(view, entry, said, count, probabilities(view, entry, said))
 
 
 def forget(store: Store, name: str) -> None:
@@ -216,7 +214,7 @@ def tag_again(store: Store) -> dict[str, int]:
     with _changing(store):
         for name, entry in store.load("taught", {}).items():
             if entry["model"] in store.models():
-                p = probabilities(view, name, entry, said_of(store, name))
+                p = probabilities(view, entry, said_of(store, name))
                 changed[name] = _tag(store, view, name, p >= TAG_FROM)
                 view = view_of(store)
     return changed
@@ -232,7 +230,7 @@ def said_of(store: Store, name: str) -> dict[str, bool]:
     return {e["hash"]: bool(e["right"]) for e in store.load("corrections", []) if e["name"] == name}
 
 
-def probabilities(view: View, name: str, entry: dict[str, Any], said: dict[str, bool]) -> np.ndarray:
+def probabilities(view: View, entry: dict[str, Any], said: dict[str, bool]) -> np.ndarray:
     """Return float32 (N,): the probability of a taught concept for every picture; what the user said is certain."""
     out = np.zeros(len(view), np.float32)
     rows, vectors = view.vectors(entry["model"])
@@ -248,12 +246,6 @@ def answers(entry: dict[str, Any], said: dict[str, bool]) -> tuple[list[str], li
     """Return the hashes that show a concept and those that do not, as the user said; the last word counts."""
     last = {**dict.fromkeys(entry["yes"], True), **dict.fromkeys(entry["no"], False), **said}
     return [h for h, right in last.items() if right], [h for h, right in last.items() if not right]
-
-
-def denied_rows(view: View, entry: dict[str, Any], said: dict[str, bool]) -> np.ndarray:
-    """Return the rows of the pictures that the user said do not show a concept."""
-    rows = view.rows_of(answers(entry, said)[1])
-    return rows[rows >= 0]
 
 
 def known_name(whole: dict[str, Any], name: str) -> str:
@@ -308,21 +300,18 @@ def _learned(
     head = learn(positive, negative, rest)
     entry["head"] = head.card()
     store.save("taught", whole)
-    p = probabilities(view, name, entry, said)
+    p = probabilities(view, entry, said)
     changed = _tag(store, view, name, p >= TAG_FROM)
-    return Taught(
-        name=name,
-        model=entry["model"],
-        examples=len(positive),
-        negatives=len(negative),
-        tagged=int((p >= TAG_FROM).sum()),
-        changed=changed,
-        share=head.share,
-        quality=head.quality,
-        uncertain=_uncertain(view, entry, said, ask, p),
-        notes=tuple(notes),
-        seconds=time.perf_counter() - start,
-    )
+    told = _told(view, name, entry, said, ask, p, len(positive), len(negative))
+    return replace(told, changed=changed, notes=tuple(notes), seconds=time.perf_counter() - start)
+
+
+def _told(
+    view: View, name: str, entry: dict[str, Any], said: dict[str, bool], ask: int, p: np.ndarray, yes: int, no: int
+) -> Taught:
+    head, uncertain = Head.from_card(entry["head"]), _uncertain(view, entry, said, ask, p)
+    tagged = int((p >= TAG_FROM).sum())
+    return Taught(name, entry["model"], yes, no, tagged, 0, head.share, head.quality, uncertain, (), 0.0)
 
 
 def _tag(store: Store, view: View, name: str, wanted: np.ndarray) -> int:
@@ -338,10 +327,9 @@ def _tag(store: Store, view: View, name: str, wanted: np.ndarray) -> int:
 
 
 def _uncertain(
-    view: View, entry: dict[str, Any], said: dict[str, bool], count: int, p: np.ndarray | None = None
+    view: View, entry: dict[str, Any], said: dict[str, bool], count: int, p: np.ndarray
 ) -> tuple[Proposal, ...]:
     rows, vectors = view.vectors(entry["model"])
-    p = probabilities(view, "", entry, said) if p is None else p
     answered = {*said, *entry["yes"], *entry["no"]}
     order = np.argsort(np.abs(p[rows] - 0.5), kind="stable")
     out: list[Proposal] = []
@@ -358,7 +346,7 @@ def _uncertain(
     return tuple(out)
 
 
-def _vectors(view: View, model: str, given: Iterable[Any], eye: Eye | None, notes: list[str]) -> dict[str, Any]:
+def _vectors(view: View, model: str, given: Iterable[Any], notes: list[str]) -> dict[str, Any]:
     """hash -> None for a picture of the library, else its vector and path; what cannot be read goes to `notes`."""
     found: dict[str, Any] = {}
     outside: list[tuple[str, Path, bytes]] = []
@@ -371,19 +359,17 @@ def _vectors(view: View, model: str, given: Iterable[Any], eye: Eye | None, note
             elif path is not None:
                 data = read_place(str(path))
                 outside.append((content_hash(data), path, data))
-    for start in range(0, len(outside), 64):
-        part = outside[start : start + 64]
-        eye = eye or eye_of(view.store, model)
+    parts = [outside[start : start + 64] for start in range(0, len(outside), 64)]
+    while parts:
+        part = parts.pop(0)
         try:
-            features = np.asarray(eye.embed([data for _, _, data in part])[0], np.float32)
-        except DecodeError:
-            one_by_one = []
-            for key, path, data in part:
-                try:
-                    one_by_one.append(((key, path, data), np.asarray(eye.embed([data])[0][0], np.float32)))
-                except DecodeError as error:
-                    notes.append(f"{path}: {error}")
-            part, features = [o[0] for o in one_by_one], np.array([o[1] for o in one_by_one])
+            features = view.embed(model, [data for _, _, data in part])[0]
+        except DecodeError as error:
+            if len(part) > 1:
+                parts[:0] = [[one] for one in part]
+            else:
+                notes.append(f"{part[0][1]}: {error}")
+            continue
         for (key, path, _), vector in zip(part, features, strict=True):
             unit = (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float16)
             found[key] = {"path": str(path.absolute()), "vector": base64.b64encode(unit.tobytes()).decode()}
@@ -391,7 +377,6 @@ def _vectors(view: View, model: str, given: Iterable[Any], eye: Eye | None, note
 
 
 def _files(one: Any) -> list[str]:
-    """A file, a hash, or the pictures below a folder."""
     path = Path(one).expanduser()
     if not path.is_dir():
         return [str(one)]
@@ -399,20 +384,6 @@ def _files(one: Any) -> list[str]:
     if not found:
         raise UsageError(f"{path} holds no pictures")
     return found
-
-
-def _model(view: View, model: str | None) -> str:
-    chosen = view.model(model)
-    if chosen is None:
-        raise LibraryError(
-            f"{view.store.folder} has no vectors yet, so nothing can be taught; type 'neocog index FOLDER' first"
-        )
-    return chosen
-
-
-def _shown(view: View, key: str) -> str:
-    row = int(view.rows_of([key])[0])
-    return (view.paths(row) or (key,))[0] if row >= 0 else key
 
 
 def _changing(store: Store) -> Lock:

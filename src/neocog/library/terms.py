@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from neocog.errors import UsageError
 
@@ -30,8 +31,7 @@ class Region:
     def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Return (left, top, right, bottom) for a picture of that size, at least one pixel.
 
-        Raises:
-            UsageError: the part lies outside the picture.
+        Raises: UsageError: the part lies outside the picture.
         """
         across, down = (width, height) if self.fractions else (1, 1)
         left, top = math.floor(self.x0 * across), math.floor(self.y0 * down)
@@ -126,8 +126,7 @@ class Example:
     negative: bool = False
 
     def __str__(self) -> str:
-        name = self.file if _SAFE.match(self.file) else quoted(self.file)
-        return f"{'un' * self.negative}like:{name}{self.region or ''}{_weight(self.weight)}"
+        return f"{'un' * self.negative}like:{typed(self.file)}{self.region or ''}{_weight(self.weight)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +138,7 @@ class Filter:
     negative: bool = False
 
     def __str__(self) -> str:
-        if isinstance(self.value, str):
-            value = self.value if _SAFE.match(self.value) else quoted(self.value)
-        else:
-            value = str(self.value)
+        value = typed(self.value) if isinstance(self.value, str) else str(self.value)
         return f"{'-' * self.negative}{self.field}:{value}"
 
 
@@ -153,15 +149,15 @@ class Either:
     alternatives: tuple[tuple[Term, ...], ...]
 
     def __str__(self) -> str:
-        shown = [" ".join(map(str, terms)) if len(terms) == 1 else _several(terms) for terms in self.alternatives]
+        shown = [str(terms[0]) if len(terms) == 1 else f"({' '.join(map(str, terms))})" for terms in self.alternatives]
         return f"({' OR '.join(shown)})"
 
 
 Term = Word | Phrase | Example | Filter | Either
 
 
-def _several(terms: tuple[Term, ...]) -> str:
-    return f"({' '.join(map(str, terms))})"
+def _those(kind: type, doc: str) -> Any:
+    return property(lambda self: tuple(term for term in self.terms if isinstance(term, kind)), doc=doc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,30 +171,11 @@ class Query:
     duplicates: bool | None = None
     source: str = field(default="", compare=False)
 
-    @property
-    def words(self) -> tuple[Word, ...]:
-        """The words to rank by."""
-        return tuple(t for t in self.terms if isinstance(t, Word))
-
-    @property
-    def phrases(self) -> tuple[Phrase, ...]:
-        """The exact words that must be there, or must not."""
-        return tuple(t for t in self.terms if isinstance(t, Phrase))
-
-    @property
-    def examples(self) -> tuple[Example, ...]:
-        """The pictures to look like, or not."""
-        return tuple(t for t in self.terms if isinstance(t, Example))
-
-    @property
-    def filters(self) -> tuple[Filter, ...]:
-        """The filters."""
-        return tuple(t for t in self.terms if isinstance(t, Filter))
-
-    @property
-    def choices(self) -> tuple[Either, ...]:
-        """The alternatives."""
-        return tuple(t for t in self.terms if isinstance(t, Either))
+    words = _those(Word, "The words to rank by.")
+    phrases = _those(Phrase, "The exact words that must be there, or must not.")
+    examples = _those(Example, "The pictures to look like, or not.")
+    filters = _those(Filter, "The filters.")
+    choices = _those(Either, "The alternatives.")
 
     def __str__(self) -> str:
         shown = [str(t) for t in self.terms]
@@ -209,6 +186,11 @@ class Query:
 
 def quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def typed(text: str) -> str:
+    """A text as it is typed after a colon."""
+    return text if _SAFE.match(text) else quoted(text)
 
 
 def _weight(value: float) -> str:

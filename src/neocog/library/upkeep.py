@@ -1,14 +1,11 @@
-"""Maintaining a library: its contents, whether it is intact, what could not be read, and export.
-
-Duplicates are found in copies.py; `duplicates` is also available here.
-"""
+"""Maintaining a library: its contents, whether it is intact, what could not be read, and export."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +20,12 @@ from neocog.data.places import read_place
 from neocog.data.stores import file_of, is_elsewhere
 from neocog.data.video import have
 from neocog.errors import DecodeError, LibraryError, UsageError
-from neocog.library.copies import Copy, Group, duplicates
 from neocog.library.photo import read_steady
-from neocog.library.rows import HASH, content_hash, decode_path, matrix
+from neocog.library.rows import HASH, SCHEMA, content_hash, decode_path, matrix
 from neocog.library.scan import scan
 from neocog.library.store import Store
 from neocog.names import json_text, shown
 from neocog.records import Problem, counted
-
-__all__ = ["Copy", "Finding", "Group", "Info", "duplicates", "export", "info", "problems", "verify"]
 
 _FIX = "'neocog library verify --fix'"
 _SHOWN = 5  # examples beside a finding
@@ -79,12 +73,8 @@ def info(store: Store) -> Info:
     ok = table.filter(pc.equal(table.column("state"), "ok"))
     with_vectors = Counter(name for row in ok.column("models").to_pylist() for name in row or ())
     models = {
-        name: {
-            "dimension": card["dimension"],
-            "classes": card["classes"],
-            "pictures": with_vectors[name],
-            "indexed": store.index_state(name)["indexed"],
-        }
+        name: {key: card[key] for key in ("dimension", "classes")}
+        | {"pictures": with_vectors[name], "indexed": store.index_state(name)["indexed"]}
         for name, card in store.models().items()
     }
     return Info(
@@ -142,8 +132,7 @@ def verify(store: Store, *, deep: bool = False, fix: bool = False) -> list[Findi
         fix: mend the rows. Of what is in doubt (a path that stands twice, another content, a lost vector) the row
             forgets what it claimed, so that the next `neocog index` looks at the file again.
 
-    Raises:
-        LibraryError: the library is so damaged that it cannot be read at all; or `fix`, and it is read-only.
+    Raises: LibraryError: the library is so damaged that it cannot be read at all; or `fix`, and it is read-only.
     """
     remedy = "restore the library from a copy, or delete its folder and index again"
     found = [Finding(text, remedy, fixable=False) for text in _tables(store)]
@@ -163,8 +152,7 @@ def _tables(store: Store) -> Iterator[str]:
             count += len(batch)
             columns = (batch.column(name).to_pylist() for name in ("hash", "models"))
             has |= {hash: set(models or ()) for hash, models in zip(*columns, strict=True)}
-        for batch in store.stored("problems", ["path"]):
-            del batch
+        deque(store.stored("problems", ["path"]), maxlen=0)
     except LibraryError as error:
         yield f"the rows cannot be read: {error}"
         return
@@ -175,7 +163,6 @@ def _tables(store: Store) -> Iterator[str]:
 
 
 def _vectors(store: Store, model: str, fix: bool) -> list[Finding]:
-    """What is wrong with the vectors of a model."""
     seen: set[str] = set()
     good: set[str] = set()
     rows = 0
@@ -221,14 +208,13 @@ def _finding(count: int, what: str, remedy: str, examples: Iterator[str] | list[
 
 
 def _rows(store: Store, fix: bool) -> list[Finding]:
-    """What the rows say of themselves."""
     columns = ["hash", "paths", "mtimes", "inodes", "state", "size"]
     table = store.rows(columns, gone=True)
     owners = Counter(path for paths in table.column("paths").to_pylist() for path in paths or ())
     twice = sorted(path for path, count in owners.items() if count > 1)
     uneven: list[str] = []
     wrong: list[str] = []
-    mended: dict[str, dict[str, Any]] = {}
+    mended: list[dict[str, Any]] = []
     for row in table.to_pylist():
         paths, hash = row["paths"] or [], row["hash"]
         kept = list(zip(paths, row["mtimes"] or [], row["inodes"] or [], strict=False))
@@ -239,17 +225,12 @@ def _rows(store: Store, fix: bool) -> list[Finding]:
         if row["state"] != ("ok" if paths else "gone"):
             wrong.append(hash)
         if len(kept) != len(paths) or row["state"] != ("ok" if kept else "gone"):
-            mended[hash] = {
-                "hash": hash,
-                "paths": [p for p, _, _ in kept],
-                "mtimes": [t for _, t, _ in kept],
-                "inodes": [i for _, _, i in kept],
-                "state": "ok" if kept else "gone",
-            }
+            own = dict(zip(("paths", "mtimes", "inodes"), map(list, zip(*kept, strict=True)), strict=False))
+            own = own or {"paths": [], "mtimes": [], "inodes": []}
+            mended.append({"hash": hash, **own, "state": "ok" if kept else "gone"})
     if fix and mended:
-        texts, whole = pa.list_(pa.string()), pa.list_(pa.int64())
-        kinds = {"hash": pa.string(), "paths": texts, "mtimes": whole, "inodes": whole, "state": pa.string()}
-        store.merge(pa.Table.from_pylist(list(mended.values()), pa.schema(list(kinds.items()))))
+        names = ("hash", "paths", "mtimes", "inodes", "state")
+        store.merge(pa.Table.from_pylist(mended, pa.schema([SCHEMA.field(name) for name in names])))
     remedy = _remedy(fix)
     return [
         *_finding(len(twice), "paths appear in two rows", remedy, twice),
@@ -259,7 +240,6 @@ def _rows(store: Store, fix: bool) -> list[Finding]:
 
 
 def _files(store: Store, deep: bool, fix: bool) -> list[Finding]:
-    """What the files say of the rows."""
     roots = [os.fspath(store.path_of(text)) for text in store.folders if not is_elsewhere(text)]
     there = [root for root in roots if os.path.exists(root)]
     away = [root for root in roots if root not in there]
@@ -341,8 +321,8 @@ def export(
         raise UsageError(f"expected a name that ends with .parquet or .csv, got {str(path)!r}")
     if model is not None and kind == ".csv":
         raise UsageError("vectors are exported to Parquet only; name a file that ends with .parquet")
-    if model is not None and model not in store.models():
-        raise LibraryError(f"{store.folder} has no vectors of {model!r}; it has {', '.join(store.models()) or 'none'}")
+    if model is not None:
+        store.card_of(model)
     columns = [c for c in store.columns if c not in ("thumb", "inodes", "folder", "reason", "state", "models", "flat")]
     columns = [c for c in columns if c[:2] not in ("v_", "n_", "p_") or c[2:] == model]
     table = store.rows(columns)

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from neocog.data.places import is_there, read_place
 from neocog.data.stores import address, moment
-from neocog.errors import LibraryError, UsageError, closest
+from neocog.errors import UsageError
 from neocog.library.concepts import Vocabulary, vocabulary
 from neocog.library.fulltext import FullText
 from neocog.library.mirror import hash_bytes, hash_texts
@@ -37,12 +37,6 @@ _PAIRS_FROM = 512  # pictures whose pairs show how alike two pictures of the lib
 _AT = re.compile(r"(.+) at (?:(\d+):)?(\d\d):(\d\d)", re.DOTALL)
 _SUMS = 64 << 20  # bytes of probabilities that are kept
 _CHUNK = 8192  # rows converted from half precision at a time
-
-
-class Eye(Protocol):
-    """What turns pictures (bytes or uint8 arrays) into features (B, D) and probabilities (B, K): an `Embedder`."""
-
-    def embed(self, pictures: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 class View:
@@ -73,6 +67,11 @@ class View:
         return FullText(self.table, lambda name, make: self.store.kept(name, self.version, make))
 
     @cached_property
+    def taken(self) -> np.ndarray:
+        """When the pictures were taken, datetime64[s] (N,); NaT where that is not known."""
+        return np.asarray(self.table.column("taken").to_numpy()).astype("datetime64[s]")
+
+    @cached_property
     def _order(self) -> np.ndarray:
         return np.argsort(self.hashes, kind="stable")
 
@@ -92,16 +91,11 @@ class View:
     def model(self, name: str | None = None) -> str | None:
         """Return a model's name: the one given, or the one to search with; None if there is none.
 
-        Raises:
-            LibraryError: no such model.
+        Raises: LibraryError: no such model.
         """
-        models = self.store.models()
         if name is not None:
-            if name not in models:
-                there = f"it has {', '.join(models)}" if models else "it has none"
-                raise LibraryError(f"{self.store.folder} has no model {name!r}{closest(name, models)}; {there}")
-            return name
-        return self.store.model
+            self.store.card_of(name)
+        return name if name is not None else self.store.model
 
     def vocabulary(self, model: str) -> Vocabulary | None:
         """Return the concepts that a model has probabilities for; None if it has none."""
@@ -138,6 +132,21 @@ class View:
                 del self._sums[next(iter(self._sums))]
             self._sums[model, chosen] = out
         return out
+
+    def embed(self, model: str, pictures: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Return features float32 (B, D) and probabilities float32 (B, K) of pictures (bytes or uint8 arrays).
+
+        The net that the model's vectors were made with is made once, and kept.
+
+        Raises: LibraryError: its weights are no longer there. DecodeError.
+        """
+        key = (str(self.store.folder), model)
+        if key not in _nets:
+            from neocog.library.embed import embedder_of
+
+            _nets[key] = embedder_of(self.store.models()[model])
+        features, probabilities = _nets[key].embed(pictures)
+        return np.asarray(features, np.float32), np.asarray(probabilities, np.float32)
 
     def likeness(
         self, model: str, query: np.ndarray, metric: str, layer: str = FEATURES, rows: np.ndarray | None = None
@@ -190,7 +199,6 @@ class View:
         return self._pairs[key]
 
     def _norms(self, model: str, layer: str) -> np.ndarray:
-        """The lengths, float32 (M,), that the vectors had."""
         norms = self.store.norms(model)
         return norms if layer == FEATURES else np.ones_like(norms)
 
@@ -221,7 +229,7 @@ def unit(values: np.ndarray, layer: str = FEATURES) -> np.ndarray:
 
 
 _views: weakref.WeakKeyDictionary[Store, View] = weakref.WeakKeyDictionary()
-_eyes: dict[tuple[str, str], Eye] = {}
+_nets: dict[tuple[str, str], Any] = {}  # by library and model
 
 
 def view_of(store: Store) -> View:
@@ -233,27 +241,12 @@ def view_of(store: Store) -> View:
     return view
 
 
-def eye_of(store: Store, model: str) -> Eye:
-    """Return the net that a model's vectors were made with; made once, and kept.
-
-    Raises:
-        LibraryError: its weights are no longer there.
-    """
-    key = (str(store.folder), model)
-    if key not in _eyes:
-        from neocog.library.embed import embedder_of
-
-        _eyes[key] = embedder_of(store.models()[model])
-    return _eyes[key]
-
-
 def find_picture(view: View, file: str, *, files: bool = True) -> tuple[int, Path | None]:
     """Return (row or -1, path) for a file, the hash of a picture in the library, or the end of its path there.
 
     With ``files=False`` no file is looked at: only pictures of the library are found.
 
-    Raises:
-        UsageError: there is no such picture.
+    Raises: UsageError: there is no such picture.
     """
     path = Path(_at(view, file)).expanduser()
     file = str(path) if moment(str(path)) else file
@@ -280,8 +273,8 @@ def find_picture(view: View, file: str, *, files: bool = True) -> tuple[int, Pat
             f"{len(rows)} pictures of the library are called {file!r}; type more of the path, such as "
             f"{view.paths(int(rows[0]))[0]}"
         )
-    where = f"neither here ({Path.cwd()}) nor in the library; type its full path" if files else "in the library"
-    raise UsageError(f"there is no picture {file!r} {where}" if not files else f"there is no picture {file!r}, {where}")
+    where = f", neither here ({Path.cwd()}) nor in the library; type its full path" if files else " in the library"
+    raise UsageError(f"there is no picture {file!r}{where}")
 
 
 def _at(view: View, file: str) -> str:
@@ -302,7 +295,6 @@ def vector_of(
     model: str,
     file: str,
     region: Region | None = None,
-    eye: Eye | None = None,
     layer: str = FEATURES,
     *,
     metric: str = "cosine",
@@ -313,8 +305,7 @@ def vector_of(
 
     A picture of the library costs nothing; any other loads the net.
 
-    Raises:
-        UsageError: no such picture, or a region outside it. DecodeError: it cannot be read.
+    Raises: UsageError: no such picture, or a region outside it. DecodeError: it cannot be read.
     """
     row, path = find_picture(view, file)
     if row >= 0 and region is None:
@@ -334,7 +325,7 @@ def vector_of(
         pixels = decode(picture)
         left, top, right, bottom = region.pixels(pixels.shape[1], pixels.shape[0])
         picture = np.ascontiguousarray(pixels[top:bottom, left:right])
-    features, probabilities = (eye or eye_of(view.store, model)).embed([picture])
+    features, probabilities = view.embed(model, [picture])
     return unit(features[0] if layer == FEATURES else probabilities[0], layer)
 
 

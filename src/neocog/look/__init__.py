@@ -9,8 +9,7 @@ The methods themselves, on any function of a net's outputs, are in `neocog.look.
 """
 
 from .early import Invariance, Tuning, activations, filters_sheet, first_filters, invariance, maps_row, tuning
-from .explaining import METHODS, Map, explain
-from .glance import Active, Looked, look_at, sheet_of
+from .explaining import METHODS, Active, Looked, Map, explain, look_at, sheet_of
 from .maps import Backwards, deconvolve, gradcam, gradient, integrated, occlusion, of_layer, smoothgrad
 from .plane import Space, space, space_of
 from .playing import Film, film

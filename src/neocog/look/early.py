@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from neocog.errors import UsageError
 from neocog.look.maps import tensor_of
-from neocog.look.sheet import Row, Sheet, Tile, chart, scaled, signed, tiled, warm
+from neocog.look.sheet import Row, Sheet, Tile, chart, enlarged, scaled, signed, tiled, warm
 from neocog.look.subject import Subject, subject
 from neocog.nets.taps import tapped
 from neocog.nets.vision import ORIENTATIONS, SimpleCells, gabor
@@ -27,26 +27,26 @@ def first_filters(net: Any) -> np.ndarray:
     """The filters of the first convolution, float32 (O, C, kh, kw). Raises: UsageError: the net has none."""
     seen = subject(net)
     for m in seen.net.modules():
-        if isinstance(m, nn.Conv2d) and not isinstance(m, _Fixed) and m.in_channels == seen.preprocess.channels:
+        if isinstance(m, nn.Conv2d) and not isinstance(m, SimpleCells) and m.in_channels == seen.preprocess.channels:
             return m.weight.detach().float().cpu().numpy()  # type: ignore[no-any-return]
     raise UsageError(f"{seen.name} has no convolution that reads the picture")
 
 
-_Fixed = SimpleCells  # of a front end that does not learn
+def filters_picture(weights: np.ndarray, scale: int, columns: int) -> np.ndarray:
+    """Filters float32 (O, C, kh, kw), each pixel `scale` pixels wide, as one picture uint8 (H, W, 3)."""
+    colours = [w.transpose(1, 2, 0) if w.shape[0] == 3 else w.mean(0) for w in weights]
+    return tiled([enlarged(signed(one), scale) for one in colours], columns, 2)
 
 
 def filters_sheet(net: Any) -> Sheet:
     """All filters of the first layer as the colours that excite them, and what each is tuned to."""
     seen, w = subject(net), first_filters(net)
-    grey = w.shape[1] != 3
-    pictures = [signed(one.transpose(1, 2, 0).mean(2) if grey else one.transpose(1, 2, 0)) for one in w]
     size = 8 if w.shape[-1] > 8 else 16
-    big = [np.kron(p, np.ones((size, size, 1), np.uint8)) for p in pictures]
-    columns = max(1, min(len(big), 1100 // (big[0].shape[1] + 2)))
+    drawn = filters_picture(w, size, max(1, min(len(w), 1100 // (size * w.shape[-1] + 2))))
     found = tuning(seen)
     shape = "x".join(map(str, w.shape))
     rows = [
-        Row("Filters", [Tile(tiled(big, columns, 2))], side=(-(-len(big) // columns)) * (big[0].shape[0] + 2),
+        Row("Filters", [Tile(drawn)], side=len(drawn) + 2,
             text=f"{shape}, each scaled to its largest weight; grey is zero."),
         Row("Tuning", [Tile(found.draw(), "")], side=300, text=found.text()),
     ]  # fmt: skip
@@ -135,15 +135,12 @@ def tuning(net: Any, *, orientations: int = 2 * ORIENTATIONS, wavelengths: Seque
             for g in pair:
                 g = (g - g.mean()) / (g - g.mean()).norm().clamp(min=1e-12)
                 parts.append(torch.einsum("ochw,hw->oc", flat, g).norm(dim=1))  # stripes of any colour
-            made[:, i, j] = torch.maximum(*parts) if _alike(*pair) else torch.stack(parts).norm(dim=0)
+            a, b = (g - g.mean() for g in pair)
+            # on so few pixels two phases may not be at right angles: then their energies may not be added
+            alike = (a * b).sum().abs() > 0.05 * a.norm() * b.norm()
+            made[:, i, j] = torch.maximum(*parts) if alike else torch.stack(parts).norm(dim=0)
             made[:, i, j] /= length
     return Tuning(made.clamp(max=1).numpy(), angles, waves, colour.float().numpy())
-
-
-def _alike(even: Tensor, odd: Tensor) -> bool:
-    """Whether two phases are no longer at right angles on so few pixels: then their energies may not be added."""
-    a, b = even - even.mean(), odd - odd.mean()
-    return bool((a * b).sum().abs() > 0.05 * a.norm() * b.norm())
 
 
 def _cut_to(g: Tensor, size: Any) -> Tensor:
@@ -162,10 +159,9 @@ def _cut_to(g: Tensor, size: Any) -> Tensor:
 def activations(net: Any, picture: Any, layer: str | None = None) -> np.ndarray:
     """What a layer puts out for a picture: float32 (C, h, w), or (D,) for one without a map."""
     seen = subject(net)
-    path = seen.path(seen.layer(layer).name)
-    with torch.no_grad(), tapped(seen.net, [path], apart=True) as found:
-        seen.outputs(seen.read(picture).x)
-    return tensor_of(found, path)[0].float().cpu().numpy()  # type: ignore[no-any-return]
+    with torch.no_grad():
+        found = seen.put_out(seen.read(picture).x, seen.path(seen.layer(layer).name))
+    return found[0].float().cpu().numpy()  # type: ignore[no-any-return]
 
 
 def maps_row(values: np.ndarray, name: str) -> Row:
@@ -175,7 +171,7 @@ def maps_row(values: np.ndarray, name: str) -> Row:
     top = values.reshape(len(values), -1).max(1)
     chosen = np.sort(np.argsort(-top, kind="stable")[:_MAPS])
     cell = max(1, 84 // max(values.shape[1:]))
-    shown = [np.kron(warm(scaled(values[k].clip(0), 100)), np.ones((cell, cell, 1), np.uint8)) for k in chosen]
+    shown = [enlarged(warm(scaled(values[k].clip(0), 100)), cell) for k in chosen]
     columns = max(1, min(len(shown), 1120 // (shown[0].shape[1] + 2)))
     which = "all" if len(chosen) == len(values) else f"the {len(chosen)} strongest"
     silent = int((top <= 0).sum())
@@ -188,8 +184,6 @@ def maps_row(values: np.ndarray, name: str) -> Row:
 
 
 # ---------------------------------------------------------------- invariance
-
-CHANGES = {"shift": ("pixels to the right", 16), "turn": ("degrees", 180), "scale": ("times larger", 2)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from neocog.data import open_source
 from neocog.data.decode import decode
 from neocog.errors import DataError, UsageError
-from neocog.files import write_atomically
+from neocog.fit.depth import zoo_net
 from neocog.fit.extract import extract
-from neocog.look.sheet import COLOURS, LINE, PAPER, SOFT
+from neocog.look.sheet import COLOURS, LINE, PAPER, SOFT, saved
 from neocog.look.subject import subject
 from neocog.page import Html, data_uri, page, paragraph
 
@@ -68,8 +70,6 @@ class Space:
         Frames and dots have the colours of the groups, if there are at most 7. `thumb`: pixels of a picture; 0: so
         that they fill about half of the map.
         """
-        from PIL import Image, ImageDraw, ImageFont
-
         canvas = Image.new("RGB", (side, side), PAPER)
         pen, thumb = ImageDraw.Draw(canvas), thumb or self._thumb(side)
         at = (0.5 * thumb + 12 + self.places * (side - thumb - 24)).round().astype(int)
@@ -119,7 +119,7 @@ class Space:
         for i in sorted(chosen.tolist()):
             uri = data_uri(_thumbnail(self.read, i, 2 * thumb), lossless=False)
             frame = f";outline:2px solid rgb{colours[i]}" if i in colours else ""
-            name = Html(_escaped(f"{self.keys[i]}{' - ' + self.groups[i] if self.groups else ''}"))
+            name = Html(escape(f"{self.keys[i]}{' - ' + self.groups[i] if self.groups else ''}"))
             x, y = at[i].tolist()
             parts.append(f'<img src="{uri}" alt="{name}" title="{name}" style="left:{x:.0f}px;top:{y:.0f}px{frame}">')
         style = (
@@ -135,33 +135,11 @@ class Space:
 
     def save(self, path: str | os.PathLike[str], title: str = "The space of the pictures") -> Path:
         """Write .png, .jpg or .html and return where it is. Raises: UsageError: another ending."""
-        import io
-
-        from PIL import Image
-
-        out = Path(os.path.abspath(path))
-        if out.suffix.lower() in (".html", ".htm"):
-            write_atomically(out, self.to_html(title).encode("utf-8", "surrogateescape"))
-            return out
-        kinds = Image.registered_extensions()
-        if out.suffix.lower() not in kinds:
-            raise UsageError(f"expected a file that ends in .png, .jpg or .html, got {out.name!r}")
-        buffer = io.BytesIO()
-        Image.fromarray(self.draw()).save(buffer, kinds[out.suffix.lower()])
-        write_atomically(out, buffer.getvalue())
-        return out
-
-
-def _escaped(text: str) -> str:
-    from html import escape
-
-    return escape(text, quote=True)
+        return saved(path, lambda: self.to_html(title), self.draw)
 
 
 def _thumbnail(read: Read, row: int, side: int) -> np.ndarray:
     """The picture, at most `side` pixels; a grey field for one that cannot be read."""
-    from PIL import Image
-
     try:
         data = read(row)
         picture = Image.fromarray(decode(data, short_side=side) if isinstance(data, bytes) else data).convert("RGB")
@@ -187,8 +165,7 @@ def space(
         read: gives the picture of a row. groups: a name for each row, such as its label.
         method: "tsne" (scikit-learn's; of more than `LARGE` vectors openTSNE's) or "pca".
 
-    Raises:
-        UsageError: no such method, or openTSNE is needed and not installed. DataError: fewer than 3 vectors.
+    Raises: UsageError: no such method, or openTSNE is needed and not installed. DataError: fewer than 3 vectors.
     """
     if method not in ("tsne", "pca"):
         raise UsageError(f"expected the method tsne or pca, got {method!r}")
@@ -234,8 +211,6 @@ def space_of(
         net: see `subject`. pictures: whatever ``open_source`` opens; their labels are the groups.
     """
     seen, source = subject(net), open_source(pictures)
-    from neocog.fit.depth import zoo_net
-
     made = extract(zoo_net(seen.net), source, layer, preprocess=seen.preprocess, progress=progress)
     groups = [made.classes[k] if k >= 0 else "no label" for k in made.labels] if (made.labels >= 0).any() else []
     keys = [source.key(int(i)) for i in made.rows]

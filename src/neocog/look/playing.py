@@ -57,8 +57,7 @@ def film(run: Any, seed: int = NEW, *, method: str | None = None, most: int = 10
         method: one of ``look.METHODS``, for a map beside each frame of what speaks for the action; None: no map.
         most: steps that are shown; the score is that of the whole game.
 
-    Raises:
-        UsageError: the run is of another task; no such method.
+    Raises: UsageError: the run is of another task; no such method.
     """
     run = run if isinstance(run, Run) else Run(run)
     task = run.task

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import wrap
@@ -53,19 +54,7 @@ class Sheet:
 
         Raises: UsageError: another ending, or a sheet too long for one picture.
         """
-        out = Path(os.path.abspath(path))
-        if out.suffix.lower() in (".html", ".htm"):
-            write_atomically(out, self.to_html().encode("utf-8", "surrogateescape"))
-            return out
-        kinds = Image.registered_extensions()
-        if out.suffix.lower() not in kinds:
-            raise UsageError(f"expected a file that ends in .png, .jpg or .html, got {out.name!r}")
-        import io
-
-        buffer = io.BytesIO()
-        Image.fromarray(self.draw()).save(buffer, kinds[out.suffix.lower()])
-        write_atomically(out, buffer.getvalue())
-        return out
+        return saved(path, self.to_html, self.draw)
 
     def to_html(self) -> str:
         """A page that needs nothing else."""
@@ -136,6 +125,24 @@ class Sheet:
         return np.asarray(canvas)
 
 
+def saved(path: str | os.PathLike[str], to_html: Callable[[], str], draw: Callable[[], np.ndarray]) -> Path:
+    """Write what two functions make, a page or a picture by the ending, and return where it is.
+
+    Raises: UsageError: another ending.
+    """
+    out, kinds = Path(os.path.abspath(path)), Image.registered_extensions()
+    ending = out.suffix.lower()
+    if ending in (".html", ".htm"):
+        write_atomically(out, to_html().encode("utf-8", "surrogateescape"))
+    elif ending in kinds:
+        buffer = io.BytesIO()
+        Image.fromarray(draw()).save(buffer, kinds[ending])
+        write_atomically(out, buffer.getvalue())
+    else:
+        raise UsageError(f"expected a file that ends in .png, .jpg or .html, got {out.name!r}")
+    return out
+
+
 def _lines(text: str, width: int, font: Any) -> list[str]:
     """Text broken into lines that fit, without what cannot be drawn."""
     text = "".join(c if c.isprintable() else "?" for c in text)
@@ -186,11 +193,16 @@ def signed(values: np.ndarray) -> np.ndarray:
     return np.asarray((127.5 + 127.5 * np.clip(values / top, -1, 1)).round(), np.uint8)
 
 
-def tiled(pictures: Sequence[np.ndarray], columns: int, gap: int = 1, paper: int = 255) -> np.ndarray:
+def enlarged(picture: np.ndarray, times: int) -> np.ndarray:
+    """A picture (h, w, 3) with squares for its pixels."""
+    return np.kron(picture, np.ones((times, times, 1), np.uint8))
+
+
+def tiled(pictures: Sequence[np.ndarray], columns: int, gap: int = 1) -> np.ndarray:
     """Pictures uint8 (h, w, 3) of one size in rows of `columns`, uint8 (H, W, 3)."""
     h, w = pictures[0].shape[:2]
     rows = -(-len(pictures) // columns)
-    made = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), paper, np.uint8)
+    made = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), 255, np.uint8)
     for i, one in enumerate(pictures):
         y, x = i // columns * (h + gap), i % columns * (w + gap)
         made[y : y + h, x : x + w] = one
@@ -198,10 +210,10 @@ def tiled(pictures: Sequence[np.ndarray], columns: int, gap: int = 1, paper: int
 
 
 def chart(
-    curves: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str, width: int = 520, height: int = 300,
-    top: float | None = None,
-) -> np.ndarray:  # fmt: skip
-    """Curves from 0 on the vertical axis with their names beside them, uint8 (height, width, 3)."""
+    curves: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str, top: float | None = None
+) -> np.ndarray:
+    """Curves from 0 on the vertical axis with their names beside them, uint8 (300, 520, 3)."""
+    width, height = 520, 300
     canvas, small = Image.new("RGB", (2 * width, 2 * height), PAPER), ImageFont.load_default(24)
     pen = ImageDraw.Draw(canvas)
     points = [p for line in curves.values() for p in line]

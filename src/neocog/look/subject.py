@@ -22,6 +22,7 @@ from neocog.errors import DataError, NetError, UsageError, closest
 from neocog.fit.depth import inside, zoo_net
 from neocog.fit.device import Device, choose
 from neocog.fit.predicting import Run, pictures_only
+from neocog.look.maps import tensor_of
 from neocog.nets.taps import tapped
 from neocog.nets.weight_files import at_hand
 from neocog.records import Preprocess
@@ -77,24 +78,20 @@ class Subject:
 
     # ---- pictures
 
-    def blank(self, batch: int = 1) -> Tensor:
-        """Pictures of the mean colour, zeros (batch, C, H, W)."""
-        return torch.zeros(batch, self.preprocess.channels, *self.preprocess.input, device=self.device.torch)
+    def blank(self) -> Tensor:
+        """A picture of the mean colour, zeros (1, C, H, W)."""
+        return torch.zeros(1, self.preprocess.channels, *self.preprocess.input, device=self.device.torch)
 
     def read(self, *pictures: Any) -> Batch:
         """Pictures (paths, encoded bytes, uint8 arrays) as a batch. Raises: DataError if one cannot be read."""
         read = []
         for one in pictures:
+            named = isinstance(one, (str, Path))
             try:
-                made, matrix, size = placed(
-                    Path(one).read_bytes() if isinstance(one, (str, Path)) else one, self.preprocess
-                )
-            except OSError as error:
-                raise DataError(f"{one} cannot be read: {error.strerror or error}") from None
-            except DataError as error:
-                raise DataError(
-                    f"{one if isinstance(one, (str, Path)) else 'a picture'} cannot be read: {error}"
-                ) from None
+                made, matrix, size = placed(Path(one).read_bytes() if named else one, self.preprocess)
+            except (OSError, DataError) as error:
+                why = getattr(error, "strerror", None) or error
+                raise DataError(f"{one if named else 'a picture'} cannot be read: {why}") from None
             read.append((made.transpose(1, 2, 0), matrix, size))
         return pictures_only(read, self.preprocess, self.device)
 
@@ -111,6 +108,12 @@ class Subject:
         """What the net gives for pictures (B, C, H, W), as its task runs it."""
         every = torch.arange(len(x))
         return self.task.run(self.net, Batch((x,), {}, every, torch.ones(len(x), dtype=torch.bool)))
+
+    def put_out(self, x: Tensor, path: str) -> Tensor:
+        """What one of the modules (see `path`) puts out for pictures, differentiable."""
+        with tapped(self.net, [path], apart=True) as found:
+            self.outputs(x)
+        return tensor_of(found, path)
 
     def claim(self, batch: Batch, what: str | None = None, other: Any = None) -> Claim:
         """What is to be explained of the first picture (see ``Task.claim``); `other` is a picture to compare with."""
@@ -237,8 +240,7 @@ def subject(
             with fresh ones; a module, together with `preprocess`; or a `Subject`.
         classes: names of a module's outputs.
 
-    Raises:
-        UsageError: a module without its preprocessing, or a net that is not for pictures. NetError: no such net.
+    Raises: UsageError: a module without its preprocessing, or a net that is not for pictures. NetError: no such net.
     """
     if isinstance(named, Subject):
         return named

@@ -19,10 +19,9 @@ from neocog.data.source import Source
 from neocog.errors import DataError, UsageError
 from neocog.fit.evaluating import usual_batch
 from neocog.fit.show import Show
-from neocog.look.maps import deconvolve, gradient, tensor_of
+from neocog.look.maps import deconvolve, gradient
 from neocog.look.sheet import Row, Sheet, Tile, signed, tiled
 from neocog.look.subject import Subject, still, subject
-from neocog.nets.taps import tapped
 from neocog.records import Problem, counted
 
 _SHOWN, _CELL = 24, 64  # units on a sheet that were not chosen; pixels of a patch there
@@ -81,7 +80,6 @@ class Top:
 
 
 def _pair(hits: Sequence[Hit]) -> np.ndarray:
-    """Patches in a square, and beside them what is below them."""
     columns = math.ceil(math.sqrt(len(hits)))
     left, right = (tiled([_square(getattr(h, name)) for h in hits], columns, 2) for name in ("patch", "below"))
     return np.concatenate([left, np.full((len(left), 6, 3), 255, np.uint8), right], 1)
@@ -113,21 +111,18 @@ def top_patches(
         layer: dotted name; None: see `Subject.layer`.
         units: channels; None: 24 evenly spread ones, or all if there are fewer.
 
-    Raises:
-        UsageError: no such layer or unit. DataError: no picture can be read.
+    Raises: UsageError: no such layer or unit. DataError: no picture can be read.
     """
     seen = subject(net)
     shown = seen.layer(layer)
-    chosen = _units(units, shown.shape[0], shown.name)
+    chosen = chosen_units(units, shown.shape[0], shown.name)
     source, path, show = open_source(pictures), seen.unit_path(shown.name), Show(progress)
     streamed = Streamed(source, np.arange(len(source)), seen.preprocess)
     best = torch.full((len(chosen), 0), -math.inf)
     where, rows, n = best.long(), best.long(), 0
     with show.bar("looking") as bar, torch.no_grad():
         for batch in in_order(streamed, usual_batch(streamed), seen.device.torch, channels_last=False):
-            with tapped(seen.net, [path], apart=True) as found:
-                seen.outputs(batch.x)
-            maps = tensor_of(found, path)[:, chosen]
+            maps = seen.put_out(batch.x, path)[:, chosen]
             value, at = maps.reshape(*maps.shape[:2], -1).float().cpu().max(2)  # (B, units)
             every = torch.cat((best, value.T), 1)
             best, order = every.topk(min(count, every.shape[1]), 1)
@@ -137,12 +132,11 @@ def top_patches(
             bar(n / len(source), "")
     if not n:
         raise DataError(f"no picture of {source.name} can be read; 'neocog check' says why")
-    way = way_of(seen)
-    hits = _hits(seen, source, shown.name, way, chosen, best, where, rows, shown.shape)
-    return Top(shown.name, hits, way, n, streamed.problems)
+    hits = _hits(seen, source, shown.name, chosen, best, where, rows, shown.shape)
+    return Top(shown.name, hits, way_of(seen), n, streamed.problems)
 
 
-def _units(units: Sequence[int] | None, channels: int, layer: str) -> list[int]:
+def chosen_units(units: Sequence[int] | None, channels: int, layer: str) -> list[int]:
     if units is None:
         return sorted({round(i) for i in np.linspace(0, channels - 1, min(_SHOWN, channels))})
     if wrong := [u for u in units if not 0 <= u < channels]:
@@ -151,7 +145,7 @@ def _units(units: Sequence[int] | None, channels: int, layer: str) -> list[int]:
 
 
 def _hits(
-    seen: Subject, source: Source, layer: str, way: str, units: list[int], best: Tensor, where: Tensor, rows: Tensor,
+    seen: Subject, source: Source, layer: str, units: list[int], best: Tensor, where: Tensor, rows: Tensor,
     shape: tuple[int, ...],
 ) -> dict[int, tuple[Hit, ...]]:  # fmt: skip
     """The patches of the pictures that were kept, and what they are made of; one picture in memory at a time."""
@@ -163,18 +157,19 @@ def _hits(
             x = seen.read(source.read(row)).x
             picture = seen.picture(x[0])
             some = torch.tensor([units[i] for i, _ in places], device=x.device)
-            made = np.concatenate([_below(seen, path, x, part, way) for part in some.split(8)])
+            made = np.concatenate([below(seen, path, x, part) for part in some.split(8)])
             for (i, j), pixels in zip(places, made, strict=True):
                 at = divmod(int(where[i, j]), shape[2]) if len(shape) == 3 else (0, 0)
                 box = _box(area if len(shape) == 3 else None, at, picture.shape[:2])
-                patch, below = (_cut(p, box) for p in (picture, signed(pixels)))
-                found[units[i]][j] = Hit(row, source.key(row), float(best[i, j]), at, box, patch, below)
+                patch, source_of = (_cut(p, box) for p in (picture, signed(pixels)))
+                found[units[i]][j] = Hit(row, source.key(row), float(best[i, j]), at, box, patch, source_of)
     return {u: tuple(h for h in hits if h is not None) for u, hits in found.items()}
 
 
-def _below(seen: Subject, path: str, x: Tensor, units: Tensor, way: str) -> np.ndarray:
+def below(seen: Subject, path: str, x: Tensor, units: Tensor) -> np.ndarray:
+    """What made the strongest place of each unit active in a picture (1, C, H, W), (units, H, W, 3)."""
     x = x.expand(len(units), -1, -1, -1)
-    if way == "deconvnet":
+    if way_of(seen) == "deconvnet":
         made = deconvolve(seen.outputs, seen.net, x, path, units)
     else:
         made = gradient(lambda x: strongest(seen, path, x, units), x, "guided")
@@ -188,9 +183,7 @@ def way_of(seen: Subject) -> str:
 
 def strongest(seen: Subject, path: str, x: Tensor, units: Tensor | int) -> Tensor:
     """The largest activation of a unit in each picture (B,), one unit for all or one for each."""
-    with tapped(seen.net, [path], apart=True) as found:
-        seen.outputs(x)
-    maps = tensor_of(found, path)
+    maps = seen.put_out(x, path)
     return maps[torch.arange(len(x), device=x.device), units].flatten(1).amax(1)
 
 
@@ -249,14 +242,12 @@ def prefer(
             return score(seen.outputs(x))
     else:
         shown = seen.layer(layer)
-        (unit,) = _units([unit], shown.shape[0], shown.name)
+        (unit,) = chosen_units([unit], shown.shape[0], shown.name)
         path = seen.unit_path(shown.name)
         area = seen.field(shown.name) if len(shown.shape) == 3 else None
 
         def wanted(x: Tensor) -> Tensor:
-            with tapped(seen.net, [path], apart=True) as found:
-                seen.outputs(x)
-            maps = tensor_of(found, path)[:, unit]
+            maps = seen.put_out(x, path)[:, unit]
             return maps[:, maps.shape[1] // 2, maps.shape[2] // 2] if maps.ndim == 3 else maps
 
     height, width = pre.input

@@ -18,12 +18,11 @@ from neocog.data.source import Arrays
 from neocog.errors import DataError, NeocogError, UsageError
 from neocog.fit.depth import zoo_net
 from neocog.fit.run import read_json, read_tensors
+from neocog.look.early import filters_picture
 from neocog.look.explaining import of_claim, usual
-from neocog.look.maps import tensor_of
-from neocog.look.sheet import scaled, signed, tiled, warm
+from neocog.look.sheet import enlarged, scaled, warm
 from neocog.look.subject import Shown, Subject, subject
 from neocog.look.units import top_patches
-from neocog.nets.taps import tapped
 from neocog.page import data_uri
 
 _UNITS = 24  # of a layer that are shown, the most active first
@@ -35,8 +34,7 @@ _SIDE = 96  # pixels that a small map is enlarged to
 class Window:
     """A finished run, opened for looking. One thread looks at a time.
 
-    Raises:
-        RunError: it is not finished, or damaged.
+    Raises: RunError: it is not finished, or damaged.
     """
 
     def __init__(self, run: str | Path) -> None:
@@ -87,8 +85,7 @@ class Window:
             what: the answer that is explained; None: the first.
             cover: x0, y0, x1, y1 in fractions: a part that is also answered with grey over it.
 
-        Raises:
-            UsageError: no such layer, unit or answer. DecodeError: it is no picture.
+        Raises: UsageError: no such layer, unit or answer. DecodeError: it is no picture.
         """
         with self.lock:
             seen, pixels = self.seen, decode(picture)
@@ -114,8 +111,7 @@ class Window:
         Args:
             pictures: encoded, in which the patches are looked for; () takes those that the run was tested on.
 
-        Raises:
-            UsageError: no such layer or unit. DataError: there are no pictures.
+        Raises: UsageError: no such layer or unit. DataError: there are no pictures.
         """
         with self.lock:
             shown = self.seen.layer(layer)
@@ -136,10 +132,8 @@ class Window:
         return [{"name": str(name), "probability": float(p)} for name, p in pairs[:5]]
 
     def _units(self, x: torch.Tensor, layer: Shown, unit: int | None) -> dict[str, Any]:
-        path = self.seen.path(layer.name)
-        with torch.no_grad(), tapped(self.seen.net, [path], apart=True) as found:
-            self.seen.outputs(x)
-        values = tensor_of(found, path)[0].float().cpu()
+        with torch.no_grad():
+            values = self.seen.put_out(x, self.seen.path(layer.name))[0].float().cpu()
         maps = values if values.ndim == 3 else values[:, None, None]
         top = maps.flatten(1).amax(1)
         order = top.argsort(descending=True)[:_UNITS].tolist()
@@ -185,8 +179,7 @@ class Window:
 def filters(run: str | Path) -> np.ndarray:
     """The first layer's filters of a run, finished or not, as they were last saved: uint8 (H, W, 3).
 
-    Raises:
-        UsageError: nothing is saved yet, or no convolution reads the picture.
+    Raises: UsageError: nothing is saved yet, or no convolution reads the picture.
     """
     folder = Path(run)
     file = next((folder / n for n in ("checkpoint.safetensors", "weights.safetensors") if (folder / n).exists()), None)
@@ -200,10 +193,7 @@ def filters(run: str | Path) -> np.ndarray:
     if not first:
         raise UsageError(f"{folder.name} has no convolution that reads the picture")
     weights = tensors[min(first, key=lambda k: (k.startswith(("average/", "top/")), len(k), k))].float().numpy()
-    pictures = [signed(w.transpose(1, 2, 0) if channels == 3 else w.mean(0)) for w in weights]
-    scale = max(2, 48 // pictures[0].shape[0])
-    big = [np.kron(p, np.ones((scale, scale, 1), np.uint8)) for p in pictures]
-    return tiled(big, min(16, len(big)), 2)
+    return filters_picture(weights, max(2, 48 // weights.shape[2]), min(16, len(weights)))
 
 
 def errors(run: str | Path, most: int = 36) -> list[dict[str, Any]]:
@@ -265,7 +255,7 @@ def _source(settings: Mapping[str, Any], test: bool) -> Any:
 
 def _map(values: np.ndarray, side: int = _SIDE) -> str:
     scale = max(1, side // max(values.shape))
-    return data_uri(np.kron(warm(scaled(values)), np.ones((scale, scale, 1), np.uint8)), lossless=True)
+    return data_uri(enlarged(warm(scaled(values)), scale), lossless=True)
 
 
 def _covered(pixels: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:

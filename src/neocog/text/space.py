@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,6 @@ def _small(name: str, value: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _whole(kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The inverse of `_small`, for all arrays."""
     scaled = {k: v.astype(np.float32) * kept[f"{k}.scale"] for k, v in kept.items() if v.dtype == np.int8}
     return {k: scaled.get(k, v) for k, v in kept.items() if not k.endswith(".scale")}
 
@@ -180,7 +179,7 @@ class Space:
     def _places(self, texts: Sequence[str]) -> np.ndarray:
         made = np.empty((len(texts), sum(len(self._w[f"{n}.out.bias"]) for n in self._towers)), np.float32)
         for row, ids in enumerate(self._tokens(texts)):
-            made[row] = self._joined([self._read(n, ids)[1][None] for n in self._towers])[0]
+            made[row] = self._joined([self._remembered(n, ids)[1][None] for n in self._towers])[0]
         return made
 
     def _less_usual(self, places: np.ndarray, what: str) -> np.ndarray:
@@ -205,7 +204,7 @@ class Space:
         (ids,) = self._tokens([text])
         words: list[str] = []
         of = []
-        for token in self._tokenizer.tokens(ids.tolist()):
+        for token in self._tokenizer.tokens(ids):
             if token.startswith("▁") or not words:
                 words.append("")
             words[-1] += token.lstrip("▁")
@@ -213,7 +212,7 @@ class Space:
         added = np.zeros(len(words))
         first = 0
         for n in self._towers:
-            places, out = self._read(n, ids)
+            places, out = self._remembered(n, ids)
             own = picture[first : first + len(out)] / np.linalg.norm(out).clip(1e-12)
             first += len(out)
             each = places.max(0) * (self._w[f"{n}.out.weight"].T @ own) / math.sqrt(len(self._towers))
@@ -229,28 +228,21 @@ class Space:
     def _tokenizer(self) -> Any:
         return load_tokenizer(self.about["tokenizer"])
 
-    def _tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of each text, at least one; what has no token counts as an empty one."""
-        return [row[: max(1, int((row > 0).sum()))] for row in self._tokenizer.encode(texts, LONGEST)]
+    @cached_property
+    def _remembered(self) -> Callable[[int, tuple[int, ...]], tuple[np.ndarray, np.ndarray]]:
+        return lru_cache(_REMEMBERED)(self._read)
 
-    def _read(self, n: int, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Ids of each text, at least one; what has no token counts as an empty one."""
+        rows = self._tokenizer.encode(texts, LONGEST)
+        return [tuple(row[: max(1, int((row > 0).sum()))].tolist()) for row in rows]
+
+    def _read(self, n: int, tokens: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """What the windows of a tower say at each place (L, C), at least 0, and the vector (D,) that is made of it.
 
-        The last texts are remembered: all hits of a query are explained by the same one.
+        The last texts are remembered (`_remembered`): all hits of a query are explained by the same one.
         """
-        key = n, ids.tobytes()
-        found = self._remembered.get(key)
-        if found is None:
-            if len(self._remembered) >= _REMEMBERED:
-                self._remembered.clear()
-            found = self._remembered[key] = self._computed(n, ids)
-        return found
-
-    @cached_property
-    def _remembered(self) -> dict[tuple[int, bytes], tuple[np.ndarray, np.ndarray]]:
-        return {}
-
-    def _computed(self, n: int, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        ids = np.array(tokens)
         w, there = self._w, ids > 0
         given = np.zeros((len(ids), word_vectors().shape[1]), np.float32)
         given[there] = word_vectors()[ids[there] - 1]

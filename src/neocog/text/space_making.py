@@ -33,6 +33,14 @@ _USUAL, _REFUSED = 0.3, 0.97  # threshold if no absent queries are given; share 
 _LEAST = 0.03
 _USUALS = 384  # places of each side that say what is usual
 _SURE = 2  # captions of a picture that must have a query's words; with fewer, but some, nobody knows
+# a tower's arrays -> the tensors of the head of match-captions
+_NAMES = {
+    "out": "texts.out",
+    "windows": "texts.windows",
+    "picture": "pictures.out",
+    "hidden": "pictures.hidden",
+    "more": "pictures.more",
+}
 
 
 def of_run(folder: Path | str, trunk: str, **about: Any) -> Space:
@@ -54,20 +62,10 @@ def of_run(folder: Path | str, trunk: str, **about: Any) -> Space:
         )
     learned = weights["answer.texts.learned.weight"]
     seen = np.flatnonzero(learned.any(1))  # those of tokens in no training text are still 0
-    made = {
-        "0.tokens": seen.astype(np.int32),
-        "0.learned": learned[seen],
-        "0.out.weight": weights["answer.texts.out.weight"],
-        "0.out.bias": weights["answer.texts.out.bias"],
-        "0.picture.weight": weights["answer.pictures.out.weight"],
-        "0.picture.bias": weights["answer.pictures.out.bias"],
-    }
-    for name in ("hidden.weight", "hidden.bias", "more.weight", "more.bias"):
-        if (value := weights.get(f"answer.pictures.{name}")) is not None:
-            made[f"0.{name}"] = value
-    for k in range(sum(name.startswith("answer.texts.windows.") and name.endswith(".weight") for name in weights)):
-        for part in ("weight", "bias"):
-            made[f"0.windows.{k}.{part}"] = weights[f"answer.texts.windows.{k}.{part}"]
+    made = {"0.tokens": seen.astype(np.int32), "0.learned": learned[seen]}
+    for own, theirs in _NAMES.items():
+        start = f"answer.{theirs}."
+        made |= {f"0.{own}.{k.removeprefix(start)}": v for k, v in weights.items() if k.startswith(start)}
     return Space(made, {"format": 2, "trunk": trunk, "tokenizer": task["tokenizer"], **about})
 
 
@@ -76,16 +74,14 @@ def tensors_of(space: Space, size: int) -> dict[str, np.ndarray]:
 
     `size`: number of tokens. What is learned of a token begins at 0 where the space has nothing of it.
     """
-    names = {"out": "texts.out", "windows": "texts.windows", "picture": "pictures.out"}
-    names |= {name: f"pictures.{name}" for name in ("hidden", "more")}
     learned = np.zeros((size, space.weights["0.learned"].shape[1]), np.float32)
     learned[space.weights["0.tokens"]] = space.weights["0.learned"]
     made = {"texts.learned.weight": learned}
     for name, value in space.weights.items():
         tower, _, rest = name.partition(".")
         first, _, last = rest.partition(".")
-        if tower == "0" and first in names:
-            made[f"{names[first]}.{last}"] = np.array(value, np.float32)
+        if tower == "0" and first in _NAMES:
+            made[f"{_NAMES[first]}.{last}"] = np.array(value, np.float32)
     return made
 
 
@@ -97,10 +93,10 @@ def joined(spaces: Sequence[Space]) -> Space:
     return Space(made, spaces[0].about)
 
 
-def evened(space: Space, features: np.ndarray, captions: Sequence[Sequence[str]], seed: int = 0) -> Space:
+def evened(space: Space, features: np.ndarray, captions: Sequence[Sequence[str]]) -> Space:
     """The same space that knows what is usual (`Space._less_usual`): of `_USUALS` pictures that were learned from."""
     bare = Space({k: v for k, v in space.weights.items() if not k.startswith("usual.")}, space.about)
-    some = np.random.default_rng(seed).permutation(len(features))[:_USUALS]
+    some = np.random.default_rng(0).permutation(len(features))[:_USUALS]
     texts = [captions[i][k % len(captions[i])] for k, i in enumerate(some.tolist())]
     usual = {"usual.pictures": bare.pictures(features[some]), "usual.sentences": bare.sentences(texts)}
     return Space({**bare.weights, **usual}, bare.about)
@@ -111,7 +107,6 @@ def calibrated(
     features: np.ndarray,
     captions: Sequence[Sequence[str]],
     absent: Sequence[str] = (),
-    seed: int = 0,
     seen: Callable[[str], np.ndarray | None] = lambda text: None,
 ) -> Space:
     """The same space with how its cosines become probabilities, and from which on a picture is shown.
@@ -125,7 +120,7 @@ def calibrated(
     from sklearn.linear_model import LogisticRegression
 
     pictures, words = space.pictures(features), [[words_of(text) for text in of] for of in captions]
-    queries = _queries(words, np.random.default_rng(seed))
+    queries = _queries(words, np.random.default_rng(0))
     rows, answers = [], []
     for query in map(" ".join, queries):
         counts = np.array([sum(set(query.split()) <= set(text) for text in of) for of in words])

@@ -12,6 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +20,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from neocog.errors import DataError, MissingExtra
-from neocog.text.package import package_file
 
 PAD, UNKNOWN, START, END = range(4)
 
@@ -261,7 +261,6 @@ class Subwords:
         return padded([[k for word in row for k in known[word]][:longest] for row in rows])
 
     def _learned(self, words: Iterable[str]) -> dict[str, list[int]]:
-        """The ids of words, and of those that were met before."""
         known = {} if len(self._known) > _MOST_KNOWN else self._known
         new = list(set(words) - known.keys())
         for word, one in zip(new, self._tokenizer.encode_batch(new, add_special_tokens=False), strict=True):
@@ -294,6 +293,20 @@ class Pieces(Subwords):
 
 _MOST_PIECES = 8  # of a word
 _MOST_KNOWN = 1_000_000  # words that are remembered with their tokens
+
+
+@cache
+def package_file(name: str) -> Path:
+    """The path of a file of wordllama, whose own import takes seconds and wants the network.
+
+    Raises: MissingExtra: it is not installed, or has no such file.
+    """
+    found = find_spec("wordllama")
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        if (path := Path(folder) / name).exists():
+            return path
+    what = "is not installed" if found is None else f"has no {name}: another version is installed"
+    raise MissingExtra(f"the word vectors come with the package wordllama, which {what}; pip install 'wordllama>=0.4'")
 
 
 @cache

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from neocog.errors import UsageError
-from neocog.text.package import package_file
-from neocog.text.tokens import Subwords, Tokenizer, Words
+from neocog.text.tokens import Subwords, Tokenizer, Words, package_file
 
 DIMENSIONS = 256
 

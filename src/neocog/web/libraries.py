@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 import neocog
 from neocog.data.named import at_hand as data_names
 from neocog.fit.watching import told
-from neocog.library import completing, copies, editing, overview, teaching
+from neocog.library import copies, editing, overview, teaching
 from neocog.library.asking import MOST, Asking
 from neocog.library.gallery import SIDES, kept_thumbnail, original, thumbnail
 from neocog.names import shown
@@ -163,7 +163,7 @@ def complete(
     request: Request, lib: Lib, q: Text = "", at: Annotated[int | None, Query(ge=0, le=4000)] = None
 ) -> dict[str, Any]:
     """What may be typed next."""
-    return completing.complete(asking(request, lib).store, q, at)
+    return overview.complete(asking(request, lib).store, q, at)
 
 
 @router.get("/libraries/{lib}/timeline")
