@@ -37,11 +37,8 @@ class AlexNet(Classifier):
     The map is averaged (or repeated) to 6 x 6 before the fully connected layers, so pictures of any size from 63 fit.
 
     Args:
-        classes, in_channels: outputs, and channels of the pictures.
         padding: of the first convolution; 0 gives the geometry of TF-Slim's alexnet_v2.
         dropout: probability of dropping an input of the first two fully connected layers.
-
-    Raises: NetError for a padding or a dropout out of range.
     """
 
     head = "classifier.6"
@@ -125,8 +122,6 @@ class FiveConvolutions(Classifier):
         norm: "paper" is local response normalisation with k = 2, n = 5, alpha = 1e-4, beta = 0.75; "caffe" has k = 1
             and divides alpha by n; "none" leaves it out.
         dropout: probability of dropping an output of fc6 and of fc7.
-
-    Raises: NetError for another norm, a dropout out of range, or an input_size that leaves no map.
     """
 
     head = "classifier.fc8"

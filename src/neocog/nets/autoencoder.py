@@ -66,7 +66,6 @@ class ConvAutoencoder(nn.Module):
     """Convolutional autoencoder; forward gives the reconstruction, `encode` the code.
 
     Args:
-        in_channels, input_size: channels, and side of the pictures.
         widths: maps of each convolution; each halves the side.
         code: how many numbers a picture becomes.
     """

@@ -35,7 +35,6 @@ class C3D(nn.Module):
     """C3D as published.
 
     Args:
-        classes, in_channels, input_size: outputs, channels, and side of the pictures.
         frames: number of pictures in a clip.
         dropout: probability to drop a unit of fc6 and fc7.
     """

@@ -55,7 +55,6 @@ class CaffeCifar(Classifier):
     Args:
         hidden: units of the linear layers before the last; no activation follows them, as in Caffe's definition.
         norm: normalise within each channel behind the first two poolings.
-        classes, in_channels, input_size: outputs, channels and side of the pictures.
     """
 
     head = "classifier"

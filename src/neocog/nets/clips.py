@@ -44,7 +44,6 @@ class ClipSmall(nn.Module):
     """Four 3-D convolutions, 3x3x3, each with batch normalisation; for small clips.
 
     Args:
-        classes, in_channels, input_size: outputs, channels, and side of the pictures.
         frames: number of pictures in a clip.
         dropout: probability to drop one of the means that the last layer reads.
     """

@@ -28,7 +28,6 @@ class ConvNetJS(nn.Module):
 
     Args:
         layers: for each convolution its filters, the side of its window (odd), and 1 where 2x2 pooling follows, else 0.
-        classes, in_channels, input_size: outputs, channels and side of the pictures.
     """
 
     head = "classifier"

@@ -51,11 +51,8 @@ class Critic(Classifier):
 
     Args:
         classes: outputs; 1 says how real a picture looks.
-        in_channels, input_size: channels, and side of the pictures.
         width: maps of the first layer; each further one has twice as many.
         norm: "batch" after all but the first layer, or "spectral" in every convolution.
-
-    Raises: NetError for another norm, or pictures of another size.
     """
 
     head = "score"

@@ -70,7 +70,6 @@ class DeconvNet(nn.Module):
     """Convolution network, two convolutions in place of the fully connected layers, deconvolution network.
 
     Args:
-        classes, in_channels: outputs, and channels of the pictures.
         input_size: side of the pictures; below 224, where the last map is smaller than 7x7, the filters of fc6 and
             fc6_deconv have the size of that map. Larger pictures, square or not, fit any net.
         width: factor for the number of channels.

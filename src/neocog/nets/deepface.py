@@ -33,8 +33,6 @@ class DeepFace(Classifier):
     """DeepFace as published, but for the normalisation of the representation, which follows training.
 
     Args:
-        classes: number of people.
-        in_channels, input_size: channels, and side of the pictures.
         dropout: probability to drop a unit of F7.
     """
 

@@ -92,13 +92,10 @@ class DenseNet(Classifier):
         first: maps of the first convolution.
         bottleneck: maps of the 1x1 convolutions in units of k; 0 means none ("basic"), the paper's "B" is 4.
         compression: share of the maps that a transition keeps; the paper's "C" is 0.5.
-        classes, in_channels: outputs, and channels of the pictures.
         stem: "imagenet" is a 7x7/2 convolution, BN and a 3x3/2 maximum; "small", for pictures of about 32x32, is a 3x3
             convolution alone.
         dropout: probability of dropping a value behind each convolution but the first (paper: 0.2 for CIFAR without
             augmentation).
-
-    Raises: NetError for a value that is none of these.
     """
 
     head = "classifier"

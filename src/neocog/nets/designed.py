@@ -140,11 +140,7 @@ class Designed(Classifier):
     """The net that a design describes.
 
     Args:
-        classes: outputs.
-        in_channels: channels of the picture.
         design: see the head of this file; None: `DEFAULT`.
-
-    Raises: NetError: the design cannot be built.
     """
 
     head = "linear"

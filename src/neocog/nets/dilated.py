@@ -117,7 +117,6 @@ class DilatedFrontEnd(nn.Module):
     """VGG-16 with dilation in place of the last two poolings, scores, and frozen bilinear enlargement by 8.
 
     Args:
-        classes, in_channels: outputs, and channels of the pictures.
         dropout: probability of dropping an output of fc6 and of fc7.
         width: factor for the number of channels of the trunk.
     """
@@ -168,7 +167,6 @@ class DilatedContext(DilatedFrontEnd):
 
     Args:
         context: "basic" or "large", see ContextModule.
-        classes, in_channels, dropout, width: see DilatedFrontEnd.
     """
 
     head = "context"

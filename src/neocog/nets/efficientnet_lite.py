@@ -96,10 +96,6 @@ class EfficientNetLite(Classifier):
     Args:
         width: factor on the channels of stages, which are rounded to multiples of 8.
         depth: factor on the number of blocks of all stages but the first and the last, rounded up.
-        classes, in_channels: outputs, and channels of the pictures.
-        dropout: probability of dropping a feature before the head.
-
-    Raises: NetError for a dropout that is no probability below 1.
     """
 
     head = "classifier"

@@ -174,12 +174,9 @@ class FCN(nn.Module):
         skips: maps of the trunk whose scores are added, coarse to fine, each with its crop: ``(("pool4", 5), ...)``.
         last: name, kernel size, stride and crop of the last upsampling.
         scales: fixed factor for each skip (all learned at once), or none (learned in stages).
-        classes, in_channels: outputs, and channels of the pictures.
         dropout: probability of dropping an output of fc6 and of fc7.
         width: factor for the number of channels of the trunk.
         zero_init_score: start the layers that score classes at zero, as the authors do in fine-tuning.
-
-    Raises: NetError for a width or dropout that cannot be.
     """
 
     head = "score_fr"

@@ -97,7 +97,6 @@ class FCNResNet(nn.Module):
 
     Args:
         stages: blocks in each stage of the ResNet.
-        classes, in_channels: outputs, and channels of the pictures.
         auxiliary: score the map of stage 3, too; in training the net then puts out WithAuxiliaries, weight 0.5.
         dropout: probability of dropping a value before the last convolution.
         stride_on: "3x3" as torchvision, or "1x1"; see Bottleneck.

@@ -140,8 +140,6 @@ class GoogLeNet(nn.Module):
         auxiliary: have both auxiliary heads.
         dropout: probability of dropping a feature before the head (paper: 0.4).
         auxiliary_dropout: the same in the auxiliary heads (paper: 0.7).
-
-    Raises: NetError for a dropout that is no probability.
     """
 
     head = "fc"

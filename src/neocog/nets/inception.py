@@ -271,16 +271,12 @@ class InceptionV2(Classifier):
         plans: the modules.
         gates: put squeeze and excitation behind each module.
         eps: that of the BN layers.
-        classes, in_channels: outputs, and channels of the pictures.
         separable: begin with a depthwise 7x7 of 8 filters per channel (fewer above 8 channels) and a 1x1, else with a
             plain 7x7.
         padding: where a layer of stride 2 pads: "tensorflow" by its rule "SAME" (see gates.SamePad), which depends on
             the size of the map; "pytorch" the same on all sides; "caffe" as "pytorch", but maxima are not padded and
             their last window may hang over. Means count padding as zeros with "caffe", and leave it out otherwise.
         conv_bias: give convolutions a bias, although BN follows.
-        dropout: probability of dropping a feature before the head.
-
-    Raises: NetError for a value that is none of these.
     """
 
     head = "fc"
@@ -368,11 +364,8 @@ class InceptionV3(nn.Module):
     TF-Slim); otherwise, and always in evaluation, the logits (B, classes).
 
     Args:
-        classes, in_channels: outputs, and channels of the pictures.
         auxiliary: have the auxiliary head, which needs pictures of 299x299 or more. torchvision's weights have one.
         dropout: probability of dropping a feature before the head (torchvision: 0.5, TF-Slim: 0.2).
-
-    Raises: NetError for a dropout that is no probability.
     """
 
     head = "fc"

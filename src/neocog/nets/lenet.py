@@ -120,7 +120,6 @@ class LeNet(nn.Module):
         hidden: units of the layers between the last subsampling and the output.
         output: "rbf" (needs 84 hidden units at the end) or "linear".
         copies: subsampling maps for each map of the first convolution, each with its own coefficient and bias.
-        classes, in_channels, input_size: outputs, channels, and side of the pictures.
     """
 
     head = "output"
@@ -212,12 +211,9 @@ class PlainLeNet(Classifier):
     Args:
         maps: feature maps of the two convolutions.
         hidden: units of the fully connected layers.
-        classes, in_channels, input_size: outputs, channels, and side of the pictures.
         activation: "relu", "tanh", or "squash" (the paper's scaled tanh).
         pool: "max" or "average".
         activate_maps: apply the activation behind the convolutions too (Caffe's LeNet does not).
-
-    Raises: NetError for a value that is none of these.
     """
 
     head = "output"

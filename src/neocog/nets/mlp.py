@@ -38,12 +38,9 @@ class MLP(Classifier):
     """Fully connected layers only.
 
     Args:
-        classes, in_channels, input_size: outputs, channels, and side of the pictures.
         hidden: units of each hidden layer; with none of them the net is a linear classifier.
         activation: "relu", "tanh", "sigmoid" or "maxout" (with `pieces` linear functions for each unit).
         dropout: probability to drop a unit of a hidden layer.
-
-    Raises: NetError for a value that is none of these.
     """
 
     head = "output"

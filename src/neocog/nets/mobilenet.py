@@ -84,12 +84,8 @@ class MobileNetV1(Classifier):
     Args:
         width: factor on the channels of all layers.
         convolution: "separable" or "full".
-        classes, in_channels: outputs, and channels of the pictures.
         padding: "pytorch" or "tensorflow".
         bn_eps: added to the variance in batch normalisation; default 1e-5, with TensorFlow's padding its 1e-3.
-        dropout: probability of dropping a feature before the head.
-
-    Raises: NetError for a value that is none of these.
     """
 
     head = "classifier"
@@ -192,10 +188,6 @@ class MobileNetV2(Classifier):
     Args:
         width: factor on the channels, which are rounded to multiples of 8; the last convolution is never narrower
             than 1280.
-        classes, in_channels: outputs, and channels of the pictures.
-        dropout: probability of dropping a feature before the head.
-
-    Raises: NetError for a dropout that is no probability below 1.
     """
 
     head = "classifier.1"

@@ -197,8 +197,6 @@ class Neocognitron(nn.Module):
         planes: S-planes of the four layers; under "add-if-silent" the most that may be born.
         thresholds: similarity that an S-cell asks for while recognising, one for each layer; r = t / (1 - t).
         learning_thresholds: the same while learning; only "add-if-silent" has others.
-
-    Raises: NetError for another rule, or numbers of planes or thresholds that no such net has.
     """
 
     head = "classes"

@@ -55,8 +55,6 @@ class PlaceNet(Classifier):
     """The net of this file.
 
     Args:
-        classes: outputs.
-        in_channels: channels of the picture.
         widths: channels of the stem and of each stage.
         blocks: of each stage.
     """

@@ -116,7 +116,6 @@ class SentenceCNN(_Sentences):
     Reads token ids: whole numbers (B, words), 1 to `vocabulary` for words and 0 for padding at the end.
 
     Args:
-        classes: number of outputs.
         vocabulary: number of words; the embedding has one more row, that of the padding, which stays zero.
         dimensions: length of a word's vector that is not given.
         vectors: see `WordVectors`.

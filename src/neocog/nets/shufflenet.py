@@ -85,14 +85,10 @@ class ShuffleNetV1(Classifier):
     Args:
         stem: channels of the first convolution.
         planes: channels that each stage puts out.
-        classes, in_channels: outputs, and channels of the pictures.
         groups: groups of the 1x1 convolutions; the very first one is not grouped, for it reads few channels.
         shuffle: "paper" or "released", see the top of this file.
         head_bias: give the head a bias.
         width: factor on all channels (the paper's "s x").
-        dropout: probability of dropping a feature before the head.
-
-    Raises: NetError for a value that is none of these, or a width that leaves channels that `groups` does not divide.
     """
 
     head = "classifier.0"
@@ -182,10 +178,6 @@ class ShuffleNetV2(Classifier):
 
     Args:
         planes: channels that each stage and the last convolution put out.
-        classes, in_channels: outputs, and channels of the pictures.
-        dropout: probability of dropping a feature before the head.
-
-    Raises: NetError for a dropout that is no probability below 1.
     """
 
     head = "fc"

@@ -25,13 +25,10 @@ class Siamese(nn.Module):
     """The twin of a trunk: forward gives the embedding of a picture, `compare` the distance of two.
 
     Args:
-        in_channels, input_size: channels, and side of the pictures.
         trunk: name of a net of the zoo with task "label".
         dimensions: length of the embedding.
         normalise: scale embeddings to length 1.
         trunk_options: options of the trunk.
-
-    Raises: NetError if the trunk is unknown, or does not name pictures.
     """
 
     def __init__(

@@ -84,8 +84,6 @@ class UNet(nn.Module):
         classes, in_channels, input_size: outputs, channels and side of the pictures (the size is only checked).
         dropout: probability of dropping a value at the end of the way down, in the last two levels.
         width: factor for the number of channels.
-
-    Raises: NetError for a width or dropout that cannot be, and without padding for a size that does not tile.
     """
 
     head = "score"

@@ -62,10 +62,7 @@ class VGG(Classifier):
     Args:
         stages: convolutions in each of five stages.
         norm: batch normalisation behind each convolution.
-        classes, in_channels: outputs, and channels of the pictures.
         dropout: probability of dropping an output of the first two linear layers.
-
-    Raises: NetError for a dropout out of range.
     """
 
     head = "classifier.6"

@@ -456,13 +456,10 @@ class EarlyVision(FrontEnd):
     """`front_end` as a net of the zoo: fixed cells in front of a trunk that learns.
 
     Args:
-        classes, in_channels, input_size: outputs, channels, and side of the pictures.
         trunk: name of a net of the zoo with task "label" and pictures as input.
         layers: stages of `visual_system`.
         stages: options of the stages by their names, such as ``{"simple": {"orientations": 4}}``.
         trunk_options: options of the trunk.
-
-    Raises: NetError if the trunk is unknown or gives no labels, or the stages do not fit together.
     """
 
     def __init__(
