@@ -234,7 +234,7 @@ def test_mlp_activations() -> None:
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("mlp", {"hidden": [0]}, r"hidden is a list of numbers of units, such as \[500, 150\], got \[0\]"),
-    ("mlp", {"activation": "reul"}, "one of relu, tanh, sigmoid or maxout, got 'reul'"),
+    ("mlp", {"activation": "reul"}, "must be 'relu', 'tanh', 'sigmoid' or 'maxout', got 'reul'"),
     ("mlp", {"dropout": 1}, "probability"),
     ("mlp", {"activation": "maxout", "pieces": 0}, "at least 1 piece"),
     ("deepface", {"dropout": -1}, "probability"),

@@ -21,13 +21,13 @@ padding); in brackets those of alexnet, the one tower of Krizhevsky 2014 (arXiv:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .layers import Classifier, LocalResponseNorm, check_dropout, check_input, draw_small, he_init
+from .layers import Classifier, LocalResponseNorm, check_choice, check_dropout, check_input, draw_small, he_init, named
 from .registry import register
 
 
@@ -101,10 +101,30 @@ class Convolution(NamedTuple):
     groups: int = 1
 
 
-_NORMS: dict[str, dict[str, object]] = {
+_NORMS: dict[str, dict[str, Any]] = {
     "paper": {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0, "form": "paper"},
     "caffe": {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 1.0, "form": "mean"},
 }
+
+
+def five_convolutions(
+    convolutions: Sequence[Convolution], in_channels: int, norm_first: bool, ceil: int, norm: str
+) -> dict[str, nn.Module]:
+    """Return five convolutions with ReLU, and maxima after the first, second and fifth; see FiveConvolutions."""
+    check_choice("norm", norm, (*_NORMS, "none"))
+    layers: dict[str, nn.Module] = {}
+    channels = in_channels
+    for number, (out, kernel, stride, padding, groups) in enumerate(convolutions, start=1):
+        layers[f"conv{number}"] = nn.Conv2d(channels, out, kernel, stride, padding, groups=groups)
+        layers[f"relu{number}"] = nn.ReLU(inplace=True)
+        channels = out
+        if number in (1, 2):
+            both = {f"pool{number}": nn.MaxPool2d(3, 2, ceil_mode=ceil >= number)}
+            if norm != "none":
+                normed = {f"norm{number}": LocalResponseNorm(**_NORMS[norm])}
+                both = {**normed, **both} if norm_first else {**both, **normed}
+            layers |= both
+    return {**layers, "pool5": nn.MaxPool2d(3, 2, ceil_mode=ceil >= 3)}
 
 
 class FiveConvolutions(Classifier):
@@ -115,10 +135,8 @@ class FiveConvolutions(Classifier):
     Args:
         convolutions: five of them, ReLU behind each.
         norm_first: normalise before pooling (AlexNet) or after it (CaffeNet, ZFNet).
-        ceil: whether a last window that does not fit counts in the first two poolings.
+        ceil: of the first so many poolings a last window that does not fit counts.
         bias: initial bias of conv2, conv4, conv5, fc6 and fc7; the paper set it to 1 to keep the ReLUs alive.
-        classes, in_channels, input_size: outputs, channels and side of the pictures; the first linear layer has as many
-            inputs as the last map for that side has values.
         norm: "paper" is local response normalisation with k = 2, n = 5, alpha = 1e-4, beta = 0.75; "caffe" has k = 1
             and divides alpha by n; "none" leaves it out.
         dropout: probability of dropping an output of fc6 and of fc7.
@@ -131,7 +149,7 @@ class FiveConvolutions(Classifier):
         self,
         convolutions: Sequence[Convolution],
         norm_first: bool,
-        ceil: bool,
+        ceil: int,
         bias: float,
         *,
         classes: int,
@@ -141,36 +159,22 @@ class FiveConvolutions(Classifier):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        if norm != "none" and norm not in _NORMS:
-            raise NetError(f"norm must be one of {', '.join(_NORMS)}, none; got {norm!r}")
         check_dropout(dropout)
         self.in_channels, self.input_size = in_channels, input_size
-        self.features = nn.Sequential()
-        channels, side = in_channels, input_size
-        for number, (out, kernel, stride, padding, groups) in enumerate(convolutions, start=1):
-            self.features.add_module(f"conv{number}", nn.Conv2d(channels, out, kernel, stride, padding, groups=groups))
-            self.features.add_module(f"relu{number}", nn.ReLU(inplace=True))
-            channels, side = out, (side + 2 * padding - kernel) // stride + 1
-            if number in (1, 2):
-                pool = nn.MaxPool2d(3, 2, ceil_mode=ceil)
-                layers: list[tuple[str, nn.Module]] = [("pool", pool)]
-                if norm != "none":
-                    layers.insert(0 if norm_first else 1, ("norm", LocalResponseNorm(**_NORMS[norm])))  # type: ignore[arg-type]
-                for name, layer in layers:
-                    self.features.add_module(f"{name}{number}", layer)
-                side = (side - 3 + ceil) // 2 + 1
-        self.features.add_module("pool5", nn.MaxPool2d(3, 2))
-        side = (side - 3) // 2 + 1
+        self.features = named(five_convolutions(convolutions, in_channels, norm_first, ceil, norm))
+        side = input_size
+        for number, (_, kernel, stride, padding, _) in enumerate(convolutions, start=1):
+            side = (side + 2 * padding - kernel) // stride + 1
+            if number in (1, 2, 5):
+                side = (side - 3 + (ceil >= number)) // 2 + 1
         if side < 1:
             raise NetError(f"input_size={input_size} leaves no map for the last pooling; choose a larger one")
-        self.classifier = nn.Sequential()
-        inputs = channels * side**2
-        for number in (6, 7):
-            self.classifier.add_module(f"fc{number}", nn.Linear(inputs, 4096))
-            self.classifier.add_module(f"relu{number}", nn.ReLU(inplace=True))
-            self.classifier.add_module(f"drop{number}", nn.Dropout(dropout))
-            inputs = 4096
-        self.classifier.add_module("fc8", nn.Linear(inputs, classes))
+        layers: dict[str, nn.Module] = {}
+        for number, inputs in ((6, convolutions[-1].channels * side**2), (7, 4096)):
+            layers[f"fc{number}"] = nn.Linear(inputs, 4096)
+            layers[f"relu{number}"] = nn.ReLU(inplace=True)
+            layers[f"drop{number}"] = nn.Dropout(dropout)
+        self.classifier = named({**layers, "fc8": nn.Linear(4096, classes)})
         for name, layer in self.named_modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 self.init_head(layer)
@@ -179,12 +183,7 @@ class FiveConvolutions(Classifier):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, 4096)."""
-        check_input(x, self.in_channels)
-        if tuple(x.shape[2:]) != (self.input_size, self.input_size):
-            raise NetError(
-                f"this net was built for pictures of {self.input_size}x{self.input_size}, "
-                f"got {x.shape[2]}x{x.shape[3]}; resize them, or build it with input_size={x.shape[2]}"
-            )
+        check_input(x, self.in_channels, side=self.input_size)
         x = self.features(x).flatten(1)
         for layer in list(self.classifier)[:-1]:
             x = layer(x)
@@ -226,4 +225,4 @@ for _name, _year, _paper, _convs, _first, _norm, _bias, _params, _macs, _size, _
     _facts = Facts(
         _name, "alexnet", _year, _paper, _params, _macs, (3, _size, _size), 1000, smallest=67, accuracy=_accuracy
     )
-    register(_facts, convolutions=_convs, norm_first=_first, ceil=False, bias=_bias, norm=_norm)(FiveConvolutions)
+    register(_facts, convolutions=_convs, norm_first=_first, ceil=0, bias=_bias, norm=_norm)(FiveConvolutions)

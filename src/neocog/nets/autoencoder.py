@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .mlp import check_shape
+from .layers import check_choice, check_shape
 from .registry import register
 
 
@@ -88,9 +88,7 @@ class ConvAutoencoder(nn.Module):
         """(B, code) -> (B, in_channels, H, W)."""
         return self.decoder(code)  # type: ignore[no-any-return]
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, code)."""
-        return self.encode(x)
+    forward_features = encode
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> its reconstruction, of the same shape."""
@@ -126,8 +124,7 @@ class VariationalAutoencoder(nn.Module):
         likelihood: str,
     ) -> None:
         super().__init__()
-        if likelihood not in ("bernoulli", "gaussian"):
-            raise NetError(f"likelihood must be 'bernoulli' or 'gaussian', got {likelihood!r}")
+        check_choice("likelihood", likelihood, ("bernoulli", "gaussian"))
         self.latent, self.shape, self.likelihood = latent, shape, likelihood
         self.encoder = encoder
         self.mean = nn.Linear(units, latent)
@@ -222,22 +219,9 @@ def conv_vae(
 _OWN = "after Masci et al. 2011, ICANN"
 _VAE = "Kingma and Welling 2014, arXiv:1312.6114"
 
-_facts = Facts(
-    "conv_autoencoder", "autoencoder", 2011, _OWN, 857_539, 9_699_328, (3, 32, 32), 1, smallest=8, task="reconstruct"
-)
-register(_facts)(ConvAutoencoder)
-_facts = Facts("vae", "autoencoder", 2014, _VAE, 815_824, 814_000, (1, 28, 28), 1, smallest=1, task="vae")
-register(_facts)(mlp_vae)
-_facts = Facts(
-    "vae_conv",
-    "autoencoder",
-    2014,
-    "after " + _VAE,
-    1_119_811,
-    9_961_472,
-    (3, 32, 32),
-    1,
-    smallest=8,
-    task="vae",
-)
-register(_facts)(conv_vae)
+for _builder, _name, *_figures, _smallest, _task in (
+    (ConvAutoencoder, "conv_autoencoder", 2011, _OWN, 857_539, 9_699_328, (3, 32, 32), 1, 8, "reconstruct"),
+    (mlp_vae, "vae", 2014, _VAE, 815_824, 814_000, (1, 28, 28), 1, 1, "vae"),
+    (conv_vae, "vae_conv", 2014, "after " + _VAE, 1_119_811, 9_961_472, (3, 32, 32), 1, 8, "vae"),
+):
+    register(Facts(_name, "autoencoder", *_figures, smallest=_smallest, task=_task))(_builder)

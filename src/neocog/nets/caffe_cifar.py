@@ -25,7 +25,6 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import NetError
 from ..records import Facts
 from .layers import Classifier, check_input, he_init
 from .registry import register
@@ -73,10 +72,7 @@ class CaffeCifar(Classifier):
         self.conv3 = nn.Conv2d(32, 64, 5, padding=2)
         self.relu3 = nn.ReLU(inplace=True)
         self.pool3 = nn.AvgPool2d(3, 2, ceil_mode=True)
-        side = input_size
-        for _ in range(3):
-            side = side // 2  # a 3x3/2 window with the rounding up halves, and rounds down
-        units = [64 * side**2, *hidden]
+        units = [64 * (input_size // 8) ** 2, *hidden]  # a 3x3/2 window with the rounding up halves, and rounds down
         self.hidden = nn.Sequential()
         for number, (before, after) in enumerate(zip(units, hidden, strict=False), start=1):
             self.hidden.add_module(f"ip{number}", nn.Linear(before, after))
@@ -85,12 +81,7 @@ class CaffeCifar(Classifier):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, D): 64 of the quick net, 1024 of the full one for 32 x 32."""
-        check_input(x, self.conv1.in_channels)
-        if tuple(x.shape[2:]) != (self.input_size, self.input_size):
-            raise NetError(
-                f"this net was built for pictures of {self.input_size}x{self.input_size}, "
-                f"got {x.shape[2]}x{x.shape[3]}; resize them, or build it with input_size={x.shape[2]}"
-            )
+        check_input(x, self.conv1.in_channels, side=self.input_size)
         x = self.norm1(self.relu1(self.pool1(self.conv1(x))))  # (B, 32, 16, 16)
         x = self.norm2(self.pool2(self.relu2(self.conv2(x))))  # (B, 32, 8, 8)
         x = self.pool3(self.relu3(self.conv3(x)))  # (B, 64, 4, 4)

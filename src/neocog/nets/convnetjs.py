@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .layers import check_input, he_init
+from .layers import Classifier, check_input, he_init
 from .registry import register
 
 _LAYERS = ((16, 5, 1), (20, 5, 1), (20, 5, 1))
 
 
-class ConvNetJS(nn.Module):
+class ConvNetJS(Classifier):
     """Convolutions with rectifiers and pooling in between, and one linear layer on the last map.
 
     Args:
@@ -36,7 +36,7 @@ class ConvNetJS(nn.Module):
         self, layers: Sequence[Sequence[int]] = _LAYERS, *, classes: int, in_channels: int, input_size: int
     ) -> None:
         super().__init__()
-        self.input_size, before, side = input_size, in_channels, input_size
+        self.in_channels, self.input_size, before, side = in_channels, input_size, in_channels, input_size
         self.features = nn.Sequential()
         for number, (filters, size, pool) in enumerate(layers, start=1):
             if filters < 1 or size < 1 or size % 2 == 0:
@@ -58,17 +58,8 @@ class ConvNetJS(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, 320) for 32 x 32."""
-        check_input(x, self.features.conv1.in_channels)  # type: ignore[union-attr, arg-type]
-        if tuple(x.shape[2:]) != (self.input_size, self.input_size):
-            raise NetError(
-                f"this net was built for pictures of {self.input_size}x{self.input_size}, "
-                f"got {x.shape[2]}x{x.shape[3]}; resize them, or build it with input_size={x.shape[2]}"
-            )
+        check_input(x, self.in_channels, side=self.input_size)
         return self.features(x).flatten(1)  # type: ignore[no-any-return]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes)."""
-        return self.classifier(self.forward_features(x))  # type: ignore[no-any-return]
 
 
 _PAGE = "Karpathy 2014, ConvNetJS, cs.stanford.edu/people/karpathy/convnetjs/demo/cifar10.html"

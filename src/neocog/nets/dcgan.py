@@ -27,8 +27,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from ..errors import NetError
 from ..records import Facts
-from .layers import Classifier
-from .mlp import check_shape
+from .layers import Classifier, check_choice, check_shape
 from .registry import register
 
 _LEAST = 4  # pixels: what is as small is not halved
@@ -61,8 +60,7 @@ class Critic(Classifier):
         self, *, classes: int, in_channels: int, input_size: int, width: int = 64, norm: str = "batch"
     ) -> None:
         super().__init__()
-        if norm not in ("batch", "spectral"):
-            raise NetError(f"norm must be 'batch' or 'spectral', got {norm!r}")
+        check_choice("norm", norm, ("batch", "spectral"))
         self.shape = (in_channels, input_size, input_size)
         widths = [width << stage for stage in range(_halvings(input_size))]
         layers: list[nn.Sequential] = []
@@ -113,11 +111,7 @@ class Generator(nn.Module):
 
 
 _RADFORD = "Radford, Metz and Chintala 2015, arXiv:1511.06434"
+_MIYATO = f"{_RADFORD}, with Miyato et al. 2018, arXiv:1802.05957"
 register(Facts("dcgan", "dcgan", 2015, _RADFORD, 2_765_568, 103_817_216, (3, 64, 64), 1, smallest=4))(Critic)
-register(
-    Facts(
-        "dcgan_spectral", "dcgan", 2018, f"{_RADFORD}, with Miyato et al. 2018, arXiv:1802.05957",
-        2_764_737, 103_817_216, (3, 64, 64), 1, smallest=4,
-    ),
-    norm="spectral",
-)(Critic)  # fmt: skip
+_facts = Facts("dcgan_spectral", "dcgan", 2018, _MIYATO, 2_764_737, 103_817_216, (3, 64, 64), 1, smallest=4)
+register(_facts, norm="spectral")(Critic)

@@ -22,23 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from ..records import Facts
-from .fcn import VGG16, conv_layers, fc_layers, named, scaled
-from .layers import check_input, draw_small, he_init
+from .fcn import VGG16, fc_layers, scaled, vgg16_layers
+from .layers import Classifier, check_input, draw_small, he_init, named
 from .registry import register
 
 # For each pooling on the way down: the places of the maxima, (B, C, h, w), and the height and width before it.
 Switches = list[tuple[Tensor, torch.Size]]
-
-
-def make_encoder(in_channels: int, width: float) -> nn.Sequential:
-    """Return the convolutions of VGG-16 with BN; the poolings round up as in Caffe, and tell where the maxima were."""
-    layers: dict[str, nn.Module] = {}
-    channels = in_channels
-    for number, widths in enumerate(VGG16, start=1):
-        layers |= conv_layers(channels, [scaled(wide, width) for wide in widths], str(number), norm=True)
-        layers[f"pool{number}"] = nn.MaxPool2d(2, ceil_mode=True, return_indices=True)
-        channels = scaled(widths[-1], width)
-    return named(layers)
 
 
 def encode(encoder: nn.Sequential, x: Tensor) -> tuple[Tensor, Switches]:
@@ -66,7 +55,7 @@ def decode(decoder: nn.Sequential, x: Tensor, switches: Switches) -> Tensor:
     return x
 
 
-class DeconvNet(nn.Module):
+class DeconvNet(Classifier):
     """Convolution network, two convolutions in place of the fully connected layers, deconvolution network.
 
     Args:
@@ -82,7 +71,7 @@ class DeconvNet(nn.Module):
         super().__init__()
         self.kernel_size = min(7, -(-input_size // 32))
         self.in_channels = in_channels
-        self.encoder = make_encoder(in_channels, width)
+        self.encoder = named(vgg16_layers(in_channels, width, norm=True, switches=True)[0])
         channels, units = scaled(512, width), scaled(4096, width)
         middle = fc_layers(channels, units, self.kernel_size, dropout=0, norm=True)
         middle["fc6_deconv"] = nn.ConvTranspose2d(units, channels, self.kernel_size)
@@ -115,10 +104,6 @@ class DeconvNet(nn.Module):
         check_input(x, self.in_channels, 32 * (self.kernel_size - 1) + 1)
         x, switches = encode(self.encoder, x)  # (B, 512, H / 32, W / 32)
         return decode(self.decoder, self.middle(x), switches)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes, H, W)."""
-        return self.score(self.forward_features(x))
 
 
 register(

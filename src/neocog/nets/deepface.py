@@ -20,11 +20,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..errors import NetError
 from ..records import Facts
-from .layers import Classifier
+from .layers import Classifier, check_dropout, check_shape
 from .local import LocallyConnected2d
-from .mlp import check_shape
 from .pooling import output_size
 from .registry import register
 
@@ -40,8 +38,7 @@ class DeepFace(Classifier):
 
     def __init__(self, *, classes: int, in_channels: int, input_size: int, dropout: float = 0.5) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise NetError(f"dropout is a probability of at least 0 and below 1, got {dropout!r}")
+        check_dropout(dropout)
         self.shape = (in_channels, input_size, input_size)
         side = output_size(output_size(input_size, 11), 3, 2, fit="ceil") - 8  # behind C3
         self.c1 = nn.Conv2d(in_channels, 32, 11)

@@ -3,8 +3,6 @@
 And its predecessor, Playing Atari with Deep Reinforcement Learning (Mnih et al. 2013, arXiv:1312.5602).
 Reads the last four frames of a game, grey and reduced to 84 x 84, and gives the value Q of each action.
 
-The 2015 net scores above 75 % of a human tester's score in 29 of 49 Atari games.
-
 Output shapes:
 
                           dqn_2015            dqn_2013
@@ -23,7 +21,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..records import Facts
-from .mlp import check_shape
+from .layers import check_shape
 from .pooling import output_size
 from .registry import register
 
@@ -69,28 +67,25 @@ class DQN(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, hidden)."""
+        return self.relu(self.fc(self._maps(x)))  # type: ignore[no-any-return]
+
+    def _maps(self, x: Tensor) -> Tensor:
         check_shape(x, *self.shape)
-        return self.relu(self.fc(self.features(x).flatten(1)))  # type: ignore[no-any-return]
+        return self.features(x).flatten(1)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> the value of each action, (B, classes)."""
         if not len(self.value):
             return self.output(self.forward_features(x))  # type: ignore[no-any-return]
-        check_shape(x, *self.shape)
-        maps = self.features(x).flatten(1)
+        maps = self._maps(x)
         each: Tensor = self.output(self.relu(self.fc(maps)))
         return each - each.mean(1, keepdim=True) + self.value(maps)  # type: ignore[no-any-return]
 
 
-register(
-    Facts("dqn_2013", "dqn", 2013, "Mnih et al. 2013, arXiv:1312.5602", 677_172, 2_966_528, (4, 84, 84), 4,
-          smallest=20, accuracy="above a human expert in 3 of 7 Atari games", task="play"),
-    layers=((16, 8, 4), (32, 4, 2)),
-    hidden=256,
-)(DQN)  # fmt: skip
-register(
-    Facts("dqn_2015", "dqn", 2015, "Mnih et al. 2015, Nature 518", 1_686_180, 9_345_024, (4, 84, 84), 4,
-          smallest=36, accuracy="above 75 % of the human score in 29 of 49 Atari games", task="play"),
-    layers=((32, 8, 4), (64, 4, 2), (64, 3, 1)),
-    hidden=512,
-)(DQN)  # fmt: skip
+for _layers, _hidden, *_figures in (
+    (((16, 8, 4), (32, 4, 2)), 256, "dqn_2013", "dqn", 2013, "Mnih et al. 2013, arXiv:1312.5602", 677_172, 2_966_528,
+     (4, 84, 84), 4, 20, "above a human expert in 3 of 7 Atari games"),
+    (((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512, "dqn_2015", "dqn", 2015, "Mnih et al. 2015, Nature 518", 1_686_180,
+     9_345_024, (4, 84, 84), 4, 36, "above 75 % of the human score in 29 of 49 Atari games"),
+):  # fmt: skip
+    register(Facts(*_figures, task="play"), layers=_layers, hidden=_hidden)(DQN)

@@ -6,8 +6,6 @@ are timm's (``tf_efficientnet_lite0``); padding is TensorFlow's "SAME", and batc
 variance, as the released weights need it. The release drops whole blocks in training ("drop connect"); that is left
 out here.
 
-ILSVRC-2012 validation, one centre crop, the release's table: 75.1, 76.7, 77.6, 79.8, 81.5 %.
-
 Output shapes of EfficientNet-Lite0 for 3 x 224 x 224:
 
     conv_stem, 3x3/2        B   32  112  112
@@ -153,12 +151,6 @@ _VARIANTS = [
 ]
 
 for _number, _width, _depth, _size, _dropout, _params, _macs, _top1 in _VARIANTS:
-    register(
-        Facts(
-            f"efficientnet_lite{_number}", "efficientnet", 2019, _PAPER, _params, _macs, (3, _size, _size), 1000, 32,
-            _ACCURACY.format(_top1),
-        ),
-        width=_width,
-        depth=_depth,
-        dropout=_dropout,
-    )(EfficientNetLite)  # fmt: skip
+    _figures = (2019, _PAPER, _params, _macs, (3, _size, _size), 1000, 32, _ACCURACY.format(_top1))
+    _facts = Facts(f"efficientnet_lite{_number}", "efficientnet", *_figures)
+    register(_facts, width=_width, depth=_depth, dropout=_dropout)(EfficientNetLite)

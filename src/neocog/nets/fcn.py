@@ -4,9 +4,6 @@ A classifier whose fully connected layers have become convolutions gives a map o
 enlarge it, and the finer nets first add the scores of earlier, finer maps. Layer names are those of the authors' Caffe
 files. `fully_convolutional` does the first half to any classifier that has learned already.
 
-PASCAL VOC 2011 seg11valid, mean intersection over union, the authors' released models: FCN-32s 63.6 %, FCN-16s 65.0 %,
-FCN-8s 65.5 %, FCN-8s at once 65.4 %, FCN-AlexNet 48.0 %.
-
 Output shapes of fcn8s_vgg16 for 3 x 500 x 500. The first convolution adds 100 pixels on every side, so that pictures
 smaller than the field of view of fc6 (404 pixels) get a score, too; what that adds is cropped away:
 
@@ -29,7 +26,8 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .layers import LocalResponseNorm, check_dropout, check_input, he_init
+from .alexnet import Convolution, five_convolutions
+from .layers import check_dropout, check_input, he_init, named
 from .registry import register
 from .vgg import STAGES, WIDTHS
 
@@ -41,8 +39,7 @@ class BilinearUpsampling(nn.ConvTranspose2d):
     """Transposed convolution with frozen bilinear filters: (B, C, H, W) -> (B, C, s (H - 1) + k - 2 p, ...).
 
     As in the authors' files it is a full convolution, C x C filters of which only the diagonal is not zero; with
-    ``groups=classes`` only the diagonal is kept. The filters are parameters (so they are saved, and counted as frozen),
-    but have no gradient.
+    ``groups=classes`` only the diagonal is kept. The filters are parameters without gradient, so they are saved.
     """
 
     def __init__(self, classes: int, kernel_size: int, stride: int, padding: int = 0, groups: int = 1) -> None:
@@ -87,22 +84,27 @@ def scaled(channels: int, width: float) -> int:
     return channels if width == 1 else max(2, 2 * round(channels * width / 2))
 
 
-def conv_layers(
-    channels: int, widths: Sequence[int], name: str, *, norm: bool = False, padding: int = 1, dilation: int = 1
-) -> dict[str, nn.Module]:
-    """Return the 3x3 convolutions of one stage of VGG, each with its ReLU (and BN): ``conv{name}_1``, ``relu{name}_1``.
+def vgg16_layers(
+    in_channels: int, width: float, *, norm: bool = False, padding: int = 1, pools: int = 5, switches: bool = False
+) -> tuple[dict[str, nn.Module], int]:
+    """Return the convolutions of VGG-16, each with its ReLU (and BN), and what the last one puts out.
 
-    `channels` is what the first one reads. The convolutions have a bias even where BN follows, as in the Caffe files of
-    the nets here.
+    They have a bias even where BN follows, as in the Caffe files of the nets here. With 3 of 5 `pools` the last stage
+    is dilated by 2. Poolings round up, as Caffe does; with `switches` they say where the maxima were.
     """
     layers: dict[str, nn.Module] = {}
-    for number, width in enumerate(widths, start=1):
-        layers[f"conv{name}_{number}"] = nn.Conv2d(channels, width, 3, 1, padding, dilation)
-        if norm:
-            layers[f"bn{name}_{number}"] = nn.BatchNorm2d(width)
-        layers[f"relu{name}_{number}"] = nn.ReLU(inplace=True)
-        channels = width
-    return layers
+    channels = in_channels
+    for number, widths in enumerate(VGG16, start=1):
+        for index, wide in enumerate(widths, start=1):
+            name, out = f"{number}_{index}", scaled(wide, width)
+            layers[f"conv{name}"] = nn.Conv2d(channels, out, 3, 1, padding, dilation=2 if number == 5 > pools else 1)
+            if norm:
+                layers[f"bn{name}"] = nn.BatchNorm2d(out)
+            layers[f"relu{name}"] = nn.ReLU(inplace=True)
+            channels = out
+        if number <= pools:
+            layers[f"pool{number}"] = nn.MaxPool2d(2, ceil_mode=True, return_indices=switches)
+    return layers, channels
 
 
 def fc_layers(
@@ -122,44 +124,19 @@ def fc_layers(
     return layers
 
 
-def named(layers: dict[str, nn.Module]) -> nn.Sequential:
-    """Return an nn.Sequential whose layers have names."""
-    made = nn.Sequential()
-    for name, layer in layers.items():
-        made.add_module(name, layer)
-    return made
-
-
 def _vgg16_trunk(in_channels: int, width: float, dropout: float) -> nn.Sequential:
-    layers: dict[str, nn.Module] = {}
-    channels = in_channels
-    for number, widths in enumerate(VGG16, start=1):
-        layers |= conv_layers(channels, [scaled(w, width) for w in widths], str(number))
-        layers[f"pool{number}"] = nn.MaxPool2d(2, ceil_mode=True)  # Caffe rounds up
-        channels = scaled(widths[-1], width)
+    layers, channels = vgg16_layers(in_channels, width)
     layers["conv1_1"] = nn.Conv2d(in_channels, scaled(64, width), 3, 1, 100)
     return named(layers | fc_layers(channels, scaled(4096, width), 7, dropout))
 
 
 def _caffenet_trunk(in_channels: int, width: float, dropout: float) -> nn.Sequential:
     a, b, c, d = (scaled(channels, width) for channels in (96, 256, 384, 256))
-    layers: dict[str, nn.Module] = {
-        "conv1": nn.Conv2d(in_channels, a, 11, 4, 100),
-        "relu1": nn.ReLU(inplace=True),
-        "pool1": nn.MaxPool2d(3, 2, ceil_mode=True),
-        "norm1": LocalResponseNorm(5, 1e-4, 0.75, 1.0, "mean"),
-        "conv2": nn.Conv2d(a, b, 5, 1, 2, groups=2),
-        "relu2": nn.ReLU(inplace=True),
-        "pool2": nn.MaxPool2d(3, 2, ceil_mode=True),
-        "norm2": LocalResponseNorm(5, 1e-4, 0.75, 1.0, "mean"),
-        "conv3": nn.Conv2d(b, c, 3, 1, 1),
-        "relu3": nn.ReLU(inplace=True),
-        "conv4": nn.Conv2d(c, c, 3, 1, 1, groups=2),
-        "relu4": nn.ReLU(inplace=True),
-        "conv5": nn.Conv2d(c, d, 3, 1, 1, groups=2),
-        "relu5": nn.ReLU(inplace=True),
-        "pool5": nn.MaxPool2d(3, 2, ceil_mode=True),
-    }
+    five = (
+        Convolution(a, 11, 4, 100), Convolution(b, 5, 1, 2, 2), Convolution(c, 3, 1, 1), Convolution(c, 3, 1, 1, 2),
+        Convolution(d, 3, 1, 1, 2),
+    )  # fmt: skip
+    layers = five_convolutions(five, in_channels, norm_first=False, ceil=3, norm="caffe")
     return named(layers | fc_layers(d, scaled(4096, width), 6, dropout))
 
 
@@ -296,10 +273,8 @@ def fully_convolutional(net: nn.Module, input_size: int) -> nn.Sequential:
             convolutions[name] = copy.deepcopy(layer)
         else:
             raise NetError(f"cannot turn a {type(layer).__name__} behind the flattening into a convolution")
-    made = nn.Sequential()
-    made.add_module("features", steps[0] if len(steps) == 1 else nn.Sequential(*steps))
-    made.add_module("classifier", named(convolutions))
-    return made.train(was_training)
+    features = steps[0] if len(steps) == 1 else nn.Sequential(*steps)
+    return named({"features": features, "classifier": named(convolutions)}).train(was_training)
 
 
 # Layers that do the same to each value, whatever the shape.

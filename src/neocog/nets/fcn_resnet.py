@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .layers import PadShortcut, WithAuxiliaries, check_dropout, check_input, he_init
+from .layers import PadShortcut, WithAuxiliaries, check_dropout, check_input, conv_bn, he_init
 from .registry import register
 from .resnet import Bottleneck, ResNet
 
@@ -51,30 +51,22 @@ def dilate(stage: nn.Sequential, before: int, after: int) -> nn.Sequential:
     return stage
 
 
-class DilatedResNet(nn.Module):
+class DilatedResNet(ResNet):
     """A ResNet up to its last stage, with a map 8 times smaller than the picture."""
 
-    conv1: nn.Conv2d
-    bn1: nn.Module
-    relu: nn.Module
-    maxpool: nn.Module
     layer1: nn.Sequential
     layer2: nn.Sequential
     layer3: nn.Sequential
     layer4: nn.Sequential
 
     def __init__(self, stages: Sequence[int], in_channels: int, stride_on: str) -> None:
-        super().__init__()
-        whole = ResNet(
-            "bottleneck", stages, (64, 128, 256, 512), classes=1, in_channels=in_channels, stride_on=stride_on
-        )
-        for name, layer in whole.named_children():
-            if name.startswith(("conv1", "bn1", "relu", "maxpool", "layer")):
-                self.add_module(name, layer)
+        planes = (64, 128, 256, 512)
+        super().__init__("bottleneck", stages, planes, classes=1, in_channels=in_channels, stride_on=stride_on)
+        del self.avgpool, self.dropout, self.fc
         dilate(self.layer3, 1, 2)
         dilate(self.layer4, 2, 4)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """(B, C, H, W) -> the maps of stage 3 and stage 4, (B, 1024, H/8, W/8) and (B, 2048, H/8, W/8)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         third = self.layer3(self.layer2(self.layer1(x)))
@@ -83,13 +75,7 @@ class DilatedResNet(nn.Module):
 
 def _scorer(channels: int, classes: int, dropout: float) -> nn.Sequential:
     between = channels // 4
-    return nn.Sequential(
-        nn.Conv2d(channels, between, 3, padding=1, bias=False),
-        nn.BatchNorm2d(between),
-        nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
-        nn.Conv2d(between, classes, 1),
-    )
+    return nn.Sequential(*conv_bn(channels, between, relu=nn.ReLU), nn.Dropout(dropout), nn.Conv2d(between, classes, 1))
 
 
 class FCNResNet(nn.Module):
@@ -99,7 +85,7 @@ class FCNResNet(nn.Module):
         stages: blocks in each stage of the ResNet.
         auxiliary: score the map of stage 3, too; in training the net then puts out WithAuxiliaries, weight 0.5.
         dropout: probability of dropping a value before the last convolution.
-        stride_on: "3x3" as torchvision, or "1x1"; see Bottleneck.
+        stride_on: "3x3" as torchvision, or "1x1"; see `resnet.convolutions`.
     """
 
     head = "classifier.4"

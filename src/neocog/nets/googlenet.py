@@ -4,8 +4,8 @@
 normalisation, no BN. `googlenet` is torchvision's: BN after every convolution, 3x3 in place of 5x5 (a slip of the
 TensorFlow implementation that it follows), and a 2x2 maximum before inception5a. Parameter names are torchvision's.
 
-ILSVRC-2012 validation: top-5 89.93 % (paper, 1 model, 1 crop); 68.7 % and 88.9 % top-1 and top-5 (Caffe release, centre
-crop); 69.78 % and 89.53 % (torchvision's weights, which expect pictures scaled to -1 .. 1: mean and std of 0.5).
+ILSVRC-2012 validation of the paper, 1 model, 1 crop: top-5 89.93 %. torchvision's weights expect pictures scaled to
+-1 .. 1: mean and std of 0.5.
 
 Output shapes for 3 x 224 x 224, and weights of each part of the original (no biases):
 
@@ -33,6 +33,7 @@ The paper's table says 2.7 K weights and 34 M operations for conv1: a depthwise 
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -41,6 +42,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
+from .inception import Conv
 from .layers import LocalResponseNorm, WithAuxiliaries, check_dropout, check_input, he_init
 from .registry import register
 
@@ -60,15 +62,8 @@ SMALLEST = 32  # a 1x1 map in inception5b, and nowhere before
 _POOLED = 5  # side of the window that an auxiliary head of the original averages over
 
 
-class Conv(nn.Sequential):
-    """Convolution, BN or bias, ReLU: (B, C, H, W) -> (B, out, H / stride, W / stride)."""
-
-    def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, *, batch_norm: bool) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=not batch_norm)
-        if batch_norm:
-            self.bn = nn.BatchNorm2d(out, eps=0.001)
-        self.relu = nn.ReLU(inplace=True)
+def _conv(channels: int, out: int, kernel: int, stride: int = 1, *, batch_norm: bool) -> Conv:
+    return Conv(channels, out, kernel, stride, padding=kernel // 2, bias=not batch_norm, norm=batch_norm)
 
 
 class Inception(nn.Module):
@@ -80,19 +75,11 @@ class Inception(nn.Module):
     def __init__(self, channels: int, widths: tuple[int, ...], *, large: int, batch_norm: bool) -> None:
         super().__init__()
         one, reduce3, three, reduce5, five, project = widths
-        self.branch1 = Conv(channels, one, 1, batch_norm=batch_norm)
-        self.branch2 = nn.Sequential(
-            Conv(channels, reduce3, 1, batch_norm=batch_norm),
-            Conv(reduce3, three, 3, batch_norm=batch_norm),
-        )
-        self.branch3 = nn.Sequential(
-            Conv(channels, reduce5, 1, batch_norm=batch_norm),
-            Conv(reduce5, five, large, batch_norm=batch_norm),
-        )
-        self.branch4 = nn.Sequential(
-            nn.MaxPool2d(3, 1, 1),
-            Conv(channels, project, 1, batch_norm=batch_norm),
-        )
+        conv = partial(_conv, batch_norm=batch_norm)
+        self.branch1 = conv(channels, one, 1)
+        self.branch2 = nn.Sequential(conv(channels, reduce3, 1), conv(reduce3, three, 3))
+        self.branch3 = nn.Sequential(conv(channels, reduce5, 1), conv(reduce5, five, large))
+        self.branch4 = nn.Sequential(nn.MaxPool2d(3, 1, 1), conv(channels, project, 1))
         self.channels = one + three + five + project
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +96,7 @@ class AuxiliaryHead(nn.Module):
     def __init__(self, channels: int, classes: int, *, side: int, batch_norm: bool, dropout: float) -> None:
         super().__init__()
         self.pool: nn.Module = nn.AdaptiveAvgPool2d(side) if batch_norm else nn.AvgPool2d(_POOLED, 3, ceil_mode=True)
-        self.conv = Conv(channels, 128, 1, batch_norm=batch_norm)
+        self.conv = _conv(channels, 128, 1, batch_norm=batch_norm)
         self.fc1 = nn.Linear(128 * side**2, 1024)
         self.relu = nn.ReLU(inplace=True)
         self.dropout = nn.Dropout(dropout)
@@ -158,16 +145,16 @@ class GoogLeNet(nn.Module):
         auxiliary_dropout: float = 0.7,
     ) -> None:
         super().__init__()
-        for option, value in (("dropout", dropout), ("auxiliary_dropout", auxiliary_dropout)):
-            check_dropout(value, option)
+        check_dropout(dropout)
+        check_dropout(auxiliary_dropout, "auxiliary_dropout")
         self.in_channels, self.auxiliary = in_channels, auxiliary
         self.aux_heads = ("aux1.fc2", "aux2.fc2") if auxiliary else ()
-        self.conv1 = Conv(in_channels, 64, 7, 2, batch_norm=batch_norm)
+        self.conv1 = _conv(in_channels, 64, 7, 2, batch_norm=batch_norm)
         self.maxpool1 = nn.MaxPool2d(3, 2, ceil_mode=True)
-        self.norm1 = nn.Identity() if batch_norm else LocalResponseNorm(5, 1e-4, 0.75, k=1.0, form="mean")
-        self.conv2 = Conv(64, 64, 1, batch_norm=batch_norm)
-        self.conv3 = Conv(64, 192, 3, batch_norm=batch_norm)
-        self.norm2 = nn.Identity() if batch_norm else LocalResponseNorm(5, 1e-4, 0.75, k=1.0, form="mean")
+        self.norm1 = nn.Identity() if batch_norm else LocalResponseNorm(k=1.0, form="mean")
+        self.conv2 = _conv(64, 64, 1, batch_norm=batch_norm)
+        self.conv3 = _conv(64, 192, 3, batch_norm=batch_norm)
+        self.norm2 = nn.Identity() if batch_norm else LocalResponseNorm(k=1.0, form="mean")
         self.maxpool2 = nn.MaxPool2d(3, 2, ceil_mode=True)
         channels = {"": 192}  # what each module puts out
         for name, widths in WIDTHS.items():
@@ -182,10 +169,8 @@ class GoogLeNet(nn.Module):
         if auxiliary:
             side = 4 if batch_norm else _ceil_pool(_map_side(input_size), _POOLED, 3)
             for name, after in (("aux1", "inception4a"), ("aux2", "inception4d")):
-                aux = AuxiliaryHead(
-                    channels[after], classes, side=side, batch_norm=batch_norm, dropout=auxiliary_dropout
-                )
-                self.add_module(name, aux)
+                how: dict[str, Any] = {"side": side, "batch_norm": batch_norm, "dropout": auxiliary_dropout}
+                self.add_module(name, AuxiliaryHead(channels[after], classes, **how))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels["inception5b"], classes)

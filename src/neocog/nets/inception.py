@@ -6,10 +6,6 @@ wider inception4c, 4d and 4e, convolution biases), `se_bn_inception` the same wi
 squeeze-and-excitation (Hu et al. 2017, arXiv:1709.01507) behind each module. `inception_v3` splits 7x7 into 1x7 and
 7x1; parameter names are torchvision's, whose weights expect pictures scaled to -1 .. 1: mean and std of 0.5.
 
-ILSVRC-2012 validation, one crop: BN-Inception 74.8 % and 92.2 % top-1 and top-5 (paper), with squeeze-and-excitation
-76.38 % and 92.96 % (authors' release); Inception v2 73.9 % and 91.8 % (TF-Slim); Inception v3 77.29 % and 93.45 %
-(torchvision's weights).
-
 Output shapes, inception_v2 for 3 x 224 x 224 (TF-Slim's name; channels of the Caffe version in brackets):
 
     conv1, 7x7/2                 B   64  112  112    Conv2d_1a_7x7
@@ -55,10 +51,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import NetError
 from ..records import Facts
 from .gates import SamePad, SEGate
-from .layers import Classifier, WithAuxiliaries, check_dropout, check_input, he_init
+from .layers import Classifier, WithAuxiliaries, check_choice, check_dropout, check_input, he_init
 from .registry import register
 
 Size = int | tuple[int, int]
@@ -71,17 +66,13 @@ Plan = tuple[tuple[Step, ...], ...]
 def _v2(one: int, reduce3: int, three: int, reduce_double: int, double: int, pool: str, project: int) -> Plan:
     """Return the branches of a module of v2: 1x1; 1x1, 3x3; 1x1, 3x3, 3x3; pooling, 1x1. "max/2" halves the map."""
     stride = 2 if pool == "max/2" else 1
-    branches: list[tuple[Step, ...]] = [
-        (("branch1x1", one, 1),),
+    inner: Plan = (
         (("branch3x3_1", reduce3, 1), ("branch3x3_2", three, 3, stride)),
-        (
-            ("branch3x3dbl_1", reduce_double, 1),
-            ("branch3x3dbl_2", double, 3),
-            ("branch3x3dbl_3", double, 3, stride),
-        ),
-        (pool, ("branch_pool", project, 1)),
-    ]
-    return tuple(branches) if stride == 1 else (*branches[1:3], (pool,))
+        (("branch3x3dbl_1", reduce_double, 1), ("branch3x3dbl_2", double, 3), ("branch3x3dbl_3", double, 3, stride)),
+    )
+    if stride == 2:
+        return (*inner, (pool,))
+    return ((("branch1x1", one, 1),), *inner, (pool, ("branch_pool", project, 1)))
 
 
 V2: dict[str, Plan] = {
@@ -114,16 +105,11 @@ def _v3_a(project: int) -> Plan:
 
 def _v3_c(width: int) -> Plan:
     wide, tall = (1, 7), (7, 1)
+    double = ((width, 1), (width, tall), (width, wide), (width, tall), (192, wide))
     return (
         (("branch1x1", 192, 1),),
         (("branch7x7_1", width, 1), ("branch7x7_2", width, wide), ("branch7x7_3", 192, tall)),
-        (
-            ("branch7x7dbl_1", width, 1),
-            ("branch7x7dbl_2", width, tall),
-            ("branch7x7dbl_3", width, wide),
-            ("branch7x7dbl_4", width, tall),
-            ("branch7x7dbl_5", 192, wide),
-        ),
+        tuple((f"branch7x7dbl_{number}", *how) for number, how in enumerate(double, start=1)),
         ("average", ("branch_pool", 192, 1)),
     )
 
@@ -200,6 +186,7 @@ class Conv(nn.Sequential):
         bias: bool = False,
         eps: float = 0.001,
         multiplier: int = 0,
+        norm: bool = True,
     ) -> None:
         super().__init__()
         if padding is None:
@@ -210,7 +197,8 @@ class Conv(nn.Sequential):
             self.depthwise = nn.Conv2d(channels, between, kernel, stride, padding or 0, groups=channels, bias=False)
             channels, kernel, stride, padding = between, 1, 1, 0
         self.conv = nn.Conv2d(channels, out, kernel, stride, padding or 0, bias=bias)
-        self.bn = nn.BatchNorm2d(out, eps)
+        if norm:
+            self.bn = nn.BatchNorm2d(out, eps)
         self.relu = nn.ReLU(inplace=True)
 
 
@@ -295,8 +283,7 @@ class InceptionV2(Classifier):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        if padding not in ("tensorflow", "pytorch", "caffe"):
-            raise NetError(f"padding must be 'tensorflow', 'pytorch' or 'caffe', got {padding!r}")
+        check_choice("padding", padding, ("tensorflow", "pytorch", "caffe"))
         check_dropout(dropout)
         self.in_channels = in_channels
         self._plans = tuple(plans)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .layers import he_init
+from .layers import Classifier, he_init
 from .registry import register
 
 
@@ -52,7 +52,7 @@ class TemporalBlock(nn.Module):
         return self.relu2(y + self.down(x))  # type: ignore[no-any-return]
 
 
-class TCResNet(nn.Module):
+class TCResNet(Classifier):
     """TC-ResNet: (B, in_channels, frames) -> logits (B, classes), for any number of frames.
 
     Args:
@@ -86,9 +86,6 @@ class TCResNet(nn.Module):
         check_frames(x, self.conv.in_channels, 1)
         return self.dropout(self.blocks(self.relu(self.bn(self.conv(x)))).mean(2))  # type: ignore[no-any-return]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.forward_features(x))  # type: ignore[no-any-return]
-
 
 def check_frames(x: Tensor, channels: int, least: int) -> None:
     """Raise NetError unless `x` is (B, channels, T) with at least `least` frames or samples T."""
@@ -99,7 +96,7 @@ def check_frames(x: Tensor, channels: int, least: int) -> None:
         )
 
 
-class WaveNet(nn.Module):
+class WaveNet(Classifier):
     """Filters on the wave itself, of 80 samples at first and three later: (B, 1, L) -> logits (B, classes), for any L.
 
     Very Deep Convolutional Neural Networks for Raw Waveforms. Dai, Dai, Qu, Li, Das, ICASSP 2017, arXiv:1610.00087:
@@ -135,9 +132,6 @@ class WaveNet(nn.Module):
         """(B, in_channels, L) -> (B, last width)."""
         check_frames(x, self.layers[0].in_channels, 4)  # type: ignore[arg-type]
         return self.layers(x).mean(2)  # type: ignore[no-any-return]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.forward_features(x))  # type: ignore[no-any-return]
 
 
 _CHOI = "Choi et al. 2019, arXiv:1904.03814"

@@ -54,7 +54,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError, UsageError
 from ..records import Facts
-from .layers import check_input
+from .layers import Classifier, check_choice, check_input
 from .registry import register
 
 # Sizes of the S-layers (field, padding) and of the C-layers between them (field, stride, padding): 19, 11, 7, 7, 3.
@@ -170,7 +170,8 @@ class CCells(nn.Module):
 class LabelledCells(nn.Module):
     """What the last cells stand for: the score of a class is the response of the best of its cells.
 
-    (B, cells) -> (B, classes). Until labels are given, cell k belongs to class k mod classes.
+    (B, cells) -> (B, classes), not below zero; all 0 if every cell is silent. Until labels are given, cell k belongs to
+    class k mod classes.
     """
 
     def __init__(self, cells: int, classes: int) -> None:
@@ -188,7 +189,7 @@ class LabelledCells(nn.Module):
         return f"cells={self.weight.shape[1]}, classes={self.weight.shape[0]}"
 
 
-class Neocognitron(nn.Module):
+class Neocognitron(Classifier):
     """U0, then four pairs of S-cells and C-cells. Call `learn` with pictures; gradients do not apply.
 
     Args:
@@ -213,8 +214,7 @@ class Neocognitron(nn.Module):
         learning_thresholds: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if rule not in _THRESHOLDS:
-            raise NetError(f"rule must be one of {', '.join(_THRESHOLDS)}, got {rule!r}")
+        check_choice("rule", rule, tuple(_THRESHOLDS))
         usual, usual_learning = _THRESHOLDS[rule]
         thresholds = tuple(usual if thresholds is None else thresholds)
         if learning_thresholds is None:
@@ -245,10 +245,6 @@ class Neocognitron(nn.Module):
         for s, c in zip(self.s, self.c, strict=True):
             u = c(s(u))
         return u.flatten(1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> scores (B, classes), not below zero; all 0 if every last cell is silent."""
-        return self.classes(self.forward_features(x))
 
     @torch.no_grad()
     def learn(

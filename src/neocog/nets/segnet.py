@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from ..records import Facts
-from .deconvnet import decode, encode, make_encoder
-from .fcn import VGG16, named, scaled
-from .layers import check_input, he_init
+from .deconvnet import decode, encode
+from .fcn import VGG16, scaled, vgg16_layers
+from .layers import Classifier, check_input, he_init, named
 from .registry import register
 
 
@@ -39,11 +39,10 @@ class ScoringConv2d(nn.Conv2d):
             return ScoringConv2d(self.in_channels, classes).to(self.weight.dtype)
 
 
-class SegNet(nn.Module):
+class SegNet(Classifier):
     """Encoder, decoder with the encoder's pooling places, and a 3x3 convolution that scores the classes.
 
     Args:
-        classes, in_channels: outputs, and channels of the pictures, which may have any size.
         width: factor for the number of channels.
     """
 
@@ -52,7 +51,7 @@ class SegNet(nn.Module):
     def __init__(self, *, classes: int, in_channels: int, width: float = 1.0) -> None:
         super().__init__()
         self.in_channels = in_channels
-        self.encoder = make_encoder(in_channels, width)
+        self.encoder = named(vgg16_layers(in_channels, width, norm=True, switches=True)[0])
         layers: dict[str, nn.Module] = {}
         channels = scaled(512, width)
         for number in (5, 4, 3, 2, 1):
@@ -83,10 +82,6 @@ class SegNet(nn.Module):
         check_input(x, self.in_channels)
         x, switches = encode(self.encoder, x)  # (B, 512, H / 32, W / 32)
         return decode(self.decoder, x, switches)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes, H, W)."""
-        return self.conv1_1_D(self.forward_features(x))
 
 
 register(

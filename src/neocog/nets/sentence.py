@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError, closest
 from ..records import Facts
+from .layers import Classifier, check_dropout
 from .registry import options, register
 
 VECTORS = ("random", "static", "tuned", "two")
@@ -86,7 +87,7 @@ def _looked_up(table: Tensor, ids: Tensor) -> Tensor:
     return F.embedding_bag(ids.flatten(0, 1).long(), table, mode="mean", padding_idx=0).unflatten(0, ids.shape[:2])
 
 
-class _Sentences(nn.Module):
+class _Sentences(Classifier):
     """What nets for sentences have in common: word vectors, and how they take given ones."""
 
     head = "fc"
@@ -144,8 +145,7 @@ class SentenceCNN(_Sentences):
         super().__init__()
         if not widths or min(widths) < 1:
             raise NetError(f"widths is a list of numbers of words, such as [3, 4, 5], got {widths!r}")
-        if not 0 <= dropout < 1:
-            raise NetError(f"dropout is a probability of at least 0 and below 1, got {dropout!r}")
+        check_dropout(dropout)
         self.embedding = WordVectors(vocabulary, dimensions, vectors)
         convs = [nn.Conv1d(self.embedding.size, maps, width) for width in widths]
         self.widths, self.widest, self.largest, self.words, self.norm = tuple(widths), max(widths), largest, words, norm
@@ -180,7 +180,7 @@ class SentenceCNN(_Sentences):
         if self.training and self.norm:
             with torch.no_grad():  # after each step, as the paper says
                 self.fc.weight.copy_(self.fc.weight.renorm(2, 0, self.norm))
-        return self.fc(self.forward_features(x))  # type: ignore[no-any-return]
+        return super().forward(x)
 
 
 class CollobertSentence(_Sentences):
@@ -212,10 +212,6 @@ class CollobertSentence(_Sentences):
         there[:, :, 0] = True  # an empty text has its first window
         said = self.conv(self.embedding(x)).masked_fill(~there, -torch.inf).amax(2)  # (B, maps)
         return self.dropout(self.tanh(self.hidden(said)))  # type: ignore[no-any-return]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, words) -> logits (B, classes)."""
-        return self.fc(self.forward_features(x))  # type: ignore[no-any-return]
 
 
 class DCNN(_Sentences):
@@ -267,10 +263,6 @@ class DCNN(_Sentences):
             # what lies behind the values that stay is nothing, as it was behind the words
             y = y * (torch.arange(y.shape[2], device=y.device) < lengths[:, None])[:, None]
         return self.dropout(y.flatten(1))  # type: ignore[no-any-return]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, words) -> logits (B, classes)."""
-        return self.fc(self.forward_features(x))  # type: ignore[no-any-return]
 
 
 def k_max(x: Tensor, k: int, keep: Tensor | None = None) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
+from .layers import Classifier
 from .registry import register
 
 
@@ -60,7 +61,7 @@ class Phonemes(nn.Module):
         return Phonemes(self.conv.in_channels, classes, self.conv.kernel_size[0]).to(self.conv.weight)
 
 
-class TDNN(nn.Module):
+class TDNN(Classifier):
     """Time-delay neural network: convolutions over time, so that it does not matter when a sound begins.
 
     Gives the inputs of the output units; the paper's outputs are their sigmoid, which has the same order. Any number
@@ -88,10 +89,6 @@ class TDNN(nn.Module):
                 f"{tuple(x.shape)}; build the net with in_channels=... to match the number of coefficients"
             )
         return self.sigmoid(self.hidden(x))  # type: ignore[no-any-return]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, frames) -> logits (B, classes)."""
-        return self.phonemes(self.forward_features(x))  # type: ignore[no-any-return]
 
     def connections(self, frames: int = 15) -> dict[str, int]:
         """Return the number of connections of each layer, those to the thresholds included, for `frames` frames."""

@@ -40,6 +40,6 @@ for _name, _widths, _params, _macs, _accuracy in _VARIANTS:
         Facts(_name, "zfnet", 2013, _PAPER, _params, _macs, **IMAGENET, smallest=63, accuracy=_accuracy),
         convolutions=(Convolution(96, 7, 2, 1), Convolution(256, 5, 2, 0), *(Convolution(w, 3, 1, 1) for w in _widths)),
         norm_first=False,
-        ceil=True,
+        ceil=2,
         bias=0.0,  # as the paper says
     )(FiveConvolutions)
