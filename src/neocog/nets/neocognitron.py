@@ -190,10 +190,9 @@ class LabelledCells(nn.Module):
 
 
 class Neocognitron(Classifier):
-    """U0, then four pairs of S-cells and C-cells. Call `learn` with pictures; gradients do not apply.
+    """U0, then four pairs of S-cells and C-cells. Call `learn` with pictures, not below zero; gradients do not apply.
 
     Args:
-        classes, in_channels: as everywhere; pictures are 19x19 or larger, and not below zero.
         rule: "add-if-silent" or "1980".
         planes: S-planes of the four layers; under "add-if-silent" the most that may be born.
         thresholds: similarity that an S-cell asks for while recognising, one for each layer; r = t / (1 - t).
@@ -274,7 +273,7 @@ class Neocognitron(Classifier):
         for layer, (s, c) in enumerate(zip(self.s, self.c, strict=True)):
             assert isinstance(s, SCells)
             s.forget(generator)
-            grow: _Births | _Reinforcement
+            grow: _Rule
             if self.rule == "add-if-silent":
                 grow = _Births(s, self.learning_thresholds[layer], _FAINT[layer])
             else:
@@ -314,17 +313,28 @@ class Neocognitron(Classifier):
         weight.copy_((votes.argmax(0) == torch.arange(len(votes), device=votes.device)[:, None]) & (votes.sum(0) > 0))
 
 
-class _Births:
+class _Rule:
+    """A rule by which a layer learns from one picture at a time, `see`."""
+
+    def __init__(self, s: SCells) -> None:
+        self.s = s
+        self.weight = s.excite.weight.flatten(1)  # a view: (planes, inputs size size)
+        self.c = s.spread.weight.expand_as(s.excite.weight[:1]).flatten()
+
+    def see(self, u: Tensor) -> None:
+        raise NotImplementedError
+
+
+class _Births(_Rule):
     """Add-if-silent: at the strongest of the places where all planes are silent, a plane is born; one per picture.
 
     One, because otherwise the first few pictures use up all planes.
     """
 
     def __init__(self, s: SCells, threshold: float, faint: float) -> None:
-        self.s, self.threshold, self.faint, self.born = s, threshold, faint, 0
-        s.excite.weight.zero_()
-        self.weight = s.excite.weight.flatten(1)  # a view: (planes, inputs size size)
-        self.c = s.spread.weight.expand_as(s.excite.weight[:1]).flatten()
+        super().__init__(s)
+        self.threshold, self.faint, self.born = threshold, faint, 0
+        self.weight.zero_()
 
     def see(self, u: Tensor) -> None:
         if self.born == len(self.weight):
@@ -340,13 +350,12 @@ class _Births:
             self.born += 1
 
 
-class _Reinforcement:
-    """The rule of 1980: representatives of the planes are reinforced."""
+class _Reinforcement(_Rule):
+    """The rule of 1980: representatives of the planes are reinforced by `q`."""
 
     def __init__(self, s: SCells, q: float) -> None:
-        self.s, self.q = s, q
-        self.weight = s.excite.weight.flatten(1)  # a view: (planes, inputs size size)
-        self.c = s.spread.weight.expand_as(s.excite.weight[:1]).flatten()
+        super().__init__(s)
+        self.q = q
 
     def see(self, u: Tensor) -> None:
         x = self.s.patches(u)
@@ -368,8 +377,6 @@ class _Reinforcement:
         self.s.inhibit[won] += self.q * v[seeds]
 
 
-register(
-    # MACs with all planes of the default; nothing is trainable by gradient
-    Facts("neocognitron", "neocognitron", 1980, "Fukushima 1980, Biological Cybernetics 36:193-202", 0, 13_304_164,
-          (1, 19, 19), 10, smallest=SMALLEST),
-)(Neocognitron)  # fmt: skip
+# MACs with all planes of the default; nothing is trainable by gradient
+_PAPER = "Fukushima 1980, Biological Cybernetics 36:193-202"
+register(Facts("neocognitron", "neocognitron", 1980, _PAPER, 0, 13_304_164, (1, 19, 19), 10, SMALLEST))(Neocognitron)

@@ -96,8 +96,8 @@ def contrastive_loss(distance: Tensor, same: Tensor, margin: float = 1.0) -> Ten
     return 0.5 * torch.where(same.bool(), distance.square(), apart).mean()
 
 
-register(
-    # lenet5 with two outputs in place of ten
-    Facts("siamese", "siamese", 2006, "Hadsell et al. 2006, CVPR", 61_026, 415_848, (1, 32, 32), 1, smallest=16,
-          task="embed"),
-)(Siamese)  # fmt: skip
+# lenet5 with two outputs in place of ten
+_facts = Facts(
+    "siamese", "siamese", 2006, "Hadsell et al. 2006, CVPR", 61_026, 415_848, (1, 32, 32), 1, 16, "", "embed"
+)
+register(Facts("siamese", "siamese", *_figures, task="embed"))(Siamese)

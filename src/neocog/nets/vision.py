@@ -56,34 +56,32 @@ def gabor(sigma: float, angle: float, wavelength: float) -> tuple[Tensor, Tensor
     return envelope * phase.cos(), envelope * phase.sin()
 
 
-def _radius(conv: nn.Module) -> int:
-    assert isinstance(conv, nn.Conv2d)
-    return conv.kernel_size[0] // 2
-
-
 class _Stage(nn.Module):
-    """A stage with `in_channels` and `channels` (what it gives), whose weights are frozen."""
+    """A stage, which reads `in_channels` maps and gives `channels`; its weights are frozen."""
 
     in_channels: int
     channels: int
 
-    def _freeze(self) -> None:
-        for parameter in self.parameters():
-            parameter.requires_grad_(False)
+
+def _fixed(filters: Tensor, groups: int) -> nn.Conv2d:
+    """Return a convolution with filters (C, n, n) that never learn; maps go on as their edge pixels do."""
+    side = filters.shape[-1]
+    conv = nn.Conv2d(groups, len(filters), side, 1, side // 2, groups=groups, bias=False, padding_mode="replicate")
+    with torch.no_grad():
+        conv.weight.copy_(filters[:, None])
+    return conv.requires_grad_(False)
 
 
 class Retina(_Stage):
     """Ganglion cells: a centre against its surround, difference of two Gaussians of equal volume.
 
     (B, C, H, W) -> (B, 2 C, H, W): first the on-centre, off-surround cells of all channels, then the off-centre ones.
-    Uniform light gives exactly no response, also at the border (the picture goes on as its edge pixels do).
+    Uniform light gives exactly no response, also at the border.
 
     Args:
         in_channels: channels of the picture; each has its own cells.
         sigma_centre, sigma_surround: in pixels; 1.6 apart comes near the Laplacian of a Gaussian (Marr, Hildreth 1980).
         rectify: cells do not fire less than not at all: on = max(0, d), off = max(0, -d). Otherwise d and -d.
-
-    Raises: NetError unless 0 < sigma_centre < sigma_surround.
     """
 
     def __init__(
@@ -97,15 +95,12 @@ class Retina(_Stage):
             )
         self.in_channels, self.channels, self.rectify = in_channels, 2 * in_channels, rectify
         self.radius = math.ceil(4 * sigma_surround)
-        self.filter = nn.Conv2d(in_channels, in_channels, 2 * self.radius + 1, groups=in_channels, bias=False)
-        with torch.no_grad():
-            difference = gaussian(sigma_centre, self.radius) - gaussian(sigma_surround, self.radius)
-            self.filter.weight.copy_(difference)
-        self._freeze()
+        difference = gaussian(sigma_centre, self.radius) - gaussian(sigma_surround, self.radius)
+        self.filter = _fixed(difference.expand(in_channels, -1, -1), in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(x, self.in_channels)
-        d = self.filter(F.pad(x, [self.radius] * 4, mode="replicate"))  # (B, C, H, W)
+        d = self.filter(x)  # (B, C, H, W)
         both = torch.cat([d, -d], dim=1)
         return F.relu(both) if self.rectify else both
 
@@ -124,8 +119,6 @@ class SimpleCells(_Stage):
         wavelengths: in pixels, one for each scale; more than 2, which is the finest grating that pixels can show.
         sigmas: width of the envelope of each scale; default half the wavelength.
         rectify: give max(0, response) only, as a cell without spontaneous activity does.
-
-    Raises: NetError for numbers that make no filter.
     """
 
     def __init__(
@@ -153,27 +146,15 @@ class SimpleCells(_Stage):
         # one convolution for each scale, each as large as its filters need: for each channel even, then odd
         self.scales = nn.ModuleList()
         for wavelength, sigma in zip(wavelengths, sigmas, strict=True):
-            filters = self._filters(sigma, wavelength)
-            conv = nn.Conv2d(in_channels, in_channels * len(filters), filters.shape[-1], groups=in_channels, bias=False)
-            with torch.no_grad():
-                conv.weight.copy_(filters.repeat(in_channels, 1, 1)[:, None])
-            self.scales.append(conv)
-        self._freeze()
-
-    def _filters(self, sigma: float, wavelength: float) -> Tensor:
-        """Return one scale: (2 x orientations, n, n), even then odd, each with a sum of zero."""
-        pairs = [gabor(sigma, angle, wavelength) for angle in self.angles]
-        envelope = gaussian(sigma, math.ceil(4 * sigma))
-        even = [line - line.sum() * envelope for line, _ in pairs]
-        return torch.stack([*even, *(edge for _, edge in pairs)])
+            pairs = [gabor(sigma, angle, wavelength) for angle in self.angles]
+            envelope = gaussian(sigma, math.ceil(4 * sigma))
+            even = [line - line.sum() * envelope for line, _ in pairs]
+            filters = torch.stack([*even, *(edge for _, edge in pairs)])
+            self.scales.append(_fixed(filters.repeat(in_channels, 1, 1), in_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(x, self.in_channels)
-        found = []
-        for conv in self.scales:
-            radius = _radius(conv)
-            response = conv(F.pad(x, [radius] * 4, mode="replicate"))
-            found.append(response.unflatten(1, (self.in_channels, 2, 1, self.orientations)))
+        found = [conv(x).unflatten(1, (self.in_channels, 2, 1, self.orientations)) for conv in self.scales]
         maps = torch.cat(found, dim=3).flatten(1, 4)  # (B, C x 2 x scales x orientations, H, W)
         return F.relu(maps) if self.rectify else maps
 
@@ -193,8 +174,6 @@ class ComplexCells(_Stage):
         pool: side of the pooled window, odd; 1 does not pool.
         stride: of the windows.
         how: "max", "average", or "energy" (root of the mean of the squared energies).
-
-    Raises: NetError for maps that are not pairs of phases, an even window, or another way to pool.
     """
 
     def __init__(
@@ -241,8 +220,6 @@ class HypercomplexCells(_Stage):
         wavelengths: of the scales; the inhibition comes from `distance` times the wavelength away.
         distance: in wavelengths.
         gain: strength of the inhibition.
-
-    Raises: NetError if the maps are not whole sets of orientations and scales.
     """
 
     def __init__(
@@ -262,17 +239,11 @@ class HypercomplexCells(_Stage):
             )
         self.in_channels = self.channels = in_channels
         self.orientations, self.wavelengths, self.distance, self.gain = orientations, tuple(wavelengths), distance, gain
-        repeats = in_channels // sets
         self.scales = nn.ModuleList()
         for wavelength in wavelengths:
-            filters = torch.stack(
-                [self._filter(wavelength, math.pi * k / orientations) for k in range(orientations)]
-            ).repeat(repeats, 1, 1)[:, None]
-            conv = nn.Conv2d(len(filters), len(filters), filters.shape[-1], groups=len(filters), bias=False)
-            with torch.no_grad():
-                conv.weight.copy_(filters)
-            self.scales.append(conv)
-        self._freeze()
+            filters = torch.stack([self._filter(wavelength, math.pi * k / orientations) for k in range(orientations)])
+            filters = filters.repeat(in_channels // sets, 1, 1)
+            self.scales.append(_fixed(filters, len(filters)))
 
     def _filter(self, wavelength: float, angle: float) -> Tensor:
         """Return excitation in the middle, inhibition at both sides along the line; sum 1 - gain. float64."""
@@ -291,11 +262,10 @@ class HypercomplexCells(_Stage):
     def forward(self, x: Tensor) -> Tensor:
         check_input(x, self.in_channels)
         split = x.unflatten(1, (-1, len(self.wavelengths), self.orientations))  # (B, C, scales, orientations, H, W)
-        found = []
-        for scale, conv in enumerate(self.scales):
-            radius = _radius(conv)
-            maps = F.pad(split[:, :, scale].flatten(1, 2), [radius] * 4, mode="replicate")
-            found.append(conv(maps).unflatten(1, (-1, 1, self.orientations)))
+        found = [
+            conv(split[:, :, scale].flatten(1, 2)).unflatten(1, (-1, 1, self.orientations))
+            for scale, conv in enumerate(self.scales)
+        ]
         return F.relu(torch.cat(found, dim=2).flatten(1, 3))
 
     def extra_repr(self) -> str:
@@ -310,8 +280,6 @@ class VisualSystem(nn.Sequential):
 
     Args:
         stages: modules of this file, or others that have `in_channels` and `channels`.
-
-    Raises: NetError if one stage does not read as many maps as the stage before gives.
     """
 
     def __init__(self, *stages: nn.Module) -> None:
@@ -334,8 +302,6 @@ def visual_system(
     """Return the named stages, fitted to one another: any of "retina", "simple", "complex", "hypercomplex", in order.
 
     `options` are those of a stage, by its name: ``visual_system(("simple", "complex"), simple={"orientations": 4})``.
-
-    Raises: NetError for an unknown name, stages out of order, or complex cells without simple ones.
     """
     names = tuple(layers)
     known = [name for name in STAGES if name in names]
@@ -345,22 +311,14 @@ def visual_system(
         raise NetError(f"complex cells read simple ones, and hypercomplex cells complex ones; got {names!r}")
     if wrong := set(options) - set(names):
         raise NetError(f"options for {', '.join(sorted(wrong))}, but the layers are {', '.join(names)}")
-    stages: list[nn.Module] = []
-    channels, simple = in_channels, None
+    stages: list[_Stage] = []
+    kinds = {"retina": Retina, "simple": SimpleCells, "complex": ComplexCells, "hypercomplex": HypercomplexCells}
+    channels, fitting = in_channels, dict[str, dict[str, Any]]()
     for name in names:
-        given = dict(options.get(name, {}))
-        stage: _Stage
-        if name == "retina":
-            stage = Retina(channels, **given)
-        elif name == "simple":
-            stage = simple = SimpleCells(channels, **given)
-        elif name == "complex":
-            assert simple is not None
-            stage = ComplexCells(channels, **{"per_phase": simple.per_phase, **given})
-        else:
-            assert simple is not None
-            bank = {"orientations": simple.orientations, "wavelengths": simple.wavelengths}
-            stage = HypercomplexCells(channels, **{**bank, **given})
+        stage = kinds[name](channels, **{**fitting.get(name, {}), **options.get(name, {})})
+        if isinstance(stage, SimpleCells):
+            bank = {"orientations": stage.orientations, "wavelengths": stage.wavelengths}
+            fitting = {"complex": {"per_phase": stage.per_phase}, "hypercomplex": bank}
         stages.append(stage)
         channels = stage.channels
     return VisualSystem(*stages)
@@ -430,14 +388,12 @@ def front_end(
             or a module whose first layer reads that many already.
         layers: names of stages (see `visual_system`), or a stage, or a `VisualSystem`.
         in_channels: channels of the picture; used with names of stages.
-
-    Raises: NetError if the stages do not fit together, or a net was given together with options.
     """
     front = layers if isinstance(layers, nn.Module) else visual_system(layers, in_channels)
     if isinstance(net, nn.Module):
         if options:
             raise NetError(f"{', '.join(options)}: options are for a net given by its name, not for a finished module")
-        expected = first_channels(net)
+        expected = getattr(net, "spec", {}).get("in_channels")  # None if it does not say
         if expected is not None and expected != front.channels:
             raise NetError(
                 f"the cells give {front.channels} maps, but the net reads {expected} channels; "
@@ -445,11 +401,6 @@ def front_end(
             )
         return FrontEnd(front, net)
     return FrontEnd(front, build(net, in_channels=front.channels, **options))  # type: ignore[arg-type]
-
-
-def first_channels(net: nn.Module) -> int | None:
-    """Return how many channels a net of this zoo was built for, or None if it does not say."""
-    return getattr(net, "spec", {}).get("in_channels")
 
 
 class EarlyVision(FrontEnd):
@@ -485,8 +436,6 @@ class EarlyVision(FrontEnd):
         return facts(chosen["trunk"]).smallest if "trunk" in chosen else None
 
 
-register(
-    # the trunk's lenet5, whose first convolution reads 64 maps; the cells' weights are frozen and not counted
-    Facts("early_vision", "vision", 1962, "Hubel and Wiesel 1962, J. Physiology 160:106-154", 71_156, 146_074_536,
-          (1, 32, 32), 10, smallest=16),
-)(EarlyVision)  # fmt: skip
+# the trunk's lenet5, whose first convolution reads 64 maps; the cells' weights are frozen and not counted
+_PAPER = "Hubel and Wiesel 1962, J. Physiology 160:106-154"
+register(Facts("early_vision", "vision", 1962, _PAPER, 71_156, 146_074_536, (1, 32, 32), 10, smallest=16))(EarlyVision)
