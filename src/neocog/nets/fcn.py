@@ -2,7 +2,7 @@
 
 A classifier whose fully connected layers have become convolutions gives a map of scores; fixed bilinear filters
 enlarge it, and the finer nets first add the scores of earlier, finer maps. Layer names are those of the authors' Caffe
-files. `fully_convolutional` does the first half to any classifier that has learned already.
+files. The rewrite "fc-to-conv" of `neocog.anatomy` does the first half to any classifier that has learned already.
 
 Output shapes of fcn8s_vgg16 for 3 x 500 x 500. The first convolution adds 100 pixels on every side, so that pictures
 smaller than the field of view of fc6 (404 pixels) get a score, too; what that adds is cropped away:
@@ -18,7 +18,6 @@ smaller than the field of view of fc6 (404 pixels) get a score, too; what that a
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -226,108 +225,6 @@ class FCN(nn.Module):
 
 def _cropped(x: Tensor, offset: int, height: int, width: int) -> Tensor:
     return x[:, :, offset : offset + height, offset : offset + width]
-
-
-def fully_convolutional(net: nn.Module, input_size: int) -> nn.Sequential:
-    """Return a copy of a classifier whose fully connected layers are convolutions, with the same weights.
-
-    On pictures of `input_size` x `input_size` it computes the same logits, (B, classes, 1, 1); on larger ones a map of
-    logits (B, classes, h, w), one for each position of the window that the classifier sees, at a small part of the cost
-    of classifying every window (Long et al. 2015, section 3.1). Its two parts are `features` and `classifier`, and the
-    layers of the latter keep their numbers.
-
-    `net` is an nn.Sequential with one nn.Flatten in it, or a module with the layers `features`, perhaps `avgpool`, and
-    `classifier` (as AlexNet and VGG have them). Behind the flattening there may be linear layers, BN, activations and
-    dropout. An adaptive average pooling before it becomes what it is at `input_size`: nothing, or an average over
-    windows of one size.
-
-    Raises: NetError for a net of another form, or if its linear layers do not fit pictures of `input_size`.
-    """
-    before, after = _cut(net)
-    first = next((layer for layer in net.modules() if isinstance(layer, nn.Conv2d)), None)
-    if first is None:
-        raise NetError(f"{type(net).__name__} has no convolution, so there is no map to slide a window over")
-    weight, was_training = first.weight, net.training
-    x = torch.zeros(1, first.in_channels, input_size, input_size, device=weight.device, dtype=weight.dtype)
-    steps: list[nn.Module] = []
-    net.eval()
-    with torch.no_grad():
-        for layer in before:
-            side, x = tuple(x.shape[2:]), layer(x)
-            if isinstance(layer, nn.AdaptiveAvgPool2d):
-                steps.append(_fixed_pool(side, tuple(x.shape[2:])))
-            else:
-                steps.append(copy.deepcopy(layer))
-    net.train(was_training)
-    shape = tuple(x.shape[1:])
-    convolutions: dict[str, nn.Module] = {}
-    for name, layer in after.items():
-        if isinstance(layer, nn.Linear):
-            convolutions[name] = _as_convolution(layer, shape, input_size)
-            shape = (layer.out_features, 1, 1)
-        elif isinstance(layer, nn.BatchNorm1d) and shape[1:] == (1, 1):
-            norm = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum, layer.affine).to(weight)
-            norm.load_state_dict(layer.state_dict())
-            convolutions[name] = norm
-        elif isinstance(layer, _FOR_EACH_VALUE):
-            convolutions[name] = copy.deepcopy(layer)
-        else:
-            raise NetError(f"cannot turn a {type(layer).__name__} behind the flattening into a convolution")
-    features = steps[0] if len(steps) == 1 else nn.Sequential(*steps)
-    return named({"features": features, "classifier": named(convolutions)}).train(was_training)
-
-
-# Layers that do the same to each value, whatever the shape.
-_FOR_EACH_VALUE = (
-    nn.Identity, nn.Dropout, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid,
-)  # fmt: skip
-
-
-def _cut(net: nn.Module) -> tuple[list[nn.Module], dict[str, nn.Module]]:
-    """Return the layers before and, by name, behind the flattening of a classifier."""
-    if isinstance(net, nn.Sequential):
-        layers = list(net.named_children())
-        places = [index for index, (_, layer) in enumerate(layers) if isinstance(layer, nn.Flatten)]
-        if len(places) == 1:
-            return [layer for _, layer in layers[: places[0]]], dict(layers[places[0] + 1 :])
-    elif isinstance(classifier := getattr(net, "classifier", None), nn.Sequential) and hasattr(net, "features"):
-        before = [layer for layer in (net.features, getattr(net, "avgpool", None)) if isinstance(layer, nn.Module)]
-        behind = {name: layer for name, layer in classifier.named_children() if not isinstance(layer, nn.Flatten)}
-        return before, behind
-    raise NetError(
-        "expected an nn.Sequential with one nn.Flatten, or a net with the layers features and classifier such as "
-        f"alexnet or vgg16, got {type(net).__name__}"
-    )
-
-
-def _fixed_pool(map_: tuple[int, ...], pooled: tuple[int, ...]) -> nn.Module:
-    """Return what an adaptive average pooling is when it pools a map of that size."""
-    if map_ == pooled:
-        return nn.Identity()
-    if any(side % out for side, out in zip(map_, pooled, strict=True)):
-        raise NetError(
-            f"an adaptive pooling of {map_} to {pooled} has windows of several sizes; choose another input_size"
-        )
-    window = tuple(side // out for side, out in zip(map_, pooled, strict=True))
-    return nn.AvgPool2d(window, 1 if set(pooled) == {1} else window)  # type: ignore[arg-type]
-
-
-def _as_convolution(layer: nn.Linear, shape: tuple[int, ...], input_size: int) -> nn.Conv2d:
-    """Return a linear layer that reads a flattened map of shape (C, h, w) as an h x w convolution."""
-    if len(shape) != 3 or layer.in_features != shape[0] * shape[1] * shape[2]:
-        raise NetError(
-            f"the linear layer reads {layer.in_features} values, but a picture of {input_size}x{input_size} gives it "
-            f"{' x '.join(map(str, shape))}; give the input_size that the net was built for"
-        )
-    weight, bias = layer.weight, layer.bias is not None
-    made = nn.Conv2d(
-        shape[0], layer.out_features, (shape[1], shape[2]), bias=bias, device=weight.device, dtype=weight.dtype
-    )
-    with torch.no_grad():
-        made.weight.copy_(weight.view_as(made.weight))
-        if bias:
-            made.bias.copy_(layer.bias)  # type: ignore[union-attr]
-    return made
 
 
 _PAPER = "Long et al. 2015, arXiv:1411.4038"

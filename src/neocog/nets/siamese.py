@@ -97,7 +97,5 @@ def contrastive_loss(distance: Tensor, same: Tensor, margin: float = 1.0) -> Ten
 
 
 # lenet5 with two outputs in place of ten
-_facts = Facts(
-    "siamese", "siamese", 2006, "Hadsell et al. 2006, CVPR", 61_026, 415_848, (1, 32, 32), 1, 16, "", "embed"
-)
+_figures = (2006, "Hadsell et al. 2006, CVPR", 61_026, 415_848, (1, 32, 32), 1, 16)
 register(Facts("siamese", "siamese", *_figures, task="embed"))(Siamese)

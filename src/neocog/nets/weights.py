@@ -89,16 +89,12 @@ def build(
     Raises: NetError for an unknown name or option, a value that the net cannot have, or weights that do not fit.
     """
     name, known = registry.in_file(name)
-    classes, in_channels, input_size = (
-        known.pop(key, None) if value is None else value
-        for key, value in (("classes", classes), ("in_channels", in_channels), ("input_size", input_size))
-    )
-    options = {**known, **options}
-    if weights is None:
-        return registry.build(name, classes, in_channels, input_size, **options)
-    check_options(name, options)
     sizes = {"classes": classes, "in_channels": in_channels, "input_size": input_size}
-    return build_with_weights(name, weights, **sizes, offline=offline, **options)  # type: ignore[arg-type]
+    settings = {**known, **{key: value for key, value in sizes.items() if value is not None}, **options}
+    if weights is None:
+        return registry.build(name, **settings)
+    check_options(name, options)
+    return build_with_weights(name, weights, offline=offline, **settings)
 
 
 def build_with_weights(
@@ -116,8 +112,6 @@ def build_with_weights(
 
     Without `classes` the net has as many as the weights. With another number, the last layer is new, and `say` gets a
     line about it. A run gives its own options too, where the caller gives none.
-
-    Raises: NetError if the weights do not fit; see `resolve_weights` for what fetching can raise.
     """
     path = resolve_weights(name, weights, offline=offline, say=say)
     state = read_weights(path)
