@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from neocog import nets
 from neocog.anatomy import rewrite
 from neocog.errors import NetError
-from neocog.nets.fcn import BilinearUpsampling
-from neocog.nets.fcn_resnet import dilate
+from neocog.nets.fcn import BilinearUpsampling, dilate
 from neocog.nets.layers import WithAuxiliaries
 from neocog.nets.resnet import ResNet
 

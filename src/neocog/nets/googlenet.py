@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from ..errors import NetError
 from ..records import Facts
 from .inception import Conv
-from .layers import LocalResponseNorm, WithAuxiliaries, check_dropout, check_input, he_init
+from .layers import LocalResponseNorm, WithAuxiliaryHeads, check_dropout, check_input, he_init
 from .registry import register
 
 # Table 1 of the paper: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection.
@@ -59,6 +59,7 @@ WIDTHS = {
     "inception5b": (384, 192, 384, 48, 128, 128),
 }
 SMALLEST = 32  # a 1x1 map in inception5b, and nowhere before
+_READ = {"inception4a": "aux1", "inception4d": "aux2"}  # what the auxiliary heads read
 _POOLED = 5  # side of the window that an auxiliary head of the original averages over
 
 
@@ -112,11 +113,8 @@ class AuxiliaryHead(nn.Module):
         return self.fc2(self.dropout(self.relu(self.fc1(x))))
 
 
-class GoogLeNet(nn.Module):
+class GoogLeNet(WithAuxiliaryHeads):
     """Stem, nine inception modules, mean over the map, linear head; two auxiliary heads if asked for.
-
-    In training a net with auxiliary heads puts out WithAuxiliaries (logits, those of aux1 and aux2, weight 0.3);
-    otherwise, and always in evaluation, the logits (B, classes).
 
     Args:
         batch_norm: BN after every convolution in place of biases and local response normalisation.
@@ -168,7 +166,7 @@ class GoogLeNet(nn.Module):
             channels[name] = module.channels
         if auxiliary:
             side = 4 if batch_norm else _ceil_pool(_map_side(input_size), _POOLED, 3)
-            for name, after in (("aux1", "inception4a"), ("aux2", "inception4d")):
+            for after, name in _READ.items():
                 how: dict[str, Any] = {"side": side, "batch_norm": batch_norm, "dropout": auxiliary_dropout}
                 self.add_module(name, AuxiliaryHead(channels[after], classes, **how))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -196,8 +194,9 @@ class GoogLeNet(nn.Module):
             return next(side for side in count(SMALLEST) if _map_side(side) >= _POOLED)
         return None
 
-    def _run(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def run(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, in_channels, H, W) -> features (B, 1024), and the maps (B, 512 and 528, h, w) of the auxiliary heads."""
+        maps: dict[str, Tensor] = {}
         check_input(x, self.in_channels)
         x = self.norm1(self.maxpool1(self.conv1(x)))
         x = self.maxpool2(self.norm2(self.conv3(self.conv2(x))))  # (B, 192, H/8, W/8)
@@ -207,23 +206,9 @@ class GoogLeNet(nn.Module):
             elif name == "inception5a":
                 x = self.maxpool4(x)  # (B, 832, H/32, W/32)
             x = self.get_submodule(name)(x)
-            if name == "inception4a":
-                first = x
-            elif name == "inception4d":
-                second = x
-        return self.dropout(self.avgpool(x).flatten(1)), first, second
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, 1024)."""
-        return self._run(x)[0]
-
-    def forward(self, x: Tensor) -> Tensor | WithAuxiliaries:
-        """(B, in_channels, H, W) -> logits (B, classes), with those of the auxiliary heads in training."""
-        features, first, second = self._run(x)
-        if self.training and self.auxiliary:
-            auxiliaries = self.get_submodule("aux1")(first), self.get_submodule("aux2")(second)
-            return WithAuxiliaries(self.fc(features), auxiliaries)
-        return self.fc(features)
+            if name in _READ:
+                maps[_READ[name]] = x
+        return self.dropout(self.avgpool(x).flatten(1)), maps
 
 
 def _ceil_pool(side: int, kernel: int, stride: int) -> int:

@@ -6,40 +6,22 @@ wider inception4c, 4d and 4e, convolution biases), `se_bn_inception` the same wi
 squeeze-and-excitation (Hu et al. 2017, arXiv:1709.01507) behind each module. `inception_v3` splits 7x7 into 1x7 and
 7x1; parameter names are torchvision's, whose weights expect pictures scaled to -1 .. 1: mean and std of 0.5.
 
-Output shapes, inception_v2 for 3 x 224 x 224 (TF-Slim's name; channels of the Caffe version in brackets):
+Output shapes, inception_v2 for 3 x 224 x 224 (in brackets the Caffe version), inception_v3 for 3 x 299 x 299:
 
-    conv1, 7x7/2                 B   64  112  112    Conv2d_1a_7x7
-    pool1, 3x3/2                 B   64   56   56    MaxPool_2a_3x3
-    conv2_reduce, 1x1            B   64   56   56    Conv2d_2b_1x1
-    conv2, 3x3                   B  192   56   56    Conv2d_2c_3x3
-    pool2, 3x3/2                 B  192   28   28    MaxPool_3a_3x3
-    inception3a                  B  256   28   28    Mixed_3b
-    inception3b                  B  320   28   28    Mixed_3c
-    inception3c, /2              B  576   14   14    Mixed_4a
-    inception4a, 4b              B  576   14   14    Mixed_4b, Mixed_4c
-    inception4c, 4d              B  576   14   14    Mixed_4d, Mixed_4e    [608]
-    inception4e, /2              B 1024    7    7    Mixed_5a              [1056]
-    inception5a, 5b              B 1024    7    7    Mixed_5b, Mixed_5c
-    avgpool                      B 1024
-    fc                           B 1000
-
-and inception_v3 for 3 x 299 x 299, with TF-Slim's names as in torchvision:
-
-    Conv2d_1a_3x3, 3x3/2         B   32  149  149
-    Conv2d_2a_3x3, 3x3           B   32  147  147
-    Conv2d_2b_3x3, 3x3           B   64  147  147
-    maxpool1, 3x3/2              B   64   73   73    MaxPool_3a_3x3
-    Conv2d_3b_1x1, 1x1           B   80   73   73
-    Conv2d_4a_3x3, 3x3           B  192   71   71
-    maxpool2, 3x3/2              B  192   35   35    MaxPool_5a_3x3
-    Mixed_5b                     B  256   35   35
-    Mixed_5c, 5d                 B  288   35   35
-    Mixed_6a, /2                 B  768   17   17
-    Mixed_6b to 6e               B  768   17   17    (AuxLogits reads Mixed_6e)
-    Mixed_7a, /2                 B 1280    8    8
-    Mixed_7b, 7c                 B 2048    8    8
-    avgpool                      B 2048
-    fc                           B 1000
+    conv1, 7x7/2             B   64  112  112            Conv2d_1a_3x3, 3x3/2     B   32  149  149
+    pool1, 3x3/2             B   64   56   56            Conv2d_2a_3x3, 3x3       B   32  147  147
+    conv2_reduce, 1x1        B   64   56   56            Conv2d_2b_3x3, 3x3       B   64  147  147
+    conv2, 3x3               B  192   56   56            maxpool1, 3x3/2          B   64   73   73
+    pool2, 3x3/2             B  192   28   28            Conv2d_3b_1x1, 1x1       B   80   73   73
+    inception3a              B  256   28   28            Conv2d_4a_3x3, 3x3       B  192   71   71
+    inception3b              B  320   28   28            maxpool2, 3x3/2          B  192   35   35
+    inception3c, /2          B  576   14   14            Mixed_5b [5c, 5d]        B  256   35   35    [288]
+    inception4a, 4b          B  576   14   14            Mixed_6a, /2, 6b to 6e   B  768   17   17
+    inception4c, 4d          B  576   14   14    [608]   Mixed_7a, /2             B 1280    8    8
+    inception4e, /2          B 1024    7    7    [1056]  Mixed_7b, 7c             B 2048    8    8
+    inception5a, 5b          B 1024    7    7            avgpool                  B 2048
+    avgpool                  B 1024
+    fc                       B 1000                      fc                       B 1000
 """
 
 from __future__ import annotations
@@ -53,7 +35,7 @@ from torch import Tensor, nn
 
 from ..records import Facts
 from .gates import SamePad, SEGate
-from .layers import Classifier, WithAuxiliaries, check_choice, check_dropout, check_input, he_init
+from .layers import Classifier, WithAuxiliaryHeads, check_choice, check_dropout, check_input, he_init
 from .registry import register
 
 Size = int | tuple[int, int]
@@ -140,12 +122,7 @@ V3: dict[str, Plan] = {
     "Mixed_6e": _v3_c(192),
     "Mixed_7a": (
         (("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3, 2)),
-        (
-            ("branch7x7x3_1", 192, 1),
-            ("branch7x7x3_2", 192, (1, 7)),
-            ("branch7x7x3_3", 192, (7, 1)),
-            ("branch7x7x3_4", 192, 3, 2),
-        ),
+        tuple((f"branch7x7x3_{k}", 192, *how) for k, how in enumerate(((1,), ((1, 7),), ((7, 1),), (3, 2)), start=1)),
         ("max/2",),
     ),
     "Mixed_7b": _V3_E,
@@ -311,8 +288,7 @@ class InceptionV2(Classifier):
         self.pool2 = pool("max/2", beside=False)
         channels = 192
         for name, plan in plans.items():
-            mixed = Mixed(channels, plan, conv, pool, gates)
-            self.add_module(name, mixed)
+            self.add_module(name, mixed := Mixed(channels, plan, conv, pool, gates))
             channels = mixed.channels
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
@@ -344,11 +320,8 @@ class AuxiliaryHead(nn.Module):
         return self.fc(self.avgpool(self.conv1(self.conv0(self.pool(x)))).flatten(1))
 
 
-class InceptionV3(nn.Module):
+class InceptionV3(WithAuxiliaryHeads):
     """Stem without padding, eleven inception modules, mean over the map, linear head; an auxiliary head if asked for.
-
-    In training a net with the auxiliary head puts out WithAuxiliaries (logits, those of AuxLogits, weight 0.4 as in
-    TF-Slim); otherwise, and always in evaluation, the logits (B, classes).
 
     Args:
         auxiliary: have the auxiliary head, which needs pictures of 299x299 or more. torchvision's weights have one.
@@ -356,6 +329,7 @@ class InceptionV3(nn.Module):
     """
 
     head = "fc"
+    weight = 0.4  # as in TF-Slim
 
     def __init__(self, *, classes: int, in_channels: int, auxiliary: bool = False, dropout: float = 0.5) -> None:
         super().__init__()
@@ -371,8 +345,7 @@ class InceptionV3(nn.Module):
         self.maxpool2 = nn.MaxPool2d(3, 2)
         channels = 192
         for name, plan in V3.items():
-            mixed = Mixed(channels, plan, self._conv, self._pool)
-            self.add_module(name, mixed)
+            self.add_module(name, mixed := Mixed(channels, plan, self._conv, self._pool))
             channels = mixed.channels
         if auxiliary:
             self.AuxLogits = AuxiliaryHead(768, classes)
@@ -395,7 +368,7 @@ class InceptionV3(nn.Module):
         """The auxiliary head needs a map of 17x17: a 5x5 convolution follows its 5x5 windows 3 apart."""
         return 299 if options.get("auxiliary") else None
 
-    def _run(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def run(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, in_channels, H, W) -> features (B, 2048), and the map (B, 768, h, w) of the auxiliary head."""
         check_input(x, self.in_channels, 299 if self.auxiliary and self.training else _SMALLEST_V3)
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
@@ -405,18 +378,7 @@ class InceptionV3(nn.Module):
             x = self.get_submodule(name)(x)
             if name == "Mixed_6e":
                 inner = x
-        return self.dropout(self.avgpool(x).flatten(1)), inner
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, 2048)."""
-        return self._run(x)[0]
-
-    def forward(self, x: Tensor) -> Tensor | WithAuxiliaries:
-        """(B, in_channels, H, W) -> logits (B, classes), with those of the auxiliary head in training."""
-        features, inner = self._run(x)
-        if self.training and self.auxiliary:
-            return WithAuxiliaries(self.fc(features), (self.AuxLogits(inner),), weight=0.4)
-        return self.fc(features)
+        return self.dropout(self.avgpool(x).flatten(1)), {"AuxLogits": inner}
 
 
 _SMALLEST_V3 = 75  # its stem does not pad; a 1x1 map in Mixed_7a

@@ -72,14 +72,36 @@ class Classifier(nn.Module):
 
 
 class WithAuxiliaries(NamedTuple):
-    """What a net with auxiliary heads puts out in training: loss = that of `logits` + `weight` x those of the others.
-
-    All are (B, classes). In evaluation such a net puts out the logits alone.
-    """
+    """What a net with auxiliary heads puts out in training; the loss is that of `logits` + `weight` x the others."""
 
     logits: Tensor
     auxiliaries: tuple[Tensor, ...]
-    weight: float = 0.3  # Szegedy et al. 2014, section 5
+    weight: float = 0.3
+
+
+class WithAuxiliaryHeads(Classifier):
+    """A classifier with auxiliary heads, if `auxiliary`: then in training it puts out WithAuxiliaries.
+
+    Otherwise, and always in evaluation, it puts out the logits. A subclass has `run`: (B, C, H, W) -> what the last
+    layer reads, and what the auxiliary heads read, by their names.
+    """
+
+    auxiliary: bool
+    weight = 0.3  # Szegedy et al. 2014, section 5
+
+    def run(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        raise NotImplementedError
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.run(x)[0]
+
+    def forward(self, x: Tensor) -> Tensor | WithAuxiliaries:  # type: ignore[override]
+        features, maps = self.run(x)
+        logits: Tensor = self.get_submodule(self.head)(features)
+        if not (self.training and self.auxiliary):
+            return logits
+        others = tuple(self.get_submodule(name)(read) for name, read in maps.items())
+        return WithAuxiliaries(logits, others, self.weight)
 
 
 def named(layers: Mapping[str, nn.Module]) -> nn.Sequential:
@@ -98,8 +120,7 @@ def conv_bn(
 def he_init(net: nn.Module) -> None:
     """Draw all convolution weights from N(0, 2 / (k k C_out)), and set biases to 0, BN to scale 1 and shift 0.
 
-    He et al. 2015 (arXiv:1502.01852), the fan-out form, which keeps the size of the gradients from layer to layer.
-    Linear layers keep PyTorch's initial values.
+    He et al. 2015 (arXiv:1502.01852), the fan-out form. Linear layers keep PyTorch's initial values.
     """
     if any(parameter.is_meta for parameter in net.parameters()):
         return  # nothing to draw; saves half the time of building a net of 1202 layers without memory
@@ -197,10 +218,7 @@ def survival_rule(blocks: int, last: float) -> list[float]:
 class PartialConv2d(nn.Module):
     """Convolution in which every output map reads only the input maps that a connection table names.
 
-    Args:
-        in_channels: number of input maps.
-        table: for each output map the indices of the input maps that it reads; its length is the number of outputs.
-        kernel_size: side of the square filters; stride 1, no padding.
+    `table` says for each output map which input maps it reads; filters are square, stride 1, no padding.
 
     The parameters are exactly the table's. Output maps that read equally many inputs are computed together, as one
     grouped convolution over gathered inputs, so no multiplication with a masked zero takes place. The gathering order

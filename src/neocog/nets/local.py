@@ -27,11 +27,8 @@ class LocallyConnected2d(nn.Module):
     So there are H' W' k k in_channels out_channels weights, and as many multiply-adds for one picture.
 
     Args:
-        in_channels, out_channels: number of maps.
         input_size: height and width of the input, or one number for both; the layer takes no other.
-        kernel_size, stride: side and step of the square windows.
         padding: rows of zeros at each side, or "same" (stride 1 only): as many outputs as inputs.
-        bias: give each output value a bias of its own.
         fit: what happens if the windows do not fit; see `pooling`. "ceil" is not offered here.
     """
 
@@ -102,8 +99,7 @@ def true_convolution(
     """Convolution as mathematics defines it: sum over k, m, n of ``weight[l, k, m, n] x[k, i - m, j - n]``.
 
     What frameworks (and `nn.Conv2d`) call convolution is cross-correlation, with a plus in place of the minus; the two
-    differ by a rotation of the filters by 180 degrees. Values outside `x` and its padding are not read: the first
-    output is the first at which the whole filter lies inside. ``padding = k - 1`` gives the full convolution.
+    differ by a rotation of the filters by 180 degrees. ``padding = k - 1`` gives the full convolution.
 
     x (B, C, H, W), weight (K, C, k, k), bias (K,) -> (B, K, H', W').
     """
@@ -173,12 +169,9 @@ def three_ways(
 ) -> dict[str, Way]:
     """Return the same layer fully connected, locally connected and convolutional, for a picture of `size` x `size`.
 
-    The first two have one unit for each pixel; the locally connected units see `kernel` x `kernel` pixels; the
-    convolution has `filters` maps of such units. The lectures count no biases. Inside ``with torch.device("meta")``
-    none of them takes memory; otherwise the first alone takes 6.4 GB at the lectures' sizes.
-
-    The modules are called ``fully_connected`` ((B, channels, size, size) -> (B, size size)),
-    ``locally_connected`` (-> (B, 1, size, size)) and ``convolutional`` (-> (B, filters, size, size)).
+    From (B, channels, size, size) ``fully_connected`` makes (B, size size), ``locally_connected`` (B, 1, size, size)
+    and ``convolutional`` (B, filters, size, size). The lectures count no biases. At their sizes the first alone takes
+    6.4 GB; inside ``with torch.device("meta")`` none takes memory.
     """
     pixels, window = size * size, kernel * kernel * channels
     full = nn.Sequential(nn.Flatten(), nn.Linear(pixels * channels, pixels, bias))

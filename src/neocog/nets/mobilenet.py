@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .gates import SameConv2d
+from .gates import SameConv2d, with_weights
 from .layers import Classifier, check_choice, check_dropout, check_input, conv_bn, he_init, multiple_of_8
 from .registry import IMAGENET, register
 
@@ -35,7 +35,7 @@ from .registry import IMAGENET, register
 _V1 = ((64, 1), (128, 2), (256, 2), (512, 6), (1024, 2))
 
 
-class DepthwiseSeparable(nn.Module):
+class DepthwiseSeparable(nn.Sequential):
     """3x3 convolution of each map by itself, then 1x1: (B, C, H, W) -> (B, out, H / stride, W / stride).
 
     (9 C + C out) H W MACs, where a full convolution takes 9 C out H W.
@@ -43,29 +43,16 @@ class DepthwiseSeparable(nn.Module):
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
-        self.conv_dw = nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.relu1 = nn.ReLU6(inplace=True)
-        self.conv_pw = nn.Conv2d(channels, out, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out)
-        self.relu2 = nn.ReLU6(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.relu1(self.bn1(self.conv_dw(x)))
-        return self.relu2(self.bn2(self.conv_pw(x)))
+        self.conv_dw, self.bn1, self.relu1 = conv_bn(channels, channels, 3, stride, channels, nn.ReLU6)
+        self.conv_pw, self.bn2, self.relu2 = conv_bn(channels, out, 1, relu=nn.ReLU6)
 
 
-class FullConvolution(nn.Module):
+class FullConvolution(nn.Sequential):
     """The same with one full 3x3 convolution."""
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
-        self.bn = nn.BatchNorm2d(out)
-        self.relu = nn.ReLU6(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn(self.conv(x)))
+        self.conv, self.bn, self.relu = conv_bn(channels, out, 3, stride, relu=nn.ReLU6)
 
 
 class MobileNetV1(Classifier):
@@ -123,24 +110,13 @@ class MobileNetV1(Classifier):
             if isinstance(layer, nn.BatchNorm2d):
                 layer.eps = float(bn_eps)
             elif isinstance(layer, nn.Conv2d) and layer.stride == (2, 2):  # at stride 1 both pad the same
-                self.set_submodule(name, SameConv2d.like(layer) if padding == "tensorflow" else _plain(layer))
+                self.set_submodule(name, with_weights(SameConv2d if padding == "tensorflow" else nn.Conv2d, layer))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, 1024 width)."""
         check_input(x, self.conv_stem.in_channels)
         x = self.blocks(self.relu(self.bn1(self.conv_stem(x))))  # (B, 1024 width, H / 32, W / 32)
         return self.dropout(self.avgpool(x).flatten(1))
-
-
-def _plain(conv: nn.Conv2d) -> nn.Conv2d:
-    """Return a 3x3 convolution with the weights of `conv` that pads one zero on every side."""
-    if type(conv) is nn.Conv2d:
-        return conv
-    made = nn.Conv2d(
-        conv.in_channels, conv.out_channels, 3, 2, 1, groups=conv.groups, bias=conv.bias is not None, device="meta"
-    )
-    made.weight, made.bias = conv.weight, conv.bias
-    return made.train(conv.training)
 
 
 # MobileNet v2: (expansion, channels, blocks, stride of the first) of each stage; table 2 of the paper.

@@ -29,8 +29,6 @@ def output_size(
 ) -> int:
     """Return at how many places a window of `kernel` values stops, along one side of `size` values.
 
-    With `dilation` the window spans ``dilation * (kernel - 1) + 1`` values.
-
     Raises: NetError if the window is larger than the padded side, or if `fit` is "strict" and the steps do not come
     out even; the message names the nearest sizes that would fit.
     """
@@ -143,10 +141,7 @@ def _root(squares: Tensor) -> Tensor:
 class L2Pool2d(nn.Module):
     """L2 pooling: the square root of the sum of squares in each window, (B, C, H, W) -> (B, C, H', W').
 
-    Args:
-        kernel_size, stride, padding: the square windows; the step is the window's side unless given.
-        mean: divide the sum by the number of values in the window, as some texts do (the lectures do not).
-        fit: what happens when the windows do not fit.
+    With `mean` the sum is divided by the number of values in the window, as some texts do (the lectures do not).
     """
 
     def __init__(
@@ -173,8 +168,6 @@ class L2PoolFeatures(nn.Module):
     groups=False: each map j with its neighbours j - size // 2 to j + size // 2 (fewer at either end), so that the
     number of maps stays; (B, C, ...) -> (B, C, ...).
     groups=True: maps 0 to size - 1, then the next `size`, and so on; (B, C, ...) -> (B, C / size, ...).
-
-    Raises: NetError if `size` is even without groups, or does not divide C with groups.
     """
 
     def __init__(self, size: int, *, groups: bool = False) -> None:
@@ -216,10 +209,7 @@ class MaxUnpool2d(nn.Module):
     """
 
     def forward(self, x: Tensor, switches: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-        """x, switches (B, C, H', W') -> (B, C, *size); `size` is the height and width before pooling.
-
-        Raises: NetError if `x` and `switches` differ in shape.
-        """
+        """x, switches (B, C, H', W') -> (B, C, *size); `size` is the height and width before pooling."""
         if x.shape != switches.shape:
             raise NetError(
                 f"expected a switch for every value, got values {tuple(x.shape)} and switches {tuple(switches.shape)}"

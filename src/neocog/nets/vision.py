@@ -43,11 +43,10 @@ def gaussian(sigma: float, radius: int) -> Tensor:
 
 
 def gabor(sigma: float, angle: float, wavelength: float) -> tuple[Tensor, Tensor]:
-    """Return the even and odd part of a Gabor filter, (n, n) each, float64, with n = 2 ceil(4 sigma) + 1.
+    """Return the even and odd part of a Gabor filter, which find lines and edges; (n, n), n = 2 ceil(4 sigma) + 1.
 
-    ``exp(-(m^2 + n^2) / 2 s^2) / (2 pi s^2) * exp(2 pi i (m cos t + n sin t) / lambda)``, m = column, n = row, for
-    m, n up to 4 sigma. The even (cosine) part is a line detector and the odd (sine) part an edge detector; the stripes
-    run across the direction `angle`. As it stands, the even part answers to uniform light; `SimpleCells` sees to that.
+    ``exp(-(m^2 + n^2) / 2 s^2) / (2 pi s^2) * exp(2 pi i (m cos t + n sin t) / lambda)``, m = column, n = row; float64.
+    As it stands, the even part answers to uniform light; `SimpleCells` sees to that.
     """
     radius = math.ceil(4 * sigma)
     m = torch.arange(-radius, radius + 1, dtype=torch.float64)
@@ -57,10 +56,8 @@ def gabor(sigma: float, angle: float, wavelength: float) -> tuple[Tensor, Tensor
 
 
 class _Stage(nn.Module):
-    """A stage, which reads `in_channels` maps and gives `channels`; its weights are frozen."""
-
-    in_channels: int
-    channels: int
+    in_channels: int  # maps that it reads
+    channels: int  # and gives
 
 
 def _fixed(filters: Tensor, groups: int) -> nn.Conv2d:
@@ -110,11 +107,9 @@ class SimpleCells(_Stage):
 
     (B, C, H, W) -> (B, C x 2 x scales x orientations, H, W); for each input channel first all even filters, then all
     odd ones, each in the order of scales, then orientations (t = 0, pi/8, 2 pi/8 ...). Every filter has a sum of zero:
-    the even ones are freed from their mean by taking off a multiple of the envelope. The receptive field is
-    2 ceil(4 sigma) + 1 pixels.
+    of the even ones a multiple of the envelope is taken off.
 
     Args:
-        in_channels: channels of the picture (or maps of the stage before).
         orientations: their number, evenly spread over half a turn.
         wavelengths: in pixels, one for each scale; more than 2, which is the finest grating that pixels can show.
         sigmas: width of the envelope of each scale; default half the wavelength.
@@ -165,11 +160,9 @@ class SimpleCells(_Stage):
 class ComplexCells(_Stage):
     """Energy over the two phases, ``sqrt(even^2 + odd^2)``, then pooling over positions.
 
-    (B, C x 2 x F, H, W), as `SimpleCells` without rectification gives them, -> (B, C x F, ceil(H / stride), ...). The
-    energy of a grating does not depend on its phase; pooling makes the cell indifferent to the place as well.
+    (B, C x 2 x F, H, W), as `SimpleCells` without rectification gives them, -> (B, C x F, ceil(H / stride), ...).
 
     Args:
-        in_channels: maps of the simple cells.
         per_phase: F, filters of one phase for each channel; default: half the maps, which is one channel.
         pool: side of the pooled window, odd; 1 does not pool.
         stride: of the windows.
@@ -214,11 +207,7 @@ class HypercomplexCells(_Stage):
     inhibition equals the excitation (gain = 1) and the cell is silent; at an end half of it is missing.
 
     Args:
-        in_channels: maps of the complex cells, ordered by scales, then orientations (`ComplexCells` after
-            `SimpleCells`).
-        orientations: how many there are.
         wavelengths: of the scales; the inhibition comes from `distance` times the wavelength away.
-        distance: in wavelengths.
         gain: strength of the inhibition.
     """
 
@@ -276,11 +265,7 @@ STAGES = ("retina", "simple", "complex", "hypercomplex")
 
 
 class VisualSystem(nn.Sequential):
-    """Stages one after another, with `in_channels` and `channels` like one stage.
-
-    Args:
-        stages: modules of this file, or others that have `in_channels` and `channels`.
-    """
+    """Stages one after another, of this file or others, with `in_channels` and `channels` like one stage."""
 
     def __init__(self, *stages: nn.Module) -> None:
         if not stages:
@@ -347,12 +332,7 @@ class FrontEnd(nn.Module):
     """A net that sees through fixed cells: ``net(gain(front(x)))``. The front is frozen and part of the state dict.
 
     Between the two stands `ContrastGain`, because the cells' responses are a hundredth of what nets are initialised
-    for. The head is that of the net behind, so that `change_head` and transfer work as ever.
-
-    Args:
-        front: a stage, or several (`visual_system`).
-        net: any net, built with ``in_channels=front.channels``.
-        gain: False hands the responses on as they are.
+    for. The head is that of the net behind, so that `change_head` and transfer work as ever. `gain` False: without it.
     """
 
     def __init__(self, front: nn.Module, net: nn.Module, gain: bool = True) -> None:
@@ -363,10 +343,7 @@ class FrontEnd(nn.Module):
             self.head = f"net.{name}"
         self.aux_heads = tuple(f"net.{name}" for name in getattr(net, "aux_heads", ()))
 
-    @property
-    def channels(self) -> int:
-        """Number of maps that the net behind receives."""
-        return self.front.channels  # type: ignore[return-value]
+        self.channels: int = front.channels  # type: ignore[assignment]  # that the net behind receives
 
     def forward_features(self, x: Tensor) -> Tensor:
         return self.net.forward_features(self.gain(self.front(x)))  # type: ignore[operator, no-any-return]
@@ -386,8 +363,7 @@ def front_end(
     Args:
         net: a name, built here with as many input channels as the cells give and with `options` (those of `build`);
             or a module whose first layer reads that many already.
-        layers: names of stages (see `visual_system`), or a stage, or a `VisualSystem`.
-        in_channels: channels of the picture; used with names of stages.
+        layers: names of stages (see `visual_system`) for pictures of `in_channels`, or a stage, or a `VisualSystem`.
     """
     front = layers if isinstance(layers, nn.Module) else visual_system(layers, in_channels)
     if isinstance(net, nn.Module):
@@ -432,7 +408,7 @@ class EarlyVision(FrontEnd):
 
     @staticmethod
     def smallest_input(chosen: dict[str, Any]) -> int | None:
-        """Return the smallest input of the trunk."""
+        """That of the trunk."""
         return facts(chosen["trunk"]).smallest if "trunk" in chosen else None
 
 
