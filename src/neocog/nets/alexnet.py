@@ -140,11 +140,9 @@ def five_convolutions(
         layers[f"relu{number}"] = nn.ReLU(inplace=True)
         channels = out
         if number in (1, 2):
-            both = {f"pool{number}": nn.MaxPool2d(3, 2, ceil_mode=ceil >= number)}
-            if norm != "none":
-                normed = {f"norm{number}": LocalResponseNorm(**_NORMS[norm])}
-                both = {**normed, **both} if norm_first else {**both, **normed}
-            layers |= both
+            pool: tuple[str, nn.Module] = (f"pool{number}", nn.MaxPool2d(3, 2, ceil_mode=ceil >= number))
+            normed = [(f"norm{number}", LocalResponseNorm(**_NORMS[norm]))] if norm != "none" else []
+            layers |= dict([*normed, pool] if norm_first else [pool, *normed])
     return {**layers, "pool5": nn.MaxPool2d(3, 2, ceil_mode=ceil >= 3)}
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,30 +35,32 @@ def _encoder(widths: Sequence[int], in_channels: int, input_size: int) -> tuple[
     """Return convolutions of 4x4 with step 2, which halve the side, and how many numbers they put out."""
     if not widths or any(isinstance(width, bool) or not isinstance(width, int) or width < 1 for width in widths):
         raise NetError(f"widths is a list of numbers of maps, such as [32, 64, 128], got {widths!r}")
-    if input_size >> len(widths) < 1:
-        raise NetError(f"{len(widths)} halvings need pictures of at least {2 ** len(widths)}, got {input_size}")
+    _check_halvings(widths, input_size)
     layers: list[nn.Module] = []
     for before, after in zip((in_channels, *widths), widths, strict=False):
         layers += [nn.Conv2d(before, after, 4, 2, 1), nn.ReLU()]
     return nn.Sequential(*layers, nn.Flatten()), widths[-1] * (input_size >> len(widths)) ** 2
 
 
+def _check_halvings(widths: Sequence[int], size: int) -> None:
+    if size >> len(widths) < 1:
+        raise NetError(f"{len(widths)} halvings need pictures of at least {2 ** len(widths)}, got {size}")
+
+
 def mirrored(
-    widths: Sequence[int], in_channels: int, input_size: int, code: int, *, norm: bool = False
+    widths: Sequence[int], in_channels: int, input_size: int, code: int, *, norm: bool = False, bias: bool = True
 ) -> nn.Sequential:
     """Return the way back: (B, code) -> (B, in_channels, input_size, input_size); with `norm` BN between layers."""
+    _check_halvings(widths, input_size)
     side = input_size >> len(widths)
-    layers: list[nn.Module] = [
-        nn.Linear(code, widths[-1] * side**2),
-        nn.ReLU(),
-        nn.Unflatten(1, (widths[-1], side, side)),
-    ]
+    layers: list[nn.Module] = [nn.Linear(code, widths[-1] * side**2, bias=bias), nn.ReLU()]
+    layers.insert(1 if norm else 2, nn.Unflatten(1, (widths[-1], side, side)))
     if norm:
-        layers[1:] = [layers[2], nn.BatchNorm2d(widths[-1]), layers[1]]
+        layers.insert(2, nn.BatchNorm2d(widths[-1]))
     maps = (in_channels, *widths)
     for stage in range(len(widths), 0, -1):
         odd = (input_size >> (stage - 1)) % 2  # a row and a column that halving lost
-        up = nn.ConvTranspose2d(maps[stage], maps[stage - 1], 4, 2, 1, output_padding=odd)
+        up = nn.ConvTranspose2d(maps[stage], maps[stage - 1], 4, 2, 1, odd, bias=bias)
         layers += [up, *([nn.BatchNorm2d(maps[stage - 1])] if norm and stage > 1 else []), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -115,13 +118,7 @@ class VariationalAutoencoder(nn.Module):
     """
 
     def __init__(
-        self,
-        encoder: nn.Module,
-        units: int,
-        decoder: nn.Module,
-        latent: int,
-        shape: tuple[int, int, int],
-        likelihood: str,
+        self, encoder: nn.Module, units: int, decoder: nn.Module, latent: int, shape: tuple[int, ...], likelihood: str
     ) -> None:
         super().__init__()
         check_choice("likelihood", likelihood, ("bernoulli", "gaussian"))
@@ -160,9 +157,7 @@ class VariationalAutoencoder(nn.Module):
         """Return minus the evidence lower bound in nats, averaged over the pictures.
 
         The divergence is exact (closed form), the reconstruction a mean over `draws` random z for each picture. An
-        upper bound, in expectation, of minus the log-likelihood.
-
-        Raises: NetError if the likelihood is Bernoulli's and a pixel is not from 0 to 1.
+        upper bound, in expectation, of minus the log-likelihood. Pixels that Bernoulli's cannot have raise a NetError.
         """
         if self.likelihood == "bernoulli" and not x.is_meta and not 0 <= x.min() <= x.max() <= 1:
             raise NetError(
@@ -219,9 +214,12 @@ def conv_vae(
 _OWN = "after Masci et al. 2011, ICANN"
 _VAE = "Kingma and Welling 2014, arXiv:1312.6114"
 
-for _builder, _name, *_figures, _smallest, _task in (
-    (ConvAutoencoder, "conv_autoencoder", 2011, _OWN, 857_539, 9_699_328, (3, 32, 32), 1, 8, "reconstruct"),
-    (mlp_vae, "vae", 2014, _VAE, 815_824, 814_000, (1, 28, 28), 1, 1, "vae"),
-    (conv_vae, "vae_conv", 2014, "after " + _VAE, 1_119_811, 9_961_472, (3, 32, 32), 1, 8, "vae"),
-):
-    register(Facts(_name, "autoencoder", *_figures, smallest=_smallest, task=_task))(_builder)
+# builder, name, year, paper, parameters, MACs, usual input, smallest input, task
+_VARIANTS: list[tuple[Any, ...]] = [
+    (ConvAutoencoder, "conv_autoencoder", 2011, _OWN, 857_539, 9_699_328, (3, 32, 32), 8, "reconstruct"),
+    (mlp_vae, "vae", 2014, _VAE, 815_824, 814_000, (1, 28, 28), 1, "vae"),
+    (conv_vae, "vae_conv", 2014, "after " + _VAE, 1_119_811, 9_961_472, (3, 32, 32), 8, "vae"),
+]
+
+for _builder, _name, _year, _paper, _params, _macs, _input, _least, _task in _VARIANTS:
+    register(Facts(_name, "autoencoder", _year, _paper, _params, _macs, _input, 1, _least, task=_task))(_builder)

@@ -25,8 +25,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ..errors import NetError
 from ..records import Facts
+from .autoencoder import mirrored
 from .layers import Classifier, check_choice, check_shape
 from .registry import register
 
@@ -90,19 +90,8 @@ class Generator(nn.Module):
 
     def __init__(self, latent: int, channels: int, size: int, widths: Sequence[int]) -> None:
         super().__init__()
-        side = size >> len(widths)
-        if side < 1:
-            raise NetError(f"{len(widths)} halvings need pictures of at least {2 ** len(widths)}, got {size}")
-        maps = (channels, *widths)
-        layers: list[nn.Module] = [
-            nn.Linear(latent, widths[-1] * side**2, bias=False),
-            nn.Unflatten(1, (widths[-1], side, side)),
-        ]
-        for stage in range(len(widths), 0, -1):
-            odd = (size >> (stage - 1)) % 2  # a row and a column that halving lost
-            up = nn.ConvTranspose2d(maps[stage], maps[stage - 1], 4, 2, 1, output_padding=odd, bias=False)
-            layers += [nn.BatchNorm2d(maps[stage]), nn.ReLU(), up]
-        self.layers = nn.Sequential(*layers, nn.Tanh())
+        way = mirrored(widths, channels, size, latent, norm=True, bias=False)
+        self.layers = nn.Sequential(*way, nn.Tanh())
         _draw(self)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ Output shapes:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -82,10 +83,14 @@ class DQN(nn.Module):
         return each - each.mean(1, keepdim=True) + self.value(maps)  # type: ignore[no-any-return]
 
 
-for _layers, _hidden, *_figures in (
-    (((16, 8, 4), (32, 4, 2)), 256, "dqn_2013", "dqn", 2013, "Mnih et al. 2013, arXiv:1312.5602", 677_172, 2_966_528,
-     (4, 84, 84), 4, 20, "above a human expert in 3 of 7 Atari games"),
-    (((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512, "dqn_2015", "dqn", 2015, "Mnih et al. 2015, Nature 518", 1_686_180,
-     9_345_024, (4, 84, 84), 4, 36, "above 75 % of the human score in 29 of 49 Atari games"),
-):  # fmt: skip
-    register(Facts(*_figures, task="play"), layers=_layers, hidden=_hidden)(DQN)
+# name, convolutions, hidden units, year, paper, parameters, MACs, smallest input, published result
+_VARIANTS: list[tuple[Any, ...]] = [
+    ("dqn_2013", ((16, 8, 4), (32, 4, 2)), 256, 2013, "Mnih et al. 2013, arXiv:1312.5602", 677_172, 2_966_528, 20,
+     "above a human expert in 3 of 7 Atari games"),
+    ("dqn_2015", ((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512, 2015, "Mnih et al. 2015, Nature 518", 1_686_180, 9_345_024,
+     36, "above 75 % of the human score in 29 of 49 Atari games"),
+]  # fmt: skip
+
+for _name, _layers, _hidden, _year, _paper, _params, _macs, _least, _result in _VARIANTS:
+    _facts = Facts(_name, "dqn", _year, _paper, _params, _macs, (4, 84, 84), 4, _least, _result, "play")
+    register(_facts, layers=_layers, hidden=_hidden)(DQN)

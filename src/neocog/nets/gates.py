@@ -104,8 +104,9 @@ class SameConv2d(nn.Conv2d):
 
 def with_weights(kind: type[nn.Conv2d], conv: nn.Conv2d) -> nn.Conv2d:
     """Return a convolution of another kind with the weights of `conv`, and padded by half of its filters."""
-    how: dict[str, Any] = {"dilation": conv.dilation, "groups": conv.groups, "bias": conv.bias is not None}
-    sizes: Any = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride)
-    made = kind(*sizes, padding=tuple(side // 2 for side in conv.kernel_size), **how, device="meta")
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups")
+    how: dict[str, Any] = {name: getattr(conv, name) for name in names}
+    how |= {"padding": tuple(side // 2 for side in conv.kernel_size), "bias": conv.bias is not None}
+    made = kind(**how, device="meta")
     made.weight, made.bias = conv.weight, conv.bias
     return made.train(conv.training)

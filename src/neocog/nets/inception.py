@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from ..records import Facts
 from .gates import SamePad, SEGate
 from .layers import Classifier, WithAuxiliaryHeads, check_choice, check_dropout, check_input, he_init
-from .registry import register
+from .registry import IMAGENET, TORCHVISION, register
 
 Size = int | tuple[int, int]
 # One step of a branch: a convolution (name, channels, kernel, stride 1 if not given), or the 3x3 pooling "average",
@@ -182,12 +182,8 @@ class Conv(nn.Sequential):
 class Mixed(nn.Module):
     """An inception module: the branches of `plan` side by side, concatenated; (B, C, H, W) -> (B, channels, H', W').
 
-    Args:
-        inputs: channels of the map that it reads.
-        plan: see Step.
-        conv: makes a convolution from (channels, out, kernel, stride).
-        pool: makes a pooling layer from "average", "max" or "max/2".
-        gate: put squeeze and excitation behind the concatenation.
+    `conv` makes a convolution from (channels, out, kernel, stride), `pool` a pooling layer from "average", "max" or
+    "max/2"; with `gate` squeeze and excitation stand behind the concatenation.
     """
 
     def __init__(
@@ -233,9 +229,7 @@ class InceptionV2(Classifier):
     """Stem, ten inception modules, mean over the map, linear head.
 
     Args:
-        plans: the modules.
-        gates: put squeeze and excitation behind each module.
-        eps: that of the BN layers.
+        plans, gates: the modules, and whether squeeze and excitation stand behind each.
         separable: begin with a depthwise 7x7 of 8 filters per channel (fewer above 8 channels) and a 1x1, else with a
             plain 7x7.
         padding: where a layer of stride 2 pads: "tensorflow" by its rule "SAME" (see gates.SamePad), which depends on
@@ -397,13 +391,9 @@ _VARIANTS: list[tuple[str, int, str, dict[str, Any], int, int, str]] = [
 ]  # fmt: skip
 
 for _name, _year, _paper, _settings, _params, _macs, _accuracy in _VARIANTS:
-    register(
-        # 32: a 1x1 map in inception5a, and nowhere before
-        Facts(_name, "inception", _year, _paper, _params, _macs, (3, 224, 224), 1000, smallest=32, accuracy=_accuracy),
-        **_settings,
-    )(InceptionV2)
-register(
-    Facts("inception_v3", "inception", 2015, "Szegedy et al. 2015, arXiv:1512.00567", 23_834_568, 5_713_216_096,
-          (3, 299, 299), 1000, smallest=_SMALLEST_V3,
-          accuracy="ImageNet top-1 77.29 %, top-5 93.45 % (torchvision weights, 1 crop)")
-)(InceptionV3)  # fmt: skip
+    # 32: a 1x1 map in inception5a, and nowhere before
+    _facts = Facts(_name, "inception", _year, _paper, _params, _macs, **IMAGENET, smallest=32, accuracy=_accuracy)
+    register(_facts, **_settings)(InceptionV2)
+_facts = Facts("inception_v3", "inception", 2015, "Szegedy et al. 2015, arXiv:1512.00567", 23_834_568, 5_713_216_096,
+               (3, 299, 299), 1000, _SMALLEST_V3, TORCHVISION.format("77.29", "93.45"))  # fmt: skip
+register(_facts)(InceptionV3)

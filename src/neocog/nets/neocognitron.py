@@ -258,8 +258,6 @@ class Neocognitron(Classifier):
             passes: how often each layer sees all pictures; default 1 for "add-if-silent", 2 for "1980".
 
         Returns the number of planes that have learned something, for each layer.
-
-        Raises: UsageError if there are no pictures, or not as many labels as pictures.
         """
         check_input(pictures, self.in_channels, SMALLEST)
         if len(pictures) == 0:
@@ -292,7 +290,7 @@ class Neocognitron(Classifier):
     def label(self, pictures: Tensor, labels: Tensor) -> None:
         """Name each last cell by the class that most of the pictures have to which it responds best of all cells.
 
-        A cell that is best for none of them belongs to no class. Raises: UsageError as `learn` does.
+        A cell that is best for none of them belongs to no class.
         """
         self._check_labels(pictures, labels)
         self._name(torch.cat([self.forward_features(part) for part in pictures.split(256)]), labels)

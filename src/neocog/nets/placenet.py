@@ -49,12 +49,7 @@ def _stage(channels: int, filters: int, blocks: int) -> nn.Sequential:
 
 
 class PlaceNet(Classifier):
-    """The net of this file.
-
-    Args:
-        widths: channels of the stem and of each stage.
-        blocks: of each stage.
-    """
+    """The net of this file; `widths` are channels of the stem and of each stage, `blocks` those of each stage."""
 
     head = "linear"
 

@@ -53,8 +53,6 @@ def register(facts: Facts, **settings: Any) -> Callable[[_Builder], _Builder]:
     signature has them, and with `settings`. Its other keywords with a default are the options that users of `build`
     may give; a setting for such a keyword changes the default, a setting for any other keyword is fixed. A builder
     whose options change the smallest input has a static method ``smallest_input(options: dict) -> int | None``.
-
-    Raises: NetError if the name is taken, ValueError if the facts contradict themselves.
     """
     if facts.name in _entries:
         taken = _entries[facts.name].builder
@@ -82,10 +80,7 @@ def register(facts: Facts, **settings: Any) -> Callable[[_Builder], _Builder]:
 
 
 def names(family: str | None = None, task: str | None = None) -> list[str]:
-    """Return the names of all nets, or of one family or task, in natural order (resnet18 before resnet101).
-
-    Raises: NetError if no net belongs to `family`, or no net is for `task`.
-    """
+    """Return the names of all nets, or of one family or task, in natural order (resnet18 before resnet101)."""
     _find()
     every = chosen = [entry.facts for entry in _entries.values()]
     for value, kind, plural in ((family, "family", "families"), (task, "task", "tasks")):
@@ -134,8 +129,6 @@ def in_file(named: str) -> tuple[str, dict[str, Any]]:
     """Return the net of which a JSON file says "net", as a run's net.json and ``neocog design`` do: name, and the rest.
 
     The rest is what else `build` takes. A name that is no file (no ".json") is returned as it is, with nothing.
-
-    Raises: NetError if the file cannot be read, or says "net" of no net of the zoo.
     """
     if not str(named).endswith(".json"):
         return named, {}
@@ -207,8 +200,6 @@ def change_head(net: nn.Module, classes: int) -> nn.Module:
 
     The new layer has the old one's device, type and mode, and a bias only if that had one. Auxiliary heads (class
     attribute `aux_heads`) change too. ``net.spec`` follows. Returns the same net.
-
-    Raises: NetError if `classes` is below 1, or the net has no head that can be changed.
     """
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise NetError(f"classes must be a whole number of at least 1, got {classes!r}")
@@ -252,7 +243,7 @@ def _same_layer(old: nn.Module, classes: int) -> nn.Module:
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:
-    """Raises: NetError for an option that the net does not have, or that cannot be saved as JSON."""
+    """Raise NetError for an option that the net does not have, or that cannot be saved as JSON."""
     entry = _entry(name)
     for key, value in options.items():
         if key not in entry.options:

@@ -52,7 +52,7 @@ class SEBlock(Residual):
 def _layers(block: str, plane: int, stride: int, stride_on: str) -> Convolutions:
     if block == "senet":
         (_, *first), *others = convolutions("bottleneck", plane, stride, stride_on, 4 * plane, 64)
-        return ((2 * plane, *first), *others)  # type: ignore[return-value]
+        return (2 * plane, first[0], first[1], 1), *others
     if block == "resnext":  # 4 channels per group at plane 64
         return convolutions("bottleneck", plane, stride, stride_on, 2 * plane, 32)
     return convolutions(block, plane, stride, stride_on)

@@ -117,11 +117,8 @@ class SentenceCNN(_Sentences):
     Reads token ids: whole numbers (B, words), 1 to `vocabulary` for words and 0 for padding at the end.
 
     Args:
-        vocabulary: number of words; the embedding has one more row, that of the padding, which stays zero.
-        dimensions: length of a word's vector that is not given.
-        vectors: see `WordVectors`.
-        widths: how many words the filters of each group see.
-        maps: filters in each group.
+        dimensions, vectors: see `WordVectors`.
+        widths, maps: how many words the filters of each group see, and filters in each group.
         largest: so many values of each filter are kept, the largest, in their order.
         dropout: probability to drop one of the largest values.
         words: share of the words that are left out at each step.
@@ -187,7 +184,6 @@ class CollobertSentence(_Sentences):
     """Windows of one width, the largest value of each filter, a hidden layer with a hard tanh.
 
     Args:
-        classes, vocabulary, dimensions, vectors: as of `SentenceCNN`.
         window, maps: words of a window, an odd number, and filters.
         hidden: units of the layer after the maximum.
         dropout: probability to drop a unit of it (the paper: none).
@@ -218,7 +214,7 @@ class DCNN(_Sentences):
     """Wide convolutions of each row, dynamic k-max pooling, folding, twice; then all that stays.
 
     Args:
-        classes, vocabulary, dimensions, vectors: as of `SentenceCNN`; dimensions is a multiple of 4.
+        dimensions: a multiple of 4.
         widths, maps: words that filters of each layer see, and filters of each row.
         top: values that stay at the end.
         dropout: probability to drop one of them.
@@ -277,15 +273,12 @@ def k_max(x: Tensor, k: int, keep: Tensor | None = None) -> Tensor:
     return values.gather(2, order).masked_fill(values.gather(2, order) == -torch.inf, 0.0)
 
 
-register(
-    Facts("sentence_cnn", "sentence", 2014, "Kim 2014, arXiv:1408.5882", 5_990_702, 21_900_600, (56,), 2,
-          smallest=1, accuracy="MR film reviews 81.5 % (76.1 % from random word vectors)", reads="text"),
-)(SentenceCNN)  # fmt: skip
-register(
-    Facts("sentence_collobert", "sentence", 2011, "Collobert et al. 2011, JMLR 12", 5_196_852, 1_231_000, (24,), 2,
-          smallest=1, reads="text"),
-)(CollobertSentence)  # fmt: skip
-register(
-    Facts("sentence_dcnn", "sentence", 2014, "Kalchbrenner et al. 2014, arXiv:1404.2188", 755_306, 223_104, (24,), 2,
-          smallest=1, accuracy="SST-2 86.8 %, TREC 93.0 %", reads="text"),
-)(DCNN)  # fmt: skip
+for _builder, _name, _year, _paper, _params, _macs, _words, _accuracy in (
+    (SentenceCNN, "sentence_cnn", 2014, "Kim 2014, arXiv:1408.5882", 5_990_702, 21_900_600, 56,
+     "MR film reviews 81.5 % (76.1 % from random word vectors)"),
+    (CollobertSentence, "sentence_collobert", 2011, "Collobert et al. 2011, JMLR 12", 5_196_852, 1_231_000, 24, ""),
+    (DCNN, "sentence_dcnn", 2014, "Kalchbrenner et al. 2014, arXiv:1404.2188", 755_306, 223_104, 24,
+     "SST-2 86.8 %, TREC 93.0 %"),
+):  # fmt: skip
+    _facts = Facts(_name, "sentence", _year, _paper, _params, _macs, (_words,), 2, 1, _accuracy, reads="text")
+    register(_facts)(_builder)

@@ -28,22 +28,18 @@ class Trunk(nn.Module):
     """A net of the zoo, read by its maps.
 
     Args:
-        net: built by ``nets.build``.
         levels: stride -> dotted name of the module whose output is the map; None finds them.
 
     Attributes:
         levels: as above. channels: stride -> number of channels. width: numbers in `vector`.
-
-    Raises: NetError if the net has no maps of a stride of at least 2.
     """
 
     def __init__(self, net: nn.Module, levels: Mapping[int, str] | None = None) -> None:
         super().__init__()
         self.net = net
         found, later = _find(net)
-        if levels is None:
-            self.levels = {stride: name for stride, (name, _) in found.items()}
-        else:
+        self.levels = {stride: name for stride, (name, _) in found.items()}
+        if levels is not None:
             self.levels = {int(stride): name for stride, name in levels.items()}
         self.channels = {stride: found[stride][1] for stride in self.levels if stride in found}
         if not self.levels:

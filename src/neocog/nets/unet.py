@@ -186,4 +186,4 @@ _VARIANTS: list[tuple[Any, ...]] = [
 ]  # fmt: skip
 
 for _name, _settings, *_figures in _VARIANTS:
-    register(Facts(_name, "unet", 2015, _PAPER, *_figures, task="segment"), **_settings)(UNet)
+    register(Facts(_name, "unet", 2015, _PAPER, *_figures, "segment"), **_settings)(UNet)

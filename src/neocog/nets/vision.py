@@ -76,7 +76,6 @@ class Retina(_Stage):
     Uniform light gives exactly no response, also at the border.
 
     Args:
-        in_channels: channels of the picture; each has its own cells.
         sigma_centre, sigma_surround: in pixels; 1.6 apart comes near the Laplacian of a Gaussian (Marr, Hildreth 1980).
         rectify: cells do not fire less than not at all: on = max(0, d), off = max(0, -d). Otherwise d and -d.
     """
@@ -113,7 +112,7 @@ class SimpleCells(_Stage):
         orientations: their number, evenly spread over half a turn.
         wavelengths: in pixels, one for each scale; more than 2, which is the finest grating that pixels can show.
         sigmas: width of the envelope of each scale; default half the wavelength.
-        rectify: give max(0, response) only, as a cell without spontaneous activity does.
+        rectify: give max(0, response) only.
     """
 
     def __init__(
@@ -164,8 +163,7 @@ class ComplexCells(_Stage):
 
     Args:
         per_phase: F, filters of one phase for each channel; default: half the maps, which is one channel.
-        pool: side of the pooled window, odd; 1 does not pool.
-        stride: of the windows.
+        pool, stride: side of the pooled window, odd (1 does not pool), and its step.
         how: "max", "average", or "energy" (root of the mean of the squared energies).
     """
 
@@ -175,9 +173,7 @@ class ComplexCells(_Stage):
         super().__init__()
         per_phase = in_channels // 2 if per_phase is None else per_phase
         if per_phase < 1 or in_channels % (2 * per_phase):
-            raise NetError(
-                f"expected maps in sets of {per_phase} even and {per_phase} odd ones, got {in_channels} maps"
-            )
+            raise NetError(f"expected maps in sets of {per_phase} even and {per_phase} odd ones, got {in_channels}")
         if pool < 1 or pool % 2 == 0 or how not in ("max", "average", "energy"):
             raise NetError(f"expected an odd window and one of max, average, energy; got pool={pool!r} and how={how!r}")
         self.in_channels, self.channels, self.per_phase = in_channels, in_channels // 2, per_phase
@@ -385,8 +381,7 @@ class EarlyVision(FrontEnd):
     Args:
         trunk: name of a net of the zoo with task "label" and pictures as input.
         layers: stages of `visual_system`.
-        stages: options of the stages by their names, such as ``{"simple": {"orientations": 4}}``.
-        trunk_options: options of the trunk.
+        stages, trunk_options: options of the stages by their names, such as ``{"simple": {"orientations": 4}}``.
     """
 
     def __init__(
