@@ -171,12 +171,6 @@ class SegNet(Classifier):
         self.conv1_1_D = ScoringConv2d(channels, classes)
         he_init(self)  # the paper's choice, too
 
-    @staticmethod
-    def example(spec: dict[str, int], batch: int) -> Tensor:
-        """Return noise with the sides of CamVid's pictures, 3 : 4; input_size is the width."""
-        width = spec["input_size"]
-        return torch.randn(batch, spec["in_channels"], max(1, width * 3 // 4), width)
-
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, 64, H, W): what the last convolution reads."""
         check_input(x, self.in_channels)

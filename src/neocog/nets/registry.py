@@ -176,8 +176,8 @@ def build(
 def example(net: nn.Module, batch: int = 1, input_size: int | None = None) -> Tensor:
     """Return a random input (batch, ...) that a net built here can take, on the CPU.
 
-    Normal noise of the usual shape, with `input_size` (default: that of ``net.spec``) for height and width; nets that
-    read something else (token ids, say) define a static method ``example(spec, batch)``.
+    Normal noise of the usual shape, `input_size` (default: that of ``net.spec``) wide; nets that read something else
+    (token ids, say) define a static method ``example(spec, batch)``.
     """
     spec: dict[str, Any] = dict(net.spec)  # type: ignore[arg-type]
     if input_size is not None:
@@ -187,7 +187,8 @@ def example(net: nn.Module, batch: int = 1, input_size: int | None = None) -> Te
     usual = facts(spec["name"]).input
     if len(usual) < 3:
         return torch.randn(batch, spec["in_channels"], spec["input_size"])
-    return torch.randn(batch, spec["in_channels"], *usual[1:-2], spec["input_size"], spec["input_size"])
+    width = spec["input_size"]
+    return torch.randn(batch, spec["in_channels"], *usual[1:-2], max(1, width * usual[-2] // usual[-1]), width)
 
 
 def head_of(net: nn.Module) -> nn.Module:

@@ -185,5 +185,6 @@ _VARIANTS: list[tuple[Any, ...]] = [
      54_605_774_848, (1, 256, 256), 1, 16, ""),
 ]  # fmt: skip
 
-for _name, _settings, *_figures in _VARIANTS:
-    register(Facts(_name, "unet", 2015, _PAPER, *_figures, "segment"), **_settings)(UNet)
+for _name, _settings, _params, _macs, _input, _classes, _least, _accuracy in _VARIANTS:
+    _facts = Facts(_name, "unet", 2015, _PAPER, _params, _macs, _input, _classes, _least, _accuracy, "segment")
+    register(_facts, **_settings)(UNet)

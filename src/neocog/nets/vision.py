@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +58,10 @@ def gabor(sigma: float, angle: float, wavelength: float) -> tuple[Tensor, Tensor
 class _Stage(nn.Module):
     in_channels: int  # maps that it reads
     channels: int  # and gives
+    shown: ClassVar[tuple[str, ...]] = ("channels",)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.shown)
 
 
 def _fixed(filters: Tensor, groups: int) -> nn.Conv2d:
@@ -115,6 +119,8 @@ class SimpleCells(_Stage):
         rectify: give max(0, response) only.
     """
 
+    shown = ("in_channels", "orientations", "wavelengths")
+
     def __init__(
         self,
         in_channels: int = 3,
@@ -152,9 +158,6 @@ class SimpleCells(_Stage):
         maps = torch.cat(found, dim=3).flatten(1, 4)  # (B, C x 2 x scales x orientations, H, W)
         return F.relu(maps) if self.rectify else maps
 
-    def extra_repr(self) -> str:
-        return f"in_channels={self.in_channels}, orientations={self.orientations}, wavelengths={self.wavelengths}"
-
 
 class ComplexCells(_Stage):
     """Energy over the two phases, ``sqrt(even^2 + odd^2)``, then pooling over positions.
@@ -166,6 +169,8 @@ class ComplexCells(_Stage):
         pool, stride: side of the pooled window, odd (1 does not pool), and its step.
         how: "max", "average", or "energy" (root of the mean of the squared energies).
     """
+
+    shown = ("channels", "pool", "stride", "how")
 
     def __init__(
         self, in_channels: int, per_phase: int | None = None, pool: int = 3, stride: int = 1, how: str = "max"
@@ -191,9 +196,6 @@ class ComplexCells(_Stage):
         pooled = F.avg_pool2d(pooled, self.pool, self.stride, self.pool // 2, count_include_pad=False)
         return pooled if self.how == "average" else pooled.sqrt()
 
-    def extra_repr(self) -> str:
-        return f"{self.channels} maps, pool={self.pool}, stride={self.stride}, how={self.how!r}"
-
 
 class HypercomplexCells(_Stage):
     """End-stopped cells: answer to a line that ends within the field, and are inhibited where it goes on.
@@ -206,6 +208,8 @@ class HypercomplexCells(_Stage):
         wavelengths: of the scales; the inhibition comes from `distance` times the wavelength away.
         gain: strength of the inhibition.
     """
+
+    shown = ("channels", "distance", "gain")
 
     def __init__(
         self,
@@ -252,9 +256,6 @@ class HypercomplexCells(_Stage):
             for scale, conv in enumerate(self.scales)
         ]
         return F.relu(torch.cat(found, dim=2).flatten(1, 3))
-
-    def extra_repr(self) -> str:
-        return f"{self.channels} maps, distance={self.distance:g}, gain={self.gain:g}"
 
 
 STAGES = ("retina", "simple", "complex", "hypercomplex")
@@ -320,9 +321,6 @@ class ContrastGain(nn.Module):
         strength = x.float().square().mean((1, 2, 3), keepdim=True)  # bf16 would lose the faint ones
         return (x / (self.floor**2 + strength).sqrt()).to(x.dtype)
 
-    def extra_repr(self) -> str:
-        return f"floor={self.floor:g}"
-
 
 class FrontEnd(nn.Module):
     """A net that sees through fixed cells: ``net(gain(front(x)))``. The front is frozen and part of the state dict.
@@ -338,7 +336,6 @@ class FrontEnd(nn.Module):
         if isinstance(name := getattr(net, "head", None), str):
             self.head = f"net.{name}"
         self.aux_heads = tuple(f"net.{name}" for name in getattr(net, "aux_heads", ()))
-
         self.channels: int = front.channels  # type: ignore[assignment]  # that the net behind receives
 
     def forward_features(self, x: Tensor) -> Tensor:
