@@ -109,11 +109,7 @@ class VariationalAutoencoder(nn.Module):
     Forward gives the reconstruction: in training through a random z of q(z|x), in evaluation through its mean.
 
     Args:
-        encoder: (B, C, H, W) -> (B, units).
-        units: number of the encoder's outputs.
         decoder: (B, latent) -> (B, C, H, W), the logits or the mean of the pixels.
-        latent: number of latent variables.
-        shape: (C, H, W) of the pictures.
         likelihood: "bernoulli", for pixels from 0 to 1, or "gaussian" of variance 1, for any.
     """
 

@@ -68,11 +68,7 @@ _C3D = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 
 
 class C3D(_Clips):
-    """C3D as published.
-
-    Args:
-        dropout: probability to drop a unit of fc6 and fc7.
-    """
+    """C3D as published."""
 
     head = "fc8"
 

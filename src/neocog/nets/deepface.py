@@ -28,11 +28,7 @@ from .registry import register
 
 
 class DeepFace(Classifier):
-    """DeepFace as published, but for the normalisation of the representation, which follows training.
-
-    Args:
-        dropout: probability to drop a unit of F7.
-    """
+    """DeepFace as published, but for the normalisation of the representation, which follows training."""
 
     head = "f8"
 

@@ -85,7 +85,6 @@ class DenseNet(Classifier):
     """Stem, dense blocks with transitions between them, BN, mean over the map, linear head.
 
     Args:
-        layers: dense layers in each block.
         growth: k, the maps that each layer adds.
         first: maps of the first convolution.
         bottleneck: maps of the 1x1 convolutions in units of k; 0 means none ("basic"), the paper's "B" is 4.

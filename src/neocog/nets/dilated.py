@@ -62,7 +62,6 @@ class ContextModule(nn.Sequential):
     the identity for values from 0 up (section 3 of the paper; the ReLU behind each layer cuts off the others).
 
     Args:
-        classes: channels that come in and go out.
         size: "basic" (C channels everywhere, 64 C^2 weights) or "large" (up to 32 C channels).
         noise: standard deviation of what is added to the identity, as a share of its weights; breaks the symmetry
             between channels that begin as copies.

@@ -32,9 +32,6 @@ class DQN(nn.Module):
 
     Args:
         layers: maps, kernel size and stride of each convolution.
-        hidden: units of the hidden layer.
-        classes: number of actions, 4 to 18 for Atari games.
-        in_channels, input_size: number of frames, and their side.
         duelling: the value of what is seen, and what each action adds to it on average, by two hidden layers (Wang et
             al. 2016, Dueling Network Architectures for Deep Reinforcement Learning).
     """

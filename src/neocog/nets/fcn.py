@@ -324,9 +324,7 @@ class FCNResNet(nn.Module):
     """Dilated ResNet, two convolutions, and bilinear interpolation to the size of the picture.
 
     Args:
-        stages: blocks in each stage of the ResNet.
         auxiliary: score the map of stage 3, too; in training the net then puts out WithAuxiliaries, weight 0.5.
-        dropout: probability of dropping a value before the last convolution.
         stride_on: "3x3" as torchvision, or "1x1"; see `resnet.convolutions`.
     """
 

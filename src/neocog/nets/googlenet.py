@@ -120,11 +120,7 @@ class GoogLeNet(WithAuxiliaryHeads):
         batch_norm: BN after every convolution in place of biases and local response normalisation.
         large: side of the third branch's filters, 5 in the paper.
         last_pool: side of the last maximum's window.
-        classes, in_channels, input_size: outputs, channels and side of the pictures; other sides than `input_size`
-            work too, but not the training of the original's auxiliary heads.
-        auxiliary: have both auxiliary heads.
-        dropout: probability of dropping a feature before the head (paper: 0.4).
-        auxiliary_dropout: the same in the auxiliary heads (paper: 0.7).
+        input_size: other sides work too, but not the training of the original's auxiliary heads.
     """
 
     head = "fc"

@@ -319,7 +319,6 @@ class InceptionV3(WithAuxiliaryHeads):
 
     Args:
         auxiliary: have the auxiliary head, which needs pictures of 299x299 or more. torchvision's weights have one.
-        dropout: probability of dropping a feature before the head (torchvision: 0.5, TF-Slim: 0.2).
     """
 
     head = "fc"

@@ -67,10 +67,7 @@ class TCResNet(Classifier):
     """TC-ResNet: (B, in_channels, frames) -> logits (B, classes), for any number of frames.
 
     Args:
-        classes, in_channels: number of words, and of coefficients per frame.
         widths: of the first convolution and of each block; a block with another width than the one before halves time.
-        times: factor for all widths.
-        dropout: probability to drop a mean before the last layer.
     """
 
     head = "fc"
@@ -114,7 +111,6 @@ class WaveNet(Classifier):
     M3 to M18, 4 seconds at 8 kHz. Time is a quarter after the first filters and after each group.
 
     Args:
-        classes, in_channels: number of classes, and of channels of the wave.
         widths: filters of the first convolution, and of those of each group.
         depths: convolutions in each group.
         times: factor for all widths.
@@ -187,10 +183,6 @@ class TDNN(Classifier):
 
     Gives the inputs of the output units; the paper's outputs are their sigmoid, which has the same order. Any number
     of frames can be read, whatever the net was built for.
-
-    Args:
-        classes, in_channels: number of phonemes, and of coefficients per frame.
-        units: hidden units of the first layer.
     """
 
     head = "phonemes"

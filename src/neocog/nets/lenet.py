@@ -204,7 +204,6 @@ class PlainLeNet(Classifier):
 
     Args:
         maps: feature maps of the two convolutions.
-        hidden: units of the fully connected layers.
         activation: "relu", "tanh", or "squash" (the paper's scaled tanh).
         pool: "max" or "average".
         activate_maps: apply the activation behind the convolutions too (Caffe's LeNet does not).

@@ -53,7 +53,6 @@ class OneStage(nn.Module):
 
     Args:
         channels: stride -> channels of the trunk's maps.
-        classes: how many.
         width: channels of the pyramid and the towers.
         depth: convolutions of each tower (published: 4, of width 256).
     """

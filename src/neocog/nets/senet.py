@@ -63,7 +63,6 @@ class SENet(Classifier):
 
     Args:
         block: "basic", "bottleneck", "resnext" or "senet".
-        stages: blocks in each stage.
         stride_on: "1x1" (the authors' SE-ResNet) or "3x3" (their SE-ResNeXt and SENet-154, and later SE-ResNets),
             which costs SE-ResNet 6 % more MACs.
         relu_before_gate: a ReLU after the last BN of a block, before the gate. The paper has none, but it has no

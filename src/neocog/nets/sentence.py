@@ -120,7 +120,6 @@ class SentenceCNN(_Sentences):
         dimensions, vectors: see `WordVectors`.
         widths, maps: how many words the filters of each group see, and filters in each group.
         largest: so many values of each filter are kept, the largest, in their order.
-        dropout: probability to drop one of the largest values.
         words: share of the words that are left out at each step.
         norm: the weights of an output are kept to this length; 0: to none.
     """
@@ -185,8 +184,6 @@ class CollobertSentence(_Sentences):
 
     Args:
         window, maps: words of a window, an odd number, and filters.
-        hidden: units of the layer after the maximum.
-        dropout: probability to drop a unit of it (the paper: none).
     """
 
     def __init__(
@@ -217,7 +214,6 @@ class DCNN(_Sentences):
         dimensions: a multiple of 4.
         widths, maps: words that filters of each layer see, and filters of each row.
         top: values that stay at the end.
-        dropout: probability to drop one of them.
     """
 
     def __init__(

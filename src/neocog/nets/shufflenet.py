@@ -70,11 +70,8 @@ class ShuffleNetV1(Classifier):
     """Stem, three stages of units, mean over the map, linear head.
 
     Args:
-        stem: channels of the first convolution.
-        planes: channels that each stage puts out.
         groups: groups of the 1x1 convolutions; the very first one is not grouped, for it reads few channels.
         shuffle: "paper" or "released", see the top of this file.
-        head_bias: give the head a bias.
         width: factor on all channels (the paper's "s x").
     """
 

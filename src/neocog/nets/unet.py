@@ -78,7 +78,6 @@ class UNet(Classifier):
 
     Args:
         padding: 1 keeps the size of the map, 0 is the paper's.
-        norm: BN behind every 3x3 convolution (which then has no bias).
         up: "transposed", "transposed, relu" or "resize": how a map is enlarged.
         between: maps of a further 3x3 convolution before the last layer, or 0 for none.
         dropout: probability of dropping a value at the end of the way down, in the last two levels.

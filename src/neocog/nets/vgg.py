@@ -60,8 +60,6 @@ class VGG(Classifier):
     The map is averaged (or repeated) to 7 x 7 before the linear layers, so pictures of any size from 32 fit.
 
     Args:
-        stages: convolutions in each of five stages.
-        norm: batch normalisation behind each convolution.
         dropout: probability of dropping an output of the first two linear layers.
     """
 

@@ -153,8 +153,6 @@ def preprocess_for(weights: str | os.PathLike[str], name: str | None = None) -> 
     that is not given is `size` / 0.875: 256 for 224. If there is no description, the preprocessing of torchvision's
     nets (the defaults of `Preprocess`) is taken for the net `name`, at its usual size; for MobileNet v1, x / 127.5 - 1,
     with which Google's and timm's weights were trained.
-
-    Raises: NetError if there is neither a description that can be understood nor a `name`.
     """
     if weights == "imagenet" and name is None:
         raise NetError("whose ImageNet weights? Give the net: preprocess_for('imagenet', 'resnet50')")
