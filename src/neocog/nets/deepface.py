@@ -68,7 +68,6 @@ class DeepFace(Classifier):
         return self.dropout(self.relu(self.f7(x.flatten(1))))  # type: ignore[no-any-return]
 
 
-register(
-    Facts("deepface", "deepface", 2014, "Taigman et al. 2014, CVPR", 118_923_774, 517_624_448, (3, 152, 152), 4030,
-          smallest=72, accuracy="LFW 97.00 % (one net), 97.35 % (several nets)"),
-)(DeepFace)  # fmt: skip
+_facts = Facts("deepface", "deepface", 2014, "Taigman et al. 2014, CVPR", 118_923_774, 517_624_448, (3, 152, 152), 4030,
+               72, "LFW 97.00 % (one net), 97.35 % (several nets)")  # fmt: skip
+register(_facts)(DeepFace)

@@ -143,13 +143,14 @@ class Windows(nn.Module):
 
     given: Tensor | None
 
+    def _vectors(self, ids: Tensor) -> Tensor:
+        x: Tensor = self.learned(ids)
+        return x if self.given is None else torch.cat([x, self.given[ids.long()].to(x.dtype)], -1)
+
     def places(self, ids: Tensor) -> Tensor:
         """(B, L) -> (B, L, 2 x filters): what is said around each token, at least 0; 0 where there is none."""
         there = (ids != 0)[..., None]
-        x = self.learned(ids)
-        if self.given is not None:
-            x = torch.cat([x, self.given[ids.long()].to(x.dtype)], 2)
-        x = self.drop(x * there).transpose(1, 2)
+        x = self.drop(self._vectors(ids) * there).transpose(1, 2)
         return torch.cat([torch.relu(one(x)) for one in self.windows], 1).transpose(1, 2) * there
 
     def parts(self, ids: Tensor, toward: Tensor) -> Tensor:
@@ -174,11 +175,8 @@ class Windows(nn.Module):
         place = (torch.cumsum(count + 1, 0) - count - 1)[:, None] + torch.cumsum(there, 1) - 1
         row = ids.new_zeros(int(count.sum()) + len(ids))  # each text and an empty place
         row[place[there]] = ids[there]
-        x = self.learned(row)
-        if self.given is not None:
-            x = torch.cat([x, self.given[row.long()].to(x.dtype)], 1)
         some = (row != 0)[:, None]
-        x = self.drop(x * some).T[None]
+        x = self.drop(self._vectors(row) * some).T[None]
         said = torch.relu(torch.cat([one(x)[0] for one in self.windows])).T.float() * some
         return torch.segment_reduce(said, "max", lengths=count + 1, axis=0)
 

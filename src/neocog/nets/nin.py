@@ -50,7 +50,6 @@ class NetworkInNetwork(nn.Module):
 
     Args:
         blocks: the last one lacks the last 1x1 convolution, which is the head.
-        dropout: probability of dropping a value behind the poolings where the authors have dropout.
     """
 
     head = "classifier"

@@ -117,14 +117,12 @@ def _find(net: nn.Module) -> tuple[dict[int, tuple[str, int]], list[str]]:
     for name, module in net.named_modules():
         if not name or ".parametrizations." in name:  # those put out weights
             continue
-        if any(name == head or name.startswith(f"{head}.") for head in heads if head):
-            handles.append(module.register_forward_hook(lambda _m, _i, _o, name=name: order.append(name)))
-            continue
 
         def note(_module: nn.Module, _inputs: Any, output: Any, name: str = name) -> None:
-            calls[name] = calls.get(name, 0) + 1
             order.append(name)
-            if isinstance(output, Tensor) and output.ndim == 4:
+            calls[name] = calls.get(name, 0) + 1
+            of_head = any(name == head or name.startswith(f"{head}.") for head in heads if head)
+            if isinstance(output, Tensor) and output.ndim == 4 and not of_head:
                 seen.append((name, tuple(output.shape)))
 
         handles.append(module.register_forward_hook(note))
