@@ -183,7 +183,7 @@ def test_dropout_stands_where_it_was() -> None:
         ("alexnet", {"padding": "same"}, "padding must be a whole number"),
         ("alexnet", {"dropout": 1}, "dropout is a probability"),
         ("alexnet_original", {"dropout": -0.1}, "dropout is a probability"),
-        ("caffenet", {"norm": "batch"}, "norm must be one of paper, caffe, none; got 'batch'"),
+        ("caffenet", {"norm": "batch"}, "norm must be 'paper', 'caffe' or 'none', got 'batch'"),
     ],
 )
 def test_wrong_options_are_named(name: str, options: dict[str, object], message: str) -> None:

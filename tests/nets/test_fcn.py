@@ -12,9 +12,9 @@ from nets.counting import multiply_adds, trainable
 from torch import Tensor, nn
 
 from neocog import nets
+from neocog.anatomy import rewrite
 from neocog.errors import NetError
-from neocog.nets.fcn import BilinearUpsampling, fully_convolutional
-from neocog.nets.fcn_resnet import dilate
+from neocog.nets.fcn import BilinearUpsampling, dilate
 from neocog.nets.layers import WithAuxiliaries
 from neocog.nets.resnet import ResNet
 
@@ -150,26 +150,18 @@ def test_wrong_options_are_named() -> None:
             nets.build("fcn8s_vgg16", width=0)
 
 
-# fully_convolutional
-
-
-def classifier(channels: int = 5) -> nn.Sequential:
-    """An unpadded classifier for pictures of 18 x 18 with random BN statistics."""
+@given(st.integers(0, 3), st.integers(0, 3), st.integers(0, 100))
+def test_every_logit_of_the_map_is_that_of_its_window(rows: int, columns: int, seed: int) -> None:
+    torch.manual_seed(seed)
     net = nn.Sequential(
         nn.Conv2d(2, 4, 3, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 3, 2), nn.Flatten(),
-        nn.Linear(27, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, channels, bias=False),
+        nn.Linear(27, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 5, bias=False),
     )  # fmt: skip
     for name, value in net.state_dict().items():
         if name.startswith("6.") and value.is_floating_point():
             value.uniform_(0.5, 1.5)
-    return net.double().eval()
-
-
-@given(st.integers(0, 3), st.integers(0, 3), st.integers(0, 100))
-def test_every_logit_of_the_map_is_that_of_its_window(rows: int, columns: int, seed: int) -> None:
-    torch.manual_seed(seed)
-    net = classifier()
-    dense = fully_convolutional(net, 18)
+    net.double().eval()
+    dense = rewrite(net, "fc-to-conv", torch.zeros(1, 2, 18, 18, dtype=torch.float64), average=False).module
     x = torch.randn(2, 2, 18 + 4 * rows, 18 + 4 * columns, dtype=torch.float64)
     with torch.no_grad():
         map_ = dense(x)
@@ -178,71 +170,6 @@ def test_every_logit_of_the_map_is_that_of_its_window(rows: int, columns: int, s
             for column in range(columns + 1):
                 window = x[:, :, 4 * row : 4 * row + 18, 4 * column : 4 * column + 18]
                 torch.testing.assert_close(map_[:, :, row, column], net(window))
-
-
-def test_conversion_leaves_the_classifier_as_it_was() -> None:
-    net = classifier().train()
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    dense = fully_convolutional(net, 18)
-    assert net.training and dense.training
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    with torch.no_grad():
-        for parameter in dense.parameters():
-            parameter.zero_()
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    with torch.device("meta"):
-        assert fully_convolutional(nets.build("vgg16"), 224)(torch.empty(1, 3, 384, 224)).shape == (1, 1000, 6, 1)
-
-
-def check_zoo_net(name: str, size: int, larger: int, places: int) -> None:
-    torch.manual_seed(0)
-    net = nets.build(name).eval()
-    dense = fully_convolutional(net, size)
-    assert {key for key in dense.state_dict() if key.startswith("classifier")} == {
-        key for key in net.state_dict() if key.startswith("classifier")
-    }
-    assert trainable(dense) == trainable(net)
-    x = torch.randn(1, 3, size, size)
-    with torch.no_grad():
-        expected = net(x)
-        error = (dense(x)[:, :, 0, 0] - expected).abs().max()
-        assert error < 1e-5 * expected.abs().max()
-        assert dense(torch.randn(1, 3, larger, larger)).shape == (1, 1000, places, places)
-
-
-def test_alexnet_keeps_its_function() -> None:
-    check_zoo_net("alexnet", 224, 288, 3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "size", "larger", "places"), [("vgg16", 224, 288, 3), ("caffenet", 227, 259, 2)])
-def test_larger_nets_keep_their_function(name: str, size: int, larger: int, places: int) -> None:
-    check_zoo_net(name, size, larger, places)
-
-
-@pytest.mark.parametrize(("pooled", "places"), [(1, 3), (2, 2), (4, 3)])
-def test_adaptive_pooling_becomes_what_it_is_at_the_given_size(pooled: int, places: int) -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(pooled), nn.Flatten(), nn.Linear(3 * pooled**2, 2)
-    ).eval()  # fmt: skip
-    dense = fully_convolutional(net, 6)  # a map of 4 x 4
-    x = torch.randn(2, 1, 6, 6)
-    torch.testing.assert_close(dense(x)[:, :, 0, 0], net(x))
-    assert dense(torch.randn(2, 1, 8, 8)).shape == (2, 2, places, places)
-
-
-def test_nets_of_another_form_are_refused() -> None:
-    flat = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten())
-    for net, size, message in (
-        (nets.build("resnet18"), 224, r"expected an nn.Sequential with one nn.Flatten.*got ResNet"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), 2, "has no convolution"),
-        (classifier(), 30, r"reads 27 values, but a picture of 30x30 gives it 3 x 6 x 6"),
-        (flat.append(nn.LayerNorm(48)), 6, "cannot turn a LayerNorm"),
-        (nn.Sequential(nn.Conv2d(1, 1, 1), nn.AdaptiveAvgPool2d(3), nn.Flatten()), 4, "windows of several sizes"),
-    ):
-        with pytest.raises(NetError, match=message):
-            fully_convolutional(net, size)
 
 
 # FCN on ResNets

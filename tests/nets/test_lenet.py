@@ -96,7 +96,7 @@ def test_other_sizes_and_channels() -> None:
 def test_options_of_the_modern_one() -> None:
     net = nets.build("lenet5", pool="average", activation="squash")
     assert isinstance(net.pool1, nn.AvgPool2d) and isinstance(net.act1, SquashingTanh)
-    with pytest.raises(NetError, match="pool must be one of max, average, got 'l2'"):
+    with pytest.raises(NetError, match="pool must be 'max' or 'average', got 'l2'"):
         nets.build("lenet5", pool="l2")
     caffe = nets.build("lenet_caffe")
     assert isinstance(caffe.act1, nn.Identity) and isinstance(caffe.hidden.act1, nn.ReLU)

@@ -330,7 +330,7 @@ def test_larger_pictures_and_colour(size: int, channels: int) -> None:
 
 
 def test_wrong_options_and_pictures() -> None:
-    with pytest.raises(NetError, match="rule must be one of 1980, add-if-silent, got '1983'"):
+    with pytest.raises(NetError, match="rule must be '1980' or 'add-if-silent', got '1983'"):
         small("1983")
     with pytest.raises(NetError, match="thresholds must be four numbers between 0 and 1"):
         small(thresholds=[0.5, 0.5, 1, 0.5])

@@ -115,7 +115,7 @@ def test_dropout_stands_before_the_head() -> None:
     [
         ("resnet18", {"stride_on": "1x1"}, "need bottleneck blocks"),
         ("resnet18", {"groups": 32}, "need bottleneck blocks"),
-        ("preact_resnet18", {"stride_on": "1x1"}, "needs bottleneck blocks"),
+        ("preact_resnet18", {"stride_on": "1x1"}, "need bottleneck blocks"),
         ("resnet50", {"stride_on": "5x5"}, "stride_on must be '1x1' or '3x3', got '5x5'"),
         ("resnet50", {"shortcut": "C"}, "shortcut must be 'A', 'B' or 'average', got 'C'"),
         ("preact_resnet50", {"shortcut": "C"}, "shortcut must be"),

@@ -8,7 +8,7 @@ from nets.counting import trainable
 from torch import Tensor, nn
 
 from neocog import nets
-from neocog.nets.segnet import ScoringConv2d
+from neocog.nets.deconvnet import ScoringConv2d
 
 
 @pytest.mark.parametrize(("classes", "params"), [(11, 29_449_355), (12, 29_449_932), (21, 29_455_125)])

@@ -105,7 +105,7 @@ def test_senet154_has_the_papers_differences() -> None:
     ("name", "options", "message"),
     [
         ("se_resnet50", {"stride_on": "5x5"}, "stride_on must be '1x1' or '3x3', got '5x5'"),
-        ("se_resnet18", {"stride_on": "1x1"}, "needs bottleneck blocks"),
+        ("se_resnet18", {"stride_on": "1x1"}, "need bottleneck blocks"),
         ("senet154", {"dropout": 1.5}, "dropout is a probability"),
     ],
 )

@@ -16,19 +16,40 @@ padding); in brackets those of alexnet, the one tower of Krizhevsky 2014 (arXiv:
     pool5, 3x3/2                B  256   6   6
     fc6, fc7                    B 4096
     fc8                         B 1000
+
+ZFNet. Zeiler and Fergus 2013: Visualizing and Understanding Convolutional Networks, arXiv:1311.2901.
+
+AlexNet with smaller filters and steps in front, found by looking at what the first layers had learned. One net:
+ImageNet validation error 16.5 % (top-5); with 512, 1024 and 512 maps in conv3, conv4 and conv5 ("wide"), 16.0 %.
+
+Output shapes for 3 x 224 x 224:
+
+    conv1, 7x7/2                B   96  110  110
+    pool1, 3x3/2, norm1         B   96   55   55
+    conv2, 5x5/2                B  256   26   26
+    pool2, 3x3/2, norm2         B  256   13   13
+    conv3, 3x3                  B  384   13   13    [ 512 in the wide one]
+    conv4, 3x3                  B  384   13   13    [1024]
+    conv5, 3x3                  B  256   13   13    [ 512]
+    pool5, 3x3/2                B  256    6    6    [ 512]
+    fc6, fc7                    B 4096
+    fc8                         B 1000
+
+The first two poolings count a last window that does not fit, which gives the sizes of the paper's figure 3. The paper
+normalises contrast "across feature maps" without its constants; these are AlexNet's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .layers import Classifier, LocalResponseNorm, check_dropout, check_input, draw_small, he_init
-from .registry import register
+from .layers import Classifier, LocalResponseNorm, check_choice, check_dropout, check_input, draw_small, he_init, named
+from .registry import IMAGENET, register
 
 
 class AlexNet(Classifier):
@@ -37,11 +58,8 @@ class AlexNet(Classifier):
     The map is averaged (or repeated) to 6 x 6 before the fully connected layers, so pictures of any size from 63 fit.
 
     Args:
-        classes, in_channels: outputs, and channels of the pictures.
         padding: of the first convolution; 0 gives the geometry of TF-Slim's alexnet_v2.
         dropout: probability of dropping an input of the first two fully connected layers.
-
-    Raises: NetError for a padding or a dropout out of range.
     """
 
     head = "classifier.6"
@@ -104,10 +122,28 @@ class Convolution(NamedTuple):
     groups: int = 1
 
 
-_NORMS: dict[str, dict[str, object]] = {
+_NORMS: dict[str, dict[str, Any]] = {
     "paper": {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0, "form": "paper"},
     "caffe": {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 1.0, "form": "mean"},
 }
+
+
+def five_convolutions(
+    convolutions: Sequence[Convolution], in_channels: int, norm_first: bool, ceil: int, norm: str
+) -> dict[str, nn.Module]:
+    """Return five convolutions with ReLU, and maxima after the first, second and fifth; see FiveConvolutions."""
+    check_choice("norm", norm, (*_NORMS, "none"))
+    layers: dict[str, nn.Module] = {}
+    channels = in_channels
+    for number, (out, kernel, stride, padding, groups) in enumerate(convolutions, start=1):
+        layers[f"conv{number}"] = nn.Conv2d(channels, out, kernel, stride, padding, groups=groups)
+        layers[f"relu{number}"] = nn.ReLU(inplace=True)
+        channels = out
+        if number in (1, 2):
+            pool: tuple[str, nn.Module] = (f"pool{number}", nn.MaxPool2d(3, 2, ceil_mode=ceil >= number))
+            normed = [(f"norm{number}", LocalResponseNorm(**_NORMS[norm]))] if norm != "none" else []
+            layers |= dict([*normed, pool] if norm_first else [pool, *normed])
+    return {**layers, "pool5": nn.MaxPool2d(3, 2, ceil_mode=ceil >= 3)}
 
 
 class FiveConvolutions(Classifier):
@@ -118,15 +154,11 @@ class FiveConvolutions(Classifier):
     Args:
         convolutions: five of them, ReLU behind each.
         norm_first: normalise before pooling (AlexNet) or after it (CaffeNet, ZFNet).
-        ceil: whether a last window that does not fit counts in the first two poolings.
+        ceil: of the first so many poolings a last window that does not fit counts.
         bias: initial bias of conv2, conv4, conv5, fc6 and fc7; the paper set it to 1 to keep the ReLUs alive.
-        classes, in_channels, input_size: outputs, channels and side of the pictures; the first linear layer has as many
-            inputs as the last map for that side has values.
         norm: "paper" is local response normalisation with k = 2, n = 5, alpha = 1e-4, beta = 0.75; "caffe" has k = 1
             and divides alpha by n; "none" leaves it out.
         dropout: probability of dropping an output of fc6 and of fc7.
-
-    Raises: NetError for another norm, a dropout out of range, or an input_size that leaves no map.
     """
 
     head = "classifier.fc8"
@@ -136,7 +168,7 @@ class FiveConvolutions(Classifier):
         self,
         convolutions: Sequence[Convolution],
         norm_first: bool,
-        ceil: bool,
+        ceil: int,
         bias: float,
         *,
         classes: int,
@@ -146,36 +178,22 @@ class FiveConvolutions(Classifier):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        if norm != "none" and norm not in _NORMS:
-            raise NetError(f"norm must be one of {', '.join(_NORMS)}, none; got {norm!r}")
         check_dropout(dropout)
         self.in_channels, self.input_size = in_channels, input_size
-        self.features = nn.Sequential()
-        channels, side = in_channels, input_size
-        for number, (out, kernel, stride, padding, groups) in enumerate(convolutions, start=1):
-            self.features.add_module(f"conv{number}", nn.Conv2d(channels, out, kernel, stride, padding, groups=groups))
-            self.features.add_module(f"relu{number}", nn.ReLU(inplace=True))
-            channels, side = out, (side + 2 * padding - kernel) // stride + 1
-            if number in (1, 2):
-                pool = nn.MaxPool2d(3, 2, ceil_mode=ceil)
-                layers: list[tuple[str, nn.Module]] = [("pool", pool)]
-                if norm != "none":
-                    layers.insert(0 if norm_first else 1, ("norm", LocalResponseNorm(**_NORMS[norm])))  # type: ignore[arg-type]
-                for name, layer in layers:
-                    self.features.add_module(f"{name}{number}", layer)
-                side = (side - 3 + ceil) // 2 + 1
-        self.features.add_module("pool5", nn.MaxPool2d(3, 2))
-        side = (side - 3) // 2 + 1
+        self.features = named(five_convolutions(convolutions, in_channels, norm_first, ceil, norm))
+        side = input_size
+        for number, (_, kernel, stride, padding, _) in enumerate(convolutions, start=1):
+            side = (side + 2 * padding - kernel) // stride + 1
+            if number in (1, 2, 5):
+                side = (side - 3 + (ceil >= number)) // 2 + 1
         if side < 1:
             raise NetError(f"input_size={input_size} leaves no map for the last pooling; choose a larger one")
-        self.classifier = nn.Sequential()
-        inputs = channels * side**2
-        for number in (6, 7):
-            self.classifier.add_module(f"fc{number}", nn.Linear(inputs, 4096))
-            self.classifier.add_module(f"relu{number}", nn.ReLU(inplace=True))
-            self.classifier.add_module(f"drop{number}", nn.Dropout(dropout))
-            inputs = 4096
-        self.classifier.add_module("fc8", nn.Linear(inputs, classes))
+        layers: dict[str, nn.Module] = {}
+        for number, inputs in ((6, convolutions[-1].channels * side**2), (7, 4096)):
+            layers[f"fc{number}"] = nn.Linear(inputs, 4096)
+            layers[f"relu{number}"] = nn.ReLU(inplace=True)
+            layers[f"drop{number}"] = nn.Dropout(dropout)
+        self.classifier = named({**layers, "fc8": nn.Linear(4096, classes)})
         for name, layer in self.named_modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 self.init_head(layer)
@@ -184,12 +202,7 @@ class FiveConvolutions(Classifier):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, 4096)."""
-        check_input(x, self.in_channels)
-        if tuple(x.shape[2:]) != (self.input_size, self.input_size):
-            raise NetError(
-                f"this net was built for pictures of {self.input_size}x{self.input_size}, "
-                f"got {x.shape[2]}x{x.shape[3]}; resize them, or build it with input_size={x.shape[2]}"
-            )
+        check_input(x, self.in_channels, side=self.input_size)
         x = self.features(x).flatten(1)
         for layer in list(self.classifier)[:-1]:
             x = layer(x)
@@ -228,7 +241,17 @@ _VARIANTS = [
 ]  # fmt: skip
 
 for _name, _year, _paper, _convs, _first, _norm, _bias, _params, _macs, _size, _accuracy in _VARIANTS:
-    _facts = Facts(
-        _name, "alexnet", _year, _paper, _params, _macs, (3, _size, _size), 1000, smallest=67, accuracy=_accuracy
-    )
-    register(_facts, convolutions=_convs, norm_first=_first, ceil=False, bias=_bias, norm=_norm)(FiveConvolutions)
+    _facts = Facts(_name, "alexnet", _year, _paper, _params, _macs, (3, _size, _size), 1000, 67, _accuracy)
+    register(_facts, convolutions=_convs, norm_first=_first, ceil=0, bias=_bias, norm=_norm)(FiveConvolutions)
+
+_ZEILER = "Zeiler and Fergus 2013, arXiv:1311.2901"
+# the bias is 0, as the paper says; name, widths of conv3, conv4 and conv5, parameters, MACs, published accuracy
+_ZFNETS = [
+    ("zfnet", (384, 384, 256), 62_357_608, 1_168_032_896, "ImageNet top-5 83.5 % (paper, 1 net)"),
+    ("zfnet_wide", (512, 1024, 512), 107_627_624, 2_476_704_896, "ImageNet top-5 84.0 % (paper, 1 net)"),
+]
+
+for _name, _widths, _params, _macs, _accuracy in _ZFNETS:
+    _facts = Facts(_name, "zfnet", 2013, _ZEILER, _params, _macs, **IMAGENET, smallest=63, accuracy=_accuracy)
+    _convs = (Convolution(96, 7, 2, 1), Convolution(256, 5, 2, 0), *(Convolution(w, 3, 1, 1) for w in _widths))
+    register(_facts, convolutions=_convs, norm_first=False, ceil=2, bias=0.0)(FiveConvolutions)

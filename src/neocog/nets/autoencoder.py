@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .mlp import check_shape
+from .layers import check_choice, check_shape
 from .registry import register
 
 
@@ -34,30 +35,32 @@ def _encoder(widths: Sequence[int], in_channels: int, input_size: int) -> tuple[
     """Return convolutions of 4x4 with step 2, which halve the side, and how many numbers they put out."""
     if not widths or any(isinstance(width, bool) or not isinstance(width, int) or width < 1 for width in widths):
         raise NetError(f"widths is a list of numbers of maps, such as [32, 64, 128], got {widths!r}")
-    if input_size >> len(widths) < 1:
-        raise NetError(f"{len(widths)} halvings need pictures of at least {2 ** len(widths)}, got {input_size}")
+    _check_halvings(widths, input_size)
     layers: list[nn.Module] = []
     for before, after in zip((in_channels, *widths), widths, strict=False):
         layers += [nn.Conv2d(before, after, 4, 2, 1), nn.ReLU()]
     return nn.Sequential(*layers, nn.Flatten()), widths[-1] * (input_size >> len(widths)) ** 2
 
 
+def _check_halvings(widths: Sequence[int], size: int) -> None:
+    if size >> len(widths) < 1:
+        raise NetError(f"{len(widths)} halvings need pictures of at least {2 ** len(widths)}, got {size}")
+
+
 def mirrored(
-    widths: Sequence[int], in_channels: int, input_size: int, code: int, *, norm: bool = False
+    widths: Sequence[int], in_channels: int, input_size: int, code: int, *, norm: bool = False, bias: bool = True
 ) -> nn.Sequential:
     """Return the way back: (B, code) -> (B, in_channels, input_size, input_size); with `norm` BN between layers."""
+    _check_halvings(widths, input_size)
     side = input_size >> len(widths)
-    layers: list[nn.Module] = [
-        nn.Linear(code, widths[-1] * side**2),
-        nn.ReLU(),
-        nn.Unflatten(1, (widths[-1], side, side)),
-    ]
+    layers: list[nn.Module] = [nn.Linear(code, widths[-1] * side**2, bias=bias), nn.ReLU()]
+    layers.insert(1 if norm else 2, nn.Unflatten(1, (widths[-1], side, side)))
     if norm:
-        layers[1:] = [layers[2], nn.BatchNorm2d(widths[-1]), layers[1]]
+        layers.insert(2, nn.BatchNorm2d(widths[-1]))
     maps = (in_channels, *widths)
     for stage in range(len(widths), 0, -1):
         odd = (input_size >> (stage - 1)) % 2  # a row and a column that halving lost
-        up = nn.ConvTranspose2d(maps[stage], maps[stage - 1], 4, 2, 1, output_padding=odd)
+        up = nn.ConvTranspose2d(maps[stage], maps[stage - 1], 4, 2, 1, odd, bias=bias)
         layers += [up, *([nn.BatchNorm2d(maps[stage - 1])] if norm and stage > 1 else []), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -66,7 +69,6 @@ class ConvAutoencoder(nn.Module):
     """Convolutional autoencoder; forward gives the reconstruction, `encode` the code.
 
     Args:
-        in_channels, input_size: channels, and side of the pictures.
         widths: maps of each convolution; each halves the side.
         code: how many numbers a picture becomes.
     """
@@ -89,9 +91,7 @@ class ConvAutoencoder(nn.Module):
         """(B, code) -> (B, in_channels, H, W)."""
         return self.decoder(code)  # type: ignore[no-any-return]
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, code)."""
-        return self.encode(x)
+    forward_features = encode
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> its reconstruction, of the same shape."""
@@ -109,26 +109,15 @@ class VariationalAutoencoder(nn.Module):
     Forward gives the reconstruction: in training through a random z of q(z|x), in evaluation through its mean.
 
     Args:
-        encoder: (B, C, H, W) -> (B, units).
-        units: number of the encoder's outputs.
         decoder: (B, latent) -> (B, C, H, W), the logits or the mean of the pixels.
-        latent: number of latent variables.
-        shape: (C, H, W) of the pictures.
         likelihood: "bernoulli", for pixels from 0 to 1, or "gaussian" of variance 1, for any.
     """
 
     def __init__(
-        self,
-        encoder: nn.Module,
-        units: int,
-        decoder: nn.Module,
-        latent: int,
-        shape: tuple[int, int, int],
-        likelihood: str,
+        self, encoder: nn.Module, units: int, decoder: nn.Module, latent: int, shape: tuple[int, ...], likelihood: str
     ) -> None:
         super().__init__()
-        if likelihood not in ("bernoulli", "gaussian"):
-            raise NetError(f"likelihood must be 'bernoulli' or 'gaussian', got {likelihood!r}")
+        check_choice("likelihood", likelihood, ("bernoulli", "gaussian"))
         self.latent, self.shape, self.likelihood = latent, shape, likelihood
         self.encoder = encoder
         self.mean = nn.Linear(units, latent)
@@ -164,9 +153,7 @@ class VariationalAutoencoder(nn.Module):
         """Return minus the evidence lower bound in nats, averaged over the pictures.
 
         The divergence is exact (closed form), the reconstruction a mean over `draws` random z for each picture. An
-        upper bound, in expectation, of minus the log-likelihood.
-
-        Raises: NetError if the likelihood is Bernoulli's and a pixel is not from 0 to 1.
+        upper bound, in expectation, of minus the log-likelihood. Pixels that Bernoulli's cannot have raise a NetError.
         """
         if self.likelihood == "bernoulli" and not x.is_meta and not 0 <= x.min() <= x.max() <= 1:
             raise NetError(
@@ -223,22 +210,12 @@ def conv_vae(
 _OWN = "after Masci et al. 2011, ICANN"
 _VAE = "Kingma and Welling 2014, arXiv:1312.6114"
 
-_facts = Facts(
-    "conv_autoencoder", "autoencoder", 2011, _OWN, 857_539, 9_699_328, (3, 32, 32), 1, smallest=8, task="reconstruct"
-)
-register(_facts)(ConvAutoencoder)
-_facts = Facts("vae", "autoencoder", 2014, _VAE, 815_824, 814_000, (1, 28, 28), 1, smallest=1, task="vae")
-register(_facts)(mlp_vae)
-_facts = Facts(
-    "vae_conv",
-    "autoencoder",
-    2014,
-    "after " + _VAE,
-    1_119_811,
-    9_961_472,
-    (3, 32, 32),
-    1,
-    smallest=8,
-    task="vae",
-)
-register(_facts)(conv_vae)
+# builder, name, year, paper, parameters, MACs, usual input, smallest input, task
+_VARIANTS: list[tuple[Any, ...]] = [
+    (ConvAutoencoder, "conv_autoencoder", 2011, _OWN, 857_539, 9_699_328, (3, 32, 32), 8, "reconstruct"),
+    (mlp_vae, "vae", 2014, _VAE, 815_824, 814_000, (1, 28, 28), 1, "vae"),
+    (conv_vae, "vae_conv", 2014, "after " + _VAE, 1_119_811, 9_961_472, (3, 32, 32), 8, "vae"),
+]
+
+for _builder, _name, _year, _paper, _params, _macs, _input, _least, _task in _VARIANTS:
+    register(Facts(_name, "autoencoder", _year, _paper, _params, _macs, _input, 1, _least, task=_task))(_builder)

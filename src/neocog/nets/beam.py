@@ -62,7 +62,7 @@ def search(
     k = score.shape[1]
     tokens = torch.cat((lead[:, None].expand(b, k, len(first)), words[:, :, None]), 2)  # (B, K, t)
     owner = torch.arange(b, device=features.device)[:, None]
-    state = _taken(state, owner.expand(b, k).flatten())
+    state = tuple(one[owner.expand(b, k).flatten()] for one in state)
     done = Sentences(tokens.new_zeros(b, n, longest), score.new_full((b, n), _NEVER), score.new_ones(b, n))
     over = words == END  # an empty sentence is none
     score = score.masked_fill(over, _NEVER)
@@ -76,7 +76,8 @@ def search(
         done = _kept(done, tokens, ended.masked_fill(ended < best[:, -1:], _NEVER), t + 1, length)
         parent, word = at // log_p.shape[2], at % log_p.shape[2]
         tokens = torch.cat((tokens.gather(1, parent[:, :, None].expand(-1, -1, tokens.shape[2])), word[:, :, None]), 2)
-        score, state = best, _taken(state, (owner * k + parent).flatten())
+        rows = (owner * k + parent).flatten()
+        score, state = best, tuple(one[rows] for one in state)
         hope = score[:, 0] / (longest - len(first)) ** length  # what the best could still become
         if bool((done.log_p[:, -1] / done.words[:, -1] ** length > hope).all()):
             break
@@ -146,10 +147,6 @@ def _allowed(logits: Tensor) -> Tensor:
     log_p = logits.float().log_softmax(1)
     log_p[:, [PAD, UNKNOWN, START]] = _NEVER
     return log_p
-
-
-def _taken(state: State, rows: Tensor) -> State:
-    return tuple(one[rows] for one in state)
 
 
 def _kept(done: Sentences, tokens: Tensor, score: Tensor, words: int, length: float) -> Sentences:

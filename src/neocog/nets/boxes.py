@@ -47,7 +47,7 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
     """Generalised intersection over union of pairs (..., 4) -> (...), -1 to 1 (Rezatofighi et al. 2019)."""
     both = _common(a, b)
     union = (area(a) + area(b) - both).clamp(min=1e-9)
-    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    hull = area(torch.cat((torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])), -1))
     hull = hull.clamp(min=1e-9)
     return both / union - (hull - union) / hull
 
@@ -113,8 +113,7 @@ def _centred(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def cut(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Boxes (..., 4) cut at the edges of a picture of `size`, height and width."""
-    height, width = size
-    return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
+    return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([size[1], size[0]] * 2))
 
 
 def grid(height: int, width: int, stride: int, device: torch.device | None = None) -> Tensor:

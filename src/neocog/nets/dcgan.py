@@ -25,10 +25,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ..errors import NetError
 from ..records import Facts
-from .layers import Classifier
-from .mlp import check_shape
+from .autoencoder import mirrored
+from .layers import Classifier, check_choice, check_shape
 from .registry import register
 
 _LEAST = 4  # pixels: what is as small is not halved
@@ -51,11 +50,8 @@ class Critic(Classifier):
 
     Args:
         classes: outputs; 1 says how real a picture looks.
-        in_channels, input_size: channels, and side of the pictures.
         width: maps of the first layer; each further one has twice as many.
         norm: "batch" after all but the first layer, or "spectral" in every convolution.
-
-    Raises: NetError for another norm, or pictures of another size.
     """
 
     head = "score"
@@ -64,8 +60,7 @@ class Critic(Classifier):
         self, *, classes: int, in_channels: int, input_size: int, width: int = 64, norm: str = "batch"
     ) -> None:
         super().__init__()
-        if norm not in ("batch", "spectral"):
-            raise NetError(f"norm must be 'batch' or 'spectral', got {norm!r}")
+        check_choice("norm", norm, ("batch", "spectral"))
         self.shape = (in_channels, input_size, input_size)
         widths = [width << stage for stage in range(_halvings(input_size))]
         layers: list[nn.Sequential] = []
@@ -95,19 +90,8 @@ class Generator(nn.Module):
 
     def __init__(self, latent: int, channels: int, size: int, widths: Sequence[int]) -> None:
         super().__init__()
-        side = size >> len(widths)
-        if side < 1:
-            raise NetError(f"{len(widths)} halvings need pictures of at least {2 ** len(widths)}, got {size}")
-        maps = (channels, *widths)
-        layers: list[nn.Module] = [
-            nn.Linear(latent, widths[-1] * side**2, bias=False),
-            nn.Unflatten(1, (widths[-1], side, side)),
-        ]
-        for stage in range(len(widths), 0, -1):
-            odd = (size >> (stage - 1)) % 2  # a row and a column that halving lost
-            up = nn.ConvTranspose2d(maps[stage], maps[stage - 1], 4, 2, 1, output_padding=odd, bias=False)
-            layers += [nn.BatchNorm2d(maps[stage]), nn.ReLU(), up]
-        self.layers = nn.Sequential(*layers, nn.Tanh())
+        way = mirrored(widths, channels, size, latent, norm=True, bias=False)
+        self.layers = nn.Sequential(*way, nn.Tanh())
         _draw(self)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -116,11 +100,7 @@ class Generator(nn.Module):
 
 
 _RADFORD = "Radford, Metz and Chintala 2015, arXiv:1511.06434"
+_MIYATO = f"{_RADFORD}, with Miyato et al. 2018, arXiv:1802.05957"
 register(Facts("dcgan", "dcgan", 2015, _RADFORD, 2_765_568, 103_817_216, (3, 64, 64), 1, smallest=4))(Critic)
-register(
-    Facts(
-        "dcgan_spectral", "dcgan", 2018, f"{_RADFORD}, with Miyato et al. 2018, arXiv:1802.05957",
-        2_764_737, 103_817_216, (3, 64, 64), 1, smallest=4,
-    ),
-    norm="spectral",
-)(Critic)  # fmt: skip
+_facts = Facts("dcgan_spectral", "dcgan", 2018, _MIYATO, 2_764_737, 103_817_216, (3, 64, 64), 1, smallest=4)
+register(_facts, norm="spectral")(Critic)

@@ -20,30 +20,21 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..errors import NetError
 from ..records import Facts
-from .layers import Classifier
+from .layers import Classifier, check_dropout, check_shape
 from .local import LocallyConnected2d
-from .mlp import check_shape
 from .pooling import output_size
 from .registry import register
 
 
 class DeepFace(Classifier):
-    """DeepFace as published, but for the normalisation of the representation, which follows training.
-
-    Args:
-        classes: number of people.
-        in_channels, input_size: channels, and side of the pictures.
-        dropout: probability to drop a unit of F7.
-    """
+    """DeepFace as published, but for the normalisation of the representation, which follows training."""
 
     head = "f8"
 
     def __init__(self, *, classes: int, in_channels: int, input_size: int, dropout: float = 0.5) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise NetError(f"dropout is a probability of at least 0 and below 1, got {dropout!r}")
+        check_dropout(dropout)
         self.shape = (in_channels, input_size, input_size)
         side = output_size(output_size(input_size, 11), 3, 2, fit="ceil") - 8  # behind C3
         self.c1 = nn.Conv2d(in_channels, 32, 11)
@@ -77,7 +68,6 @@ class DeepFace(Classifier):
         return self.dropout(self.relu(self.f7(x.flatten(1))))  # type: ignore[no-any-return]
 
 
-register(
-    Facts("deepface", "deepface", 2014, "Taigman et al. 2014, CVPR", 118_923_774, 517_624_448, (3, 152, 152), 4030,
-          smallest=72, accuracy="LFW 97.00 % (one net), 97.35 % (several nets)"),
-)(DeepFace)  # fmt: skip
+_facts = Facts("deepface", "deepface", 2014, "Taigman et al. 2014, CVPR", 118_923_774, 517_624_448, (3, 152, 152), 4030,
+               72, "LFW 97.00 % (one net), 97.35 % (several nets)")  # fmt: skip
+register(_facts)(DeepFace)

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neocog.errors import NetError, closest
-from neocog.nets.layers import check_input
+from neocog.nets.layers import Classifier, check_input
 from neocog.nets.registry import register
 from neocog.records import Facts
 
@@ -77,7 +77,7 @@ class Fused(nn.Module):
         return (of_parts + self.shares.clamp(min=1e-30).log()[:, None, None]).logsumexp(0)
 
 
-class Descriptors(nn.Module):
+class Descriptors(Classifier):
     """(B, 3, H, W) in 0 to 1 -> (B, classes).
 
     Args:
@@ -135,9 +135,6 @@ class Descriptors(nn.Module):
         with torch.autocast(kind, enabled=False):  # histograms need float32
             ready = _prepared(x)
             return torch.cat([_rooted(made[one](ready)) for one in self.kinds], 1).to(x.dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.forward_features(x))  # type: ignore[no-any-return]
 
     def prepare(self, pictures: Tensor) -> None:
         """Find the codebook from pictures (N, C, H, W)."""
@@ -325,16 +322,6 @@ def _pyramid(belong: Tensor, places: Tensor) -> Tensor:
     return torch.cat(parts, 1)
 
 
-register(
-    Facts(
-        name="descriptors",
-        family="descriptors",
-        year=2010,
-        paper="Perronnin, Sanchez & Mensink 2010, Improving the Fisher kernel for large-scale image classification",
-        params=1_147_700,
-        macs=1_147_600,
-        input=(3, 128, 128),
-        classes=100,
-        smallest=16,
-    )
-)(Descriptors)
+_PAPER = "Perronnin, Sanchez & Mensink 2010, Improving the Fisher kernel for large-scale image classification"
+_facts = Facts("descriptors", "descriptors", 2010, _PAPER, 1_147_700, 1_147_600, (3, 128, 128), 100, smallest=16)
+register(_facts)(Descriptors)

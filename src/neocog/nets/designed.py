@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from ..errors import NetError, closest
 from ..records import Facts
 from .gates import SEGate
-from .layers import Classifier, PadShortcut, check_input, he_init, multiple_of_8
+from .layers import Classifier, PadShortcut, check_input, conv_bn, he_init, multiple_of_8
 from .registry import IMAGENET, register
 
 Design = Mapping[str, Any]
@@ -99,11 +99,6 @@ def scaled(design: Design, factor: float) -> dict[str, Any]:
     return made
 
 
-def _conv(channels: int, width: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    conv = nn.Conv2d(channels, width, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return [conv, nn.BatchNorm2d(width)]
-
-
 class Block(nn.Module):
     """(B, C, H, W) -> (B, width, H / stride, W / stride); see the head of this file."""
 
@@ -116,14 +111,14 @@ class Block(nn.Module):
             if group and inner % group:
                 raise NetError(f"{inner} maps cannot be read {group} at a time; choose a width that {group} divides")
             steps = [
-                _conv(channels, inner, 1),
-                _conv(inner, inner, kernel, stride, inner // group if group else 1),
-                _conv(inner, width, 1),
+                conv_bn(channels, inner, 1),
+                conv_bn(inner, inner, kernel, stride, inner // group if group else 1),
+                conv_bn(inner, width, 1),
             ]
         elif group:
-            steps = [_conv(channels, channels, kernel, stride, channels), _conv(channels, width, 1)]
+            steps = [conv_bn(channels, channels, kernel, stride, channels), conv_bn(channels, width, 1)]
         else:
-            steps = [_conv(channels, width, kernel, stride), _conv(width, width, kernel)]
+            steps = [conv_bn(channels, width, kernel, stride), conv_bn(width, width, kernel)]
         layers = [layer for step in steps for layer in (*step, nn.ReLU(inplace=True))][:-1]
         self.branch = nn.Sequential(*layers, *([SEGate(width, min(gate, width))] if gate else []))
         same = stride == 1 and channels == width
@@ -140,11 +135,7 @@ class Designed(Classifier):
     """The net that a design describes.
 
     Args:
-        classes: outputs.
-        in_channels: channels of the picture.
         design: see the head of this file; None: `DEFAULT`.
-
-    Raises: NetError: the design cannot be built.
     """
 
     head = "linear"
@@ -154,9 +145,7 @@ class Designed(Classifier):
         super().__init__()
         plan = checked(DEFAULT if design is None else design)
         stem, self.in_channels = plan["stem"], in_channels
-        self.stem = nn.Sequential(
-            *_conv(in_channels, stem["width"], stem["kernel"], stem["stride"]), nn.ReLU(inplace=True)
-        )
+        self.stem = nn.Sequential(*conv_bn(in_channels, stem["width"], stem["kernel"], stem["stride"], relu=nn.ReLU))
         channels, stages = stem["width"], []
         for stage in plan["stages"]:
             how = {k: stage[k] for k in ("kernel", "expand", "group", "gate")}
@@ -168,7 +157,7 @@ class Designed(Classifier):
         self.stages = nn.Sequential(*stages)
         self.last = nn.Sequential()
         if width := plan["head"]["width"]:
-            self.last = nn.Sequential(*_conv(channels, width, 1), nn.ReLU(inplace=True))
+            self.last = nn.Sequential(*conv_bn(channels, width, 1, relu=nn.ReLU))
             channels = width
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(channels, classes)
@@ -180,15 +169,5 @@ class Designed(Classifier):
         return self.pool(self.last(self.stages(self.stem(x)))).flatten(1)
 
 
-register(
-    Facts(
-        name="designed",
-        family="designed",
-        year=2026,
-        paper="neocog; blocks after He et al. 2015, Howard et al. 2017, Sandler et al. 2018, Radosavovic et al. 2020",
-        params=1_326_408,
-        macs=236_169_984,
-        **IMAGENET,
-        smallest=16,
-    )
-)(Designed)
+_PAPER = "neocog; blocks after He et al. 2015, Howard et al. 2017, Sandler et al. 2018, Radosavovic et al. 2020"
+register(Facts("designed", "designed", 2026, _PAPER, 1_326_408, 236_169_984, **IMAGENET, smallest=16))(Designed)

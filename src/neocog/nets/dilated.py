@@ -5,9 +5,6 @@ both by 4, so that the weights of a classifier still fit and the map is 8 times,
 `dilated_context` and `dilated_context_large` put the context module behind it: seven 3x3 convolutions with growing
 dilation, which see 67 x 67 values of the map without losing any, and start as the identity.
 
-PASCAL VOC 2012 validation, mean intersection over union (the paper's table 3): front end 69.8 %, with the basic context
-module 71.3 %, with the large one 72.1 %.
-
 Output shapes for 3 x 528 x 528 and 21 classes. Nothing is padded but the picture, with 186 pixels of its mirror image:
 
     mirrored picture           B    3  900  900      context            dilation  receptive field  channels (large)
@@ -27,10 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import NetError
 from ..records import Facts
-from .fcn import VGG16, BilinearUpsampling, conv_layers, fc_layers, named, scaled
-from .layers import check_input, he_init
+from .fcn import BilinearUpsampling, fc_layers, scaled, vgg16_layers
+from .layers import check_choice, check_input, he_init, named
 from .registry import register
 
 # What the unpadded convolutions of the front end take from each side.
@@ -66,7 +62,6 @@ class ContextModule(nn.Sequential):
     the identity for values from 0 up (section 3 of the paper; the ReLU behind each layer cuts off the others).
 
     Args:
-        classes: channels that come in and go out.
         size: "basic" (C channels everywhere, 64 C^2 weights) or "large" (up to 32 C channels).
         noise: standard deviation of what is added to the identity, as a share of its weights; breaks the symmetry
             between channels that begin as copies.
@@ -74,8 +69,7 @@ class ContextModule(nn.Sequential):
 
     def __init__(self, classes: int, size: str = "basic", noise: float = 0.01) -> None:
         super().__init__()
-        if size not in _MULTIPLES:
-            raise NetError(f"size must be 'basic' or 'large', got {size!r}")
+        check_choice("size", size, tuple(_MULTIPLES))
         self.classes, self.size, self.noise = classes, size, noise
         self.add_module("pad", nn.ZeroPad2d(sum(DILATIONS)))
         channels = classes
@@ -117,7 +111,6 @@ class DilatedFrontEnd(nn.Module):
     """VGG-16 with dilation in place of the last two poolings, scores, and frozen bilinear enlargement by 8.
 
     Args:
-        classes, in_channels: outputs, and channels of the pictures.
         dropout: probability of dropping an output of fc6 and of fc7.
         width: factor for the number of channels of the trunk.
     """
@@ -128,14 +121,7 @@ class DilatedFrontEnd(nn.Module):
     def __init__(self, *, classes: int, in_channels: int, dropout: float = 0.5, width: float = 1.0) -> None:
         super().__init__()
         self.in_channels = in_channels
-        layers: dict[str, nn.Module] = {}
-        channels = in_channels
-        for number, widths in enumerate(VGG16, start=1):
-            wide = [scaled(w, width) for w in widths]
-            layers |= conv_layers(channels, wide, str(number), padding=0, dilation=2 if number == 5 else 1)
-            if number < 4:
-                layers[f"pool{number}"] = nn.MaxPool2d(2, ceil_mode=True)
-            channels = wide[-1]
+        layers, channels = vgg16_layers(in_channels, width, padding=0, pools=3)
         self.trunk = named(layers | fc_layers(channels, scaled(4096, width), 7, dropout, dilation=4))
         self.final = nn.Conv2d(scaled(4096, width), classes, 1)
         self.context: nn.Module = nn.Identity()
@@ -168,7 +154,6 @@ class DilatedContext(DilatedFrontEnd):
 
     Args:
         context: "basic" or "large", see ContextModule.
-        classes, in_channels, dropout, width: see DilatedFrontEnd.
     """
 
     head = "context"

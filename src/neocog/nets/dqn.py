@@ -3,8 +3,6 @@
 And its predecessor, Playing Atari with Deep Reinforcement Learning (Mnih et al. 2013, arXiv:1312.5602).
 Reads the last four frames of a game, grey and reduced to 84 x 84, and gives the value Q of each action.
 
-The 2015 net scores above 75 % of a human tester's score in 29 of 49 Atari games.
-
 Output shapes:
 
                           dqn_2015            dqn_2013
@@ -19,11 +17,12 @@ Output shapes:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..records import Facts
-from .mlp import check_shape
+from .layers import check_shape
 from .pooling import output_size
 from .registry import register
 
@@ -33,9 +32,6 @@ class DQN(nn.Module):
 
     Args:
         layers: maps, kernel size and stride of each convolution.
-        hidden: units of the hidden layer.
-        classes: number of actions, 4 to 18 for Atari games.
-        in_channels, input_size: number of frames, and their side.
         duelling: the value of what is seen, and what each action adds to it on average, by two hidden layers (Wang et
             al. 2016, Dueling Network Architectures for Deep Reinforcement Learning).
     """
@@ -69,28 +65,29 @@ class DQN(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, hidden)."""
+        return self.relu(self.fc(self._maps(x)))  # type: ignore[no-any-return]
+
+    def _maps(self, x: Tensor) -> Tensor:
         check_shape(x, *self.shape)
-        return self.relu(self.fc(self.features(x).flatten(1)))  # type: ignore[no-any-return]
+        return self.features(x).flatten(1)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> the value of each action, (B, classes)."""
         if not len(self.value):
             return self.output(self.forward_features(x))  # type: ignore[no-any-return]
-        check_shape(x, *self.shape)
-        maps = self.features(x).flatten(1)
+        maps = self._maps(x)
         each: Tensor = self.output(self.relu(self.fc(maps)))
         return each - each.mean(1, keepdim=True) + self.value(maps)  # type: ignore[no-any-return]
 
 
-register(
-    Facts("dqn_2013", "dqn", 2013, "Mnih et al. 2013, arXiv:1312.5602", 677_172, 2_966_528, (4, 84, 84), 4,
-          smallest=20, accuracy="above a human expert in 3 of 7 Atari games", task="play"),
-    layers=((16, 8, 4), (32, 4, 2)),
-    hidden=256,
-)(DQN)  # fmt: skip
-register(
-    Facts("dqn_2015", "dqn", 2015, "Mnih et al. 2015, Nature 518", 1_686_180, 9_345_024, (4, 84, 84), 4,
-          smallest=36, accuracy="above 75 % of the human score in 29 of 49 Atari games", task="play"),
-    layers=((32, 8, 4), (64, 4, 2), (64, 3, 1)),
-    hidden=512,
-)(DQN)  # fmt: skip
+# name, convolutions, hidden units, year, paper, parameters, MACs, smallest input, published result
+_VARIANTS: list[tuple[Any, ...]] = [
+    ("dqn_2013", ((16, 8, 4), (32, 4, 2)), 256, 2013, "Mnih et al. 2013, arXiv:1312.5602", 677_172, 2_966_528, 20,
+     "above a human expert in 3 of 7 Atari games"),
+    ("dqn_2015", ((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512, 2015, "Mnih et al. 2015, Nature 518", 1_686_180, 9_345_024,
+     36, "above 75 % of the human score in 29 of 49 Atari games"),
+]  # fmt: skip
+
+for _name, _layers, _hidden, _year, _paper, _params, _macs, _least, _result in _VARIANTS:
+    _facts = Facts(_name, "dqn", _year, _paper, _params, _macs, (4, 84, 84), 4, _least, _result, "play")
+    register(_facts, layers=_layers, hidden=_hidden)(DQN)

@@ -45,13 +45,7 @@ def _table(size: int, width: int, windows: int = 1) -> nn.EmbeddingBag:
 
 
 class DSSM(nn.Module):
-    """The tower of Huang et al. 2013.
-
-    Args:
-        size: number of trigrams, with the padding.
-        dimensions: of the vector.
-        hidden: widths of the layers before.
-    """
+    """The tower of Huang et al. 2013; `size`: number of trigrams, with the padding; `hidden`: widths of the layers."""
 
     def __init__(self, size: int, dimensions: int = 128, hidden: Sequence[int] = (300, 300)) -> None:
         super().__init__()
@@ -69,14 +63,7 @@ class DSSM(nn.Module):
 
 
 class CDSSM(nn.Module):
-    """The tower of Shen et al. 2014.
-
-    Args:
-        size: number of trigrams, with the padding.
-        dimensions: of the vector.
-        hidden: filters of the convolution.
-        window: words that a filter sees, an odd number.
-    """
+    """The tower of Shen et al. 2014, of `hidden` filters that see `window` words, an odd number."""
 
     def __init__(self, size: int, dimensions: int = 128, hidden: int = 300, window: int = 3) -> None:
         super().__init__()

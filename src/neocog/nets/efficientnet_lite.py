@@ -6,8 +6,6 @@ are timm's (``tf_efficientnet_lite0``); padding is TensorFlow's "SAME", and batc
 variance, as the released weights need it. The release drops whole blocks in training ("drop connect"); that is left
 out here.
 
-ILSVRC-2012 validation, one centre crop, the release's table: 75.1, 76.7, 77.6, 79.8, 81.5 %.
-
 Output shapes of EfficientNet-Lite0 for 3 x 224 x 224:
 
     conv_stem, 3x3/2        B   32  112  112
@@ -44,49 +42,28 @@ _STAGES = (
 )  # fmt: skip
 
 
-class SeparableBlock(nn.Module):
-    """Convolution of each map by itself, then 1x1 without activation: (B, C, H, W) -> (B, out, H / stride, W / stride).
-
-    x is added where it fits.
-    """
-
-    def __init__(self, channels: int, out: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.conv_dw = _conv(channels, channels, kernel, stride, groups=channels)
-        self.bn1 = nn.BatchNorm2d(channels, _EPS)
-        self.relu = nn.ReLU6(inplace=True)
-        self.conv_pw = _conv(channels, out, 1)
-        self.bn2 = nn.BatchNorm2d(out, _EPS)
-        self.adds = stride == 1 and channels == out
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv_pw(self.relu(self.bn1(self.conv_dw(x)))))
-        return x + y if self.adds else y
-
-
-class MobileBlock(nn.Module):
+class MobileBlock(nn.Sequential):
     """1x1 to `expansion` times the channels, each map by itself, 1x1 without activation; x is added where it fits.
 
-    (B, C, H, W) -> (B, out, H / stride, W / stride).
+    (B, C, H, W) -> (B, out, H / stride, W / stride). With expansion 1 the first of them is left out.
     """
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         inner = channels * expansion
-        self.conv_pw = _conv(channels, inner, 1)
-        self.bn1 = nn.BatchNorm2d(inner, _EPS)
-        self.relu1 = nn.ReLU6(inplace=True)
-        self.conv_dw = _conv(inner, inner, kernel, stride, groups=inner)
-        self.bn2 = nn.BatchNorm2d(inner, _EPS)
-        self.relu2 = nn.ReLU6(inplace=True)
-        self.conv_pwl = _conv(inner, out, 1)
-        self.bn3 = nn.BatchNorm2d(out, _EPS)
+        first: dict[str, nn.Module] = {}
+        names = "conv_dw bn1 relu conv_pw bn2".split()
+        if expansion > 1:
+            names = "conv_dw bn2 relu2 conv_pwl bn3".split()
+            first = {"conv_pw": _conv(channels, inner, 1), "bn1": nn.BatchNorm2d(inner, _EPS), "relu1": nn.ReLU6(True)}
+        each, joined = _conv(inner, inner, kernel, stride, groups=inner), _conv(inner, out, 1)
+        layers = (each, nn.BatchNorm2d(inner, _EPS), nn.ReLU6(True), joined, nn.BatchNorm2d(out, _EPS))
+        for name, layer in {**first, **dict(zip(names, layers, strict=True))}.items():
+            self.add_module(name, layer)
         self.adds = stride == 1 and channels == out
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.relu1(self.bn1(self.conv_pw(x)))  # (B, expansion C, H, W)
-        y = self.relu2(self.bn2(self.conv_dw(y)))  # (B, expansion C, H / stride, W / stride)
-        y = self.bn3(self.conv_pwl(y))
+        y = super().forward(x)
         return x + y if self.adds else y
 
 
@@ -96,10 +73,6 @@ class EfficientNetLite(Classifier):
     Args:
         width: factor on the channels of stages, which are rounded to multiples of 8.
         depth: factor on the number of blocks of all stages but the first and the last, rounded up.
-        classes, in_channels: outputs, and channels of the pictures.
-        dropout: probability of dropping a feature before the head.
-
-    Raises: NetError for a dropout that is no probability below 1.
     """
 
     head = "classifier"
@@ -114,11 +87,7 @@ class EfficientNetLite(Classifier):
         for number, (expansion, plane, blocks, kernel, stride) in enumerate(_STAGES):
             out, made = multiple_of_8(plane * width), list[nn.Module]()
             for index in range(blocks if number in (0, len(_STAGES) - 1) else ceil(blocks * depth)):
-                step = stride if index == 0 else 1
-                if expansion == 1:
-                    made.append(SeparableBlock(channels, out, kernel, step))
-                else:
-                    made.append(MobileBlock(channels, out, kernel, step, expansion))
+                made.append(MobileBlock(channels, out, kernel, stride if index == 0 else 1, expansion))
                 channels = out
             stages.append(nn.Sequential(*made))
         self.blocks = nn.Sequential(*stages)
@@ -157,12 +126,6 @@ _VARIANTS = [
 ]
 
 for _number, _width, _depth, _size, _dropout, _params, _macs, _top1 in _VARIANTS:
-    register(
-        Facts(
-            f"efficientnet_lite{_number}", "efficientnet", 2019, _PAPER, _params, _macs, (3, _size, _size), 1000, 32,
-            _ACCURACY.format(_top1),
-        ),
-        width=_width,
-        depth=_depth,
-        dropout=_dropout,
-    )(EfficientNetLite)  # fmt: skip
+    _figures = (2019, _PAPER, _params, _macs, (3, _size, _size), 1000, 32, _ACCURACY.format(_top1))
+    _facts = Facts(f"efficientnet_lite{_number}", "efficientnet", *_figures)
+    register(_facts, width=_width, depth=_depth, dropout=_dropout)(EfficientNetLite)

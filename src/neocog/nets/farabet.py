@@ -85,12 +85,6 @@ class Farabet(nn.Module):
         self.classifier = nn.Conv2d(256 * SCALES, classes, 1)
 
     @staticmethod
-    def example(spec: dict[str, int], batch: int) -> Tensor:
-        """Return noise with the sides of Stanford Background's pictures, 3 : 4; input_size is the width."""
-        width = spec["input_size"]
-        return torch.randn(batch, spec["in_channels"], max(1, width * 3 // 4), width)
-
-    @staticmethod
     def _stage(convolution: nn.Module) -> nn.Sequential:
         return nn.Sequential(nn.ZeroPad2d(3), convolution, nn.Tanh(), nn.MaxPool2d(2, ceil_mode=True))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,8 +15,6 @@ class SEGate(nn.Module):
 
     The means of the maps go through two layers, C -> C / reduction -> C, with ReLU and sigmoid. Both are 1x1
     convolutions with a bias, as in the authors' Caffe models. Hu et al. 2018, arXiv:1709.01507, section 3.
-
-    Raises: NetError if fewer than one value would be left between the two layers.
     """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
@@ -99,21 +98,15 @@ class SameConv2d(nn.Conv2d):
             x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
         return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
 
-    @classmethod
-    def like(cls, conv: nn.Conv2d) -> SameConv2d:
-        """Return a layer with the same weights as `conv`, and "SAME" padding."""
-        with torch.device("meta"):
-            made = cls(
-                conv.in_channels,
-                conv.out_channels,
-                conv.kernel_size,  # type: ignore[arg-type]
-                conv.stride,  # type: ignore[arg-type]
-                dilation=conv.dilation,  # type: ignore[arg-type]
-                groups=conv.groups,
-                bias=conv.bias is not None,
-            )
-        made.weight, made.bias = conv.weight, conv.bias
-        return made.train(conv.training)
-
     def extra_repr(self) -> str:
         return super().extra_repr() + ", padding='same as TensorFlow'"
+
+
+def with_weights(kind: type[nn.Conv2d], conv: nn.Conv2d) -> nn.Conv2d:
+    """Return a convolution of another kind with the weights of `conv`, and padded by half of its filters."""
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups")
+    how: dict[str, Any] = {name: getattr(conv, name) for name in names}
+    how |= {"padding": tuple(side // 2 for side in conv.kernel_size), "bias": conv.bias is not None}
+    made = kind(**how, device="meta")
+    made.weight, made.bias = conv.weight, conv.bias
+    return made.train(conv.training)

@@ -4,8 +4,8 @@
 normalisation, no BN. `googlenet` is torchvision's: BN after every convolution, 3x3 in place of 5x5 (a slip of the
 TensorFlow implementation that it follows), and a 2x2 maximum before inception5a. Parameter names are torchvision's.
 
-ILSVRC-2012 validation: top-5 89.93 % (paper, 1 model, 1 crop); 68.7 % and 88.9 % top-1 and top-5 (Caffe release, centre
-crop); 69.78 % and 89.53 % (torchvision's weights, which expect pictures scaled to -1 .. 1: mean and std of 0.5).
+ILSVRC-2012 validation of the paper, 1 model, 1 crop: top-5 89.93 %. torchvision's weights expect pictures scaled to
+-1 .. 1: mean and std of 0.5.
 
 Output shapes for 3 x 224 x 224, and weights of each part of the original (no biases):
 
@@ -33,6 +33,7 @@ The paper's table says 2.7 K weights and 34 M operations for conv1: a depthwise 
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -41,7 +42,8 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .layers import LocalResponseNorm, WithAuxiliaries, check_dropout, check_input, he_init
+from .inception import Conv
+from .layers import LocalResponseNorm, WithAuxiliaryHeads, check_dropout, check_input, he_init
 from .registry import register
 
 # Table 1 of the paper: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection.
@@ -57,18 +59,12 @@ WIDTHS = {
     "inception5b": (384, 192, 384, 48, 128, 128),
 }
 SMALLEST = 32  # a 1x1 map in inception5b, and nowhere before
+_READ = {"inception4a": "aux1", "inception4d": "aux2"}  # what the auxiliary heads read
 _POOLED = 5  # side of the window that an auxiliary head of the original averages over
 
 
-class Conv(nn.Sequential):
-    """Convolution, BN or bias, ReLU: (B, C, H, W) -> (B, out, H / stride, W / stride)."""
-
-    def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, *, batch_norm: bool) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=not batch_norm)
-        if batch_norm:
-            self.bn = nn.BatchNorm2d(out, eps=0.001)
-        self.relu = nn.ReLU(inplace=True)
+def _conv(channels: int, out: int, kernel: int, stride: int = 1, *, batch_norm: bool) -> Conv:
+    return Conv(channels, out, kernel, stride, padding=kernel // 2, bias=not batch_norm, norm=batch_norm)
 
 
 class Inception(nn.Module):
@@ -80,19 +76,11 @@ class Inception(nn.Module):
     def __init__(self, channels: int, widths: tuple[int, ...], *, large: int, batch_norm: bool) -> None:
         super().__init__()
         one, reduce3, three, reduce5, five, project = widths
-        self.branch1 = Conv(channels, one, 1, batch_norm=batch_norm)
-        self.branch2 = nn.Sequential(
-            Conv(channels, reduce3, 1, batch_norm=batch_norm),
-            Conv(reduce3, three, 3, batch_norm=batch_norm),
-        )
-        self.branch3 = nn.Sequential(
-            Conv(channels, reduce5, 1, batch_norm=batch_norm),
-            Conv(reduce5, five, large, batch_norm=batch_norm),
-        )
-        self.branch4 = nn.Sequential(
-            nn.MaxPool2d(3, 1, 1),
-            Conv(channels, project, 1, batch_norm=batch_norm),
-        )
+        conv = partial(_conv, batch_norm=batch_norm)
+        self.branch1 = conv(channels, one, 1)
+        self.branch2 = nn.Sequential(conv(channels, reduce3, 1), conv(reduce3, three, 3))
+        self.branch3 = nn.Sequential(conv(channels, reduce5, 1), conv(reduce5, five, large))
+        self.branch4 = nn.Sequential(nn.MaxPool2d(3, 1, 1), conv(channels, project, 1))
         self.channels = one + three + five + project
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +97,7 @@ class AuxiliaryHead(nn.Module):
     def __init__(self, channels: int, classes: int, *, side: int, batch_norm: bool, dropout: float) -> None:
         super().__init__()
         self.pool: nn.Module = nn.AdaptiveAvgPool2d(side) if batch_norm else nn.AvgPool2d(_POOLED, 3, ceil_mode=True)
-        self.conv = Conv(channels, 128, 1, batch_norm=batch_norm)
+        self.conv = _conv(channels, 128, 1, batch_norm=batch_norm)
         self.fc1 = nn.Linear(128 * side**2, 1024)
         self.relu = nn.ReLU(inplace=True)
         self.dropout = nn.Dropout(dropout)
@@ -125,23 +113,14 @@ class AuxiliaryHead(nn.Module):
         return self.fc2(self.dropout(self.relu(self.fc1(x))))
 
 
-class GoogLeNet(nn.Module):
+class GoogLeNet(WithAuxiliaryHeads):
     """Stem, nine inception modules, mean over the map, linear head; two auxiliary heads if asked for.
-
-    In training a net with auxiliary heads puts out WithAuxiliaries (logits, those of aux1 and aux2, weight 0.3);
-    otherwise, and always in evaluation, the logits (B, classes).
 
     Args:
         batch_norm: BN after every convolution in place of biases and local response normalisation.
         large: side of the third branch's filters, 5 in the paper.
         last_pool: side of the last maximum's window.
-        classes, in_channels, input_size: outputs, channels and side of the pictures; other sides than `input_size`
-            work too, but not the training of the original's auxiliary heads.
-        auxiliary: have both auxiliary heads.
-        dropout: probability of dropping a feature before the head (paper: 0.4).
-        auxiliary_dropout: the same in the auxiliary heads (paper: 0.7).
-
-    Raises: NetError for a dropout that is no probability.
+        input_size: other sides work too, but not the training of the original's auxiliary heads.
     """
 
     head = "fc"
@@ -160,16 +139,16 @@ class GoogLeNet(nn.Module):
         auxiliary_dropout: float = 0.7,
     ) -> None:
         super().__init__()
-        for option, value in (("dropout", dropout), ("auxiliary_dropout", auxiliary_dropout)):
-            check_dropout(value, option)
+        check_dropout(dropout)
+        check_dropout(auxiliary_dropout, "auxiliary_dropout")
         self.in_channels, self.auxiliary = in_channels, auxiliary
         self.aux_heads = ("aux1.fc2", "aux2.fc2") if auxiliary else ()
-        self.conv1 = Conv(in_channels, 64, 7, 2, batch_norm=batch_norm)
+        self.conv1 = _conv(in_channels, 64, 7, 2, batch_norm=batch_norm)
         self.maxpool1 = nn.MaxPool2d(3, 2, ceil_mode=True)
-        self.norm1 = nn.Identity() if batch_norm else LocalResponseNorm(5, 1e-4, 0.75, k=1.0, form="mean")
-        self.conv2 = Conv(64, 64, 1, batch_norm=batch_norm)
-        self.conv3 = Conv(64, 192, 3, batch_norm=batch_norm)
-        self.norm2 = nn.Identity() if batch_norm else LocalResponseNorm(5, 1e-4, 0.75, k=1.0, form="mean")
+        self.norm1 = nn.Identity() if batch_norm else LocalResponseNorm(k=1.0, form="mean")
+        self.conv2 = _conv(64, 64, 1, batch_norm=batch_norm)
+        self.conv3 = _conv(64, 192, 3, batch_norm=batch_norm)
+        self.norm2 = nn.Identity() if batch_norm else LocalResponseNorm(k=1.0, form="mean")
         self.maxpool2 = nn.MaxPool2d(3, 2, ceil_mode=True)
         channels = {"": 192}  # what each module puts out
         for name, widths in WIDTHS.items():
@@ -183,11 +162,9 @@ class GoogLeNet(nn.Module):
             channels[name] = module.channels
         if auxiliary:
             side = 4 if batch_norm else _ceil_pool(_map_side(input_size), _POOLED, 3)
-            for name, after in (("aux1", "inception4a"), ("aux2", "inception4d")):
-                aux = AuxiliaryHead(
-                    channels[after], classes, side=side, batch_norm=batch_norm, dropout=auxiliary_dropout
-                )
-                self.add_module(name, aux)
+            for after, name in _READ.items():
+                how: dict[str, Any] = {"side": side, "batch_norm": batch_norm, "dropout": auxiliary_dropout}
+                self.add_module(name, AuxiliaryHead(channels[after], classes, **how))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels["inception5b"], classes)
@@ -213,8 +190,9 @@ class GoogLeNet(nn.Module):
             return next(side for side in count(SMALLEST) if _map_side(side) >= _POOLED)
         return None
 
-    def _run(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def run(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, in_channels, H, W) -> features (B, 1024), and the maps (B, 512 and 528, h, w) of the auxiliary heads."""
+        maps: dict[str, Tensor] = {}
         check_input(x, self.in_channels)
         x = self.norm1(self.maxpool1(self.conv1(x)))
         x = self.maxpool2(self.norm2(self.conv3(self.conv2(x))))  # (B, 192, H/8, W/8)
@@ -224,23 +202,9 @@ class GoogLeNet(nn.Module):
             elif name == "inception5a":
                 x = self.maxpool4(x)  # (B, 832, H/32, W/32)
             x = self.get_submodule(name)(x)
-            if name == "inception4a":
-                first = x
-            elif name == "inception4d":
-                second = x
-        return self.dropout(self.avgpool(x).flatten(1)), first, second
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, 1024)."""
-        return self._run(x)[0]
-
-    def forward(self, x: Tensor) -> Tensor | WithAuxiliaries:
-        """(B, in_channels, H, W) -> logits (B, classes), with those of the auxiliary heads in training."""
-        features, first, second = self._run(x)
-        if self.training and self.auxiliary:
-            auxiliaries = self.get_submodule("aux1")(first), self.get_submodule("aux2")(second)
-            return WithAuxiliaries(self.fc(features), auxiliaries)
-        return self.fc(features)
+            if name in _READ:
+                maps[_READ[name]] = x
+        return self.dropout(self.avgpool(x).flatten(1)), maps
 
 
 def _ceil_pool(side: int, kernel: int, stride: int) -> int:

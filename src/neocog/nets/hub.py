@@ -55,10 +55,7 @@ def tell(line: str) -> None:
 def from_hub(name: str, *, offline: bool | None = None, say: Callable[[str], object] = tell) -> Path:
     """Return the weights of a net in the hub's cache; fetch them (and their config.json) if they are not there.
 
-    Raises:
-        NetError: no repository is known for the net.
-        MissingExtra: huggingface_hub is not installed.
-        FetchError: not in the cache and offline, or unreachable, or the checksum is wrong.
+    Raises: FetchError: not in the cache and offline, or unreachable, or the checksum is wrong.
     """
     remedy = f"put {name}.safetensors into a folder and set NEOCOG_WEIGHTS to it, or give weights=FILE"
     if package := PACKAGES.get(name):

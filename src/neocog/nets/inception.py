@@ -6,44 +6,22 @@ wider inception4c, 4d and 4e, convolution biases), `se_bn_inception` the same wi
 squeeze-and-excitation (Hu et al. 2017, arXiv:1709.01507) behind each module. `inception_v3` splits 7x7 into 1x7 and
 7x1; parameter names are torchvision's, whose weights expect pictures scaled to -1 .. 1: mean and std of 0.5.
 
-ILSVRC-2012 validation, one crop: BN-Inception 74.8 % and 92.2 % top-1 and top-5 (paper), with squeeze-and-excitation
-76.38 % and 92.96 % (authors' release); Inception v2 73.9 % and 91.8 % (TF-Slim); Inception v3 77.29 % and 93.45 %
-(torchvision's weights).
+Output shapes, inception_v2 for 3 x 224 x 224 (in brackets the Caffe version), inception_v3 for 3 x 299 x 299:
 
-Output shapes, inception_v2 for 3 x 224 x 224 (TF-Slim's name; channels of the Caffe version in brackets):
-
-    conv1, 7x7/2                 B   64  112  112    Conv2d_1a_7x7
-    pool1, 3x3/2                 B   64   56   56    MaxPool_2a_3x3
-    conv2_reduce, 1x1            B   64   56   56    Conv2d_2b_1x1
-    conv2, 3x3                   B  192   56   56    Conv2d_2c_3x3
-    pool2, 3x3/2                 B  192   28   28    MaxPool_3a_3x3
-    inception3a                  B  256   28   28    Mixed_3b
-    inception3b                  B  320   28   28    Mixed_3c
-    inception3c, /2              B  576   14   14    Mixed_4a
-    inception4a, 4b              B  576   14   14    Mixed_4b, Mixed_4c
-    inception4c, 4d              B  576   14   14    Mixed_4d, Mixed_4e    [608]
-    inception4e, /2              B 1024    7    7    Mixed_5a              [1056]
-    inception5a, 5b              B 1024    7    7    Mixed_5b, Mixed_5c
-    avgpool                      B 1024
-    fc                           B 1000
-
-and inception_v3 for 3 x 299 x 299, with TF-Slim's names as in torchvision:
-
-    Conv2d_1a_3x3, 3x3/2         B   32  149  149
-    Conv2d_2a_3x3, 3x3           B   32  147  147
-    Conv2d_2b_3x3, 3x3           B   64  147  147
-    maxpool1, 3x3/2              B   64   73   73    MaxPool_3a_3x3
-    Conv2d_3b_1x1, 1x1           B   80   73   73
-    Conv2d_4a_3x3, 3x3           B  192   71   71
-    maxpool2, 3x3/2              B  192   35   35    MaxPool_5a_3x3
-    Mixed_5b                     B  256   35   35
-    Mixed_5c, 5d                 B  288   35   35
-    Mixed_6a, /2                 B  768   17   17
-    Mixed_6b to 6e               B  768   17   17    (AuxLogits reads Mixed_6e)
-    Mixed_7a, /2                 B 1280    8    8
-    Mixed_7b, 7c                 B 2048    8    8
-    avgpool                      B 2048
-    fc                           B 1000
+    conv1, 7x7/2             B   64  112  112            Conv2d_1a_3x3, 3x3/2     B   32  149  149
+    pool1, 3x3/2             B   64   56   56            Conv2d_2a_3x3, 3x3       B   32  147  147
+    conv2_reduce, 1x1        B   64   56   56            Conv2d_2b_3x3, 3x3       B   64  147  147
+    conv2, 3x3               B  192   56   56            maxpool1, 3x3/2          B   64   73   73
+    pool2, 3x3/2             B  192   28   28            Conv2d_3b_1x1, 1x1       B   80   73   73
+    inception3a              B  256   28   28            Conv2d_4a_3x3, 3x3       B  192   71   71
+    inception3b              B  320   28   28            maxpool2, 3x3/2          B  192   35   35
+    inception3c, /2          B  576   14   14            Mixed_5b [5c, 5d]        B  256   35   35    [288]
+    inception4a, 4b          B  576   14   14            Mixed_6a, /2, 6b to 6e   B  768   17   17
+    inception4c, 4d          B  576   14   14    [608]   Mixed_7a, /2             B 1280    8    8
+    inception4e, /2          B 1024    7    7    [1056]  Mixed_7b, 7c             B 2048    8    8
+    inception5a, 5b          B 1024    7    7            avgpool                  B 2048
+    avgpool                  B 1024
+    fc                       B 1000                      fc                       B 1000
 """
 
 from __future__ import annotations
@@ -55,11 +33,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import NetError
 from ..records import Facts
 from .gates import SamePad, SEGate
-from .layers import Classifier, WithAuxiliaries, check_dropout, check_input, he_init
-from .registry import register
+from .layers import Classifier, WithAuxiliaryHeads, check_choice, check_dropout, check_input, he_init
+from .registry import IMAGENET, TORCHVISION, register
 
 Size = int | tuple[int, int]
 # One step of a branch: a convolution (name, channels, kernel, stride 1 if not given), or the 3x3 pooling "average",
@@ -71,17 +48,13 @@ Plan = tuple[tuple[Step, ...], ...]
 def _v2(one: int, reduce3: int, three: int, reduce_double: int, double: int, pool: str, project: int) -> Plan:
     """Return the branches of a module of v2: 1x1; 1x1, 3x3; 1x1, 3x3, 3x3; pooling, 1x1. "max/2" halves the map."""
     stride = 2 if pool == "max/2" else 1
-    branches: list[tuple[Step, ...]] = [
-        (("branch1x1", one, 1),),
+    inner: Plan = (
         (("branch3x3_1", reduce3, 1), ("branch3x3_2", three, 3, stride)),
-        (
-            ("branch3x3dbl_1", reduce_double, 1),
-            ("branch3x3dbl_2", double, 3),
-            ("branch3x3dbl_3", double, 3, stride),
-        ),
-        (pool, ("branch_pool", project, 1)),
-    ]
-    return tuple(branches) if stride == 1 else (*branches[1:3], (pool,))
+        (("branch3x3dbl_1", reduce_double, 1), ("branch3x3dbl_2", double, 3), ("branch3x3dbl_3", double, 3, stride)),
+    )
+    if stride == 2:
+        return (*inner, (pool,))
+    return ((("branch1x1", one, 1),), *inner, (pool, ("branch_pool", project, 1)))
 
 
 V2: dict[str, Plan] = {
@@ -114,16 +87,11 @@ def _v3_a(project: int) -> Plan:
 
 def _v3_c(width: int) -> Plan:
     wide, tall = (1, 7), (7, 1)
+    double = ((width, 1), (width, tall), (width, wide), (width, tall), (192, wide))
     return (
         (("branch1x1", 192, 1),),
         (("branch7x7_1", width, 1), ("branch7x7_2", width, wide), ("branch7x7_3", 192, tall)),
-        (
-            ("branch7x7dbl_1", width, 1),
-            ("branch7x7dbl_2", width, tall),
-            ("branch7x7dbl_3", width, wide),
-            ("branch7x7dbl_4", width, tall),
-            ("branch7x7dbl_5", 192, wide),
-        ),
+        tuple((f"branch7x7dbl_{number}", *how) for number, how in enumerate(double, start=1)),
         ("average", ("branch_pool", 192, 1)),
     )
 
@@ -154,12 +122,7 @@ V3: dict[str, Plan] = {
     "Mixed_6e": _v3_c(192),
     "Mixed_7a": (
         (("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3, 2)),
-        (
-            ("branch7x7x3_1", 192, 1),
-            ("branch7x7x3_2", 192, (1, 7)),
-            ("branch7x7x3_3", 192, (7, 1)),
-            ("branch7x7x3_4", 192, 3, 2),
-        ),
+        tuple((f"branch7x7x3_{k}", 192, *how) for k, how in enumerate(((1,), ((1, 7),), ((7, 1),), (3, 2)), start=1)),
         ("max/2",),
     ),
     "Mixed_7b": _V3_E,
@@ -200,6 +163,7 @@ class Conv(nn.Sequential):
         bias: bool = False,
         eps: float = 0.001,
         multiplier: int = 0,
+        norm: bool = True,
     ) -> None:
         super().__init__()
         if padding is None:
@@ -210,19 +174,16 @@ class Conv(nn.Sequential):
             self.depthwise = nn.Conv2d(channels, between, kernel, stride, padding or 0, groups=channels, bias=False)
             channels, kernel, stride, padding = between, 1, 1, 0
         self.conv = nn.Conv2d(channels, out, kernel, stride, padding or 0, bias=bias)
-        self.bn = nn.BatchNorm2d(out, eps)
+        if norm:
+            self.bn = nn.BatchNorm2d(out, eps)
         self.relu = nn.ReLU(inplace=True)
 
 
 class Mixed(nn.Module):
     """An inception module: the branches of `plan` side by side, concatenated; (B, C, H, W) -> (B, channels, H', W').
 
-    Args:
-        inputs: channels of the map that it reads.
-        plan: see Step.
-        conv: makes a convolution from (channels, out, kernel, stride).
-        pool: makes a pooling layer from "average", "max" or "max/2".
-        gate: put squeeze and excitation behind the concatenation.
+    `conv` makes a convolution from (channels, out, kernel, stride), `pool` a pooling layer from "average", "max" or
+    "max/2"; with `gate` squeeze and excitation stand behind the concatenation.
     """
 
     def __init__(
@@ -268,19 +229,13 @@ class InceptionV2(Classifier):
     """Stem, ten inception modules, mean over the map, linear head.
 
     Args:
-        plans: the modules.
-        gates: put squeeze and excitation behind each module.
-        eps: that of the BN layers.
-        classes, in_channels: outputs, and channels of the pictures.
+        plans, gates: the modules, and whether squeeze and excitation stand behind each.
         separable: begin with a depthwise 7x7 of 8 filters per channel (fewer above 8 channels) and a 1x1, else with a
             plain 7x7.
         padding: where a layer of stride 2 pads: "tensorflow" by its rule "SAME" (see gates.SamePad), which depends on
             the size of the map; "pytorch" the same on all sides; "caffe" as "pytorch", but maxima are not padded and
             their last window may hang over. Means count padding as zeros with "caffe", and leave it out otherwise.
         conv_bias: give convolutions a bias, although BN follows.
-        dropout: probability of dropping a feature before the head.
-
-    Raises: NetError for a value that is none of these.
     """
 
     head = "fc"
@@ -299,8 +254,7 @@ class InceptionV2(Classifier):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        if padding not in ("tensorflow", "pytorch", "caffe"):
-            raise NetError(f"padding must be 'tensorflow', 'pytorch' or 'caffe', got {padding!r}")
+        check_choice("padding", padding, ("tensorflow", "pytorch", "caffe"))
         check_dropout(dropout)
         self.in_channels = in_channels
         self._plans = tuple(plans)
@@ -328,8 +282,7 @@ class InceptionV2(Classifier):
         self.pool2 = pool("max/2", beside=False)
         channels = 192
         for name, plan in plans.items():
-            mixed = Mixed(channels, plan, conv, pool, gates)
-            self.add_module(name, mixed)
+            self.add_module(name, mixed := Mixed(channels, plan, conv, pool, gates))
             channels = mixed.channels
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
@@ -361,21 +314,15 @@ class AuxiliaryHead(nn.Module):
         return self.fc(self.avgpool(self.conv1(self.conv0(self.pool(x)))).flatten(1))
 
 
-class InceptionV3(nn.Module):
+class InceptionV3(WithAuxiliaryHeads):
     """Stem without padding, eleven inception modules, mean over the map, linear head; an auxiliary head if asked for.
 
-    In training a net with the auxiliary head puts out WithAuxiliaries (logits, those of AuxLogits, weight 0.4 as in
-    TF-Slim); otherwise, and always in evaluation, the logits (B, classes).
-
     Args:
-        classes, in_channels: outputs, and channels of the pictures.
         auxiliary: have the auxiliary head, which needs pictures of 299x299 or more. torchvision's weights have one.
-        dropout: probability of dropping a feature before the head (torchvision: 0.5, TF-Slim: 0.2).
-
-    Raises: NetError for a dropout that is no probability.
     """
 
     head = "fc"
+    weight = 0.4  # as in TF-Slim
 
     def __init__(self, *, classes: int, in_channels: int, auxiliary: bool = False, dropout: float = 0.5) -> None:
         super().__init__()
@@ -391,8 +338,7 @@ class InceptionV3(nn.Module):
         self.maxpool2 = nn.MaxPool2d(3, 2)
         channels = 192
         for name, plan in V3.items():
-            mixed = Mixed(channels, plan, self._conv, self._pool)
-            self.add_module(name, mixed)
+            self.add_module(name, mixed := Mixed(channels, plan, self._conv, self._pool))
             channels = mixed.channels
         if auxiliary:
             self.AuxLogits = AuxiliaryHead(768, classes)
@@ -415,7 +361,7 @@ class InceptionV3(nn.Module):
         """The auxiliary head needs a map of 17x17: a 5x5 convolution follows its 5x5 windows 3 apart."""
         return 299 if options.get("auxiliary") else None
 
-    def _run(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def run(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, in_channels, H, W) -> features (B, 2048), and the map (B, 768, h, w) of the auxiliary head."""
         check_input(x, self.in_channels, 299 if self.auxiliary and self.training else _SMALLEST_V3)
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
@@ -425,18 +371,7 @@ class InceptionV3(nn.Module):
             x = self.get_submodule(name)(x)
             if name == "Mixed_6e":
                 inner = x
-        return self.dropout(self.avgpool(x).flatten(1)), inner
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, 2048)."""
-        return self._run(x)[0]
-
-    def forward(self, x: Tensor) -> Tensor | WithAuxiliaries:
-        """(B, in_channels, H, W) -> logits (B, classes), with those of the auxiliary head in training."""
-        features, inner = self._run(x)
-        if self.training and self.auxiliary:
-            return WithAuxiliaries(self.fc(features), (self.AuxLogits(inner),), weight=0.4)
-        return self.fc(features)
+        return self.dropout(self.avgpool(x).flatten(1)), {"AuxLogits": inner}
 
 
 _SMALLEST_V3 = 75  # its stem does not pad; a 1x1 map in Mixed_7a
@@ -455,13 +390,9 @@ _VARIANTS: list[tuple[str, int, str, dict[str, Any], int, int, str]] = [
 ]  # fmt: skip
 
 for _name, _year, _paper, _settings, _params, _macs, _accuracy in _VARIANTS:
-    register(
-        # 32: a 1x1 map in inception5a, and nowhere before
-        Facts(_name, "inception", _year, _paper, _params, _macs, (3, 224, 224), 1000, smallest=32, accuracy=_accuracy),
-        **_settings,
-    )(InceptionV2)
-register(
-    Facts("inception_v3", "inception", 2015, "Szegedy et al. 2015, arXiv:1512.00567", 23_834_568, 5_713_216_096,
-          (3, 299, 299), 1000, smallest=_SMALLEST_V3,
-          accuracy="ImageNet top-1 77.29 %, top-5 93.45 % (torchvision weights, 1 crop)")
-)(InceptionV3)  # fmt: skip
+    # 32: a 1x1 map in inception5a, and nowhere before
+    _facts = Facts(_name, "inception", _year, _paper, _params, _macs, **IMAGENET, smallest=32, accuracy=_accuracy)
+    register(_facts, **_settings)(InceptionV2)
+_facts = Facts("inception_v3", "inception", 2015, "Szegedy et al. 2015, arXiv:1512.00567", 23_834_568, 5_713_216_096,
+               (3, 299, 299), 1000, _SMALLEST_V3, TORCHVISION.format("77.29", "93.45"))  # fmt: skip
+register(_facts)(InceptionV3)

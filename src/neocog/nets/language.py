@@ -74,7 +74,9 @@ class LogBilinear(LanguageModel):
         super().__init__()
         self.words, self.features, self.context = words, features, context
         self.vectors = nn.Embedding(words, dimensions)
-        self._contexts(dimensions, diagonal)
+        # C_1 to C_context as one causal convolution over the words before
+        groups = dimensions if diagonal else 1
+        self.contexts = nn.Conv1d(dimensions, dimensions, context, groups=groups, bias=False)
         self.bias = nn.Parameter(torch.zeros(words))
         self.dropout = nn.Dropout(dropout)
         self.hidden = nn.Sequential(nn.Linear(features, hidden), nn.ReLU()) if features and hidden else None
@@ -82,15 +84,9 @@ class LogBilinear(LanguageModel):
         self.picture = nn.Linear(self.read, dimensions, bias=False) if features else None
         nn.init.normal_(self.vectors.weight, std=dimensions**-0.5)
 
-    def _contexts(self, dimensions: int, diagonal: bool) -> None:
-        # C_1 to C_context as one causal convolution over the words before
-        groups = dimensions if diagonal else 1
-        self.contexts = nn.Conv1d(dimensions, dimensions, self.context, groups=groups, bias=False)
-
     def vectors_of(self, ids: Tensor) -> Tensor:
         """Int64 (...) -> (..., K)."""
-        made: Tensor = self.vectors(ids)
-        return made
+        return self.vectors(ids)  # type: ignore[no-any-return]
 
     def scores(self, r: Tensor, x: Tensor | None) -> Tensor:
         """Predicted vectors (..., K) and the pictures' features (..., F') -> logits (..., words)."""
@@ -109,7 +105,6 @@ class LogBilinear(LanguageModel):
         return r if x is None else r + self.picture(x)[:, None]  # type: ignore[misc]
 
     def forward(self, features: Tensor | None, ids: Tensor, where: Tensor | None = None) -> Tensor:
-        """See `LanguageModel`."""
         x = self.seen(features)
         r = self._predicted(self.dropout(self.vectors_of(F.pad(ids, (self.context - 1, 0), value=START))), x)
         x = None if x is None else x[:, None].expand(*ids.shape, -1)
@@ -122,7 +117,6 @@ class LogBilinear(LanguageModel):
         return (features.new_zeros(len(features), 0) if x is None else x), before
 
     def step(self, state: State, ids: Tensor) -> tuple[Tensor, State]:
-        """See `LanguageModel`."""
         x, before = state
         last = torch.cat((before, ids[:, None]), 1)  # (B, context)
         read = x if self.features else None
@@ -160,7 +154,6 @@ class FactoredLogBilinear(LogBilinear):
         return F.linear(self.vectors(ids), self.of_vector.weight.T)
 
     def scores(self, r: Tensor, x: Tensor | None) -> Tensor:
-        """See `LogBilinear`."""
         factors = self.of_vector(r) * self.of_picture(x)
         return F.linear(factors, self.vectors.weight, self.bias)
 
@@ -187,13 +180,11 @@ class LstmDecoder(LanguageModel):
         nn.init.constant_(self.lstm.get_parameter("bias_ih_l0")[width : 2 * width], 2.0)
 
     def forward(self, features: Tensor | None, ids: Tensor, where: Tensor | None = None) -> Tensor:
-        """See `LanguageModel`."""
         assert features is not None
         first = self.picture(self.dropout(features))[:, None]
         made, _ = self.lstm(torch.cat((first, self.dropout(self.vectors(ids))), 1))
         made = made[:, 1:] if where is None else made[:, 1:][where]
-        out: Tensor = self.output(self.dropout(made))
-        return out
+        return self.output(self.dropout(made))  # type: ignore[no-any-return]
 
     def begin(self, features: Tensor) -> State:
         """(h, c), (B, width) each, after the picture."""
@@ -201,7 +192,6 @@ class LstmDecoder(LanguageModel):
         return h[0], c[0]
 
     def step(self, state: State, ids: Tensor) -> tuple[Tensor, State]:
-        """See `LanguageModel`."""
         made, (h, c) = self.lstm(self.vectors(ids)[:, None], (state[0][None], state[1][None]))
         return self.output(made[:, 0]), (h[0], c[0])
 
@@ -254,7 +244,6 @@ class ConvDecoder(LanguageModel):
         return [x.new_zeros(len(x), layer.in_channels, self.kernel - 1) for layer in self.layers]  # type: ignore[call-overload]
 
     def forward(self, features: Tensor | None, ids: Tensor, where: Tensor | None = None) -> Tensor:
-        """See `LanguageModel`."""
         assert features is not None
         words = self.vectors(ids)
         picture = self.picture(self.dropout(features))[:, None].expand_as(words)
@@ -267,7 +256,6 @@ class ConvDecoder(LanguageModel):
         return (picture, *self._nothing(picture))
 
     def step(self, state: State, ids: Tensor) -> tuple[Tensor, State]:
-        """See `LanguageModel`."""
         picture, *before = state
         x = torch.cat((self.vectors(ids), picture), 1)[:, :, None]
         logits, after = self._through(x, before)

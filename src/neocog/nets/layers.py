@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from ..errors import NetError
 
 
-def check_input(x: Tensor, channels: int, smallest: int = 1) -> None:
-    """Raise NetError unless `x` is (B, channels, H, W) with H and W of at least `smallest`."""
+def check_input(x: Tensor, channels: int, smallest: int = 1, side: int = 0) -> None:
+    """Raise NetError unless `x` is (B, channels, H, W) with H and W of at least `smallest`, or of exactly `side`."""
     if x.dim() != 4 or x.shape[1] != channels:
         raise NetError(
             f"expected pictures of shape (B, {channels}, H, W), got {tuple(x.shape)}; "
@@ -25,6 +26,20 @@ def check_input(x: Tensor, channels: int, smallest: int = 1) -> None:
             f"expected pictures of at least {smallest}x{smallest}, got {x.shape[2]}x{x.shape[3]}; "
             "resize them, or build the net with input_size=..."
         )
+    if side and tuple(x.shape[2:]) != (side, side):
+        raise NetError(
+            f"this net was built for pictures of {side}x{side}, got {x.shape[2]}x{x.shape[3]}; "
+            f"resize them, or build it with input_size={x.shape[2]}"
+        )
+
+
+def check_shape(x: Tensor, *shape: int) -> None:
+    """Raise NetError unless `x` has the shape (B, *shape); for nets that are tied to the size of their input."""
+    if tuple(x.shape[1:]) != shape:
+        raise NetError(
+            f"this net was built for inputs of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}; "
+            "resize them, or build the net with in_channels=... and input_size=..."
+        )
 
 
 def check_dropout(dropout: float, option: str = "dropout") -> None:
@@ -33,10 +48,18 @@ def check_dropout(dropout: float, option: str = "dropout") -> None:
         raise NetError(f"{option} is a probability from 0 up to, not including, 1, got {dropout!r}")
 
 
+def check_choice(option: str, value: object, known: Sequence[str]) -> None:
+    """Raise NetError unless the value of an option is one of those `known`."""
+    if value not in known:
+        raise NetError(f"{option} must be {', '.join(map(repr, known[:-1]))} or {known[-1]!r}, got {value!r}")
+
+
 class Classifier(nn.Module):
     """A net that ends in one layer, which scores classes: (B, in_channels, H, W) -> logits (B, classes).
 
-    A subclass names that layer, `head`, and `forward_features` makes what it reads of the pictures.
+    A subclass names that layer, `head`, and `forward_features` makes what it reads of the input. What subclasses do not
+    say of their arguments: `classes` are outputs, `in_channels` and `input_size` channels and side of the pictures,
+    `dropout` is the probability of dropping a feature before the head. What cannot be built is refused with a NetError.
     """
 
     head: str
@@ -49,21 +72,55 @@ class Classifier(nn.Module):
 
 
 class WithAuxiliaries(NamedTuple):
-    """What a net with auxiliary heads puts out in training: loss = that of `logits` + `weight` x those of the others.
-
-    All are (B, classes). In evaluation such a net puts out the logits alone.
-    """
+    """What a net with auxiliary heads puts out in training; the loss is that of `logits` + `weight` x the others."""
 
     logits: Tensor
     auxiliaries: tuple[Tensor, ...]
-    weight: float = 0.3  # Szegedy et al. 2014, section 5
+    weight: float = 0.3
+
+
+class WithAuxiliaryHeads(Classifier):
+    """A classifier with auxiliary heads, if `auxiliary`: then in training it puts out WithAuxiliaries.
+
+    Otherwise, and always in evaluation, it puts out the logits. A subclass has `run`: (B, C, H, W) -> what the last
+    layer reads, and what the auxiliary heads read, by their names.
+    """
+
+    auxiliary: bool
+    weight = 0.3  # Szegedy et al. 2014, section 5
+
+    def run(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        raise NotImplementedError
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.run(x)[0]
+
+    def forward(self, x: Tensor) -> Tensor | WithAuxiliaries:  # type: ignore[override]
+        features, maps = self.run(x)
+        logits: Tensor = self.get_submodule(self.head)(features)
+        if not (self.training and self.auxiliary):
+            return logits
+        others = tuple(self.get_submodule(name)(read) for name, read in maps.items())
+        return WithAuxiliaries(logits, others, self.weight)
+
+
+def named(layers: Mapping[str, nn.Module]) -> nn.Sequential:
+    """Return an nn.Sequential whose layers have names."""
+    return nn.Sequential(OrderedDict(layers))
+
+
+def conv_bn(
+    channels: int, out: int, kernel: int = 3, stride: int = 1, groups: int = 1, relu: type[nn.Module] | None = None
+) -> list[nn.Module]:
+    """Return a convolution that keeps the size of the map, BN, and the activation if there is one."""
+    conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return [conv, nn.BatchNorm2d(out), *([relu(inplace=True)] if relu else [])]
 
 
 def he_init(net: nn.Module) -> None:
     """Draw all convolution weights from N(0, 2 / (k k C_out)), and set biases to 0, BN to scale 1 and shift 0.
 
-    He et al. 2015 (arXiv:1502.01852), the fan-out form, which keeps the size of the gradients from layer to layer.
-    Linear layers keep PyTorch's initial values.
+    He et al. 2015 (arXiv:1502.01852), the fan-out form. Linear layers keep PyTorch's initial values.
     """
     if any(parameter.is_meta for parameter in net.parameters()):
         return  # nothing to draw; saves half the time of building a net of 1202 layers without memory
@@ -126,8 +183,7 @@ class StochasticDepth(nn.Module):
         super().__init__()
         if not 0 < survival <= 1:
             raise NetError(f"stochastic_depth is a survival probability above 0 and up to 1, got {survival!r}")
-        if form not in ("paper", "scaled"):
-            raise NetError(f"stochastic_depth_form must be 'paper' or 'scaled', got {form!r}")
+        check_choice("stochastic_depth_form", form, ("paper", "scaled"))
         self.survival, self.form = survival, form
 
     def forward(self, shortcut: Tensor, branch: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -162,15 +218,11 @@ def survival_rule(blocks: int, last: float) -> list[float]:
 class PartialConv2d(nn.Module):
     """Convolution in which every output map reads only the input maps that a connection table names.
 
-    Args:
-        in_channels: number of input maps.
-        table: for each output map the indices of the input maps that it reads; its length is the number of outputs.
-        kernel_size: side of the square filters; stride 1, no padding.
+    `table` says for each output map which input maps it reads; filters are square, stride 1, no padding.
 
-    The parameters are exactly the table's: for each output map ``len(row)`` filters and one bias. Output maps that
-    read equally many inputs are computed together, as one grouped convolution over gathered inputs, so no
-    multiplication with a masked zero takes place. The gathering order is part of the state dict, so that a net built on
-    the meta device is whole after ``load_state_dict(..., assign=True)``.
+    The parameters are exactly the table's. Output maps that read equally many inputs are computed together, as one
+    grouped convolution over gathered inputs, so no multiplication with a masked zero takes place. The gathering order
+    is part of the state dict, so that a net built on the meta device is whole when it is loaded with assign=True.
     """
 
     inputs: Tensor
@@ -235,8 +287,7 @@ class LocalResponseNorm(nn.Module):
         self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0, form: str = "paper"
     ) -> None:
         super().__init__()
-        if form not in ("paper", "mean"):
-            raise NetError(f"form must be 'paper' or 'mean', got {form!r}")
+        check_choice("form", form, ("paper", "mean"))
         self.size, self.alpha, self.beta, self.k, self.form = size, alpha, beta, k, form
 
     def forward(self, x: Tensor) -> Tensor:

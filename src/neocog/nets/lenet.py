@@ -1,6 +1,5 @@
 """LeNet: Gradient-Based Learning Applied to Document Recognition. LeCun, Bottou, Bengio, Haffner, Proc. IEEE 1998.
 
-MNIST test error of LeNet-5: 0.95 %, and 0.8 % when trained with distorted digits.
 LeNet-1 is the earlier net of LeCun et al., NIPS 1989 ("Handwritten Digit Recognition with a Back-Propagation Network").
 
 LeNet-4 stands between them (Bottou et al. 1994; section III of the 1998 paper; MNIST test error 1.1 %): 4 maps, 8
@@ -24,13 +23,13 @@ Output shapes of lenet5_original, which has 60,000 trainable parameters and 340,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import NetError
 from ..records import Facts
-from .layers import Classifier, PartialConv2d, Subsampling, check_input
+from .layers import Classifier, PartialConv2d, Subsampling, check_choice, check_input
 from .registry import register
 
 # Table I of the paper: which maps of S2 (0 to 5) each of the 16 maps of C3 reads.
@@ -111,7 +110,7 @@ class RadialBasis(nn.Module):
         return f"codes={tuple(self.codes.shape)}"
 
 
-class LeNet(nn.Module):
+class LeNet(Classifier):
     """LeNet as published: partial connection table, trainable subsampling, squashing after every layer.
 
     Args:
@@ -120,7 +119,6 @@ class LeNet(nn.Module):
         hidden: units of the layers between the last subsampling and the output.
         output: "rbf" (needs 84 hidden units at the end) or "linear".
         copies: subsampling maps for each map of the first convolution, each with its own coefficient and bias.
-        classes, in_channels, input_size: outputs, channels, and side of the pictures.
     """
 
     head = "output"
@@ -168,17 +166,13 @@ class LeNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, D), D = 84 for LeNet-5."""
-        _check_size(self, x, self.c1.in_channels)
+        check_input(x, self.c1.in_channels, side=self.input_size)
         x = self.squash(self.c1(x))  # (B, 6, 28, 28)
         if self.copies > 1:
             x = x.repeat_interleave(self.copies, dim=1)
         x = self.squash(self.s2(x))  # (B, 6, 14, 14)
         x = self.squash(self.s4(self.squash(self.c3(x))))  # (B, 16, 5, 5)
         return self.hidden(x.flatten(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> scores (B, classes)."""
-        return self.output(self.forward_features(x))
 
     def connections(self) -> dict[str, int]:
         """Return the paper's number of connections for each layer; it counts biases as well as weights.
@@ -198,8 +192,7 @@ class LeNet(nn.Module):
         }
         counts |= {name: numbers(layer) for name, layer in self.hidden.named_children() if isinstance(layer, nn.Linear)}
         output = self.output
-        counts["output"] = output.codes.numel() if isinstance(output, RadialBasis) else numbers(output)
-        return counts
+        return counts | {"output": output.codes.numel() if isinstance(output, RadialBasis) else numbers(output)}
 
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "squash": SquashingTanh}
@@ -211,13 +204,9 @@ class PlainLeNet(Classifier):
 
     Args:
         maps: feature maps of the two convolutions.
-        hidden: units of the fully connected layers.
-        classes, in_channels, input_size: outputs, channels, and side of the pictures.
         activation: "relu", "tanh", or "squash" (the paper's scaled tanh).
         pool: "max" or "average".
         activate_maps: apply the activation behind the convolutions too (Caffe's LeNet does not).
-
-    Raises: NetError for a value that is none of these.
     """
 
     head = "output"
@@ -235,9 +224,8 @@ class PlainLeNet(Classifier):
         activate_maps: bool = True,
     ) -> None:
         super().__init__()
-        for option, value, known in (("activation", activation, _ACTIVATIONS), ("pool", pool, _POOLS)):
-            if value not in known:
-                raise NetError(f"{option} must be one of {', '.join(known)}, got {value!r}")
+        check_choice("activation", activation, tuple(_ACTIVATIONS))
+        check_choice("pool", pool, tuple(_POOLS))
         active = _ACTIVATIONS[activation]
         self.input_size = input_size
         self.conv1 = nn.Conv2d(in_channels, maps[0], 5)
@@ -255,7 +243,7 @@ class PlainLeNet(Classifier):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, hidden[-1])."""
-        _check_size(self, x, self.conv1.in_channels)
+        check_input(x, self.conv1.in_channels, side=self.input_size)
         x = self.pool1(self.act1(self.conv1(x)))  # (B, 6, 14, 14)
         x = self.pool2(self.act2(self.conv2(x)))  # (B, 16, 5, 5)
         return self.hidden(x.flatten(1))
@@ -266,45 +254,24 @@ def _side(input_size: int) -> int:
     return ((input_size - 4) // 2 - 4) // 2
 
 
-def _check_size(net: LeNet | PlainLeNet, x: Tensor, channels: int) -> None:
-    check_input(x, channels)
-    if tuple(x.shape[2:]) != (net.input_size, net.input_size):
-        raise NetError(
-            f"this net was built for pictures of {net.input_size}x{net.input_size}, got {x.shape[2]}x{x.shape[3]}; "
-            f"resize them, or build it with input_size={x.shape[2]}"
-        )
-
-
 _PAPER = "LeCun et al. 1998, Proc. IEEE 86(11)"
 
-_facts = Facts("lenet1", "lenet", 1989, "LeCun et al. 1989, NIPS 2", 2_578, 91_520, (1, 28, 28), 10, smallest=16)
-register(_facts, maps=4, table=H3_TABLE, hidden=(), output="linear", copies=1)(LeNet)
-register(
-    # reconstructed, see the top of this file: the paper says about 17,000 parameters and 260,000 connections
-    Facts("lenet4", "lenet", 1994, "Bottou et al. 1994, ICPR 12", 50_698, 247_600, (1, 32, 32), 10, smallest=16,
-          accuracy="MNIST 98.9 %"),
-    maps=4,
-    table=LENET4_TABLE,
-    hidden=(120,),
-    output="linear",
-    copies=2,
-)(LeNet)  # fmt: skip
-register(
-    # MACs of C1, C3, C5 and F6; the 840 fixed connections of the output are differences, not multiplications
-    Facts("lenet5_original", "lenet", 1998, _PAPER, 60_000, 325_680, (1, 32, 32), 10, smallest=16,
-          accuracy="MNIST 99.05 % (99.2 % with distortions)"),
-    maps=6,
-    table=C3_TABLE,
-    hidden=(120, 84),
-    output="rbf",
-    copies=1,
-)(LeNet)  # fmt: skip
-_facts = Facts("lenet5", "lenet", 1998, _PAPER, 61_706, 416_520, (1, 32, 32), 10, smallest=16)
-register(_facts, maps=(6, 16), hidden=(120, 84))(PlainLeNet)
-register(
-    Facts("lenet_caffe", "lenet", 2014, "Caffe's MNIST example, after " + _PAPER, 431_080, 2_293_000, (1, 28, 28), 10,
-          smallest=16),
-    maps=(20, 50),
-    hidden=(500,),
-    activate_maps=False,
-)(PlainLeNet)  # fmt: skip
+# name, builder, year, paper, settings, parameters, MACs, side, published accuracy; lenet4 is reconstructed, see the top
+# of this file; the 840 fixed connections of lenet5_original's output are differences, and no MACs
+_VARIANTS: list[tuple[Any, ...]] = [
+    ("lenet1", LeNet, 1989, "LeCun et al. 1989, NIPS 2",
+     {"maps": 4, "table": H3_TABLE, "hidden": (), "output": "linear", "copies": 1}, 2_578, 91_520, 28, ""),
+    ("lenet4", LeNet, 1994, "Bottou et al. 1994, ICPR 12",
+     {"maps": 4, "table": LENET4_TABLE, "hidden": (120,), "output": "linear", "copies": 2}, 50_698, 247_600, 32,
+     "MNIST 98.9 %"),
+    ("lenet5_original", LeNet, 1998, _PAPER,
+     {"maps": 6, "table": C3_TABLE, "hidden": (120, 84), "output": "rbf", "copies": 1}, 60_000, 325_680, 32,
+     "MNIST 99.05 % (99.2 % with distortions)"),
+    ("lenet5", PlainLeNet, 1998, _PAPER, {"maps": (6, 16), "hidden": (120, 84)}, 61_706, 416_520, 32, ""),
+    ("lenet_caffe", PlainLeNet, 2014, "Caffe's MNIST example, after " + _PAPER,
+     {"maps": (20, 50), "hidden": (500,), "activate_maps": False}, 431_080, 2_293_000, 28, ""),
+]  # fmt: skip
+
+for _name, _builder, _year, _paper, _settings, _params, _macs, _size, _accuracy in _VARIANTS:
+    _facts = Facts(_name, "lenet", _year, _paper, _params, _macs, (1, _size, _size), 10, 16, _accuracy)
+    register(_facts, **_settings)(_builder)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import NetError
+from .layers import check_choice
 from .pooling import output_size
 
 
@@ -26,14 +27,9 @@ class LocallyConnected2d(nn.Module):
     So there are H' W' k k in_channels out_channels weights, and as many multiply-adds for one picture.
 
     Args:
-        in_channels, out_channels: number of maps.
         input_size: height and width of the input, or one number for both; the layer takes no other.
-        kernel_size, stride: side and step of the square windows.
         padding: rows of zeros at each side, or "same" (stride 1 only): as many outputs as inputs.
-        bias: give each output value a bias of its own.
         fit: what happens if the windows do not fit; see `pooling`. "ceil" is not offered here.
-
-    Raises: NetError for windows that do not fit, and in forward for an input of another shape.
     """
 
     def __init__(
@@ -49,8 +45,7 @@ class LocallyConnected2d(nn.Module):
         fit: str = "floor",
     ) -> None:
         super().__init__()
-        if fit not in ("strict", "floor"):
-            raise NetError(f"fit must be 'strict' or 'floor', got {fit!r}")
+        check_choice("fit", fit, ("strict", "floor"))
         if isinstance(padding, str) and (padding != "same" or stride != 1):
             raise NetError(f"padding must be a number, or 'same' with stride 1, got {padding!r} with stride {stride}")
         height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
@@ -104,8 +99,7 @@ def true_convolution(
     """Convolution as mathematics defines it: sum over k, m, n of ``weight[l, k, m, n] x[k, i - m, j - n]``.
 
     What frameworks (and `nn.Conv2d`) call convolution is cross-correlation, with a plus in place of the minus; the two
-    differ by a rotation of the filters by 180 degrees. Values outside `x` and its padding are not read: the first
-    output is the first at which the whole filter lies inside. ``padding = k - 1`` gives the full convolution.
+    differ by a rotation of the filters by 180 degrees. ``padding = k - 1`` gives the full convolution.
 
     x (B, C, H, W), weight (K, C, k, k), bias (K,) -> (B, K, H', W').
     """
@@ -153,8 +147,7 @@ class MaxoutConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x).unflatten(1, (-1, self.pieces)).amax(2)  # type: ignore[no-any-return]
 
-    def extra_repr(self) -> str:
-        return f"pieces={self.pieces}"
+    extra_repr = Maxout.extra_repr  # type: ignore[assignment]
 
 
 def _check_pieces(pieces: int) -> int:
@@ -176,23 +169,19 @@ def three_ways(
 ) -> dict[str, Way]:
     """Return the same layer fully connected, locally connected and convolutional, for a picture of `size` x `size`.
 
-    The first two have one unit for each pixel; the locally connected units see `kernel` x `kernel` pixels; the
-    convolution has `filters` maps of such units. The lectures count no biases. Inside ``with torch.device("meta")``
-    none of them takes memory; otherwise the first alone takes 6.4 GB at the lectures' sizes.
-
-    The modules are called ``fully_connected`` ((B, channels, size, size) -> (B, size size)),
-    ``locally_connected`` (-> (B, 1, size, size)) and ``convolutional`` (-> (B, filters, size, size)).
+    From (B, channels, size, size) ``fully_connected`` makes (B, size size), ``locally_connected`` (B, 1, size, size)
+    and ``convolutional`` (B, filters, size, size). The lectures count no biases. At their sizes the first alone takes
+    6.4 GB; inside ``with torch.device("meta")`` none takes memory.
     """
     pixels, window = size * size, kernel * kernel * channels
-    units = pixels
-    full = nn.Sequential(nn.Flatten(), nn.Linear(pixels * channels, units, bias))
+    full = nn.Sequential(nn.Flatten(), nn.Linear(pixels * channels, pixels, bias))
     local = LocallyConnected2d(channels, 1, size, kernel, padding="same", bias=bias)
     before = (kernel - 1) // 2
     pad = nn.ZeroPad2d((before, kernel - 1 - before) * 2)  # nn.Conv2d warns of padding="same" for even windows
     shared = nn.Sequential(pad, nn.Conv2d(channels, filters, kernel, bias=bias))
-    own, few = units * bias, filters * bias
+    macs = (pixels * channels * pixels, pixels * window, pixels * filters * window)
+    ways = {"fully_connected": full, "locally_connected": local, "convolutional": shared}
     return {
-        "fully_connected": Way(full, pixels * channels * units + own, pixels * channels * units),
-        "locally_connected": Way(local, units * window + own, units * window),
-        "convolutional": Way(shared, filters * window + few, pixels * filters * window),
+        name: Way(layer, sum(weights.numel() for weights in layer.parameters()), count)
+        for (name, layer), count in zip(ways.items(), macs, strict=True)
     }

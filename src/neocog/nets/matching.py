@@ -33,8 +33,8 @@ class Gamma(nn.Module):
 class Projection(nn.Module):
     """A picture's tower: features (B, width) -> (B, dimensions), linear, and what a hidden layer adds.
 
-    Of the features the root is taken, which keeps their sign and lets a few large ones say less (Perronnin
-    et al. 2010); then they are brought to length sqrt(width): how long they are says more of contrast than of things.
+    The features' signed roots are taken, so that a few large ones say less (Perronnin et al. 2010), and brought to
+    length sqrt(width): how long they are says more of contrast than of things.
     """
 
     def __init__(self, width: int, dimensions: int, hidden: int = 0, dropout: float = 0.0) -> None:
@@ -49,9 +49,7 @@ class Projection(nn.Module):
         x = _full(x)
         x = self.drop(F.normalize(x.sign() * x.abs().sqrt(), dim=1) * math.sqrt(x.shape[1]))
         made: Tensor = self.out(x)
-        if self.hidden is None or self.more is None:
-            return made
-        return made + self.more(self.drop(torch.relu(self.hidden(x))))
+        return made if self.hidden is None else made + self.more(self.drop(torch.relu(self.hidden(x))))  # type: ignore[misc]
 
 
 READS = ("mean", "mean+max", "quarters")
@@ -63,7 +61,6 @@ class PicturesAndTexts(nn.Module):
     Args:
         channels: of the trunk's deepest maps.
         texts: the tower of texts, ``forward(ids int (B, L))`` -> (B, dimensions).
-        dimensions: of the common space.
         reads: what is read of the maps: "mean", "mean+max", or "quarters" (mean, maximum, and the mean of each quarter
             of the picture).
         hidden, dropout: of the pictures' tower.
@@ -126,10 +123,8 @@ class Windows(nn.Module):
 
     Args:
         size: number of tokens, with the padding.
-        dimensions: of the vector.
         vectors: float (size, V), the given vectors of the tokens, or None.
-        learned: numbers of each token that are learned.
-        filters: of each width.
+        learned, filters: numbers of each token that are learned, and filters of each width.
     """
 
     def __init__(
@@ -148,13 +143,14 @@ class Windows(nn.Module):
 
     given: Tensor | None
 
+    def _vectors(self, ids: Tensor) -> Tensor:
+        x: Tensor = self.learned(ids)
+        return x if self.given is None else torch.cat([x, self.given[ids.long()].to(x.dtype)], -1)
+
     def places(self, ids: Tensor) -> Tensor:
         """(B, L) -> (B, L, 2 x filters): what is said around each token, at least 0; 0 where there is none."""
         there = (ids != 0)[..., None]
-        x = self.learned(ids)
-        if self.given is not None:
-            x = torch.cat([x, self.given[ids.long()].to(x.dtype)], 2)
-        x = self.drop(x * there).transpose(1, 2)
+        x = self.drop(self._vectors(ids) * there).transpose(1, 2)
         return torch.cat([torch.relu(one(x)) for one in self.windows], 1).transpose(1, 2) * there
 
     def parts(self, ids: Tensor, toward: Tensor) -> Tensor:
@@ -179,11 +175,8 @@ class Windows(nn.Module):
         place = (torch.cumsum(count + 1, 0) - count - 1)[:, None] + torch.cumsum(there, 1) - 1
         row = ids.new_zeros(int(count.sum()) + len(ids))  # each text and an empty place
         row[place[there]] = ids[there]
-        x = self.learned(row)
-        if self.given is not None:
-            x = torch.cat([x, self.given[row.long()].to(x.dtype)], 1)
         some = (row != 0)[:, None]
-        x = self.drop(x * some).T[None]
+        x = self.drop(self._vectors(row) * some).T[None]
         said = torch.relu(torch.cat([one(x)[0] for one in self.windows])).T.float() * some
         return torch.segment_reduce(said, "max", lengths=count + 1, axis=0)
 

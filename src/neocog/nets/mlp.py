@@ -18,32 +18,20 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .layers import Classifier
+from .layers import Classifier, check_choice, check_dropout, check_shape
 from .local import Maxout
 from .registry import register
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
 
-def check_shape(x: Tensor, *shape: int) -> None:
-    """Raise NetError unless `x` has the shape (B, *shape); for nets that are tied to the size of their input."""
-    if tuple(x.shape[1:]) != shape:
-        raise NetError(
-            f"this net was built for inputs of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}; "
-            "resize them, or build the net with in_channels=... and input_size=..."
-        )
-
-
 class MLP(Classifier):
     """Fully connected layers only.
 
     Args:
-        classes, in_channels, input_size: outputs, channels, and side of the pictures.
         hidden: units of each hidden layer; with none of them the net is a linear classifier.
         activation: "relu", "tanh", "sigmoid" or "maxout" (with `pieces` linear functions for each unit).
         dropout: probability to drop a unit of a hidden layer.
-
-    Raises: NetError for a value that is none of these.
     """
 
     head = "output"
@@ -60,12 +48,10 @@ class MLP(Classifier):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if activation != "maxout" and activation not in _ACTIVATIONS:
-            raise NetError(f"activation must be one of {', '.join(_ACTIVATIONS)} or maxout, got {activation!r}")
+        check_choice("activation", activation, (*_ACTIVATIONS, "maxout"))
         if any(isinstance(units, bool) or not isinstance(units, int) or units < 1 for units in hidden):
             raise NetError(f"hidden is a list of numbers of units, such as [500, 150], got {hidden!r}")
-        if not 0 <= dropout < 1:
-            raise NetError(f"dropout is a probability of at least 0 and below 1, got {dropout!r}")
+        check_dropout(dropout)
         self.shape = (in_channels, input_size, input_size)
         units = [in_channels * input_size**2, *hidden]
         self.hidden = nn.Sequential(nn.Flatten())

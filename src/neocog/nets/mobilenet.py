@@ -4,8 +4,7 @@ Also the paper's "Conv MobileNet", whose 3x3 convolutions are full ones (v1, tab
 v1 and torchvision's for v2. `padding` is "pytorch" (one zero on every side) or "tensorflow" ("SAME": a convolution
 with stride 2 reads from the first pixel and pads at the right and at the bottom, as the nets of the paper do).
 
-ILSVRC-2012 validation, one centre crop of 224. v1: 1.0 70.6 %, 0.75 68.4 %, 0.5 63.7 %, 0.25 50.6 %, full 3x3 71.7 %
-(paper; TensorFlow's released weights: 70.9, 68.4, 63.3, 49.8 %). v2, 1.0: 71.88 % (torchvision's weights).
+ILSVRC-2012 validation, one centre crop of 224, by the paper: v1 1.0 70.6 %, 0.75 68.4 %, 0.5 63.7 %, 0.25 50.6 %.
 
 Output shapes for 3 x 224 x 224:
 
@@ -28,18 +27,15 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..records import Facts
-from .gates import SameConv2d
-from .layers import Classifier, check_dropout, check_input, he_init, multiple_of_8
-from .registry import register
-
-# A 1x1 map in the last stage, and nowhere before.
-_SMALLEST = 32
+from .gates import SameConv2d, with_weights
+from .layers import Classifier, check_choice, check_dropout, check_input, conv_bn, he_init, multiple_of_8
+from .registry import IMAGENET, register
 
 # MobileNet v1: (channels, blocks) of each stage; every stage but the first halves the map in its first block.
 _V1 = ((64, 1), (128, 2), (256, 2), (512, 6), (1024, 2))
 
 
-class DepthwiseSeparable(nn.Module):
+class DepthwiseSeparable(nn.Sequential):
     """3x3 convolution of each map by itself, then 1x1: (B, C, H, W) -> (B, out, H / stride, W / stride).
 
     (9 C + C out) H W MACs, where a full convolution takes 9 C out H W.
@@ -47,35 +43,16 @@ class DepthwiseSeparable(nn.Module):
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
-        self.conv_dw = nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.relu1 = nn.ReLU6(inplace=True)
-        self.conv_pw = nn.Conv2d(channels, out, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out)
-        self.relu2 = nn.ReLU6(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.relu1(self.bn1(self.conv_dw(x)))
-        return self.relu2(self.bn2(self.conv_pw(x)))
+        self.conv_dw, self.bn1, self.relu1 = conv_bn(channels, channels, 3, stride, channels, nn.ReLU6)
+        self.conv_pw, self.bn2, self.relu2 = conv_bn(channels, out, 1, relu=nn.ReLU6)
 
 
-class FullConvolution(nn.Module):
+class FullConvolution(nn.Sequential):
     """The same with one full 3x3 convolution."""
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
-        self.bn = nn.BatchNorm2d(out)
-        self.relu = nn.ReLU6(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn(self.conv(x)))
-
-
-_CONVOLUTIONS: dict[str, type[DepthwiseSeparable] | type[FullConvolution]] = {
-    "separable": DepthwiseSeparable,
-    "full": FullConvolution,
-}
+        self.conv, self.bn, self.relu = conv_bn(channels, out, 3, stride, relu=nn.ReLU6)
 
 
 class MobileNetV1(Classifier):
@@ -84,12 +61,8 @@ class MobileNetV1(Classifier):
     Args:
         width: factor on the channels of all layers.
         convolution: "separable" or "full".
-        classes, in_channels: outputs, and channels of the pictures.
         padding: "pytorch" or "tensorflow".
         bn_eps: added to the variance in batch normalisation; default 1e-5, with TensorFlow's padding its 1e-3.
-        dropout: probability of dropping a feature before the head.
-
-    Raises: NetError for a value that is none of these.
     """
 
     head = "classifier"
@@ -107,7 +80,7 @@ class MobileNetV1(Classifier):
     ) -> None:
         super().__init__()
         check_dropout(dropout)
-        block = _CONVOLUTIONS[convolution]
+        block = DepthwiseSeparable if convolution == "separable" else FullConvolution
         channels = int(32 * width)
         self.conv_stem = nn.Conv2d(in_channels, channels, 3, 2, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
@@ -128,8 +101,7 @@ class MobileNetV1(Classifier):
 
     def set_padding(self, padding: str, bn_eps: float | None = None) -> None:
         """Change the options `padding` and `bn_eps` of a built net; weights keep their values and names."""
-        if padding not in ("pytorch", "tensorflow"):
-            raise NetError(f"padding must be 'pytorch' or 'tensorflow', got {padding!r}")
+        check_choice("padding", padding, ("pytorch", "tensorflow"))
         if bn_eps is None:
             bn_eps = 1e-3 if padding == "tensorflow" else 1e-5
         if isinstance(bn_eps, bool) or not isinstance(bn_eps, int | float) or not bn_eps > 0:
@@ -138,24 +110,13 @@ class MobileNetV1(Classifier):
             if isinstance(layer, nn.BatchNorm2d):
                 layer.eps = float(bn_eps)
             elif isinstance(layer, nn.Conv2d) and layer.stride == (2, 2):  # at stride 1 both pad the same
-                self.set_submodule(name, SameConv2d.like(layer) if padding == "tensorflow" else _plain(layer))
+                self.set_submodule(name, with_weights(SameConv2d if padding == "tensorflow" else nn.Conv2d, layer))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, 1024 width)."""
         check_input(x, self.conv_stem.in_channels)
         x = self.blocks(self.relu(self.bn1(self.conv_stem(x))))  # (B, 1024 width, H / 32, W / 32)
         return self.dropout(self.avgpool(x).flatten(1))
-
-
-def _plain(conv: nn.Conv2d) -> nn.Conv2d:
-    """Return a 3x3 convolution with the weights of `conv` that pads one zero on every side."""
-    if type(conv) is nn.Conv2d:
-        return conv
-    made = nn.Conv2d(
-        conv.in_channels, conv.out_channels, 3, 2, 1, groups=conv.groups, bias=conv.bias is not None, device="meta"
-    )
-    made.weight, made.bias = conv.weight, conv.bias
-    return made.train(conv.training)
 
 
 # MobileNet v2: (expansion, channels, blocks, stride of the first) of each stage; table 2 of the paper.
@@ -173,12 +134,11 @@ class InvertedResidual(nn.Module):
     def __init__(self, channels: int, out: int, stride: int, expansion: int) -> None:
         super().__init__()
         inner = channels * expansion
-        layers = [] if expansion == 1 else [_conv_bn(channels, inner, 1)]
+        layers = [] if expansion == 1 else [_block(channels, inner, 1)]
         self.conv = nn.Sequential(
             *layers,
-            _conv_bn(inner, inner, 3, stride, groups=inner),
-            nn.Conv2d(inner, out, 1, bias=False),
-            nn.BatchNorm2d(out),
+            _block(inner, inner, 3, stride, groups=inner),
+            *conv_bn(inner, out, 1),
         )
         self.adds = stride == 1 and channels == out
 
@@ -192,10 +152,6 @@ class MobileNetV2(Classifier):
     Args:
         width: factor on the channels, which are rounded to multiples of 8; the last convolution is never narrower
             than 1280.
-        classes, in_channels: outputs, and channels of the pictures.
-        dropout: probability of dropping a feature before the head.
-
-    Raises: NetError for a dropout that is no probability below 1.
     """
 
     head = "classifier.1"
@@ -205,14 +161,14 @@ class MobileNetV2(Classifier):
         check_dropout(dropout)
         self.in_channels = in_channels
         channels = multiple_of_8(32 * width)
-        layers: list[nn.Module] = [_conv_bn(in_channels, channels, 3, 2)]
+        layers: list[nn.Module] = [_block(in_channels, channels, 3, 2)]
         for expansion, plane, blocks, stride in _V2:
             for index in range(blocks):
                 out = multiple_of_8(plane * width)
                 layers.append(InvertedResidual(channels, out, stride if index == 0 else 1, expansion))
                 channels = out
         last = multiple_of_8(1280 * max(1.0, width))
-        self.features = nn.Sequential(*layers, _conv_bn(channels, last, 1))
+        self.features = nn.Sequential(*layers, _block(channels, last, 1))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(last, classes))
         he_init(self)
@@ -224,9 +180,8 @@ class MobileNetV2(Classifier):
         return self.classifier[0](self.avgpool(x).flatten(1))
 
 
-def _conv_bn(channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU6(inplace=True))
+def _block(channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(*conv_bn(channels, out, kernel, stride, groups, nn.ReLU6))
 
 
 _PAPER_V1 = "Howard et al. 2017, arXiv:1704.04861"
@@ -244,7 +199,7 @@ _VARIANTS_V1 = [
 ]
 
 for _name, _width, _convolution, _params, _macs, _accuracy in _VARIANTS_V1:
-    _facts = Facts(_name, "mobilenet", 2017, _PAPER_V1, _params, _macs, (3, 224, 224), 1000, _SMALLEST, _accuracy)
+    _facts = Facts(_name, "mobilenet", 2017, _PAPER_V1, _params, _macs, **IMAGENET, smallest=32, accuracy=_accuracy)
     register(_facts, width=_width, convolution=_convolution)(MobileNetV1)
 
 # name, width, parameters, MACs, published accuracy
@@ -258,5 +213,5 @@ _VARIANTS_V2 = [
 ]  # fmt: skip
 
 for _name, _width, _params, _macs, _accuracy in _VARIANTS_V2:
-    _facts = Facts(_name, "mobilenet", 2018, _PAPER_V2, _params, _macs, (3, 224, 224), 1000, _SMALLEST, _accuracy)
+    _facts = Facts(_name, "mobilenet", 2018, _PAPER_V2, _params, _macs, **IMAGENET, smallest=32, accuracy=_accuracy)
     register(_facts, width=_width)(MobileNetV2)

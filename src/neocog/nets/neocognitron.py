@@ -54,7 +54,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError, UsageError
 from ..records import Facts
-from .layers import check_input
+from .layers import Classifier, check_choice, check_input
 from .registry import register
 
 # Sizes of the S-layers (field, padding) and of the C-layers between them (field, stride, padding): 19, 11, 7, 7, 3.
@@ -170,7 +170,8 @@ class CCells(nn.Module):
 class LabelledCells(nn.Module):
     """What the last cells stand for: the score of a class is the response of the best of its cells.
 
-    (B, cells) -> (B, classes). Until labels are given, cell k belongs to class k mod classes.
+    (B, cells) -> (B, classes), not below zero; all 0 if every cell is silent. Until labels are given, cell k belongs to
+    class k mod classes.
     """
 
     def __init__(self, cells: int, classes: int) -> None:
@@ -188,17 +189,14 @@ class LabelledCells(nn.Module):
         return f"cells={self.weight.shape[1]}, classes={self.weight.shape[0]}"
 
 
-class Neocognitron(nn.Module):
-    """U0, then four pairs of S-cells and C-cells. Call `learn` with pictures; gradients do not apply.
+class Neocognitron(Classifier):
+    """U0, then four pairs of S-cells and C-cells. Call `learn` with pictures, not below zero; gradients do not apply.
 
     Args:
-        classes, in_channels: as everywhere; pictures are 19x19 or larger, and not below zero.
         rule: "add-if-silent" or "1980".
         planes: S-planes of the four layers; under "add-if-silent" the most that may be born.
         thresholds: similarity that an S-cell asks for while recognising, one for each layer; r = t / (1 - t).
         learning_thresholds: the same while learning; only "add-if-silent" has others.
-
-    Raises: NetError for another rule, or numbers of planes or thresholds that no such net has.
     """
 
     head = "classes"
@@ -215,8 +213,7 @@ class Neocognitron(nn.Module):
         learning_thresholds: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if rule not in _THRESHOLDS:
-            raise NetError(f"rule must be one of {', '.join(_THRESHOLDS)}, got {rule!r}")
+        check_choice("rule", rule, tuple(_THRESHOLDS))
         usual, usual_learning = _THRESHOLDS[rule]
         thresholds = tuple(usual if thresholds is None else thresholds)
         if learning_thresholds is None:
@@ -248,10 +245,6 @@ class Neocognitron(nn.Module):
             u = c(s(u))
         return u.flatten(1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> scores (B, classes), not below zero; all 0 if every last cell is silent."""
-        return self.classes(self.forward_features(x))
-
     @torch.no_grad()
     def learn(
         self, pictures: Tensor, labels: Tensor | None = None, seed: int = 0, passes: int | None = None
@@ -265,8 +258,6 @@ class Neocognitron(nn.Module):
             passes: how often each layer sees all pictures; default 1 for "add-if-silent", 2 for "1980".
 
         Returns the number of planes that have learned something, for each layer.
-
-        Raises: UsageError if there are no pictures, or not as many labels as pictures.
         """
         check_input(pictures, self.in_channels, SMALLEST)
         if len(pictures) == 0:
@@ -280,7 +271,7 @@ class Neocognitron(nn.Module):
         for layer, (s, c) in enumerate(zip(self.s, self.c, strict=True)):
             assert isinstance(s, SCells)
             s.forget(generator)
-            grow: _Births | _Reinforcement
+            grow: _Rule
             if self.rule == "add-if-silent":
                 grow = _Births(s, self.learning_thresholds[layer], _FAINT[layer])
             else:
@@ -299,7 +290,7 @@ class Neocognitron(nn.Module):
     def label(self, pictures: Tensor, labels: Tensor) -> None:
         """Name each last cell by the class that most of the pictures have to which it responds best of all cells.
 
-        A cell that is best for none of them belongs to no class. Raises: UsageError as `learn` does.
+        A cell that is best for none of them belongs to no class.
         """
         self._check_labels(pictures, labels)
         self._name(torch.cat([self.forward_features(part) for part in pictures.split(256)]), labels)
@@ -320,17 +311,28 @@ class Neocognitron(nn.Module):
         weight.copy_((votes.argmax(0) == torch.arange(len(votes), device=votes.device)[:, None]) & (votes.sum(0) > 0))
 
 
-class _Births:
+class _Rule:
+    """A rule by which a layer learns from one picture at a time, `see`."""
+
+    def __init__(self, s: SCells) -> None:
+        self.s = s
+        self.weight = s.excite.weight.flatten(1)  # a view: (planes, inputs size size)
+        self.c = s.spread.weight.expand_as(s.excite.weight[:1]).flatten()
+
+    def see(self, u: Tensor) -> None:
+        raise NotImplementedError
+
+
+class _Births(_Rule):
     """Add-if-silent: at the strongest of the places where all planes are silent, a plane is born; one per picture.
 
     One, because otherwise the first few pictures use up all planes.
     """
 
     def __init__(self, s: SCells, threshold: float, faint: float) -> None:
-        self.s, self.threshold, self.faint, self.born = s, threshold, faint, 0
-        s.excite.weight.zero_()
-        self.weight = s.excite.weight.flatten(1)  # a view: (planes, inputs size size)
-        self.c = s.spread.weight.expand_as(s.excite.weight[:1]).flatten()
+        super().__init__(s)
+        self.threshold, self.faint, self.born = threshold, faint, 0
+        self.weight.zero_()
 
     def see(self, u: Tensor) -> None:
         if self.born == len(self.weight):
@@ -346,13 +348,12 @@ class _Births:
             self.born += 1
 
 
-class _Reinforcement:
-    """The rule of 1980: representatives of the planes are reinforced."""
+class _Reinforcement(_Rule):
+    """The rule of 1980: representatives of the planes are reinforced by `q`."""
 
     def __init__(self, s: SCells, q: float) -> None:
-        self.s, self.q = s, q
-        self.weight = s.excite.weight.flatten(1)  # a view: (planes, inputs size size)
-        self.c = s.spread.weight.expand_as(s.excite.weight[:1]).flatten()
+        super().__init__(s)
+        self.q = q
 
     def see(self, u: Tensor) -> None:
         x = self.s.patches(u)
@@ -374,8 +375,6 @@ class _Reinforcement:
         self.s.inhibit[won] += self.q * v[seeds]
 
 
-register(
-    # MACs with all planes of the default; nothing is trainable by gradient
-    Facts("neocognitron", "neocognitron", 1980, "Fukushima 1980, Biological Cybernetics 36:193-202", 0, 13_304_164,
-          (1, 19, 19), 10, smallest=SMALLEST),
-)(Neocognitron)  # fmt: skip
+# MACs with all planes of the default; nothing is trainable by gradient
+_PAPER = "Fukushima 1980, Biological Cybernetics 36:193-202"
+register(Facts("neocognitron", "neocognitron", 1980, _PAPER, 0, 13_304_164, (1, 19, 19), 10, SMALLEST))(Neocognitron)

@@ -50,10 +50,6 @@ class NetworkInNetwork(nn.Module):
 
     Args:
         blocks: the last one lacks the last 1x1 convolution, which is the head.
-        classes, in_channels: outputs, and channels of the pictures.
-        dropout: probability of dropping a value behind the poolings where the authors have dropout.
-
-    Raises: NetError for a dropout out of range.
     """
 
     head = "classifier"

@@ -53,7 +53,6 @@ class OneStage(nn.Module):
 
     Args:
         channels: stride -> channels of the trunk's maps.
-        classes: how many.
         width: channels of the pyramid and the towers.
         depth: convolutions of each tower (published: 4, of width 256).
     """
@@ -113,8 +112,7 @@ def unmirrored(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     left, top, right, bottom = outputs["sides"][:, order].unbind(-1)
     beyond = cells[order, 0] - cells[:, 3]  # the last column of a map may reach over the picture's edge
     sides = torch.stack((right + beyond, top, left - beyond, bottom), -1)
-    turned = {name: outputs[name][:, order] for name in ("classes", "quality")}
-    return {"classes": turned["classes"], "sides": sides, "quality": turned["quality"], "cells": cells}
+    return {"sides": sides, "cells": cells, **{name: outputs[name][:, order] for name in ("classes", "quality")}}
 
 
 def assign(cells: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

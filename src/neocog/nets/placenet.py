@@ -28,38 +28,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..records import Facts
-from .layers import Classifier, he_init
+from .layers import Classifier, conv_bn, he_init
 from .registry import register
-
-
-def _conv(channels: int, filters: int, size: int = 3, stride: int = 1) -> list[nn.Module]:
-    return [nn.Conv2d(channels, filters, size, stride, padding=1, bias=False), nn.BatchNorm2d(filters)]
 
 
 class _Block(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        first, second = _conv(channels, channels), _conv(channels, channels)
-        self.branch = nn.Sequential(*first, nn.ReLU(inplace=True), *second)
+        self.branch = nn.Sequential(*conv_bn(channels, channels, relu=nn.ReLU), *conv_bn(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x + self.branch(x))
 
 
 def _stage(channels: int, filters: int, blocks: int) -> nn.Sequential:
-    down = [*_conv(channels, filters, 4, 2), nn.ReLU(inplace=True)]  # (B, filters, H/2, W/2)
-    return nn.Sequential(*down, *(_Block(filters) for _ in range(blocks)))
+    down = nn.Conv2d(channels, filters, 4, 2, 1, bias=False)  # (B, filters, H/2, W/2)
+    return nn.Sequential(
+        down, nn.BatchNorm2d(filters), nn.ReLU(inplace=True), *(_Block(filters) for _ in range(blocks))
+    )
 
 
 class PlaceNet(Classifier):
-    """The net of this file.
-
-    Args:
-        classes: outputs.
-        in_channels: channels of the picture.
-        widths: channels of the stem and of each stage.
-        blocks: of each stage.
-    """
+    """The net of this file; `widths` are channels of the stem and of each stage, `blocks` those of each stage."""
 
     head = "linear"
 
@@ -71,7 +61,7 @@ class PlaceNet(Classifier):
         blocks: Sequence[int] = (1, 1, 1, 1),
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(*_conv(in_channels, widths[0]), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(*conv_bn(in_channels, widths[0], relu=nn.ReLU))
         each = zip(widths[:-1], widths[1:], blocks, strict=True)
         self.stages = nn.Sequential(*(_stage(channels, filters, count) for channels, filters, count in each))
         self.linear = nn.Linear(widths[-1], classes)
@@ -83,15 +73,5 @@ class PlaceNet(Classifier):
         return x.mean((2, 3))
 
 
-_facts = Facts(
-    name="placenet",
-    family="placenet",
-    year=2026,
-    paper="neocog; blocks after He et al. 2015 (arXiv:1512.03385)",
-    params=1_120_026,
-    macs=92_472_576,
-    input=(3, 64, 64),
-    classes=10,
-    smallest=16,
-)
-register(_facts)(PlaceNet)
+_PAPER = "neocog; blocks after He et al. 2015 (arXiv:1512.03385)"
+register(Facts("placenet", "placenet", 2026, _PAPER, 1_120_026, 92_472_576, (3, 64, 64), 10, smallest=16))(PlaceNet)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import NetError
+from .layers import check_choice
 
 FITS = ("strict", "floor", "ceil")
 
@@ -27,8 +28,6 @@ def output_size(
     size: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1, fit: str = "floor"
 ) -> int:
     """Return at how many places a window of `kernel` values stops, along one side of `size` values.
-
-    With `dilation` the window spans ``dilation * (kernel - 1) + 1`` values.
 
     Raises: NetError if the window is larger than the padded side, or if `fit` is "strict" and the steps do not come
     out even; the message names the nearest sizes that would fit.
@@ -58,8 +57,7 @@ def output_size(
 
 
 def _check_fit(fit: str) -> None:
-    if fit not in FITS:
-        raise NetError(f"fit must be 'strict', 'floor' or 'ceil', got {fit!r}")
+    check_choice("fit", fit, FITS)
 
 
 def _check_strict(fit: str, x: Tensor, kernel: int, stride: int, padding: int, dilation: int = 1) -> None:
@@ -72,26 +70,15 @@ def _check_strict(fit: str, x: Tensor, kernel: int, stride: int, padding: int, d
 class FitConv2d(nn.Conv2d):
     """Convolution with square filters and a rule for its output size, `fit`. Otherwise as `nn.Conv2d`.
 
-    With fit="ceil" the windows at the lower and the right end read zeros beyond the padding.
-
-    Raises: NetError in forward if `fit` is "strict" and the filters do not fit.
+    With fit="ceil" the windows at the lower and the right end read zeros beyond the padding. With "strict" filters that
+    do not fit raise a NetError in forward, as in the poolings below.
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
-        groups: int = 1,
-        bias: bool = True,
-        *,
-        fit: str = "strict",
+        self, in_channels: int, out_channels: int, kernel_size: int, *args: Any, fit: str = "strict", **more: Any
     ) -> None:
         _check_fit(fit)
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        super().__init__(in_channels, out_channels, kernel_size, *args, **more)
         self.fit = fit
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,7 +110,7 @@ class FitMaxPool2d(nn.MaxPool2d):
         self.fit = fit
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H', W'). Raises: NetError if the windows do not fit and `fit` is "strict"."""
+        """(B, C, H, W) -> (B, C, H', W')."""
         _check_strict(self.fit, x, self.kernel_size, self.stride, self.padding, self.dilation)  # type: ignore[arg-type]
         return super().forward(x)  # type: ignore[no-any-return]
 
@@ -140,7 +127,7 @@ class FitAvgPool2d(nn.AvgPool2d):
         self.fit = fit
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H', W'). Raises: NetError if the windows do not fit and `fit` is "strict"."""
+        """(B, C, H, W) -> (B, C, H', W')."""
         _check_strict(self.fit, x, self.kernel_size, self.stride, self.padding)  # type: ignore[arg-type]
         return super().forward(x)
 
@@ -154,20 +141,11 @@ def _root(squares: Tensor) -> Tensor:
 class L2Pool2d(nn.Module):
     """L2 pooling: the square root of the sum of squares in each window, (B, C, H, W) -> (B, C, H', W').
 
-    Args:
-        kernel_size, stride, padding: the square windows; the step is the window's side unless given.
-        mean: divide the sum by the number of values in the window, as some texts do (the lectures do not).
-        fit: what happens when the windows do not fit.
+    With `mean` the sum is divided by the number of values in the window, as some texts do (the lectures do not).
     """
 
     def __init__(
-        self,
-        kernel_size: int,
-        stride: int | None = None,
-        padding: int = 0,
-        *,
-        mean: bool = False,
-        fit: str = "floor",
+        self, kernel_size: int, stride: int | None = None, padding: int = 0, *, mean: bool = False, fit: str = "floor"
     ) -> None:
         super().__init__()
         _check_fit(fit)
@@ -176,15 +154,9 @@ class L2Pool2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         _check_strict(self.fit, x, self.kernel_size, self.stride, self.padding)
-        squares = F.avg_pool2d(
-            x.square(),
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            ceil_mode=self.fit == "ceil",
-            divisor_override=None if self.mean else 1,
-        )
-        return _root(squares)
+        ceil, by = self.fit == "ceil", None if self.mean else 1
+        windows = (self.kernel_size, self.stride, self.padding)
+        return _root(F.avg_pool2d(x.square(), *windows, ceil_mode=ceil, divisor_override=by))
 
     def extra_repr(self) -> str:
         return f"{self.kernel_size}, stride={self.stride}, padding={self.padding}, mean={self.mean}, fit={self.fit!r}"
@@ -196,8 +168,6 @@ class L2PoolFeatures(nn.Module):
     groups=False: each map j with its neighbours j - size // 2 to j + size // 2 (fewer at either end), so that the
     number of maps stays; (B, C, ...) -> (B, C, ...).
     groups=True: maps 0 to size - 1, then the next `size`, and so on; (B, C, ...) -> (B, C / size, ...).
-
-    Raises: NetError if `size` is even without groups, or does not divide C with groups.
     """
 
     def __init__(self, size: int, *, groups: bool = False) -> None:
@@ -239,10 +209,7 @@ class MaxUnpool2d(nn.Module):
     """
 
     def forward(self, x: Tensor, switches: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-        """x, switches (B, C, H', W') -> (B, C, *size); `size` is the height and width before pooling.
-
-        Raises: NetError if `x` and `switches` differ in shape.
-        """
+        """x, switches (B, C, H', W') -> (B, C, *size); `size` is the height and width before pooling."""
         if x.shape != switches.shape:
             raise NetError(
                 f"expected a switch for every value, got values {tuple(x.shape)} and switches {tuple(switches.shape)}"

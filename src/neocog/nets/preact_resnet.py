@@ -21,19 +21,27 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..errors import NetError
 from ..records import Facts
-from .layers import Classifier, PadShortcut, StochasticDepth, check_dropout, check_input, he_init
+from .layers import Classifier, StochasticDepth, check_choice, check_dropout, check_input, he_init
 from .registry import CIFAR, IMAGENET, register
-from .resnet import SMALLEST, make_depths, make_stem, stride_of
+from .resnet import (
+    SHORTCUTS,
+    SMALLEST,
+    Convolutions,
+    ResNet,
+    add_stages,
+    convolutions,
+    make_depths,
+    make_shortcut,
+    make_stem,
+)
 
 
 class PreActBlock(nn.Module):
     """Residual block with BN and ReLU before every convolution; nothing after the sum.
 
-    kernels=(3, 3) is the basic block, (1, 3, 1) the bottleneck; `strides` and `widths` go with them. Where shapes
-    differ, the shortcut starts behind the first BN and ReLU, as in the authors' code.
-    (B, C, H, W) -> (B, widths[-1], H / stride, W / stride).
+    Where shapes differ, the shortcut starts behind the first BN and ReLU, as in the authors' code.
+    (B, C, H, W) -> (B, last channels, H / stride, W / stride).
     """
 
     bn1: nn.Module
@@ -41,21 +49,15 @@ class PreActBlock(nn.Module):
     conv1: nn.Module
 
     def __init__(
-        self,
-        channels: int,
-        kernels: Sequence[int],
-        widths: Sequence[int],
-        strides: Sequence[int],
-        downsample: nn.Module | None,
-        depth: StochasticDepth | None,
+        self, channels: int, layers: Convolutions, downsample: nn.Module | None, depth: StochasticDepth | None
     ) -> None:
         super().__init__()
-        self.convolutions = len(kernels)
-        for number, (kernel, width, stride) in enumerate(zip(kernels, widths, strides, strict=True), start=1):
+        self.convolutions = len(layers)
+        for number, (out, kernel, stride, _) in enumerate(layers, start=1):
             self.add_module(f"bn{number}", nn.BatchNorm2d(channels))
             self.add_module(f"relu{number}", nn.ReLU(inplace=True))
-            self.add_module(f"conv{number}", nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False))
-            channels = width
+            self.add_module(f"conv{number}", nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False))
+            channels = out
         self.downsample, self.depth = downsample, depth
 
     def activated(self, x: Tensor) -> Tensor:
@@ -82,21 +84,9 @@ class PreActResNet(Classifier):
     """Stem, stages of pre-activation blocks, BN and ReLU, mean over the map, linear head.
 
     Args:
-        block: "basic" or "bottleneck".
-        stages: blocks in each stage.
-        planes: width of each stage; a bottleneck puts out four times as much.
-        classes, in_channels: outputs, and channels of the pictures.
-        stride_on: which convolution of a bottleneck takes the stride, "3x3" or "1x1".
-        shortcut: where shapes differ, "B" is a 1x1 convolution (without BN), "A" picks every second value and
-            appends zeros, "average" takes the mean of each 2x2 window and appends zeros.
-        stride_at: "first" or "last" block of a stage halves the map; see ResNet.
-        stem: "imagenet" (7x7/2, BN, ReLU, 3x3/2 maximum), "tensorflow" (with its padding before the maximum) or
-            "small" (3x3, for pictures of about 32x32).
+        stem: "imagenet" (7x7/2, BN, ReLU, 3x3/2 maximum), "tensorflow" or "small"; the others are those of `ResNet`.
         stem_norm: BN and ReLU behind the first convolution.
-        stochastic_depth, stochastic_depth_form, dropout: as in ResNet.
         zero_init_residual: start the last convolution of every block at zero.
-
-    Raises: NetError for a value that is none of these.
     """
 
     head = "fc"
@@ -120,35 +110,20 @@ class PreActResNet(Classifier):
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
-        if shortcut not in ("A", "B", "average"):
-            raise NetError(f"shortcut must be 'A', 'B' or 'average', got {shortcut!r}")
-        if stride_on not in ("1x1", "3x3"):
-            raise NetError(f"stride_on must be '1x1' or '3x3', got {stride_on!r}")
-        if block == "basic" and stride_on != "3x3":
-            raise NetError("stride_on='1x1' needs bottleneck blocks; choose a net such as preact_resnet50")
+        check_choice("shortcut", shortcut, SHORTCUTS)
         check_dropout(dropout)
         channels = planes[0]
         self.conv1, self.maxpool = make_stem(stem, in_channels, channels)
         self.bn1 = nn.BatchNorm2d(channels) if stem_norm else nn.Identity()
         self.relu1 = nn.ReLU(inplace=True) if stem_norm else nn.Identity()
         depths = make_depths(sum(stages), stochastic_depth, stochastic_depth_form)
-        for number, (blocks, plane) in enumerate(zip(stages, planes, strict=True), start=1):
-            layers = []
-            for index in range(blocks):
-                stride = stride_of(stride_at, number, len(stages), index, blocks)
-                kernels, widths, strides = [3, 3], [plane, plane], [stride, 1]
-                if block == "bottleneck":
-                    kernels, widths = [1, 3, 1], [plane, plane, 4 * plane]
-                    strides = [stride, 1, 1] if stride_on == "1x1" else [1, stride, 1]
-                out = widths[-1]
-                down: nn.Module | None = None
-                if stride != 1 or channels != out:
-                    down = PadShortcut(out, stride, average=shortcut == "average")
-                    if shortcut == "B" and channels != out:
-                        down = nn.Conv2d(channels, out, 1, stride, bias=False)
-                layers.append(PreActBlock(channels, kernels, widths, strides, down, depths.pop(0)))
-                channels = out
-            self.add_module(f"layer{number}", nn.Sequential(*layers))
+
+        def make(channels: int, stage: int, stride: int) -> tuple[nn.Module, int]:
+            layers = convolutions(block, planes[stage], stride, stride_on)
+            down = make_shortcut(shortcut, channels, layers[-1][0], stride, norm=False)
+            return PreActBlock(channels, layers, down, depths.pop(0)), layers[-1][0]
+
+        channels = add_stages(self, channels, stages, stride_at, make)
         self._stages = len(stages)
         self.norm = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
@@ -161,10 +136,7 @@ class PreActResNet(Classifier):
                 if isinstance(module, PreActBlock):
                     nn.init.zeros_(getattr(module, f"conv{module.convolutions}").weight)
 
-    @staticmethod
-    def smallest_input(options: dict[str, object]) -> int | None:
-        """The small stem halves nothing, so smaller pictures fit."""
-        return SMALLEST["small"] if options.get("stem") == "small" else None
+    smallest_input = staticmethod(ResNet.smallest_input)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, D), D = last stage's channels."""

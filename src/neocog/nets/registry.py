@@ -53,8 +53,6 @@ def register(facts: Facts, **settings: Any) -> Callable[[_Builder], _Builder]:
     signature has them, and with `settings`. Its other keywords with a default are the options that users of `build`
     may give; a setting for such a keyword changes the default, a setting for any other keyword is fixed. A builder
     whose options change the smallest input has a static method ``smallest_input(options: dict) -> int | None``.
-
-    Raises: NetError if the name is taken, ValueError if the facts contradict themselves.
     """
     if facts.name in _entries:
         taken = _entries[facts.name].builder
@@ -67,41 +65,35 @@ def register(facts: Facts, **settings: Any) -> Callable[[_Builder], _Builder]:
 
     def add(builder: _Builder) -> _Builder:
         keywords = {
-            key: parameter
+            key: parameter.default
             for key, parameter in inspect.signature(builder).parameters.items()
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         }
         if unknown := set(settings) - set(keywords):
             raise ValueError(f"{facts.name}: {builder.__qualname__} takes no {', '.join(sorted(unknown))}")
-        open_to_users = {
-            key: settings.get(key, parameter.default)
-            for key, parameter in keywords.items()
-            if key not in _GIVEN and parameter.default is not parameter.empty
-        }
-        takes = frozenset(keywords) & frozenset(_GIVEN)
-        _entries[facts.name] = _Entry(facts, builder, settings, takes, open_to_users)
+        given = [key for key, default in keywords.items() if default is not inspect.Parameter.empty]
+        options = {key: settings.get(key, keywords[key]) for key in given if key not in _GIVEN}
+        _entries[facts.name] = _Entry(facts, builder, settings, frozenset(keywords).intersection(_GIVEN), options)
         return builder
 
     return add
 
 
 def names(family: str | None = None, task: str | None = None) -> list[str]:
-    """Return the names of all nets, or of one family or task, in natural order (resnet18 before resnet101).
-
-    Raises: NetError if no net belongs to `family`, or no net is for `task`.
-    """
+    """Return the names of all nets, or of one family or task, in natural order (resnet18 before resnet101)."""
     _find()
-    chosen = [entry.facts for entry in _entries.values()]
+    every = chosen = [entry.facts for entry in _entries.values()]
     for value, kind, plural in ((family, "family", "families"), (task, "task", "tasks")):
-        known = sorted({getattr(item, kind) for item in (entry.facts for entry in _entries.values())})
-        if value is not None and value not in known:
-            raise NetError(f"unknown {kind} {value!r}{closest(str(value), known)}; {plural}: {', '.join(known)}")
-        chosen = [item for item in chosen if value is None or getattr(item, kind) == value]
-    return [item.name for item in sorted(chosen, key=lambda item: _natural(item.name))]
+        if value is not None:
+            known = sorted({getattr(item, kind) for item in every})
+            if value not in known:
+                raise NetError(f"unknown {kind} {value!r}{closest(str(value), known)}; {plural}: {', '.join(known)}")
+            chosen = [item for item in chosen if getattr(item, kind) == value]
+    return sorted((item.name for item in chosen), key=_natural)
 
 
 def facts(name: str) -> Facts:
-    """Return the published figures of a net. Raises: NetError if there is none of that name."""
+    """Return the published figures of a net."""
     return _entry(name).facts
 
 
@@ -129,7 +121,7 @@ def smallest_picture(name: str) -> int:
 
 
 def builder(name: str) -> Callable[..., nn.Module]:
-    """Return the class or function that builds a net. Raises: NetError if there is none of that name."""
+    """Return the class or function that builds a net."""
     return _entry(name).builder
 
 
@@ -137,8 +129,6 @@ def in_file(named: str) -> tuple[str, dict[str, Any]]:
     """Return the net of which a JSON file says "net", as a run's net.json and ``neocog design`` do: name, and the rest.
 
     The rest is what else `build` takes. A name that is no file (no ".json") is returned as it is, with nothing.
-
-    Raises: NetError if the file cannot be read, or says "net" of no net of the zoo.
     """
     if not str(named).endswith(".json"):
         return named, {}
@@ -154,16 +144,9 @@ def in_file(named: str) -> tuple[str, dict[str, Any]]:
 
 
 def build(
-    name: str,
-    classes: int | None = None,
-    in_channels: int | None = None,
-    input_size: int | None = None,
-    **options: Any,
+    name: str, classes: int | None = None, in_channels: int | None = None, input_size: int | None = None, **options: Any
 ) -> nn.Module:
-    """Build a net with fresh weights; see `weights.build`, which is ``neocog.nets.build``.
-
-    Raises: NetError for an unknown name or option, or a value that the net cannot have.
-    """
+    """Build a net with fresh weights; see `weights.build`, which is ``neocog.nets.build``."""
     entry = _entry(name)
     check_options(name, options)
     given = {
@@ -193,8 +176,8 @@ def build(
 def example(net: nn.Module, batch: int = 1, input_size: int | None = None) -> Tensor:
     """Return a random input (batch, ...) that a net built here can take, on the CPU.
 
-    Normal noise of the usual shape, with `input_size` (default: that of ``net.spec``) for height and width; nets that
-    read something else (token ids, say) define a static method ``example(spec, batch)``.
+    Normal noise of the usual shape, `input_size` (default: that of ``net.spec``) wide; nets that read something else
+    (token ids, say) define a static method ``example(spec, batch)``.
     """
     spec: dict[str, Any] = dict(net.spec)  # type: ignore[arg-type]
     if input_size is not None:
@@ -204,11 +187,12 @@ def example(net: nn.Module, batch: int = 1, input_size: int | None = None) -> Te
     usual = facts(spec["name"]).input
     if len(usual) < 3:
         return torch.randn(batch, spec["in_channels"], spec["input_size"])
-    return torch.randn(batch, spec["in_channels"], *usual[1:-2], spec["input_size"], spec["input_size"])
+    width = spec["input_size"]
+    return torch.randn(batch, spec["in_channels"], *usual[1:-2], max(1, width * usual[-2] // usual[-1]), width)
 
 
 def head_of(net: nn.Module) -> nn.Module:
-    """Return the last layer of a net of this zoo. Raises: NetError if the module has no `head` attribute."""
+    """Return the last layer of a net of this zoo."""
     return net.get_submodule(_head_name(net))
 
 
@@ -217,8 +201,6 @@ def change_head(net: nn.Module, classes: int) -> nn.Module:
 
     The new layer has the old one's device, type and mode, and a bias only if that had one. Auxiliary heads (class
     attribute `aux_heads`) change too. ``net.spec`` follows. Returns the same net.
-
-    Raises: NetError if `classes` is below 1, or the net has no head that can be changed.
     """
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise NetError(f"classes must be a whole number of at least 1, got {classes!r}")
@@ -249,12 +231,12 @@ def _same_layer(old: nn.Module, classes: int) -> nn.Module:
     if hasattr(old, "with_classes"):  # a layer of ours that knows how to remake itself
         return old.with_classes(classes)  # type: ignore[operator, no-any-return]
     weight = getattr(old, "weight", None)
-    where = {"device": weight.device, "dtype": weight.dtype} if weight is not None else {}
+    how: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype} if weight is not None else {}
     if type(old) is nn.Linear:
-        return nn.Linear(old.in_features, classes, old.bias is not None, **where)
+        return nn.Linear(old.in_features, classes, old.bias is not None, **how)
     if type(old) is nn.Conv2d and old.kernel_size == (1, 1) and old.groups == 1:
-        bias = old.bias is not None
-        return nn.Conv2d(old.in_channels, classes, 1, old.stride, old.padding, bias=bias, **where)  # type: ignore[arg-type]
+        how |= {"stride": old.stride, "padding": old.padding, "bias": old.bias is not None}
+        return nn.Conv2d(old.in_channels, classes, 1, **how)
     raise NetError(
         f"cannot change a head of type {type(old).__name__}; expected a linear layer, a 1x1 convolution, "
         "or a layer with a method with_classes(classes)"
@@ -262,7 +244,7 @@ def _same_layer(old: nn.Module, classes: int) -> nn.Module:
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:
-    """Raises: NetError for an option that the net does not have, or that cannot be saved as JSON."""
+    """Raise NetError for an option that the net does not have, or that cannot be saved as JSON."""
     entry = _entry(name)
     for key, value in options.items():
         if key not in entry.options:
@@ -298,5 +280,5 @@ def _find() -> None:
     _found = True
 
 
-def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part)
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError, closest
 from ..records import Facts
+from .layers import Classifier, check_dropout
 from .registry import options, register
 
 VECTORS = ("random", "static", "tuned", "two")
@@ -88,7 +89,7 @@ def _looked_up(table: Tensor, ids: Tensor) -> Tensor:
     return F.embedding_bag(ids.flatten(0, 1).long(), table, mode="mean", padding_idx=0).unflatten(0, ids.shape[:2])
 
 
-class _Sentences(nn.Module):
+class _Sentences(Classifier):
     """What nets for sentences have in common: word vectors, and how they take given ones."""
 
     head = "fc"
@@ -118,14 +119,9 @@ class SentenceCNN(_Sentences):
     Reads token ids: whole numbers (B, words), 1 to `vocabulary` for words and 0 for padding at the end.
 
     Args:
-        classes: number of outputs.
-        vocabulary: number of words; the embedding has one more row, that of the padding, which stays zero.
-        dimensions: length of a word's vector that is not given.
-        vectors: see `WordVectors`.
-        widths: how many words the filters of each group see.
-        maps: filters in each group.
+        dimensions, vectors: see `WordVectors`.
+        widths, maps: how many words the filters of each group see, and filters in each group.
         largest: so many values of each filter are kept, the largest, in their order.
-        dropout: probability to drop one of the largest values.
         words: share of the words that are left out at each step.
         norm: the weights of an output are kept to this length; 0: to none.
     """
@@ -147,8 +143,7 @@ class SentenceCNN(_Sentences):
         super().__init__()
         if not widths or min(widths) < 1:
             raise NetError(f"widths is a list of numbers of words, such as [3, 4, 5], got {widths!r}")
-        if not 0 <= dropout < 1:
-            raise NetError(f"dropout is a probability of at least 0 and below 1, got {dropout!r}")
+        check_dropout(dropout)
         self.embedding = WordVectors(vocabulary, dimensions, vectors)
         convs = [nn.Conv1d(self.embedding.size, maps, width) for width in widths]
         self.widths, self.widest, self.largest, self.words, self.norm = tuple(widths), max(widths), largest, words, norm
@@ -183,17 +178,14 @@ class SentenceCNN(_Sentences):
         if self.training and self.norm:
             with torch.no_grad():  # after each step, as the paper says
                 self.fc.weight.copy_(self.fc.weight.renorm(2, 0, self.norm))
-        return self.fc(self.forward_features(x))  # type: ignore[no-any-return]
+        return super().forward(x)
 
 
 class CollobertSentence(_Sentences):
     """Windows of one width, the largest value of each filter, a hidden layer with a hard tanh.
 
     Args:
-        classes, vocabulary, dimensions, vectors: as of `SentenceCNN`.
         window, maps: words of a window, an odd number, and filters.
-        hidden: units of the layer after the maximum.
-        dropout: probability to drop a unit of it (the paper: none).
     """
 
     def __init__(
@@ -216,19 +208,14 @@ class CollobertSentence(_Sentences):
         said = self.conv(self.embedding(x)).masked_fill(~there, -torch.inf).amax(2)  # (B, maps)
         return self.dropout(self.tanh(self.hidden(said)))  # type: ignore[no-any-return]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, words) -> logits (B, classes)."""
-        return self.fc(self.forward_features(x))  # type: ignore[no-any-return]
-
 
 class DCNN(_Sentences):
     """Wide convolutions of each row, dynamic k-max pooling, folding, twice; then all that stays.
 
     Args:
-        classes, vocabulary, dimensions, vectors: as of `SentenceCNN`; dimensions is a multiple of 4.
+        dimensions: a multiple of 4.
         widths, maps: words that filters of each layer see, and filters of each row.
         top: values that stay at the end.
-        dropout: probability to drop one of them.
     """
 
     def __init__(
@@ -271,10 +258,6 @@ class DCNN(_Sentences):
             y = y * (torch.arange(y.shape[2], device=y.device) < lengths[:, None])[:, None]
         return self.dropout(y.flatten(1))  # type: ignore[no-any-return]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, words) -> logits (B, classes)."""
-        return self.fc(self.forward_features(x))  # type: ignore[no-any-return]
-
 
 def k_max(x: Tensor, k: int, keep: Tensor | None = None) -> Tensor:
     """(B, C, L) -> (B, C, k): the `k` largest values in their order, 0 where there are fewer; of row b ``keep[b]``."""
@@ -288,15 +271,12 @@ def k_max(x: Tensor, k: int, keep: Tensor | None = None) -> Tensor:
     return values.gather(2, order).masked_fill(values.gather(2, order) == -torch.inf, 0.0)
 
 
-register(
-    Facts("sentence_cnn", "sentence", 2014, "Kim 2014, arXiv:1408.5882", 5_990_702, 21_900_600, (56,), 2,
-          smallest=1, accuracy="MR film reviews 81.5 % (76.1 % from random word vectors)", reads="text"),
-)(SentenceCNN)  # fmt: skip
-register(
-    Facts("sentence_collobert", "sentence", 2011, "Collobert et al. 2011, JMLR 12", 5_196_852, 1_231_000, (24,), 2,
-          smallest=1, reads="text"),
-)(CollobertSentence)  # fmt: skip
-register(
-    Facts("sentence_dcnn", "sentence", 2014, "Kalchbrenner et al. 2014, arXiv:1404.2188", 755_306, 223_104, (24,), 2,
-          smallest=1, accuracy="SST-2 86.8 %, TREC 93.0 %", reads="text"),
-)(DCNN)  # fmt: skip
+for _builder, _name, _year, _paper, _params, _macs, _words, _accuracy in (
+    (SentenceCNN, "sentence_cnn", 2014, "Kim 2014, arXiv:1408.5882", 5_990_702, 21_900_600, 56,
+     "MR film reviews 81.5 % (76.1 % from random word vectors)"),
+    (CollobertSentence, "sentence_collobert", 2011, "Collobert et al. 2011, JMLR 12", 5_196_852, 1_231_000, 24, ""),
+    (DCNN, "sentence_dcnn", 2014, "Kalchbrenner et al. 2014, arXiv:1404.2188", 755_306, 223_104, 24,
+     "SST-2 86.8 %, TREC 93.0 %"),
+):  # fmt: skip
+    _facts = Facts(_name, "sentence", _year, _paper, _params, _macs, (_words,), 2, 1, _accuracy, reads="text")
+    register(_facts)(_builder)

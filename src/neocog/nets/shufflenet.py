@@ -5,10 +5,6 @@ convolution, head with a bias), and the others as the authors' released code has
 convolution, the other way round, and a head without bias). Parameter names are the released code's for v1, and
 torchvision's for v2.
 
-ILSVRC-2012 validation, one centre crop of 224. v1 1x: g=1 66.4 %, g=2 67.3 %, g=3 67.4 %, g=4 67.2 %, g=8 67.6 %
-(paper); 0.5x g=3 57.3 %, 1.5x g=3 71.6 %, 2x g=3 74.1 %, 2x g=8 72.9 % (authors' README).
-v2: 0.5x 60.55 %, 1x 69.36 % (torchvision's weights), 1.5x 72.6 %, 2x 75.0 % (authors' README).
-
 Output shapes for 3 x 224 x 224:
 
     v1, 1x, g=3: first_conv, 3x3/2   B   24  112  112    v2, 1x: conv1, 3x3/2     B   24  112  112
@@ -24,6 +20,7 @@ Output shapes for 3 x 224 x 224:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +28,8 @@ from torch import Tensor, nn
 from ..errors import NetError
 from ..records import Facts
 from .gates import ChannelShuffle
-from .layers import Classifier, check_dropout, check_input, he_init
-from .registry import TORCHVISION, register
-
-# A 1x1 map in the last stage, and nowhere before.
-_SMALLEST = 32
+from .layers import Classifier, check_dropout, check_input, conv_bn, he_init
+from .registry import IMAGENET, TORCHVISION, register
 
 _UNITS = (4, 8, 4)  # units of each stage, in both versions; the first of each has stride 2
 
@@ -51,17 +45,10 @@ class ShuffleUnit(nn.Module):
         super().__init__()
         inner = out // 4
         self.branch_main_1 = nn.Sequential(
-            nn.Conv2d(channels, inner, 1, groups=first_groups, bias=False),
-            nn.BatchNorm2d(inner),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(inner, inner, 3, stride, 1, groups=inner, bias=False),
-            nn.BatchNorm2d(inner),
+            *conv_bn(channels, inner, 1, 1, first_groups, nn.ReLU), *conv_bn(inner, inner, 3, stride, inner)
         )
         computed = out - channels if stride == 2 else out
-        self.branch_main_2 = nn.Sequential(
-            nn.Conv2d(inner, computed, 1, groups=groups, bias=False),
-            nn.BatchNorm2d(computed),
-        )
+        self.branch_main_2 = nn.Sequential(*conv_bn(inner, computed, 1, 1, groups))
         self.branch_proj = nn.AvgPool2d(3, 2, 1) if stride == 2 else None
         self.shuffle_after = 2 if shuffle == "paper" else 4  # the ReLU, or the BN of the depthwise convolution
         self.shuffle = ChannelShuffle(groups, inverse=shuffle != "paper") if groups > 1 else nn.Identity()
@@ -83,16 +70,9 @@ class ShuffleNetV1(Classifier):
     """Stem, three stages of units, mean over the map, linear head.
 
     Args:
-        stem: channels of the first convolution.
-        planes: channels that each stage puts out.
-        classes, in_channels: outputs, and channels of the pictures.
         groups: groups of the 1x1 convolutions; the very first one is not grouped, for it reads few channels.
         shuffle: "paper" or "released", see the top of this file.
-        head_bias: give the head a bias.
         width: factor on all channels (the paper's "s x").
-        dropout: probability of dropping a feature before the head.
-
-    Raises: NetError for a value that is none of these, or a width that leaves channels that `groups` does not divide.
     """
 
     head = "classifier.0"
@@ -122,9 +102,7 @@ class ShuffleNetV1(Classifier):
                 f"split into {groups} groups; choose another width, such as 0.25, 0.5 or 2"
             )
         self.in_channels, channels = in_channels, stem
-        self.first_conv = nn.Sequential(
-            nn.Conv2d(in_channels, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
-        )
+        self.first_conv = nn.Sequential(*conv_bn(in_channels, channels, 3, 2, relu=nn.ReLU))
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         units: list[nn.Module] = []
         for plane, number in zip(planes, _UNITS, strict=True):
@@ -156,11 +134,14 @@ class ShuffleUnitV2(nn.Module):
         super().__init__()
         half = out // 2
         self.splits = stride == 1
+        inside = half if self.splits else channels
+        first, last = conv_bn(inside, half, 1, relu=nn.ReLU), conv_bn(half, half, 1, relu=nn.ReLU)
         self.branch1 = nn.Sequential()
         if not self.splits:
-            self.branch1 = nn.Sequential(*_depthwise(channels, stride), *_pointwise(channels, half))
-        inside = half if self.splits else channels
-        self.branch2 = nn.Sequential(*_pointwise(inside, half), *_depthwise(half, stride), *_pointwise(half, half))
+            self.branch1 = nn.Sequential(
+                *conv_bn(channels, channels, 3, stride, channels), *conv_bn(channels, half, 1, relu=nn.ReLU)
+            )
+        self.branch2 = nn.Sequential(*first, *conv_bn(half, half, 3, stride, half), *last)
         self.shuffle = ChannelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -168,24 +149,11 @@ class ShuffleUnitV2(nn.Module):
         return self.shuffle(torch.cat((self.branch1(left), self.branch2(right)), 1))
 
 
-def _depthwise(channels: int, stride: int) -> tuple[nn.Module, ...]:
-    conv = nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False)
-    return conv, nn.BatchNorm2d(channels)
-
-
-def _pointwise(channels: int, out: int) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(channels, out, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)
-
-
 class ShuffleNetV2(Classifier):
     """Stem, three stages of units, a 1x1 convolution, mean over the map, linear head.
 
     Args:
         planes: channels that each stage and the last convolution put out.
-        classes, in_channels: outputs, and channels of the pictures.
-        dropout: probability of dropping a feature before the head.
-
-    Raises: NetError for a dropout that is no probability below 1.
     """
 
     head = "fc"
@@ -197,9 +165,7 @@ class ShuffleNetV2(Classifier):
         super().__init__()
         check_dropout(dropout)
         self.in_channels, channels = in_channels, 24
-        self.conv1 = nn.Sequential(
-            nn.Conv2d(in_channels, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
-        )
+        self.conv1 = nn.Sequential(*conv_bn(in_channels, channels, 3, 2, relu=nn.ReLU))
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         for stage, (plane, number) in enumerate(zip(planes[:-1], _UNITS, strict=True), start=2):
             units = []
@@ -207,7 +173,7 @@ class ShuffleNetV2(Classifier):
                 units.append(ShuffleUnitV2(channels, plane, 2 if index == 0 else 1))
                 channels = plane
             self.add_module(f"stage{stage}", nn.Sequential(*units))
-        self.conv5 = nn.Sequential(*_pointwise(channels, planes[-1]))
+        self.conv5 = nn.Sequential(*conv_bn(channels, planes[-1], 1, relu=nn.ReLU))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(planes[-1], classes)
@@ -243,15 +209,9 @@ _VARIANTS_V1 = [
 ]
 
 for _name, _groups, _stem, _first, _shuffle, _params, _macs, _accuracy in _VARIANTS_V1:
-    _facts = Facts(_name, "shufflenet", 2018, _PAPER_V1, _params, _macs, (3, 224, 224), 1000, _SMALLEST, _accuracy)
-    register(
-        _facts,
-        stem=_stem,
-        planes=(_first, 2 * _first, 4 * _first),
-        groups=_groups,
-        shuffle=_shuffle,
-        head_bias=_shuffle == "paper",
-    )(ShuffleNetV1)
+    _facts = Facts(_name, "shufflenet", 2018, _PAPER_V1, _params, _macs, **IMAGENET, smallest=32, accuracy=_accuracy)
+    _how: dict[str, Any] = {"stem": _stem, "planes": (_first, 2 * _first, 4 * _first), "groups": _groups}
+    register(_facts, **_how, shuffle=_shuffle, head_bias=_shuffle == "paper")(ShuffleNetV1)
 
 # name, channels, parameters, MACs, published accuracy
 _VARIANTS_V2 = [
@@ -262,5 +222,5 @@ _VARIANTS_V2 = [
 ]
 
 for _name, _planes, _params, _macs, _accuracy in _VARIANTS_V2:
-    _facts = Facts(_name, "shufflenet", 2018, _PAPER_V2, _params, _macs, (3, 224, 224), 1000, _SMALLEST, _accuracy)
+    _facts = Facts(_name, "shufflenet", 2018, _PAPER_V2, _params, _macs, **IMAGENET, smallest=32, accuracy=_accuracy)
     register(_facts, planes=_planes)(ShuffleNetV2)

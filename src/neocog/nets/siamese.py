@@ -25,13 +25,9 @@ class Siamese(nn.Module):
     """The twin of a trunk: forward gives the embedding of a picture, `compare` the distance of two.
 
     Args:
-        in_channels, input_size: channels, and side of the pictures.
-        trunk: name of a net of the zoo with task "label".
+        trunk, trunk_options: name of a net of the zoo with task "label", and its options.
         dimensions: length of the embedding.
         normalise: scale embeddings to length 1.
-        trunk_options: options of the trunk.
-
-    Raises: NetError if the trunk is unknown, or does not name pictures.
     """
 
     def __init__(
@@ -52,7 +48,7 @@ class Siamese(nn.Module):
 
     @staticmethod
     def smallest_input(chosen: dict[str, Any]) -> int | None:
-        """Return the smallest input of the trunk."""
+        """That of the trunk."""
         return facts(chosen["trunk"]).smallest if "trunk" in chosen else None
 
     @staticmethod
@@ -68,9 +64,7 @@ class Siamese(nn.Module):
         out = out if isinstance(out, Tensor) else out.logits  # auxiliary heads have no part in an embedding
         return F.normalize(out) if self.normalise else out
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> embeddings (B, dimensions)."""
-        return self(x)  # type: ignore[no-any-return]
+    forward_features = forward
 
     def compare(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the Euclidean distances of the embeddings of `a` and `b`, both (B, in_channels, H, W), as (B,).
@@ -88,8 +82,6 @@ def contrastive_loss(distance: Tensor, same: Tensor, margin: float = 1.0) -> Ten
 
     distance (B,); same (B,), true where a pair belongs together. Hadsell et al. 2006, equation 4 (its Y is 1 for
     pairs that do not), summed there and averaged here.
-
-    Raises: NetError if the shapes differ, or the margin is not above 0.
     """
     if distance.shape != same.shape:
         raise NetError(f"expected one truth value per pair, got {tuple(same.shape)} for {tuple(distance.shape)}")
@@ -99,8 +91,6 @@ def contrastive_loss(distance: Tensor, same: Tensor, margin: float = 1.0) -> Ten
     return 0.5 * torch.where(same.bool(), distance.square(), apart).mean()
 
 
-register(
-    # lenet5 with two outputs in place of ten
-    Facts("siamese", "siamese", 2006, "Hadsell et al. 2006, CVPR", 61_026, 415_848, (1, 32, 32), 1, smallest=16,
-          task="embed"),
-)(Siamese)  # fmt: skip
+# lenet5 with two outputs in place of ten
+_figures = (2006, "Hadsell et al. 2006, CVPR", 61_026, 415_848, (1, 32, 32), 1, 16)
+register(Facts("siamese", "siamese", *_figures, task="embed"))(Siamese)

@@ -75,7 +75,6 @@ class SpeedNet(nn.Module):
     """The net of this file.
 
     Args:
-        classes: outputs.
         in_channels: channels of the picture; the whitening layer has 2 x 4 x in_channels filters.
         widths: channels of the three groups.
         depth: convolutions in a group, 2 or 3 (3 adds a residual connection).

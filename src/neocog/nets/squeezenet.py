@@ -64,12 +64,8 @@ class SqueezeNet(nn.Module):
     Args:
         stem: channels and side of the filters of the first convolution, which has stride 2.
         pools: the numbers of the Fire modules (2 to 9) that have a pooling before them.
-        classes, in_channels: outputs, and channels of the pictures.
-        dropout: probability of dropping a value before the last convolution.
         head_padding: padding of the last convolution. The Caffe release of version 1.0 has 1: a border of values that
             are the bias alone, and a 15 x 15 map. torchvision, and the release of version 1.1, have 0.
-
-    Raises: NetError for a dropout or a head_padding out of range.
     """
 
     head = "classifier.1"

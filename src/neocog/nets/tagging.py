@@ -35,8 +35,6 @@ class Tagger(nn.Module):
 
     Args:
         sizes: of each of the first ids, how many there are with the padding.
-        dimensions: length of each one's vector.
-        tags: number of outputs.
         pieces: how many subwords there are; 0: no given vectors.
         window, hidden: words that a filter sees (an odd number), and filters.
         layers: of windows one above the other; those after the first see three words and add to what they read.

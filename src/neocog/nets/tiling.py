@@ -19,14 +19,10 @@ OVERLAP = 0.25  # share of a tile's side that the next one covers, too
 
 
 def over_picture(net: nn.Module, x: Tensor, tile: tuple[int, int] | None = None) -> Tensor:
-    """Scores (B, classes, H, W) of pictures (B, C, H, W), tile by tile where they are larger than `tile`.
+    """Scores (B, classes, H, W) of pictures (B, C, H, W), tile by tile where they are larger than `tile` (None: never).
 
     A net without padding says how many pixels it takes from each side (`margin`), and which sides it can have
-    (`fitting`); smaller pictures are filled up with their mirror image.
-
-    Args:
-        net: anything that makes (B, classes, h, w) of (B, C, h, w); a map of another size is scaled.
-        tile: height and width of the tiles; None: the whole picture is one.
+    (`fitting`); smaller pictures are filled up with their mirror image. Scores of another size are scaled.
     """
     margin: int = getattr(net, "margin", 0)
     fitting: Callable[[int], int] = getattr(net, "fitting", int)

@@ -28,22 +28,18 @@ class Trunk(nn.Module):
     """A net of the zoo, read by its maps.
 
     Args:
-        net: built by ``nets.build``.
         levels: stride -> dotted name of the module whose output is the map; None finds them.
 
     Attributes:
         levels: as above. channels: stride -> number of channels. width: numbers in `vector`.
-
-    Raises: NetError if the net has no maps of a stride of at least 2.
     """
 
     def __init__(self, net: nn.Module, levels: Mapping[int, str] | None = None) -> None:
         super().__init__()
         self.net = net
         found, later = _find(net)
-        if levels is None:
-            self.levels = {stride: name for stride, (name, _) in found.items()}
-        else:
+        self.levels = {stride: name for stride, (name, _) in found.items()}
+        if levels is not None:
             self.levels = {int(stride): name for stride, name in levels.items()}
         self.channels = {stride: found[stride][1] for stride in self.levels if stride in found}
         if not self.levels:
@@ -121,14 +117,12 @@ def _find(net: nn.Module) -> tuple[dict[int, tuple[str, int]], list[str]]:
     for name, module in net.named_modules():
         if not name or ".parametrizations." in name:  # those put out weights
             continue
-        if any(name == head or name.startswith(f"{head}.") for head in heads if head):
-            handles.append(module.register_forward_hook(lambda _m, _i, _o, name=name: order.append(name)))
-            continue
 
         def note(_module: nn.Module, _inputs: Any, output: Any, name: str = name) -> None:
-            calls[name] = calls.get(name, 0) + 1
             order.append(name)
-            if isinstance(output, Tensor) and output.ndim == 4:
+            calls[name] = calls.get(name, 0) + 1
+            of_head = any(name == head or name.startswith(f"{head}.") for head in heads if head)
+            if isinstance(output, Tensor) and output.ndim == 4 and not of_head:
                 seen.append((name, tuple(output.shape)))
 
         handles.append(module.register_forward_hook(note))

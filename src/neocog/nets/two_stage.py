@@ -80,8 +80,6 @@ class TwoStage(nn.Module):
 
     Args:
         channels: stride -> channels of the trunk's maps.
-        classes: how many, without the background.
-        width: channels of the pyramid.
         hidden: of the two fully connected layers (published: 1024).
         gated: see the module.
     """

@@ -1,7 +1,5 @@
 """U-Net: Convolutional Networks for Biomedical Image Segmentation. Ronneberger, Fischer, Brox 2015, arXiv:1505.04597.
 
-ISBI cell tracking challenge 2015, PhC-U373: intersection over union 92 %.
-
 `unet_original` is the net as published: no padding, so every 3x3 convolution takes a pixel from each side, and an
 output of 388 x 388 needs a picture of 572 x 572 (92 pixels of context on each side). `unet` is today's usual form:
 padded, with BN, its output as large as the picture; `unet_small` has a quarter of its channels. `unet_keras` is a form
@@ -18,6 +16,8 @@ Output shapes for 1 x 572 x 572 (unet_original), and the sides of unet for 3 x 5
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..errors import NetError
 from ..records import Facts
 from .fcn import scaled
-from .layers import check_dropout, check_input
+from .layers import Classifier, check_dropout, check_input
 from .registry import register
 
 _WIDTHS = (64, 128, 256, 512, 1024)
@@ -73,19 +73,15 @@ class _Up(nn.Module):
         return self.convs(torch.cat([skip, x], 1))
 
 
-class UNet(nn.Module):
+class UNet(Classifier):
     """Four times two convolutions and pooling, two at the bottom, and four times back up, joined with the way down.
 
     Args:
         padding: 1 keeps the size of the map, 0 is the paper's.
-        norm: BN behind every 3x3 convolution (which then has no bias).
         up: "transposed", "transposed, relu" or "resize": how a map is enlarged.
         between: maps of a further 3x3 convolution before the last layer, or 0 for none.
-        classes, in_channels, input_size: outputs, channels and side of the pictures (the size is only checked).
         dropout: probability of dropping a value at the end of the way down, in the last two levels.
         width: factor for the number of channels.
-
-    Raises: NetError for a width or dropout that cannot be, and without padding for a size that does not tile.
     """
 
     head = "score"
@@ -158,7 +154,7 @@ class UNet(nn.Module):
                 )
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, 64, H', W'): what the last convolution reads."""
+        """(B, in_channels, H, W) -> (B, 64, H', W'): what the last convolution reads; H' = H - 184 without padding."""
         check_input(x, self.in_channels, 16)
         self._check_tiling(x.shape[2], x.shape[3])
         skips = []
@@ -173,21 +169,21 @@ class UNet(nn.Module):
             x = up(x, skips.pop())
         return self.between(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> logits (B, classes, H', W'); without padding H' = H - 184."""
-        return self.score(self.forward_features(x))
-
 
 _PAPER = "Ronneberger et al. 2015, arXiv:1505.04597"
 _CELLS = "ISBI cell tracking 2015, PhC-U373, IU 92 %"
 
-_facts = Facts(
-    "unet_original", "unet", 2015, _PAPER, 31_030_658, 150_428_424_448, (1, 572, 572), 2, 188, _CELLS, "segment"
-)
-register(_facts, padding=0, norm=False, up="transposed, relu", dropout=0.5)(UNet)
-_facts = Facts("unet", "unet", 2015, _PAPER, 31_037_698, 192_686_325_760, (3, 512, 512), 2, 16, task="segment")
-register(_facts, padding=1, norm=True, up="transposed")(UNet)
-_facts = Facts("unet_small", "unet", 2015, _PAPER, 1_942_594, 189_595_648, (3, 64, 64), 2, 16, task="segment")
-register(_facts, padding=1, norm=True, up="transposed", width=0.25)(UNet)
-_facts = Facts("unet_keras", "unet", 2015, _PAPER, 31_031_685, 54_605_774_848, (1, 256, 256), 1, 16, task="segment")
-register(_facts, padding=1, norm=False, up="resize", between=2, dropout=0.5)(UNet)
+# name, settings, parameters, MACs, usual input, classes, smallest input, published accuracy
+_VARIANTS: list[tuple[Any, ...]] = [
+    ("unet_original", {"padding": 0, "norm": False, "up": "transposed, relu", "dropout": 0.5}, 31_030_658,
+     150_428_424_448, (1, 572, 572), 2, 188, _CELLS),
+    ("unet", {"padding": 1, "norm": True, "up": "transposed"}, 31_037_698, 192_686_325_760, (3, 512, 512), 2, 16, ""),
+    ("unet_small", {"padding": 1, "norm": True, "up": "transposed", "width": 0.25}, 1_942_594, 189_595_648,
+     (3, 64, 64), 2, 16, ""),
+    ("unet_keras", {"padding": 1, "norm": False, "up": "resize", "between": 2, "dropout": 0.5}, 31_031_685,
+     54_605_774_848, (1, 256, 256), 1, 16, ""),
+]  # fmt: skip
+
+for _name, _settings, _params, _macs, _input, _classes, _least, _accuracy in _VARIANTS:
+    _facts = Facts(_name, "unet", 2015, _PAPER, _params, _macs, _input, _classes, _least, _accuracy, "segment")
+    register(_facts, **_settings)(UNet)

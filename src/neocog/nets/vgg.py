@@ -60,12 +60,7 @@ class VGG(Classifier):
     The map is averaged (or repeated) to 7 x 7 before the linear layers, so pictures of any size from 32 fit.
 
     Args:
-        stages: convolutions in each of five stages.
-        norm: batch normalisation behind each convolution.
-        classes, in_channels: outputs, and channels of the pictures.
         dropout: probability of dropping an output of the first two linear layers.
-
-    Raises: NetError for a dropout out of range.
     """
 
     head = "classifier.6"

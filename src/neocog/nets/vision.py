@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -43,11 +43,10 @@ def gaussian(sigma: float, radius: int) -> Tensor:
 
 
 def gabor(sigma: float, angle: float, wavelength: float) -> tuple[Tensor, Tensor]:
-    """Return the even and odd part of a Gabor filter, (n, n) each, float64, with n = 2 ceil(4 sigma) + 1.
+    """Return the even and odd part of a Gabor filter, which find lines and edges; (n, n), n = 2 ceil(4 sigma) + 1.
 
-    ``exp(-(m^2 + n^2) / 2 s^2) / (2 pi s^2) * exp(2 pi i (m cos t + n sin t) / lambda)``, m = column, n = row, for
-    m, n up to 4 sigma. The even (cosine) part is a line detector and the odd (sine) part an edge detector; the stripes
-    run across the direction `angle`. As it stands, the even part answers to uniform light; `SimpleCells` sees to that.
+    ``exp(-(m^2 + n^2) / 2 s^2) / (2 pi s^2) * exp(2 pi i (m cos t + n sin t) / lambda)``, m = column, n = row; float64.
+    As it stands, the even part answers to uniform light; `SimpleCells` sees to that.
     """
     radius = math.ceil(4 * sigma)
     m = torch.arange(-radius, radius + 1, dtype=torch.float64)
@@ -56,34 +55,33 @@ def gabor(sigma: float, angle: float, wavelength: float) -> tuple[Tensor, Tensor
     return envelope * phase.cos(), envelope * phase.sin()
 
 
-def _radius(conv: nn.Module) -> int:
-    assert isinstance(conv, nn.Conv2d)
-    return conv.kernel_size[0] // 2
-
-
 class _Stage(nn.Module):
-    """A stage with `in_channels` and `channels` (what it gives), whose weights are frozen."""
+    in_channels: int  # maps that it reads
+    channels: int  # and gives
+    shown: ClassVar[tuple[str, ...]] = ("channels",)
 
-    in_channels: int
-    channels: int
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.shown)
 
-    def _freeze(self) -> None:
-        for parameter in self.parameters():
-            parameter.requires_grad_(False)
+
+def _fixed(filters: Tensor, groups: int) -> nn.Conv2d:
+    """Return a convolution with filters (C, n, n) that never learn; maps go on as their edge pixels do."""
+    side = filters.shape[-1]
+    conv = nn.Conv2d(groups, len(filters), side, 1, side // 2, groups=groups, bias=False, padding_mode="replicate")
+    with torch.no_grad():
+        conv.weight.copy_(filters[:, None])
+    return conv.requires_grad_(False)
 
 
 class Retina(_Stage):
     """Ganglion cells: a centre against its surround, difference of two Gaussians of equal volume.
 
     (B, C, H, W) -> (B, 2 C, H, W): first the on-centre, off-surround cells of all channels, then the off-centre ones.
-    Uniform light gives exactly no response, also at the border (the picture goes on as its edge pixels do).
+    Uniform light gives exactly no response, also at the border.
 
     Args:
-        in_channels: channels of the picture; each has its own cells.
         sigma_centre, sigma_surround: in pixels; 1.6 apart comes near the Laplacian of a Gaussian (Marr, Hildreth 1980).
         rectify: cells do not fire less than not at all: on = max(0, d), off = max(0, -d). Otherwise d and -d.
-
-    Raises: NetError unless 0 < sigma_centre < sigma_surround.
     """
 
     def __init__(
@@ -97,15 +95,12 @@ class Retina(_Stage):
             )
         self.in_channels, self.channels, self.rectify = in_channels, 2 * in_channels, rectify
         self.radius = math.ceil(4 * sigma_surround)
-        self.filter = nn.Conv2d(in_channels, in_channels, 2 * self.radius + 1, groups=in_channels, bias=False)
-        with torch.no_grad():
-            difference = gaussian(sigma_centre, self.radius) - gaussian(sigma_surround, self.radius)
-            self.filter.weight.copy_(difference)
-        self._freeze()
+        difference = gaussian(sigma_centre, self.radius) - gaussian(sigma_surround, self.radius)
+        self.filter = _fixed(difference.expand(in_channels, -1, -1), in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(x, self.in_channels)
-        d = self.filter(F.pad(x, [self.radius] * 4, mode="replicate"))  # (B, C, H, W)
+        d = self.filter(x)  # (B, C, H, W)
         both = torch.cat([d, -d], dim=1)
         return F.relu(both) if self.rectify else both
 
@@ -115,18 +110,16 @@ class SimpleCells(_Stage):
 
     (B, C, H, W) -> (B, C x 2 x scales x orientations, H, W); for each input channel first all even filters, then all
     odd ones, each in the order of scales, then orientations (t = 0, pi/8, 2 pi/8 ...). Every filter has a sum of zero:
-    the even ones are freed from their mean by taking off a multiple of the envelope. The receptive field is
-    2 ceil(4 sigma) + 1 pixels.
+    of the even ones a multiple of the envelope is taken off.
 
     Args:
-        in_channels: channels of the picture (or maps of the stage before).
         orientations: their number, evenly spread over half a turn.
         wavelengths: in pixels, one for each scale; more than 2, which is the finest grating that pixels can show.
         sigmas: width of the envelope of each scale; default half the wavelength.
-        rectify: give max(0, response) only, as a cell without spontaneous activity does.
-
-    Raises: NetError for numbers that make no filter.
+        rectify: give max(0, response) only.
     """
+
+    shown = ("in_channels", "orientations", "wavelengths")
 
     def __init__(
         self,
@@ -153,49 +146,31 @@ class SimpleCells(_Stage):
         # one convolution for each scale, each as large as its filters need: for each channel even, then odd
         self.scales = nn.ModuleList()
         for wavelength, sigma in zip(wavelengths, sigmas, strict=True):
-            filters = self._filters(sigma, wavelength)
-            conv = nn.Conv2d(in_channels, in_channels * len(filters), filters.shape[-1], groups=in_channels, bias=False)
-            with torch.no_grad():
-                conv.weight.copy_(filters.repeat(in_channels, 1, 1)[:, None])
-            self.scales.append(conv)
-        self._freeze()
-
-    def _filters(self, sigma: float, wavelength: float) -> Tensor:
-        """Return one scale: (2 x orientations, n, n), even then odd, each with a sum of zero."""
-        pairs = [gabor(sigma, angle, wavelength) for angle in self.angles]
-        envelope = gaussian(sigma, math.ceil(4 * sigma))
-        even = [line - line.sum() * envelope for line, _ in pairs]
-        return torch.stack([*even, *(edge for _, edge in pairs)])
+            pairs = [gabor(sigma, angle, wavelength) for angle in self.angles]
+            envelope = gaussian(sigma, math.ceil(4 * sigma))
+            even = [line - line.sum() * envelope for line, _ in pairs]
+            filters = torch.stack([*even, *(edge for _, edge in pairs)])
+            self.scales.append(_fixed(filters.repeat(in_channels, 1, 1), in_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(x, self.in_channels)
-        found = []
-        for conv in self.scales:
-            radius = _radius(conv)
-            response = conv(F.pad(x, [radius] * 4, mode="replicate"))
-            found.append(response.unflatten(1, (self.in_channels, 2, 1, self.orientations)))
+        found = [conv(x).unflatten(1, (self.in_channels, 2, 1, self.orientations)) for conv in self.scales]
         maps = torch.cat(found, dim=3).flatten(1, 4)  # (B, C x 2 x scales x orientations, H, W)
         return F.relu(maps) if self.rectify else maps
-
-    def extra_repr(self) -> str:
-        return f"in_channels={self.in_channels}, orientations={self.orientations}, wavelengths={self.wavelengths}"
 
 
 class ComplexCells(_Stage):
     """Energy over the two phases, ``sqrt(even^2 + odd^2)``, then pooling over positions.
 
-    (B, C x 2 x F, H, W), as `SimpleCells` without rectification gives them, -> (B, C x F, ceil(H / stride), ...). The
-    energy of a grating does not depend on its phase; pooling makes the cell indifferent to the place as well.
+    (B, C x 2 x F, H, W), as `SimpleCells` without rectification gives them, -> (B, C x F, ceil(H / stride), ...).
 
     Args:
-        in_channels: maps of the simple cells.
         per_phase: F, filters of one phase for each channel; default: half the maps, which is one channel.
-        pool: side of the pooled window, odd; 1 does not pool.
-        stride: of the windows.
+        pool, stride: side of the pooled window, odd (1 does not pool), and its step.
         how: "max", "average", or "energy" (root of the mean of the squared energies).
-
-    Raises: NetError for maps that are not pairs of phases, an even window, or another way to pool.
     """
+
+    shown = ("channels", "pool", "stride", "how")
 
     def __init__(
         self, in_channels: int, per_phase: int | None = None, pool: int = 3, stride: int = 1, how: str = "max"
@@ -203,9 +178,7 @@ class ComplexCells(_Stage):
         super().__init__()
         per_phase = in_channels // 2 if per_phase is None else per_phase
         if per_phase < 1 or in_channels % (2 * per_phase):
-            raise NetError(
-                f"expected maps in sets of {per_phase} even and {per_phase} odd ones, got {in_channels} maps"
-            )
+            raise NetError(f"expected maps in sets of {per_phase} even and {per_phase} odd ones, got {in_channels}")
         if pool < 1 or pool % 2 == 0 or how not in ("max", "average", "energy"):
             raise NetError(f"expected an odd window and one of max, average, energy; got pool={pool!r} and how={how!r}")
         self.in_channels, self.channels, self.per_phase = in_channels, in_channels // 2, per_phase
@@ -223,9 +196,6 @@ class ComplexCells(_Stage):
         pooled = F.avg_pool2d(pooled, self.pool, self.stride, self.pool // 2, count_include_pad=False)
         return pooled if self.how == "average" else pooled.sqrt()
 
-    def extra_repr(self) -> str:
-        return f"{self.channels} maps, pool={self.pool}, stride={self.stride}, how={self.how!r}"
-
 
 class HypercomplexCells(_Stage):
     """End-stopped cells: answer to a line that ends within the field, and are inhibited where it goes on.
@@ -235,15 +205,11 @@ class HypercomplexCells(_Stage):
     inhibition equals the excitation (gain = 1) and the cell is silent; at an end half of it is missing.
 
     Args:
-        in_channels: maps of the complex cells, ordered by scales, then orientations (`ComplexCells` after
-            `SimpleCells`).
-        orientations: how many there are.
         wavelengths: of the scales; the inhibition comes from `distance` times the wavelength away.
-        distance: in wavelengths.
         gain: strength of the inhibition.
-
-    Raises: NetError if the maps are not whole sets of orientations and scales.
     """
+
+    shown = ("channels", "distance", "gain")
 
     def __init__(
         self,
@@ -262,17 +228,11 @@ class HypercomplexCells(_Stage):
             )
         self.in_channels = self.channels = in_channels
         self.orientations, self.wavelengths, self.distance, self.gain = orientations, tuple(wavelengths), distance, gain
-        repeats = in_channels // sets
         self.scales = nn.ModuleList()
         for wavelength in wavelengths:
-            filters = torch.stack(
-                [self._filter(wavelength, math.pi * k / orientations) for k in range(orientations)]
-            ).repeat(repeats, 1, 1)[:, None]
-            conv = nn.Conv2d(len(filters), len(filters), filters.shape[-1], groups=len(filters), bias=False)
-            with torch.no_grad():
-                conv.weight.copy_(filters)
-            self.scales.append(conv)
-        self._freeze()
+            filters = torch.stack([self._filter(wavelength, math.pi * k / orientations) for k in range(orientations)])
+            filters = filters.repeat(in_channels // sets, 1, 1)
+            self.scales.append(_fixed(filters, len(filters)))
 
     def _filter(self, wavelength: float, angle: float) -> Tensor:
         """Return excitation in the middle, inhibition at both sides along the line; sum 1 - gain. float64."""
@@ -291,28 +251,18 @@ class HypercomplexCells(_Stage):
     def forward(self, x: Tensor) -> Tensor:
         check_input(x, self.in_channels)
         split = x.unflatten(1, (-1, len(self.wavelengths), self.orientations))  # (B, C, scales, orientations, H, W)
-        found = []
-        for scale, conv in enumerate(self.scales):
-            radius = _radius(conv)
-            maps = F.pad(split[:, :, scale].flatten(1, 2), [radius] * 4, mode="replicate")
-            found.append(conv(maps).unflatten(1, (-1, 1, self.orientations)))
+        found = [
+            conv(split[:, :, scale].flatten(1, 2)).unflatten(1, (-1, 1, self.orientations))
+            for scale, conv in enumerate(self.scales)
+        ]
         return F.relu(torch.cat(found, dim=2).flatten(1, 3))
-
-    def extra_repr(self) -> str:
-        return f"{self.channels} maps, distance={self.distance:g}, gain={self.gain:g}"
 
 
 STAGES = ("retina", "simple", "complex", "hypercomplex")
 
 
 class VisualSystem(nn.Sequential):
-    """Stages one after another, with `in_channels` and `channels` like one stage.
-
-    Args:
-        stages: modules of this file, or others that have `in_channels` and `channels`.
-
-    Raises: NetError if one stage does not read as many maps as the stage before gives.
-    """
+    """Stages one after another, of this file or others, with `in_channels` and `channels` like one stage."""
 
     def __init__(self, *stages: nn.Module) -> None:
         if not stages:
@@ -334,8 +284,6 @@ def visual_system(
     """Return the named stages, fitted to one another: any of "retina", "simple", "complex", "hypercomplex", in order.
 
     `options` are those of a stage, by its name: ``visual_system(("simple", "complex"), simple={"orientations": 4})``.
-
-    Raises: NetError for an unknown name, stages out of order, or complex cells without simple ones.
     """
     names = tuple(layers)
     known = [name for name in STAGES if name in names]
@@ -345,22 +293,14 @@ def visual_system(
         raise NetError(f"complex cells read simple ones, and hypercomplex cells complex ones; got {names!r}")
     if wrong := set(options) - set(names):
         raise NetError(f"options for {', '.join(sorted(wrong))}, but the layers are {', '.join(names)}")
-    stages: list[nn.Module] = []
-    channels, simple = in_channels, None
+    stages: list[_Stage] = []
+    kinds = {"retina": Retina, "simple": SimpleCells, "complex": ComplexCells, "hypercomplex": HypercomplexCells}
+    channels, fitting = in_channels, dict[str, dict[str, Any]]()
     for name in names:
-        given = dict(options.get(name, {}))
-        stage: _Stage
-        if name == "retina":
-            stage = Retina(channels, **given)
-        elif name == "simple":
-            stage = simple = SimpleCells(channels, **given)
-        elif name == "complex":
-            assert simple is not None
-            stage = ComplexCells(channels, **{"per_phase": simple.per_phase, **given})
-        else:
-            assert simple is not None
-            bank = {"orientations": simple.orientations, "wavelengths": simple.wavelengths}
-            stage = HypercomplexCells(channels, **{**bank, **given})
+        stage = kinds[name](channels, **{**fitting.get(name, {}), **options.get(name, {})})
+        if isinstance(stage, SimpleCells):
+            bank = {"orientations": stage.orientations, "wavelengths": stage.wavelengths}
+            fitting = {"complex": {"per_phase": stage.per_phase}, "hypercomplex": bank}
         stages.append(stage)
         channels = stage.channels
     return VisualSystem(*stages)
@@ -381,20 +321,12 @@ class ContrastGain(nn.Module):
         strength = x.float().square().mean((1, 2, 3), keepdim=True)  # bf16 would lose the faint ones
         return (x / (self.floor**2 + strength).sqrt()).to(x.dtype)
 
-    def extra_repr(self) -> str:
-        return f"floor={self.floor:g}"
-
 
 class FrontEnd(nn.Module):
     """A net that sees through fixed cells: ``net(gain(front(x)))``. The front is frozen and part of the state dict.
 
     Between the two stands `ContrastGain`, because the cells' responses are a hundredth of what nets are initialised
-    for. The head is that of the net behind, so that `change_head` and transfer work as ever.
-
-    Args:
-        front: a stage, or several (`visual_system`).
-        net: any net, built with ``in_channels=front.channels``.
-        gain: False hands the responses on as they are.
+    for. The head is that of the net behind, so that `change_head` and transfer work as ever. `gain` False: without it.
     """
 
     def __init__(self, front: nn.Module, net: nn.Module, gain: bool = True) -> None:
@@ -404,11 +336,7 @@ class FrontEnd(nn.Module):
         if isinstance(name := getattr(net, "head", None), str):
             self.head = f"net.{name}"
         self.aux_heads = tuple(f"net.{name}" for name in getattr(net, "aux_heads", ()))
-
-    @property
-    def channels(self) -> int:
-        """Number of maps that the net behind receives."""
-        return self.front.channels  # type: ignore[return-value]
+        self.channels: int = front.channels  # type: ignore[assignment]  # that the net behind receives
 
     def forward_features(self, x: Tensor) -> Tensor:
         return self.net.forward_features(self.gain(self.front(x)))  # type: ignore[operator, no-any-return]
@@ -428,16 +356,13 @@ def front_end(
     Args:
         net: a name, built here with as many input channels as the cells give and with `options` (those of `build`);
             or a module whose first layer reads that many already.
-        layers: names of stages (see `visual_system`), or a stage, or a `VisualSystem`.
-        in_channels: channels of the picture; used with names of stages.
-
-    Raises: NetError if the stages do not fit together, or a net was given together with options.
+        layers: names of stages (see `visual_system`) for pictures of `in_channels`, or a stage, or a `VisualSystem`.
     """
     front = layers if isinstance(layers, nn.Module) else visual_system(layers, in_channels)
     if isinstance(net, nn.Module):
         if options:
             raise NetError(f"{', '.join(options)}: options are for a net given by its name, not for a finished module")
-        expected = first_channels(net)
+        expected = getattr(net, "spec", {}).get("in_channels")  # None if it does not say
         if expected is not None and expected != front.channels:
             raise NetError(
                 f"the cells give {front.channels} maps, but the net reads {expected} channels; "
@@ -447,22 +372,13 @@ def front_end(
     return FrontEnd(front, build(net, in_channels=front.channels, **options))  # type: ignore[arg-type]
 
 
-def first_channels(net: nn.Module) -> int | None:
-    """Return how many channels a net of this zoo was built for, or None if it does not say."""
-    return getattr(net, "spec", {}).get("in_channels")
-
-
 class EarlyVision(FrontEnd):
     """`front_end` as a net of the zoo: fixed cells in front of a trunk that learns.
 
     Args:
-        classes, in_channels, input_size: outputs, channels, and side of the pictures.
         trunk: name of a net of the zoo with task "label" and pictures as input.
         layers: stages of `visual_system`.
-        stages: options of the stages by their names, such as ``{"simple": {"orientations": 4}}``.
-        trunk_options: options of the trunk.
-
-    Raises: NetError if the trunk is unknown or gives no labels, or the stages do not fit together.
+        stages, trunk_options: options of the stages by their names, such as ``{"simple": {"orientations": 4}}``.
     """
 
     def __init__(
@@ -484,12 +400,10 @@ class EarlyVision(FrontEnd):
 
     @staticmethod
     def smallest_input(chosen: dict[str, Any]) -> int | None:
-        """Return the smallest input of the trunk."""
+        """That of the trunk."""
         return facts(chosen["trunk"]).smallest if "trunk" in chosen else None
 
 
-register(
-    # the trunk's lenet5, whose first convolution reads 64 maps; the cells' weights are frozen and not counted
-    Facts("early_vision", "vision", 1962, "Hubel and Wiesel 1962, J. Physiology 160:106-154", 71_156, 146_074_536,
-          (1, 32, 32), 10, smallest=16),
-)(EarlyVision)  # fmt: skip
+# the trunk's lenet5, whose first convolution reads 64 maps; the cells' weights are frozen and not counted
+_PAPER = "Hubel and Wiesel 1962, J. Physiology 160:106-154"
+register(Facts("early_vision", "vision", 1962, _PAPER, 71_156, 146_074_536, (1, 32, 32), 10, smallest=16))(EarlyVision)

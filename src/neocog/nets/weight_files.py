@@ -28,24 +28,18 @@ _WEIGHTS, _CARD = "weights.safetensors", "net.json"  # the files of a run folder
 
 
 def resolve_weights(
-    name: str,
-    weights: str | os.PathLike[str],
-    *,
-    offline: bool | None = None,
-    say: Callable[[str], object] = tell,
+    name: str, weights: str | os.PathLike[str], *, offline: bool | None = None, say: Callable[[str], object] = tell
 ) -> Path:
     """Return the safetensors file that `weights` means for the net `name`.
 
     Args:
         weights: a file, the folder of a finished training, or "imagenet": ``NAME.safetensors`` in the folder that the
             environment variable NEOCOG_WEIGHTS names, else from an installed package (see `packages`), else from the
-            Hugging Face hub (extra ``hub``).
+            Hugging Face hub (extra ``hub``; see `hub.from_hub` for what that raises).
         offline: never fetch; default: as HF_HUB_OFFLINE or NEOCOG_OFFLINE say.
         say: is called with a line before anything is fetched.
 
-    Raises:
-        NetError: there is no such file or run, or no such weights are known.
-        FetchError, MissingExtra: see `hub.from_hub`.
+    Raises: NetError: there is no such file or run, or no such weights are known.
     """
     if not isinstance(weights, str | os.PathLike):
         raise NetError(f"expected weights='imagenet', a safetensors file or a run folder, got {weights!r}")
@@ -81,11 +75,7 @@ _PREFERRED = (
 
 
 def at_hand(name: str | None = None) -> tuple[str, str] | None:
-    """Return the best net whose ImageNet weights need no download, and where they are, in words; None if there is none.
-
-    Args:
-        name: only this net.
-    """
+    """Return the best net (or `name` alone) whose ImageNet weights need no download, and where they are, in words."""
     folder = os.environ.get("NEOCOG_WEIGHTS")
     for one in (name,) if name else _PREFERRED:
         if folder and (Path(folder) / f"{one}.safetensors").is_file():
@@ -163,8 +153,6 @@ def preprocess_for(weights: str | os.PathLike[str], name: str | None = None) -> 
     that is not given is `size` / 0.875: 256 for 224. If there is no description, the preprocessing of torchvision's
     nets (the defaults of `Preprocess`) is taken for the net `name`, at its usual size; for MobileNet v1, x / 127.5 - 1,
     with which Google's and timm's weights were trained.
-
-    Raises: NetError if there is neither a description that can be understood nor a `name`.
     """
     if weights == "imagenet" and name is None:
         raise NetError("whose ImageNet weights? Give the net: preprocess_for('imagenet', 'resnet50')")

@@ -103,10 +103,6 @@ def _wrapper(given: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> int:
     return cut
 
 
-def _same(name: str) -> str:
-    return name
-
-
 def _old_densenet(name: str) -> str:
     """The released DenseNet files write ``norm.1`` for ``norm1``."""
     return re.sub(r"(denselayer\d+)\.(norm|conv)\.([12])\.", r"\1.\2\3.", name)
@@ -199,7 +195,7 @@ KERAS = "Keras"
 
 # whose names, from a name of theirs to ours, whether kernels may be in Keras's order
 _MAPS: tuple[tuple[str, Callable[[str], str], bool], ...] = (
-    ("its own", _same, False),
+    ("its own", str, False),
     ("torchvision", _old_densenet, False),
     ("timm", _timm_vgg, False),
     ("timm", _timm_mobilenet_v2, False),

@@ -54,8 +54,8 @@ def load_weights(
 
     The map between names is chosen by what fits. Values get the type and device of the net's own; a net on the meta
     device gets its values on the CPU. Auxiliary heads that only one side has are left out. MobileNet v1 takes over the
-    padding and the BN epsilon that the weights were trained with, unless it was built with others explicitly. With
-    ``strict=False`` what fits is loaded, and the rest left as it is.
+    padding and the BN epsilon of the weights, unless it was built with others explicitly. With ``strict=False`` what
+    fits is loaded, and the rest left as it is.
 
     Raises: NetError if `strict` and anything is missing, unexpected or of another shape; nothing is changed then.
     """
@@ -89,16 +89,12 @@ def build(
     Raises: NetError for an unknown name or option, a value that the net cannot have, or weights that do not fit.
     """
     name, known = registry.in_file(name)
-    classes, in_channels, input_size = (
-        known.pop(key, None) if value is None else value
-        for key, value in (("classes", classes), ("in_channels", in_channels), ("input_size", input_size))
-    )
-    options = {**known, **options}
-    if weights is None:
-        return registry.build(name, classes, in_channels, input_size, **options)
-    check_options(name, options)
     sizes = {"classes": classes, "in_channels": in_channels, "input_size": input_size}
-    return build_with_weights(name, weights, **sizes, offline=offline, **options)  # type: ignore[arg-type]
+    settings = {**known, **{key: value for key, value in sizes.items() if value is not None}, **options}
+    if weights is None:
+        return registry.build(name, **settings)
+    check_options(name, options)
+    return build_with_weights(name, weights, offline=offline, **settings)
 
 
 def build_with_weights(
@@ -116,8 +112,6 @@ def build_with_weights(
 
     Without `classes` the net has as many as the weights. With another number, the last layer is new, and `say` gets a
     line about it. A run gives its own options too, where the caller gives none.
-
-    Raises: NetError if the weights do not fit; see `resolve_weights` for what fetching can raise.
     """
     path = resolve_weights(name, weights, offline=offline, say=say)
     state = read_weights(path)
@@ -207,11 +201,8 @@ def _load(
 
 
 def _match(net: nn.Module, state: Mapping[str, Tensor]) -> Match:
-    return best_match(_shapes(state), _shapes(net.state_dict()))
-
-
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in state.items()}
+    given, wanted = ({name: tuple(value.shape) for name, value in one.items()} for one in (state, net.state_dict()))
+    return best_match(given, wanted)
 
 
 def _adopt(net: nn.Module, options: dict[str, Any], say: Callable[[str], object]) -> None:
@@ -244,19 +235,16 @@ def _heads(net: nn.Module) -> tuple[str, ...]:
 
 def _classes_in(net: nn.Module, state: Mapping[str, Tensor]) -> int | None:
     """Return the number of classes that a file was trained for, as far as the net's last layer shows it."""
-    match = _match(net, state)
-    for head in _heads(net)[:1]:
-        for name, _, given in match.reshaped:
-            if name in (f"{head}.bias", f"{head}.weight"):
-                return given[0]
-        if f"{head}.weight" in match.placed:
-            return int(net.spec["classes"])  # type: ignore[index]
-    return None
+    match, head = _match(net, state), getattr(net, "head", None)
+    for name, _, given in match.reshaped:
+        if name in (f"{head}.bias", f"{head}.weight"):
+            return given[0]
+    return int(net.spec["classes"]) if f"{head}.weight" in match.placed else None  # type: ignore[index]
 
 
 def _complaint(net: nn.Module, state: Mapping[str, Tensor], where: str, match: Match) -> str:
     """Say what is wrong with a file, the first few of each kind, and what it would fit."""
-    total = len(_shapes(net.state_dict()))
+    total = len(net.state_dict())
     parts = [
         _some(match.missing, "missing"),
         _some(match.unexpected, "unexpected"),
