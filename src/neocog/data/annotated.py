@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.columns import LabelSets, split_code
+from neocog.data.columns import LabelSets, Texts, ends_of, split_code
 from neocog.data.decode import inspect
+from neocog.data.folder import Folder, open_folder
 from neocog.data.kinds import Boxes, Categories, Column, Points
-from neocog.data.layouts import picture_stem, place_of, plain_stem
+from neocog.data.layouts import Layout, is_generic, picture_stem, place_of, plain_stem
 from neocog.data.shapes import Runs, ShapeMasks, Shapes
+from neocog.data.source import ONE_LABEL, Source
 from neocog.errors import DecodeError
 from neocog.records import Problem, counted
 
@@ -137,6 +139,60 @@ def _only(rows: list[int], fits: list[Any]) -> int:
     return rows[fits.index(best)] if fits.count(best) == 1 else -1
 
 
+def open_layout(layout: Layout) -> Source:
+    """Open the pictures of a layout, without its masks, with its annotations as columns.
+
+    Labelled only where class folders hold the pictures.
+    """
+    from neocog.data import coco, labelme, mask_files, voc, yolo
+
+    readers = {"coco": coco, "voc": voc, "yolo": yolo, "labelme": labelme, "masks": mask_files}
+    listed = open_folder(layout.root)
+    keys = [os.fsdecode(listed.keys.raw(i)) for i in range(len(listed))]
+    rows = np.array([i for i, key in enumerate(keys) if not layout.is_mask(layout.root / key)], dtype=np.int64)
+    pictures = Pictures(layout.root, [keys[i] for i in rows])
+    found = readers[layout.kind].read(layout, pictures)
+    if layout.kind != "masks" and "mask" not in found.columns and (layout.masks or layout.beside):
+        more = mask_files.read(layout, pictures)
+        found.columns.update(more.columns)
+        found.notes += more.notes
+        found.problems += more.problems
+    used = sorted(set(listed.labels[rows].tolist()) - {-1})
+    labelled = sum(not is_generic(listed.classes[i]) for i in used) >= 2  # class folders hold the pictures
+    labels = np.full(len(rows), -1, dtype=np.int32)
+    splits = pictures.splits()
+    if labelled:
+        labels = np.searchsorted(used, listed.labels[rows]).astype(np.int32)
+        labels[listed.labels[rows] < 0] = -1
+        splits = listed.splits[rows]
+    elif found.splits is not None:
+        splits = np.where(found.splits >= 0, found.splits, splits)
+    left_out = [f"{len(listed) - len(rows):,} masks were left out"] if len(rows) < len(listed) else []
+    what = ", ".join(role for role, column in found.columns.items() if column.known.any())
+    notes = [f"{layout}" + (f": {what} read" if what else ""), *([] if "mask" in found.columns else left_out)]
+    unfit = (
+        f"{listed.name} looks like {layout}. {ONE_LABEL} To classify whole pictures, put each into a folder named "
+        "after its class, or write a table with the columns path and label and open that."
+    )
+    if labelled:
+        unfit = ""
+        notes = [*listed.notes, *left_out, f"the folders were taken as classes, but this looks like {layout}"]
+    source = Folder(
+        layout.root,
+        Texts(listed.keys.raw(int(i)) for i in rows),
+        listed.name,
+        [listed.classes[i] for i in used] if labelled else (),
+        labels,
+        splits,
+        notes=[*notes, *found.notes],
+        problems=[*listed.problems, *found.problems],
+        columns=found.columns,
+        unfit=unfit,
+    )
+    source.layout, source.said_sizes = layout, found.sizes
+    return source
+
+
 class Marks:
     """Boxes, outlines and points of pictures, collected in any order.
 
@@ -154,8 +210,7 @@ class Marks:
         self._corners = array("f")
         self._pieces: list[Sequence[np.ndarray | Runs]] = []
         self._points: dict[int, tuple[float, np.ndarray]] = {}
-        self.several = 0  # pictures with points of more than one thing
-        self._many: set[int] = set()
+        self._many: set[int] = set()  # pictures with points of more than one thing
 
     def add(
         self,
@@ -194,27 +249,23 @@ class Marks:
         kept = set(self._rows)
         self.looked[[row for row in rows if row not in kept]] = False
 
-    def finish(
-        self, *, point_names: Sequence[str] = (), swap: Sequence[int] | None = None, boxes: bool = True
-    ) -> tuple[dict[str, Column], list[str]]:
-        """The columns boxes, mask (where there are outlines), tags, points; and notes."""
-        n = len(self.pictures)
+    def finish(self, found: Found, point_names: Sequence[str] = (), swap: Sequence[int] | None = None) -> None:
+        """Add the columns boxes, mask (where there are outlines), tags, points; sizes, and notes."""
+        n, made, notes = len(self.pictures), found.columns, found.notes
+        found.sizes = self.sizes.copy()
         names = tuple(self.names) if self.given else tuple(sorted(self.names))
         number = np.array([names.index(name) for name in self.names] or [0], dtype=np.int32)
         rows = np.frombuffer(self._rows, dtype=np.int64)
         order = np.argsort(rows, kind="stable")
-        ends = np.concatenate(([0], np.cumsum(np.bincount(rows, minlength=n)))).astype(np.int64)
+        ends = ends_of(np.bincount(rows, minlength=n))
         labels = np.frombuffer(self._labels, dtype=np.int32)[order]
         labels = np.where(labels < 0, -1, number[labels])
         corners = np.frombuffer(self._corners, dtype=np.float32).reshape(-1, 4)[order]
         ignored = np.frombuffer(self._ignored, dtype=np.int8)[order].astype(bool)
         column = Boxes(ends, corners, labels, names, ignored, self.looked)
-        made: dict[str, Column] = {}
-        notes: list[str] = []
-        if boxes and names and len(rows):
+        if names and len(rows):
             kept = np.flatnonzero(labels >= 0)
-            counts = np.bincount(rows[order][kept], minlength=n)
-            ends = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+            ends = ends_of(np.bincount(rows[order][kept], minlength=n))
             public = Boxes(ends, corners[kept], labels[kept], names, ignored[kept], self.looked)
             made["boxes"], made["tags"] = public, tags_of(public)
             notes += _empty(public)
@@ -237,15 +288,14 @@ class Marks:
                 notes.append(
                     f"{counted(len(self._many))} with points of several objects: those of the largest one are used"
                 )
-        return made, notes
 
 
 def tags_of(boxes: Boxes) -> Categories:
     """Which classes are in each picture."""
     rows = np.repeat(np.arange(len(boxes)), np.diff(boxes.ends))
     pairs = np.unique(np.stack((rows, boxes.labels), 1), axis=0) if len(rows) else np.zeros((0, 2), np.int64)
-    ends = np.concatenate(([0], np.cumsum(np.bincount(pairs[:, 0], minlength=len(boxes)))))
-    return Categories(LabelSets(ends.astype(np.int64), pairs[:, 1].astype(np.int32)), boxes.names, None, boxes.known)
+    ends = ends_of(np.bincount(pairs[:, 0], minlength=len(boxes)))
+    return Categories(LabelSets(ends, pairs[:, 1].astype(np.int32)), boxes.names, None, boxes.known)
 
 
 def _empty(boxes: Boxes) -> list[str]:

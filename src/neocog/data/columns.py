@@ -191,6 +191,18 @@ class LabelColumn:
         return names, labels, LabelSets(ends, values, several) if multi else None
 
 
+def ends_of(counts: np.ndarray) -> np.ndarray:
+    """For lists held flat, of so many each: where each begins, int64 (N + 1,), the end of the last one last."""
+    return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+
+
+def spans(ends: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For lists held flat (row i is ``ends[i]:ends[i + 1]``): the ends of the rows `rows`, and what they hold."""
+    counts = np.diff(ends)[rows]
+    made = ends_of(counts)
+    return made, np.repeat(ends[:-1][rows] - made[:-1], counts) + np.arange(made[-1])
+
+
 class LabelSets:
     """The labels of each picture where there can be several: row i is ``values[ends[i]:ends[i + 1]]``.
 
@@ -215,9 +227,7 @@ class LabelSets:
 
     def select(self, indices: np.ndarray) -> LabelSets:
         """Return the rows `indices`, in that order."""
-        counts = np.diff(self.ends)[indices]
-        ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        where = np.repeat(self.ends[:-1][indices] - ends[:-1], counts) + np.arange(ends[-1])
+        ends, where = spans(self.ends, indices)
         return LabelSets(ends, self.values[where], self.meant)
 
 

@@ -1,17 +1,27 @@
-"""Masks as picture files: palette, grey or coloured; what their values mean is found from some of them, and said."""
+"""Masks as picture files: palette, grey or coloured; what their values mean is found from some of them, and said.
+
+They lie in folders of their own beside the pictures, or beside each picture as X_mask.png, or in a table.
+"""
 
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from neocog.data.kinds import NOT_LABELLED
+from neocog.data.annotated import Found, Pictures
+from neocog.data.columns import is_picture
+from neocog.data.kinds import NOT_LABELLED, Masks, digest
+from neocog.data.layouts import Layout
+from neocog.data.text import lines_of
 from neocog.errors import DataError
+from neocog.records import Problem, counted
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -54,30 +64,32 @@ class Values:
         if self.halved:
             return []
         if self.coloured:
-            wide = pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, 2)
-            known = {int(_packed(np.array(one, dtype=np.uint8))) for one in (*(self.colours or ()), *self.void)}
-            return [f"#{code:06x}" for code in np.unique(_packed(wide)).tolist() if code not in known]
-        grey = pixels if pixels.ndim == 2 else pixels[:, :, 0]
+            known = set(_packed(np.array((*(self.colours or ()), *self.void), dtype=np.uint8)).tolist())
+            return [f"#{code:06x}" for code in np.unique(_coded(pixels)).tolist() if code not in known]
         known = {*(self.codes or ()), NOT_LABELLED}
-        return [str(code) for code in np.unique(grey).tolist() if code not in known]
+        return [str(code) for code in np.unique(_grey_of(pixels)).tolist() if code not in known]
 
     def index(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels as stored, uint8 (H, W) or (H, W, 3), as indices into `names`; others are not labelled."""
         if self.coloured:
-            assert self.colours is not None
-            wide = pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, 2)
-            packed = _packed(wide)
-            made = np.full(packed.shape, NOT_LABELLED, dtype=np.uint8)
-            for k, colour in enumerate(self.colours):
-                made[packed == _packed(np.array(colour, dtype=np.uint8))] = k
+            coded = _coded(pixels)
+            made = np.full(coded.shape, NOT_LABELLED, dtype=np.uint8)
+            for k, code in enumerate(_packed(np.array(self.colours, dtype=np.uint8))):
+                made[coded == code] = k
             return made
-        assert self.codes is not None
-        grey = pixels if pixels.ndim == 2 else pixels[:, :, 0]
         if self.halved:
-            return (grey >= 128).astype(np.uint8)
+            return (_grey_of(pixels) >= 128).astype(np.uint8)
+        assert self.codes is not None
         table = np.full(256, NOT_LABELLED, dtype=np.uint8)
         table[list(self.codes)] = np.arange(len(self.codes))
-        return np.asarray(table[grey])
+        return np.asarray(table[_grey_of(pixels)])
+
+    def column(self, read: Callable[[int], bytes | Path], count: int, present: np.ndarray, *marks: Any) -> Masks:
+        """The masks of `count` samples: `read` gives the file of one; `marks` stand for all in the fingerprint."""
+        return Masks(
+            lambda i: self.index(stored(read(i))[0]), count, self.names, self.colours, present,
+            digest(*marks, *self.names), lambda i: self.odd(stored(read(i))[0]),
+        )  # fmt: skip
 
 
 def stored(data: bytes | Path) -> tuple[np.ndarray, list[int] | None]:
@@ -115,6 +127,15 @@ def stored(data: bytes | Path) -> tuple[np.ndarray, list[int] | None]:
 def _packed(pixels: np.ndarray) -> np.ndarray:
     wide = pixels.astype(np.int32)
     return np.asarray((wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2])
+
+
+def _coded(pixels: np.ndarray) -> np.ndarray:
+    """Each pixel, grey or coloured, as the number of its colour."""
+    return _packed(pixels) if pixels.ndim == 3 else pixels.astype(np.int32) * 0x010101
+
+
+def _grey_of(pixels: np.ndarray) -> np.ndarray:
+    return pixels if pixels.ndim == 2 else pixels[:, :, 0]
 
 
 def meaning(
@@ -256,9 +277,8 @@ def names_beside(
                 continue
             plain: list[str] = []
             coded: list[Coded] = []
-            for line in path.read_text("utf-8", "replace").splitlines():
-                text = line.strip()
-                if not text or text.startswith("#") or re.match(r"(name|pixel value|label|class)\b.*,", text, re.I):
+            for text in lines_of(path):
+                if text.startswith("#") or re.match(r"(name|pixel value|label|class)\b.*,", text, re.I):
                     continue
                 if match := re.match(r"(.+?)[:,\t ]+(\d+)[, \t]+(\d+)[, \t]+(\d+)\b", text):
                     coded.append((match[1].strip(), (int(match[2]), int(match[3]), int(match[4]))))
@@ -273,3 +293,48 @@ def names_beside(
             if plain:
                 return plain, []
     return None, []
+
+
+def read(layout: Layout, pictures: Pictures) -> Found:
+    """The masks of a layout, each found by the name of its picture."""
+    found = Found()
+    folders = [one for one in layout.masks if one.name != "SegmentationObject"]
+    files: dict[int, Path] = {}
+    beside = [layout.root / os.path.dirname(key) for key in pictures.keys] if layout.beside else []
+    for folder in dict.fromkeys((*folders, *beside)):
+        for path in sorted(folder.iterdir()):
+            if is_picture(path.name) and layout.is_mask(path) and path.is_file():
+                row = pictures.beside(path)
+                if row >= 0:
+                    files.setdefault(row, path)
+                else:
+                    reason = "a mask without a picture of its name"
+                    found.problems.append(Problem(path.relative_to(layout.root).as_posix(), reason))
+    if not files:
+        return found
+    names, named = names_beside(layout.root, [*(one.parent for one in folders), *folders])
+    if names is None and not named and any(one.name == "SegmentationClass" for one in folders):
+        names = [GROUND, *VOC_CLASSES]
+    try:
+        values = meaning(
+            files.__getitem__,
+            sorted(files),
+            names=names,
+            named=named,
+            lossy=any(path.suffix.lower() in (".jpg", ".jpeg") for path in files.values()),
+        )
+    except DataError as error:
+        found.notes.append(f"masks were not used: {error}")
+        return found
+
+    present = np.zeros(len(pictures), dtype=bool)
+    present[list(files)] = True
+    marks = []
+    for row in sorted(files):
+        marks += [os.fsencode(files[row]), str(files[row].stat().st_size)]
+    found.columns["mask"] = values.column(files.__getitem__, len(pictures), present, *marks)
+    if values.note:
+        found.notes.append(values.note)
+    if missing := int((~present).sum()):
+        found.notes.append(f"{counted(missing)} without a mask: unknown, so they are not used")
+    return found

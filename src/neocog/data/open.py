@@ -142,7 +142,7 @@ def expand(pattern: str) -> list[Path]:
 
 
 def _open_folder(path: Path, columns: Mapping[str, str] | None, classes: Sequence[str] | None) -> Source:
-    from neocog.data.annotation_folders import open_layout
+    from neocog.data.annotated import open_layout
     from neocog.data.conll import column_files, open_columns
     from neocog.data.folder import open_folder
     from neocog.data.parquet import binary_columns

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from neocog.data.games import make_games
-from neocog.data.kinds import digest
+from neocog.data.kinds import Column, digest
 from neocog.data.reader import Reader, register
 from neocog.data.source import Source
 from neocog.errors import DataError, UsageError
@@ -19,23 +19,16 @@ from neocog.page import Html, text
 _TRAIN = 10_000  # training games that have a name; there is no end of them
 
 
-class Seeds:
+class Seeds(Column):
     """The seed of each game, int64 (N,)."""
 
     kind = "seed"
 
     def __init__(self, values: np.ndarray) -> None:
-        self.values = np.asarray(values, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.values)
+        self.values, self._present = values, np.ones(len(values), dtype=bool)
 
     def __getitem__(self, i: int) -> int:
         return int(self.values[i])
-
-    @property
-    def known(self) -> np.ndarray:
-        return np.ones(len(self), dtype=bool)
 
     def select(self, rows: np.ndarray) -> Seeds:
         return Seeds(self.values[rows])

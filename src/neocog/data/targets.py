@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from neocog.data.annotated import swapped, tags_of
-from neocog.data.columns import LabelSets
+from neocog.data.columns import LabelSets, ends_of
 from neocog.data.guess import Guess, bare
-from neocog.data.kinds import Boxes, BoxSet, Categories, Category, Column, Masks, Numbers, Points, digest
-from neocog.data.mask_files import meaning, stored
+from neocog.data.kinds import Boxes, BoxSet, Categories, Category, Column, Masks, Numbers, Points
+from neocog.data.mask_files import meaning
 from neocog.errors import DataError
 from neocog.records import counted
 
@@ -99,9 +99,7 @@ def _flag(cell: object) -> int:
 
 
 def _sets(there: np.ndarray, place: np.ndarray) -> LabelSets:
-    rows, columns = np.nonzero(there)
-    ends = np.concatenate(([0], np.cumsum(np.bincount(rows, minlength=len(there))))).astype(np.int64)
-    return LabelSets(ends, place[columns].astype(np.int32))
+    return LabelSets(ends_of(there.sum(1)), place[np.nonzero(there)[1]].astype(np.int32))
 
 
 # ---------------------------------------------------------------- boxes
@@ -286,13 +284,8 @@ def _masks(
     except (DataError, ValueError) as error:
         return None, [f"the masks in {name!r} were not used: {error}"]
 
-    def mask(i: int) -> np.ndarray:
-        return values.index(stored(read(i))[0])
-
     cells = [str(row.get(name)) for row in rows]
-    column = Masks(mask, len(rows), values.names, values.colours, present, digest(*cells, *values.names))
-    column.odd = lambda i: values.odd(stored(read(i))[0])
-    return column, [values.note] if values.note else []
+    return values.column(read, len(rows), present, *cells), [values.note] if values.note else []
 
 
 # ---------------------------------------------------------------- cells

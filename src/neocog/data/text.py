@@ -21,6 +21,11 @@ def text_of(data: bytes) -> str:
     return mended(data.decode(_encoding(data), "surrogateescape"))
 
 
+def lines_of(path: Path) -> list[str]:
+    """The lines of a small file that are not empty, without spaces around. Raises: OSError."""
+    return [line for one in text_of(path.read_bytes()).splitlines() if (line := one.strip())]
+
+
 def mended(text: str) -> str:
     """Return `text`, decoded with surrogateescape, with its bytes that are not UTF-8 read as Windows-1252."""
     return _BROKEN.sub(lambda found: _windows(found[0].encode("ascii", "surrogateescape")), text)

@@ -16,6 +16,7 @@ import numpy as np
 from neocog.data.annotated import Found, Marks, Pictures, places, split_in
 from neocog.data.columns import split_code
 from neocog.data.layouts import NO_LABELS, Layout
+from neocog.data.text import lines_of
 from neocog.records import Problem, counted
 
 
@@ -65,10 +66,9 @@ def read(layout: Layout, pictures: Pictures) -> Found:
     point_names = tuple(f"point {k + 1}" for k in range(int(shape[0]))) if shape else ()
     swap = said.get("flip_idx")
     swap = swap if isinstance(swap, list) and len(swap) == len(point_names) else None
-    found.columns, notes = marks.finish(point_names=point_names, swap=swap)
     if bare:
-        notes.insert(0, f"{counted(bare)} without a text file among annotated ones")
-    found.notes += notes
+        found.notes.append(f"{counted(bare)} without a text file among annotated ones")
+    marks.finish(found, point_names, swap)
     found.splits = _splits(layout, pictures, said)
     return found
 
@@ -154,8 +154,7 @@ def _names_file(layout: Layout) -> list[str] | None:
         for name in ("classes.txt", "obj.names", "_darknet.labels", "data.names"):
             path = folder / name
             if path.is_file():
-                lines = [line.strip() for line in path.read_text("utf-8", "replace").splitlines()]
-                return [line for line in lines if line]
+                return lines_of(path)
     return None
 
 
@@ -169,8 +168,8 @@ def _splits(layout: Layout, pictures: Pictures, said: dict[str, Any]) -> np.ndar
             continue
         path = layout.root / place
         if path.suffix == ".txt" and path.is_file():
-            for line in path.read_text("utf-8", "replace").splitlines():
-                if line.strip() and (row := pictures.named(line.strip())) >= 0:
+            for line in lines_of(path):
+                if (row := pictures.named(line)) >= 0:
                     splits[row] = code
             continue
         parts = [part for part in place.replace("\\", "/").split("/") if part not in ("", ".", "..")]
