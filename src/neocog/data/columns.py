@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -36,6 +37,21 @@ def split_code_in(stem: str) -> int:
     words = stem.replace("-", " ").replace("_", " ").replace(".", " ").split()
     codes = {code for code in map(split_code, words) if code >= 0}
     return codes.pop() if len(codes) == 1 else -1
+
+
+def split_of(path: Path, root: Path) -> int:
+    """Return the split that a file's name says, else one of its folders below `root`, or -1."""
+    folders = path.relative_to(root).parts[:-1]
+    code = split_code_in(path.stem)
+    return code if code >= 0 else max(map(split_code, folders), default=-1)
+
+
+def declared(splits: Iterable[int], notes: list[str]) -> np.ndarray:
+    """Codes of splits as an array, int8 (N,); a note says which a table declares."""
+    codes = np.array(splits, dtype=np.int8)
+    if (codes >= 0).any():
+        notes.append(f"declared splits: {count_splits(codes)}")
+    return codes
 
 
 def is_picture(name: str | bytes) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.columns import TextLists, count_splits, split_code, split_code_in
+from neocog.data.columns import TextLists, declared, split_code, split_code_in
 from neocog.data.kinds import Sequences
 from neocog.data.manifest import table_rows
 from neocog.data.source import Source
@@ -51,9 +51,6 @@ class TaggedTexts(Source):
     def __init__(self, name: str, rows: TextLists, more: Sequence[TextLists], *args: Any, **how: Any) -> None:
         super().__init__(name, (), np.full(len(rows), -1), *args, **how)
         self.rows, self.more = rows, tuple(more)
-
-    def key(self, i: int) -> str:
-        return f"{self.name}#{i}"
 
     def read(self, i: int) -> Sentence:
         return Sentence(self.rows[i], (column[i] for column in self.more))
@@ -217,9 +214,7 @@ def _source(name: str, found: Sequence[Any], notes: list[str], problems: list[Pr
         raise DataError(f"{name}: no sentence with words and tags{why}")
     if problems:
         notes.append(f"{len(problems):,} sentences were skipped, the first is {problems[0].key}: {problems[0].reason}")
-    splits = np.array([split for *_, split in found], np.int8)
-    if (splits >= 0).any():
-        notes.append(f"declared splits: {count_splits(splits)}")
+    splits = declared([split for *_, split in found], notes)
     width = Counter(len(others) for _, _, others, _ in found).most_common(1)[0][0]
     more = [TextLists(others[k] for _, _, others, _ in found) for k in range(width)]
     tags = Sequences.of([tags for _, tags, _, _ in found])

@@ -44,6 +44,7 @@ _MASKS = frozenset("mask masks maskpath segmentation segmentationmask encodedpix
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)([.,]\d+)?([eE][+-]?\d+)?")
 _MOST_NUMBERS = 0.75  # share of the cells of a quantity that are numbers; the others are remarks and typing errors
 _NOTHING = frozenset("nan inf +inf -inf infinity none null na n/a ? - unknown".split())  # cells that say no number
+_BINARY = frozenset("0 1 -1 0.0 1.0 true false".split())
 _FEW_NUMBERS = 20  # different whole numbers, up to which a column holds classes whatever its name
 
 
@@ -115,33 +116,29 @@ class Guess:
 
 
 def guess_columns(
-    names: Sequence[str],
+    cells: Mapping[str, Sequence[object]],
     given: Mapping[str, str] | None = None,
     *,
     where: str,
     pictures: Sequence[str] = (),
-    lists: Collection[str] = (),
-    integers: Collection[str] = (),
     looks_like_path: Collection[str] = (),
-    binary: Collection[str] = (),
-    quantities: Collection[str] = (),
 ) -> Guess:
     """Find the role of each column.
 
     Args:
-        names: all column names.
+        cells: all columns by name, with the cells of some rows that are not empty.
         given: roles that the user declared, such as ``{"path": "photo", "label": "kind"}``; they win.
         where: the table's name for messages.
         pictures: columns with embedded pictures, if the table has any; then one of them is the path column.
-        lists, integers: columns that hold lists, integers.
         looks_like_path: columns whose cells lead to files, or end like pictures, or are pictures.
-        binary: columns with nothing but 0 and 1 (or -1 and 1, or true and false).
-        quantities: columns with numbers that are no classes, see `is_quantity`.
 
     Raises:
         DataError: no column, or several as likely as each other, for a role; the message names them.
         UsageError: a declared role or column does not exist.
     """
+    names = list(cells)
+    lists = [name for name, of in cells.items() if any(isinstance(one, list) for one in of)]
+    integers = [name for name, of in cells.items() if of and all(map(_integer, of))]
     given = dict(given or {})
     for role, name in given.items():
         if role not in ROLES:
@@ -186,13 +183,13 @@ def guess_columns(
     rest = [n for n in names if n not in {*taken, *boxes, *masks, *points}]
     flags: tuple[str, ...] = ()
     if label is None and not captions and not boxes and not masks and not points and not numbers:
-        flags = tuple(n for n in rest if n in binary)
+        flags = tuple(n for n in rest if _is_binary(cells[n]))
         flags = flags if len(flags) > 1 else ()
         rest = [n for n in rest if n not in flags]
         if len(rest) == 1 and not flags and not pictures and len(names) <= 3:
             label = rest.pop()  # a table of files and one thing more: that thing is the label
         elif not flags and not label:
-            numbers = tuple(n for n in rest if n in quantities and bare(n) not in _NO_QUANTITY)
+            numbers = tuple(n for n in rest if bare(n) not in _NO_QUANTITY and _quantity(n, LabelColumn(cells[n])))
             rest = [n for n in rest if n not in numbers]
 
     role = "labels" if several else "label"
@@ -204,9 +201,11 @@ def guess_columns(
         if those and name not in given and not (name == "numbers" and asked):
             guessed.append(f"{_some(those)} as {name}")
     guessed += [f"the columns of 0 and 1 as labels ({_some(flags)})"] if flags else []
+    if label and not several:
+        several = label in lists or any(isinstance(one, str) and (";" in one or "|" in one) for one in cells[label])
     notes = [f"columns guessed: {', '.join(guessed)}" + (f"; not used: {_some(rest)}" if rest else "")]
     return Guess(
-        path, label, several or label in lists, captions, split, label_name, tuple(notes if guessed else ()),
+        path, label, several, captions, split, label_name, tuple(notes if guessed else ()),
         flags, boxes, masks, points, numbers, _periods(asked, numbers),
         declared=bool({"label", "labels"} & given.keys()), group=given.get("group"),
     )  # fmt: skip
@@ -222,14 +221,14 @@ def why_unfit(name: str, guess: Guess, labels: LabelColumn, repeated: int) -> st
     """
     choose = "Choose a column with one label for each picture: --column label=NAME."
     alone = guess.label is None and not guess.flags
-    if guess.boxes and (alone or (repeated and not guess.declared)):
-        return f"{name} holds boxes ({_some(guess.boxes)}): data for object detection. {ONE_LABEL} {choose}"
-    if guess.masks and alone and not guess.captions:
-        return f"{name} holds masks ({_some(guess.masks)}): data for segmentation. {ONE_LABEL} {choose}"
-    if guess.points and alone:
-        return f"{name} holds points ({_some(guess.points)}): data for keypoints. {ONE_LABEL} {choose}"
-    if guess.numbers and alone:
-        return f"{name} holds numbers ({_some(guess.numbers)}). {ONE_LABEL} {choose}"
+    for what, columns, meant, made_for in (
+        ("boxes", guess.boxes, alone or (repeated and not guess.declared), ": data for object detection"),
+        ("masks", guess.masks, alone and not guess.captions, ": data for segmentation"),
+        ("points", guess.points, alone, ": data for keypoints"),
+        ("numbers", guess.numbers, alone, ""),
+    ):
+        if columns and meant:
+            return f"{name} holds {what} ({_some(columns)}){made_for}. {ONE_LABEL} {choose}"
     if not guess.label or guess.several or not (found := _quantity(guess.label, labels, guess.declared)):
         return ""
     whole = "" if "decimal" in found else f" If each number is a class, type --column label={guess.label}."
@@ -241,7 +240,7 @@ def why_unfit(name: str, guess: Guess, labels: LabelColumn, repeated: int) -> st
 
 def label_is_number(guess: Guess, labels: LabelColumn, notes: list[str]) -> bool:
     """Tell whether the column that was taken as label holds amounts, and set right what `notes` says of it."""
-    if not guess.label or guess.several or not is_quantity(guess.label, labels):
+    if not guess.label or guess.several or not _quantity(guess.label, labels):
         return False
     notes[:] = [note.replace(f"{guess.label!r} as label", f"{guess.label!r} as numbers") for note in notes]
     if odd := [repr(one) for one in map(str, labels.distinct()) if not _NUMBER.fullmatch(one)]:
@@ -250,12 +249,7 @@ def label_is_number(guess: Guess, labels: LabelColumn, notes: list[str]) -> bool
     return True
 
 
-def is_quantity(name: str, labels: LabelColumn) -> bool:
-    """Tell whether a column holds amounts (ages, prices) and not the numbers of classes."""
-    return bool(_quantity(name, labels, False))
-
-
-def _quantity(name: str, labels: LabelColumn, declared: bool) -> str:
+def _quantity(name: str, labels: LabelColumn, declared: bool = False) -> str:
     """Describe the numbers of a column if they are a quantity (ages, prices) and not the numbers of classes."""
     times = {str(one): n for one, n in labels.counted().items() if str(one).lower() not in _NOTHING}
     texts, count = list(filter(_NUMBER.fullmatch, times)), sum(times.values())
@@ -268,14 +262,11 @@ def _quantity(name: str, labels: LabelColumn, declared: bool) -> str:
     # whole numbers of a column with a class's name are classes; those of a "target" if they count on or come again
     counted_on = values.min() in (0, 1) and values.max() - values.min() + 1 == len(values)
     open_name = bare(name) in ("target", "y")
-    if not fractions and _class_like(name) and (not open_name or counted_on or 5 * len(values) <= count):
+    class_like = _is("label", name) or bare(name).endswith(("class", "label", "category", "id", "idx", "index", "code"))
+    if not fractions and class_like and (not open_name or counted_on or 5 * len(values) <= count):
         return ""
     kind = "decimal" if fractions else "whole"
     return f"{len(values):,} different {kind} numbers from {values.min():g} to {values.max():g}"
-
-
-def _class_like(name: str) -> bool:
-    return _is("label", name) or bare(name).endswith(("class", "label", "category", "id", "idx", "index", "code"))
 
 
 def bare(name: str) -> str:
@@ -348,17 +339,15 @@ def is_text(cells: Sequence[object]) -> bool:
     return bool(texts) and 2 * len(set(texts)) > len(texts) and float(np.median([t.count(" ") for t in texts])) > 1
 
 
-def is_binary(cells: Sequence[object]) -> bool:
+def _is_binary(cells: Sequence[object]) -> bool:
     """Tell whether cells are 0 and 1 (or -1 and 1, or true and false), and nothing else."""
-    return bool(cells) and {str(one).strip().lower() for one in cells} <= {
-        "0",
-        "1",
-        "-1",
-        "0.0",
-        "1.0",
-        "true",
-        "false",
-    }
+    return bool(cells) and {str(one).strip().lower() for one in cells} <= _BINARY
+
+
+def _integer(cell: object) -> bool:
+    if isinstance(cell, str):
+        return cell.strip().lstrip("-").isdigit()
+    return isinstance(cell, int) and not isinstance(cell, bool)
 
 
 def may_name_files(name: str) -> bool:

@@ -10,7 +10,7 @@ import json
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +21,18 @@ from neocog.data.columns import (
     LabelColumn,
     TextLists,
     Texts,
-    count_splits,
+    declared,
     is_picture,
     split_code,
     split_code_in,
+    split_of,
 )  # fmt: skip
 from neocog.data.finder import Finder
 from neocog.data.folder import Folder
-from neocog.data.guess import (
-    Guess,
-    guess_columns,
-    is_binary,
-    is_quantity,
-    is_text,
-    label_is_number,
-    may_name_files,
-    named_classes,
-    names_text,
-    why_unfit,
-)
-from neocog.data.kinds import Categories, Column, Numbers
+from neocog.data.guess import Guess, guess_columns, is_text, may_name_files, names_text
 from neocog.data.reader import commonest
 from neocog.data.source import Source
-from neocog.data.targets import flag_sets, number, target_columns
+from neocog.data.targets import described, number
 from neocog.data.text import read_lines
 from neocog.errors import DataError, UsageError, closest
 from neocog.records import Problem
@@ -94,18 +83,17 @@ def find_manifests(folder: Path, *, forced: bool = False) -> tuple[list[Path], s
     )
 
 
-def _tables(folder: Path) -> list[Path]:
+def _inside(folder: Path, of: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
     with os.scandir(folder) as entries:
-        return sorted(
-            folder / one.name
-            for one in entries
-            if one.name.lower().endswith(ENDINGS) and not one.name.startswith(".") and one.is_file()
-        )
+        return sorted(folder / one.name for one in entries if not one.name.startswith(".") and of(one))
+
+
+def _tables(folder: Path) -> list[Path]:
+    return _inside(folder, lambda one: one.name.lower().endswith(ENDINGS) and one.is_file())
 
 
 def _folders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        return sorted(folder / one.name for one in entries if not one.name.startswith(".") and one.is_dir())
+    return _inside(folder, lambda one: one.is_dir())
 
 
 def open_manifest(
@@ -140,18 +128,17 @@ def open_manifest(
         if not head:
             notes.append(f"{path.name} has no rows")
             continue
-        finder = Finder(path.parent, root, _split_of(path, root))
+        split, before, missing = split_of(path, root), len(table.keys), len(problems)
+        finder, mask_finder = (Finder(path.parent, root, split) for _ in range(2))
         guess = _guess(head, columns, path, None if texts else finder)
         if not texts:
             finder.choose([_text(row, guess.path) for row in head])
-        mask_finder = Finder(path.parent, root, _split_of(path, root))
         if guess.masks:
             mask_finder.choose([_text(row, guess.masks[0]) for row in head])
         notes += [one for one in (*guess.notes, *finder.notes) if one not in notes]
         has_captions |= bool(guess.captions)
         several |= guess.several
         name_column = name_column or guess.label_name
-        split, before, missing = _split_of(path, root), len(table.keys), len(problems)
         for line, row in enumerate(itertools.chain(head, rows), start=1):
             text = _text(row, guess.path)
             key = (text.strip().encode("utf-8", "surrogatepass") or None) if texts else finder.find(text)
@@ -186,40 +173,30 @@ def open_manifest(
     table, repeated = (table, 0) if texts else table.merged()
     if repeated:
         notes.append(f"{repeated} rows repeat a picture: their labels and captions were merged")
-    unfit = "" if classes or guess is None else why_unfit(name, guess, table.labels, repeated)
-    more: dict[str, Column] = {}
-    if unfit and guess and guess.label and label_is_number(guess, table.labels, notes):
-        more["numbers"] = Numbers(np.frombuffer(table.numbers), (guess.label,))
-    if unfit:
-        table.labels = LabelColumn([None] * len(table.keys))
-    names, codes, sets = table.labels.finish(classes, several=several and not unfit)
-    if name_column and classes is None:
-        names = named_classes(names, label_names, name_column, notes)
-    if guess is not None:
-        found, said = _targets(guess, table, root, classes)
-        more |= found
-        notes += said
-        if sets is not None and guess.flags and set(names) == set(guess.flags):
-            more["tags"] = flag_sets(guess.flags, [of[0] if of else {} for of in table.cells], names)
-        elif sets is not None:
-            # an empty cell says nothing; an empty list says that there is none
-            more["tags"] = Categories(sets, names, None, np.frombuffer(table.blank, dtype=np.int8) == 0)
-    splits = np.frombuffer(table.splits, dtype=np.int8).copy()
-    if (splits >= 0).any():
-        notes.append(f"declared splits: {count_splits(splits)}")
-    more_facts: dict[str, Any] = {
-        "notes": notes,
-        "problems": problems,
-        "label_sets": sets,
-        "columns": more,
-        "unfit": unfit,
-    }
+    assert guess is not None  # there are rows
+    cells = [of or [{}] for of in table.cells]  # of several tables, one may lack the columns
+    facts = described(
+        name,
+        dataclasses.replace(guess, label_name=name_column),
+        table.labels,
+        cells,
+        notes,
+        numbers=lambda: table.numbers,
+        known=np.frombuffer(table.blank, dtype=np.int8) == 0,
+        names=label_names,
+        several=several,
+        repeated=repeated,
+        classes=classes,
+        box_classes=classes,
+        size=lambda i: header_size(root / os.fsdecode(table.keys.raw(i))),
+        mask=(lambda i: root / cells[i][0][guess.masks[0]]) if guess.masks else None,
+    )
+    facts |= {"splits": declared(table.splits, notes), "notes": notes, "problems": problems}
     if texts:
-        return Rows(table.keys, name, names, codes, splits, **more_facts)
+        return Rows(table.keys, **facts)
     endings = Counter(os.path.splitext(table.keys[i])[1].lower() for i in range(min(_PEEK, len(table.keys))))
     kind = "picture" if any(map(is_picture, endings)) else commonest(endings) or "picture"
-    captions = table.captions if has_captions else None
-    return Folder(root, table.keys, name, names, codes, splits, captions=captions, kind=kind, **more_facts)
+    return Folder(root, table.keys, captions=table.captions if has_captions else None, kind=kind, **facts)
 
 
 class Rows(Source):
@@ -230,9 +207,6 @@ class Rows(Source):
     def __init__(self, texts: Texts, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self.texts = texts
-
-    def key(self, i: int) -> str:
-        return f"{self.name}#{i}"
 
     def read(self, i: int) -> str:
         return self.texts.raw(i).decode("utf-8", "replace")
@@ -299,22 +273,6 @@ def _cells(row: Mapping[str, Any], guess: Guess, masks: Finder) -> list[dict[str
     return [cells] if cells else _NO_CELLS
 
 
-def _targets(
-    guess: Guess, table: _Table, root: Path, classes: Sequence[str] | None
-) -> tuple[dict[str, Column], list[str]]:
-    if not any(table.cells):
-        return {}, []
-    cells = [of or [{}] for of in table.cells]  # of several tables, one may lack the columns
-    mask = (lambda i: root / cells[i][0][guess.masks[0]]) if guess.masks else None
-    return target_columns(
-        guess,
-        cells,
-        classes=classes,
-        size=lambda i: header_size(root / os.fsdecode(table.keys.raw(i))),
-        mask=mask,
-    )
-
-
 def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: Path, finder: Finder | None) -> Guess:
     """The columns of a table; without a finder those of a table of texts, in which the path is the text."""
     names = list(dict.fromkeys(name for row in head for name in row))
@@ -335,19 +293,7 @@ def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: 
         # 3 in a column of prices is no picture because there is a 3.jpg
         if (hits and finder and (not finder.ending or may_name_files(name))) or (texts and all(map(is_picture, texts))):
             likely.append(name)
-    guess = guess_columns(
-        names,
-        columns,
-        where=str(path),
-        lists=[name for name in names if any(isinstance(one, list) for one in cells[name])],
-        integers=[name for name in names if cells[name] and all(_integer(one) for one in cells[name])],
-        looks_like_path=likely,
-        binary=[name for name in names if is_binary(cells[name])],
-        quantities=[name for name in names if is_quantity(name, LabelColumn(cells[name]))],
-    )
-    if guess.label and not guess.several:
-        marked = any(isinstance(one, str) and (";" in one or "|" in one) for one in cells[guess.label])
-        guess = dataclasses.replace(guess, several=marked)
+    guess = guess_columns({name: cells[name] for name in names}, columns, where=str(path), looks_like_path=likely)
     return dataclasses.replace(guess, notes=(*said, *guess.notes))
 
 
@@ -399,17 +345,6 @@ def _csv_rows(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
         yield dict(zip(names, cells, strict=False))
 
 
-def _integer(cell: object) -> bool:
-    return (isinstance(cell, int) and not isinstance(cell, bool)) or (
-        isinstance(cell, str) and cell.strip().lstrip("-").isdigit()
-    )
-
-
 def _text(row: Mapping[str, Any], column: str) -> str:
     cell = row.get(column)
     return "\n".join(map(str, cell)) if isinstance(cell, list) else "" if cell is None else str(cell)
-
-
-def _split_of(path: Path, root: Path) -> int:
-    code = split_code_in(path.stem)
-    return split_code(path.parent.name) if code < 0 and path.parent != root else code

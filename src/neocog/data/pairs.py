@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.columns import TextLists, count_splits, split_code, split_code_in
+from neocog.data.columns import TextLists, declared, split_code, split_code_in
 from neocog.data.guess import bare
 from neocog.data.kinds import Category, Column, TextColumn
 from neocog.data.source import Source
@@ -37,14 +37,8 @@ class Pairs(Source):
 
     kind = "text"
 
-    def key(self, i: int) -> str:
-        return f"{self.name}#{i}"
-
     def read(self, i: int) -> tuple[str, ...]:
         return self.columns["first"][i]  # type: ignore[no-any-return]
-
-    def _signature(self, i: int) -> bytes:
-        return b""  # the columns say it all
 
 
 def pair_columns(names: Sequence[str], given: Mapping[str, str] | None = None) -> dict[str, str] | None:
@@ -113,9 +107,7 @@ def open_pairs(
     notes.insert(0, "columns guessed: " + ", ".join(f"{column!r} as {role}" for role, column in used.items()))
     if problems:
         notes.append(f"{len(problems):,} rows were skipped, the first is {problems[0].key}: {problems[0].reason}")
-    coded = np.array(splits, np.int8)
-    if (coded >= 0).any():
-        notes.append(f"declared splits: {count_splits(coded)}")
+    coded = declared(splits, notes)
     return Pairs(name, (), np.full(len(said), -1), coded, notes=notes, problems=problems, columns=more)
 
 

@@ -50,9 +50,6 @@ class Episodes(Source):
         self.seeds = Seeds(np.concatenate([np.arange(n) + k * (1 << 40) for k, n in enumerate(counts)]))
         super().__init__(spec.partition(":")[2], (), np.full(len(splits), -1), splits, columns={"seed": self.seeds})
 
-    def key(self, i: int) -> str:
-        return f"{self.name}#{i}"
-
     def read(self, i: int) -> int:
         return self.seeds[i]
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.columns import LabelColumn, TextLists, Texts, count_splits, is_picture, split_code, split_code_in
+from neocog.data.columns import LabelColumn, TextLists, Texts, count_splits, is_picture, split_of
 from neocog.data.source import Source
-from neocog.data.text import text_of
+from neocog.data.text import lines_of, text_of
 from neocog.errors import DataError
 from neocog.records import Problem, counted
 
@@ -121,10 +121,7 @@ def open_shards(files: Sequence[Path], *, root: Path, name: str, classes: Sequen
     for number, path in enumerate(files):
         before = len(columns.members)
         columns.index(number, path, names[number])
-        code = split_code_in(path.stem)
-        for folder in path.relative_to(root).parts[:-1] if code < 0 else ():
-            code = max(code, split_code(folder))
-        splits.extend(array("b", [code]) * (len(columns.members) - before))
+        splits.extend(array("b", [split_of(path, root)]) * (len(columns.members) - before))
     if not len(columns.members):
         why = f"; {columns.problems[0].key}: {columns.problems[0].reason}" if columns.problems else ""
         raise DataError(
@@ -361,6 +358,5 @@ def _class_names(root: Path, files: Sequence[Path]) -> tuple[list[str] | None, s
     for folder in dict.fromkeys([root, *(path.parent for path in files[:1])]):
         for name in _CLASS_FILES:
             if (path := folder / name).is_file():
-                lines = text_of(path.read_bytes()).splitlines()
-                return [line.strip() for line in lines if line.strip()], name
+                return lines_of(path), name
     return None, ""

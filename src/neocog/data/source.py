@@ -26,7 +26,7 @@ ONE_LABEL = "The task label is one label for each picture."
 class Source:
     """Samples from one place: pictures, or inputs of another `kind`.
 
-    Subclasses say where bytes come from: `key`, `read`, and where it applies `path`.
+    Subclasses say where bytes come from: `read`, and where it applies `key` and `path`.
 
     Attributes:
         name: short name, for reports.
@@ -133,7 +133,7 @@ class Source:
 
     def key(self, i: int) -> str:
         """Return the unique, readable name of picture `i`, such as ``train/cat/1.jpg`` or ``train.parquet#17``."""
-        raise NotImplementedError
+        return f"{self.name}#{i}"
 
     def path(self, i: int) -> Path | None:
         """Return the absolute path if picture `i` is a file of its own."""
@@ -282,9 +282,6 @@ class Arrays(Source):
                 raise DataError(f"splits must be names or codes 0..2 of {SPLITS} (-1 = not declared)")
         super().__init__(name, names, codes, split_codes, label_sets=several, columns=columns)
         self.pictures = many
-
-    def key(self, i: int) -> str:
-        return f"{self.name}#{i}"
 
     def read(self, i: int) -> np.ndarray:
         return self.pictures[i]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from neocog.data.annotated import swapped, tags_of
-from neocog.data.columns import LabelSets, ends_of
-from neocog.data.guess import Guess, bare
+from neocog.data.columns import LabelColumn, LabelSets, ends_of
+from neocog.data.guess import Guess, bare, label_is_number, named_classes, why_unfit
 from neocog.data.kinds import Boxes, BoxSet, Categories, Category, Column, Masks, Numbers, Points
 from neocog.data.mask_files import meaning
 from neocog.errors import DataError
@@ -28,6 +28,54 @@ _FACE = (
     *range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
     41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65,
 )  # fmt: skip
+
+
+def described(
+    name: str,
+    guess: Guess,
+    labels: LabelColumn,
+    rows: Sequence[Sequence[Row]],
+    notes: list[str],
+    *,
+    numbers: Callable[[], Iterable[float]],
+    known: np.ndarray,
+    names: Mapping[object, Collection[str]],
+    several: bool,
+    repeated: int = 0,
+    classes: Sequence[str] | None = None,
+    box_classes: Sequence[str] | None = None,
+    **how: Any,
+) -> dict[str, Any]:
+    """What a table says of its pictures, as arguments of a `Source`: classes, labels, columns; adds notes.
+
+    Args:
+        labels: what the column of labels holds; `numbers` gives its cells as numbers, `known` says which are not empty,
+            `names` what a second column calls each, and `several` whether there can be more than one.
+        rows: of each picture, the rows of the table that name it, with the columns of `guess.targets`.
+        repeated: rows that name a picture again.
+        classes, box_classes: names of classes, where the table or the user says them.
+        how: for `target_columns`.
+    """
+    unfit = "" if classes else why_unfit(name, guess, labels, repeated)
+    more: dict[str, Column] = {}
+    if unfit:
+        if guess.label and label_is_number(guess, labels, notes):
+            more["numbers"] = Numbers(np.array(list(numbers())), (guess.label,))
+        labels, several = LabelColumn([None] * len(labels)), False
+    found, codes, sets = labels.finish(classes, several=several)
+    if guess.label_name and classes is None:
+        found = named_classes(found, names, guess.label_name, notes)
+    if any(map(any, rows)):
+        made, said = target_columns(guess, rows, classes=box_classes, **how)
+        more |= made
+        notes += said
+    if sets is not None:
+        # an empty cell says nothing; an empty list says that there is none
+        flags = guess.flags if set(found) == set(guess.flags) else ()
+        more["tags"] = (
+            flag_sets(flags, [of[0] for of in rows], found) if flags else Categories(sets, found, None, known)
+        )
+    return {"name": name, "classes": found, "labels": codes, "label_sets": sets, "columns": more, "unfit": unfit}
 
 
 def target_columns(
@@ -83,10 +131,7 @@ def flag_sets(flags: Sequence[str], rows: Sequence[Row], classes: Sequence[str])
     if (codes == 0).any():
         codes[codes == -1] = -2
     place = np.array([list(classes).index(one) for one in flags], dtype=np.int32)
-    present = (codes != -2).any(1)
-    if set(classes) == set(flags):
-        return Categories(_sets(codes == 1, place), classes, _sets(codes == -2, place), present)
-    raise DataError(f"the columns {', '.join(flags)} are not the classes {', '.join(classes)}")
+    return Categories(_sets(codes == 1, place), classes, _sets(codes == -2, place), (codes != -2).any(1))
 
 
 def _flag(cell: object) -> int:
