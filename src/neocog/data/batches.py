@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,14 +20,13 @@ from torch import Tensor
 
 from neocog.data import augment as aug
 from neocog.data.kinds import Category, Column
-from neocog.data.pictures import Held, Placed, Streamed, workers
+from neocog.data.pictures import Gathered, Held, Input, Streamed, workers
 from neocog.data.ready import Read, Ready, some_of
 from neocog.data.warp import Warp
 from neocog.errors import DataError
 from neocog.records import Preprocess
 
 Targets = dict[str, Any]  # name -> tensor (B, ...), or a list of B values
-Input = Held | Streamed | Ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,12 +262,11 @@ class Batches:
 
     def stream(self, step: int) -> Iterator[Batch]:
         """Batches from `step` on, without end. What has to be decoded is decoded a few batches ahead."""
-        held = not any(map(_late, self.all))
-        if held and not self.known.slow:
+        if not any(one.streamed for one in self.all) and not self.known.slow:
             while True:
                 begin = time.perf_counter()
                 shown = self._rows(step)
-                parts = [_held(one, shown.rows, u) for one, u in zip(self.all, shown.choices, strict=False)]  # type: ignore[arg-type]
+                parts = [one.held(shown.rows, u) for one, u in zip(self.all, shown.choices, strict=False)]
                 batch = self._finish(parts, shown, self._some(self.known.values(shown.rows), shown.choices), step)
                 self.waited += time.perf_counter() - begin
                 yield batch
@@ -289,7 +286,7 @@ class Batches:
                 begin = time.perf_counter()
                 shown, jobs, values = ahead.pop(0)
                 parts = [
-                    _gathered(one, [job.result() for job in job_list], u) if _late(one) else _held(one, shown.rows, u)  # type: ignore[arg-type]
+                    one.gathered([job.result() for job in job_list], u) if one.streamed else one.held(shown.rows, u)
                     for one, job_list, u in zip(self.all, jobs, shown.choices, strict=False)
                 ]
                 batch = self._finish(parts, shown, self._some(values(), shown.choices), step)
@@ -311,12 +308,10 @@ class Batches:
         }
 
     def _submit(self, pool: ThreadPoolExecutor, one: Input, rows: Tensor, draws: aug.Draws) -> list[Any]:
-        if isinstance(one, Read) and one.streamed:
-            return [pool.submit(one.row, int(r)) for r in rows]
-        if not isinstance(one, Streamed):
+        if not one.streamed:
             return []
         boxes = draws.box if self.how.resized_crop or one.pre.fit == "tile" else [None] * len(rows)
-        return [pool.submit(one.picture, int(r), b, self.how.resized_crop) for r, b in zip(rows, boxes, strict=True)]
+        return [pool.submit(one.read, int(r), b, self.how.resized_crop) for r, b in zip(rows, boxes, strict=True)]
 
     def _finish(self, parts: list[Gathered], shown: _Shown, values: dict[str, Any], step: int = 0) -> Batch:
         """Bytes to a normalised, augmented batch and its targets."""
@@ -396,51 +391,6 @@ def to(targets: Any, device: torch.device) -> Any:
     return [to(value, device) for value in targets] if isinstance(targets, list) else targets
 
 
-class Gathered(NamedTuple):
-    """Prepared pictures: bytes (B, H, W, C), which could be read, and where they went (see decode.placed)."""
-
-    pixels: Tensor
-    valid: Tensor
-    places: Tensor
-    sizes: Tensor
-
-
-def _late(one: Input) -> bool:
-    """Whether inputs are read when their batch comes near."""
-    return one.streamed if isinstance(one, Ready) else isinstance(one, Streamed)
-
-
-def _placeless(x: Tensor, valid: Tensor) -> Gathered:
-    count = len(x)
-    places = torch.eye(2, 3, dtype=torch.float64).repeat(count, 1, 1)
-    return Gathered(x, valid, places, torch.ones(count, 2, dtype=torch.int64))
-
-
-def _gathered(one: Streamed | Read, read: list[Any], choice: Tensor | None = None) -> Gathered:
-    """What threads have read, as a batch."""
-    return _placeless(*one.batch(read, choice)) if isinstance(one, Read) else gathered_pictures(read, one.pre)
-
-
-def _held(pictures: Held | Ready, rows: Tensor, choice: Tensor | None = None) -> Gathered:
-    if isinstance(pictures, Ready):
-        return _placeless(pictures.at(rows, choice), torch.ones(len(rows), dtype=torch.bool))
-    pixels = pictures.pixels[rows.to(pictures.pixels.device)]
-    return Gathered(pixels, torch.ones(len(rows), dtype=torch.bool), pictures.places[rows], pictures.sizes[rows])
-
-
-def gathered_pictures(pictures: list[Placed | None], pre: Preprocess) -> Gathered:
-    b = len(pictures)
-    size = next((picture[0].shape[:2] for picture in pictures if picture is not None), pre.input)
-    pixels = torch.zeros(b, *size, pre.channels, dtype=torch.uint8)
-    places, sizes = torch.eye(2, 3, dtype=torch.float64).repeat(b, 1, 1), torch.ones(b, 2, dtype=torch.int64)
-    valid = torch.tensor([picture is not None for picture in pictures], dtype=torch.bool)
-    for row, picture in enumerate(pictures):
-        if picture is not None:
-            pixels[row] = torch.from_numpy(picture[0])
-            places[row], sizes[row] = torch.from_numpy(picture[1]), torch.tensor(picture[2])
-    return Gathered(pixels, valid, places, sizes)
-
-
 def _values(pool: ThreadPoolExecutor, known: Known, rows: Tensor) -> Callable[[], dict[str, Any]]:
     """The values of some pictures, read ahead where that takes time."""
     if not known.slow:
@@ -455,10 +405,6 @@ def _values(pool: ThreadPoolExecutor, known: Known, rows: Tensor) -> Callable[[]
         }
 
     return joined
-
-
-def _read(one: Streamed | Read, row: int) -> Any:
-    return one.row(row) if isinstance(one, Read) else one.picture(row, None, 0.0)
 
 
 def in_order(
@@ -481,11 +427,11 @@ def in_order(
         return
     how = aug.Augment()
     plain = Batches(every, known, how, batch_size, seed=0, device=device, dtype=dtype, channels_last=channels_last)
-    pool = ThreadPoolExecutor(workers()) if known.slow or any(map(_late, every)) else None
+    pool = ThreadPoolExecutor(workers()) if known.slow or any(one.streamed for one in every) else None
     try:
         for some in rows.split(batch_size):
             parts = [
-                _gathered(one, list(pool.map(partial(_read, one), some.tolist()))) if _late(one) else _held(one, some)  # type: ignore[arg-type, union-attr]
+                one.gathered(list(pool.map(one.read, some.tolist()))) if pool and one.streamed else one.held(some)
                 for one in every
             ]
             good = torch.stack([part.valid for part in parts]).all(0)
