@@ -14,13 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.columns import LabelSets, Texts, ends_of, split_code
+from neocog.data.columns import LabelSets, ends_of, split_code
 from neocog.data.decode import inspect
-from neocog.data.folder import Folder, open_folder
 from neocog.data.kinds import Boxes, Categories, Column, Points
-from neocog.data.layouts import Layout, is_generic, picture_stem, place_of, plain_stem
+from neocog.data.layouts import picture_stem, place_of, plain_stem
 from neocog.data.shapes import Runs, ShapeMasks, Shapes
-from neocog.data.source import ONE_LABEL, Source
 from neocog.errors import DecodeError
 from neocog.records import Problem, counted
 
@@ -137,60 +135,6 @@ def split_in(words: Sequence[str]) -> int:
 def _only(rows: list[int], fits: list[Any]) -> int:
     best = max(fits)
     return rows[fits.index(best)] if fits.count(best) == 1 else -1
-
-
-def open_layout(layout: Layout) -> Source:
-    """Open the pictures of a layout, without its masks, with its annotations as columns.
-
-    Labelled only where class folders hold the pictures.
-    """
-    from neocog.data import coco, labelme, mask_files, voc, yolo
-
-    readers = {"coco": coco, "voc": voc, "yolo": yolo, "labelme": labelme, "masks": mask_files}
-    listed = open_folder(layout.root)
-    keys = [os.fsdecode(listed.keys.raw(i)) for i in range(len(listed))]
-    rows = np.array([i for i, key in enumerate(keys) if not layout.is_mask(layout.root / key)], dtype=np.int64)
-    pictures = Pictures(layout.root, [keys[i] for i in rows])
-    found = readers[layout.kind].read(layout, pictures)
-    if layout.kind != "masks" and "mask" not in found.columns and (layout.masks or layout.beside):
-        more = mask_files.read(layout, pictures)
-        found.columns.update(more.columns)
-        found.notes += more.notes
-        found.problems += more.problems
-    used = sorted(set(listed.labels[rows].tolist()) - {-1})
-    labelled = sum(not is_generic(listed.classes[i]) for i in used) >= 2  # class folders hold the pictures
-    labels = np.full(len(rows), -1, dtype=np.int32)
-    splits = pictures.splits()
-    if labelled:
-        labels = np.searchsorted(used, listed.labels[rows]).astype(np.int32)
-        labels[listed.labels[rows] < 0] = -1
-        splits = listed.splits[rows]
-    elif found.splits is not None:
-        splits = np.where(found.splits >= 0, found.splits, splits)
-    left_out = [f"{len(listed) - len(rows):,} masks were left out"] if len(rows) < len(listed) else []
-    what = ", ".join(role for role, column in found.columns.items() if column.known.any())
-    notes = [f"{layout}" + (f": {what} read" if what else ""), *([] if "mask" in found.columns else left_out)]
-    unfit = (
-        f"{listed.name} looks like {layout}. {ONE_LABEL} To classify whole pictures, put each into a folder named "
-        "after its class, or write a table with the columns path and label and open that."
-    )
-    if labelled:
-        unfit = ""
-        notes = [*listed.notes, *left_out, f"the folders were taken as classes, but this looks like {layout}"]
-    source = Folder(
-        layout.root,
-        Texts(listed.keys.raw(int(i)) for i in rows),
-        listed.name,
-        [listed.classes[i] for i in used] if labelled else (),
-        labels,
-        splits,
-        notes=[*notes, *found.notes],
-        problems=[*listed.problems, *found.problems],
-        columns=found.columns,
-        unfit=unfit,
-    )
-    source.layout, source.said_sizes = layout, found.sizes
-    return source
 
 
 class Marks:

@@ -145,8 +145,7 @@ class TextReader(Reader):
     @classmethod
     def drawn(cls, n: int, size: int, seed: int, task: str) -> Source:
         """What is said of drawn pictures."""
-        from neocog.data.drawn import Drawn
-        from neocog.data.drawn_texts import DrawnTexts
+        from neocog.data.drawn import Drawn, DrawnTexts
 
         return DrawnTexts(Drawn(seed, size, task, range(n)))
 
