@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from neocog.data import Arrays, open_source
-from neocog.data.columns import LabelColumn, TextLists, Texts, split_code, split_code_in
+from neocog.data.columns import LabelColumn, Texts, split_code, split_code_in
+from neocog.data.kinds import TextLists
 from neocog.errors import DataError, UsageError
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.game import Games, Stepped, draws
+from neocog.data.chance import draws
+from neocog.data.game import Games, Stepped
 from neocog.data.pictures import workers
 from neocog.errors import DataError, UsageError, closest
 

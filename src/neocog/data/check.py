@@ -13,7 +13,7 @@ import numpy as np
 from neocog.data import annotation_rules, file_rules, label_rules
 from neocog.data.duplicates import connected, near_and_mirrored, split_groups
 from neocog.data.findings import SEVERITIES, Facts, Finding, Suspicion
-from neocog.data.kinds import Boxes, Categories, Column, Points, TextColumn
+from neocog.data.kinds import Boxes, Categories, Column, Points, TextLists
 from neocog.data.mirroring import Mirroring, judge, to_look_at
 from neocog.data.pairs import Pairs
 from neocog.data.reader import PICTURE
@@ -58,7 +58,7 @@ def _things(column: Column) -> int | None:
         return len(column.labels)
     if isinstance(column, Points):
         return int((column.values[:, :, 2] > 0).sum())
-    return sum(len(column[i]) for i in range(len(column))) if isinstance(column, TextColumn) else None
+    return sum(len(column[i]) for i in range(len(column))) if isinstance(column, TextLists) else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from neocog.data.annotated import Found, Marks, Pictures, places, split_in, swapped
-from neocog.data.columns import TextLists
-from neocog.data.kinds import NOT_LABELLED, Masks, TextColumn, digest
+from neocog.data.kinds import NOT_LABELLED, Masks, TextLists, digest
 from neocog.data.layouts import Layout
 from neocog.data.shapes import Runs
 from neocog.errors import DataError
@@ -88,7 +87,7 @@ def read(layout: Layout, pictures: Pictures) -> Found:
             found.notes.append("the panoptic masks are used, not the outlines of objects")
         found.columns["mask"] = mask
     if captions:
-        found.columns["captions"] = TextColumn(TextLists(captions.get(i, []) for i in range(len(pictures))))
+        found.columns["captions"] = TextLists(captions.get(i, []) for i in range(len(pictures)))
     found.splits = splits
     return found
 

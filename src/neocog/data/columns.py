@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from neocog.errors import DataError
-from neocog.names import shown
 from neocog.records import SPLITS
 
 PICTURE_ENDINGS = frozenset(
@@ -91,33 +90,6 @@ class Texts:
     def nbytes(self) -> int:
         """Bytes of memory that the rows take."""
         return len(self._data) + 8 * len(self._ends)
-
-
-class TextLists:
-    """N lists of texts (the captions of each picture), flat."""
-
-    def __init__(self, rows: Iterable[Sequence[str]] = ()) -> None:
-        self._texts = Texts()
-        self._ends = array("q", [0])
-        for row in rows:
-            self.append(row)
-
-    def append(self, row: Sequence[str]) -> None:
-        """Add the list of one picture."""
-        for text in row:
-            self._texts.append(shown(text))
-        self._ends.append(len(self._texts))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, i: int) -> tuple[str, ...]:
-        return tuple(self._texts[j] for j in range(self._ends[i], self._ends[i + 1]))
-
-    @property
-    def total(self) -> int:
-        """Number of texts over all rows."""
-        return len(self._texts)
 
 
 class LabelColumn:

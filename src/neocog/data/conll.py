@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.columns import TextLists, declared, split_code, split_code_in
-from neocog.data.kinds import Sequences
+from neocog.data.columns import declared, split_code, split_code_in
+from neocog.data.kinds import Sequences, TextLists
 from neocog.data.manifest import table_rows
 from neocog.data.source import Source
 from neocog.data.text import read_lines, text_of

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.columns import LabelSets, TextLists
+from neocog.data.chance import GOLDEN, mix
+from neocog.data.columns import LabelSets
 from neocog.data.drawn_columns import drawn_columns
 from neocog.data.drawn_scene import (
     COLOURS,
-    GOLDEN,
     GRAIN_STREAM,
     GROUNDS,
     SHAPES,
@@ -39,9 +39,8 @@ from neocog.data.drawn_scene import (
     make_captions,
     make_scene,
     make_tags,
-    mix,
 )
-from neocog.data.kinds import Column
+from neocog.data.kinds import Column, TextLists
 from neocog.data.reader import PICTURE, find
 from neocog.data.source import Source, as_indices
 from neocog.errors import UsageError, closest

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neocog.data.drawn_scene import SHAPES, TAGS
-from neocog.data.kinds import BoxSet, Categories, Category, Column, Masks, TextColumn, digest
+from neocog.data.kinds import BoxSet, Categories, Category, Column, Masks, digest
 
 if TYPE_CHECKING:
     from neocog.data.drawn import Drawing, Drawn
@@ -67,7 +67,7 @@ def drawn_columns(source: Drawn) -> Mapping[str, Column]:
     makers: dict[str, Callable[[], Column]] = {
         "label": lambda: Category(source.labels, source.classes),
         "tags": lambda: Categories(source._tags(), TAGS),
-        "captions": lambda: TextColumn(source.captions),  # type: ignore[arg-type]
+        "captions": lambda: source.captions,
         "boxes": lambda: _Computed(source, "boxes", SHAPES, _boxes),  # type: ignore[dict-item, return-value]
         "mask": lambda: Masks(
             lambda i: _mask(source.draw(i, painted=False)),

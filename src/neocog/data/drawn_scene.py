@@ -1,7 +1,7 @@
 """What is in each drawn picture: objects, their places, the ground, the sentences; no pixels.
 
-Everything is a pure function of (seed, index). Random numbers are SplitMix64 (Steele, Lea and Flood 2014) of a
-counter, because NumPy promises no stable streams for its generators' methods. Lengths are in pictures: 1 is the width.
+Everything is a pure function of (seed, index). Random numbers are those of `chance`, because NumPy promises no stable
+streams for its generators' methods. Lengths are in pictures: 1 is the width.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from neocog.data.chance import ALL, GOLDEN, mix
 
 SHAPES = ("circle", "crescent", "cross", "heart", "ring", "square", "star", "triangle")
 COLOURS = ("black", "blue", "green", "orange", "purple", "red", "white", "yellow")
@@ -49,8 +51,6 @@ WITHIN = (
 TURNS = tuple(
     (round(math.cos(math.radians(a)) * 4096) / 4096, round(math.sin(math.radians(a)) * 4096) / 4096) for a in range(360)
 )
-_ALL = (1 << 64) - 1
-GOLDEN = 0x9E3779B97F4A7C15
 # independent streams of random numbers of one picture
 SHAPE_STREAM, COLOUR_STREAM, COUNT_STREAM, RELATION_STREAM, SPLIT_STREAM, SCENE_STREAM, GRAIN_STREAM = range(7)
 
@@ -94,16 +94,9 @@ class Scene:
 # ---- random numbers: the same functions for one Python integer and for a uint64 array
 
 
-def mix(z: Any) -> Any:
-    """Scramble 64 bits (SplitMix64's finaliser)."""
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _ALL
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _ALL
-    return z ^ (z >> 31)
-
-
 def hash64(seed: int, stream: int, index: Any) -> Any:
     """Return 64 random bits for each index."""
-    return mix((mix((seed * GOLDEN + stream) & _ALL) + index * GOLDEN) & _ALL)
+    return mix((mix((seed * GOLDEN + stream) & ALL) + index * GOLDEN) & ALL)
 
 
 def balanced(seed: int, stream: int, index: Any, kinds: int) -> Any:
@@ -141,7 +134,7 @@ class _Numbers:
         self.state = hash64(seed, SCENE_STREAM, index)
 
     def below(self, limit: int) -> int:
-        self.state = (self.state + GOLDEN) & _ALL
+        self.state = (self.state + GOLDEN) & ALL
         return (mix(self.state) >> 32) * limit >> 32
 
     def between(self, low: float, high: float) -> float:

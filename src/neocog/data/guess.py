@@ -32,10 +32,13 @@ _NAMES: dict[str, tuple[str, ...]] = {
 _TARGETS = ("boxes", "mask", "points", "numbers", "group")  # roles that are never told by a name alone
 _NAME_COLUMNS = ("name", "class_name", "label_name", "classname", "label_text", "category_name", "species")
 ROLES = (*_NAMES, *_TARGETS)
-_CORNERS = (
-    {"xmin", "ymin", "xmax", "ymax"}, {"x1", "y1", "x2", "y2"}, {"x0", "y0", "x1", "y1"},
-    {"left", "top", "right", "bottom"}, {"left", "top", "width", "height"}, {"x", "y", "width", "height"},
-    {"x", "y", "w", "h"}, {"xcenter", "ycenter", "width", "height"}, {"bboxx", "bboxy", "bboxwidth", "bboxheight"},
+# columns of boxes, and what they say; the first that are all there
+CORNERS = (
+    ("corners", ("xmin", "ymin", "xmax", "ymax")), ("corners", ("x1", "y1", "x2", "y2")),
+    ("corners", ("x0", "y0", "x1", "y1")), ("corners", ("left", "top", "right", "bottom")),
+    ("size", ("left", "top", "width", "height")), ("centre", ("xcenter", "ycenter", "width", "height")),
+    ("size", ("bboxx", "bboxy", "bboxwidth", "bboxheight")), ("size", ("x", "y", "width", "height")),
+    ("size", ("x", "y", "w", "h")),
 )  # fmt: skip
 _BOXES = frozenset("bbox bboxes boxes box objects annotations regions polygon polygons".split())
 _POINTS = frozenset("points keypoints landmarks".split())
@@ -156,7 +159,8 @@ def guess_columns(
     taken.add(path)
     boxes = tuple(n for n in names if bare(n) in _BOXES and n not in taken)
     short = {bare(n): n for n in names if n not in taken}
-    boxes = next((tuple(short[b] for b in short if b in four) for four in _CORNERS if four <= short.keys()), boxes)
+    four = next((set(names) for _, names in CORNERS if set(names) <= short.keys()), None)
+    boxes = boxes if four is None else tuple(short[b] for b in short if b in four)
     boxes = (given["boxes"],) if "boxes" in given else boxes
     masks = tuple(n for n in names if (bare(n) in _MASKS or n in looks_like_path) and n not in taken)
     masks = (given["mask"],) if "mask" in given else masks

@@ -9,7 +9,7 @@ number         float64 (D,), nan = not known                          `Numbers`
 boxes          `BoxSet`, in pixels of the upright picture             `Boxes`
 points         float32 (P, 3): x, y, 0 not known | 1 hidden | 2 seen  `Points`
 mask           uint8 (H, W), index into `names`; 255 = not labelled   `Masks`
-texts          tuple of str                                           `TextColumn`
+texts          tuple of str                                           `TextLists`
 sequence       int32 (L,), a class for each word; -1 = not known      `Sequences`
 picture        bytes or uint8 array: a further picture                `Pictures`
 =============  =====================================================  ========================================
@@ -22,13 +22,15 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from neocog.data.columns import LabelSets, TextLists, spans
+from neocog.data.columns import LabelSets, Texts, spans
 from neocog.errors import DataError
+from neocog.names import shown
 
 NOT_LABELLED = 255  # of a mask's pixels
 
@@ -312,29 +314,43 @@ class Masks(Column):
         return digest(*self.names, self._present, self.mark)
 
 
-class TextColumn(Column):
-    """Any number of texts for each sample, such as its captions."""
+class TextLists(Column):
+    """Any number of texts for each sample, such as its captions, flat. Append first, then read by index."""
 
     kind = "texts"
 
-    def __init__(self, rows: TextLists) -> None:
-        self.rows = rows
+    def __init__(self, rows: Iterable[Sequence[str]] = ()) -> None:
+        self._texts = Texts()
+        self._ends = array("q", [0])
+        for row in rows:
+            self.append(row)
+
+    def append(self, row: Sequence[str]) -> None:
+        """Add the texts of one sample."""
+        for text in row:
+            self._texts.append(shown(text))
+        self._ends.append(len(self._texts))
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._ends) - 1
 
     def __getitem__(self, i: int) -> tuple[str, ...]:
-        return self.rows[i]
+        return tuple(self._texts[j] for j in range(self._ends[i], self._ends[i + 1]))
+
+    @property
+    def total(self) -> int:
+        """Number of texts over all rows."""
+        return sum(len(self[i]) for i in range(len(self)))
 
     @property
     def known(self) -> np.ndarray:
-        return np.array([bool(self.rows[i]) for i in range(len(self))], dtype=bool)
+        return np.array([bool(self[i]) for i in range(len(self))], dtype=bool)
 
-    def select(self, rows: np.ndarray) -> TextColumn:
-        return TextColumn(TextLists(self.rows[int(i)] for i in rows))
+    def select(self, rows: np.ndarray) -> TextLists:
+        return TextLists(self[int(i)] for i in rows)
 
     def fingerprint(self) -> bytes:
-        return digest(*(text for i in range(len(self)) for text in (*self.rows[i], "")))
+        return digest(*(text for i in range(len(self)) for text in (*self[i], "")))
 
 
 class Sequences(Column):

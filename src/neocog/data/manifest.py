@@ -19,7 +19,6 @@ import numpy as np
 from neocog.data.annotated import header_size
 from neocog.data.columns import (
     LabelColumn,
-    TextLists,
     Texts,
     declared,
     is_picture,
@@ -30,6 +29,7 @@ from neocog.data.columns import (
 from neocog.data.finder import Finder
 from neocog.data.folder import Folder
 from neocog.data.guess import Guess, guess_columns, is_text, may_name_files, names_text
+from neocog.data.kinds import TextLists
 from neocog.data.reader import commonest
 from neocog.data.source import Source
 from neocog.data.targets import described, number

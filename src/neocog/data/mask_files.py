@@ -19,7 +19,7 @@ from neocog.data.annotated import Found, Pictures
 from neocog.data.columns import is_picture
 from neocog.data.kinds import NOT_LABELLED, Masks, digest
 from neocog.data.layouts import Layout
-from neocog.data.text import lines_of
+from neocog.data.text import first_lines
 from neocog.errors import DataError
 from neocog.records import Problem, counted
 
@@ -266,33 +266,22 @@ def voc_colours() -> list[tuple[int, int, int]]:
     return made
 
 
-def names_beside(
-    root: Path, folders: Iterable[Path] = ()
-) -> tuple[list[str] | None, list[tuple[str, tuple[int, ...]]]]:
+def names_beside(root: Path, folders: Iterable[Path] = ()) -> tuple[list[str] | None, list[Coded]]:
     """Class names from a file such as label_colors.txt or classes.txt: (by index, with colours or values)."""
-    for folder in (root, *folders):
-        for name in _NAME_FILES:
-            path = folder / name
-            if not path.is_file():
-                continue
-            plain: list[str] = []
-            coded: list[Coded] = []
-            for text in lines_of(path):
-                if text.startswith("#") or re.match(r"(name|pixel value|label|class)\b.*,", text, re.I):
-                    continue
-                if match := re.match(r"(.+?)[:,\t ]+(\d+)[, \t]+(\d+)[, \t]+(\d+)\b", text):
-                    coded.append((match[1].strip(), (int(match[2]), int(match[3]), int(match[4]))))
-                elif match := re.match(r"(\d+)[, \t]+(\d+)[, \t]+(\d+)[, \t]+(.+)", text):
-                    coded.append((match[4].strip(), (int(match[1]), int(match[2]), int(match[3]))))
-                elif match := re.match(r"(\d+)\s*[:,\t ]\s*(.+)", text):
-                    coded.append((match[2].strip(), (int(match[1]),)))
-                else:
-                    plain.append(text)
-            if coded:
-                return None, coded
-            if plain:
-                return plain, []
-    return None, []
+    plain: list[str] = []
+    coded: list[Coded] = []
+    for text in first_lines((root, *folders), _NAME_FILES)[1]:
+        if text.startswith("#") or re.match(r"(name|pixel value|label|class)\b.*,", text, re.I):
+            continue
+        if match := re.match(r"(.+?)[:,\t ]+(\d+)[, \t]+(\d+)[, \t]+(\d+)\b", text):
+            coded.append((match[1].strip(), (int(match[2]), int(match[3]), int(match[4]))))
+        elif match := re.match(r"(\d+)[, \t]+(\d+)[, \t]+(\d+)[, \t]+(.+)", text):
+            coded.append((match[4].strip(), (int(match[1]), int(match[2]), int(match[3]))))
+        elif match := re.match(r"(\d+)\s*[:,\t ]\s*(.+)", text):
+            coded.append((match[2].strip(), (int(match[1]),)))
+        else:
+            plain.append(text)
+    return None if coded else plain or None, coded
 
 
 def read(layout: Layout, pictures: Pictures) -> Found:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.columns import TextLists, declared, split_code, split_code_in
+from neocog.data.columns import declared, split_code, split_code_in
 from neocog.data.guess import bare
-from neocog.data.kinds import Category, Column, TextColumn
+from neocog.data.kinds import Category, Column, TextLists
 from neocog.data.source import Source
 from neocog.errors import UsageError, closest
 from neocog.records import Problem
@@ -97,7 +97,7 @@ def open_pairs(
     if roles is None or not said:
         return None
     codes = np.array(said, np.int32)
-    more: dict[str, Column] = {"first": TextColumn(first), "second": TextColumn(second)}
+    more: dict[str, Column] = {"first": first, "second": second}
     used = dict(roles)
     if odd:
         shown = ", ".join(repr(one) for one, _ in odd.most_common(3))

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.columns import LabelColumn, TextLists, count_splits, split_code, split_of
+from neocog.data.columns import LabelColumn, count_splits, split_code, split_of
 from neocog.data.decode import inspect
 from neocog.data.guess import Guess, guess_columns
+from neocog.data.kinds import TextLists
 from neocog.data.reader import kind_of
 from neocog.data.sniff import sniff
 from neocog.data.source import Source

@@ -67,6 +67,7 @@ class GameReader(Reader):
     net = "dqn_2015"
     recipe = "play"
     pictures = True
+    kept = ("game", "frames")
 
     def __init__(self, game: str, frames: int) -> None:
         self.game, self.frames = game, frames
@@ -74,13 +75,6 @@ class GameReader(Reader):
     @classmethod
     def plan(cls, source: Source, rows: np.ndarray, options: Mapping[str, Any]) -> GameReader:
         return cls(source.spec, 4)  # type: ignore[attr-defined]  # of a source of this kind
-
-    def to_json(self) -> dict[str, Any]:
-        return {"game": self.game, "frames": self.frames}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> GameReader:
-        return cls(**values)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.columns import LabelColumn, TextLists, Texts, count_splits, is_picture, split_of
+from neocog.data.columns import LabelColumn, Texts, count_splits, is_picture, split_of
+from neocog.data.kinds import TextLists
 from neocog.data.source import Source
-from neocog.data.text import lines_of, text_of
+from neocog.data.text import first_lines, text_of
 from neocog.errors import DataError
 from neocog.records import Problem, counted
 
@@ -129,7 +130,8 @@ def open_shards(files: Sequence[Path], *, root: Path, name: str, classes: Sequen
         )
     notes = []
     if classes is None:
-        classes, found = _class_names(root, files)
+        found, lines = first_lines((root, *(path.parent for path in files[:1])), _CLASS_FILES)
+        classes = lines or None
         notes += [f"class names taken from {found}"] if found else []
     class_names, labels, several = columns.labels.finish(classes)
     codes = np.frombuffer(splits, dtype=np.int8).copy()
@@ -352,11 +354,3 @@ def _facts(text: str) -> tuple[object, list[str]]:
             value = facts.get(key)
             captions += [value] if isinstance(value, str) else [str(one) for one in value or () if one]
     return label, captions
-
-
-def _class_names(root: Path, files: Sequence[Path]) -> tuple[list[str] | None, str]:
-    for folder in dict.fromkeys([root, *(path.parent for path in files[:1])]):
-        for name in _CLASS_FILES:
-            if (path := folder / name).is_file():
-                return lines_of(path), name
-    return None, ""

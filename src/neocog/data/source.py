@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.columns import LabelColumn, LabelSets, TextLists, count_splits, split_code
-from neocog.data.kinds import Categories, Category, Column, TextColumn
+from neocog.data.columns import LabelColumn, LabelSets, count_splits, split_code
+from neocog.data.kinds import Categories, Category, Column, TextLists
 from neocog.data.layouts import Layout
 from neocog.errors import DataError
 from neocog.names import shown
@@ -100,7 +100,7 @@ class Source:
     def captions(self) -> TextLists | None:
         """The captions of each picture, or None."""
         texts = self.columns.get("captions")
-        return texts.rows if isinstance(texts, TextColumn) else None
+        return texts if isinstance(texts, TextLists) else None
 
     def __repr__(self) -> str:
         splits = count_splits(self.splits)
@@ -304,7 +304,7 @@ def known_columns(
     if tags is not None:
         made["tags"] = Categories(tags, label.names)
     if captions is not None:
-        made["captions"] = TextColumn(captions)
+        made["captions"] = captions
     return {**made, **(more or {})}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from neocog.data.annotated import swapped, tags_of
 from neocog.data.columns import LabelColumn, LabelSets, ends_of
-from neocog.data.guess import Guess, bare, label_is_number, named_classes, why_unfit
+from neocog.data.guess import CORNERS, Guess, bare, label_is_number, named_classes, why_unfit
 from neocog.data.kinds import Boxes, BoxSet, Categories, Category, Column, Masks, Numbers, Points
 from neocog.data.mask_files import meaning
 from neocog.errors import DataError
@@ -211,15 +211,6 @@ def _from_corners(guess: Guess, row: Row) -> tuple[str, list[tuple[list[float], 
         raise ValueError("not a box")
     label = row.get(guess.label) if guess.label else None
     return form, [([float(one) for one in numbers if one is not None], _text(label))]
-
-
-CORNERS = (
-    ("corners", ("xmin", "ymin", "xmax", "ymax")), ("corners", ("x1", "y1", "x2", "y2")),
-    ("corners", ("x0", "y0", "x1", "y1")), ("corners", ("left", "top", "right", "bottom")),
-    ("size", ("left", "top", "width", "height")), ("centre", ("xcenter", "ycenter", "width", "height")),
-    ("size", ("bboxx", "bboxy", "bboxwidth", "bboxheight")), ("size", ("x", "y", "width", "height")),
-    ("size", ("x", "y", "w", "h")),
-)  # fmt: skip
 
 
 def _from_cell(guess: Guess, row: Row) -> tuple[str, list[tuple[list[float], str]] | None]:

@@ -6,7 +6,7 @@ import codecs
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 _BROKEN = re.compile("[\udc80-\udcff]+")
@@ -24,6 +24,12 @@ def text_of(data: bytes) -> str:
 def lines_of(path: Path) -> list[str]:
     """The lines of a small file that are not empty, without spaces around. Raises: OSError."""
     return [line for one in text_of(path.read_bytes()).splitlines() if (line := one.strip())]
+
+
+def first_lines(folders: Iterable[Path], names: Sequence[str]) -> tuple[str, list[str]]:
+    """The name and the lines of the first file of one of these names, ("", []) if there is none."""
+    found = (folder / name for folder in folders for name in names)
+    return next(((path.name, lines) for path in found if path.is_file() and (lines := lines_of(path))), ("", []))
 
 
 def mended(text: str) -> str:

@@ -16,15 +16,18 @@ import numpy as np
 from neocog.data.annotated import Found, Marks, Pictures, places, split_in
 from neocog.data.columns import split_code
 from neocog.data.layouts import NO_LABELS, Layout
-from neocog.data.text import lines_of
+from neocog.data.text import first_lines, lines_of
 from neocog.records import Problem, counted
+
+_NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "data.names")
 
 
 def read(layout: Layout, pictures: Pictures) -> Found:
     """What the text files of a layout say."""
     found = Found()
     said = _yaml([path for path in layout.annotations if path.is_file()])
-    names = said.get("names") or _names_file(layout)
+    homes = (layout.root, layout.root / "data", *layout.annotations)
+    names = said.get("names") or first_lines(homes, _NAME_FILES)[1] or None
     files: dict[int, Path] = {}
     for folder in (one for one in layout.annotations if one.is_dir()):
         for path in sorted(folder.glob("*.txt")):
@@ -32,8 +35,8 @@ def read(layout: Layout, pictures: Pictures) -> Found:
                 continue
             if (row := pictures.beside(path)) >= 0:
                 files[row] = path
-    homes = {pictures.keys[row].rpartition("/")[0] for row in files}
-    rows = [row for row, key in enumerate(pictures.keys) if key.rpartition("/")[0] in homes]
+    annotated = {pictures.keys[row].rpartition("/")[0] for row in files}
+    rows = [row for row, key in enumerate(pictures.keys) if key.rpartition("/")[0] in annotated]
     pictures.sizes(rows)
     lines: list[tuple[int, int, np.ndarray]] = []
     marks = Marks(pictures, names)
@@ -146,16 +149,6 @@ def _bare(text: str) -> str:
         return str(ast.literal_eval(text)) if text[:1] in "'\"" else text
     except (ValueError, SyntaxError):
         return text.strip("'\"")
-
-
-def _names_file(layout: Layout) -> list[str] | None:
-    """Class names of classes.txt, obj.names or _darknet.labels in the root or beside the annotations."""
-    for folder in (layout.root, layout.root / "data", *layout.annotations):
-        for name in ("classes.txt", "obj.names", "_darknet.labels", "data.names"):
-            path = folder / name
-            if path.is_file():
-                return lines_of(path)
-    return None
 
 
 def _splits(layout: Layout, pictures: Pictures, said: dict[str, Any]) -> np.ndarray:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from neocog.data.columns import LabelColumn, TextLists
+from neocog.data.columns import LabelColumn
+from neocog.data.kinds import TextLists
 from neocog.data.places import is_there, read_place
 from neocog.data.source import Source
 from neocog.data.stores import is_elsewhere, moment

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from neocog.data.batches import Batch
-from neocog.data.game import draws
+from neocog.data.chance import draws
 from neocog.data.replay import Priorities, Replay
 
 if TYPE_CHECKING:
