@@ -232,7 +232,7 @@ def test_tags():
     assert source.classes == TAGS and (source.labels == -1).all() and source.sample(0).label is None
     for i in range(50):
         assert tuple(TAGS[code] for code in source.label_sets[i]) == draw(0, i, 16).labels
-    assert source.label_sets.matrix(len(TAGS)).sum() == sum(draw(0, i, 16).count for i in range(50))
+    assert len(source.label_sets.values) == sum(draw(0, i, 16).count for i in range(50))
     assert drawn_source(n=5).label_sets is None
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -139,32 +140,35 @@ def _bytes(value: Any) -> float:
 NOTHING = Known({}, lambda values, warp, valid: {})
 
 
-class Feed(Protocol):
-    """Where the loop's batches come from."""
+class Feed(ABC):
+    """Where the loop's batches come from.
+
+    Attributes:
+        waited: seconds that the loop has waited for it.
+    """
 
     seed: int
     steps_per_epoch: int
-    waited: float  # seconds that the loop has waited for it
+    waited: float = 0.0
 
+    @abstractmethod
     def stream(self, step: int) -> Iterator[Batch]:
         """Batches from `step` on, without end; what they hold depends on nothing but the seed and the step.
 
         And on the weights, where the net makes its batches itself; then a stream begins at step 0, where another one
         ended, or where `load` says.
         """
-        ...
 
     def figures(self) -> dict[str, float]:
         """For the log, of what came since this was asked last."""
-        ...
+        return {}
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps of it; nothing where a batch depends on the seed and the step alone."""
-        ...
+        return {}
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: dict[str, Tensor]) -> None:  # noqa: B027
         """Go on from what `state` gave."""
-        ...
 
 
 class _Shown(NamedTuple):
@@ -176,7 +180,7 @@ class _Shown(NamedTuple):
     changes: list[Tensor | None]
 
 
-class Batches:
+class Batches(Feed):
     """Training batches of `pictures`, without end; what a step shows depends on nothing but the arguments.
 
     Args:
@@ -219,17 +223,7 @@ class Batches:
         self.device, self.dtype, self.order = device, dtype, order
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.rank, self.world, self.texts = rank, world, texts
-        self.waited = 0.0
         self._epoch = -1
-
-    def figures(self) -> dict[str, float]:
-        return {}
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        pass
 
     def _begin(self, epoch: int) -> None:
         if epoch == self._epoch:

@@ -86,11 +86,6 @@ class Texts:
     def __getitem__(self, i: int) -> str:
         return self.raw(i).decode("utf-8", "surrogateescape")
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that the rows take."""
-        return len(self._data) + 8 * len(self._ends)
-
 
 class LabelColumn:
     """Collects what a table says about labels: nothing, a name, a number, or several of them, one row per picture."""
@@ -121,19 +116,10 @@ class LabelColumn:
             self._seen = list(self._ids)
         return [self._seen[j] for j in self._values[self._ends[i] : self._ends[i + 1]]]
 
-    def distinct(self) -> list[str | int]:
-        """Return every label once, as it came."""
-        return list(self._ids)
-
     def counted(self) -> dict[str | int, int]:
         """Return every label as it came, and how often."""
         times = np.bincount(np.frombuffer(self._values, np.int32), minlength=len(self._ids))
         return dict(zip(self._ids, times.tolist(), strict=True))
-
-    @property
-    def total(self) -> int:
-        """Number of labels over all rows."""
-        return len(self._values)
 
     def finish(
         self, classes: Sequence[str] | None = None, *, several: bool = False
@@ -205,13 +191,6 @@ class LabelSets:
 
     def __getitem__(self, i: int) -> np.ndarray:
         return self.values[self.ends[i] : self.ends[i + 1]]
-
-    def matrix(self, classes: int) -> np.ndarray:
-        """Return uint8 (N, classes): 1 where the picture has the label."""
-        out = np.zeros((len(self), classes), dtype=np.uint8)
-        rows = np.repeat(np.arange(len(self)), np.diff(self.ends))
-        out[rows, self.values] = 1
-        return out
 
     def select(self, indices: np.ndarray) -> LabelSets:
         """Return the rows `indices`, in that order."""

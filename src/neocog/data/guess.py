@@ -247,7 +247,7 @@ def label_is_number(guess: Guess, labels: LabelColumn, notes: list[str]) -> bool
     if not guess.label or guess.several or not _quantity(guess.label, labels):
         return False
     notes[:] = [note.replace(f"{guess.label!r} as label", f"{guess.label!r} as numbers") for note in notes]
-    if odd := [repr(one) for one in map(str, labels.distinct()) if not _NUMBER.fullmatch(one)]:
+    if odd := [repr(one) for one in map(str, labels.counted()) if not _NUMBER.fullmatch(one)]:
         more = ", ..." if len(odd) > 3 else ""
         notes.append(f"cells of {guess.label!r} that are no number are not used: {', '.join(odd[:3])}{more}")
     return True

@@ -338,11 +338,6 @@ class TextLists(Column):
         return tuple(self._texts[j] for j in range(self._ends[i], self._ends[i + 1]))
 
     @property
-    def total(self) -> int:
-        """Number of texts over all rows."""
-        return sum(len(self[i]) for i in range(len(self)))
-
-    @property
     def known(self) -> np.ndarray:
         return np.array([bool(self[i]) for i in range(len(self))], dtype=bool)
 

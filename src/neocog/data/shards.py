@@ -121,7 +121,11 @@ def open_shards(files: Sequence[Path], *, root: Path, name: str, classes: Sequen
     splits = array("b")
     for number, path in enumerate(files):
         before = len(columns.members)
-        columns.index(number, path, names[number])
+        try:
+            with open(path, "rb") as file:
+                columns.read(number, file, names[number])
+        except OSError as error:
+            columns.problems.append(Problem(names[number], f"shard cannot be read: {error.strerror or error}"))
         splits.extend(array("b", [split_of(path, root)]) * (len(columns.members) - before))
     if not len(columns.members):
         why = f"; {columns.problems[0].key}: {columns.problems[0].reason}" if columns.problems else ""
@@ -161,7 +165,7 @@ def open_shards(files: Sequence[Path], *, root: Path, name: str, classes: Sequen
         notes=notes,
         problems=columns.problems,
         label_sets=several,
-        captions=columns.captions if columns.captions.total else None,
+        captions=columns.captions if columns.captions.known.any() else None,
     )
 
 
@@ -218,16 +222,8 @@ class _Columns:
         self.other: set[str] = set()
         self.without = self.repeated = 0
 
-    def index(self, number: int, path: Path, name: str) -> None:
-        """Add the samples of one shard, whose members may stand in any order."""
-        try:
-            with open(path, "rb") as file:
-                self.read(number, file, name)
-        except OSError as error:
-            self.problems.append(Problem(name, f"shard cannot be read: {error.strerror or error}"))
-
     def read(self, number: int, file: Any, name: str) -> None:
-        """Add the samples of one shard that is open; those before a failure of the disk, too."""
+        """Add the samples of one open shard, its members in any order; those before a failure of the disk, too."""
         samples: list[_Sample] = []
         last: dict[str, _Sample] = {}  # the latest sample of each name
         try:
