@@ -26,8 +26,7 @@ class Atari(Games):
     Args:
         name: of a game, such as pong.
 
-    Raises:
-        UsageError: there is no such game. DataError: ale-py is not installed.
+    Raises: UsageError: there is no such game. DataError: ale-py is not installed.
     """
 
     shape = (84, 84)

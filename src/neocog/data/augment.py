@@ -271,8 +271,7 @@ def mix(pictures: Tensor, how: Augment, g: torch.Generator) -> tuple[Tensor, Ten
     stay together when several processes share a batch: each mixes what one process would. The last picture of an odd
     number stays as it is.
 
-    Returns:
-        The pictures, the partner of each (B,) or None if nothing was mixed, and the share of the first picture.
+    Returns: The pictures, the partner of each (B,) or None if nothing was mixed, and the share of the first picture.
 
     Source: Zhang et al. 2018 (mixup), Yun et al. 2019 (CutMix); with both set, one of them by a coin.
     """

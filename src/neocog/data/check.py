@@ -185,8 +185,7 @@ def check(
         suspicious: (index, given label, likelier label, its probability) of pictures whose label is doubted,
             or a function that makes them from the source; labels by name or by index into the classes.
 
-    Raises:
-        DataError: the source cannot be opened. Pictures that cannot be read are a finding, not an error.
+    Raises: DataError: the source cannot be opened. Pictures that cannot be read are a finding, not an error.
     """
     started = time.monotonic()
     if not isinstance(source, Source):
@@ -287,8 +286,7 @@ def groups_and_mirroring(
     Args:
         mirrored: whether mirrored copies share a number, too; None decides by names and looks.
 
-    Returns:
-        The numbers, and what was decided.
+    Returns: The numbers, and what was decided.
     """
     seen = survey(source, indices, details=False, progress=progress)
     pairs, across = _near_pairs(seen)

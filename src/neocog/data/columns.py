@@ -129,8 +129,7 @@ class LabelColumn:
         With `classes`, integers are indices into it and texts must be among it. Without, integers are ordered by
         value and texts by the alphabet. `several` says that rows are label sets even where each holds one label.
 
-        Raises:
-            DataError: a label is not among `classes`.
+        Raises: DataError: a label is not among `classes`.
         """
         seen = list(self._ids)
         if all(isinstance(one, str) and _is_int(one) for one in seen):

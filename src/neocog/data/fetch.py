@@ -54,8 +54,7 @@ def fetch(
         tries: how often in a row a try may bring nothing new before giving up.
         wait: seconds before the second try; doubles with each further one.
 
-    Raises:
-        FetchError: forbidden, unreachable, refused, or wrong content; the message says what to do.
+    Raises: FetchError: forbidden, unreachable, refused, or wrong content; the message says what to do.
     """
     if not url.lower().startswith(("http://", "https://")):
         raise UsageError(f"expected an http or https address, got {url!r}")

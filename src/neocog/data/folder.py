@@ -63,8 +63,7 @@ def open_folder(root: str | os.PathLike[str], kind: str = "picture") -> Folder:
     in them are the classes; otherwise the folders of `root` are. Pictures deeper down belong to the top class
     folder. A folder without class folders gives unlabelled pictures.
 
-    Raises:
-        DataError: `root` is not a folder, or there is no picture below it.
+    Raises: DataError: `root` is not a folder, or there is no picture below it.
     """
     top = Path(os.path.abspath(root))
     if not top.is_dir():

@@ -161,9 +161,8 @@ def guess_columns(
     short = {bare(n): n for n in names if n not in taken}
     four = next((set(names) for _, names in CORNERS if set(names) <= short.keys()), None)
     boxes = boxes if four is None else tuple(short[b] for b in short if b in four)
-    boxes = (given["boxes"],) if "boxes" in given else boxes
     masks = tuple(n for n in names if (bare(n) in _MASKS or n in looks_like_path) and n not in taken)
-    masks = (given["mask"],) if "mask" in given else masks
+    boxes, masks = ((given[role],) if role in given else of for role, of in (("boxes", boxes), ("mask", masks)))
     points = (given["points"],) if "points" in given else _points([n for n in names if n not in {*taken, *boxes}])
     split = given.get("split") or _only("split", [n for n in names if _is("split", n) and n not in taken], where)
     taken.update([split] if split else [])

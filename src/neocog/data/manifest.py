@@ -26,14 +26,13 @@ from neocog.data.columns import (
     split_code_in,
     split_of,
 )  # fmt: skip
-from neocog.data.finder import Finder
 from neocog.data.folder import Folder
 from neocog.data.guess import Guess, guess_columns, is_text, may_name_files, names_text
 from neocog.data.kinds import TextLists
 from neocog.data.reader import commonest
 from neocog.data.source import Source
 from neocog.data.targets import described, number
-from neocog.data.text import read_lines
+from neocog.data.text import read_lines, spellings
 from neocog.errors import DataError, UsageError, closest
 from neocog.records import Problem
 
@@ -51,8 +50,7 @@ def find_manifests(folder: Path, *, forced: bool = False) -> tuple[list[Path], s
     A folder with two or more class folders is a tree and needs no table, unless `forced`. Several tables are used
     together if each is named after a split.
 
-    Raises:
-        DataError: several tables, and none has a usual name.
+    Raises: DataError: several tables, and none has a usual name.
     """
     tables = _tables(folder)
     inside = _folders(folder)
@@ -111,8 +109,7 @@ def open_manifest(
     relative to the table's folder, or to the one of its folders where the first rows are found. Files that do not
     exist become problems. The split comes from a column, else from the table's name or folder.
 
-    Raises:
-        DataError: unreadable table, ambiguous columns, or no listed file exists.
+    Raises: DataError: unreadable table, ambiguous columns, or no listed file exists.
     """
     root = Path(os.path.abspath(root))
     table = _Table()
@@ -129,7 +126,7 @@ def open_manifest(
             notes.append(f"{path.name} has no rows")
             continue
         split, before, missing = split_of(path, root), len(table.keys), len(problems)
-        finder, mask_finder = (Finder(path.parent, root, split) for _ in range(2))
+        finder, mask_finder = (_Finder(path.parent, root, split) for _ in range(2))
         guess = _guess(head, columns, path, None if texts else finder)
         if not texts:
             finder.choose([_text(row, guess.path) for row in head])
@@ -215,6 +212,64 @@ class Rows(Source):
         return hashlib.sha256(self.texts.raw(i)).digest()
 
 
+class _Finder:
+    """Turns a cell into the path of a file, relative to `root`: tries the table's folder, then its folders."""
+
+    _ENDINGS = ("", ".jpg", ".png", ".jpeg", ".webp", ".JPG", ".tif", ".bmp")
+
+    def __init__(self, folder: Path, root: Path, split: int) -> None:
+        inside = sorted(one.name for one in os.scandir(folder) if one.is_dir() and not one.name.startswith("."))
+        # train.csv beside train/ and test/ means the pictures in train/
+        inside.sort(key=lambda name: split < 0 or split_code(name) != split)
+        self._bases = ["", *inside]
+        self._folder, self._root = folder, root
+        self._base, self.ending, self._slashes = "", "", False  # as `choose` decided last
+        self.notes: list[str] = []
+
+    def choose(self, texts: Sequence[str]) -> int:
+        """Decide which folder and ending lead to files for most `texts`; return for how many."""
+        best = 0
+        self._base, self.ending, self._slashes = "", "", False
+        for base in self._bases:
+            for ending in self._ENDINGS:
+                for slashes in (False, True) if any("\\" in text for text in texts) else (False,):
+                    if slashes and ending:
+                        continue
+                    hits = sum(self._file(base, ending, slashes, text) is not None for text in texts if text)
+                    if hits > best:
+                        best = hits
+                        self._base, self.ending, self._slashes = base, ending, slashes
+            if best == len(texts):
+                break
+        self.notes = []
+        if self._base:
+            self.notes.append(f"paths in the table are relative to the folder {self._base!r}")
+        if self.ending:
+            self.notes.append(f"the table's names have no extension: {self.ending!r} was added")
+        return best
+
+    def find(self, text: str) -> bytes | None:
+        """Return the path of the file relative to `root`, or None if there is no such file."""
+        full = self._file(self._base, self.ending, self._slashes, text) if text else None
+        if full is None:
+            return None
+        top = os.path.join(str(self._root), "")
+        full = os.path.normpath(full)
+        return os.fsencode(full[len(top) :] if full.startswith(top) else full)
+
+    def _file(self, base: str, ending: str, slashes: bool, text: str) -> str | None:
+        """Return the path of the file that a cell names, in whatever spelling it has on disk, or None."""
+        text = text.replace("\\", "/") if slashes else text
+        for name in spellings(text):
+            full = os.path.join(self._folder, base, name + ending)
+            try:
+                if os.path.isfile(full):
+                    return full
+            except ValueError:  # a NUL character, or half of one beyond 16 bits
+                return None
+        return None
+
+
 class _Table:
     """The columns of the pictures found so far, and a hash of each key to see repeated ones."""
 
@@ -264,7 +319,7 @@ class _Table:
         return out, len(hashes) - len(first)
 
 
-def _cells(row: Mapping[str, Any], guess: Guess, masks: Finder) -> list[dict[str, Any]]:
+def _cells(row: Mapping[str, Any], guess: Guess, masks: _Finder) -> list[dict[str, Any]]:
     """The cells of a row that say more than a label; a mask by the path of its file."""
     cells = {name: row.get(name) for name in guess.targets}
     if guess.masks:
@@ -273,7 +328,7 @@ def _cells(row: Mapping[str, Any], guess: Guess, masks: Finder) -> list[dict[str
     return [cells] if cells else _NO_CELLS
 
 
-def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: Path, finder: Finder | None) -> Guess:
+def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: Path, finder: _Finder | None) -> Guess:
     """The columns of a table; without a finder those of a table of texts, in which the path is the text."""
     names = list(dict.fromkeys(name for row in head for name in row))
     cells = {name: [row[name] for row in head if row.get(name) not in (None, "")] for name in names}

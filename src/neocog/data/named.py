@@ -217,8 +217,7 @@ def _idx(folder: Path, kind: _Set) -> _Parts | None:
 def read_idx(path: Path) -> np.ndarray:
     """Read an IDX file of bytes (http://yann.lecun.com/exdb/mnist): magic 0 0 8 d, then d sizes, then the values.
 
-    Raises:
-        DataError: not IDX, or cut off.
+    Raises: DataError: not IDX, or cut off.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

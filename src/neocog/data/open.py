@@ -117,8 +117,7 @@ def open_source(
 def expand(pattern: str) -> list[Path]:
     """Return the existing files of a pattern with ``*``, ``?`` and braces (``{000..012}``, ``{train,val}``), sorted.
 
-    Raises:
-        DataError: a brace range names files that do not exist.
+    Raises: DataError: a brace range names files that do not exist.
     """
     patterns = [pattern]
     while match := re.search(r"\{([^{}]*)\}", patterns[0]):

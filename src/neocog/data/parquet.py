@@ -155,8 +155,7 @@ def os_file(path: str | Path) -> Any:
 def picture_rows(place: str) -> ParquetPictures:
     """Open one Parquet file, also of a store, for its pictures alone: the column whose first cell is one.
 
-    Raises:
-        DataError: it cannot be read, or has no picture.
+    Raises: DataError: it cannot be read, or has no picture.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -176,8 +175,15 @@ def picture_rows(place: str) -> ParquetPictures:
         raise DataError(f"expected a Parquet file, but it cannot be read: {error}") from error
     firsts = [0, *accumulate(counts)]
     groups = [_Group(0, i, firsts[i], n, sizes[i]) for i, n in enumerate(counts) if n]
-    nothing = np.full(sum(counts), -1, dtype=np.int8)
-    return ParquetPictures([place], [place], column, groups, place, (), nothing.astype(np.int32), nothing)
+    return _bare([place], [place], column, groups, place)
+
+
+def _bare(
+    files: Sequence[str | Path], names: Sequence[str], column: str, groups: Sequence[_Group], name: str
+) -> ParquetPictures:
+    """The pictures of a column, and nothing else."""
+    nothing = np.full(sum(group.rows for group in groups), -1, dtype=np.int8)
+    return ParquetPictures(files, names, column, groups, name, (), nothing, nothing)
 
 
 def binary_columns(path: str | Path) -> list[str]:
@@ -210,8 +216,7 @@ def open_parquet(
     ``test/0.parquet``). Class names come from `classes`, from the file's metadata (`classes` as a JSON list, or the
     features that data hubs write), or from a column with the name of each numbered class.
 
-    Raises:
-        DataError: unreadable file, or ambiguous columns.
+    Raises: DataError: unreadable file, or ambiguous columns.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -266,15 +271,12 @@ def open_parquet(
         notes.append(f"split taken from the file names: {count_splits(split_codes)}")
     shown = [path.relative_to(root).as_posix() for path in files]
 
-    def bare(column: str) -> ParquetPictures:
-        """The pictures of a column, and nothing else."""
-        inner = f"{column}.bytes" if pa.types.is_struct(schema.field(column).type) else column
-        nothing = np.full(first, -1, dtype=np.int8)
-        return ParquetPictures(files, shown, inner, groups, name, (), nothing.astype(np.int32), nothing)
+    def inner(column: str) -> str:
+        return f"{column}.bytes" if pa.types.is_struct(schema.field(column).type) else column
 
-    inputs, mask = bare(guess.path), None
+    inputs, mask = _bare(files, shown, inner(guess.path), groups, name), None
     if guess.masks and guess.masks[0] in binary_columns(files[0]):
-        mask = bare(guess.masks[0])
+        mask = _bare(files, shown, inner(guess.masks[0]), groups, name)
         mark = " ".join(str(os.stat(path).st_size) for path in files)
         table_rows = [{**row, guess.masks[0]: mark} for row in table_rows or [{}] * first]
     facts = described(

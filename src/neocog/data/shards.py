@@ -112,8 +112,7 @@ def open_shards(files: Sequence[Path], *, root: Path, name: str, classes: Sequen
     The split comes from a shard's name or folder (``train-0001.tar``, ``val/0001.tar``). Numbers in .cls are indices
     into `classes`, or into a file ``classes.txt`` beside the shards (one name a line).
 
-    Raises:
-        DataError: no shard holds a picture, or one is compressed.
+    Raises: DataError: no shard holds a picture, or one is compressed.
     """
     columns = _Columns()
     files = sorted(files, key=lambda path: (path.name, path))

@@ -28,8 +28,7 @@ def decode(data: bytes, rate: int | None = None) -> tuple[np.ndarray, int]:
         data: the file.
         rate: samples a second that are wanted; None: those of the file.
 
-    Returns:
-        float32 (L,) in -1 to 1, the mean of all channels, and its rate.
+    Returns: float32 (L,) in -1 to 1, the mean of all channels, and its rate.
 
     Raises: DecodeError: not a sound file, broken, empty, or not finite; MissingExtra: soundfile or soxr is not there.
     """

@@ -68,9 +68,12 @@ class Source:
         self.notes = list(notes)
         self.problems = list(problems)
         self._unfit = unfit
-        self.columns: Mapping[str, Column] = known_columns(
-            Category(labels, [shown(one) for one in classes]), tags=label_sets, captions=captions, more=columns
-        )
+        made: dict[str, Column] = {"label": Category(labels, [shown(one) for one in classes])}
+        if label_sets is not None:
+            made["tags"] = Categories(label_sets, made["label"].names)
+        if captions is not None:
+            made["captions"] = captions
+        self.columns: Mapping[str, Column] = {**made, **(columns or {})}
         for role, column in self.columns.items():
             if len(column) != len(self.splits):
                 raise DataError(
@@ -144,8 +147,7 @@ class Source:
 
         An input of another kind is what its reader takes.
 
-        Raises:
-            DataError: the bytes cannot be read any more (file removed, disk gone).
+        Raises: DataError: the bytes cannot be read any more (file removed, disk gone).
         """
         raise NotImplementedError
 
@@ -239,8 +241,7 @@ class Arrays(Source):
         classes: class names; guessed from the labels if not given.
         splits: N codes (index into `records.SPLITS`, -1 = not declared), N names, or None.
 
-    Raises:
-        DataError: the shapes, types or lengths do not fit.
+    Raises: DataError: the shapes, types or lengths do not fit.
     """
 
     def __init__(
@@ -290,22 +291,6 @@ class Arrays(Source):
         # pixels in memory are quick to hash, and nothing else would tell two sets of one shape apart
         picture = self.pictures[i]
         return str(picture.shape).encode() + hashlib.sha256(np.ascontiguousarray(picture).data).digest()
-
-
-def known_columns(
-    label: Category,
-    *,
-    tags: LabelSets | None = None,
-    captions: TextLists | None = None,
-    more: Mapping[str, Column] | None = None,
-) -> dict[str, Column]:
-    """The columns of a source by role. Label sets are of the classes of `label`."""
-    made: dict[str, Column] = {"label": label}
-    if tags is not None:
-        made["tags"] = Categories(tags, label.names)
-    if captions is not None:
-        made["captions"] = captions
-    return {**made, **(more or {})}
 
 
 def as_indices(indices: np.ndarray | Sequence[int], n: int) -> np.ndarray:

@@ -39,11 +39,9 @@ def make_split(
         fractions: shares of training, validation and test; their sum is 1.
         seed: the same seed and data give the same split.
 
-    Returns:
-        int8 (N,): index into `records.SPLITS`.
+    Returns: int8 (N,): index into `records.SPLITS`.
 
-    Raises:
-        UsageError: lengths or fractions do not fit.
+    Raises: UsageError: lengths or fractions do not fit.
     """
     shares = _check_fractions(fractions)
     labels = labels if isinstance(labels, LabelSets) else np.asarray(labels)
