@@ -50,7 +50,7 @@ def boxes(f: Facts) -> Iterator[Finding | None]:
     yield wrong(
         "boxes_inverted", "error", ("empty or inverted box", ""),
         "They cover nothing and cannot be learned. Swap the corners, or delete the boxes; if all are like "
-        "this, the columns or the order of the numbers were misread.", (high <= low).any(1), corners,
+        "this, the columns or the order of the numbers were misread.", np.asarray((high <= low).any(1)), corners,
     )  # fmt: skip
     out = np.concatenate((-low, high - sizes), 1).max(1)
     outside = (out > _OUTSIDE) & (sizes > 0).all(1)

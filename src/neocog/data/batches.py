@@ -336,7 +336,7 @@ class Batches(Feed):
             return x
         return x.to(self.dtype).contiguous(memory_format=self.layout if x.ndim == 4 else torch.contiguous_format)
 
-    def _changed(self, one: Held | Streamed, pixels: Tensor, draws: aug.Draws) -> tuple[Tensor, Tensor | None]:
+    def _changed(self, one: Input, pixels: Tensor, draws: aug.Draws) -> tuple[Tensor, Tensor | None]:
         """Bytes (B, H, W, C), augmented and normalised, (B, C, H, W); and how they were bent."""
         how = self.how
         pixels = aug.shift_and_flip(pixels, draws, black=how.crop > how.translate)

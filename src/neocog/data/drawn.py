@@ -264,7 +264,7 @@ class Drawn(Source):
         return LabelSets(ends, np.array([code for row in rows for code in row], np.int32))
 
     @property
-    def captions(self) -> TextLists | None:
+    def captions(self) -> TextLists:
         """Captions by index, made when they are read."""
         return _Captions(self)
 

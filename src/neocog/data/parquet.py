@@ -259,7 +259,7 @@ def open_parquet(
             table_rows += table.select(list(guess.targets)).to_pylist()
         if table is not None and guess.label:
             label_cells.append(table.column(guess.label))
-        if guess.split:
+        if guess.split and table is not None:
             splits.append(np.array([split_code(one) for one in table.column(guess.split).to_pylist()], dtype=np.int8))
         else:
             splits.append(np.full(rows, split_of(path, root), dtype=np.int8))

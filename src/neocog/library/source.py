@@ -63,7 +63,7 @@ class LibrarySource(Source):
             notes=notes,
             problems=gone,
             label_sets=several,
-            captions=captions if captions.total else None,
+            captions=captions if captions.known.any() else None,
         )
 
     def key(self, i: int) -> str:
