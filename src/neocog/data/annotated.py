@@ -50,7 +50,6 @@ class Pictures:
             name = key.rsplit("/", 1)[-1]
             self._names[name].append(row)
             self._stems[picture_stem(os.path.splitext(name)[0])].append(row)
-        self._sizes: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -86,16 +85,11 @@ class Pictures:
 
         return _only(rows, [fit(row) for row in rows])
 
-    def size(self, row: int) -> tuple[int, int]:
-        """Width and height of a picture, upright, from its header; (0, 0) if it cannot be read."""
-        if row not in self._sizes:
-            self._sizes[row] = header_size(self.root / self.keys[row])
-        return self._sizes[row]
-
-    def sizes(self, rows: Sequence[int]) -> None:
-        """Read the sizes of many pictures at once."""
+    def sizes(self, rows: Sequence[int]) -> np.ndarray:
+        """Width and height of some pictures, upright, from their headers, (R, 2); 0 where they cannot be read."""
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(self.size, rows))
+            found = list(pool.map(lambda row: header_size(self.root / self.keys[row]), rows))
+        return np.array(found, dtype=np.int32).reshape(-1, 2)
 
     def splits(self) -> np.ndarray:
         """int8 (N,): the split that a picture's folders name, -1 = none."""
@@ -218,10 +212,8 @@ class Marks:
                     f"{counted(count, 'box')} marked as crowd or difficult: ignored in training and evaluation"
                 )
         if any(self._pieces) and len(names) <= _MOST_CLASSES:
-            unsized = np.flatnonzero(self.looked & (self.sizes == 0).any(1))
-            self.pictures.sizes(unsized.tolist())
-            for row in unsized.tolist():
-                self.sizes[row] = self.pictures.size(row)
+            unsized = np.flatnonzero(self.looked & (self.sizes == 0).any(1)).tolist()
+            self.sizes[unsized] = self.pictures.sizes(unsized)
             made["mask"] = ShapeMasks(column, Shapes.of(self._pieces[j] for j in order), self.sizes)
         if self._points and point_names:
             values = np.zeros((n, len(point_names), 3), dtype=np.float32)

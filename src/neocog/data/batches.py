@@ -256,28 +256,19 @@ class Batches(Feed):
 
     def stream(self, step: int) -> Iterator[Batch]:
         """Batches from `step` on, without end. What has to be decoded is decoded a few batches ahead."""
-        if not any(one.streamed for one in self.all) and not self.known.slow:
-            while True:
-                begin = time.perf_counter()
-                shown = self._rows(step)
-                parts = [one.held(shown.rows, u) for one, u in zip(self.all, shown.choices, strict=False)]
-                batch = self._finish(parts, shown, self._some(self.known.values(shown.rows), shown.choices), step)
-                self.waited += time.perf_counter() - begin
-                yield batch
-                step += 1
+        late = self.known.slow or any(one.streamed for one in self.all)
         ahead: list[tuple[_Shown, list[list[Any]], Any]] = []
-        pool = ThreadPoolExecutor(workers(), thread_name_prefix="neocog-decode")
+        pool = ThreadPoolExecutor(workers(), thread_name_prefix="neocog-decode")  # has no threads before they are asked
         try:
-            coming = step
             while True:
-                while len(ahead) < 3:
-                    shown = self._rows(coming)
-                    jobs = [
-                        self._submit(pool, one, shown.rows, d) for one, d in zip(self.all, shown.draws, strict=True)
-                    ]
-                    ahead.append((shown, jobs, _values(pool, self.known, shown.rows)))
-                    coming += 1
                 begin = time.perf_counter()
+                while len(ahead) < (3 if late else 1):
+                    shown = self._rows(step + len(ahead))
+                    asked = zip(self.all, shown.draws, strict=True)
+                    jobs = [self._submit(pool, one, shown.rows, draws) for one, draws in asked]
+                    ahead.append((shown, jobs, _values(pool, self.known, shown.rows)))
+                if late:
+                    begin = time.perf_counter()
                 shown, jobs, values = ahead.pop(0)
                 parts = [
                     one.gathered([job.result() for job in job_list], u) if one.streamed else one.held(shown.rows, u)

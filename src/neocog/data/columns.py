@@ -164,7 +164,7 @@ class LabelColumn:
         return names, labels, LabelSets(ends, values, several) if multi else None
 
 
-def ends_of(counts: np.ndarray) -> np.ndarray:
+def ends_of(counts: np.ndarray | Sequence[int]) -> np.ndarray:
     """For lists held flat, of so many each: where each begins, int64 (N + 1,), the end of the last one last."""
     return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
 
@@ -223,3 +223,9 @@ def count_splits(splits: np.ndarray) -> str:
     """Return "train 50000, test 10000" for the codes of a source, for notes."""
     counts = [(name, int((splits == code).sum())) for code, name in enumerate(SPLITS)]
     return ", ".join(f"{name} {n}" for name, n in counts if n) or "none declared"
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Return the first names, quoted, and how many more there are."""
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -117,24 +117,18 @@ def open_columns(files: Sequence[Path], *, name: str, columns: Mapping[str, str]
     Raises: DataError: nothing usable. UsageError: there are no such columns.
     """
     notes, problems = list[str](), list[Problem]()
-
-    def rows() -> Iterator[tuple[list[list[str]], int, str]]:
-        for path in files:
-            split = split_code_in(path.name)
-            for number, block in enumerate(blocks(read_lines(path, notes)), 1):
-                yield block, split, f"{path.name}, sentence {number}"
-
     found, width, at = list[Any](), 0, (0, -1)
-    for block, split, where in rows():
-        if not width:
-            width = len(block[0])
-            at = _numbers(columns or {}, width)
-        if any(len(cells) != width for cells in block):
-            problems.append(Problem(where, f"a line does not have {width} columns"))
-            continue
-        lists = [list(cells) for cells in zip(*block, strict=True)]
-        more = [lists[k] for k in range(width) if k not in at]
-        found.append((lists[at[0]], lists[at[1]], more, split))
+    for path in files:
+        for number, block in enumerate(blocks(read_lines(path, notes)), 1):
+            if not width:
+                width = len(block[0])
+                at = _numbers(columns or {}, width)
+            if any(len(cells) != width for cells in block):
+                problems.append(Problem(f"{path.name}, sentence {number}", f"a line does not have {width} columns"))
+                continue
+            lists = [list(cells) for cells in zip(*block, strict=True)]
+            more = [lists[k] for k in range(width) if k not in at]
+            found.append((lists[at[0]], lists[at[1]], more, split_code_in(path.name)))
     if found and width < 2:
         raise DataError(f"{name} has words alone; expected a word and its tag on a line, the tag last")
     told = f"column {at[0] + 1} is the word, column {at[1] + 1} its tag"

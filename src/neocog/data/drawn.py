@@ -342,7 +342,7 @@ class DrawnTexts(Source):
         return self.pictures.key(i)
 
     def read(self, i: int) -> str:
-        return " ".join(self.pictures.captions[i])  # type: ignore[index]
+        return " ".join(self.pictures.captions[i])
 
     def fingerprint(self) -> str:
         return f"texts {self.pictures.fingerprint()}"

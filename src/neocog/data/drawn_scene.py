@@ -23,15 +23,9 @@ TAGS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 TASKS = {"shape": SHAPES, "colour": COLOURS, "relation": RELATIONS, "count": COUNTS, "tags": TAGS}
 
 _RGB = (  # of each colour; a scene varies them a little
-    (28, 28, 30),
-    (45, 85, 205),
-    (45, 155, 70),
-    (240, 135, 25),
-    (140, 60, 170),
-    (212, 42, 45),
-    (245, 245, 242),
+    (28, 28, 30), (45, 85, 205), (45, 155, 70), (240, 135, 25), (140, 60, 170), (212, 42, 45), (245, 245, 242),
     (240, 218, 45),
-)
+)  # fmt: skip
 GROUNDS = ("plain", "graded", "cloudy", "striped")
 _WORDS = ("no shapes", "one shape", "two shapes", "three shapes", "four shapes")
 _PLACES = {"above": "above", "below": "below", "inside": "inside", "left": "to the left of", "right": "to the right of"}
@@ -39,15 +33,8 @@ _PLACES = {"above": "above", "below": "below", "inside": "inside", "left": "to t
 REACH = (1.0, 1.3160, 1.2486, 1.2622, 1.2276, 1.2533, 1.4622, 1.5551)
 # a disc that lies within the shape (for the ring: in its hole): (x, y, radius), in units of that circle
 WITHIN = (
-    (0, 0, 0.97),
-    (-0.575, 0, 0.42),
-    (0, 0, 0.45),
-    (0, 0, 0.55),
-    (0, 0, 0.57),
-    (0, 0, 0.70),
-    (0, 0, 0.44),
-    (0, 0, 0.49),
-)
+    (0, 0, 0.97), (-0.575, 0, 0.42), (0, 0, 0.45), (0, 0, 0.55), (0, 0, 0.57), (0, 0, 0.70), (0, 0, 0.44), (0, 0, 0.49),
+)  # fmt: skip
 TURNS = tuple(
     (round(math.cos(math.radians(a)) * 4096) / 4096, round(math.sin(math.radians(a)) * 4096) / 4096) for a in range(360)
 )

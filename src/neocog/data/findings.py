@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from neocog.data.columns import listed as listed
 from neocog.data.source import Source
 from neocog.data.survey import Survey
 from neocog.records import SPLITS
@@ -131,9 +132,3 @@ class Facts:
 
         against, leaking = torn(codes), torn(self.source.splits)
         return against, leaking, [rows for rows in groups if rows not in against and rows not in leaking]
-
-
-def listed(names: Sequence[str], most: int = 8) -> str:
-    """Return the first names, quoted, and how many more there are."""
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

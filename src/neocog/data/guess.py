@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neocog.data.columns import LabelColumn
+from neocog.data.columns import LabelColumn, listed
 from neocog.data.source import ONE_LABEL
 from neocog.errors import DataError, UsageError, closest
 
@@ -202,11 +202,11 @@ def guess_columns(
     guessed += [f"{name!r} as caption" for name in captions if name not in given.values()]
     for name, those in (("boxes", boxes), ("mask", masks), ("points", points), ("numbers", numbers)):
         if those and name not in given and not (name == "numbers" and asked):
-            guessed.append(f"{_some(those)} as {name}")
-    guessed += [f"the columns of 0 and 1 as labels ({_some(flags)})"] if flags else []
+            guessed.append(f"{listed(those)} as {name}")
+    guessed += [f"the columns of 0 and 1 as labels ({listed(flags)})"] if flags else []
     if label and not several:
         several = label in lists or any(isinstance(one, str) and (";" in one or "|" in one) for one in cells[label])
-    notes = [f"columns guessed: {', '.join(guessed)}" + (f"; not used: {_some(rest)}" if rest else "")]
+    notes = [f"columns guessed: {', '.join(guessed)}" + (f"; not used: {listed(rest)}" if rest else "")]
     return Guess(
         path, label, several, captions, split, label_name, tuple(notes if guessed else ()),
         flags, boxes, masks, points, numbers, _periods(asked, numbers),
@@ -231,7 +231,7 @@ def why_unfit(name: str, guess: Guess, labels: LabelColumn, repeated: int) -> st
         ("numbers", guess.numbers, alone, ""),
     ):
         if columns and meant:
-            return f"{name} holds {what} ({_some(columns)}){made_for}. {ONE_LABEL} {choose}"
+            return f"{name} holds {what} ({listed(columns)}){made_for}. {ONE_LABEL} {choose}"
     if not guess.label or guess.several or not (found := _quantity(guess.label, labels, guess.declared)):
         return ""
     whole = "" if "decimal" in found else f" If each number is a class, type --column label={guess.label}."
@@ -405,7 +405,3 @@ def _ambiguous(role: str, candidates: Sequence[str], where: str) -> DataError:
         f"{where}: columns {' and '.join(map(repr, candidates))} could each be the {role}; "
         f"name one: columns={{{role!r}: {candidates[0]!r}}} (on the command line: --column {role}={candidates[0]})"
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

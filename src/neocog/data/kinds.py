@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neocog.data.columns import LabelSets, Texts, spans
+from neocog.data.columns import LabelSets, Texts, ends_of, spans
 from neocog.errors import DataError
 from neocog.names import shown
 
@@ -182,6 +182,9 @@ class BoxSet(NamedTuple):
     ignored: np.ndarray  # crowds and difficult ones: neither to be found nor wrong if found
 
 
+_NO_BOXES = BoxSet(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool))
+
+
 class Boxes(Column):
     """Any number of boxes for each sample, flat: sample i has the boxes ``ends[i]:ends[i + 1]``.
 
@@ -213,16 +216,11 @@ class Boxes(Column):
     @staticmethod
     def of(rows: Iterable[BoxSet | None], names: Sequence[str]) -> Boxes:
         """The column of these rows; None where a sample was not looked at."""
-        ends, present, sets = [0], [], []
-        for row in rows:
-            present.append(row is not None)
-            ends.append(ends[-1] + (0 if row is None else len(row.labels)))
-            if row is not None and len(row.labels):
-                sets.append(row)
-        if not sets:
-            sets = [BoxSet(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool))]
-        corners, labels, ignored = (np.concatenate([one[k] for one in sets]) for k in range(3))
-        return Boxes(np.array(ends), corners, labels, names, ignored, np.array(present, dtype=bool))
+        every = list(rows)
+        sets = [_NO_BOXES if row is None or not len(row.labels) else row for row in every]
+        corners, labels, ignored = (np.concatenate([one[k] for one in (*sets, _NO_BOXES)]) for k in range(3))
+        present = np.array([row is not None for row in every], dtype=bool)
+        return Boxes(ends_of([len(one.labels) for one in sets]), corners, labels, names, ignored, present)
 
     def __getitem__(self, i: int) -> BoxSet | None:
         if not self._present[i]:
@@ -366,7 +364,7 @@ class Sequences(Column):
             codes = [place[one] for row in every for one in row]
         except KeyError as error:
             raise DataError(f"unknown class {error}; expected one of {', '.join(names[:9])}") from None
-        return cls(np.cumsum([0, *map(len, every)]), np.array(codes, np.int32), names)
+        return cls(ends_of(list(map(len, every))), np.array(codes, np.int32), names)
 
     def __getitem__(self, i: int) -> np.ndarray:
         return self.codes[self.ends[i] : self.ends[i + 1]]

@@ -37,17 +37,14 @@ def read(layout: Layout, pictures: Pictures) -> Found:
                 files[row] = path
     annotated = {pictures.keys[row].rpartition("/")[0] for row in files}
     rows = [row for row, key in enumerate(pictures.keys) if key.rpartition("/")[0] in annotated]
-    pictures.sizes(rows)
     lines: list[tuple[int, int, np.ndarray]] = []
     marks = Marks(pictures, names)
     bare = 0
-    for row in rows:
-        width, height = pictures.size(row)
-        if not width:
+    for row, size in zip(rows, pictures.sizes(rows), strict=True):
+        if not size.all():
             found.problems.append(Problem(pictures.keys[row], "its size is not known, so its boxes are not"))
             continue
-        marks.looked[row] = True
-        marks.sizes[row] = width, height
+        marks.looked[row], marks.sizes[row] = True, size
         bare += row not in files
         try:
             lines += [(row, label, numbers) for label, numbers in _lines(files[row])] if row in files else []
