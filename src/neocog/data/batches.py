@@ -7,27 +7,23 @@ can be continued at any step, and N processes see between them what one would se
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from neocog.data import augment as aug
-from neocog.data.kinds import Category, Column
 from neocog.data.pictures import Gathered, Held, Input, Streamed, workers
-from neocog.data.ready import Read, Ready, some_of
+from neocog.data.ready import NOTHING, Read, Ready, Targets, some_of
+from neocog.data.ready import Known as Known
 from neocog.data.warp import Warp
 from neocog.errors import DataError
 from neocog.records import Preprocess
-
-Targets = dict[str, Any]  # name -> tensor (B, ...), or a list of B values
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,66 +74,6 @@ class Batch:
             self.valid[rows],
             None if self.warp is None else self.warp[rows],
         )
-
-
-class Known:
-    """The annotations of the pictures of a feed, by role of a column.
-
-    Args:
-        columns: one row for each picture of the feed.
-        collate: makes targets of values by role (int64 (B,) for a category, else a list of B), the warp, and which
-            pictures are valid.
-        warps: whether `collate` needs the warp.
-        keep: bytes up to which a picture's annotation is kept once it was read, where pictures are held; 0: none is.
-    """
-
-    def __init__(
-        self,
-        columns: Mapping[str, Column],
-        collate: Callable[[dict[str, Any], Warp | None, Tensor], Targets],
-        warps: bool = False,
-        keep: int = 0,
-    ) -> None:
-        self.columns, self.collate, self.warps, self.keep = dict(columns), collate, warps, keep
-        self._kept: dict[tuple[str, int], Any] = {}
-        self._codes = {
-            role: torch.from_numpy(column.codes.astype(np.int64))
-            for role, column in self.columns.items()
-            if isinstance(column, Category)
-        }
-        self.slow = any(column.kind == "mask" for column in self.columns.values())  # worth reading ahead
-
-    def values(self, rows: Tensor) -> dict[str, Any]:
-        """Values of some pictures. Thread-safe."""
-        return {
-            role: self._codes[role][rows] if role in self._codes else [self._value(role, int(i)) for i in rows]
-            for role in self.columns
-        }
-
-    def _value(self, role: str, i: int) -> Any:
-        """The annotation of a picture; None where it cannot be read (a damaged mask), which 'neocog check' says."""
-        if (role, i) in self._kept:
-            return self._kept[role, i]
-        try:
-            value = self.columns[role][i]
-        except DataError:
-            return None
-        if self.keep and _bytes(value) <= self.keep:
-            self._kept[role, i] = value
-        return value
-
-    def select(self, rows: np.ndarray) -> Known:
-        """The same for some of the pictures."""
-        return Known({k: c.select(rows) for k, c in self.columns.items()}, self.collate, self.warps, self.keep)
-
-
-def _bytes(value: Any) -> float:
-    """About how much memory an annotation takes; infinite where that is not known."""
-    parts = [value] if isinstance(value, np.ndarray) else [getattr(value, name, None) for name in ("corners", "labels")]
-    return sum(part.nbytes if isinstance(part, np.ndarray) else math.inf for part in parts)
-
-
-NOTHING = Known({}, lambda values, warp, valid: {})
 
 
 class Feed(ABC):
@@ -266,7 +202,7 @@ class Batches(Feed):
                     shown = self._rows(step + len(ahead))
                     asked = zip(self.all, shown.draws, strict=True)
                     jobs = [self._submit(pool, one, shown.rows, draws) for one, draws in asked]
-                    ahead.append((shown, jobs, _values(pool, self.known, shown.rows)))
+                    ahead.append((shown, jobs, self.known.ahead(pool, shown.rows)))
                 if late:
                     begin = time.perf_counter()
                 shown, jobs, values = ahead.pop(0)
@@ -376,22 +312,6 @@ def to(targets: Any, device: torch.device) -> Any:
     return [to(value, device) for value in targets] if isinstance(targets, list) else targets
 
 
-def _values(pool: ThreadPoolExecutor, known: Known, rows: Tensor) -> Callable[[], dict[str, Any]]:
-    """The values of some pictures, read ahead where that takes time."""
-    if not known.slow:
-        return lambda: known.values(rows)
-    jobs = [pool.submit(known.values, row) for row in rows.split(1)]
-
-    def joined() -> dict[str, Any]:
-        parts = [job.result() for job in jobs]
-        return {
-            role: torch.cat([p[role] for p in parts]) if isinstance(first, Tensor) else [p[role][0] for p in parts]
-            for role, first in parts[0].items()
-        }
-
-    return joined
-
-
 def in_order(
     pictures: Input | Sequence[Input],
     batch_size: int,
@@ -422,7 +342,7 @@ def in_order(
             good = torch.stack([part.valid for part in parts]).all(0)
             parts, some = [Gathered(*(v[good] for v in part)) for part in parts], some[good]
             if len(some):
-                values = _values(pool, known, some)() if pool else known.values(some)
+                values = known.ahead(pool, some)() if pool else known.values(some)
                 still = aug.draw(how, len(some), 0, 0)
                 yield plain._finish(parts, _Shown(some, [still] * len(every), some, [None] * len(every)), values)
     finally:

@@ -12,9 +12,8 @@ import numpy as np
 
 from neocog.data.columns import declared, split_code, split_code_in
 from neocog.data.kinds import Sequences, TextLists
-from neocog.data.manifest import table_rows
 from neocog.data.source import Source
-from neocog.data.text import read_lines, text_of
+from neocog.data.text import read_lines, table_rows, text_of
 from neocog.errors import DataError, UsageError, closest
 from neocog.records import Problem
 

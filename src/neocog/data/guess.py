@@ -78,15 +78,15 @@ class Guess:
     @property
     def wanted(self) -> list[str]:
         """The columns that are read, without the path."""
-        plain = [one for one in (self.label, self.split, self.label_name, *self.captions, *self.flags) if one]
-        return list(dict.fromkeys((*plain, *self.targets)))
+        plain = (self.label, self.split, self.label_name, *self.captions, *self.flags, *self.targets)
+        return list(dict.fromkeys(filter(None, plain)))
 
     @property
     def targets(self) -> tuple[str, ...]:
         """The columns that say more than a label, without masks that are pictures."""
-        label = (self.label,) if self.label and self.boxes else ()
-        group = (self.group,) if self.group else ()
-        return tuple(dict.fromkeys((*self.boxes, *label, *self.points, *self.numbers, *self.flags, *group)))
+        label = self.label if self.boxes else None
+        more = (*self.boxes, label, *self.points, *self.numbers, *self.flags, self.group)
+        return tuple(dict.fromkeys(filter(None, more)))
 
     def labels(self, row: Mapping[str, object]) -> object:
         """Return the label of a row, or a list of labels where there can be several."""
@@ -242,7 +242,7 @@ def why_unfit(name: str, guess: Guess, labels: LabelColumn, repeated: int) -> st
 
 
 def label_is_number(guess: Guess, labels: LabelColumn, notes: list[str]) -> bool:
-    """Tell whether the column that was taken as label holds amounts, and set right what `notes` says of it."""
+    """Whether the column that was taken as label holds amounts; sets right what `notes` say of it."""
     if not guess.label or guess.several or not _quantity(guess.label, labels):
         return False
     notes[:] = [note.replace(f"{guess.label!r} as label", f"{guess.label!r} as numbers") for note in notes]
@@ -282,8 +282,8 @@ def named_classes(
 ) -> tuple[str, ...]:
     """Return class names for numbered classes from the names that a second column gives to each number.
 
-    Where that column gives one number several names it does not name classes: the numbers stay, and a note is added.
-    Two classes of one name (ImageNet has two cranes) keep their numbers behind it.
+    Where that gives a number several names, the numbers stay, and a note is added. Two classes of one name (ImageNet
+    has two cranes) keep their numbers behind it.
     """
     if any(len(names.get(one, ())) != 1 for one in numbers):
         notes.append(f"column {column!r} does not give each label one name: the classes are called by their numbers")
@@ -354,7 +354,7 @@ def _integer(cell: object) -> bool:
 
 
 def may_name_files(name: str) -> bool:
-    """Tell whether a column so called may hold file names without their ending (``id`` in many contest tables)."""
+    """Whether a column so called may hold file names without their ending (``id`` in many contest tables)."""
     return _is("path", name) or name.strip().lower() in ("id", "name")
 
 
@@ -387,21 +387,15 @@ def _label(
         others = [n for n in one if n not in numbers]
         if all(n.lower() in _NAME_COLUMNS for n in others):
             one = numbers  # `label` and `class_name`: numbers and their names
-    if one and many:
-        raise _ambiguous("label", one + many, where)
-    if many:
+    if many and not one:
         return _only("labels", many, where), True
-    return _only("label", one, where), bool(one) and one[0] in lists
+    return _only("label", one + many, where), bool(one) and one[0] in lists
 
 
 def _only(role: str, candidates: Sequence[str], where: str) -> str | None:
     if len(candidates) > 1:
-        raise _ambiguous(role, candidates, where)
+        raise DataError(
+            f"{where}: columns {' and '.join(map(repr, candidates))} could each be the {role}; "
+            f"name one: columns={{{role!r}: {candidates[0]!r}}} (on the command line: --column {role}={candidates[0]})"
+        )
     return candidates[0] if candidates else None
-
-
-def _ambiguous(role: str, candidates: Sequence[str], where: str) -> DataError:
-    return DataError(
-        f"{where}: columns {' and '.join(map(repr, candidates))} could each be the {role}; "
-        f"name one: columns={{{role!r}: {candidates[0]!r}}} (on the command line: --column {role}={candidates[0]})"
-    )

@@ -14,8 +14,8 @@ sequence       int32 (L,), a class for each word; -1 = not known      `Sequences
 picture        bytes or uint8 array: a further picture                `Pictures`
 =============  =====================================================  ========================================
 
-A sample without annotation has None (category: -1). Coordinates are those of the upright picture, x to the
-right and y down, pixel i covering [i, i + 1); x1 and y1 of a box are exclusive.
+Without annotation it is None (category: -1). Coordinates are those of the upright picture, x to the right and y down,
+pixel i covering [i, i + 1); x1 and y1 of a box are exclusive.
 """
 
 from __future__ import annotations
@@ -83,8 +83,7 @@ class Category(Column):
     kind = "category"
 
     def __init__(self, codes: np.ndarray, names: Sequence[str]) -> None:
-        self.codes = np.ascontiguousarray(codes, dtype=np.int32)
-        self.names = tuple(names)
+        self.codes, self.names = np.ascontiguousarray(codes, dtype=np.int32), tuple(names)
 
     @classmethod
     def of(cls, cells: Iterable[str | None]) -> Category:
@@ -202,16 +201,12 @@ class Boxes(Column):
         ignored: np.ndarray | None = None,
         present: np.ndarray | None = None,
     ) -> None:
-        self.ends = np.asarray(ends, dtype=np.int64)
+        self.ends, self.labels, self.names = np.asarray(ends, np.int64), np.asarray(labels, np.int32), tuple(names)
         self.corners = np.asarray(corners, dtype=np.float32).reshape(-1, 4)
-        self.labels = np.asarray(labels, dtype=np.int32)
-        self.names = tuple(names)
         self.ignored, self._present = _flags(len(self.labels), ignored, False), _flags(len(self.ends) - 1, present)
         if not len(self.corners) == len(self.labels) == len(self.ignored) == self.ends[-1]:
-            raise DataError(
-                f"{len(self.corners)} boxes, {len(self.labels)} labels and ends up to {self.ends[-1]}: "
-                "expected as many of each"
-            )
+            counts = f"{len(self.corners)} boxes, {len(self.labels)} labels and ends up to {self.ends[-1]}"
+            raise DataError(f"{counts}: expected as many of each")
 
     @staticmethod
     def of(rows: Iterable[BoxSet | None], names: Sequence[str]) -> Boxes:
@@ -403,31 +398,3 @@ class Pictures(Column):
 
     def fingerprint(self) -> bytes:
         return digest(*(self.key(i) for i in range(len(self))))
-
-
-def renamed(column: Column, wanted: Column | tuple[str, ...]) -> Column:
-    """A column with its classes in the order of another one's, or of names. Raises: DataError: a class is not there."""
-    own, names = column.names, wanted if isinstance(wanted, tuple) else wanted.names
-    if own == names:
-        return column
-    if lacking := [name for name in own if name not in names]:
-        more = " ..." if len(names) > 5 else ""
-        raise DataError(
-            f"the test data have classes that are not in the training data: {', '.join(lacking[:5])}; "
-            f"training has {', '.join(names[:5])}{more}"
-        )
-    number = np.array([names.index(name) for name in own] or [0], dtype=np.int32)
-    if isinstance(column, Category | Sequences):
-        codes = np.where(column.codes >= 0, number[column.codes], -1)
-        return Category(codes, names) if isinstance(column, Category) else Sequences(column.ends, codes, names)
-    if isinstance(column, Boxes):
-        return Boxes(column.ends, column.corners, number[column.labels], names, column.ignored, column.known)
-    if isinstance(column, Categories):
-        unknown = None if column.unknown is None else LabelSets(column.unknown.ends, number[column.unknown.values])
-        return Categories(LabelSets(column.sets.ends, number[column.sets.values]), names, unknown, column.known)
-    if isinstance(column, Masks):
-        table = np.full(256, NOT_LABELLED, dtype=np.uint8)
-        table[: len(own)] = number
-        read = column._read
-        return Masks(lambda i: table[read(i)], len(column), names, column.colours, column.known, column.mark)
-    raise DataError(f"the test data have {', '.join(own)} where the training data have {', '.join(names)}")

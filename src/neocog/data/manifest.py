@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import itertools
-import json
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +30,13 @@ from neocog.data.kinds import TextLists
 from neocog.data.reader import commonest
 from neocog.data.source import Source
 from neocog.data.targets import described, number
-from neocog.data.text import read_lines, spellings
+from neocog.data.text import TABLES, spellings, table_rows
 from neocog.errors import DataError, UsageError, closest
 from neocog.records import Problem
 
-ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _NO_CELLS: list[dict[str, Any]] = []  # one list for all rows of which nothing is kept
 _PEEK = 64  # rows looked at before deciding what the columns are
 _USUAL = ("manifest", "labels", "label", "metadata", "annotations", "index", "data", "captions", "dataset")
-
-csv.field_size_limit(1 << 24)
 
 
 def find_manifests(folder: Path, *, forced: bool = False) -> tuple[list[Path], str]:
@@ -87,7 +82,7 @@ def _inside(folder: Path, of: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
 
 
 def _tables(folder: Path) -> list[Path]:
-    return _inside(folder, lambda one: one.name.lower().endswith(ENDINGS) and one.is_file())
+    return _inside(folder, lambda one: one.name.lower().endswith(TABLES) and one.is_file())
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -350,54 +345,6 @@ def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: 
             likely.append(name)
     guess = guess_columns({name: cells[name] for name in names}, columns, where=str(path), looks_like_path=likely)
     return dataclasses.replace(guess, notes=(*said, *guess.notes))
-
-
-def table_rows(path: Path, problems: list[Problem], notes: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a table as {column: cell}, without holding the table."""
-    try:
-        if path.suffix.lower() == ".parquet":
-            import pyarrow.parquet as pq
-
-            from neocog.data.parquet import os_file
-
-            with pq.ParquetFile(os_file(path)) as file:
-                for batch in file.iter_batches(batch_size=4096, use_threads=False):
-                    yield from batch.to_pylist()
-        elif path.suffix.lower() in (".jsonl", ".ndjson"):
-            for number, line in enumerate(read_lines(path, notes), start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    row = None
-                if isinstance(row, dict):
-                    yield row
-                else:
-                    problems.append(Problem(f"{path.name}, line {number}", "not a JSON object"))
-        else:
-            yield from _csv_rows(path, notes)
-    except (OSError, csv.Error, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise DataError(f"{path}: expected a table ({', '.join(ENDINGS)}), but it cannot be read: {error}") from error
-
-
-def _csv_rows(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
-    lines = read_lines(path, notes)
-    start = next(lines, "")
-    marks = "\t" if path.suffix.lower() == ".tsv" else ",;\t"
-    names: list[str] | None = None
-    for cells in csv.reader(itertools.chain([start], lines), delimiter=max(marks, key=start.count)):
-        if not any(cells):
-            continue
-        if names is None:
-            if any(
-                is_picture(cell) or cell.count(" ") > 4 for cell in cells
-            ):  # no line of names: the first row is data
-                names = [f"column {i + 1}" for i in range(len(cells))]
-            else:
-                names = [cell.strip() or f"column {i + 1}" for i, cell in enumerate(cells)]
-                continue
-        yield dict(zip(names, cells, strict=False))
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:

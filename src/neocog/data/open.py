@@ -16,10 +16,10 @@ from neocog.data.columns import Texts
 from neocog.data.fetch import tell
 from neocog.data.layouts import Layout, is_generic, recognise
 from neocog.data.source import ONE_LABEL, Arrays, Source
+from neocog.data.text import TABLES
 from neocog.errors import DataError, UsageError, closest
 
 PLUGINS = "neocog.sources"  # entry points: how rooms above this one, and other packages, add sources
-_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
 def open_source(
@@ -87,7 +87,7 @@ def open_source(
     suffix = path.suffix.lower()
     if path.is_file():
         name = path.stem
-        if suffix in _TABLES or suffix == ".parquet":
+        if suffix in TABLES:
             return _open_tables([path], path.parent, name, columns, classes)
         if suffix == ".tar":
             from neocog.data.shards import open_shards
@@ -100,8 +100,8 @@ def open_source(
         if has_columns(path):
             return open_columns([path], name=name, columns=columns)
         raise DataError(
-            f"{text!r} is a file, but not one that holds a set of pictures; expected a folder, {', '.join(_TABLES)}, "
-            ".parquet or .tar"
+            f"{text!r} is a file, but not one that holds a set of pictures; expected a folder, {', '.join(TABLES)} "
+            "or .tar"
         )
     if files := expand(text):
         if all(one.suffix.lower() == ".parquet" for one in files):

@@ -14,6 +14,7 @@ from neocog.data.columns import declared, split_code, split_code_in
 from neocog.data.guess import bare
 from neocog.data.kinds import Category, Column, TextLists
 from neocog.data.source import Source
+from neocog.data.text import table_rows
 from neocog.errors import UsageError, closest
 from neocog.records import Problem
 
@@ -69,8 +70,6 @@ def open_pairs(
     files: Sequence[Path], *, name: str, columns: Mapping[str, str] | None = None, root: Path | None = None
 ) -> Pairs | None:
     """The pairs of some tables; None if they hold none. Raises: DataError, UsageError: see `pair_columns`."""
-    from neocog.data.manifest import table_rows
-
     notes: list[str] = []
     problems: list[Problem] = []
     first, second, said, splits = TextLists(), TextLists(), list[int](), list[int]()

@@ -1,23 +1,106 @@
-"""Inputs that are no pictures to decode: what a trunk made of pictures, and what readers make of other inputs."""
+"""What stands in for pictures: what a trunk made of them, and what readers make of other inputs; and annotations."""
 
 from __future__ import annotations
 
+import math
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from neocog.data.kinds import Category, Column
 from neocog.data.pictures import Gathered, Input, load_all
 from neocog.data.reader import Reader
 from neocog.data.source import Source
+from neocog.data.warp import Warp
 from neocog.errors import DataError
 from neocog.records import Preprocess, Problem
 
 _PASS = 64 << 20  # bytes of inputs that are evaluated at once
+
+
+Targets = dict[str, Any]  # name -> tensor (B, ...), or a list of B values
+
+
+class Known:
+    """The annotations of the pictures of a feed, by role of a column.
+
+    Args:
+        columns: one row for each picture of the feed.
+        collate: makes targets of values by role (int64 (B,) for a category, else a list of B), the warp, and which
+            pictures are valid.
+        warps: whether `collate` needs the warp.
+        keep: bytes up to which a picture's annotation is kept once it was read, where pictures are held; 0: none is.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, Column],
+        collate: Callable[[dict[str, Any], Warp | None, Tensor], Targets],
+        warps: bool = False,
+        keep: int = 0,
+    ) -> None:
+        self.columns, self.collate, self.warps, self.keep = dict(columns), collate, warps, keep
+        self._kept: dict[tuple[str, int], Any] = {}
+        self._codes = {
+            role: torch.from_numpy(column.codes.astype(np.int64))
+            for role, column in self.columns.items()
+            if isinstance(column, Category)
+        }
+        self.slow = any(column.kind == "mask" for column in self.columns.values())  # worth reading ahead
+
+    def values(self, rows: Tensor) -> dict[str, Any]:
+        """Values of some pictures. Thread-safe."""
+        return {
+            role: self._codes[role][rows] if role in self._codes else [self._value(role, int(i)) for i in rows]
+            for role in self.columns
+        }
+
+    def _value(self, role: str, i: int) -> Any:
+        """The annotation of a picture; None where it cannot be read (a damaged mask), which 'neocog check' says."""
+        if (role, i) in self._kept:
+            return self._kept[role, i]
+        try:
+            value = self.columns[role][i]
+        except DataError:
+            return None
+        if self.keep and _bytes(value) <= self.keep:
+            self._kept[role, i] = value
+        return value
+
+    def ahead(self, pool: ThreadPoolExecutor, rows: Tensor) -> Callable[[], dict[str, Any]]:
+        """The values of some pictures, read by threads where that takes time."""
+        if not self.slow:
+            return lambda: self.values(rows)
+        jobs = [pool.submit(self.values, row) for row in rows.split(1)]
+
+        def joined() -> dict[str, Any]:
+            parts = [job.result() for job in jobs]
+            return {
+                role: torch.cat([p[role] for p in parts]) if isinstance(first, Tensor) else [p[role][0] for p in parts]
+                for role, first in parts[0].items()
+            }
+
+        return joined
+
+    def select(self, rows: np.ndarray) -> Known:
+        """The same for some of the pictures."""
+        return Known({k: c.select(rows) for k, c in self.columns.items()}, self.collate, self.warps, self.keep)
+
+
+def _bytes(value: Any) -> float:
+    """About how much memory an annotation takes; infinite where that is not known."""
+    parts = [value] if isinstance(value, np.ndarray) else [getattr(value, name, None) for name in ("corners", "labels")]
+    return sum(part.nbytes if isinstance(part, np.ndarray) else math.inf for part in parts)
+
+
+NOTHING = Known({}, lambda values, warp, valid: {})
 
 
 class Ready(Input):

@@ -10,33 +10,14 @@ from typing import Any
 from neocog.errors import DecodeError
 
 _MAGIC = (  # (first bytes, name); decode answers those without a reader with "not supported: NAME"
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"FUJIFILMCCD-RAW", "camera raw (RAF)"),
-    (b"IIU\0", "camera raw (RW2)"),
-    (b"IIRO", "camera raw (ORF)"),
-    (b"IIRS", "camera raw (ORF)"),
-    (b"II*\0\x10\0\0\0CR", "camera raw (CR2)"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
-    (b"BM", "BMP"),
-    (b"\xff\x4f\xff\x51", "JPEG2000"),
-    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
-    (b"\0\0\x01\0", "ICO"),
-    (b"8BPS", "PSD"),
-    (b"%PDF", "PDF"),
-    (b"%!PS", "EPS"),
-    (b"v/1\x01", "EXR"),
-    (b"PK\x03\x04", "ZIP archive"),
-    (b"\x1f\x8b", "gzip archive"),
-    (b"\x1a\x45\xdf\xa3", "Matroska video"),
-)
+    (b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF87a", "GIF"), (b"GIF89a", "GIF"),
+    (b"FUJIFILMCCD-RAW", "camera raw (RAF)"), (b"IIU\0", "camera raw (RW2)"), (b"IIRO", "camera raw (ORF)"),
+    (b"IIRS", "camera raw (ORF)"), (b"II*\0\x10\0\0\0CR", "camera raw (CR2)"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"), (b"MM\0+", "TIFF"), (b"BM", "BMP"), (b"\xff\x4f\xff\x51", "JPEG2000"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"), (b"\xff\x0a", "JPEG XL"), (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+    (b"\0\0\x01\0", "ICO"), (b"8BPS", "PSD"), (b"%PDF", "PDF"), (b"%!PS", "EPS"), (b"v/1\x01", "EXR"),
+    (b"PK\x03\x04", "ZIP archive"), (b"\x1f\x8b", "gzip archive"), (b"\x1a\x45\xdf\xa3", "Matroska video"),
+)  # fmt: skip
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from neocog.data.columns import LabelColumn, LabelSets, count_splits, split_code
-from neocog.data.kinds import Categories, Category, Column, TextLists
+from neocog.data.kinds import NOT_LABELLED, Boxes, Categories, Category, Column, Masks, Sequences, TextLists
 from neocog.data.layouts import Layout
 from neocog.errors import DataError
 from neocog.names import shown
@@ -304,3 +304,31 @@ def as_indices(indices: np.ndarray | Sequence[int], n: int) -> np.ndarray:
     if len(chosen) and (chosen.min() < -n or chosen.max() >= n):
         raise IndexError(f"picture index out of range 0..{n - 1}")
     return np.where(chosen < 0, chosen + n, chosen)
+
+
+def renamed(column: Column, wanted: Column | tuple[str, ...]) -> Column:
+    """A column with its classes in the order of another one's, or of names. Raises: DataError: a class is not there."""
+    own, names = column.names, wanted if isinstance(wanted, tuple) else wanted.names
+    if own == names:
+        return column
+    if lacking := [name for name in own if name not in names]:
+        more = " ..." if len(names) > 5 else ""
+        raise DataError(
+            f"the test data have classes that are not in the training data: {', '.join(lacking[:5])}; "
+            f"training has {', '.join(names[:5])}{more}"
+        )
+    number = np.array([names.index(name) for name in own] or [0], dtype=np.int32)
+    if isinstance(column, Category | Sequences):
+        codes = np.where(column.codes >= 0, number[column.codes], -1)
+        return Category(codes, names) if isinstance(column, Category) else Sequences(column.ends, codes, names)
+    if isinstance(column, Boxes):
+        return Boxes(column.ends, column.corners, number[column.labels], names, column.ignored, column.known)
+    if isinstance(column, Categories):
+        unknown = None if column.unknown is None else LabelSets(column.unknown.ends, number[column.unknown.values])
+        return Categories(LabelSets(column.sets.ends, number[column.sets.values]), names, unknown, column.known)
+    if isinstance(column, Masks):
+        table = np.full(256, NOT_LABELLED, dtype=np.uint8)
+        table[: len(own)] = number
+        read = column._read
+        return Masks(lambda i: table[read(i)], len(column), names, column.colours, column.known, column.mark)
+    raise DataError(f"the test data have {', '.join(own)} where the training data have {', '.join(names)}")

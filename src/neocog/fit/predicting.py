@@ -17,10 +17,10 @@ from torch import nn
 from neocog.data import open_source
 from neocog.data.batches import Batch, normalised
 from neocog.data.decode import placed
-from neocog.data.kinds import Category, Column, renamed
+from neocog.data.kinds import Category, Column
 from neocog.data.pictures import gathered_pictures, workers
 from neocog.data.reader import Reader
-from neocog.data.source import Source
+from neocog.data.source import Source, renamed
 from neocog.data.warp import Warp
 from neocog.errors import DataError, DecodeError, NeocogError, NetError, RunError, UsageError
 from neocog.fit.device import Device, choose
