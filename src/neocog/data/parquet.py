@@ -27,7 +27,7 @@ from neocog.data.kinds import TextLists
 from neocog.data.reader import kind_of
 from neocog.data.sniff import sniff
 from neocog.data.source import Source
-from neocog.data.stores import is_url, opened
+from neocog.data.stores import opened
 from neocog.data.targets import described, number
 from neocog.errors import DataError, DecodeError
 from neocog.records import SPLITS
@@ -127,7 +127,7 @@ class ParquetPictures(Source):
         try:
             # opened anew each time: nothing is shared between threads or with forked processes, and the metadata,
             # which is the slow part, is kept
-            with pq.ParquetFile(os_file(path), metadata=self._metadata.get(group.file), pre_buffer=False) as file:
+            with pq.ParquetFile(opened(path), metadata=self._metadata.get(group.file), pre_buffer=False) as file:
                 self._metadata.setdefault(group.file, file.metadata)
                 table = file.read_row_group(group.number, columns=[self.column], use_threads=False)
         except (OSError, pa.ArrowException) as error:
@@ -145,13 +145,6 @@ class ParquetPictures(Source):
         return ends, memoryview(data) if data is not None else memoryview(b""), int(ends[-1] - ends[0])
 
 
-def os_file(path: str | Path) -> Any:
-    """Open a file, or an object of a store, for pyarrow, which takes a name that is not UTF-8 as bytes only."""
-    import pyarrow as pa
-
-    return opened(path) if isinstance(path, str) and is_url(path) else pa.OSFile(os.fsencode(path))
-
-
 def picture_rows(place: str) -> ParquetPictures:
     """Open one Parquet file, also of a store, for its pictures alone: the column whose first cell is one.
 
@@ -161,7 +154,7 @@ def picture_rows(place: str) -> ParquetPictures:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(os_file(place)) as file:
+        with pq.ParquetFile(opened(place)) as file:
             binary = binary_columns(place)
             found = _of_pictures(file, binary) if binary else []
             if file.metadata.num_rows and not found:
@@ -197,7 +190,7 @@ def binary_columns(path: str | Path) -> list[str]:
         return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
     try:
-        return [field.name for field in pq.read_schema(os_file(path)) if binary(field.type)]
+        return [field.name for field in pq.read_schema(opened(path)) if binary(field.type)]
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: expected a Parquet file, but it cannot be read: {error}") from error
 
@@ -232,7 +225,7 @@ def open_parquet(
     label_cells: list[Any] = []
     for number_of_file, path in enumerate(files):
         try:
-            with pq.ParquetFile(os_file(path)) as file:
+            with pq.ParquetFile(opened(path)) as file:
                 schema = file.schema_arrow
                 if guess is None:
                     guess = _guess(file, binary_columns(path), columns, str(path))

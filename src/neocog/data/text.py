@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from neocog.data.columns import is_picture
+from neocog.data.stores import opened
 from neocog.errors import DataError
 from neocog.records import Problem
 
@@ -107,9 +108,7 @@ def table_rows(path: Path, problems: list[Problem], notes: list[str]) -> Iterato
         if path.suffix.lower() == ".parquet":
             import pyarrow.parquet as pq
 
-            from neocog.data.parquet import os_file
-
-            with pq.ParquetFile(os_file(path)) as file:
+            with pq.ParquetFile(opened(path)) as file:
                 for batch in file.iter_batches(batch_size=4096, use_threads=False):
                     yield from batch.to_pylist()
         elif path.suffix.lower() in (".jsonl", ".ndjson"):
