@@ -130,8 +130,10 @@ def open_columns(files: Sequence[Path], *, name: str, columns: Mapping[str, str]
             found.append((lists[at[0]], lists[at[1]], more, split_code_in(path.name)))
     if found and width < 2:
         raise DataError(f"{name} has words alone; expected a word and its tag on a line, the tag last")
-    told = f"column {at[0] + 1} is the word, column {at[1] + 1} its tag"
-    return _source(name, found, [*notes, told + _further(width - 2)], problems)
+    told = f"column {at[0] + 1} is the word, column {at[1] + 1} its tag" + (
+        f", {width - 2} further" if width > 2 else ""
+    )
+    return _source(name, found, [*notes, told], problems)
 
 
 def _numbers(columns: Mapping[str, str], width: int) -> tuple[int, int]:
@@ -165,7 +167,8 @@ def open_lists(
                     return None
                 more = [k for k, v in row.items() if k not in roles.values() and isinstance(v, list)
                         and len(v) == len(row[roles["words"]]) and isinstance(v[0], str)]  # fmt: skip
-                notes.append(f"{roles['words']!r} holds the words, {roles['tags']!r} their tags{_further(more)}")
+                further = f", further {', '.join(map(repr, more))}" if more else ""
+                notes.append(f"{roles['words']!r} holds the words, {roles['tags']!r} their tags{further}")
             lists = [row.get(one) or [] for one in (roles["words"], roles["tags"], *more)]
             if len({len(one) for one in lists}) != 1 or not lists[0]:
                 problems.append(Problem(f"{path.name}, row {line}", "words and tags are not as many"))
@@ -193,12 +196,6 @@ def _roles(row: Mapping[str, Any], columns: Mapping[str, str] | None, where: str
     words, tags = row[made["words"]], row[made["tags"]]
     same = isinstance(words, list) and isinstance(tags, list) and len(words) == len(tags) > 0
     return made if same and isinstance(words[0], str) and isinstance(tags[0], (str, int)) else None
-
-
-def _further(more: int | Sequence[str]) -> str:
-    if isinstance(more, int):
-        return f", {more} further" if more > 0 else ""
-    return f", further {', '.join(map(repr, more))}" if more else ""
 
 
 def _source(name: str, found: Sequence[Any], notes: list[str], problems: list[Problem]) -> TaggedTexts:

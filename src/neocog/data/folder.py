@@ -209,11 +209,21 @@ class _Listing:
                 yield from self._walk(os.path.join(folder, name), True, seen)
 
     def _entries(self, folder: bytes) -> Iterator[tuple[bytes, str]]:
+        """Yield (name, kind): kind is "folder", "file", "hidden" (passed over), or the reason why it is neither."""
         place = os.path.join(self.root, folder)
         if folder not in self.rules:
             above = self.rules.get(os.path.dirname(folder)) or Rules(os.fsdecode(self.root))
             self.rules[folder] = above.inside(os.fsdecode(place))
-        return _entries(place, self.rules[folder])
+        with os.scandir(place) as entries:
+            for entry in entries:
+                try:
+                    kind = "folder" if entry.is_dir() else "file" if entry.is_file() else "not a plain file"
+                    if kind == "not a plain file" and entry.is_symlink():
+                        kind = "link to nothing"
+                except OSError as error:  # ELOOP: a link to itself
+                    kind = f"link cannot be followed: {error.strerror}"
+                skip = self.rules[folder].skip(os.fsdecode(entry.path), os.fsdecode(entry.name), kind == "folder")
+                yield entry.name, "hidden" if skip else kind
 
     def finish(self) -> tuple[tuple[str, ...], np.ndarray, list[str]]:
         """Return sorted class names, labels into them, and notes. Classes without a picture are left out."""
@@ -249,23 +259,6 @@ class _Listing:
         if self.hidden:
             parts.append(f"{self.hidden} files or folders that are hidden, excluded or made by the system")
         return ", " + " and ".join(parts) if parts else ""
-
-
-def _entries(folder: bytes, rules: Rules) -> Iterator[tuple[bytes, str]]:
-    """Yield (name, kind): kind is "folder", "file", "hidden" (passed over), or the reason why it is neither."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            try:
-                if entry.is_dir():
-                    kind = "folder"
-                elif entry.is_file():
-                    kind = "file"
-                else:
-                    kind = "link to nothing" if entry.is_symlink() else "not a plain file"
-            except OSError as error:  # ELOOP: a link to itself
-                kind = f"link cannot be followed: {error.strerror}"
-            skip = rules.skip(os.fsdecode(entry.path), os.fsdecode(entry.name), kind == "folder")
-            yield entry.name, "hidden" if skip else kind
 
 
 def _identity(folder: bytes) -> tuple[int, int]:
