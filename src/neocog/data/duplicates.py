@@ -323,23 +323,30 @@ def _collect(n: int, chunks: Iterator[tuple[np.ndarray, np.ndarray]]) -> np.ndar
             labels = connected(n, np.concatenate(pairs)) if labels is None else labels
             chunk = chunk[labels[chunk[:, 0]] != labels[chunk[:, 1]]]
             if len(chunk):
-                labels = connected(n, np.concatenate([np.stack([np.arange(n), labels], axis=1), chunk]))
+                labels = connected(n, chunk, labels)
         pairs.append(chunk)
         total += len(chunk)
     return np.concatenate(pairs)
 
 
-def connected(n: int, pairs: np.ndarray) -> np.ndarray:
-    """Return int64 (N,): for each picture the smallest index that it is connected to over any number of `pairs`."""
-    if not len(pairs):
-        return np.arange(n)
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+def connected(n: int, pairs: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+    """Return int64 (N,): for each picture the smallest index that it is connected to over any number of `pairs`.
 
-    labels = connected_components(coo_array((np.ones(len(pairs), bool), pairs.T), shape=(n, n)), directed=False)[1]
-    first = np.empty(n, np.int64)
-    first[labels[::-1]] = np.arange(n)[::-1]
-    return first[labels]
+    `labels`: what this gave for other pairs, which count, too.
+    """
+    labels = np.arange(n) if labels is None else labels.copy()
+    while True:
+        a, b = labels[pairs[:, 0]], labels[pairs[:, 1]]
+        open_ = a != b
+        if not open_.any():
+            return labels
+        pairs = pairs[open_]
+        np.minimum.at(labels, np.maximum(a, b)[open_], np.minimum(a, b)[open_])
+        while True:  # follow the chain of labels to its end
+            next_ = labels[labels]
+            if (next_ == labels).all():
+                break
+            labels = next_
 
 
 def split_groups(look: Look, pairs: np.ndarray, across: np.ndarray | None = None) -> np.ndarray:
