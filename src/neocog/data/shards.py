@@ -184,6 +184,27 @@ class _Said:
     captions: list[str] = field(default_factory=list)
     classified: bool = False  # by a .cls
 
+    def learn(self, kind: str, data: bytes) -> None:
+        """Take label and captions from a member; .cls and .txt win over .json."""
+        text = text_of(data).strip()
+        if kind == "cls":
+            self.label, self.classified = text or None, True
+        elif kind == "txt":
+            self.captions = [text, *(one for one in self.captions if one != text)] if text else self.captions
+        else:
+            try:
+                facts = json.loads(text)
+            except (ValueError, RecursionError):
+                return
+            if not isinstance(facts, dict):
+                return
+            labels = (facts.get(key) for key in ("label", "class", "cls", "labels", "tags", "class_name"))
+            plain = (one for one in labels if isinstance(one, (str, int, list)) and not isinstance(one, bool))
+            self.label = self.label if self.classified else next(plain, None)
+            for value in (facts.get(key) for key in ("caption", "captions", "text")):
+                more = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+                self.captions = list(dict.fromkeys([*self.captions, *(str(one) for one in more if one)]))
+
 
 @dataclass(slots=True)
 class _Sample:
@@ -246,7 +267,7 @@ class _Columns:
                     sample.pictures.append((member, column, offset, size))
                 elif size <= _SIDE_LIMIT:
                     file.seek(offset)
-                    _learn(sample.said.setdefault(which, _Said()), kind, file.read(size))
+                    sample.said.setdefault(which, _Said()).learn(kind, file.read(size))
         finally:
             self._add(number, samples)
 
@@ -317,35 +338,3 @@ def _broken(file: Any, offset: int, end: int) -> str:
         if any(block):
             return "more data follow the end mark and were not read: join shards with 'tar --concatenate', not with cat"
     return ""
-
-
-def _learn(said: _Said, kind: str, data: bytes) -> None:
-    """Take label and captions from a member beside a picture; .cls and .txt win over .json."""
-    text = text_of(data).strip()
-    if kind == "cls":
-        said.label, said.classified = text or None, True
-    elif kind == "txt":
-        said.captions = [text, *(one for one in said.captions if one != text)] if text else said.captions
-    else:
-        label, captions = _facts(text)
-        said.label = said.label if said.classified else label
-        said.captions += [one for one in captions if one not in said.captions]
-
-
-def _facts(text: str) -> tuple[object, list[str]]:
-    """Return (label or labels or None, captions) from a .json member."""
-    label: object = None
-    captions: list[str] = []
-    try:
-        facts = json.loads(text)
-    except (ValueError, RecursionError):
-        facts = {}
-    if isinstance(facts, dict):
-        for key in ("label", "class", "cls", "labels", "tags", "class_name"):
-            if isinstance(facts.get(key), (str, int, list)) and not isinstance(facts.get(key), bool):
-                label = facts[key]
-                break
-        for key in ("caption", "captions", "text"):
-            value = facts.get(key)
-            captions += [value] if isinstance(value, str) else [str(one) for one in value or () if one]
-    return label, captions
