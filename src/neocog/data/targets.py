@@ -44,7 +44,9 @@ def described(
     repeated: int = 0,
     classes: Sequence[str] | None = None,
     box_classes: Sequence[str] | None = None,
-    **how: Any,
+    size: Callable[[int], tuple[int, int]],
+    mask: Callable[[int], bytes | Path] | None = None,
+    point_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """What a table says of its pictures, as arguments of a `Source`: classes, labels, columns; adds notes.
 
@@ -54,72 +56,39 @@ def described(
         rows: of each picture, the rows of the table that name it, with the columns of `guess.targets`.
         repeated: rows that name a picture again.
         classes, box_classes: names of classes, where the table or the user says them.
-        how: for `target_columns`.
+        size: width and height of a picture, for boxes in shares of it.
+        mask: the mask file of a picture.
     """
     unfit = "" if classes else why_unfit(name, guess, labels, repeated)
-    more: dict[str, Column] = {}
+    more: dict[str, Column | None] = {}
     if unfit:
-        if guess.label and label_is_number(guess, labels, notes):
-            more["numbers"] = Numbers(np.array(list(numbers())), (guess.label,))
+        if label_is_number(guess, labels, notes):
+            more["numbers"] = Numbers(np.array(list(numbers())), (guess.label or "",))
         labels, several = LabelColumn([None] * len(labels)), False
     found, codes, sets = labels.finish(classes, several=several)
     if guess.label_name and classes is None:
         found = named_classes(found, names, guess.label_name, notes)
+    firsts = [of[0] for of in rows]
     if any(map(any, rows)):
-        made, said = target_columns(guess, rows, classes=box_classes, **how)
-        more |= made
-        notes += said
+        if guess.boxes and (boxes := _boxes(guess, rows, box_classes, size, notes)) is not None:
+            more["boxes"], more["tags"] = boxes, tags_of(boxes)
+        if guess.points:
+            more["points"] = _points(guess, firsts, point_names, notes)
+        if guess.numbers:
+            values = np.array([[number(row.get(one)) for one in guess.numbers] for row in firsts], dtype=np.float64)
+            more["numbers"] = column = Numbers(values, guess.numbers, guess.periods)
+            notes += _angles(column)
+        if guess.group:
+            cells = (row.get(guess.group) for row in firsts)
+            more["group"] = Category.of(None if cell is None else str(cell) for cell in cells)
+        if mask is not None and guess.masks:
+            more["mask"] = _masks(guess.masks[0], firsts, box_classes, mask, notes)
     if sets is not None:
         # an empty cell says nothing; an empty list says that there is none
         flags = guess.flags if set(found) == set(guess.flags) else ()
-        more["tags"] = (
-            flag_sets(flags, [of[0] for of in rows], found) if flags else Categories(sets, found, None, known)
-        )
-    return {"name": name, "classes": found, "labels": codes, "label_sets": sets, "columns": more, "unfit": unfit}
-
-
-def target_columns(
-    guess: Guess,
-    rows: Sequence[Sequence[Row]],
-    *,
-    classes: Sequence[str] | None = None,
-    size: Callable[[int], tuple[int, int]],
-    mask: Callable[[int], bytes | Path] | None = None,
-    point_names: Sequence[str] | None = None,
-) -> tuple[dict[str, Column], list[str]]:
-    """The columns boxes, tags, points, numbers, group, mask of the pictures, and notes.
-
-    Args:
-        guess: which columns of the table hold what.
-        rows: of each picture, the rows of the table that name it.
-        classes: names of classes, where the table says them.
-        size: width and height of a picture, for boxes in shares of it.
-        mask: the mask file of a picture.
-    """
-    made: dict[str, Column] = {}
-    notes: list[str] = []
-    if guess.boxes:
-        boxes, said = _boxes(guess, rows, classes, size)
-        notes += said
-        if boxes is not None:
-            made["boxes"], made["tags"] = boxes, tags_of(boxes)
-    if guess.points:
-        points, said = _points(guess, [of[0] for of in rows], point_names)
-        notes += said
-        if points is not None:
-            made["points"] = points
-    if guess.numbers:
-        numbers = made["numbers"] = _numbers(guess, [of[0] for of in rows])
-        notes += _angles(numbers)
-    if guess.group:
-        cells = (of[0].get(guess.group) for of in rows)
-        made["group"] = Category.of(None if cell is None else str(cell) for cell in cells)
-    if mask is not None and guess.masks:
-        column, said = _masks(guess.masks[0], [of[0] for of in rows], classes, mask)
-        notes += said
-        if column is not None:
-            made["mask"] = column
-    return made, notes
+        more["tags"] = flag_sets(flags, firsts, found) if flags else Categories(sets, found, None, known)
+    columns = {role: column for role, column in more.items() if column is not None}
+    return {"name": name, "classes": found, "labels": codes, "label_sets": sets, "columns": columns, "unfit": unfit}
 
 
 def flag_sets(flags: Sequence[str], rows: Sequence[Row], classes: Sequence[str]) -> Categories:
@@ -151,8 +120,12 @@ def _sets(there: np.ndarray, place: np.ndarray) -> LabelSets:
 
 
 def _boxes(
-    guess: Guess, rows: Sequence[Sequence[Row]], classes: Sequence[str] | None, size: Callable[[int], tuple[int, int]]
-) -> tuple[Boxes | None, list[str]]:
+    guess: Guess,
+    rows: Sequence[Sequence[Row]],
+    classes: Sequence[str] | None,
+    size: Callable[[int], tuple[int, int]],
+    notes: list[str],
+) -> Boxes | None:
     found: list[list[tuple[list[float], str]] | None] = []
     form, bad = "", 0
     for of in rows:
@@ -168,9 +141,10 @@ def _boxes(
         found.append(own)
     every = np.array([corners for own in found for corners, _ in own or ()], dtype=np.float64).reshape(-1, 4)
     where = f"{guess.boxes[0]!r}" if len(guess.boxes) == 1 else f"{guess.boxes[0]!r} to {guess.boxes[-1]!r}"
-    unread = [f"{where} hold no readable box in {counted(bad, 'row')}: unknown, so they are not used"] if bad else []
+    if bad:
+        notes.append(f"{where} hold no readable box in {counted(bad, 'row')}: unknown, so they are not used")
     if not len(every):
-        return None, unread
+        return None
     form = form or ("corners" if (every[:, 2:] > every[:, :2]).mean() > 0.99 else "size")
     shares = bool(every.max() <= 1.0 and (every % 1).any())
     names = _names({name for own in found for _, name in own or ()}, classes)
@@ -191,10 +165,10 @@ def _boxes(
         labels = np.array([place[name] for _, name in own], dtype=np.int32)
         sets.append(BoxSet(corners.astype(np.float32), labels, np.zeros(len(own), dtype=bool)))
     ways = {"corners": "x0, y0, x1, y1", "size": "x, y, width, height", "centre": "centre x, centre y, width, height"}
-    notes = [*unread, f"boxes taken as {ways[form]}{' in shares of the picture' if shares else ' in pixels'}"]
-    empty = sum(own is not None and not own for own in found)
-    notes += [f"{counted(empty)} without a box: taken as empty"] if empty else []
-    return Boxes.of(sets, names), notes
+    notes.append(f"boxes taken as {ways[form]}{' in shares of the picture' if shares else ' in pixels'}")
+    if empty := sum(own is not None and not own for own in found):
+        notes.append(f"{counted(empty)} without a box: taken as empty")
+    return Boxes.of(sets, names)
 
 
 def _from_corners(guess: Guess, row: Row) -> tuple[str, list[tuple[list[float], str]] | None]:
@@ -258,7 +232,7 @@ def _names(seen: set[str], classes: Sequence[str] | None) -> tuple[str, ...]:
 # ---------------------------------------------------------------- points, numbers, masks
 
 
-def _points(guess: Guess, rows: Sequence[Row], given: Sequence[str] | None) -> tuple[Points | None, list[str]]:
+def _points(guess: Guess, rows: Sequence[Row], given: Sequence[str] | None, notes: list[str]) -> Points | None:
     if len(guess.points) > 1:  # left_eye_x, left_eye_y, ...
         names = tuple(dict.fromkeys(re.sub(r"[_\-. ]?[xy]$", "", name, flags=re.IGNORECASE) for name in guess.points))
         values = np.zeros((len(rows), len(names), 3), dtype=np.float32)
@@ -266,7 +240,7 @@ def _points(guess: Guess, rows: Sequence[Row], given: Sequence[str] | None) -> t
             xy = np.array([number(row.get(name)) for name in guess.points]).reshape(-1, 2)
             seen = ~np.isnan(xy).any(1)
             values[i, seen] = np.concatenate((xy[seen], np.full((int(seen.sum()), 1), 2.0)), 1)
-        return Points(values, names, swapped(names)), []
+        return Points(values, names, swapped(names))
     flat: list[np.ndarray] = []
     for row in rows:
         cell = row.get(guess.points[0])
@@ -274,11 +248,13 @@ def _points(guess: Guess, rows: Sequence[Row], given: Sequence[str] | None) -> t
         flat.append(np.array([] if cell is None else _flat(cell), dtype=np.float32))
     length = max((len(one) for one in flat), default=0)
     if not length or any(len(one) not in (0, length) for one in flat):
-        return None, [f"the points in {guess.points[0]!r} were not used: pictures have different numbers of them"]
+        notes.append(f"the points in {guess.points[0]!r} were not used: pictures have different numbers of them")
+        return None
     full = np.stack([one for one in flat if len(one)])
     three = length % 3 == 0 and (length % 2 == 1 or bool(np.isin(full[:, 2::3], (0, 1, 2)).all()))
     if not three and length % 2:
-        return None, [f"the points in {guess.points[0]!r} were not used: {length} numbers are not x, y pairs"]
+        notes.append(f"the points in {guess.points[0]!r} were not used: {length} numbers are not x, y pairs")
+        return None
     count = length // (3 if three else 2)
     values = np.zeros((len(rows), count, 3), dtype=np.float32)
     for i, one in enumerate(flat):
@@ -288,13 +264,9 @@ def _points(guess: Guess, rows: Sequence[Row], given: Sequence[str] | None) -> t
             values[i] = np.nan_to_num(np.concatenate((made[:, :2], seen[:, None]), 1))
     names = tuple(given) if given and len(given) == count else tuple(f"point {k + 1}" for k in range(count))
     if count == 68 and swapped(names) is None:
-        return Points(values, names, _FACE), ["68 points: taken as those of a face, for mirror images"]
-    return Points(values, names, swapped(names)), []
-
-
-def _numbers(guess: Guess, rows: Sequence[Row]) -> Numbers:
-    values = np.array([[number(row.get(name)) for name in guess.numbers] for row in rows], dtype=np.float64)
-    return Numbers(values, guess.numbers, guess.periods)
+        notes.append("68 points: taken as those of a face, for mirror images")
+        return Points(values, names, _FACE)
+    return Points(values, names, swapped(names))
 
 
 def _angles(column: Numbers) -> list[str]:
@@ -312,16 +284,20 @@ def _angles(column: Numbers) -> list[str]:
 
 
 def _masks(
-    name: str, rows: Sequence[Row], classes: Sequence[str] | None, read: Callable[[int], bytes | Path]
-) -> tuple[Masks | None, list[str]]:
+    name: str,
+    rows: Sequence[Row],
+    classes: Sequence[str] | None,
+    read: Callable[[int], bytes | Path],
+    notes: list[str],
+) -> Masks | None:
     present = np.array([row.get(name) not in (None, "") for row in rows], dtype=bool)
     try:
         values = meaning(read, np.flatnonzero(present).tolist(), names=classes)
     except (DataError, ValueError) as error:
-        return None, [f"the masks in {name!r} were not used: {error}"]
-
-    cells = [str(row.get(name)) for row in rows]
-    return values.column(read, len(rows), present, *cells), [values.note] if values.note else []
+        notes.append(f"the masks in {name!r} were not used: {error}")
+        return None
+    notes += [values.note] if values.note else []
+    return values.column(read, len(rows), present, *(str(row.get(name)) for row in rows))
 
 
 # ---------------------------------------------------------------- cells
