@@ -14,11 +14,10 @@ from PIL import Image
 from neocog.data import open_source
 from neocog.data.annotated import swapped
 from neocog.data.check import check
-from neocog.data.check_page import check_page
+from neocog.data.check_page import check_page, overlay
 from neocog.data.export import of_source, write_coco, write_masks, write_yolo
 from neocog.data.kinds import BoxSet
 from neocog.data.mask_files import voc_colours
-from neocog.data.overlay import overlay
 from neocog.data.shapes import Runs, from_text, to_text
 from neocog.data.source import Source
 from neocog.errors import DataError

@@ -253,7 +253,7 @@ def test_parquet_holds_recordings(tmp_path: Path) -> None:
     source = open_source(tmp_path / "t.parquet", columns={"group": "speaker"})
     assert source.kind == "sound" and source.classes == ("a", "b")
     assert source.columns["group"].codes.tolist() == [0, 0, 1, -1]  # type: ignore[attr-defined]
-    assert sound.inspect(source.read(0)).seconds == pytest.approx(0.3)  # type: ignore[arg-type]
+    assert len(sound.decode(source.read(0))[0]) == 2400  # type: ignore[arg-type]
 
 
 def test_file_names_say_label_and_speaker(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from neocog.data import Arrays, open_source
-from neocog.data.columns import LabelColumn, TextLists, Texts, split_code, split_code_in
+from neocog.data.columns import LabelColumn, Texts, split_code, split_code_in
+from neocog.data.kinds import TextLists
 from neocog.errors import DataError, UsageError
 
 
@@ -28,9 +29,9 @@ def test_arrays_with_several_labels_each():
     source = Arrays(_pictures(), [["a", "b"], ["b"], [], ["c", "a"]])
     assert source.labels.tolist() == [-1, 1, -1, -1]
     assert source.sample(0).labels == ("a", "b") and source.sample(2).labels == ()
-    assert source.label_sets.matrix(3).tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 1]]
+    assert [source.label_sets[i].tolist() for i in range(4)] == [[0, 1], [1], [], [2, 0]]
     view = source.select([3, 0])
-    assert view.label_sets.matrix(3).tolist() == [[1, 0, 1], [1, 1, 0]] and view.sample(0).labels == ("c", "a")
+    assert [view.label_sets[i].tolist() for i in range(2)] == [[2, 0], [0, 1]] and view.sample(0).labels == ("c", "a")
 
 
 def test_arrays_read_and_reject():
@@ -105,7 +106,7 @@ def test_texts_keep_every_byte():
     with pytest.raises(IndexError):
         texts.raw(4)
     lists = TextLists([["a", "b"], [], ["c"]])
-    assert [lists[i] for i in range(3)] == [("a", "b"), (), ("c",)] and lists.total == 3
+    assert [lists[i] for i in range(3)] == [("a", "b"), (), ("c",)]
 
 
 def test_label_column_orders_numbers_by_value_and_text_by_alphabet():

@@ -16,8 +16,7 @@ from neocog import fit
 from neocog.data import open_source
 from neocog.data.augment import Augment
 from neocog.data.batches import Batches, Known
-from neocog.data.columns import TextLists
-from neocog.data.kinds import TextColumn
+from neocog.data.kinds import TextLists
 from neocog.data.ready import Vectors, some_of
 from neocog.data.source import Selected
 from neocog.errors import DataError, UsageError
@@ -115,7 +114,7 @@ def test_wishes_without_meaning_are_refused(start: Path, tmp_path: Path, change:
 def test_views_and_texts_are_chosen_by_seed_and_epoch() -> None:
     values = np.stack([np.arange(8.0), -np.arange(8.0)])[..., None].astype(np.float32)
     vectors = Vectors(list(values), Preprocess(1, 1), [])
-    column = TextColumn(TextLists([f"{i}{c}" for c in "abc"] for i in range(8)))
+    column = TextLists([f"{i}{c}" for c in "abc"] for i in range(8))
     known = Known({"captions": column}, lambda values, warp, valid: {"said": values["captions"]})
 
     def epochs(seed: int, rank: int = 0, world: int = 1) -> list[tuple[list[float], list[Any]]]:

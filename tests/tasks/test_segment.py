@@ -389,7 +389,7 @@ def test_a_piece_shows_the_picture_at_its_own_scale() -> None:
         pre = Preprocess(16, 16, channels=3, fit="tile", shape=shape)
         pictures = Streamed(source, np.arange(3), pre)
         for u in (0.0, 0.4, 0.999):
-            piece, matrix, size = pictures.picture(1, torch.full((4,), u), 0.0) or (None, None, None)
+            piece, matrix, size = pictures.read(1, torch.full((4,), u), 0.0) or (None, None, None)
             assert piece is not None and matrix is not None
             assert piece.shape == (*shape, 3) and size == (40, 40)
             whole = placed(source.read(1), pre)[0].transpose(1, 2, 0)

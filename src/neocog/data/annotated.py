@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.columns import LabelSets, split_code
+from neocog.data.columns import LabelSets, ends_of, split_code
 from neocog.data.decode import inspect
 from neocog.data.kinds import Boxes, Categories, Column, Points
 from neocog.data.layouts import picture_stem, place_of, plain_stem
@@ -50,7 +50,6 @@ class Pictures:
             name = key.rsplit("/", 1)[-1]
             self._names[name].append(row)
             self._stems[picture_stem(os.path.splitext(name)[0])].append(row)
-        self._sizes: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -86,16 +85,11 @@ class Pictures:
 
         return _only(rows, [fit(row) for row in rows])
 
-    def size(self, row: int) -> tuple[int, int]:
-        """Width and height of a picture, upright, from its header; (0, 0) if it cannot be read."""
-        if row not in self._sizes:
-            self._sizes[row] = header_size(self.root / self.keys[row])
-        return self._sizes[row]
-
-    def sizes(self, rows: Sequence[int]) -> None:
-        """Read the sizes of many pictures at once."""
+    def sizes(self, rows: Sequence[int]) -> np.ndarray:
+        """Width and height of some pictures, upright, from their headers, (R, 2); 0 where they cannot be read."""
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(self.size, rows))
+            found = list(pool.map(lambda row: header_size(self.root / self.keys[row]), rows))
+        return np.array(found, dtype=np.int32).reshape(-1, 2)
 
     def splits(self) -> np.ndarray:
         """int8 (N,): the split that a picture's folders name, -1 = none."""
@@ -154,8 +148,7 @@ class Marks:
         self._corners = array("f")
         self._pieces: list[Sequence[np.ndarray | Runs]] = []
         self._points: dict[int, tuple[float, np.ndarray]] = {}
-        self.several = 0  # pictures with points of more than one thing
-        self._many: set[int] = set()
+        self._many: set[int] = set()  # pictures with points of more than one thing
 
     def add(
         self,
@@ -194,27 +187,23 @@ class Marks:
         kept = set(self._rows)
         self.looked[[row for row in rows if row not in kept]] = False
 
-    def finish(
-        self, *, point_names: Sequence[str] = (), swap: Sequence[int] | None = None, boxes: bool = True
-    ) -> tuple[dict[str, Column], list[str]]:
-        """The columns boxes, mask (where there are outlines), tags, points; and notes."""
-        n = len(self.pictures)
+    def finish(self, found: Found, point_names: Sequence[str] = (), swap: Sequence[int] | None = None) -> None:
+        """Add the columns boxes, mask (where there are outlines), tags, points; sizes, and notes."""
+        n, made, notes = len(self.pictures), found.columns, found.notes
+        found.sizes = self.sizes.copy()
         names = tuple(self.names) if self.given else tuple(sorted(self.names))
         number = np.array([names.index(name) for name in self.names] or [0], dtype=np.int32)
         rows = np.frombuffer(self._rows, dtype=np.int64)
         order = np.argsort(rows, kind="stable")
-        ends = np.concatenate(([0], np.cumsum(np.bincount(rows, minlength=n)))).astype(np.int64)
+        ends = ends_of(np.bincount(rows, minlength=n))
         labels = np.frombuffer(self._labels, dtype=np.int32)[order]
         labels = np.where(labels < 0, -1, number[labels])
         corners = np.frombuffer(self._corners, dtype=np.float32).reshape(-1, 4)[order]
         ignored = np.frombuffer(self._ignored, dtype=np.int8)[order].astype(bool)
         column = Boxes(ends, corners, labels, names, ignored, self.looked)
-        made: dict[str, Column] = {}
-        notes: list[str] = []
-        if boxes and names and len(rows):
+        if names and len(rows):
             kept = np.flatnonzero(labels >= 0)
-            counts = np.bincount(rows[order][kept], minlength=n)
-            ends = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+            ends = ends_of(np.bincount(rows[order][kept], minlength=n))
             public = Boxes(ends, corners[kept], labels[kept], names, ignored[kept], self.looked)
             made["boxes"], made["tags"] = public, tags_of(public)
             notes += _empty(public)
@@ -223,10 +212,8 @@ class Marks:
                     f"{counted(count, 'box')} marked as crowd or difficult: ignored in training and evaluation"
                 )
         if any(self._pieces) and len(names) <= _MOST_CLASSES:
-            unsized = np.flatnonzero(self.looked & (self.sizes == 0).any(1))
-            self.pictures.sizes(unsized.tolist())
-            for row in unsized.tolist():
-                self.sizes[row] = self.pictures.size(row)
+            unsized = np.flatnonzero(self.looked & (self.sizes == 0).any(1)).tolist()
+            self.sizes[unsized] = self.pictures.sizes(unsized)
             made["mask"] = ShapeMasks(column, Shapes.of(self._pieces[j] for j in order), self.sizes)
         if self._points and point_names:
             values = np.zeros((n, len(point_names), 3), dtype=np.float32)
@@ -237,15 +224,14 @@ class Marks:
                 notes.append(
                     f"{counted(len(self._many))} with points of several objects: those of the largest one are used"
                 )
-        return made, notes
 
 
 def tags_of(boxes: Boxes) -> Categories:
     """Which classes are in each picture."""
     rows = np.repeat(np.arange(len(boxes)), np.diff(boxes.ends))
     pairs = np.unique(np.stack((rows, boxes.labels), 1), axis=0) if len(rows) else np.zeros((0, 2), np.int64)
-    ends = np.concatenate(([0], np.cumsum(np.bincount(pairs[:, 0], minlength=len(boxes)))))
-    return Categories(LabelSets(ends.astype(np.int64), pairs[:, 1].astype(np.int32)), boxes.names, None, boxes.known)
+    ends = ends_of(np.bincount(pairs[:, 0], minlength=len(boxes)))
+    return Categories(LabelSets(ends, pairs[:, 1].astype(np.int32)), boxes.names, None, boxes.known)
 
 
 def _empty(boxes: Boxes) -> list[str]:

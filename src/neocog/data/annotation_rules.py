@@ -1,8 +1,8 @@
-"""What `check` says about boxes, masks and points. Each rule makes one finding at most."""
+"""What `check` says about boxes, masks and points."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,170 +21,115 @@ _MOST_ODD = 8  # values of a mask that are named
 ROLES = ("boxes", "mask", "points", "numbers", "tags")  # columns that two copies of a picture should have in common
 
 
-def _boxes(f: Facts) -> tuple[Boxes, np.ndarray, np.ndarray] | None:
-    """The boxes, the picture of each, and its width and height (0 where it cannot be read)."""
-    column = f.source.columns.get("boxes")
+def boxes(f: Facts) -> Iterator[Finding | None]:
+    column, splits = f.source.columns.get("boxes"), f.source.splits
     if not isinstance(column, Boxes) or not len(column.labels):
-        return None
-    rows = np.repeat(np.arange(len(column)), np.diff(column.ends))
-    return column, rows, f.seen.sizes[rows]
+        return
+    rows = np.repeat(np.arange(len(column)), np.diff(column.ends))  # of each box
+    low, high, sizes = column.corners[:, :2], column.corners[:, 2:], f.seen.sizes[rows]
+    kinds = [column.names[k] for k in column.labels]
 
+    def wrong(
+        name: str, severity: str, what: tuple[str, str], advice: str, where: np.ndarray, note: Callable[[int], str]
+    ) -> Finding | None:
+        """About the pictures of the boxes `where`: `what` is a noun and what follows; `note` is of a box."""
+        those = np.flatnonzero(where)
+        pictures = np.unique(rows[those])
 
-def _by_picture(
-    f: Facts,
-    name: str,
-    severity: str,
-    what: tuple[str, str],
-    advice: str,
-    wrong: np.ndarray,
-    note: Callable[[int], str],
-) -> Finding | None:
-    """A finding about the pictures of the boxes in `wrong`: `what` is a noun and what follows; `note` is of a box."""
-    found = _boxes(f)
-    if found is None or not wrong.any():
-        return None
-    rows, boxes = found[1], np.flatnonzero(wrong)
-    pictures = np.unique(rows[boxes])
+        def said(i: int) -> str:
+            own = those[rows[those] == i]
+            return "; ".join(note(int(j)) for j in own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else "")
 
-    def said(i: int) -> str:
-        own = boxes[rows[boxes] == i]
-        return "; ".join(note(int(j)) for j in own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else "")
+        title = f"{counted(len(those), what[0])}{what[1]} in {counted(len(pictures))}"
+        return f.finding(name, severity, "", advice, pictures, said, title=title)
 
-    title = f"{counted(len(boxes), what[0])}{what[1]} in {counted(len(pictures))}"
-    return f.finding(name, severity, title, len(pictures), advice, pictures, said)
-
-
-def boxes_inverted(f: Facts) -> Finding | None:
-    if (found := _boxes(f)) is None:
-        return None
-    column, _, _ = found
-    sides = column.corners[:, 2:] - column.corners[:, :2]
-    wrong = np.asarray((sides <= 0).any(1))
-
-    def note(j: int) -> str:
+    def corners(j: int) -> str:
         x0, y0, x1, y1 = column.corners[j].tolist()
-        return f"{column.names[column.labels[j]]} from {x0:g}, {y0:g} to {x1:g}, {y1:g}"
+        return f"{kinds[j]} from {x0:g}, {y0:g} to {x1:g}, {y1:g}"
 
-    return _by_picture(
-        f, "boxes_inverted", "error", ("empty or inverted box", ""),
+    yield wrong(
+        "boxes_inverted", "error", ("empty or inverted box", ""),
         "They cover nothing and cannot be learned. Swap the corners, or delete the boxes; if all are like "
-        "this, the columns or the order of the numbers were misread.", wrong, note,
+        "this, the columns or the order of the numbers were misread.", np.asarray((high <= low).any(1)), corners,
     )  # fmt: skip
+    out = np.concatenate((-low, high - sizes), 1).max(1)
+    outside = (out > _OUTSIDE) & (sizes > 0).all(1)
+    yield wrong(
+        "boxes_outside", "error" if outside.mean() > _MANY else "warning", ("box", " beyond the edge"),
+        "They are cut at the picture's edge. Were the pictures scaled down after they were annotated?",
+        outside, lambda j: f"{kinds[j]} reaches beyond the edge by {out[j]:.0f} pixels",
+    )  # fmt: skip
+    keys = np.concatenate((rows[:, None], column.labels[:, None], np.round(column.corners)), 1)
+    _, first, count = np.unique(keys, axis=0, return_index=True, return_counts=True)
+    yield wrong(
+        "boxes_doubled", "warning", ("doubled box", ""),
+        "The second one counts as missed wherever the net answers once. Delete the copies.",
+        np.isin(np.arange(len(rows)), first[count > 1]), lambda j: f"{kinds[j]} appears twice",
+    )  # fmt: skip
+    everywhere = np.bincount(column.labels, minlength=len(column.names))
+    trained = everywhere
+    if (splits == 0).any():
+        trained = np.bincount(column.labels[splits[rows] == 0], minlength=len(column.names))
+    lacking = np.flatnonzero(trained == 0)
+    if everywhere[lacking].any():
+        severity, what = "error", "without a box in train"
+        advice = "The net cannot learn them. Are they spelled differently elsewhere?"
+    else:
+        severity, what = "hint", "without a box"
+        advice = "The net gets an output that is never trained. Remove them from the list of classes, or add boxes."
+    yield f.of_classes("box_classes", severity, what, advice, [column.names[k] for k in lacking])
 
 
-def boxes_outside(f: Facts) -> Finding | None:
-    if (found := _boxes(f)) is None:
-        return None
-    column, _, sizes = found
-    low, high = -column.corners[:, :2], column.corners[:, 2:] - sizes
-    out = np.concatenate((low, high), 1).max(1)
-    wrong: np.ndarray = (out > _OUTSIDE) & (sizes > 0).all(1)
-
-    def note(j: int) -> str:
-        return f"{column.names[column.labels[j]]} reaches beyond the edge by {out[j]:.0f} pixels"
-
-    severity = "error" if wrong.mean() > _MANY else "warning"
-    advice = "They are cut at the picture's edge. Were the pictures scaled down after they were annotated?"
-    return _by_picture(f, "boxes_outside", severity, ("box", " beyond the edge"), advice, wrong, note)
-
-
-def resized(f: Facts) -> Finding | None:
+def resized(f: Facts) -> Iterator[Finding | None]:
     """Pictures of another size than their annotations say: then boxes and outlines are in the wrong place."""
     said, sizes = f.source.said_sizes, f.seen.sizes
     if said is None or not len(said):
-        return None
-    rows = np.flatnonzero((said > 0).all(1) & (sizes > 0).all(1) & (said != sizes).any(1))
-    if not len(rows):
-        return None
+        return
 
     def note(i: int) -> str:
         turned = f.seen.rotated[i] and (said[i] == sizes[i][::-1]).all()
         how = "is turned by EXIF to" if turned else "is"
         return f"annotated as {said[i][0]} x {said[i][1]}, {how} {sizes[i][0]} x {sizes[i][1]}"
 
-    return f.finding(
-        "resized", "error", f"{counted(len(rows))} of another size than the annotations say", len(rows),
+    yield f.finding(
+        "resized", "error", "of another size than the annotations say",
         "Boxes, points and outlines are taken as pixels of the picture that is there, so they are in the wrong place. "
         "Put the original pictures back, or scale the annotations. Annotate pictures that EXIF turns as they are seen, "
-        "upright.", rows, note,
+        "upright.", np.flatnonzero((said > 0).all(1) & (sizes > 0).all(1) & (said != sizes).any(1)), note,
     )  # fmt: skip
 
 
-def boxes_doubled(f: Facts) -> Finding | None:
-    if (found := _boxes(f)) is None:
-        return None
-    column, rows, _ = found
-    keys = np.concatenate((rows[:, None], column.labels[:, None], np.round(column.corners)), 1)
-    _, first, count = np.unique(keys, axis=0, return_index=True, return_counts=True)
-    wrong = np.zeros(len(rows), dtype=bool)
-    wrong[first[count > 1]] = True
-    return _by_picture(
-        f, "boxes_doubled", "warning", ("doubled box", ""),
-        "The second one counts as missed wherever the net answers once. Delete the copies.", wrong,
-        lambda j: f"{column.names[column.labels[j]]} appears twice",
-    )  # fmt: skip
-
-
-def box_classes(f: Facts) -> Finding | None:
-    """Classes that no box has, or none of the training pictures."""
-    if (found := _boxes(f)) is None:
-        return None
-    column, rows, _ = found
-    everywhere = np.bincount(column.labels, minlength=len(column.names))
-    trained = everywhere
-    if (f.source.splits == 0).any():
-        trained = np.bincount(column.labels[f.source.splits[rows] == 0], minlength=len(column.names))
-    lacking = np.flatnonzero(trained == 0)
-    if not len(lacking):
-        return None
-    untrained = [k for k in lacking if everywhere[k]]
-    names = [column.names[k] for k in lacking]
-    title = f"{counted(len(lacking), 'class')} without a box{' in train' if untrained else ''}: {listed(names)}"
-    if untrained:
-        advice = "The net cannot learn them. Are they spelled differently elsewhere?"
-        return Finding("box_classes", "error", title, len(lacking), advice)
-    advice = "The net gets an output that is never trained. Remove them from the list of classes, or add boxes."
-    return Finding("box_classes", "hint", title, len(lacking), advice)
-
-
-def unannotated(f: Facts) -> Finding | None:
+def unannotated(f: Facts) -> Iterator[Finding | None]:
     """Pictures without annotations, where others are annotated; and how many count as empty."""
     columns = [column for role in ("boxes", "mask", "points") if (column := f.source.columns.get(role)) is not None]
     if not columns:
-        return None
+        return
     known = np.any([column.known for column in columns], axis=0)
-    rows = np.flatnonzero(~known)
-    boxes = f.source.columns.get("boxes")
-    empty = np.zeros(0, int)
-    if isinstance(boxes, Boxes):
+    rows, empty = np.flatnonzero(~known), np.zeros(0, int)
+    if isinstance(boxes := f.source.columns.get("boxes"), Boxes):
         empty = np.flatnonzero(boxes.known & (np.diff(boxes.ends) == 0))
-    if not len(rows) and not len(empty):
-        return None
     parts = [f"{counted(len(rows))} without an annotation"] if len(rows) else []
     parts += [f"{counted(len(empty))} annotated as empty"] if len(empty) else []
     says = ["Those without an annotation are not used."] if len(rows) else []
-    if len(empty):
-        says.append("Empty ones are negative examples; if objects in them were forgotten, remove them.")
-    return f.finding(
-        "unannotated", "hint", " and ".join(parts), len(rows) + len(empty), " ".join(says), [*rows, *empty],
-        lambda i: "empty" if known[i] else "no annotation",
+    says += ["Empty ones are negative examples; if objects in them were forgotten, remove them."] if len(empty) else []
+    yield f.finding(
+        "unannotated", "hint", "", " ".join(says), [*rows, *empty],
+        lambda i: "empty" if known[i] else "no annotation", title=" and ".join(parts),
     )  # fmt: skip
 
 
-def points_outside(f: Facts) -> Finding | None:
+def points_outside(f: Facts) -> Iterator[Finding | None]:
     column = f.source.columns.get("points")
     if not isinstance(column, Points):
-        return None
+        return
     xy, seen = column.values[:, :, :2], column.values[:, :, 2] > 0
     sizes = f.seen.sizes[:, None]
     out = ((xy < -_OUTSIDE) | (xy > sizes + _OUTSIDE)).any(2) & seen & (sizes > 0).all(2)
     rows = np.flatnonzero(out.any(1))
-    if not len(rows):
-        return None
-    return f.finding(
-        "points_outside", "warning", f"{counted(int(out.sum()), 'point')} outside of {counted(len(rows))}", len(rows),
-        "They are not learned. Mark points that do not exist with visibility 0.", rows,
+    yield f.finding(
+        "points_outside", "warning", "", "They are not learned. Mark points that do not exist with visibility 0.", rows,
         lambda i: listed([column.names[k] for k in np.flatnonzero(out[i])], 3),
+        title=f"{counted(int(out.sum()), 'point')} outside of {counted(len(rows))}",
     )  # fmt: skip
 
 
@@ -228,40 +173,27 @@ _MASKS = {
 }  # fmt: skip
 
 
-def _mask_rule(kind: str) -> Rule:
-    def rule(f: Facts) -> Finding | None:
-        wrong = {i: what for i, (is_kind, what) in f.masks.items() if is_kind == kind}
-        if not wrong:
-            return None
-        severity, title, advice = _MASKS[kind]
-        text = f"{counted(len(wrong))} {title}"
-        return f.finding(f"mask_{kind}", severity, text, len(wrong), advice, list(wrong), wrong.__getitem__)
-
-    return rule
+def masks(f: Facts) -> Iterator[Finding | None]:
+    for kind, (severity, what, advice) in _MASKS.items():
+        wrong = {i: why for i, (is_kind, why) in f.masks.items() if is_kind == kind}
+        yield f.finding(f"mask_{kind}", severity, what, advice, list(wrong), wrong.__getitem__)
 
 
-def conflict_annotations(f: Facts) -> Finding | None:
+def conflict_annotations(f: Facts) -> Iterator[Finding | None]:
     """Equal files, or near copies, that were annotated differently."""
     columns = {role: column for role in ROLES if (column := f.source.columns.get(role)) is not None}
     if not columns or (f.source.label_sets is not None and set(columns) == {"tags"}):
-        return None
-    pairs = []
-    for a, b in f.exact.tolist():
-        if any(_differ(column, a, b) for column in columns.values()):
-            pairs.append((a, b))
+        return
+    pairs = [(a, b) for a, b in f.exact.tolist() if any(_differ(column, a, b) for column in columns.values())]
     boxes = columns.get("boxes")
-    if isinstance(boxes, Boxes):  # a near copy may be smaller, but the same things are in it
-        for a, b in f.near.tolist():
-            one, other = boxes[a], boxes[b]
-            if one is not None and other is not None and sorted(one.labels.tolist()) != sorted(other.labels.tolist()):
-                pairs.append((a, b))
-    if not pairs:
-        return None
-    groups = as_groups(connected(len(f.source), np.array(pairs)))
-    count = sum(map(len, groups))
-    return f.finding(
-        "conflict_annotations", "warning",
-        f"{counted(count)} in {counted(len(groups), 'group')} of copies with different annotations", count,
+    for a, b in f.near.tolist() if isinstance(boxes, Boxes) else ():
+        # a near copy may be smaller, but the same things are in it
+        one, other = boxes[a], boxes[b]  # type: ignore[index]
+        if one is not None and other is not None and sorted(one.labels.tolist()) != sorted(other.labels.tolist()):
+            pairs.append((a, b))
+    groups = as_groups(connected(len(f.source), np.array(pairs).reshape(-1, 2).astype(np.int64)))
+    yield f.finding(
+        "conflict_annotations", "warning", f"in {counted(len(groups), 'group')} of copies with different annotations",
         "At most one of them is right. Keep the picture with the better annotation and delete the others.", groups,
     )  # fmt: skip
 
@@ -297,7 +229,4 @@ def counts(source: Source) -> str:
     return "".join(f", {part}" for part in parts)
 
 
-RULES: tuple[Rule, ...] = (
-    resized, boxes_inverted, boxes_outside, *(_mask_rule(kind) for kind in _MASKS), conflict_annotations, boxes_doubled,
-    box_classes, points_outside, unannotated,
-)  # fmt: skip
+RULES: tuple[Rule, ...] = (resized, masks, conflict_annotations, boxes, points_outside, unannotated)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.game import Games, Stepped, draws
+from neocog.data.chance import draws
+from neocog.data.game import Games, Stepped
 from neocog.data.pictures import workers
 from neocog.errors import DataError, UsageError, closest
 
@@ -25,8 +26,7 @@ class Atari(Games):
     Args:
         name: of a game, such as pong.
 
-    Raises:
-        UsageError: there is no such game. DataError: ale-py is not installed.
+    Raises: UsageError: there is no such game. DataError: ale-py is not installed.
     """
 
     shape = (84, 84)

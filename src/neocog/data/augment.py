@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from neocog.data.chance import ALL, GOLDEN
+from neocog.data.chance import mix as mix64
+
 
 @dataclass(frozen=True, slots=True)
 class Augment:
@@ -56,13 +59,9 @@ class Draws:
 
 def generator(*key: int) -> torch.Generator:
     """A CPU generator whose state is a function of the whole numbers in `key` (splitmix64 over them)."""
-    state = 0x9E3779B97F4A7C15
+    state = GOLDEN
     for part in key:
-        state = (state ^ (part & 0xFFFFFFFFFFFFFFFF)) & 0xFFFFFFFFFFFFFFFF
-        state = (state + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 31
+        state = mix64((state ^ part) + GOLDEN & ALL)
     return torch.Generator().manual_seed(state >> 1)
 
 
@@ -272,8 +271,7 @@ def mix(pictures: Tensor, how: Augment, g: torch.Generator) -> tuple[Tensor, Ten
     stay together when several processes share a batch: each mixes what one process would. The last picture of an odd
     number stays as it is.
 
-    Returns:
-        The pictures, the partner of each (B,) or None if nothing was mixed, and the share of the first picture.
+    Returns: The pictures, the partner of each (B,) or None if nothing was mixed, and the share of the first picture.
 
     Source: Zhang et al. 2018 (mixup), Yun et al. 2019 (CutMix); with both set, one of them by a coin.
     """

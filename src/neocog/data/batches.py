@@ -7,28 +7,23 @@ can be continued at any step, and N processes see between them what one would se
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from neocog.data import augment as aug
-from neocog.data.kinds import Category, Column
-from neocog.data.pictures import Held, Placed, Streamed, workers
-from neocog.data.ready import Read, Ready, some_of
+from neocog.data.pictures import Gathered, Held, Input, Streamed, workers
+from neocog.data.ready import NOTHING, Read, Ready, Targets, some_of
+from neocog.data.ready import Known as Known
 from neocog.data.warp import Warp
 from neocog.errors import DataError
 from neocog.records import Preprocess
-
-Targets = dict[str, Any]  # name -> tensor (B, ...), or a list of B values
-Input = Held | Streamed | Ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,92 +76,35 @@ class Batch:
         )
 
 
-class Known:
-    """The annotations of the pictures of a feed, by role of a column.
+class Feed(ABC):
+    """Where the loop's batches come from.
 
-    Args:
-        columns: one row for each picture of the feed.
-        collate: makes targets of values by role (int64 (B,) for a category, else a list of B), the warp, and which
-            pictures are valid.
-        warps: whether `collate` needs the warp.
-        keep: bytes up to which a picture's annotation is kept once it was read, where pictures are held; 0: none is.
+    Attributes:
+        waited: seconds that the loop has waited for it.
     """
-
-    def __init__(
-        self,
-        columns: Mapping[str, Column],
-        collate: Callable[[dict[str, Any], Warp | None, Tensor], Targets],
-        warps: bool = False,
-        keep: int = 0,
-    ) -> None:
-        self.columns, self.collate, self.warps, self.keep = dict(columns), collate, warps, keep
-        self._kept: dict[tuple[str, int], Any] = {}
-        self._codes = {
-            role: torch.from_numpy(column.codes.astype(np.int64))
-            for role, column in self.columns.items()
-            if isinstance(column, Category)
-        }
-        self.slow = any(column.kind == "mask" for column in self.columns.values())  # worth reading ahead
-
-    def values(self, rows: Tensor) -> dict[str, Any]:
-        """Values of some pictures. Thread-safe."""
-        return {
-            role: self._codes[role][rows] if role in self._codes else [self._value(role, int(i)) for i in rows]
-            for role in self.columns
-        }
-
-    def _value(self, role: str, i: int) -> Any:
-        """The annotation of a picture; None where it cannot be read (a damaged mask), which 'neocog check' says."""
-        if (role, i) in self._kept:
-            return self._kept[role, i]
-        try:
-            value = self.columns[role][i]
-        except DataError:
-            return None
-        if self.keep and _bytes(value) <= self.keep:
-            self._kept[role, i] = value
-        return value
-
-    def select(self, rows: np.ndarray) -> Known:
-        """The same for some of the pictures."""
-        return Known({k: c.select(rows) for k, c in self.columns.items()}, self.collate, self.warps, self.keep)
-
-
-def _bytes(value: Any) -> float:
-    """About how much memory an annotation takes; infinite where that is not known."""
-    parts = [value] if isinstance(value, np.ndarray) else [getattr(value, name, None) for name in ("corners", "labels")]
-    return sum(part.nbytes if isinstance(part, np.ndarray) else math.inf for part in parts)
-
-
-NOTHING = Known({}, lambda values, warp, valid: {})
-
-
-class Feed(Protocol):
-    """Where the loop's batches come from."""
 
     seed: int
     steps_per_epoch: int
-    waited: float  # seconds that the loop has waited for it
+    waited: float = 0.0
 
+    @abstractmethod
     def stream(self, step: int) -> Iterator[Batch]:
         """Batches from `step` on, without end; what they hold depends on nothing but the seed and the step.
 
         And on the weights, where the net makes its batches itself; then a stream begins at step 0, where another one
         ended, or where `load` says.
         """
-        ...
 
     def figures(self) -> dict[str, float]:
         """For the log, of what came since this was asked last."""
-        ...
+        return {}
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps of it; nothing where a batch depends on the seed and the step alone."""
-        ...
+        return {}
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: dict[str, Tensor]) -> None:  # noqa: B027
         """Go on from what `state` gave."""
-        ...
 
 
 class _Shown(NamedTuple):
@@ -178,7 +116,7 @@ class _Shown(NamedTuple):
     changes: list[Tensor | None]
 
 
-class Batches:
+class Batches(Feed):
     """Training batches of `pictures`, without end; what a step shows depends on nothing but the arguments.
 
     Args:
@@ -221,17 +159,7 @@ class Batches:
         self.device, self.dtype, self.order = device, dtype, order
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.rank, self.world, self.texts = rank, world, texts
-        self.waited = 0.0
         self._epoch = -1
-
-    def figures(self) -> dict[str, float]:
-        return {}
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        pass
 
     def _begin(self, epoch: int) -> None:
         if epoch == self._epoch:
@@ -264,32 +192,22 @@ class Batches:
 
     def stream(self, step: int) -> Iterator[Batch]:
         """Batches from `step` on, without end. What has to be decoded is decoded a few batches ahead."""
-        held = not any(map(_late, self.all))
-        if held and not self.known.slow:
-            while True:
-                begin = time.perf_counter()
-                shown = self._rows(step)
-                parts = [_held(one, shown.rows, u) for one, u in zip(self.all, shown.choices, strict=False)]  # type: ignore[arg-type]
-                batch = self._finish(parts, shown, self._some(self.known.values(shown.rows), shown.choices), step)
-                self.waited += time.perf_counter() - begin
-                yield batch
-                step += 1
+        late = self.known.slow or any(one.streamed for one in self.all)
         ahead: list[tuple[_Shown, list[list[Any]], Any]] = []
-        pool = ThreadPoolExecutor(workers(), thread_name_prefix="neocog-decode")
+        pool = ThreadPoolExecutor(workers(), thread_name_prefix="neocog-decode")  # has no threads before they are asked
         try:
-            coming = step
             while True:
-                while len(ahead) < 3:
-                    shown = self._rows(coming)
-                    jobs = [
-                        self._submit(pool, one, shown.rows, d) for one, d in zip(self.all, shown.draws, strict=True)
-                    ]
-                    ahead.append((shown, jobs, _values(pool, self.known, shown.rows)))
-                    coming += 1
                 begin = time.perf_counter()
+                while len(ahead) < (3 if late else 1):
+                    shown = self._rows(step + len(ahead))
+                    asked = zip(self.all, shown.draws, strict=True)
+                    jobs = [self._submit(pool, one, shown.rows, draws) for one, draws in asked]
+                    ahead.append((shown, jobs, self.known.ahead(pool, shown.rows)))
+                if late:
+                    begin = time.perf_counter()
                 shown, jobs, values = ahead.pop(0)
                 parts = [
-                    _gathered(one, [job.result() for job in job_list], u) if _late(one) else _held(one, shown.rows, u)  # type: ignore[arg-type]
+                    one.gathered([job.result() for job in job_list], u) if one.streamed else one.held(shown.rows, u)
                     for one, job_list, u in zip(self.all, jobs, shown.choices, strict=False)
                 ]
                 batch = self._finish(parts, shown, self._some(values(), shown.choices), step)
@@ -311,12 +229,10 @@ class Batches:
         }
 
     def _submit(self, pool: ThreadPoolExecutor, one: Input, rows: Tensor, draws: aug.Draws) -> list[Any]:
-        if isinstance(one, Read) and one.streamed:
-            return [pool.submit(one.row, int(r)) for r in rows]
-        if not isinstance(one, Streamed):
+        if not one.streamed:
             return []
         boxes = draws.box if self.how.resized_crop or one.pre.fit == "tile" else [None] * len(rows)
-        return [pool.submit(one.picture, int(r), b, self.how.resized_crop) for r, b in zip(rows, boxes, strict=True)]
+        return [pool.submit(one.read, int(r), b, self.how.resized_crop) for r, b in zip(rows, boxes, strict=True)]
 
     def _finish(self, parts: list[Gathered], shown: _Shown, values: dict[str, Any], step: int = 0) -> Batch:
         """Bytes to a normalised, augmented batch and its targets."""
@@ -347,7 +263,7 @@ class Batches:
             return x
         return x.to(self.dtype).contiguous(memory_format=self.layout if x.ndim == 4 else torch.contiguous_format)
 
-    def _changed(self, one: Held | Streamed, pixels: Tensor, draws: aug.Draws) -> tuple[Tensor, Tensor | None]:
+    def _changed(self, one: Input, pixels: Tensor, draws: aug.Draws) -> tuple[Tensor, Tensor | None]:
         """Bytes (B, H, W, C), augmented and normalised, (B, C, H, W); and how they were bent."""
         how = self.how
         pixels = aug.shift_and_flip(pixels, draws, black=how.crop > how.translate)
@@ -396,71 +312,6 @@ def to(targets: Any, device: torch.device) -> Any:
     return [to(value, device) for value in targets] if isinstance(targets, list) else targets
 
 
-class Gathered(NamedTuple):
-    """Prepared pictures: bytes (B, H, W, C), which could be read, and where they went (see decode.placed)."""
-
-    pixels: Tensor
-    valid: Tensor
-    places: Tensor
-    sizes: Tensor
-
-
-def _late(one: Input) -> bool:
-    """Whether inputs are read when their batch comes near."""
-    return one.streamed if isinstance(one, Ready) else isinstance(one, Streamed)
-
-
-def _placeless(x: Tensor, valid: Tensor) -> Gathered:
-    count = len(x)
-    places = torch.eye(2, 3, dtype=torch.float64).repeat(count, 1, 1)
-    return Gathered(x, valid, places, torch.ones(count, 2, dtype=torch.int64))
-
-
-def _gathered(one: Streamed | Read, read: list[Any], choice: Tensor | None = None) -> Gathered:
-    """What threads have read, as a batch."""
-    return _placeless(*one.batch(read, choice)) if isinstance(one, Read) else gathered_pictures(read, one.pre)
-
-
-def _held(pictures: Held | Ready, rows: Tensor, choice: Tensor | None = None) -> Gathered:
-    if isinstance(pictures, Ready):
-        return _placeless(pictures.at(rows, choice), torch.ones(len(rows), dtype=torch.bool))
-    pixels = pictures.pixels[rows.to(pictures.pixels.device)]
-    return Gathered(pixels, torch.ones(len(rows), dtype=torch.bool), pictures.places[rows], pictures.sizes[rows])
-
-
-def gathered_pictures(pictures: list[Placed | None], pre: Preprocess) -> Gathered:
-    b = len(pictures)
-    size = next((picture[0].shape[:2] for picture in pictures if picture is not None), pre.input)
-    pixels = torch.zeros(b, *size, pre.channels, dtype=torch.uint8)
-    places, sizes = torch.eye(2, 3, dtype=torch.float64).repeat(b, 1, 1), torch.ones(b, 2, dtype=torch.int64)
-    valid = torch.tensor([picture is not None for picture in pictures], dtype=torch.bool)
-    for row, picture in enumerate(pictures):
-        if picture is not None:
-            pixels[row] = torch.from_numpy(picture[0])
-            places[row], sizes[row] = torch.from_numpy(picture[1]), torch.tensor(picture[2])
-    return Gathered(pixels, valid, places, sizes)
-
-
-def _values(pool: ThreadPoolExecutor, known: Known, rows: Tensor) -> Callable[[], dict[str, Any]]:
-    """The values of some pictures, read ahead where that takes time."""
-    if not known.slow:
-        return lambda: known.values(rows)
-    jobs = [pool.submit(known.values, row) for row in rows.split(1)]
-
-    def joined() -> dict[str, Any]:
-        parts = [job.result() for job in jobs]
-        return {
-            role: torch.cat([p[role] for p in parts]) if isinstance(first, Tensor) else [p[role][0] for p in parts]
-            for role, first in parts[0].items()
-        }
-
-    return joined
-
-
-def _read(one: Streamed | Read, row: int) -> Any:
-    return one.row(row) if isinstance(one, Read) else one.picture(row, None, 0.0)
-
-
 def in_order(
     pictures: Input | Sequence[Input],
     batch_size: int,
@@ -481,17 +332,17 @@ def in_order(
         return
     how = aug.Augment()
     plain = Batches(every, known, how, batch_size, seed=0, device=device, dtype=dtype, channels_last=channels_last)
-    pool = ThreadPoolExecutor(workers()) if known.slow or any(map(_late, every)) else None
+    pool = ThreadPoolExecutor(workers()) if known.slow or any(one.streamed for one in every) else None
     try:
         for some in rows.split(batch_size):
             parts = [
-                _gathered(one, list(pool.map(partial(_read, one), some.tolist()))) if _late(one) else _held(one, some)  # type: ignore[arg-type, union-attr]
+                one.gathered(list(pool.map(one.read, some.tolist()))) if pool and one.streamed else one.held(some)
                 for one in every
             ]
             good = torch.stack([part.valid for part in parts]).all(0)
             parts, some = [Gathered(*(v[good] for v in part)) for part in parts], some[good]
             if len(some):
-                values = _values(pool, known, some)() if pool else known.values(some)
+                values = known.ahead(pool, some)() if pool else known.values(some)
                 still = aug.draw(how, len(some), 0, 0)
                 yield plain._finish(parts, _Shown(some, [still] * len(every), some, [None] * len(every)), values)
     finally:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,14 @@ import numpy as np
 from neocog.data import annotation_rules, file_rules, label_rules
 from neocog.data.duplicates import connected, near_and_mirrored, split_groups
 from neocog.data.findings import SEVERITIES, Facts, Finding, Suspicion
-from neocog.data.kinds import Boxes, Categories, Column, Points, TextColumn
+from neocog.data.kinds import Boxes, Categories, Column, Points, TextLists
 from neocog.data.mirroring import Mirroring, judge, to_look_at
-from neocog.data.pair_rules import pair_findings
 from neocog.data.pairs import Pairs
 from neocog.data.reader import PICTURE
 from neocog.data.reader import find as find_reader
 from neocog.data.source import Source
 from neocog.data.survey import Progress, Survey, survey
+from neocog.data.text_rules import pair_findings
 from neocog.records import SPLITS, Problem, speak_of, worded
 
 SPLIT_COLUMNS = (*SPLITS, "undeclared")
@@ -57,7 +58,7 @@ def _things(column: Column) -> int | None:
         return len(column.labels)
     if isinstance(column, Points):
         return int((column.values[:, :, 2] > 0).sum())
-    return sum(len(column[i]) for i in range(len(column))) if isinstance(column, TextColumn) else None
+    return sum(len(column[i]) for i in range(len(column))) if isinstance(column, TextLists) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +81,11 @@ class Check:
     unreadable: tuple[Problem, ...]
     groups: np.ndarray
     sizes: np.ndarray
-    formats: dict[str, int]
-    modes: dict[str, int]
-    duplicates: dict[str, int]
-    near: bool
     mirroring: Mirroring
+    formats: dict[str, int] = field(default_factory=dict)
+    modes: dict[str, int] = field(default_factory=dict)
+    duplicates: dict[str, int] = field(default_factory=dict)
+    near: bool = False
     columns: tuple[Known, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -184,8 +185,7 @@ def check(
         suspicious: (index, given label, likelier label, its probability) of pictures whose label is doubted,
             or a function that makes them from the source; labels by name or by index into the classes.
 
-    Raises:
-        DataError: the source cannot be opened. Pictures that cannot be read are a finding, not an error.
+    Raises: DataError: the source cannot be opened. Pictures that cannot be read are a finding, not an error.
     """
     started = time.monotonic()
     if not isinstance(source, Source):
@@ -193,17 +193,52 @@ def check(
 
         source = open_source(source)
     speak_of(source.kind)
-    if isinstance(source, Pairs):
-        return _check_others(source, *pair_findings(source), started, "pair")
-    if source.kind != PICTURE:
-        reader, none = find_reader(source.kind), np.empty((0, 2), np.int64)
-        groups, counts = reader.groups(source), _counts(source)
-        facts = Facts(source, None, counts, none, none, none, [], {})  # type: ignore[arg-type]
-        labels = [finding for rule in label_rules.RULES if (finding := rule(facts)) is not None]
-        labels = [replace(one, title=worded(one.title), advice=worded(one.advice)) for one in labels]
-        alone = np.full(len(source), -1) if groups is None else groups
-        return _check_others(source, [*reader.check(source), *labels], alone, started, source.kind, counts)
-    seen = survey(source, workers=workers, progress=progress)
+    counts = _counts(source)
+    splits = np.bincount(np.where(source.splits < 0, len(SPLITS), source.splits), minlength=len(SPLIT_COLUMNS))
+    more: dict[str, Any] = {"classes": source.classes, "counts": counts}
+    if source.kind == PICTURE:
+        seen = survey(source, workers=workers, progress=progress)
+        doubts = list(suspicious(source) if callable(suspicious) else suspicious or ())
+        found, of_pictures = _pictures(source, seen, counts, doubts, near)
+        more |= of_pictures
+    else:
+        if isinstance(source, Pairs):
+            found, groups = pair_findings(source)
+            more = {"classes": (), "counts": splits[None], "unit": "pair"}
+        else:
+            reader = find_reader(source.kind)
+            copies = reader.groups(source)
+            groups = np.full(len(source), -1) if copies is None else copies
+            facts = Facts(source, counts=counts)
+            labels = [one for rule in label_rules.RULES for one in rule(facts) if one is not None]
+            labels = [replace(one, title=worded(one.title), advice=worded(one.advice)) for one in labels]
+            found = [*reader.check(source), *labels]
+            more["unit"] = source.kind
+        times = np.unique(groups[groups >= 0], return_counts=True)[1]
+        times = times[times > 1]
+        unread = [e for one in found if one.name == "unreadable" for group in one.groups for e in group]
+        more |= {
+            "groups": groups, "unreadable": tuple(Problem(e.key, e.note) for e in unread),
+            "sizes": np.zeros((len(source), 2), np.int32),
+            "duplicates": {"exact_groups": len(times), "exact_copies": int(times.sum()) - len(times)},
+            "mirroring": Mirroring(False, f"a {source.kind} has no mirror image here"),
+        }  # fmt: skip
+    return Check(
+        source=source.name,
+        pictures=len(source),
+        split_counts=splits,
+        findings=tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))),
+        columns=known(source),
+        notes=tuple(source.notes),
+        seconds=time.monotonic() - started,
+        **more,
+    )
+
+
+def _pictures(
+    source: Source, seen: Survey, counts: np.ndarray, doubts: list[Suspicion], near: bool
+) -> tuple[list[Finding], dict[str, Any]]:
+    """What is said of pictures alone, and what a `Check` holds of them."""
     exact = seen.exact_pairs()
     pairs, across = _near_pairs(seen) if near else (np.empty((0, 2), np.int64),) * 2
     mirroring = judge(source.classes, to_look_at(source, seen.readable), seen.look.thumbs, across)
@@ -211,73 +246,27 @@ def check(
     # equal files are near duplicates too, but are reported once, as what they are
     same = connected(len(source), exact)
     pairs = pairs[same[pairs[:, 0]] != same[pairs[:, 1]]]
-    doubts = list(suspicious(source) if callable(suspicious) else suspicious or ())
-    counts = _counts(source)
-    facts = Facts(source, seen, counts, exact, pairs, across, doubts, annotation_rules.wrong_masks(source, seen.sizes))
+    masks = annotation_rules.wrong_masks(source, seen.sizes)
+    facts = Facts(source, "picture", seen, counts, exact, pairs, across, doubts, masks)
     rules = (*file_rules.RULES, *annotation_rules.RULES, *label_rules.RULES)
-    found = [finding for rule in rules if (finding := rule(facts)) is not None]
     kinds = {name: seen.kinds[seen.readable] == k for k, name in enumerate(seen.kind_names)}
-    return Check(
-        source=source.name,
-        pictures=len(source),
-        classes=source.classes,
-        counts=counts,
-        split_counts=np.bincount(np.where(source.splits < 0, len(SPLITS), source.splits), minlength=len(SPLIT_COLUMNS)),
-        findings=tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))),
-        unreadable=tuple(seen.problems(source)),
-        groups=split_groups(seen.look, np.concatenate([exact, pairs]), across),
-        sizes=seen.sizes,
-        formats=_tally((name[0], int(rows.sum())) for name, rows in kinds.items()),
-        modes=_tally((name[1], int(rows.sum())) for name, rows in kinds.items()),
-        duplicates={
+    return [finding for rule in rules for finding in rule(facts) if finding is not None], {
+        "unreadable": tuple(Problem(source.key(i), seen.reasons[i]) for i in sorted(seen.reasons)),
+        "groups": split_groups(seen.look, np.concatenate([exact, pairs]), across),
+        "sizes": seen.sizes,
+        "formats": _tally((name[0], int(rows.sum())) for name, rows in kinds.items()),
+        "modes": _tally((name[1], int(rows.sum())) for name, rows in kinds.items()),
+        "duplicates": {
             "exact_groups": len(np.unique(exact[:, 0])),
             "exact_copies": len(exact),
             "near_pairs": len(pairs),
             "near_pictures": len(np.unique(pairs)),
             "mirrored_pairs": len(across),
         },
-        near=near,
-        mirroring=mirroring,
-        columns=known(source),
-        notes=tuple(source.notes),
-        seconds=time.monotonic() - started,
-        annotated=annotation_rules.counts(source),
-    )
-
-
-def _check_others(
-    source: Source,
-    found: list[Finding],
-    groups: np.ndarray,
-    started: float,
-    unit: str,
-    counts: np.ndarray | None = None,
-) -> Check:
-    splits = np.bincount(np.where(source.splits < 0, len(SPLITS), source.splits), minlength=len(SPLIT_COLUMNS))
-    times = np.unique(groups[groups >= 0], return_counts=True)[1]
-    times = times[times > 1]
-    return Check(
-        source=source.name,
-        pictures=len(source),
-        classes=() if counts is None else source.classes,
-        counts=splits[None] if counts is None else counts,
-        split_counts=splits,
-        findings=tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))),
-        unreadable=tuple(
-            Problem(e.key, e.note) for f in found if f.name == "unreadable" for group in f.groups for e in group
-        ),
-        groups=groups,
-        sizes=np.zeros((len(source), 2), np.int32),
-        formats={},
-        modes={},
-        duplicates={"exact_groups": len(times), "exact_copies": int(times.sum()) - len(times)},
-        near=False,
-        mirroring=Mirroring(False, f"a {source.kind} has no mirror image here"),
-        columns=known(source),
-        notes=tuple(source.notes),
-        seconds=time.monotonic() - started,
-        unit=unit,
-    )
+        "near": near,
+        "mirroring": mirroring,
+        "annotated": annotation_rules.counts(source),
+    }
 
 
 def fast_groups(
@@ -297,8 +286,7 @@ def groups_and_mirroring(
     Args:
         mirrored: whether mirrored copies share a number, too; None decides by names and looks.
 
-    Returns:
-        The numbers, and what was decided.
+    Returns: The numbers, and what was decided.
     """
     seen = survey(source, indices, details=False, progress=progress)
     pairs, across = _near_pairs(seen)
@@ -331,7 +319,7 @@ def _counts(source: Source) -> np.ndarray:
 
 
 def _tally(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
+    total = Counter[str]()
     for name, n in pairs:
-        total[name] = total.get(name, 0) + n
-    return dict(sorted(total.items(), key=lambda item: -item[1]))
+        total[name] += n
+    return dict(total.most_common())

@@ -21,7 +21,7 @@ import numpy as np
 from neocog.data.columns import LabelSets, Texts, is_picture, split_code
 from neocog.data.decode import decode
 from neocog.data.folder import Folder, open_folder
-from neocog.data.kinds import Categories, Numbers
+from neocog.data.kinds import Categories, Category, Numbers
 from neocog.data.scaling import resized
 from neocog.data.source import Source
 from neocog.data.stores import VIDEO_ENDINGS
@@ -144,11 +144,9 @@ def _of_frames(top: Path, leaves: list[str]) -> Source:
         split = split_code(parts[0]) if len(parts) > 2 else -1
         keys.append(leaf)
         splits.append(split)
-        labels.append(parts[1 if split >= 0 else 0] if len(parts) > 1 else "")
-    names = sorted(set(labels) - {""})
-    place = {name: i for i, name in enumerate(names)}
-    codes = np.array([place.get(one, -1) for one in labels], np.int32)
-    return ClipFolder(top, keys, top.name, names, codes, np.array(splits, np.int8), kind="clip")
+        labels.append(parts[1 if split >= 0 else 0] if len(parts) > 1 else None)
+    said = Category.of(labels)
+    return ClipFolder(top, keys, top.name, said.names, said.codes, np.array(splits, np.int8), kind="clip")
 
 
 def arranged(source: Folder, fold: int = 1) -> Folder:
@@ -161,10 +159,8 @@ def arranged(source: Folder, fold: int = 1) -> Folder:
         splits = np.array([listed.get(stem, -1) for stem in stems], np.int8)
         notes.append(f"splits as the lists of fold {fold} say; {int((splits < 0).sum())} clips stand in none of them")
     elif persons and all(persons):
-        found = [one.groups() for one in persons if one]
-        names = tuple(sorted({what for _, what in found}))
-        codes = np.array([names.index(what) for _, what in found], np.int32)
-        people = [int(who) for who, _ in found]
+        said = Category.of(one[2] for one in persons if one)
+        names, codes, people = said.names, said.codes, [int(one[1]) for one in persons if one]
         splits = np.array([0 if p in _KTH_TRAIN else 1 if p in _KTH_VAL else 2 for p in people], np.int8)
         notes.append("splits by person, as KTH was published: 8 for training, 8 for validation, 9 for the test")
     more: dict[str, Any] = {"notes": notes, "problems": source.problems, "kind": "clip"}

@@ -1,21 +1,22 @@
 """COCO JSON: boxes, outlines, keypoints, captions, panoptic masks (Lin et al. 2014; cocodataset.org/#format-data).
 
 Boxes are x, y, width, height from the corner of the first pixel. Pictures in the list "images" without an annotation
-are empty; those that stand in no list are unknown.
+are empty; those that stand in no list are unknown. Panoptic masks (Kirillov et al. 2019) are a PNG for each picture
+whose colours are the numbers of segments, R + 256 G + 65,536 B; the JSON names the category of each; 0 and numbers that
+no segment has are not labelled.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from neocog.data import panoptic
 from neocog.data.annotated import Found, Marks, Pictures, places, split_in, swapped
-from neocog.data.columns import TextLists
-from neocog.data.kinds import TextColumn
+from neocog.data.kinds import NOT_LABELLED, Masks, TextLists, digest
 from neocog.data.layouts import Layout
 from neocog.data.shapes import Runs
 from neocog.errors import DataError
@@ -26,7 +27,7 @@ def read(layout: Layout, pictures: Pictures) -> Found:
     """What the COCO files of a layout say."""
     found = Found()
     loaded = [(path, document) for path in layout.annotations if (document := _load(path, found))]
-    documents = [one for one in loaded if not panoptic.is_panoptic(one[1])]
+    documents = [one for one in loaded if not _coloured(one[1])]
     boxed = [one for one in documents if _has(one[1], "bbox") and not _has(one[1], "keypoints")]
     pointed = [one for one in documents if _has(one[1], "keypoints")]
     names = _names([document for _, document in boxed or pointed])
@@ -74,21 +75,19 @@ def read(layout: Layout, pictures: Pictures) -> Found:
         found.notes.append(
             f"annotations of categories that are not declared were skipped: {', '.join(sorted(unknown))}"
         )
-    found.sizes = marks.sizes.copy()
-    found.columns, notes = marks.finish(point_names=points, swap=swap)
-    found.notes += notes
+    marks.finish(found, points, swap)
     coloured = [
         (path, document, _rows(path, document, pictures, splits, found))
         for path, document in loaded
-        if panoptic.is_panoptic(document)
+        if _coloured(document)
     ]
-    mask = panoptic.masks(coloured, layout.masks, pictures.keys, found.problems) if coloured else None
+    mask = _panoptic(coloured, layout.masks, pictures.keys, found.problems) if coloured else None
     if mask is not None:
         if "mask" in found.columns:
             found.notes.append("the panoptic masks are used, not the outlines of objects")
         found.columns["mask"] = mask
     if captions:
-        found.columns["captions"] = TextColumn(TextLists(captions.get(i, []) for i in range(len(pictures))))
+        found.columns["captions"] = TextLists(captions.get(i, []) for i in range(len(pictures)))
     found.splits = splits
     return found
 
@@ -183,3 +182,88 @@ def _pieces(one: dict[str, Any]) -> list[np.ndarray | Runs]:
     if rings and not isinstance(rings[0], list):
         rings = [rings]
     return [places(ring).astype(np.float32).reshape(-1, 2) for ring in rings if len(ring) >= 6]
+
+
+def _coloured(document: Mapping[str, Any]) -> bool:
+    """Whether a document describes panoptic masks."""
+    return any("segments_info" in one for one in (document.get("annotations") or [])[:1])
+
+
+def _panoptic(
+    documents: Sequence[tuple[Path, Mapping[str, Any], Mapping[Any, int]]],
+    folders: Sequence[Path],
+    keys: Sequence[str],
+    problems: list[Problem],
+) -> Masks | None:
+    """The class of each pixel of the pictures `keys`; None where no mask is there.
+
+    Args:
+        documents: path, content, and the row of the picture of each image id.
+        folders: where the PNG files may be, beside the folder that is named after the JSON.
+        problems: what could not be used is added here.
+    """
+    categories: dict[str, tuple[int, ...]] = {}
+    for _, document, _ in documents:
+        for one in sorted(document.get("categories", ()), key=lambda one: one.get("id", 0)):
+            categories.setdefault(str(one.get("name", one.get("id"))), tuple(one.get("color") or ()))
+    names = tuple(categories)
+    if not names or len(names) > NOT_LABELLED:
+        return None
+    files: dict[int, tuple[Path, np.ndarray, np.ndarray]] = {}  # of each row: the PNG, numbers of segments, classes
+    for path, document, rows in documents:
+        name_of = {one.get("id"): str(one.get("name", one.get("id"))) for one in document.get("categories", ())}
+        for annotation in document.get("annotations", ()):
+            row = rows.get(annotation.get("image_id"), -1)
+            if row < 0:
+                continue
+            file = str(annotation.get("file_name"))
+            there = next((p for home in (path.with_suffix(""), *folders) if (p := home / file).is_file()), None)
+            segments = annotation.get("segments_info") or []
+            if there is None or any(one.get("category_id") not in name_of for one in segments):
+                why = "does not exist" if there is None else "has a segment of a category that is not declared"
+                problems.append(Problem(keys[row], f"its panoptic mask {file} {why}"))
+                continue
+            numbers = np.array([one["id"] for one in segments], dtype=np.int64)
+            classes = np.array([names.index(name_of[one["category_id"]]) for one in segments], dtype=np.uint8)
+            order = np.argsort(numbers)
+            files[row] = there, numbers[order], classes[order]
+    if not files:
+        return None
+
+    def found(row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels as numbers of segments (H, W), the place of each among the segments, and whether it is one."""
+        path, numbers, _ = files[row]
+        pixels = _numbers(path)
+        if not len(numbers):
+            return pixels, np.zeros_like(pixels), np.zeros(pixels.shape, bool)
+        place = np.searchsorted(numbers, pixels).clip(max=len(numbers) - 1)
+        return pixels, place, numbers[place] == pixels
+
+    def mask(row: int) -> np.ndarray:
+        _, place, known = found(row)
+        classes = files[row][2] if len(files[row][2]) else np.zeros(1, np.uint8)
+        return np.where(known, classes[place], np.uint8(NOT_LABELLED))
+
+    def odd(row: int) -> list[str]:
+        pixels, _, known = found(row)
+        return [f"segment {number}" for number in np.unique(pixels[~known & (pixels > 0)]).tolist()]
+
+    present = np.zeros(len(keys), dtype=bool)
+    present[list(files)] = True
+    colours = [(one[0], one[1], one[2]) for one in categories.values() if len(one) == 3]
+    marks = [part for row in sorted(files) for part in (str(files[row][0]), *files[row][1:])]
+    return Masks(
+        mask, len(keys), names, colours if len(colours) == len(names) else None, present, digest(*marks, *names), odd
+    )
+
+
+def _numbers(path: Path) -> np.ndarray:
+    """int64 (H, W): the number of the segment of each pixel. Raises: DataError: the file cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"), dtype=np.int64)
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise DataError(f"the mask cannot be read: {error}") from error
+    return pixels @ np.array([1, 256, 65_536])

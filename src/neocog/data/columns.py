@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from neocog.errors import DataError
-from neocog.names import shown
 from neocog.records import SPLITS
 
 PICTURE_ENDINGS = frozenset(
@@ -36,6 +36,21 @@ def split_code_in(stem: str) -> int:
     words = stem.replace("-", " ").replace("_", " ").replace(".", " ").split()
     codes = {code for code in map(split_code, words) if code >= 0}
     return codes.pop() if len(codes) == 1 else -1
+
+
+def split_of(path: Path, root: Path) -> int:
+    """Return the split that a file's name says, else one of its folders below `root`, or -1."""
+    folders = path.relative_to(root).parts[:-1]
+    code = split_code_in(path.stem)
+    return code if code >= 0 else max(map(split_code, folders), default=-1)
+
+
+def declared(splits: Iterable[int], notes: list[str]) -> np.ndarray:
+    """Codes of splits as an array, int8 (N,); a note says which a table declares."""
+    codes = np.array(splits, dtype=np.int8)
+    if (codes >= 0).any():
+        notes.append(f"declared splits: {count_splits(codes)}")
+    return codes
 
 
 def is_picture(name: str | bytes) -> bool:
@@ -71,38 +86,6 @@ class Texts:
     def __getitem__(self, i: int) -> str:
         return self.raw(i).decode("utf-8", "surrogateescape")
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that the rows take."""
-        return len(self._data) + 8 * len(self._ends)
-
-
-class TextLists:
-    """N lists of texts (the captions of each picture), flat."""
-
-    def __init__(self, rows: Iterable[Sequence[str]] = ()) -> None:
-        self._texts = Texts()
-        self._ends = array("q", [0])
-        for row in rows:
-            self.append(row)
-
-    def append(self, row: Sequence[str]) -> None:
-        """Add the list of one picture."""
-        for text in row:
-            self._texts.append(shown(text))
-        self._ends.append(len(self._texts))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, i: int) -> tuple[str, ...]:
-        return tuple(self._texts[j] for j in range(self._ends[i], self._ends[i + 1]))
-
-    @property
-    def total(self) -> int:
-        """Number of texts over all rows."""
-        return len(self._texts)
-
 
 class LabelColumn:
     """Collects what a table says about labels: nothing, a name, a number, or several of them, one row per picture."""
@@ -133,19 +116,10 @@ class LabelColumn:
             self._seen = list(self._ids)
         return [self._seen[j] for j in self._values[self._ends[i] : self._ends[i + 1]]]
 
-    def distinct(self) -> list[str | int]:
-        """Return every label once, as it came."""
-        return list(self._ids)
-
     def counted(self) -> dict[str | int, int]:
         """Return every label as it came, and how often."""
         times = np.bincount(np.frombuffer(self._values, np.int32), minlength=len(self._ids))
         return dict(zip(self._ids, times.tolist(), strict=True))
-
-    @property
-    def total(self) -> int:
-        """Number of labels over all rows."""
-        return len(self._values)
 
     def finish(
         self, classes: Sequence[str] | None = None, *, several: bool = False
@@ -155,8 +129,7 @@ class LabelColumn:
         With `classes`, integers are indices into it and texts must be among it. Without, integers are ordered by
         value and texts by the alphabet. `several` says that rows are label sets even where each holds one label.
 
-        Raises:
-            DataError: a label is not among `classes`.
+        Raises: DataError: a label is not among `classes`.
         """
         seen = list(self._ids)
         if all(isinstance(one, str) and _is_int(one) for one in seen):
@@ -191,6 +164,18 @@ class LabelColumn:
         return names, labels, LabelSets(ends, values, several) if multi else None
 
 
+def ends_of(counts: np.ndarray | Sequence[int]) -> np.ndarray:
+    """For lists held flat, of so many each: where each begins, int64 (N + 1,), the end of the last one last."""
+    return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+
+
+def spans(ends: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For lists held flat (row i is ``ends[i]:ends[i + 1]``): the ends of the rows `rows`, and what they hold."""
+    counts = np.diff(ends)[rows]
+    made = ends_of(counts)
+    return made, np.repeat(ends[:-1][rows] - made[:-1], counts) + np.arange(made[-1])
+
+
 class LabelSets:
     """The labels of each picture where there can be several: row i is ``values[ends[i]:ends[i + 1]]``.
 
@@ -206,18 +191,9 @@ class LabelSets:
     def __getitem__(self, i: int) -> np.ndarray:
         return self.values[self.ends[i] : self.ends[i + 1]]
 
-    def matrix(self, classes: int) -> np.ndarray:
-        """Return uint8 (N, classes): 1 where the picture has the label."""
-        out = np.zeros((len(self), classes), dtype=np.uint8)
-        rows = np.repeat(np.arange(len(self)), np.diff(self.ends))
-        out[rows, self.values] = 1
-        return out
-
     def select(self, indices: np.ndarray) -> LabelSets:
         """Return the rows `indices`, in that order."""
-        counts = np.diff(self.ends)[indices]
-        ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        where = np.repeat(self.ends[:-1][indices] - ends[:-1], counts) + np.arange(ends[-1])
+        ends, where = spans(self.ends, indices)
         return LabelSets(ends, self.values[where], self.meant)
 
 
@@ -247,3 +223,9 @@ def count_splits(splits: np.ndarray) -> str:
     """Return "train 50000, test 10000" for the codes of a source, for notes."""
     counts = [(name, int((splits == code).sum())) for code, name in enumerate(SPLITS)]
     return ", ".join(f"{name} {n}" for name, n in counts if n) or "none declared"
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Return the first names, quoted, and how many more there are."""
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

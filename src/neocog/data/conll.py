@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.columns import TextLists, count_splits, split_code, split_code_in
-from neocog.data.kinds import Sequences
-from neocog.data.manifest import table_rows
+from neocog.data.columns import declared, split_code, split_code_in
+from neocog.data.kinds import Sequences, TextLists
 from neocog.data.source import Source
-from neocog.data.text import read_lines, text_of
+from neocog.data.text import read_lines, table_rows, text_of
 from neocog.errors import DataError, UsageError, closest
 from neocog.records import Problem
 
@@ -51,9 +50,6 @@ class TaggedTexts(Source):
     def __init__(self, name: str, rows: TextLists, more: Sequence[TextLists], *args: Any, **how: Any) -> None:
         super().__init__(name, (), np.full(len(rows), -1), *args, **how)
         self.rows, self.more = rows, tuple(more)
-
-    def key(self, i: int) -> str:
-        return f"{self.name}#{i}"
 
     def read(self, i: int) -> Sentence:
         return Sentence(self.rows[i], (column[i] for column in self.more))
@@ -120,28 +116,24 @@ def open_columns(files: Sequence[Path], *, name: str, columns: Mapping[str, str]
     Raises: DataError: nothing usable. UsageError: there are no such columns.
     """
     notes, problems = list[str](), list[Problem]()
-
-    def rows() -> Iterator[tuple[list[list[str]], int, str]]:
-        for path in files:
-            split = split_code_in(path.name)
-            for number, block in enumerate(blocks(read_lines(path, notes)), 1):
-                yield block, split, f"{path.name}, sentence {number}"
-
     found, width, at = list[Any](), 0, (0, -1)
-    for block, split, where in rows():
-        if not width:
-            width = len(block[0])
-            at = _numbers(columns or {}, width)
-        if any(len(cells) != width for cells in block):
-            problems.append(Problem(where, f"a line does not have {width} columns"))
-            continue
-        lists = [list(cells) for cells in zip(*block, strict=True)]
-        more = [lists[k] for k in range(width) if k not in at]
-        found.append((lists[at[0]], lists[at[1]], more, split))
+    for path in files:
+        for number, block in enumerate(blocks(read_lines(path, notes)), 1):
+            if not width:
+                width = len(block[0])
+                at = _numbers(columns or {}, width)
+            if any(len(cells) != width for cells in block):
+                problems.append(Problem(f"{path.name}, sentence {number}", f"a line does not have {width} columns"))
+                continue
+            lists = [list(cells) for cells in zip(*block, strict=True)]
+            more = [lists[k] for k in range(width) if k not in at]
+            found.append((lists[at[0]], lists[at[1]], more, split_code_in(path.name)))
     if found and width < 2:
         raise DataError(f"{name} has words alone; expected a word and its tag on a line, the tag last")
-    told = f"column {at[0] + 1} is the word, column {at[1] + 1} its tag"
-    return _source(name, found, [*notes, told + _further(width - 2)], problems)
+    told = f"column {at[0] + 1} is the word, column {at[1] + 1} its tag" + (
+        f", {width - 2} further" if width > 2 else ""
+    )
+    return _source(name, found, [*notes, told], problems)
 
 
 def _numbers(columns: Mapping[str, str], width: int) -> tuple[int, int]:
@@ -175,7 +167,8 @@ def open_lists(
                     return None
                 more = [k for k, v in row.items() if k not in roles.values() and isinstance(v, list)
                         and len(v) == len(row[roles["words"]]) and isinstance(v[0], str)]  # fmt: skip
-                notes.append(f"{roles['words']!r} holds the words, {roles['tags']!r} their tags{_further(more)}")
+                further = f", further {', '.join(map(repr, more))}" if more else ""
+                notes.append(f"{roles['words']!r} holds the words, {roles['tags']!r} their tags{further}")
             lists = [row.get(one) or [] for one in (roles["words"], roles["tags"], *more)]
             if len({len(one) for one in lists}) != 1 or not lists[0]:
                 problems.append(Problem(f"{path.name}, row {line}", "words and tags are not as many"))
@@ -205,21 +198,13 @@ def _roles(row: Mapping[str, Any], columns: Mapping[str, str] | None, where: str
     return made if same and isinstance(words[0], str) and isinstance(tags[0], (str, int)) else None
 
 
-def _further(more: int | Sequence[str]) -> str:
-    if isinstance(more, int):
-        return f", {more} further" if more > 0 else ""
-    return f", further {', '.join(map(repr, more))}" if more else ""
-
-
 def _source(name: str, found: Sequence[Any], notes: list[str], problems: list[Problem]) -> TaggedTexts:
     if not found:
         why = f"; the first, {problems[0].key}: {problems[0].reason}" if problems else ""
         raise DataError(f"{name}: no sentence with words and tags{why}")
     if problems:
         notes.append(f"{len(problems):,} sentences were skipped, the first is {problems[0].key}: {problems[0].reason}")
-    splits = np.array([split for *_, split in found], np.int8)
-    if (splits >= 0).any():
-        notes.append(f"declared splits: {count_splits(splits)}")
+    splits = declared([split for *_, split in found], notes)
     width = Counter(len(others) for _, _, others, _ in found).most_common(1)[0][0]
     more = [TextLists(others[k] for _, _, others, _ in found) for k in range(width)]
     tags = Sequences.of([tags for _, tags, _, _ in found])

@@ -21,11 +21,9 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import re
-import struct
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -45,8 +43,8 @@ from PIL import (
     features,
 )
 
-from neocog.data.scaling import resized
-from neocog.data.sniff import sniff
+from neocog.data.scaling import pixels_of, resized, upright
+from neocog.data.sniff import orientation, sniff
 from neocog.errors import DecodeError, UsageError
 from neocog.records import Preprocess
 
@@ -181,103 +179,6 @@ def _reason(kind: str, data: bytes, error: Exception) -> str:
     return f"damaged {kind}: {said}"
 
 
-def _orientation(info: Mapping[Any, Any]) -> int:
-    """EXIF orientation 1..8 from a Pillow info dictionary (EXIF bytes, else XMP); 1 if absent or damaged.
-
-    Reads the one entry of IFD0 that matters, because Pillow's full EXIF parser warns about damaged entries.
-    """
-    exif = info.get("exif")
-    raw = info.get("Raw profile type exif")  # how ImageMagick writes EXIF into PNG: hexadecimal text
-    if not exif and isinstance(raw, str):
-        try:
-            exif = bytes.fromhex("".join(raw.split("\n")[3:]))
-        except ValueError:
-            exif = None
-    if isinstance(exif, bytes):
-        exif = exif[6:] if exif.startswith(b"Exif\0\0") else exif
-        end = {b"II": "<", b"MM": ">"}.get(exif[:2])
-        try:
-            if end:
-                (ifd,) = struct.unpack_from(end + "I", exif, 4)
-                (count,) = struct.unpack_from(end + "H", exif, ifd)
-                for at in range(ifd + 2, ifd + 2 + 12 * count, 12):
-                    tag, _, _, value = struct.unpack_from(end + "HHIH", exif, at)
-                    if tag == 0x0112:
-                        return value if 1 <= value <= 8 else 1
-        except struct.error:
-            pass
-    xmp = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
-    xmp = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp
-    found = re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp) if isinstance(xmp, bytes) else None
-    return int(found[1]) if found else 1
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo EXIF orientation on (H, W) or (H, W, 3); a view where possible."""
-    swapped = (1, 0, *range(2, pixels.ndim))
-    if orientation == 2:
-        return pixels[:, ::-1]
-    if orientation == 3:
-        return pixels[::-1, ::-1]
-    if orientation == 4:
-        return pixels[::-1]
-    if orientation == 5:
-        return pixels.transpose(swapped)
-    if orientation == 6:  # stored turned to the left: turn to the right
-        return pixels[::-1].transpose(swapped)
-    if orientation == 7:
-        return pixels[::-1, ::-1].transpose(swapped)
-    if orientation == 8:
-        return pixels[:, ::-1].transpose(swapped)
-    return pixels
-
-
-def _eight_bit(values: np.ndarray) -> np.ndarray:
-    """Grey values of any integer or float type, (H, W) -> uint8 (H, W), by the rules in the module's docstring."""
-    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    floating = values.dtype.kind == "f"
-    wide = values.astype(np.float64)
-    if floating:
-        wide[~np.isfinite(wide)] = 0
-    low, high = float(wide.min()), float(wide.max())
-    if low < 0 or high > (255 if floating else 65535):
-        wide = (wide - low) * 255 / (high - low) if high > low else wide * 0
-    elif high > 255:
-        wide /= 257
-    elif floating and high <= 1:
-        wide *= 255
-    return np.floor(wide + 0.5).astype(np.uint8)
-
-
-def _pixels(kind: str, picture: Any) -> np.ndarray:
-    """Loaded Pillow picture -> uint8 (H, W) or (H, W, 3)."""
-    mode = picture.mode
-    if mode in ("I", "F") or mode.startswith("I;16"):
-        values = np.asarray(picture)
-        grey = _eight_bit(values)
-        clear = picture.info.get("transparency")
-        if isinstance(clear, int):
-            grey[values == clear] = 255
-        return grey
-    if mode == "CMYK" and kind == "JPEG" and "adobe" not in picture.info:
-        picture = Image.merge("CMYK", [band.point(range(255, -1, -1)) for band in picture.split()])
-    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or picture.has_transparency_data:
-        if mode == "La":
-            picture = picture.convert("LA")
-        try:
-            picture = picture.convert("RGBA")
-        except (ValueError, TypeError, OverflowError):  # a tRNS colour that this bit depth cannot hold: none has it
-            picture.info.pop("transparency", None)
-            picture = picture.convert("RGBA")
-        white = Image.new("RGB", picture.size, (255, 255, 255))
-        white.paste(picture, mask=picture.getchannel("A"))
-        return np.array(white)
-    if mode in ("1", "L"):
-        return np.array(picture.convert("L"))
-    return np.array(picture if mode == "RGB" else picture.convert("RGB"))
-
-
 def decode(data: bytes, *, short_side: int | None = None, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode the bytes of a picture file to uint8 (H, W, 3): RGB, upright, first frame. Thread-safe.
 
@@ -300,11 +201,11 @@ def decoded(
                 f"{max_pixels / 1e6:,.0f} million are accepted (a decompression bomb?)"
             )
         if kind == "JPEG":
-            turn = _orientation(picture.info)
+            turn = orientation(picture.info)
             size = (width, height) if turn > 4 else (height, width)
             pixels = _turbo(data, picture, short_side)
             if pixels is not None:
-                return np.ascontiguousarray(_upright(pixels, turn)), size
+                return np.ascontiguousarray(upright(pixels, turn)), size
             if short_side:
                 picture.draft(None, (short_side, short_side))
             picture.load()
@@ -332,9 +233,9 @@ def _turbo(data: bytes, picture: Any, short_side: int | None) -> np.ndarray | No
 
 def _rgb(kind: str, picture: Any) -> np.ndarray:
     """Loaded Pillow picture -> uint8 (H, W, 3), upright."""
-    pixels = _pixels(kind, picture)
+    pixels = pixels_of(kind, picture)
     if kind != "TIFF":  # Pillow turns TIFF itself
-        pixels = _upright(pixels, _orientation(picture.info))
+        pixels = upright(pixels, orientation(picture.info))
     if pixels.ndim == 2:
         return np.repeat(pixels[:, :, None], 3, axis=2)
     return np.ascontiguousarray(pixels)
@@ -351,7 +252,7 @@ def inspect(data: bytes) -> PictureInfo:
             tags = picture.tag_v2
             width, height, turn = int(tags[256]), int(tags[257]), tags.get(274, 1)
         else:
-            turn = _orientation(picture.info)
+            turn = orientation(picture.info)
         if turn in (5, 6, 7, 8):
             width, height = height, width
         mode, frames = picture.mode, int(getattr(picture, "n_frames", 1))
@@ -400,13 +301,30 @@ def placed(picture: np.ndarray | bytes, pre: Preprocess) -> tuple[np.ndarray, np
 
 
 def _cut(picture: np.ndarray, size: tuple[int, int], pre: Preprocess) -> tuple[np.ndarray, np.ndarray]:
-    """The centre, and where it came from."""
+    """The centre of a picture whose short side is brought to `pre.resize`, and where it came from.
+
+    Of a long picture only the centre and a margin for the filter are computed: a panorama of 20,000 x 20 pixels would
+    otherwise become one of 256,000 x 256.
+    """
     height, width = picture.shape[:2]
     rows, columns = _grid(height, width, pre.resize)
     top, left = (rows - pre.size) // 2, (columns - pre.size) // 2
     matrix = np.array([[columns / size[1], 0.0, -left], [0.0, rows / size[0], -top]])
     if min(height, width) != pre.resize:
-        return _resized_centre(picture, height, width, pre), matrix
+        if picture.ndim == 3 and max(rows, columns) <= _LONG * pre.resize:
+            picture = resized(picture, rows, columns)
+        else:
+            spans: list[tuple[float, float, int, int]] = []  # per axis: source from, to, pixels made, pixels to skip
+            for length, grid in ((height, rows), (width, columns)):
+                scale = length / grid  # source pixels per result pixel
+                margin = int(np.ceil((max(scale, 1.0) + 1) / scale))  # the triangle filter reaches max(scale, 1) pixels
+                start = (grid - pre.size) // 2
+                first, last = max(0, start - margin), min(grid, start + pre.size + margin)
+                spans.append((first * scale, min(last * scale, length), last - first, start - first))
+            (y0, y1, rows, top), (x0, x1, columns, left) = spans
+            image = Image.fromarray(np.ascontiguousarray(picture))
+            box = (x0, y0, x1, y1)
+            picture = np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0))
     return picture[top : top + pre.size, left : left + pre.size], matrix
 
 
@@ -459,26 +377,3 @@ def _grid(height: int, width: int, short_side: int) -> tuple[int, int]:
     short = min(height, width)
     rows, columns = ((2 * side * short_side + short) // (2 * short) for side in (height, width))
     return max(short_side, rows), max(short_side, columns)
-
-
-def _resized_centre(picture: np.ndarray, height: int, width: int, pre: Preprocess) -> np.ndarray:
-    """Resize the short side to `pre.resize` and cut the centre.
-
-    Of a long picture only the centre and a margin for the filter are computed: a panorama of 20,000 x 20 pixels would
-    otherwise become one of 256,000 x 256.
-    """
-    rows, columns = _grid(height, width, pre.resize)
-    if picture.ndim == 3 and max(rows, columns) <= _LONG * pre.resize:
-        top, left = (rows - pre.size) // 2, (columns - pre.size) // 2
-        return resized(picture, rows, columns)[top : top + pre.size, left : left + pre.size]
-    spans: list[tuple[float, float, int, int]] = []  # per axis: source from, source to, pixels made, pixels to skip
-    for length, grid in ((height, rows), (width, columns)):
-        scale = length / grid  # source pixels per result pixel
-        margin = int(np.ceil((max(scale, 1.0) + 1) / scale))  # the triangle filter reaches max(scale, 1) source pixels
-        start = (grid - pre.size) // 2
-        first, last = max(0, start - margin), min(grid, start + pre.size + margin)
-        spans.append((first * scale, min(last * scale, length), last - first, start - first))
-    (y0, y1, rows, top), (x0, x1, columns, left) = spans
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    made = image.resize((columns, rows), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1), reducing_gap=2.0)
-    return np.asarray(made)[top : top + pre.size, left : left + pre.size]

@@ -20,12 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.columns import LabelSets, TextLists
+from neocog.data.chance import GOLDEN, mix
+from neocog.data.columns import LabelSets
 from neocog.data.drawn_columns import drawn_columns
 from neocog.data.drawn_scene import (
     COLOURS,
-    COUNT_STREAM,
-    GOLDEN,
     GRAIN_STREAM,
     GROUNDS,
     SHAPES,
@@ -35,15 +34,13 @@ from neocog.data.drawn_scene import (
     TURNS,
     Object,
     Scene,
-    balanced,
     hash64,
     label_codes,
     make_captions,
     make_scene,
     make_tags,
-    mix,
 )
-from neocog.data.kinds import Column
+from neocog.data.kinds import Column, TextLists
 from neocog.data.reader import PICTURE, find
 from neocog.data.source import Source, as_indices
 from neocog.errors import UsageError, closest
@@ -267,7 +264,7 @@ class Drawn(Source):
         return LabelSets(ends, np.array([code for row in rows for code in row], np.int32))
 
     @property
-    def captions(self) -> TextLists | None:
+    def captions(self) -> TextLists:
         """Captions by index, made when they are read."""
         return _Captions(self)
 
@@ -329,12 +326,26 @@ class _Captions(TextLists):
     def __getitem__(self, i: int) -> tuple[str, ...]:
         return _told(make_scene(self._source.seed, int(self._source.indices[i])), self._source.distinct)
 
-    @property
-    def total(self) -> int:
-        if self._source.distinct:
-            return len(self)
-        # one object has two sentences, more objects have three
-        return sum(2 + int(balanced(self._source.seed, COUNT_STREAM, int(i), 4) > 0) for i in self._source.indices)
+
+class DrawnTexts(Source):
+    """A sentence or more about each drawn picture, in its place."""
+
+    kind = "text"
+    drawn = True
+
+    def __init__(self, pictures: Drawn) -> None:
+        self.pictures, self.name, self.splits = pictures, pictures.name, pictures.splits
+        self.notes, self.problems = [], []
+        self.columns = {role: pictures.columns[role] for role in ("label", "tags", "numbers")}
+
+    def key(self, i: int) -> str:
+        return self.pictures.key(i)
+
+    def read(self, i: int) -> str:
+        return " ".join(self.pictures.captions[i])
+
+    def fingerprint(self) -> str:
+        return f"texts {self.pictures.fingerprint()}"
 
 
 def _told(scene: Scene, whole: bool) -> tuple[str, ...]:

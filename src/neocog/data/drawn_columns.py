@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neocog.data.drawn_scene import SHAPES, TAGS
-from neocog.data.kinds import BoxSet, Categories, Category, Column, Masks, TextColumn, digest
+from neocog.data.kinds import BoxSet, Categories, Category, Column, Masks, digest
 
 if TYPE_CHECKING:
     from neocog.data.drawn import Drawing, Drawn
@@ -18,22 +18,19 @@ _SWAP = (0, 3, 2, 1, 4)
 NUMBERS = ("count", "diameter")  # of objects; of the largest, in percent of the picture's width
 
 
-class _Computed:
+class _Computed(Column):
     """A column whose values are functions of the picture."""
 
     def __init__(self, source: Drawn, kind: str, names: tuple[str, ...], value: Callable[[Drawing], Any]) -> None:
         self._source, self.kind, self.names, self._value = source, kind, names, value
         self.swap, self.periods = _SWAP, (None,) * len(names)
 
-    def __len__(self) -> int:
-        return len(self._source)
-
     def __getitem__(self, i: int) -> Any:
         return self._value(self._source.draw(int(i), painted=False))
 
     @property
     def known(self) -> np.ndarray:
-        return np.ones(len(self), dtype=bool)
+        return np.ones(len(self._source), dtype=bool)
 
     @property
     def values(self) -> np.ndarray:
@@ -70,7 +67,7 @@ def drawn_columns(source: Drawn) -> Mapping[str, Column]:
     makers: dict[str, Callable[[], Column]] = {
         "label": lambda: Category(source.labels, source.classes),
         "tags": lambda: Categories(source._tags(), TAGS),
-        "captions": lambda: TextColumn(source.captions),  # type: ignore[arg-type]
+        "captions": lambda: source.captions,
         "boxes": lambda: _Computed(source, "boxes", SHAPES, _boxes),  # type: ignore[dict-item, return-value]
         "mask": lambda: Masks(
             lambda i: _mask(source.draw(i, painted=False)),

@@ -1,7 +1,7 @@
 """What is in each drawn picture: objects, their places, the ground, the sentences; no pixels.
 
-Everything is a pure function of (seed, index). Random numbers are SplitMix64 (Steele, Lea and Flood 2014) of a
-counter, because NumPy promises no stable streams for its generators' methods. Lengths are in pictures: 1 is the width.
+Everything is a pure function of (seed, index). Random numbers are those of `chance`, because NumPy promises no stable
+streams for its generators' methods. Lengths are in pictures: 1 is the width.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from neocog.data.chance import ALL, GOLDEN, mix
+
 SHAPES = ("circle", "crescent", "cross", "heart", "ring", "square", "star", "triangle")
 COLOURS = ("black", "blue", "green", "orange", "purple", "red", "white", "yellow")
 RELATIONS = ("above", "alone", "below", "inside", "left", "right")
@@ -21,15 +23,9 @@ TAGS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 TASKS = {"shape": SHAPES, "colour": COLOURS, "relation": RELATIONS, "count": COUNTS, "tags": TAGS}
 
 _RGB = (  # of each colour; a scene varies them a little
-    (28, 28, 30),
-    (45, 85, 205),
-    (45, 155, 70),
-    (240, 135, 25),
-    (140, 60, 170),
-    (212, 42, 45),
-    (245, 245, 242),
+    (28, 28, 30), (45, 85, 205), (45, 155, 70), (240, 135, 25), (140, 60, 170), (212, 42, 45), (245, 245, 242),
     (240, 218, 45),
-)
+)  # fmt: skip
 GROUNDS = ("plain", "graded", "cloudy", "striped")
 _WORDS = ("no shapes", "one shape", "two shapes", "three shapes", "four shapes")
 _PLACES = {"above": "above", "below": "below", "inside": "inside", "left": "to the left of", "right": "to the right of"}
@@ -37,20 +33,11 @@ _PLACES = {"above": "above", "below": "below", "inside": "inside", "left": "to t
 REACH = (1.0, 1.3160, 1.2486, 1.2622, 1.2276, 1.2533, 1.4622, 1.5551)
 # a disc that lies within the shape (for the ring: in its hole): (x, y, radius), in units of that circle
 WITHIN = (
-    (0, 0, 0.97),
-    (-0.575, 0, 0.42),
-    (0, 0, 0.45),
-    (0, 0, 0.55),
-    (0, 0, 0.57),
-    (0, 0, 0.70),
-    (0, 0, 0.44),
-    (0, 0, 0.49),
-)
+    (0, 0, 0.97), (-0.575, 0, 0.42), (0, 0, 0.45), (0, 0, 0.55), (0, 0, 0.57), (0, 0, 0.70), (0, 0, 0.44), (0, 0, 0.49),
+)  # fmt: skip
 TURNS = tuple(
     (round(math.cos(math.radians(a)) * 4096) / 4096, round(math.sin(math.radians(a)) * 4096) / 4096) for a in range(360)
 )
-_ALL = (1 << 64) - 1
-GOLDEN = 0x9E3779B97F4A7C15
 # independent streams of random numbers of one picture
 SHAPE_STREAM, COLOUR_STREAM, COUNT_STREAM, RELATION_STREAM, SPLIT_STREAM, SCENE_STREAM, GRAIN_STREAM = range(7)
 
@@ -94,16 +81,9 @@ class Scene:
 # ---- random numbers: the same functions for one Python integer and for a uint64 array
 
 
-def mix(z: Any) -> Any:
-    """Scramble 64 bits (SplitMix64's finaliser)."""
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _ALL
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _ALL
-    return z ^ (z >> 31)
-
-
 def hash64(seed: int, stream: int, index: Any) -> Any:
     """Return 64 random bits for each index."""
-    return mix((mix((seed * GOLDEN + stream) & _ALL) + index * GOLDEN) & _ALL)
+    return mix((mix((seed * GOLDEN + stream) & ALL) + index * GOLDEN) & ALL)
 
 
 def balanced(seed: int, stream: int, index: Any, kinds: int) -> Any:
@@ -141,7 +121,7 @@ class _Numbers:
         self.state = hash64(seed, SCENE_STREAM, index)
 
     def below(self, limit: int) -> int:
-        self.state = (self.state + GOLDEN) & _ALL
+        self.state = (self.state + GOLDEN) & ALL
         return (mix(self.state) >> 32) * limit >> 32
 
     def between(self, low: float, high: float) -> float:

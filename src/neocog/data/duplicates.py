@@ -323,19 +323,18 @@ def _collect(n: int, chunks: Iterator[tuple[np.ndarray, np.ndarray]]) -> np.ndar
             labels = connected(n, np.concatenate(pairs)) if labels is None else labels
             chunk = chunk[labels[chunk[:, 0]] != labels[chunk[:, 1]]]
             if len(chunk):
-                labels = _merge(labels, chunk)
+                labels = connected(n, chunk, labels)
         pairs.append(chunk)
         total += len(chunk)
     return np.concatenate(pairs)
 
 
-def connected(n: int, pairs: np.ndarray) -> np.ndarray:
-    """Return int64 (N,): for each picture the smallest index that it is connected to over any number of `pairs`."""
-    return _merge(np.arange(n), pairs)
+def connected(n: int, pairs: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+    """Return int64 (N,): for each picture the smallest index that it is connected to over any number of `pairs`.
 
-
-def _merge(labels: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    labels = labels.copy()
+    `labels`: what this gave for other pairs, which count, too.
+    """
+    labels = np.arange(n) if labels is None else labels.copy()
     while True:
         a, b = labels[pairs[:, 0]], labels[pairs[:, 1]]
         open_ = a != b

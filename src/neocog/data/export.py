@@ -9,14 +9,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from neocog.data.columns import PICTURE_ENDINGS
 from neocog.data.decode import inspect
@@ -62,15 +64,11 @@ class Names:
     mask: tuple[str, ...] = ()
     points: tuple[str, ...] = ()
     swap: tuple[int, ...] = ()
-    colours: tuple[tuple[int, int, int], ...] = field(default=())
+    colours: tuple[tuple[int, int, int], ...] = ()
 
 
-def of_source(source: Source, *, copy: bool = True) -> tuple[Iterator[Marked], Names]:
-    """The annotations of a source. Pictures that cannot be read are left out.
-
-    Args:
-        copy: whether the pictures are to be written, too.
-    """
+def of_source(source: Source) -> tuple[Iterator[Marked], Names]:
+    """The annotations of a source. Pictures that cannot be read are left out."""
     columns: dict[str, Any] = {
         role: column for role, column in source.columns.items() if role in ("boxes", "mask", "points", "captions")
     }
@@ -82,10 +80,10 @@ def of_source(source: Source, *, copy: bool = True) -> tuple[Iterator[Marked], N
         getattr(points, "swap", ()),
         getattr(mask, "colours", None) or (),
     )
-    return (one for i in range(len(source)) if (one := _marked(source, i, columns, copy))), names
+    return (one for i in range(len(source)) if (one := _marked(source, i, columns))), names
 
 
-def _marked(source: Source, i: int, columns: dict[str, Any], copy: bool) -> Marked | None:
+def _marked(source: Source, i: int, columns: dict[str, Any]) -> Marked | None:
     try:
         data = _file(source.read(i))
         info = inspect(data)
@@ -107,17 +105,13 @@ def _marked(source: Source, i: int, columns: dict[str, Any], copy: bool) -> Mark
         values.get("mask"),
         values.get("points"),
         tuple(values.get("captions") or ()),
-        (lambda: _file(source.read(i))) if copy else None,
+        lambda: data,
     )
 
 
 def _file(data: bytes | np.ndarray) -> bytes:
     if isinstance(data, bytes):
         return data
-    import io
-
-    from PIL import Image
-
     file = io.BytesIO()
     Image.fromarray(data).save(file, "PNG")
     return file.getvalue()
@@ -290,8 +284,6 @@ def write_masks(folder: str | os.PathLike[str], pictures: Iterable[Marked], name
 
     The value of a pixel is the index of its class, 255 where it is not labelled. Returns the masks.
     """
-    from PIL import Image
-
     folder, made = Path(folder), []
     colours = [*names.colours, *voc_colours()[len(names.colours) :]]
     colours[NOT_LABELLED] = (224, 224, 192)

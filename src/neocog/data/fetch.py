@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import io
 import os
 import shutil
 import sys
@@ -34,11 +35,9 @@ def fetch(
     target: str | os.PathLike[str],
     *,
     size: int | None = None,
-    sha256: str | None = None,
     md5: str | None = None,
     offline: bool = False,
     say: Callable[[str], object] = tell,
-    progress: Callable[[int, int | None], object] | None = None,
     tries: int = 5,
     wait: float = 1.0,
 ) -> Path:
@@ -49,21 +48,18 @@ def fetch(
 
     Args:
         size: expected bytes; announced before the start.
-        sha256, md5: expected checksums, hex.
+        md5: expected checksum, hex.
         offline: refuse to fetch (the environment variable NEOCOG_OFFLINE=1 does the same).
         say: is called with one line before the download starts, and with one for each new try.
-        progress: is called with (bytes so far, bytes in all or None).
         tries: how often in a row a try may bring nothing new before giving up.
         wait: seconds before the second try; doubles with each further one.
 
-    Raises:
-        FetchError: forbidden, unreachable, refused, or wrong content; the message says what to do.
+    Raises: FetchError: forbidden, unreachable, refused, or wrong content; the message says what to do.
     """
     if not url.lower().startswith(("http://", "https://")):
         raise UsageError(f"expected an http or https address, got {url!r}")
     target = Path(target)
-    sums = {name: value.lower() for name, value in (("sha256", sha256), ("md5", md5)) if value}
-    if target.is_file() and not _wrong(target, size, sums):
+    if target.is_file() and not _wrong(target, size, md5):
         return target
     if offline or os.environ.get("NEOCOG_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise FetchError(
@@ -74,15 +70,15 @@ def fetch(
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
         with open(part, "ab") as file, _locked(file):
-            if target.is_file() and not _wrong(target, size, sums):  # another process was quicker
+            if target.is_file() and not _wrong(target, size, md5):  # another process was quicker
                 with contextlib.suppress(FileNotFoundError):
                     if os.path.samestat(os.stat(part), os.fstat(file.fileno())):
                         part.unlink()
                 return target
-            _download(url, file, target, size, say, progress, tries, wait)
+            _download(url, file, target, size, say, tries, wait)
             file.flush()
             os.fsync(file.fileno())
-            if problem := _wrong(part, size, sums):
+            if problem := _wrong(part, size, md5):
                 part.unlink()
                 raise FetchError(
                     f"{url}: {problem}; the file was removed. Repeat the command; if it happens again, the file "
@@ -103,7 +99,6 @@ def _download(
     target: Path,
     size: int | None,
     say: Callable[[str], object],
-    progress: Callable[[int, int | None], object] | None,
     tries: int,
     wait: float,
 ) -> None:
@@ -135,8 +130,6 @@ def _download(
                 for chunk in _chunks(answer):
                     file.write(chunk)
                     have += len(chunk)
-                    if progress:
-                        progress(have, size or total)
                     if size is not None and have > size:
                         return  # more than expected: the check that follows says so
                 whole = size if total is None else total
@@ -177,7 +170,7 @@ def _request(url: str, start: int) -> Iterator[tuple[http.client.HTTPResponse, i
         if error.code == 416 and start:  # nothing left to send: all is there, or the .part file is not of this file
             with _request(url, 0) as whole_file:
                 if whole_file[2] == start:
-                    yield _Nothing(), start, start  # type: ignore[misc]
+                    yield io.BytesIO(), start, start  # type: ignore[misc]
                 else:
                     yield whole_file
             return
@@ -190,13 +183,6 @@ def _request(url: str, start: int) -> Iterator[tuple[http.client.HTTPResponse, i
         raise _Cut(f"no connection: {error.reason}") from error
     except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
         raise _Cut(f"the connection failed: {error or type(error).__name__}") from error
-
-
-class _Nothing:
-    """An answer without bytes."""
-
-    def read(self, _: int) -> bytes:
-        return b""
 
 
 def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
@@ -220,16 +206,16 @@ def _announce(say: Callable[[str], object], url: str, target: Path, size: int | 
     say(f"fetching {target.name} ({large}{rest}) from {url} to {target.parent}")
 
 
-def _wrong(path: Path, size: int | None, sums: dict[str, str]) -> str:
+def _wrong(path: Path, size: int | None, md5: str | None) -> str:
     """Return what is wrong with the file, or ""."""
     actual = path.stat().st_size
     if size is not None and actual != size:
         return f"expected {size} bytes, got {actual}"
-    for name, expected in sums.items():
+    if md5 is not None:
         with open(path, "rb") as file:
-            got = hashlib.file_digest(file, partial(hashlib.new, name, usedforsecurity=False)).hexdigest()
-        if got != expected:
-            return f"wrong checksum: expected {name} {expected}, got {got}"
+            got = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+        if got != md5.lower():
+            return f"wrong checksum: expected md5 {md5.lower()}, got {got}"
     return ""
 
 
@@ -256,9 +242,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    raise AssertionError
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

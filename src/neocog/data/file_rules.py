@@ -1,4 +1,4 @@
-"""What `check` says about files: broken, odd, doubled, leaking between splits. Each rule makes one finding at most."""
+"""What `check` says about files: broken, odd, doubled, leaking between splits."""
 
 from __future__ import annotations
 
@@ -18,73 +18,28 @@ _TELLS = 0.2  # share of pictures that the file's format classifies better than 
 _NEAR_LEAK = 0.01  # share of a split that near duplicates may leak before it is an error
 
 
-def unreadable(f: Facts) -> Finding | None:
-    rows = sorted(f.seen.reasons)
-    if not rows:
-        return None
-    n = len(f.source)
+def broken(f: Facts) -> Iterator[Finding | None]:
+    rows, n, severity = sorted(f.seen.reasons), len(f.source), "warning"
     advice = "Training skips them. Replace or delete them, so that no class loses pictures unnoticed."
-    severity = "warning"
     if len(rows) == n:
         severity, advice = "error", "Nothing is left to train on. Are these pictures, and is the copy complete?"
     title = f"{len(rows):,} of {counted(n)} cannot be read"
-    return f.finding("unreadable", severity, title, len(rows), advice, rows, lambda i: f.seen.reasons[i])
+    yield f.finding("unreadable", severity, "", advice, rows, f.seen.reasons.__getitem__, title=title)
 
 
-def unlisted(f: Facts) -> Finding | None:
+def odd(f: Facts) -> Iterator[Finding | None]:
     problems = f.source.problems
-    if not problems:
-        return None
-    shown = tuple((Example(-1, problem.key, note=problem.reason),) for problem in problems[:KEPT])
-    return Finding(
-        "unlisted", "warning", f"{counted(len(problems), 'entry')} could not be used while listing", len(problems),
-        "They are not part of the data. The reason is given for each.", shown, max(0, len(problems) - KEPT),
+    if problems:
+        shown = tuple((Example(-1, problem.key, note=problem.reason),) for problem in problems[:KEPT])
+        yield Finding(
+            "unlisted", "warning", f"{counted(len(problems), 'entry')} could not be used while listing", len(problems),
+            "They are not part of the data. The reason is given for each.", shown, max(0, len(problems) - KEPT),
+        )  # fmt: skip
+    yield f.finding(
+        "blank", "warning", "of a single colour",
+        "A blank picture teaches nothing, and no label fits it. Delete them.",
+        np.flatnonzero(f.seen.readable & f.seen.look.flat),
     )  # fmt: skip
-
-
-def blank(f: Facts) -> Finding | None:
-    rows = np.flatnonzero(f.seen.readable & f.seen.look.flat)
-    if not len(rows):
-        return None
-    return f.finding(
-        "blank", "warning", f"{counted(len(rows))} of a single colour", len(rows),
-        "A blank picture teaches nothing, and no label fits it. Delete them.", rows,
-    )  # fmt: skip
-
-
-def rotated(f: Facts) -> Finding | None:
-    rows = np.flatnonzero(f.seen.rotated)
-    if not len(rows):
-        return None
-    return f.finding(
-        "rotated", "hint", f"{counted(len(rows))} stored rotated or mirrored, with an EXIF orientation", len(rows),
-        "neocog turns them upright. Tools that ignore EXIF show and learn them rotated; "
-        "'exiftran -ai FILES' (or jhead -autorot) rewrites the files.", rows,
-    )  # fmt: skip
-
-
-def animated(f: Facts) -> Finding | None:
-    rows = np.flatnonzero(f.seen.animated)
-    if not len(rows):
-        return None
-    return f.finding(
-        "animated", "hint", f"{counted(len(rows))} with several frames or pages", len(rows),
-        "Only the first frame is used. If the others matter, save them as separate files.", rows,
-    )  # fmt: skip
-
-
-def misnamed(f: Facts) -> Finding | None:
-    rows = np.flatnonzero(f.seen.misnamed)
-    if not len(rows):
-        return None
-    return f.finding(
-        "misnamed", "hint", f"{counted(len(rows))} whose extension does not match the format", len(rows),
-        "neocog goes by the content. Tools that trust the extension will fail: rename them.", rows,
-        lambda i: "is " + f.seen.kind_names[f.seen.kinds[i]][0],
-    )  # fmt: skip
-
-
-def odd_sizes(f: Facts) -> Iterator[Finding]:
     known = np.flatnonzero(f.seen.readable)
     if not len(known):
         return
@@ -92,52 +47,62 @@ def odd_sizes(f: Facts) -> Iterator[Finding]:
     short, long = np.minimum(wide, high), np.maximum(wide, high)
     typical = float(np.median(short))
 
-    def note(i: int) -> str:
+    def size(i: int) -> str:
         return f"{f.seen.sizes[i, 0]} x {f.seen.sizes[i, 1]}"
 
-    # a collection of strips is meant to be one: what is long is long beside the others
-    strip = known[(long / short > _LONG) & (long / short > 1.5 * np.median(long / short))]
-    small = known[short * _SMALL <= typical]
-    large = known[long > _LARGE * np.median(long)]
-    found = (
-        ("long_shape", "hint", strip, "more than three times as long as wide, or as wide as long",
-         "A net sees a square cut from the middle, never the ends. Cut such pictures into parts."),
-        ("small", "warning", small, f"at least {_SMALL} times smaller than the median of {typical:.0f} pixels",
-         "Enlarged, they are blurred and teach little; thumbnails often end up beside originals. Replace them."),
-        ("large", "hint", large, f"more than {_LARGE} times as large as the median",
-         "They work, but decoding them takes most of the time. Scale them down once."),
+    yield f.finding(
+        "small", "warning", f"at least {_SMALL} times smaller than the median of {typical:.0f} pixels",
+        "Enlarged, they are blurred and teach little; thumbnails often end up beside originals. Replace them.",
+        known[short * _SMALL <= typical], size,
     )  # fmt: skip
-    for name, severity, rows, what, advice in found:
-        if len(rows):
-            yield f.finding(name, severity, f"{counted(len(rows))} {what}", len(rows), advice, rows, note)
+    yield f.finding(  # a collection of strips is meant to be one: what is long is long beside the others
+        "long_shape", "hint", "more than three times as long as wide, or as wide as long",
+        "A net sees a square cut from the middle, never the ends. Cut such pictures into parts.",
+        known[(long / short > _LONG) & (long / short > 1.5 * np.median(long / short))], size,
+    )  # fmt: skip
+    yield f.finding(
+        "large", "hint", f"more than {_LARGE} times as large as the median",
+        "They work, but decoding them takes most of the time. Scale them down once.",
+        known[long > _LARGE * np.median(long)], size,
+    )  # fmt: skip
 
 
-def _odd(name: str) -> Rule:
-    def rule(f: Facts) -> Finding | None:
-        return next((finding for finding in odd_sizes(f) if finding.name == name), None)
-
-    return rule
-
-
-def format_tells(f: Facts) -> Finding | None:
+def told_by_format(f: Facts) -> Iterator[Finding | None]:
     """Do format and colour mode alone predict the class? Then a net learns the camera, not the object."""
     rows = np.flatnonzero(f.seen.readable & (f.source.labels >= 0))
     k = len(f.source.classes)
     if not f.single or len(rows) < 20 or k < 2:
-        return None
+        return
     table = np.zeros((len(f.seen.kind_names), k), np.int64)
     np.add.at(table, (f.seen.kinds[rows], f.source.labels[rows]), 1)
     told, base = table.max(axis=1).sum() / len(rows), table.sum(axis=0).max() / len(rows)
     if told - base < _TELLS:
-        return None
+        return
     kinds = [f"{fmt} {mode}" for fmt, mode in f.seen.kind_names]
     best = [f"{kinds[i]} is mostly {f.source.classes[int(table[i].argmax())]!r}" for i in np.argsort(-table.sum(1))[:3]]
-    return Finding(
+    yield Finding(
         "format_tells", "warning",
         f"the file format alone predicts the class of {told:.0%} of the pictures (guessing: {base:.0%})", len(rows),
         f"{'; '.join(best)}. A net can learn traces of the format instead of the object, and fails on pictures from "
         "elsewhere. Convert all pictures to one format and one colour mode.",
     )  # fmt: skip
+
+
+def leaks(f: Facts) -> Iterator[Finding | None]:
+    """Each picture that has a copy in an earlier split, said once."""
+    told = np.empty(0, np.int64)
+    for name, pairs, what in (
+        ("exact", _all_exact(f), "an exact copy"),
+        ("near", f.near, "a near copy (rescaled, recompressed, slightly cut)"),
+        ("mirrored", f.mirrored, "a mirrored copy"),
+    ):
+        found = _leaked(f, pairs)
+        new = ~np.isin(found[:, 0], told)
+        if name != "exact":  # look-alikes of two classes make no test easier, see `conflict_near`
+            labels = f.source.labels[found].reshape(-1, 2)
+            new &= (labels[:, 0] == labels[:, 1]) | (labels < 0).any(1) | (not f.single)
+        told = np.concatenate([told, found[:, 0]])
+        yield _leak(f, f"leak_{name}", found[new], what)
 
 
 def _leaked(f: Facts, pairs: np.ndarray) -> np.ndarray:
@@ -151,8 +116,6 @@ def _leaked(f: Facts, pairs: np.ndarray) -> np.ndarray:
 
 
 def _leak(f: Facts, name: str, pairs: np.ndarray, what: str) -> Finding | None:
-    if not len(pairs):
-        return None
     parts, severity = [], "error" if name == "leak_exact" else "warning"
     for code in (2, 1):
         mine = pairs[f.source.splits[pairs[:, 0]] == code]
@@ -164,10 +127,11 @@ def _leak(f: Facts, name: str, pairs: np.ndarray, what: str) -> Finding | None:
         where = " or ".join(SPLITS[c] for c in sorted(set(f.source.splits[mine[:, 1]].tolist())))
         parts.append(f"{len(mine):,} of {size:,} {SPLITS[code]} pictures have {what} in {where}")
     return f.finding(
-        name, severity, "; ".join(parts), len(pairs),
+        name, severity, "",
         "The net is tested on pictures that it was trained on, so the measured accuracy is too high. Delete the "
         "copies from the split that measures ('neocog check DATA --json' lists them), or put all pictures into class "
-        "folders without split folders: neocog then divides them itself, with copies on one side.", list(pairs),
+        "folders without split folders: neocog then divides them itself, with copies on one side.",
+        list(pairs), title="; ".join(parts), count=len(pairs),
     )  # fmt: skip
 
 
@@ -187,106 +151,67 @@ def _all_exact(f: Facts) -> np.ndarray:
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def leak_exact(f: Facts) -> Finding | None:
-    return _leak(f, "leak_exact", _leaked(f, _all_exact(f)), "an exact copy")
+def conflicts(f: Facts) -> Iterator[Finding | None]:
+    mirrored = ", or, if left and right make the difference, train with --set flip=none"
+    for name, severity, pairs, what, more in (
+        ("exact", "error", f.exact, "equal files", ""),
+        ("near", "warning", f.near, "near copies", ""),
+        ("mirrored", "warning", f.mirrored, "mirrored copies", mirrored),
+    ):
+        labels = f.source.labels[pairs]
+        differ = (labels >= 0).all(axis=1) & (labels[:, 0] != labels[:, 1]) & f.single
+        groups = _groups(f, pairs[differ])
+        yield f.finding(
+            f"conflict_{name}", severity, f"in {counted(len(groups), 'group')} of {what} with different labels",
+            "At most one of the labels is right. Look at each group, keep the picture under the right label and delete "
+            f"the others; if both are right, use a table with a column of several labels{more}.", groups,
+        )  # fmt: skip
 
 
-def leak_near(f: Facts) -> Finding | None:
-    told = _leaked(f, _all_exact(f))[:, 0]
-    pairs = _leaked(f, f.near)
-    pairs = pairs[~np.isin(pairs[:, 0], told) & _one_class(f, pairs)]
-    return _leak(f, "leak_near", pairs, "a near copy (rescaled, recompressed, slightly cut)")
+def _groups(f: Facts, pairs: np.ndarray) -> list[np.ndarray]:
+    return as_groups(connected(len(f.source), pairs))
 
 
-def leak_mirrored(f: Facts) -> Finding | None:
-    told = np.concatenate([_leaked(f, _all_exact(f))[:, 0], _leaked(f, f.near)[:, 0]])
-    pairs = _leaked(f, f.mirrored)
-    pairs = pairs[~np.isin(pairs[:, 0], told) & _one_class(f, pairs)]
-    return _leak(f, "leak_mirrored", pairs, "a mirrored copy")
-
-
-def _one_class(f: Facts, pairs: np.ndarray) -> np.ndarray:
-    """Which pairs have one label, or none: look-alikes of two classes make no test easier, see `conflict_near`."""
-    labels = f.source.labels[pairs].reshape(-1, 2)
-    return np.asarray((labels[:, 0] == labels[:, 1]) | (labels < 0).any(1) | (not f.single))
-
-
-def _groups(pairs: np.ndarray, n: int) -> list[np.ndarray]:
-    return as_groups(connected(n, pairs))
-
-
-def _conflict(f: Facts, name: str, severity: str, pairs: np.ndarray, what: str, more: str = "") -> Finding | None:
-    if not f.single or not len(pairs):
-        return None
-    labels = f.source.labels[pairs]
-    pairs = pairs[(labels >= 0).all(axis=1) & (labels[:, 0] != labels[:, 1])]
-    if not len(pairs):
-        return None
-    groups = _groups(pairs, len(f.source))
-    count = sum(map(len, groups))
-    return f.finding(
-        name, severity, f"{counted(count)} in {counted(len(groups), 'group')} of {what} with different labels", count,
-        "At most one of the labels is right. Look at each group, keep the picture under the right label and delete "
-        f"the others; if both are right, use a table with a column of several labels{more}.", groups,
-    )  # fmt: skip
-
-
-def conflict_exact(f: Facts) -> Finding | None:
-    return _conflict(f, "conflict_exact", "error", f.exact, "equal files")
-
-
-def conflict_near(f: Facts) -> Finding | None:
-    return _conflict(f, "conflict_near", "warning", f.near, "near copies")
-
-
-def conflict_mirrored(f: Facts) -> Finding | None:
-    more = ", or, if left and right make the difference, train with --set flip=none"
-    return _conflict(f, "conflict_mirrored", "warning", f.mirrored, "mirrored copies", more)
-
-
-def _linked(f: Facts) -> np.ndarray:
-    """bool (P,): which pairs of equal files are one file under two names."""
+def copies(f: Facts) -> Iterator[Finding | None]:
     paths = [(f.source.path(a), f.source.path(b)) for a, b in f.exact.tolist()]
-    return np.array([a is not None and b is not None and os.path.samefile(a, b) for a, b in paths], dtype=bool)
-
-
-def copies_exact(f: Facts) -> Finding | None:
-    pairs = f.exact[~_linked(f)]
-    if not len(pairs):
-        return None
-    groups = _groups(pairs, len(f.source))
-    title = f"{counted(len(pairs), 'superfluous copy')} of {counted(len(groups), 'file')}"
-    return f.finding(
-        "copies_exact", "hint", title, len(pairs),
-        "Copies count twice in training and in every figure. Keep one of each.", groups,
+    linked = np.array([a is not None and b is not None and os.path.samefile(a, b) for a, b in paths], dtype=bool)
+    pairs = f.exact[~linked]
+    groups = _groups(f, pairs)
+    yield f.finding(
+        "copies_exact", "hint", "", "Copies count twice in training and in every figure. Keep one of each.", groups,
+        title=f"{counted(len(pairs), 'superfluous copy')} of {counted(len(groups), 'file')}", count=len(pairs),
     )  # fmt: skip
-
-
-def links(f: Facts) -> Finding | None:
-    pairs = f.exact[_linked(f)]
-    if not len(pairs):
-        return None
-    return f.finding(
-        "links", "hint", f"{counted(len(pairs), 'link')} to pictures that are listed themselves", len(pairs),
+    pairs = f.exact[linked]
+    yield f.finding(
+        "links", "hint", "",
         "Such a picture counts twice in training and in every figure. Open the folder with the links alone, or the one "
-        "with the pictures.", _groups(pairs, len(f.source)),
+        "with the pictures.", _groups(f, pairs),
+        title=f"{counted(len(pairs), 'link')} to pictures that are listed themselves", count=len(pairs),
     )  # fmt: skip
-
-
-def copies_near(f: Facts) -> Finding | None:
-    if not len(f.near):
-        return None
-    groups = _groups(f.near, len(f.source))
-    count = sum(map(len, groups))
-    return f.finding(
-        "copies_near", "hint", f"{counted(count)} in {counted(len(groups), 'group')} of near copies", count,
+    groups = _groups(f, f.near)
+    yield f.finding(
+        "copies_near", "hint", f"in {counted(len(groups), 'group')} of near copies",
         "Where no split is declared, neocog keeps each group on one side, so nothing leaks. Series of one scene are "
         "worth less than their number: more variety helps more.", groups,
     )  # fmt: skip
 
 
-RULES: tuple[Rule, ...] = (
-    unreadable, leak_exact, leak_near, leak_mirrored, conflict_exact, conflict_near, conflict_mirrored, unlisted, blank,
-    _odd("small"), _odd("long_shape"), _odd("large"), format_tells, copies_exact, links, copies_near, rotated, misnamed,
-    animated,
-)  # fmt: skip
+def stored(f: Facts) -> Iterator[Finding | None]:
+    yield f.finding(
+        "rotated", "hint", "stored rotated or mirrored, with an EXIF orientation",
+        "neocog turns them upright. Tools that ignore EXIF show and learn them rotated; "
+        "'exiftran -ai FILES' (or jhead -autorot) rewrites the files.", np.flatnonzero(f.seen.rotated),
+    )  # fmt: skip
+    yield f.finding(
+        "misnamed", "hint", "whose extension does not match the format",
+        "neocog goes by the content. Tools that trust the extension will fail: rename them.",
+        np.flatnonzero(f.seen.misnamed), lambda i: "is " + f.seen.kind_names[f.seen.kinds[i]][0],
+    )  # fmt: skip
+    yield f.finding(
+        "animated", "hint", "with several frames or pages",
+        "Only the first frame is used. If the others matter, save them as separate files.",
+        np.flatnonzero(f.seen.animated),
+    )  # fmt: skip
+
+
+RULES: tuple[Rule, ...] = (broken, leaks, conflicts, odd, told_by_format, copies, stored)

@@ -1,13 +1,17 @@
-"""What a finding is, and the facts from which the rules in `file_rules` and `label_rules` make findings."""
+"""What a finding is, and the facts from which the rules of `check` make findings: in files ``*_rules.py``.
+
+A rule is a generator: it yields findings, and None where there is nothing to say.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
+from neocog.data.columns import listed as listed
 from neocog.data.source import Source
 from neocog.data.survey import Survey
 from neocog.records import SPLITS
@@ -29,10 +33,6 @@ class Example:
     split: str | None = None
     note: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as a plain dictionary."""
-        return {"index": self.index, "key": self.key, "label": self.label, "split": self.split, "note": self.note}
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -53,31 +53,30 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dictionary; "examples" is a list of groups."""
-        return {
-            "name": self.name,
-            "severity": self.severity,
-            "title": self.title,
-            "count": self.count,
-            "advice": self.advice,
-            "examples": [[example.to_json() for example in group] for group in self.groups],
-            "more": self.more,
-        }
+        made = asdict(self)
+        made["examples"] = list(map(list, made.pop("groups")))
+        return made
 
 
-class Facts(NamedTuple):
+Rule = Callable[["Facts"], Iterator[Finding | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
     """All that the rules look at. `exact`, `near` and `mirrored` are pairs (P, 2) of rows, each in one of them only.
 
     `mirrored` is empty where a mirror image is something else (left and right).
     """
 
     source: Source
-    seen: Survey
-    counts: np.ndarray
-    exact: np.ndarray
-    near: np.ndarray
-    mirrored: np.ndarray
-    doubts: list[Suspicion]
-    masks: dict[int, tuple[str, str]]  # what is wrong with masks, see annotation_rules.wrong_masks
+    unit: str = "picture"  # what is counted
+    seen: Survey = None  # type: ignore[assignment]  # of pictures alone
+    counts: np.ndarray = field(default_factory=lambda: np.zeros((1, 4), np.int64))
+    exact: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    near: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    mirrored: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    doubts: list[Suspicion] = field(default_factory=list)
+    masks: dict[int, tuple[str, str]] = field(default_factory=dict)  # see annotation_rules.wrong_masks
 
     @property
     def single(self) -> bool:
@@ -87,34 +86,49 @@ class Facts(NamedTuple):
     def example(self, i: int, note: str = "") -> Example:
         """Return picture `i` as an example."""
         source = self.source
-        several = () if source.label_sets is None else source.label_sets[i]
-        codes = [source.labels[i]] if source.labels[i] >= 0 else several
-        label = ", ".join(source.classes[k] for k in codes) or None
+        label: Any = source.columns.get("same", source.columns["label"])  # of pairs, the answer
+        codes = [label[i]] if label[i] >= 0 else () if source.label_sets is None else source.label_sets[i]
         split = SPLITS[source.splits[i]] if source.splits[i] >= 0 else None
-        return Example(i, source.key(i), label, split, note)
+        return Example(i, source.key(i), ", ".join(label.names[k] for k in codes) or None, split, note)
 
     def finding(
         self,
         name: str,
         severity: str,
-        title: str,
-        count: int,
+        what: str,
         advice: str,
         groups: Sequence[Any] | np.ndarray,
-        note: Callable[[int], str] | None = None,
-    ) -> Finding:
-        """Make a finding from rows, or groups of rows; `note(row)` says something about each."""
-        shown = [
-            tuple(self.example(int(i), note(int(i)) if note else "") for i in np.atleast_1d(group))
-            for group in groups[:KEPT]
-        ]
+        note: Callable[[int], str] = lambda i: "",
+        *,
+        title: str = "",
+        count: int | None = None,
+    ) -> Finding | None:
+        """A finding about rows, or groups of rows; None if there are none.
+
+        Args:
+            what: follows "3 pictures" in the title.
+            note: says something about each row.
+            title, count: where they are not the number of all rows, and what that says.
+        """
+        if not len(groups):
+            return None
+        total = len(groups) if np.ndim(groups[0]) == 0 else sum(map(len, groups))
+        shown = [tuple(self.example(int(i), note(int(i))) for i in np.atleast_1d(one)) for one in groups[:KEPT]]
+        title, count = title or f"{counted(total, self.unit)} {what}", total if count is None else count
         return Finding(name, severity, title, count, advice, tuple(shown), max(0, len(groups) - KEPT))
 
+    def of_classes(self, name: str, severity: str, what: str, advice: str, names: Sequence[str]) -> Finding | None:
+        """A finding about classes; None if there are none."""
+        title = f"{counted(len(names), 'class')} {what}: {listed(names)}"
+        return Finding(name, severity, title, len(names), advice) if names else None
 
-Rule = Callable[[Facts], Finding | None]
+    def copies(
+        self, groups: Sequence[list[int]], codes: np.ndarray
+    ) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
+        """Of groups of copies those of several `codes`, those of several splits, and the others; -1 is none."""
 
+        def torn(of: np.ndarray) -> list[list[int]]:
+            return [rows for rows in groups if len(set(of[rows].tolist()) - {-1}) > 1]
 
-def listed(names: Sequence[str], most: int = 8) -> str:
-    """Return the first names, quoted, and how many more there are."""
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+        against, leaking = torn(codes), torn(self.source.splits)
+        return against, leaking, [rows for rows in groups if rows not in against and rows not in leaking]

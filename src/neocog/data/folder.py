@@ -7,12 +7,12 @@ import stat
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from neocog.data.columns import Texts, count_splits, is_picture, split_code
+from neocog.data.columns import Texts, count_splits, is_picture, listed, split_code
 from neocog.data.kinds import Category, Column
 from neocog.data.listing import Rules, unread
 from neocog.data.reader import commonest
@@ -63,8 +63,7 @@ def open_folder(root: str | os.PathLike[str], kind: str = "picture") -> Folder:
     in them are the classes; otherwise the folders of `root` are. Pictures deeper down belong to the top class
     folder. A folder without class folders gives unlabelled pictures.
 
-    Raises:
-        DataError: `root` is not a folder, or there is no picture below it.
+    Raises: DataError: `root` is not a folder, or there is no picture below it.
     """
     top = Path(os.path.abspath(root))
     if not top.is_dir():
@@ -78,7 +77,7 @@ def open_folder(root: str | os.PathLike[str], kind: str = "picture") -> Folder:
         inner, inner_loose = listing.look(folders[0])
         if not inner_loose and inner and all(split_code(os.fsdecode(one)) >= 0 for one in inner):
             prefix, folders = folders[0], inner
-            notes.append(f"split folders were found inside {_show(prefix)}")
+            notes.append(f"split folders were found inside {_names([prefix])}")
 
     splits = {one: split_code(os.fsdecode(one)) for one in folders}
     declared = [one for one in folders if splits[one] >= 0]
@@ -145,7 +144,7 @@ class _Listing:
         self.ignored: Counter[str] = Counter()
         self.hidden = 0
         self.loops = 0
-        self.empty: list[str] = []
+        self.empty: list[bytes] = []
 
     def look(self, folder: bytes) -> tuple[list[bytes], bool]:
         """Return the names of the folders in `folder`, sorted, and whether pictures lie in it directly."""
@@ -172,7 +171,7 @@ class _Listing:
         self.labels.extend(array("i", [code]) * count)
         self.splits.extend(array("b", [split]) * count)
         if label is not None and not count:
-            self.empty.append(os.fsdecode(folder))
+            self.empty.append(folder)
 
     def _walk(self, folder: bytes, deep: bool, seen: set[tuple[int, int]]) -> Iterator[bytes]:
         place = os.path.join(self.root, folder)
@@ -210,11 +209,21 @@ class _Listing:
                 yield from self._walk(os.path.join(folder, name), True, seen)
 
     def _entries(self, folder: bytes) -> Iterator[tuple[bytes, str]]:
+        """Yield (name, kind): kind is "folder", "file", "hidden" (passed over), or the reason why it is neither."""
         place = os.path.join(self.root, folder)
         if folder not in self.rules:
             above = self.rules.get(os.path.dirname(folder)) or Rules(os.fsdecode(self.root))
             self.rules[folder] = above.inside(os.fsdecode(place))
-        return _entries(place, self.rules[folder])
+        with os.scandir(place) as entries:
+            for entry in entries:
+                try:
+                    kind = "folder" if entry.is_dir() else "file" if entry.is_file() else "not a plain file"
+                    if kind == "not a plain file" and entry.is_symlink():
+                        kind = "link to nothing"
+                except OSError as error:  # ELOOP: a link to itself
+                    kind = f"link cannot be followed: {error.strerror}"
+                skip = self.rules[folder].skip(os.fsdecode(entry.path), os.fsdecode(entry.name), kind == "folder")
+                yield entry.name, "hidden" if skip else kind
 
     def finish(self) -> tuple[tuple[str, ...], np.ndarray, list[str]]:
         """Return sorted class names, labels into them, and notes. Classes without a picture are left out."""
@@ -227,7 +236,7 @@ class _Listing:
         labels = lookup[found]
         notes = []
         if self.empty:
-            notes.append(f"folders without a picture, skipped: {_names(map(os.fsencode, self.empty))}")
+            notes.append(f"folders without a picture, skipped: {_names(self.empty)}")
         if not kept:
             notes.append("no class folders: the pictures are unlabelled, usable for prediction but not for training")
         elif len(kept) == 1:
@@ -252,23 +261,6 @@ class _Listing:
         return ", " + " and ".join(parts) if parts else ""
 
 
-def _entries(folder: bytes, rules: Rules) -> Iterator[tuple[bytes, str]]:
-    """Yield (name, kind): kind is "folder", "file", "hidden" (passed over), or the reason why it is neither."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            try:
-                if entry.is_dir():
-                    kind = "folder"
-                elif entry.is_file():
-                    kind = "file"
-                else:
-                    kind = "link to nothing" if entry.is_symlink() else "not a plain file"
-            except OSError as error:  # ELOOP: a link to itself
-                kind = f"link cannot be followed: {error.strerror}"
-            skip = rules.skip(os.fsdecode(entry.path), os.fsdecode(entry.name), kind == "folder")
-            yield entry.name, "hidden" if skip else kind
-
-
 def _identity(folder: bytes) -> tuple[int, int]:
     try:
         status = os.stat(folder)
@@ -278,10 +270,5 @@ def _identity(folder: bytes) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _show(name: bytes) -> str:
-    return repr(os.fsdecode(name))
-
-
-def _names(names: object) -> str:
-    shown = [_show(name) for name in names]  # type: ignore[attr-defined]
-    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
+def _names(names: Iterable[bytes]) -> str:
+    return listed([os.fsdecode(name) for name in names])

@@ -12,25 +12,6 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 
-def draws(count: int, *key: int | np.ndarray) -> np.ndarray:
-    """`count` numbers in [0, 1) as a function of the key, float64 (count,), or (N, count) for keys of shape (N,).
-
-    Source: the finaliser of SplitMix64 (Steele, Lea and Flood 2014), on a counter.
-    """
-    with np.errstate(over="ignore"):
-        x = np.zeros(np.broadcast_shapes(*(np.shape(one) for one in key)), np.uint64)
-        for one in key:
-            x = _mixed(x + np.asarray(one).astype(np.uint64))
-        return (_mixed(x[..., None] + np.arange(count, dtype=np.uint64)) >> np.uint64(11)) / float(1 << 53)
-
-
-def _mixed(x: np.ndarray) -> np.ndarray:
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
 class Stepped(NamedTuple):
     """What a step of some games brought: rewards float32 (n,), and bool (n,) which are over, which have lost a life."""
 

@@ -6,7 +6,8 @@ from abc import abstractmethod
 
 import numpy as np
 
-from neocog.data.game import Games, Stepped, draws
+from neocog.data.chance import draws
+from neocog.data.game import Games, Stepped
 from neocog.errors import UsageError, closest
 
 _CELLS, _PIXELS = 12, 3  # of the built-in games: 12 x 12 cells of 3 x 3 pixels

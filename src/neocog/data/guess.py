@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neocog.data.columns import LabelColumn
+from neocog.data.columns import LabelColumn, listed
 from neocog.data.source import ONE_LABEL
 from neocog.errors import DataError, UsageError, closest
 
@@ -32,10 +32,13 @@ _NAMES: dict[str, tuple[str, ...]] = {
 _TARGETS = ("boxes", "mask", "points", "numbers", "group")  # roles that are never told by a name alone
 _NAME_COLUMNS = ("name", "class_name", "label_name", "classname", "label_text", "category_name", "species")
 ROLES = (*_NAMES, *_TARGETS)
-_CORNERS = (
-    {"xmin", "ymin", "xmax", "ymax"}, {"x1", "y1", "x2", "y2"}, {"x0", "y0", "x1", "y1"},
-    {"left", "top", "right", "bottom"}, {"left", "top", "width", "height"}, {"x", "y", "width", "height"},
-    {"x", "y", "w", "h"}, {"xcenter", "ycenter", "width", "height"}, {"bboxx", "bboxy", "bboxwidth", "bboxheight"},
+# columns of boxes, and what they say; the first that are all there
+CORNERS = (
+    ("corners", ("xmin", "ymin", "xmax", "ymax")), ("corners", ("x1", "y1", "x2", "y2")),
+    ("corners", ("x0", "y0", "x1", "y1")), ("corners", ("left", "top", "right", "bottom")),
+    ("size", ("left", "top", "width", "height")), ("centre", ("xcenter", "ycenter", "width", "height")),
+    ("size", ("bboxx", "bboxy", "bboxwidth", "bboxheight")), ("size", ("x", "y", "width", "height")),
+    ("size", ("x", "y", "w", "h")),
 )  # fmt: skip
 _BOXES = frozenset("bbox bboxes boxes box objects annotations regions polygon polygons".split())
 _POINTS = frozenset("points keypoints landmarks".split())
@@ -44,6 +47,7 @@ _MASKS = frozenset("mask masks maskpath segmentation segmentationmask encodedpix
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)([.,]\d+)?([eE][+-]?\d+)?")
 _MOST_NUMBERS = 0.75  # share of the cells of a quantity that are numbers; the others are remarks and typing errors
 _NOTHING = frozenset("nan inf +inf -inf infinity none null na n/a ? - unknown".split())  # cells that say no number
+_BINARY = frozenset("0 1 -1 0.0 1.0 true false".split())
 _FEW_NUMBERS = 20  # different whole numbers, up to which a column holds classes whatever its name
 
 
@@ -74,15 +78,15 @@ class Guess:
     @property
     def wanted(self) -> list[str]:
         """The columns that are read, without the path."""
-        plain = [one for one in (self.label, self.split, self.label_name, *self.captions, *self.flags) if one]
-        return list(dict.fromkeys((*plain, *self.targets)))
+        plain = (self.label, self.split, self.label_name, *self.captions, *self.flags, *self.targets)
+        return list(dict.fromkeys(filter(None, plain)))
 
     @property
     def targets(self) -> tuple[str, ...]:
         """The columns that say more than a label, without masks that are pictures."""
-        label = (self.label,) if self.label and self.boxes else ()
-        group = (self.group,) if self.group else ()
-        return tuple(dict.fromkeys((*self.boxes, *label, *self.points, *self.numbers, *self.flags, *group)))
+        label = self.label if self.boxes else None
+        more = (*self.boxes, label, *self.points, *self.numbers, *self.flags, self.group)
+        return tuple(dict.fromkeys(filter(None, more)))
 
     def labels(self, row: Mapping[str, object]) -> object:
         """Return the label of a row, or a list of labels where there can be several."""
@@ -115,33 +119,29 @@ class Guess:
 
 
 def guess_columns(
-    names: Sequence[str],
+    cells: Mapping[str, Sequence[object]],
     given: Mapping[str, str] | None = None,
     *,
     where: str,
     pictures: Sequence[str] = (),
-    lists: Collection[str] = (),
-    integers: Collection[str] = (),
     looks_like_path: Collection[str] = (),
-    binary: Collection[str] = (),
-    quantities: Collection[str] = (),
 ) -> Guess:
     """Find the role of each column.
 
     Args:
-        names: all column names.
+        cells: all columns by name, with the cells of some rows that are not empty.
         given: roles that the user declared, such as ``{"path": "photo", "label": "kind"}``; they win.
         where: the table's name for messages.
         pictures: columns with embedded pictures, if the table has any; then one of them is the path column.
-        lists, integers: columns that hold lists, integers.
         looks_like_path: columns whose cells lead to files, or end like pictures, or are pictures.
-        binary: columns with nothing but 0 and 1 (or -1 and 1, or true and false).
-        quantities: columns with numbers that are no classes, see `is_quantity`.
 
     Raises:
         DataError: no column, or several as likely as each other, for a role; the message names them.
         UsageError: a declared role or column does not exist.
     """
+    names = list(cells)
+    lists = [name for name, of in cells.items() if any(isinstance(one, list) for one in of)]
+    integers = [name for name, of in cells.items() if of and all(map(_integer, of))]
     given = dict(given or {})
     for role, name in given.items():
         if role not in ROLES:
@@ -159,10 +159,10 @@ def guess_columns(
     taken.add(path)
     boxes = tuple(n for n in names if bare(n) in _BOXES and n not in taken)
     short = {bare(n): n for n in names if n not in taken}
-    boxes = next((tuple(short[b] for b in short if b in four) for four in _CORNERS if four <= short.keys()), boxes)
-    boxes = (given["boxes"],) if "boxes" in given else boxes
+    four = next((set(names) for _, names in CORNERS if set(names) <= short.keys()), None)
+    boxes = boxes if four is None else tuple(short[b] for b in short if b in four)
     masks = tuple(n for n in names if (bare(n) in _MASKS or n in looks_like_path) and n not in taken)
-    masks = (given["mask"],) if "mask" in given else masks
+    boxes, masks = ((given[role],) if role in given else of for role, of in (("boxes", boxes), ("mask", masks)))
     points = (given["points"],) if "points" in given else _points([n for n in names if n not in {*taken, *boxes}])
     split = given.get("split") or _only("split", [n for n in names if _is("split", n) and n not in taken], where)
     taken.update([split] if split else [])
@@ -186,13 +186,13 @@ def guess_columns(
     rest = [n for n in names if n not in {*taken, *boxes, *masks, *points}]
     flags: tuple[str, ...] = ()
     if label is None and not captions and not boxes and not masks and not points and not numbers:
-        flags = tuple(n for n in rest if n in binary)
+        flags = tuple(n for n in rest if _is_binary(cells[n]))
         flags = flags if len(flags) > 1 else ()
         rest = [n for n in rest if n not in flags]
         if len(rest) == 1 and not flags and not pictures and len(names) <= 3:
             label = rest.pop()  # a table of files and one thing more: that thing is the label
         elif not flags and not label:
-            numbers = tuple(n for n in rest if n in quantities and bare(n) not in _NO_QUANTITY)
+            numbers = tuple(n for n in rest if bare(n) not in _NO_QUANTITY and _quantity(n, LabelColumn(cells[n])))
             rest = [n for n in rest if n not in numbers]
 
     role = "labels" if several else "label"
@@ -202,11 +202,13 @@ def guess_columns(
     guessed += [f"{name!r} as caption" for name in captions if name not in given.values()]
     for name, those in (("boxes", boxes), ("mask", masks), ("points", points), ("numbers", numbers)):
         if those and name not in given and not (name == "numbers" and asked):
-            guessed.append(f"{_some(those)} as {name}")
-    guessed += [f"the columns of 0 and 1 as labels ({_some(flags)})"] if flags else []
-    notes = [f"columns guessed: {', '.join(guessed)}" + (f"; not used: {_some(rest)}" if rest else "")]
+            guessed.append(f"{listed(those)} as {name}")
+    guessed += [f"the columns of 0 and 1 as labels ({listed(flags)})"] if flags else []
+    if label and not several:
+        several = label in lists or any(isinstance(one, str) and (";" in one or "|" in one) for one in cells[label])
+    notes = [f"columns guessed: {', '.join(guessed)}" + (f"; not used: {listed(rest)}" if rest else "")]
     return Guess(
-        path, label, several or label in lists, captions, split, label_name, tuple(notes if guessed else ()),
+        path, label, several, captions, split, label_name, tuple(notes if guessed else ()),
         flags, boxes, masks, points, numbers, _periods(asked, numbers),
         declared=bool({"label", "labels"} & given.keys()), group=given.get("group"),
     )  # fmt: skip
@@ -222,14 +224,14 @@ def why_unfit(name: str, guess: Guess, labels: LabelColumn, repeated: int) -> st
     """
     choose = "Choose a column with one label for each picture: --column label=NAME."
     alone = guess.label is None and not guess.flags
-    if guess.boxes and (alone or (repeated and not guess.declared)):
-        return f"{name} holds boxes ({_some(guess.boxes)}): data for object detection. {ONE_LABEL} {choose}"
-    if guess.masks and alone and not guess.captions:
-        return f"{name} holds masks ({_some(guess.masks)}): data for segmentation. {ONE_LABEL} {choose}"
-    if guess.points and alone:
-        return f"{name} holds points ({_some(guess.points)}): data for keypoints. {ONE_LABEL} {choose}"
-    if guess.numbers and alone:
-        return f"{name} holds numbers ({_some(guess.numbers)}). {ONE_LABEL} {choose}"
+    for what, columns, meant, made_for in (
+        ("boxes", guess.boxes, alone or (repeated and not guess.declared), ": data for object detection"),
+        ("masks", guess.masks, alone and not guess.captions, ": data for segmentation"),
+        ("points", guess.points, alone, ": data for keypoints"),
+        ("numbers", guess.numbers, alone, ""),
+    ):
+        if columns and meant:
+            return f"{name} holds {what} ({listed(columns)}){made_for}. {ONE_LABEL} {choose}"
     if not guess.label or guess.several or not (found := _quantity(guess.label, labels, guess.declared)):
         return ""
     whole = "" if "decimal" in found else f" If each number is a class, type --column label={guess.label}."
@@ -240,22 +242,17 @@ def why_unfit(name: str, guess: Guess, labels: LabelColumn, repeated: int) -> st
 
 
 def label_is_number(guess: Guess, labels: LabelColumn, notes: list[str]) -> bool:
-    """Tell whether the column that was taken as label holds amounts, and set right what `notes` says of it."""
-    if not guess.label or guess.several or not is_quantity(guess.label, labels):
+    """Whether the column that was taken as label holds amounts; sets right what `notes` say of it."""
+    if not guess.label or guess.several or not _quantity(guess.label, labels):
         return False
     notes[:] = [note.replace(f"{guess.label!r} as label", f"{guess.label!r} as numbers") for note in notes]
-    if odd := [repr(one) for one in map(str, labels.distinct()) if not _NUMBER.fullmatch(one)]:
+    if odd := [repr(one) for one in map(str, labels.counted()) if not _NUMBER.fullmatch(one)]:
         more = ", ..." if len(odd) > 3 else ""
         notes.append(f"cells of {guess.label!r} that are no number are not used: {', '.join(odd[:3])}{more}")
     return True
 
 
-def is_quantity(name: str, labels: LabelColumn) -> bool:
-    """Tell whether a column holds amounts (ages, prices) and not the numbers of classes."""
-    return bool(_quantity(name, labels, False))
-
-
-def _quantity(name: str, labels: LabelColumn, declared: bool) -> str:
+def _quantity(name: str, labels: LabelColumn, declared: bool = False) -> str:
     """Describe the numbers of a column if they are a quantity (ages, prices) and not the numbers of classes."""
     times = {str(one): n for one, n in labels.counted().items() if str(one).lower() not in _NOTHING}
     texts, count = list(filter(_NUMBER.fullmatch, times)), sum(times.values())
@@ -268,14 +265,11 @@ def _quantity(name: str, labels: LabelColumn, declared: bool) -> str:
     # whole numbers of a column with a class's name are classes; those of a "target" if they count on or come again
     counted_on = values.min() in (0, 1) and values.max() - values.min() + 1 == len(values)
     open_name = bare(name) in ("target", "y")
-    if not fractions and _class_like(name) and (not open_name or counted_on or 5 * len(values) <= count):
+    class_like = _is("label", name) or bare(name).endswith(("class", "label", "category", "id", "idx", "index", "code"))
+    if not fractions and class_like and (not open_name or counted_on or 5 * len(values) <= count):
         return ""
     kind = "decimal" if fractions else "whole"
     return f"{len(values):,} different {kind} numbers from {values.min():g} to {values.max():g}"
-
-
-def _class_like(name: str) -> bool:
-    return _is("label", name) or bare(name).endswith(("class", "label", "category", "id", "idx", "index", "code"))
 
 
 def bare(name: str) -> str:
@@ -288,8 +282,8 @@ def named_classes(
 ) -> tuple[str, ...]:
     """Return class names for numbered classes from the names that a second column gives to each number.
 
-    Where that column gives one number several names it does not name classes: the numbers stay, and a note is added.
-    Two classes of one name (ImageNet has two cranes) keep their numbers behind it.
+    Where that gives a number several names, the numbers stay, and a note is added. Two classes of one name (ImageNet
+    has two cranes) keep their numbers behind it.
     """
     if any(len(names.get(one, ())) != 1 for one in numbers):
         notes.append(f"column {column!r} does not give each label one name: the classes are called by their numbers")
@@ -348,21 +342,19 @@ def is_text(cells: Sequence[object]) -> bool:
     return bool(texts) and 2 * len(set(texts)) > len(texts) and float(np.median([t.count(" ") for t in texts])) > 1
 
 
-def is_binary(cells: Sequence[object]) -> bool:
+def _is_binary(cells: Sequence[object]) -> bool:
     """Tell whether cells are 0 and 1 (or -1 and 1, or true and false), and nothing else."""
-    return bool(cells) and {str(one).strip().lower() for one in cells} <= {
-        "0",
-        "1",
-        "-1",
-        "0.0",
-        "1.0",
-        "true",
-        "false",
-    }
+    return bool(cells) and {str(one).strip().lower() for one in cells} <= _BINARY
+
+
+def _integer(cell: object) -> bool:
+    if isinstance(cell, str):
+        return cell.strip().lstrip("-").isdigit()
+    return isinstance(cell, int) and not isinstance(cell, bool)
 
 
 def may_name_files(name: str) -> bool:
-    """Tell whether a column so called may hold file names without their ending (``id`` in many contest tables)."""
+    """Whether a column so called may hold file names without their ending (``id`` in many contest tables)."""
     return _is("path", name) or name.strip().lower() in ("id", "name")
 
 
@@ -395,25 +387,15 @@ def _label(
         others = [n for n in one if n not in numbers]
         if all(n.lower() in _NAME_COLUMNS for n in others):
             one = numbers  # `label` and `class_name`: numbers and their names
-    if one and many:
-        raise _ambiguous("label", one + many, where)
-    if many:
+    if many and not one:
         return _only("labels", many, where), True
-    return _only("label", one, where), bool(one) and one[0] in lists
+    return _only("label", one + many, where), bool(one) and one[0] in lists
 
 
 def _only(role: str, candidates: Sequence[str], where: str) -> str | None:
     if len(candidates) > 1:
-        raise _ambiguous(role, candidates, where)
+        raise DataError(
+            f"{where}: columns {' and '.join(map(repr, candidates))} could each be the {role}; "
+            f"name one: columns={{{role!r}: {candidates[0]!r}}} (on the command line: --column {role}={candidates[0]})"
+        )
     return candidates[0] if candidates else None
-
-
-def _ambiguous(role: str, candidates: Sequence[str], where: str) -> DataError:
-    return DataError(
-        f"{where}: columns {' and '.join(map(repr, candidates))} could each be the {role}; "
-        f"name one: columns={{{role!r}: {candidates[0]!r}}} (on the command line: --column {role}={candidates[0]})"
-    )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

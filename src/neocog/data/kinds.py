@@ -9,49 +9,61 @@ number         float64 (D,), nan = not known                          `Numbers`
 boxes          `BoxSet`, in pixels of the upright picture             `Boxes`
 points         float32 (P, 3): x, y, 0 not known | 1 hidden | 2 seen  `Points`
 mask           uint8 (H, W), index into `names`; 255 = not labelled   `Masks`
-texts          tuple of str                                           `TextColumn`
+texts          tuple of str                                           `TextLists`
 sequence       int32 (L,), a class for each word; -1 = not known      `Sequences`
 picture        bytes or uint8 array: a further picture                `Pictures`
 =============  =====================================================  ========================================
 
-A sample without annotation has None (category: -1). Coordinates are those of the upright picture, x to the
-right and y down, pixel i covering [i, i + 1); x1 and y1 of a box are exclusive.
+Without annotation it is None (category: -1). Coordinates are those of the upright picture, x to the right and y down,
+pixel i covering [i, i + 1); x1 and y1 of a box are exclusive.
 """
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from neocog.data.columns import LabelSets, TextLists
+from neocog.data.columns import LabelSets, Texts, ends_of, spans
 from neocog.errors import DataError
+from neocog.names import shown
 
 NOT_LABELLED = 255  # of a mask's pixels
 
 
-class Column(Protocol):
-    """One thing that is known of every sample."""
+class Column(ABC):
+    """One thing that is known of every sample; `names`: its classes, points, or numbers."""
 
     kind: str
+    names: tuple[str, ...] = ()
+    _present: np.ndarray
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.known)
+
+    @abstractmethod
     def __getitem__(self, i: int) -> Any: ...
 
     @property
     def known(self) -> np.ndarray:
         """bool (N,): of which samples something is known."""
-        ...
+        return self._present
 
+    @abstractmethod
     def select(self, rows: np.ndarray) -> Column:
         """The samples `rows`, in that order."""
-        ...
 
+    @abstractmethod
     def fingerprint(self) -> bytes:
         """Stands for all values; enough to notice that annotations have changed."""
-        ...
+
+
+def _flags(count: int, given: np.ndarray | None, usual: bool = True) -> np.ndarray:
+    return np.full(count, usual) if given is None else np.asarray(given, dtype=bool)
 
 
 def digest(*parts: Any) -> bytes:
@@ -65,21 +77,13 @@ def digest(*parts: Any) -> bytes:
     return made.digest()
 
 
-def spans(ends: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For lists held flat (row i is ``ends[i]:ends[i + 1]``): the ends of the rows `rows`, and what they hold."""
-    counts = np.diff(ends)[rows]
-    made = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-    return made, np.repeat(ends[:-1][rows] - made[:-1], counts) + np.arange(made[-1])
-
-
-class Category:
+class Category(Column):
     """One class for each sample: codes int32 (N,), -1 = not known."""
 
     kind = "category"
 
     def __init__(self, codes: np.ndarray, names: Sequence[str]) -> None:
-        self.codes = np.ascontiguousarray(codes, dtype=np.int32)
-        self.names = tuple(names)
+        self.codes, self.names = np.ascontiguousarray(codes, dtype=np.int32), tuple(names)
 
     @classmethod
     def of(cls, cells: Iterable[str | None]) -> Category:
@@ -87,9 +91,6 @@ class Category:
         every = list(cells)
         place = {name: k for k, name in enumerate(sorted({cell for cell in every if cell is not None}))}
         return cls(np.array([-1 if cell is None else place[cell] for cell in every]), tuple(place))
-
-    def __len__(self) -> int:
-        return len(self.codes)
 
     def __getitem__(self, i: int) -> int:
         return int(self.codes[i])
@@ -105,7 +106,7 @@ class Category:
         return digest(*self.names, self.codes)
 
 
-class Categories:
+class Categories(Column):
     """Several classes for each sample, or none.
 
     Args:
@@ -124,10 +125,7 @@ class Categories:
         present: np.ndarray | None = None,
     ) -> None:
         self.sets, self.names, self.unknown = sets, tuple(names), unknown
-        self._present = np.ones(len(sets), dtype=bool) if present is None else np.asarray(present, dtype=bool)
-
-    def __len__(self) -> int:
-        return len(self.sets)
+        self._present = _flags(len(sets), present)
 
     def __getitem__(self, i: int) -> np.ndarray | None:
         if not self._present[i]:
@@ -138,10 +136,6 @@ class Categories:
         row[self.sets[i]] = 1.0
         return row
 
-    @property
-    def known(self) -> np.ndarray:
-        return self._present
-
     def select(self, rows: np.ndarray) -> Categories:
         unknown = None if self.unknown is None else self.unknown.select(rows)
         return Categories(self.sets.select(rows), self.names, unknown, self._present[rows])
@@ -151,7 +145,7 @@ class Categories:
         return digest(*self.names, self.sets.ends, self.sets.values, self._present, *more)
 
 
-class Numbers:
+class Numbers(Column):
     """One or more numbers for each sample: values float64 (N, D), nan = not known.
 
     `periods`: for each number None, or the length after which it begins anew (360 for degrees).
@@ -163,9 +157,6 @@ class Numbers:
         self.values = np.asarray(values, dtype=np.float64).reshape(-1, len(names))
         self.names = tuple(names)
         self.periods = tuple(periods) or (None,) * len(self.names)
-
-    def __len__(self) -> int:
-        return len(self.values)
 
     def __getitem__(self, i: int) -> np.ndarray | None:
         row = self.values[i]
@@ -190,7 +181,10 @@ class BoxSet(NamedTuple):
     ignored: np.ndarray  # crowds and difficult ones: neither to be found nor wrong if found
 
 
-class Boxes:
+_NO_BOXES = BoxSet(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool))
+
+
+class Boxes(Column):
     """Any number of boxes for each sample, flat: sample i has the boxes ``ends[i]:ends[i + 1]``.
 
     `present`: bool (N,), which samples were looked at; one without boxes is empty, one not looked at is unknown.
@@ -207,44 +201,27 @@ class Boxes:
         ignored: np.ndarray | None = None,
         present: np.ndarray | None = None,
     ) -> None:
-        self.ends = np.asarray(ends, dtype=np.int64)
+        self.ends, self.labels, self.names = np.asarray(ends, np.int64), np.asarray(labels, np.int32), tuple(names)
         self.corners = np.asarray(corners, dtype=np.float32).reshape(-1, 4)
-        self.labels = np.asarray(labels, dtype=np.int32)
-        self.names = tuple(names)
-        self.ignored = np.zeros(len(self.labels), dtype=bool) if ignored is None else np.asarray(ignored, dtype=bool)
-        self._present = np.ones(len(self.ends) - 1, dtype=bool) if present is None else np.asarray(present, dtype=bool)
+        self.ignored, self._present = _flags(len(self.labels), ignored, False), _flags(len(self.ends) - 1, present)
         if not len(self.corners) == len(self.labels) == len(self.ignored) == self.ends[-1]:
-            raise DataError(
-                f"{len(self.corners)} boxes, {len(self.labels)} labels and ends up to {self.ends[-1]}: "
-                "expected as many of each"
-            )
+            counts = f"{len(self.corners)} boxes, {len(self.labels)} labels and ends up to {self.ends[-1]}"
+            raise DataError(f"{counts}: expected as many of each")
 
     @staticmethod
     def of(rows: Iterable[BoxSet | None], names: Sequence[str]) -> Boxes:
         """The column of these rows; None where a sample was not looked at."""
-        ends, present, sets = [0], [], []
-        for row in rows:
-            present.append(row is not None)
-            ends.append(ends[-1] + (0 if row is None else len(row.labels)))
-            if row is not None and len(row.labels):
-                sets.append(row)
-        if not sets:
-            sets = [BoxSet(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool))]
-        corners, labels, ignored = (np.concatenate([one[k] for one in sets]) for k in range(3))
-        return Boxes(np.array(ends), corners, labels, names, ignored, np.array(present, dtype=bool))
-
-    def __len__(self) -> int:
-        return len(self.ends) - 1
+        every = list(rows)
+        sets = [_NO_BOXES if row is None or not len(row.labels) else row for row in every]
+        corners, labels, ignored = (np.concatenate([one[k] for one in (*sets, _NO_BOXES)]) for k in range(3))
+        present = np.array([row is not None for row in every], dtype=bool)
+        return Boxes(ends_of([len(one.labels) for one in sets]), corners, labels, names, ignored, present)
 
     def __getitem__(self, i: int) -> BoxSet | None:
         if not self._present[i]:
             return None
         part = slice(self.ends[i], self.ends[i + 1])
         return BoxSet(self.corners[part], self.labels[part], self.ignored[part])
-
-    @property
-    def known(self) -> np.ndarray:
-        return self._present
 
     def select(self, rows: np.ndarray) -> Boxes:
         ends, chosen = spans(self.ends, rows)
@@ -255,7 +232,7 @@ class Boxes:
         return digest(*self.names, self.ends, self.corners, self.labels, self.ignored, self._present)
 
 
-class Points:
+class Points(Column):
     """Named points of each sample: values float32 (N, P, 3), the last number as COCO has it (see the module).
 
     `swap`: for each point the index of its mirror partner (left eye, right eye), itself where it has none.
@@ -267,9 +244,6 @@ class Points:
         self.values = np.asarray(values, dtype=np.float32).reshape(-1, len(names), 3)
         self.names = tuple(names)
         self.swap = tuple(range(len(self.names))) if swap is None else tuple(swap)
-
-    def __len__(self) -> int:
-        return len(self.values)
 
     def __getitem__(self, i: int) -> np.ndarray | None:
         row = self.values[i]
@@ -286,7 +260,7 @@ class Points:
         return digest(*self.names, *self.swap, self.values)
 
 
-class Masks:
+class Masks(Column):
     """A class for each pixel, read when needed.
 
     Args:
@@ -296,6 +270,7 @@ class Masks:
         colours: RGB of each class, for drawing; None: chosen.
         present: bool (N,), which samples have a mask; None: all.
         mark: stands for the content (names and sizes of files, say) in the fingerprint.
+        odd: what a sample's mask holds that is no class, for `check`.
     """
 
     kind = "mask"
@@ -308,60 +283,65 @@ class Masks:
         colours: Sequence[tuple[int, int, int]] | None = None,
         present: np.ndarray | None = None,
         mark: bytes = b"",
+        odd: Callable[[int], list[str]] | None = None,
     ) -> None:
-        self._read, self._count, self.names, self.mark = read, count, tuple(names), mark
-        self.colours = None if colours is None else tuple(colours)
-        self._present = np.ones(count, dtype=bool) if present is None else np.asarray(present, dtype=bool)
-        self.odd: Callable[[int], list[str]] | None = None  # what a sample's mask holds that is no class, for `check`
-
-    def __len__(self) -> int:
-        return self._count
+        self._read, self.names, self.mark, self.odd = read, tuple(names), mark, odd
+        self.colours, self._present = None if colours is None else tuple(colours), _flags(count, present)
 
     def __getitem__(self, i: int) -> np.ndarray | None:
         return self._read(int(i)) if self._present[i] else None
 
-    @property
-    def known(self) -> np.ndarray:
-        return self._present
-
     def select(self, rows: np.ndarray) -> Masks:
-        read, chosen = self._read, np.asarray(rows)
-        mark = digest(self.mark, chosen.astype(np.int64))
-        made = Masks(lambda i: read(int(chosen[i])), len(chosen), self.names, self.colours, self._present[chosen], mark)
-        if (odd := self.odd) is not None:
-            made.odd = lambda i: odd(int(chosen[i]))
-        return made
+        read, odd, chosen = self._read, self.odd, np.asarray(rows)
+        return Masks(
+            lambda i: read(int(chosen[i])),
+            len(chosen),
+            self.names,
+            self.colours,
+            self._present[chosen],
+            digest(self.mark, chosen.astype(np.int64)),
+            None if odd is None else lambda i: odd(int(chosen[i])),
+        )
 
     def fingerprint(self) -> bytes:
         return digest(*self.names, self._present, self.mark)
 
 
-class TextColumn:
-    """Any number of texts for each sample, such as its captions."""
+class TextLists(Column):
+    """Any number of texts for each sample, such as its captions, flat. Append first, then read by index."""
 
     kind = "texts"
 
-    def __init__(self, rows: TextLists) -> None:
-        self.rows = rows
+    def __init__(self, rows: Iterable[Sequence[str]] = ()) -> None:
+        self._texts = Texts()
+        self._ends = array("q", [0])
+        for row in rows:
+            self.append(row)
+
+    def append(self, row: Sequence[str]) -> None:
+        """Add the texts of one sample."""
+        for text in row:
+            self._texts.append(shown(text))
+        self._ends.append(len(self._texts))
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._ends) - 1
 
     def __getitem__(self, i: int) -> tuple[str, ...]:
-        return self.rows[i]
+        return tuple(self._texts[j] for j in range(self._ends[i], self._ends[i + 1]))
 
     @property
     def known(self) -> np.ndarray:
-        return np.array([bool(self.rows[i]) for i in range(len(self))], dtype=bool)
+        return np.array([bool(self[i]) for i in range(len(self))], dtype=bool)
 
-    def select(self, rows: np.ndarray) -> TextColumn:
-        return TextColumn(TextLists(self.rows[int(i)] for i in rows))
+    def select(self, rows: np.ndarray) -> TextLists:
+        return TextLists(self[int(i)] for i in rows)
 
     def fingerprint(self) -> bytes:
-        return digest(*(text for i in range(len(self)) for text in (*self.rows[i], "")))
+        return digest(*(text for i in range(len(self)) for text in (*self[i], "")))
 
 
-class Sequences:
+class Sequences(Column):
     """A class for each word of a text, flat: codes int32 (M,), sample i has ``ends[i]:ends[i + 1]``."""
 
     kind = "sequence"
@@ -379,10 +359,7 @@ class Sequences:
             codes = [place[one] for row in every for one in row]
         except KeyError as error:
             raise DataError(f"unknown class {error}; expected one of {', '.join(names[:9])}") from None
-        return cls(np.cumsum([0, *map(len, every)]), np.array(codes, np.int32), names)
-
-    def __len__(self) -> int:
-        return len(self.ends) - 1
+        return cls(ends_of(list(map(len, every))), np.array(codes, np.int32), names)
 
     def __getitem__(self, i: int) -> np.ndarray:
         return self.codes[self.ends[i] : self.ends[i + 1]]
@@ -399,7 +376,7 @@ class Sequences:
         return digest(*self.names, self.ends, self.codes)
 
 
-class Pictures:
+class Pictures(Column):
     """A further picture of each sample, read when needed, for questions about two of them.
 
     Args:
@@ -410,17 +387,10 @@ class Pictures:
     kind = "picture"
 
     def __init__(self, read: Callable[[int], bytes | np.ndarray], key: Callable[[int], str], count: int) -> None:
-        self._read, self.key, self._count = read, key, count
-
-    def __len__(self) -> int:
-        return self._count
+        self._read, self.key, self._present = read, key, np.ones(count, dtype=bool)
 
     def __getitem__(self, i: int) -> bytes | np.ndarray:
         return self._read(int(i))
-
-    @property
-    def known(self) -> np.ndarray:
-        return np.ones(self._count, dtype=bool)
 
     def select(self, rows: np.ndarray) -> Pictures:
         read, key, chosen = self._read, self.key, np.asarray(rows)
@@ -428,32 +398,3 @@ class Pictures:
 
     def fingerprint(self) -> bytes:
         return digest(*(self.key(i) for i in range(len(self))))
-
-
-def renamed(column: Column, wanted: Column | tuple[str, ...]) -> Column:
-    """A column with its classes in the order of another one's, or of names. Raises: DataError: a class is not there."""
-    own, names = getattr(column, "names", ()), wanted if isinstance(wanted, tuple) else getattr(wanted, "names", ())
-    if own == names:
-        return column
-    if lacking := [name for name in own if name not in names]:
-        more = " ..." if len(names) > 5 else ""
-        raise DataError(
-            f"the test data have classes that are not in the training data: {', '.join(lacking[:5])}; "
-            f"training has {', '.join(names[:5])}{more}"
-        )
-    number = np.array([names.index(name) for name in own] or [0], dtype=np.int32)
-    if isinstance(column, Category):
-        return Category(np.where(column.codes >= 0, number[column.codes], -1), names)
-    if isinstance(column, Sequences):
-        return Sequences(column.ends, np.where(column.codes >= 0, number[column.codes], -1), names)
-    if isinstance(column, Boxes):
-        return Boxes(column.ends, column.corners, number[column.labels], names, column.ignored, column.known)
-    if isinstance(column, Categories):
-        unknown = None if column.unknown is None else LabelSets(column.unknown.ends, number[column.unknown.values])
-        return Categories(LabelSets(column.sets.ends, number[column.sets.values]), names, unknown, column.known)
-    if isinstance(column, Masks):
-        table = np.full(256, NOT_LABELLED, dtype=np.uint8)
-        table[: len(own)] = number
-        read = column._read
-        return Masks(lambda i: table[read(i)], len(column), names, column.colours, column.known, column.mark)
-    raise DataError(f"the test data have {', '.join(own)} where the training data have {', '.join(names)}")

@@ -51,18 +51,11 @@ def read(layout: Layout, pictures: Pictures) -> Found:
     for row, marked in dots.items():
         points = np.array([(*marked[name], 2.0) if name in marked else (0.0, 0.0, 0.0) for name in names])
         marks.add_points(row, points, [0.0, 0.0, 1.0, 1.0])
-    found.sizes = marks.sizes.copy()
-    found.columns, notes = marks.finish(point_names=names, swap=swapped(names))
-    found.notes += notes
+    marks.finish(found, names, swapped(names))
     return found
 
 
-def _add(
-    marks: Marks,
-    dots: dict[int, dict[str, tuple[float, float]]],
-    row: int,
-    one: dict[str, Any],
-) -> None:
+def _add(marks: Marks, dots: dict[int, dict[str, tuple[float, float]]], row: int, one: dict[str, Any]) -> None:
     label, kind = str(one["label"]), one.get("shape_type") or "polygon"
     if label in _GROUND:
         return

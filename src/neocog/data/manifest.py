@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import itertools
-import json
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +17,26 @@ import numpy as np
 from neocog.data.annotated import header_size
 from neocog.data.columns import (
     LabelColumn,
-    TextLists,
     Texts,
-    count_splits,
+    declared,
     is_picture,
     split_code,
     split_code_in,
+    split_of,
 )  # fmt: skip
-from neocog.data.finder import Finder
 from neocog.data.folder import Folder
-from neocog.data.guess import (
-    Guess,
-    guess_columns,
-    is_binary,
-    is_quantity,
-    is_text,
-    label_is_number,
-    may_name_files,
-    named_classes,
-    names_text,
-    why_unfit,
-)
-from neocog.data.kinds import Categories, Column, Numbers
+from neocog.data.guess import Guess, guess_columns, is_text, may_name_files, names_text
+from neocog.data.kinds import TextLists
 from neocog.data.reader import commonest
 from neocog.data.source import Source
-from neocog.data.targets import flag_sets, number, target_columns
-from neocog.data.text import read_lines
+from neocog.data.targets import described, number
+from neocog.data.text import TABLES, spellings, table_rows
 from neocog.errors import DataError, UsageError, closest
 from neocog.records import Problem
 
-ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _NO_CELLS: list[dict[str, Any]] = []  # one list for all rows of which nothing is kept
 _PEEK = 64  # rows looked at before deciding what the columns are
 _USUAL = ("manifest", "labels", "label", "metadata", "annotations", "index", "data", "captions", "dataset")
-
-csv.field_size_limit(1 << 24)
 
 
 def find_manifests(folder: Path, *, forced: bool = False) -> tuple[list[Path], str]:
@@ -62,8 +45,7 @@ def find_manifests(folder: Path, *, forced: bool = False) -> tuple[list[Path], s
     A folder with two or more class folders is a tree and needs no table, unless `forced`. Several tables are used
     together if each is named after a split.
 
-    Raises:
-        DataError: several tables, and none has a usual name.
+    Raises: DataError: several tables, and none has a usual name.
     """
     tables = _tables(folder)
     inside = _folders(folder)
@@ -94,18 +76,17 @@ def find_manifests(folder: Path, *, forced: bool = False) -> tuple[list[Path], s
     )
 
 
-def _tables(folder: Path) -> list[Path]:
+def _inside(folder: Path, of: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
     with os.scandir(folder) as entries:
-        return sorted(
-            folder / one.name
-            for one in entries
-            if one.name.lower().endswith(ENDINGS) and not one.name.startswith(".") and one.is_file()
-        )
+        return sorted(folder / one.name for one in entries if not one.name.startswith(".") and of(one))
+
+
+def _tables(folder: Path) -> list[Path]:
+    return _inside(folder, lambda one: one.name.lower().endswith(TABLES) and one.is_file())
 
 
 def _folders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        return sorted(folder / one.name for one in entries if not one.name.startswith(".") and one.is_dir())
+    return _inside(folder, lambda one: one.is_dir())
 
 
 def open_manifest(
@@ -123,8 +104,7 @@ def open_manifest(
     relative to the table's folder, or to the one of its folders where the first rows are found. Files that do not
     exist become problems. The split comes from a column, else from the table's name or folder.
 
-    Raises:
-        DataError: unreadable table, ambiguous columns, or no listed file exists.
+    Raises: DataError: unreadable table, ambiguous columns, or no listed file exists.
     """
     root = Path(os.path.abspath(root))
     table = _Table()
@@ -140,18 +120,17 @@ def open_manifest(
         if not head:
             notes.append(f"{path.name} has no rows")
             continue
-        finder = Finder(path.parent, root, _split_of(path, root))
+        split, before, missing = split_of(path, root), len(table.keys), len(problems)
+        finder, mask_finder = (_Finder(path.parent, root, split) for _ in range(2))
         guess = _guess(head, columns, path, None if texts else finder)
         if not texts:
             finder.choose([_text(row, guess.path) for row in head])
-        mask_finder = Finder(path.parent, root, _split_of(path, root))
         if guess.masks:
             mask_finder.choose([_text(row, guess.masks[0]) for row in head])
         notes += [one for one in (*guess.notes, *finder.notes) if one not in notes]
         has_captions |= bool(guess.captions)
         several |= guess.several
         name_column = name_column or guess.label_name
-        split, before, missing = _split_of(path, root), len(table.keys), len(problems)
         for line, row in enumerate(itertools.chain(head, rows), start=1):
             text = _text(row, guess.path)
             key = (text.strip().encode("utf-8", "surrogatepass") or None) if texts else finder.find(text)
@@ -186,40 +165,30 @@ def open_manifest(
     table, repeated = (table, 0) if texts else table.merged()
     if repeated:
         notes.append(f"{repeated} rows repeat a picture: their labels and captions were merged")
-    unfit = "" if classes or guess is None else why_unfit(name, guess, table.labels, repeated)
-    more: dict[str, Column] = {}
-    if unfit and guess and guess.label and label_is_number(guess, table.labels, notes):
-        more["numbers"] = Numbers(np.frombuffer(table.numbers), (guess.label,))
-    if unfit:
-        table.labels = LabelColumn([None] * len(table.keys))
-    names, codes, sets = table.labels.finish(classes, several=several and not unfit)
-    if name_column and classes is None:
-        names = named_classes(names, label_names, name_column, notes)
-    if guess is not None:
-        found, said = _targets(guess, table, root, classes)
-        more |= found
-        notes += said
-        if sets is not None and guess.flags and set(names) == set(guess.flags):
-            more["tags"] = flag_sets(guess.flags, [of[0] if of else {} for of in table.cells], names)
-        elif sets is not None:
-            # an empty cell says nothing; an empty list says that there is none
-            more["tags"] = Categories(sets, names, None, np.frombuffer(table.blank, dtype=np.int8) == 0)
-    splits = np.frombuffer(table.splits, dtype=np.int8).copy()
-    if (splits >= 0).any():
-        notes.append(f"declared splits: {count_splits(splits)}")
-    more_facts: dict[str, Any] = {
-        "notes": notes,
-        "problems": problems,
-        "label_sets": sets,
-        "columns": more,
-        "unfit": unfit,
-    }
+    assert guess is not None  # there are rows
+    cells = [of or [{}] for of in table.cells]  # of several tables, one may lack the columns
+    facts = described(
+        name,
+        dataclasses.replace(guess, label_name=name_column),
+        table.labels,
+        cells,
+        notes,
+        numbers=lambda: table.numbers,
+        known=np.frombuffer(table.blank, dtype=np.int8) == 0,
+        names=label_names,
+        several=several,
+        repeated=repeated,
+        classes=classes,
+        box_classes=classes,
+        size=lambda i: header_size(root / os.fsdecode(table.keys.raw(i))),
+        mask=(lambda i: root / cells[i][0][guess.masks[0]]) if guess.masks else None,
+    )
+    facts |= {"splits": declared(table.splits, notes), "notes": notes, "problems": problems}
     if texts:
-        return Rows(table.keys, name, names, codes, splits, **more_facts)
+        return Rows(table.keys, **facts)
     endings = Counter(os.path.splitext(table.keys[i])[1].lower() for i in range(min(_PEEK, len(table.keys))))
     kind = "picture" if any(map(is_picture, endings)) else commonest(endings) or "picture"
-    captions = table.captions if has_captions else None
-    return Folder(root, table.keys, name, names, codes, splits, captions=captions, kind=kind, **more_facts)
+    return Folder(root, table.keys, captions=table.captions if has_captions else None, kind=kind, **facts)
 
 
 class Rows(Source):
@@ -231,14 +200,69 @@ class Rows(Source):
         super().__init__(*args, **more)
         self.texts = texts
 
-    def key(self, i: int) -> str:
-        return f"{self.name}#{i}"
-
     def read(self, i: int) -> str:
         return self.texts.raw(i).decode("utf-8", "replace")
 
     def _signature(self, i: int) -> bytes:
         return hashlib.sha256(self.texts.raw(i)).digest()
+
+
+class _Finder:
+    """Turns a cell into the path of a file, relative to `root`: tries the table's folder, then its folders."""
+
+    _ENDINGS = ("", ".jpg", ".png", ".jpeg", ".webp", ".JPG", ".tif", ".bmp")
+
+    def __init__(self, folder: Path, root: Path, split: int) -> None:
+        inside = sorted(one.name for one in os.scandir(folder) if one.is_dir() and not one.name.startswith("."))
+        # train.csv beside train/ and test/ means the pictures in train/
+        inside.sort(key=lambda name: split < 0 or split_code(name) != split)
+        self._bases = ["", *inside]
+        self._folder, self._root = folder, root
+        self._base, self.ending, self._slashes = "", "", False  # as `choose` decided last
+        self.notes: list[str] = []
+
+    def choose(self, texts: Sequence[str]) -> int:
+        """Decide which folder and ending lead to files for most `texts`; return for how many."""
+        best = 0
+        self._base, self.ending, self._slashes = "", "", False
+        for base in self._bases:
+            for ending in self._ENDINGS:
+                for slashes in (False, True) if any("\\" in text for text in texts) else (False,):
+                    if slashes and ending:
+                        continue
+                    hits = sum(self._file(base, ending, slashes, text) is not None for text in texts if text)
+                    if hits > best:
+                        best = hits
+                        self._base, self.ending, self._slashes = base, ending, slashes
+            if best == len(texts):
+                break
+        self.notes = []
+        if self._base:
+            self.notes.append(f"paths in the table are relative to the folder {self._base!r}")
+        if self.ending:
+            self.notes.append(f"the table's names have no extension: {self.ending!r} was added")
+        return best
+
+    def find(self, text: str) -> bytes | None:
+        """Return the path of the file relative to `root`, or None if there is no such file."""
+        full = self._file(self._base, self.ending, self._slashes, text) if text else None
+        if full is None:
+            return None
+        top = os.path.join(str(self._root), "")
+        full = os.path.normpath(full)
+        return os.fsencode(full[len(top) :] if full.startswith(top) else full)
+
+    def _file(self, base: str, ending: str, slashes: bool, text: str) -> str | None:
+        """Return the path of the file that a cell names, in whatever spelling it has on disk, or None."""
+        text = text.replace("\\", "/") if slashes else text
+        for name in spellings(text):
+            full = os.path.join(self._folder, base, name + ending)
+            try:
+                if os.path.isfile(full):
+                    return full
+            except ValueError:  # a NUL character, or half of one beyond 16 bits
+                return None
+        return None
 
 
 class _Table:
@@ -290,7 +314,7 @@ class _Table:
         return out, len(hashes) - len(first)
 
 
-def _cells(row: Mapping[str, Any], guess: Guess, masks: Finder) -> list[dict[str, Any]]:
+def _cells(row: Mapping[str, Any], guess: Guess, masks: _Finder) -> list[dict[str, Any]]:
     """The cells of a row that say more than a label; a mask by the path of its file."""
     cells = {name: row.get(name) for name in guess.targets}
     if guess.masks:
@@ -299,23 +323,7 @@ def _cells(row: Mapping[str, Any], guess: Guess, masks: Finder) -> list[dict[str
     return [cells] if cells else _NO_CELLS
 
 
-def _targets(
-    guess: Guess, table: _Table, root: Path, classes: Sequence[str] | None
-) -> tuple[dict[str, Column], list[str]]:
-    if not any(table.cells):
-        return {}, []
-    cells = [of or [{}] for of in table.cells]  # of several tables, one may lack the columns
-    mask = (lambda i: root / cells[i][0][guess.masks[0]]) if guess.masks else None
-    return target_columns(
-        guess,
-        cells,
-        classes=classes,
-        size=lambda i: header_size(root / os.fsdecode(table.keys.raw(i))),
-        mask=mask,
-    )
-
-
-def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: Path, finder: Finder | None) -> Guess:
+def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: Path, finder: _Finder | None) -> Guess:
     """The columns of a table; without a finder those of a table of texts, in which the path is the text."""
     names = list(dict.fromkeys(name for row in head for name in row))
     cells = {name: [row[name] for row in head if row.get(name) not in (None, "")] for name in names}
@@ -335,81 +343,10 @@ def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: 
         # 3 in a column of prices is no picture because there is a 3.jpg
         if (hits and finder and (not finder.ending or may_name_files(name))) or (texts and all(map(is_picture, texts))):
             likely.append(name)
-    guess = guess_columns(
-        names,
-        columns,
-        where=str(path),
-        lists=[name for name in names if any(isinstance(one, list) for one in cells[name])],
-        integers=[name for name in names if cells[name] and all(_integer(one) for one in cells[name])],
-        looks_like_path=likely,
-        binary=[name for name in names if is_binary(cells[name])],
-        quantities=[name for name in names if is_quantity(name, LabelColumn(cells[name]))],
-    )
-    if guess.label and not guess.several:
-        marked = any(isinstance(one, str) and (";" in one or "|" in one) for one in cells[guess.label])
-        guess = dataclasses.replace(guess, several=marked)
+    guess = guess_columns({name: cells[name] for name in names}, columns, where=str(path), looks_like_path=likely)
     return dataclasses.replace(guess, notes=(*said, *guess.notes))
-
-
-def table_rows(path: Path, problems: list[Problem], notes: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a table as {column: cell}, without holding the table."""
-    try:
-        if path.suffix.lower() == ".parquet":
-            import pyarrow.parquet as pq
-
-            from neocog.data.parquet import os_file
-
-            with pq.ParquetFile(os_file(path)) as file:
-                for batch in file.iter_batches(batch_size=4096, use_threads=False):
-                    yield from batch.to_pylist()
-        elif path.suffix.lower() in (".jsonl", ".ndjson"):
-            for number, line in enumerate(read_lines(path, notes), start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    row = None
-                if isinstance(row, dict):
-                    yield row
-                else:
-                    problems.append(Problem(f"{path.name}, line {number}", "not a JSON object"))
-        else:
-            yield from _csv_rows(path, notes)
-    except (OSError, csv.Error, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise DataError(f"{path}: expected a table ({', '.join(ENDINGS)}), but it cannot be read: {error}") from error
-
-
-def _csv_rows(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
-    lines = read_lines(path, notes)
-    start = next(lines, "")
-    marks = "\t" if path.suffix.lower() == ".tsv" else ",;\t"
-    names: list[str] | None = None
-    for cells in csv.reader(itertools.chain([start], lines), delimiter=max(marks, key=start.count)):
-        if not any(cells):
-            continue
-        if names is None:
-            if any(
-                is_picture(cell) or cell.count(" ") > 4 for cell in cells
-            ):  # no line of names: the first row is data
-                names = [f"column {i + 1}" for i in range(len(cells))]
-            else:
-                names = [cell.strip() or f"column {i + 1}" for i, cell in enumerate(cells)]
-                continue
-        yield dict(zip(names, cells, strict=False))
-
-
-def _integer(cell: object) -> bool:
-    return (isinstance(cell, int) and not isinstance(cell, bool)) or (
-        isinstance(cell, str) and cell.strip().lstrip("-").isdigit()
-    )
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:
     cell = row.get(column)
     return "\n".join(map(str, cell)) if isinstance(cell, list) else "" if cell is None else str(cell)
-
-
-def _split_of(path: Path, root: Path) -> int:
-    code = split_code_in(path.stem)
-    return split_code(path.parent.name) if code < 0 and path.parent != root else code

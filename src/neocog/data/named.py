@@ -28,6 +28,7 @@ _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hor
 _FASHION = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
+_CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 
@@ -54,24 +55,12 @@ class _Set:
 
 _SETS = {
     "cifar10": _Set(
-        (
-            _Archive(
-                "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-                "c32a1d4ab5d03f1284b67883e8d87530",
-                170_052_171,
-            ),
-        ),
+        (_Archive(_CIFAR_URL + "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", 170_052_171),),
         _CIFAR10,
         label_bytes=1,
     ),
     "cifar100": _Set(
-        (
-            _Archive(
-                "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-                "03b5dce01913d631647c71ecec9e9cb8",
-                168_513_733,
-            ),
-        ),
+        (_Archive(_CIFAR_URL + "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", 168_513_733),),
         (),  # their names are in the archive
         label_bytes=2,
     ),
@@ -117,22 +106,28 @@ def open_named(spec: str, *, offline: bool = False, say: Callable[[str], object]
         raise UsageError(f"{name!r} takes no options, got {text!r}; type just {name}")
     if name == "digits":
         return _digits()
-    return _found(name) or _fetched(name, offline, say)
+    if (source := _found(name)) is None:
+        folder = cache_folder() / name
+        for one in _SETS[name].archives:
+            fetch(one.url, folder / one.name, size=one.size, md5=one.md5, offline=offline, say=say)
+        source = _from_archives(name, folder)
+        assert source is not None
+    return source
 
 
 def at_hand() -> list[str]:
     """Return the sets that open without fetching anything: those drawn or built in, and those that lie here."""
-    folders = [Path(os.environ["NEOCOG_DATA"])] if os.environ.get("NEOCOG_DATA") else []
-    there = [name for name in _SETS if any((folder / name).is_dir() for folder in (*folders, cache_folder()))]
-    return ["digits", "drawn", *there]
+    return ["digits", "drawn", *(name for name in _SETS if any(home.is_dir() for home in _homes(name)))]
+
+
+def _homes(name: str) -> list[Path]:
+    given = os.environ.get("NEOCOG_DATA")
+    return [*([Path(given) / name] if given else []), cache_folder() / name]
 
 
 def _found(name: str) -> Source | None:
     """Open the set from NEOCOG_DATA or the cache, or return None."""
-    folders = [Path(os.environ["NEOCOG_DATA"]) / name] if os.environ.get("NEOCOG_DATA") else []
-    for folder in [*folders, cache_folder() / name]:
-        if not folder.is_dir():
-            continue
+    for folder in filter(Path.is_dir, _homes(name)):
         if files := sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")]):
             return _from_parquet(name, folder, files)
         source = _from_archives(name, folder)
@@ -152,15 +147,6 @@ def _from_parquet(name: str, folder: Path, files: list[Path]) -> Source:
         files, root=folder, name=name, columns={"label": "fine_label"} if fine else None, classes=classes
     )
     source.notes = [f"{name} read from {folder}"]
-    return source
-
-
-def _fetched(name: str, offline: bool, say: Callable[[str], object]) -> Source:
-    folder = cache_folder() / name
-    for archive in _SETS[name].archives:
-        fetch(archive.url, folder / archive.name, size=archive.size, md5=archive.md5, offline=offline, say=say)
-    source = _from_archives(name, folder)
-    assert source is not None
     return source
 
 
@@ -206,17 +192,11 @@ def _cifar(folder: Path, kind: _Set) -> _Parts | None:
         if not found[one] or len(found[one]) % row:
             raise DataError(f"{folder}: {one} has {len(found[one])} bytes, expected a multiple of {row}; fetch it anew")
         batches.append(np.frombuffer(found[one], dtype=np.uint8).reshape(-1, row))
-    count = sum(len(batch) for batch in batches)
-    pictures = np.empty((count, 32, 32, 3), dtype=np.uint8)
-    labels = np.empty(count, dtype=np.int32)
-    first = 0
-    for batch in batches:
-        after = first + len(batch)
-        pictures[first:after] = batch[:, kind.label_bytes :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        labels[first:after] = batch[:, kind.label_bytes - 1]
-        first = after
+    parts = [batch[:, kind.label_bytes :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for batch in batches]
+    pictures = np.concatenate(list(map(np.ascontiguousarray, parts)))
+    labels = np.concatenate([batch[:, kind.label_bytes - 1] for batch in batches]).astype(np.int32)
     classes = kind.classes or tuple(found["fine_label_names.txt"].decode().split())
-    return pictures, labels, count - len(batches[-1]), classes
+    return pictures, labels, len(labels) - len(batches[-1]), classes
 
 
 def _idx(folder: Path, kind: _Set) -> _Parts | None:
@@ -237,8 +217,7 @@ def _idx(folder: Path, kind: _Set) -> _Parts | None:
 def read_idx(path: Path) -> np.ndarray:
     """Read an IDX file of bytes (http://yann.lecun.com/exdb/mnist): magic 0 0 8 d, then d sizes, then the values.
 
-    Raises:
-        DataError: not IDX, or cut off.
+    Raises: DataError: not IDX, or cut off.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

@@ -10,12 +10,16 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from neocog.data.columns import Texts
 from neocog.data.fetch import tell
-from neocog.data.source import Arrays, Source
+from neocog.data.layouts import Layout, is_generic, recognise
+from neocog.data.source import ONE_LABEL, Arrays, Source
+from neocog.data.text import TABLES
 from neocog.errors import DataError, UsageError, closest
 
 PLUGINS = "neocog.sources"  # entry points: how rooms above this one, and other packages, add sources
-_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
 def open_source(
@@ -83,14 +87,12 @@ def open_source(
     suffix = path.suffix.lower()
     if path.is_file():
         name = path.stem
-        if suffix in _TABLES or suffix == ".parquet":
+        if suffix in TABLES:
             return _open_tables([path], path.parent, name, columns, classes)
         if suffix == ".tar":
             from neocog.data.shards import open_shards
 
             return open_shards([path], root=path.parent, name=name, classes=classes)
-        from neocog.data.layouts import recognise
-
         if layout := recognise(path):
             return _open_folder(layout.root, columns, classes)
         from neocog.data.conll import has_columns, open_columns
@@ -98,8 +100,8 @@ def open_source(
         if has_columns(path):
             return open_columns([path], name=name, columns=columns)
         raise DataError(
-            f"{text!r} is a file, but not one that holds a set of pictures; expected a folder, {', '.join(_TABLES)}, "
-            ".parquet or .tar"
+            f"{text!r} is a file, but not one that holds a set of pictures; expected a folder, {', '.join(TABLES)} "
+            "or .tar"
         )
     if files := expand(text):
         if all(one.suffix.lower() == ".parquet" for one in files):
@@ -115,8 +117,7 @@ def open_source(
 def expand(pattern: str) -> list[Path]:
     """Return the existing files of a pattern with ``*``, ``?`` and braces (``{000..012}``, ``{train,val}``), sorted.
 
-    Raises:
-        DataError: a brace range names files that do not exist.
+    Raises: DataError: a brace range names files that do not exist.
     """
     patterns = [pattern]
     while match := re.search(r"\{([^{}]*)\}", patterns[0]):
@@ -142,7 +143,6 @@ def expand(pattern: str) -> list[Path]:
 
 
 def _open_folder(path: Path, columns: Mapping[str, str] | None, classes: Sequence[str] | None) -> Source:
-    from neocog.data.annotation_folders import open_layout
     from neocog.data.conll import column_files, open_columns
     from neocog.data.folder import open_folder
     from neocog.data.parquet import binary_columns
@@ -158,7 +158,6 @@ def _open_folder(path: Path, columns: Mapping[str, str] | None, classes: Sequenc
         from neocog.data.shards import open_shards
 
         return open_shards(tars, root=path, name=name, classes=classes)
-    from neocog.data.layouts import recognise
     from neocog.data.manifest import find_manifests
 
     layout = recognise(path) if columns is None else None
@@ -193,6 +192,62 @@ def _open_folder(path: Path, columns: Mapping[str, str] | None, classes: Sequenc
     source = open_folder(path)
     if note:
         source.notes.append(note)
+    return source
+
+
+def open_layout(layout: Layout) -> Source:
+    """Open the pictures of a layout, without its masks, with its annotations as columns.
+
+    Labelled only where class folders hold the pictures.
+    """
+    from neocog.data import coco, labelme, mask_files, voc, yolo
+    from neocog.data.annotated import Pictures
+    from neocog.data.folder import Folder, open_folder
+
+    readers = {"coco": coco, "voc": voc, "yolo": yolo, "labelme": labelme, "masks": mask_files}
+    listed = open_folder(layout.root)
+    keys = [os.fsdecode(listed.keys.raw(i)) for i in range(len(listed))]
+    rows = np.array([i for i, key in enumerate(keys) if not layout.is_mask(layout.root / key)], dtype=np.int64)
+    pictures = Pictures(layout.root, [keys[i] for i in rows])
+    found = readers[layout.kind].read(layout, pictures)
+    if layout.kind != "masks" and "mask" not in found.columns and (layout.masks or layout.beside):
+        more = mask_files.read(layout, pictures)
+        found.columns.update(more.columns)
+        found.notes += more.notes
+        found.problems += more.problems
+    used = sorted(set(listed.labels[rows].tolist()) - {-1})
+    labelled = sum(not is_generic(listed.classes[i]) for i in used) >= 2  # class folders hold the pictures
+    labels = np.full(len(rows), -1, dtype=np.int32)
+    splits = pictures.splits()
+    if labelled:
+        labels = np.searchsorted(used, listed.labels[rows]).astype(np.int32)
+        labels[listed.labels[rows] < 0] = -1
+        splits = listed.splits[rows]
+    elif found.splits is not None:
+        splits = np.where(found.splits >= 0, found.splits, splits)
+    left_out = [f"{len(listed) - len(rows):,} masks were left out"] if len(rows) < len(listed) else []
+    what = ", ".join(role for role, column in found.columns.items() if column.known.any())
+    notes = [f"{layout}" + (f": {what} read" if what else ""), *([] if "mask" in found.columns else left_out)]
+    unfit = (
+        f"{listed.name} looks like {layout}. {ONE_LABEL} To classify whole pictures, put each into a folder named "
+        "after its class, or write a table with the columns path and label and open that."
+    )
+    if labelled:
+        unfit = ""
+        notes = [*listed.notes, *left_out, f"the folders were taken as classes, but this looks like {layout}"]
+    source = Folder(
+        layout.root,
+        Texts(listed.keys.raw(int(i)) for i in rows),
+        listed.name,
+        [listed.classes[i] for i in used] if labelled else (),
+        labels,
+        splits,
+        notes=[*notes, *found.notes],
+        problems=[*listed.problems, *found.problems],
+        columns=found.columns,
+        unfit=unfit,
+    )
+    source.layout, source.said_sizes = layout, found.sizes
     return source
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.columns import TextLists, count_splits, split_code, split_code_in
+from neocog.data.columns import declared, split_code, split_code_in
 from neocog.data.guess import bare
-from neocog.data.kinds import Category, Column, TextColumn
+from neocog.data.kinds import Category, Column, TextLists
 from neocog.data.source import Source
+from neocog.data.text import table_rows
 from neocog.errors import UsageError, closest
 from neocog.records import Problem
 
@@ -37,14 +38,8 @@ class Pairs(Source):
 
     kind = "text"
 
-    def key(self, i: int) -> str:
-        return f"{self.name}#{i}"
-
     def read(self, i: int) -> tuple[str, ...]:
         return self.columns["first"][i]  # type: ignore[no-any-return]
-
-    def _signature(self, i: int) -> bytes:
-        return b""  # the columns say it all
 
 
 def pair_columns(names: Sequence[str], given: Mapping[str, str] | None = None) -> dict[str, str] | None:
@@ -75,8 +70,6 @@ def open_pairs(
     files: Sequence[Path], *, name: str, columns: Mapping[str, str] | None = None, root: Path | None = None
 ) -> Pairs | None:
     """The pairs of some tables; None if they hold none. Raises: DataError, UsageError: see `pair_columns`."""
-    from neocog.data.manifest import table_rows
-
     notes: list[str] = []
     problems: list[Problem] = []
     first, second, said, splits = TextLists(), TextLists(), list[int](), list[int]()
@@ -103,7 +96,7 @@ def open_pairs(
     if roles is None or not said:
         return None
     codes = np.array(said, np.int32)
-    more: dict[str, Column] = {"first": TextColumn(first), "second": TextColumn(second)}
+    more: dict[str, Column] = {"first": first, "second": second}
     used = dict(roles)
     if odd:
         shown = ", ".join(repr(one) for one, _ in odd.most_common(3))
@@ -113,9 +106,7 @@ def open_pairs(
     notes.insert(0, "columns guessed: " + ", ".join(f"{column!r} as {role}" for role, column in used.items()))
     if problems:
         notes.append(f"{len(problems):,} rows were skipped, the first is {problems[0].key}: {problems[0].reason}")
-    coded = np.array(splits, np.int8)
-    if (coded >= 0).any():
-        notes.append(f"declared splits: {count_splits(coded)}")
+    coded = declared(splits, notes)
     return Pairs(name, (), np.full(len(said), -1), coded, notes=notes, problems=problems, columns=more)
 
 

@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.columns import LabelColumn, TextLists, count_splits, split_code, split_code_in
+from neocog.data.columns import LabelColumn, count_splits, split_code, split_of
 from neocog.data.decode import inspect
-from neocog.data.guess import Guess, guess_columns, is_binary, is_quantity, label_is_number, named_classes, why_unfit
-from neocog.data.kinds import Categories, Column, Numbers
+from neocog.data.guess import Guess, guess_columns
+from neocog.data.kinds import TextLists
 from neocog.data.reader import kind_of
 from neocog.data.sniff import sniff
 from neocog.data.source import Source
-from neocog.data.stores import is_url, opened
-from neocog.data.targets import flag_sets, number, target_columns
+from neocog.data.stores import opened
+from neocog.data.targets import described, number
 from neocog.errors import DataError, DecodeError
 from neocog.records import SPLITS
 
@@ -127,7 +127,7 @@ class ParquetPictures(Source):
         try:
             # opened anew each time: nothing is shared between threads or with forked processes, and the metadata,
             # which is the slow part, is kept
-            with pq.ParquetFile(os_file(path), metadata=self._metadata.get(group.file), pre_buffer=False) as file:
+            with pq.ParquetFile(opened(path), metadata=self._metadata.get(group.file), pre_buffer=False) as file:
                 self._metadata.setdefault(group.file, file.metadata)
                 table = file.read_row_group(group.number, columns=[self.column], use_threads=False)
         except (OSError, pa.ArrowException) as error:
@@ -145,24 +145,16 @@ class ParquetPictures(Source):
         return ends, memoryview(data) if data is not None else memoryview(b""), int(ends[-1] - ends[0])
 
 
-def os_file(path: str | Path) -> Any:
-    """Open a file, or an object of a store, for pyarrow, which takes a name that is not UTF-8 as bytes only."""
-    import pyarrow as pa
-
-    return opened(path) if isinstance(path, str) and is_url(path) else pa.OSFile(os.fsencode(path))
-
-
 def picture_rows(place: str) -> ParquetPictures:
     """Open one Parquet file, also of a store, for its pictures alone: the column whose first cell is one.
 
-    Raises:
-        DataError: it cannot be read, or has no picture.
+    Raises: DataError: it cannot be read, or has no picture.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(os_file(place)) as file:
+        with pq.ParquetFile(opened(place)) as file:
             binary = binary_columns(place)
             found = _of_pictures(file, binary) if binary else []
             if file.metadata.num_rows and not found:
@@ -176,8 +168,15 @@ def picture_rows(place: str) -> ParquetPictures:
         raise DataError(f"expected a Parquet file, but it cannot be read: {error}") from error
     firsts = [0, *accumulate(counts)]
     groups = [_Group(0, i, firsts[i], n, sizes[i]) for i, n in enumerate(counts) if n]
-    nothing = np.full(sum(counts), -1, dtype=np.int8)
-    return ParquetPictures([place], [place], column, groups, place, (), nothing.astype(np.int32), nothing)
+    return _bare([place], [place], column, groups, place)
+
+
+def _bare(
+    files: Sequence[str | Path], names: Sequence[str], column: str, groups: Sequence[_Group], name: str
+) -> ParquetPictures:
+    """The pictures of a column, and nothing else."""
+    nothing = np.full(sum(group.rows for group in groups), -1, dtype=np.int8)
+    return ParquetPictures(files, names, column, groups, name, (), nothing, nothing)
 
 
 def binary_columns(path: str | Path) -> list[str]:
@@ -191,7 +190,7 @@ def binary_columns(path: str | Path) -> list[str]:
         return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
     try:
-        return [field.name for field in pq.read_schema(os_file(path)) if binary(field.type)]
+        return [field.name for field in pq.read_schema(opened(path)) if binary(field.type)]
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: expected a Parquet file, but it cannot be read: {error}") from error
 
@@ -210,13 +209,12 @@ def open_parquet(
     ``test/0.parquet``). Class names come from `classes`, from the file's metadata (`classes` as a JSON list, or the
     features that data hubs write), or from a column with the name of each numbered class.
 
-    Raises:
-        DataError: unreadable file, or ambiguous columns.
+    Raises: DataError: unreadable file, or ambiguous columns.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    files = sorted(files, key=lambda path: (_file_split(path, root) % (len(SPLITS) + 1), path))  # training first
+    files = sorted(files, key=lambda path: (split_of(path, root) % (len(SPLITS) + 1), path))  # training first
     guess: Guess | None = None
     labels, captions = LabelColumn(), TextLists()
     splits: list[np.ndarray] = []
@@ -227,7 +225,7 @@ def open_parquet(
     label_cells: list[Any] = []
     for number_of_file, path in enumerate(files):
         try:
-            with pq.ParquetFile(os_file(path)) as file:
+            with pq.ParquetFile(opened(path)) as file:
                 schema = file.schema_arrow
                 if guess is None:
                     guess = _guess(file, binary_columns(path), columns, str(path))
@@ -254,62 +252,45 @@ def open_parquet(
             table_rows += table.select(list(guess.targets)).to_pylist()
         if table is not None and guess.label:
             label_cells.append(table.column(guess.label))
-        splits.append(_splits_of(path, root, table, rows, guess))
+        if guess.split and table is not None:
+            splits.append(np.array([split_code(one) for one in table.column(guess.split).to_pylist()], dtype=np.int8))
+        else:
+            splits.append(np.full(rows, split_of(path, root), dtype=np.int8))
     if guess is None or not first:
         raise DataError(f"{root}: no pictures in {len(files)} Parquet files")
     notes = list(guess.notes)
-    unfit = "" if classes else why_unfit(name, guess, labels, 0)
-    more_columns: dict[str, Column] = {}
-    if unfit and guess.label and label_is_number(guess, labels, notes):
-        values = np.array([number(cell) for part in label_cells for cell in part.to_pylist()])
-        more_columns["numbers"] = Numbers(values, (guess.label,))
-    if unfit:
-        labels = LabelColumn([None] * first)
-    names, codes, sets = labels.finish(classes, several=guess.several and not unfit)
-    if guess.label_name and classes is None:
-        names = named_classes(names, label_names, guess.label_name, notes)
     split_codes = np.concatenate(splits)
     if (split_codes >= 0).any() and not guess.split:
         notes.append(f"split taken from the file names: {count_splits(split_codes)}")
-    if sets is not None and guess.flags:
-        more_columns["tags"] = flag_sets(guess.flags, table_rows, names)
-    elif sets is not None:
-        known = np.concatenate([part.is_valid().to_numpy() for part in label_cells])
-        more_columns["tags"] = Categories(sets, names, None, known)
     shown = [path.relative_to(root).as_posix() for path in files]
 
     def inner(column: str) -> str:
         return f"{column}.bytes" if pa.types.is_struct(schema.field(column).type) else column
 
-    mask: ParquetPictures | None = None
+    inputs, mask = _bare(files, shown, inner(guess.path), groups, name), None
     if guess.masks and guess.masks[0] in binary_columns(files[0]):
-        nothing = np.full(first, -1, dtype=np.int8)
-        mask = ParquetPictures(files, shown, inner(guess.masks[0]), groups, name, (), nothing.astype(np.int32), nothing)
+        mask = _bare(files, shown, inner(guess.masks[0]), groups, name)
         mark = " ".join(str(os.stat(path).st_size) for path in files)
         table_rows = [{**row, guess.masks[0]: mark} for row in table_rows or [{}] * first]
-    found, said = target_columns(
+    facts = described(
+        name,
         guess,
+        labels,
         [[row] for row in table_rows],
-        classes=named,
-        size=lambda i: _size_of(source.read(i)),
+        notes,
+        numbers=lambda: (number(cell) for part in label_cells for cell in part.to_pylist()),
+        known=np.concatenate([part.is_valid().to_numpy() for part in label_cells] or [np.zeros(0, bool)]),
+        names=label_names,
+        several=guess.several,
+        classes=classes,
+        box_classes=named,
+        size=lambda i: _size_of(inputs.read(i)),
         mask=None if mask is None else mask.read,
         point_names=_point_names(schema),
     )
-    more_columns |= found
+    captioned = captions if guess.captions else None
     source = ParquetPictures(
-        files,
-        shown,
-        inner(guess.path),
-        groups,
-        name,
-        names,
-        codes,
-        split_codes,
-        notes=[*notes, *said],
-        label_sets=sets,
-        captions=captions if guess.captions else None,
-        columns=more_columns,
-        unfit=unfit,
+        files, shown, inputs.column, groups, splits=split_codes, notes=notes, captions=captioned, **facts
     )
     source.kind = kind_of(source.read(0)[:64])
     return source
@@ -329,28 +310,13 @@ def _point_names(schema: Any) -> list[str] | None:
 
 
 def _guess(file: Any, pictures: list[str], columns: Mapping[str, str] | None, where: str) -> Guess:
-    import pyarrow as pa
-
     schema = file.schema_arrow
-    few = [one.name for one in schema if pa.types.is_boolean(one.type) or pa.types.is_integer(one.type)]
-    few += [one.name for one in schema if pa.types.is_floating(one.type)]
+    few = [one.name for one in schema if one.name not in pictures]
     batch = next(file.iter_batches(batch_size=64, columns=few), None) if few else None
-    head = {one: [] if batch is None else [c for c in batch.column(one).to_pylist() if c is not None] for one in few}
-
-    def texts(kind: Any) -> bool:
-        return pa.types.is_list(kind) or pa.types.is_large_list(kind)
-
-    return guess_columns(
-        schema.names,
-        columns,
-        where=where,
-        pictures=pictures,
-        lists=[field.name for field in schema if texts(field.type)],
-        integers=[field.name for field in schema if pa.types.is_integer(field.type)],
-        looks_like_path=_of_pictures(file, pictures) if len(pictures) > 1 else (),
-        binary=[one for one in few if is_binary(head[one])],
-        quantities=[one for one in few if is_quantity(one, LabelColumn(head[one]))],
-    )
+    head = batch.to_pydict() if batch is not None else {}
+    cells = {name: [one for one in head.get(name, ()) if one not in (None, "")] for name in schema.names}
+    likely = _of_pictures(file, pictures) if len(pictures) > 1 else ()
+    return guess_columns(cells, columns, where=where, pictures=pictures, looks_like_path=likely)
 
 
 def _of_pictures(file: Any, columns: list[str]) -> list[str]:
@@ -379,19 +345,6 @@ def _append_rows(
         texts = [table.column(one).to_pylist() for one in guess.captions]
         for cells in zip(*texts, strict=True):
             captions.append(guess.caption_list(cells))
-
-
-def _splits_of(path: Path, root: Path, table: Any, rows: int, guess: Guess) -> np.ndarray:
-    if guess.split:
-        return np.array([split_code(one) for one in table.column(guess.split).to_pylist()], dtype=np.int8)
-    return np.full(rows, _file_split(path, root), dtype=np.int8)
-
-
-def _file_split(path: Path, root: Path) -> int:
-    code = split_code_in(path.stem)
-    for folder in path.relative_to(root).parts[:-1] if code < 0 else ():
-        code = max(code, split_code(folder))
-    return code
 
 
 def _sizes(metadata: Any, column: str) -> list[int]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from neocog.data.source import Source
 from neocog.errors import DataError
 from neocog.records import Preprocess, Problem
 
+_STEP = 256
 _TINY = 2e-4  # seconds to decode one picture; below that one thread is faster than several
 Placed = tuple[np.ndarray, np.ndarray, tuple[int, int]]  # uint8 (H, W, C), and what `decode.placed` says of it
 
@@ -28,7 +31,56 @@ def workers() -> int:
     return max(1, min(16, usable))
 
 
-class Held:
+class Gathered(NamedTuple):
+    """Inputs of a batch: of pictures bytes (B, H, W, C); which could be read; and where they went (decode.placed)."""
+
+    pixels: Tensor
+    valid: Tensor
+    places: Tensor
+    sizes: Tensor
+
+
+class Input(ABC):
+    """The inputs of some samples.
+
+    Attributes:
+        problems: those that cannot be read.
+        streamed: whether threads read them when their batch comes near: then they have no `held`.
+        mixes: whether two of them can be mixed, number by number.
+    """
+
+    streamed: bool = False
+    mixes: bool = False
+
+    def __init__(self, pre: Preprocess, problems: list[Problem] | None = None) -> None:
+        self.pre, self.problems = pre, [] if problems is None else problems
+        self._noted: set[int] = set()
+        self._noting = threading.Lock()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    def held(self, rows: Tensor, choice: Tensor | None = None) -> Gathered:
+        """Some of them; `choice`: float (B,) in [0, 1), of several views that one."""
+        raise NotImplementedError
+
+    def read(self, row: int, box: Tensor | None = None, smallest: float = 0.0) -> Any:
+        """One of them, for `gathered`; None (and a problem noted) if it cannot be read. Thread-safe."""
+        raise NotImplementedError
+
+    def gathered(self, read: list[Any], choice: Tensor | None = None) -> Gathered:
+        """What threads have read, as a batch."""
+        raise NotImplementedError
+
+    def unread(self, source: Source, index: int, error: Exception) -> None:
+        """Note that an input cannot be read, once."""
+        with self._noting:
+            if index not in self._noted:
+                self._noted.add(index)
+                self.problems.append(Problem(source.key(index), str(error)))
+
+
+class Held(Input):
     """Some pictures of a source, decoded once, as one uint8 tensor (N, H, W, C) on the device.
 
     Unreadable pictures are left out and stand in `problems`; `kept` says which rows of `indices` are there.
@@ -44,7 +96,7 @@ class Held:
         device: torch.device,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self.problems: list[Problem] = []
+        super().__init__(pre)
         pixels = np.empty((len(indices), *pre.input, pre.channels), dtype=np.uint8)
         matrices, sizes = np.empty((len(indices), 2, 3)), np.empty((len(indices), 2), np.int64)
         good = np.ones(len(indices), dtype=bool)
@@ -57,13 +109,9 @@ class Held:
                     pixels[row] = made.transpose(1, 2, 0)
                 except (DataError, OSError) as error:
                     good[row] = False
-                    self.problems.append(Problem(source.key(index), str(error)))
+                    self.unread(source, index, error)
 
-        step = 256
-        chunks = [range(i, min(i + step, len(indices))) for i in range(0, len(indices), step)]
-        for done in loaded(load, chunks):
-            if progress:
-                progress(min(done * step, len(indices)), len(indices))
+        load_all(load, len(indices), progress)
         self.kept = np.flatnonzero(good)
         if len(self.kept) < len(indices):
             pixels, matrices, sizes = pixels[good], matrices[good], sizes[good]
@@ -71,50 +119,48 @@ class Held:
         self.sizes = torch.from_numpy(sizes)
         self.problems.sort(key=lambda p: p.key)
         self.pixels = torch.from_numpy(pixels).to(device)
-        self.pre = pre
 
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def held(self, rows: Tensor, choice: Tensor | None = None) -> Gathered:
+        pixels = self.pixels[rows.to(self.pixels.device)]
+        return Gathered(pixels, torch.ones(len(rows), dtype=torch.bool), self.places[rows], self.sizes[rows])
 
-def loaded(load: Callable[[range], None], chunks: list[range]) -> Iterator[int]:
-    """Load every chunk, by threads unless pictures are tiny; yields how many chunks are done.
+
+def load_all(load: Callable[[range], None], count: int, progress: Callable[[int, int], None] | None) -> None:
+    """Load `count` rows, 256 at a time, by threads unless they are tiny.
 
     Decoding a tiny picture is mostly Python, where threads only wait for each other: 137 us for a picture of CIFAR-10
     with two of them, 100 with one.
     """
+    chunks = [range(i, min(i + _STEP, count)) for i in range(0, count, _STEP)]
     if not chunks:
         return
     load(chunks[0][:1])  # opens the file
     begin = time.perf_counter()
     load(chunks[0][1:])
     tiny = time.perf_counter() - begin < _TINY * (len(chunks[0]) - 1)
-    yield 1
-    if tiny:
-        for done, chunk in enumerate(chunks[1:], 2):
-            load(chunk)
-            yield done
-        return
-    with ThreadPoolExecutor(workers()) as pool:
-        yield from (done for done, _ in enumerate(pool.map(load, chunks[1:]), 2))
+    with ThreadPoolExecutor(1 if tiny else workers()) as pool:
+        for chunk, _ in zip(chunks, (map if tiny else pool.map)(load, [range(0), *chunks[1:]]), strict=True):
+            if progress:
+                progress(chunk.stop, count)
 
 
-class Streamed:
+class Streamed(Input):
     """Some pictures of a source, decoded by threads when their batch comes near; memory does not grow with N."""
 
-    mixes = True
+    mixes = streamed = True
 
     def __init__(self, source: Source, indices: np.ndarray, pre: Preprocess) -> None:
-        self.source, self.indices, self.pre = source, indices, pre
-        self.problems: list[Problem] = []
-        self._seen: set[int] = set()
-        self._lock = threading.Lock()
+        super().__init__(pre)
+        self.source, self.indices = source, indices
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def picture(self, row: int, box: Tensor | None, smallest: float) -> Placed | None:
-        """One picture, uint8 (H, W, C), and where it went; None (and a problem noted) if it cannot be read."""
+    def read(self, row: int, box: Tensor | None = None, smallest: float = 0.0) -> Placed | None:
+        """One picture, uint8 (H, W, C), and where it went; cut out by `box`, uniform numbers."""
         index = int(self.indices[row])
         try:
             data = self.source.read(index)
@@ -125,11 +171,25 @@ class Streamed:
                 return made.transpose(1, 2, 0), matrix, size
             return _cropped(data, box, self.pre, smallest)
         except (DataError, OSError) as error:
-            with self._lock:
-                if index not in self._seen:
-                    self._seen.add(index)
-                    self.problems.append(Problem(self.source.key(index), str(error)))
+            self.unread(self.source, index, error)
             return None
+
+    def gathered(self, read: list[Placed | None], choice: Tensor | None = None) -> Gathered:
+        return gathered_pictures(read, self.pre)
+
+
+def gathered_pictures(pictures: list[Placed | None], pre: Preprocess) -> Gathered:
+    """Pictures of one size as a batch; those that could not be read are black."""
+    b = len(pictures)
+    size = next((picture[0].shape[:2] for picture in pictures if picture is not None), pre.input)
+    pixels = torch.zeros(b, *size, pre.channels, dtype=torch.uint8)
+    places, sizes = torch.eye(2, 3, dtype=torch.float64).repeat(b, 1, 1), torch.ones(b, 2, dtype=torch.int64)
+    valid = torch.tensor([picture is not None for picture in pictures], dtype=torch.bool)
+    for row, picture in enumerate(pictures):
+        if picture is not None:
+            pixels[row] = torch.from_numpy(picture[0])
+            places[row], sizes[row] = torch.from_numpy(picture[1]), torch.tensor(picture[2])
+    return Gathered(pixels, valid, places, sizes)
 
 
 def _piece(data: bytes | np.ndarray, uniform: Tensor, pre: Preprocess) -> Placed:

@@ -40,6 +40,7 @@ class ClipReader(Reader):
     net = "clip_small"
     recipe = "clips"
     draws = 3
+    kept = ("size", "frames", "every", "flip", "mean", "std")
 
     def __init__(
         self, size: int, frames: int, every: float, flip: bool, mean: Sequence[float], std: Sequence[float]
@@ -72,14 +73,6 @@ class ClipReader(Reader):
         step = f"{every:g} s apart" if every else "spread over each clip"
         made.notes = (f"{frames} frames of {size}x{size}, {step} (--input-option frames=N every=SECONDS size=PIXELS)",)
         return made
-
-    def to_json(self) -> dict[str, Any]:
-        names = ("size", "frames", "every", "flip", "mean", "std")
-        return {name: getattr(self, name) for name in names}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> ClipReader:
-        return cls(**values)
 
     @property
     def shape(self) -> tuple[int, ...]:

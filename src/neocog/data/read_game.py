@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from neocog.data.games import make_games
-from neocog.data.kinds import digest
+from neocog.data.kinds import Column, digest
 from neocog.data.reader import Reader, register
 from neocog.data.source import Source
 from neocog.errors import DataError, UsageError
@@ -19,23 +19,16 @@ from neocog.page import Html, text
 _TRAIN = 10_000  # training games that have a name; there is no end of them
 
 
-class Seeds:
+class Seeds(Column):
     """The seed of each game, int64 (N,)."""
 
     kind = "seed"
 
     def __init__(self, values: np.ndarray) -> None:
-        self.values = np.asarray(values, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.values)
+        self.values, self._present = values, np.ones(len(values), dtype=bool)
 
     def __getitem__(self, i: int) -> int:
         return int(self.values[i])
-
-    @property
-    def known(self) -> np.ndarray:
-        return np.ones(len(self), dtype=bool)
 
     def select(self, rows: np.ndarray) -> Seeds:
         return Seeds(self.values[rows])
@@ -57,9 +50,6 @@ class Episodes(Source):
         self.seeds = Seeds(np.concatenate([np.arange(n) + k * (1 << 40) for k, n in enumerate(counts)]))
         super().__init__(spec.partition(":")[2], (), np.full(len(splits), -1), splits, columns={"seed": self.seeds})
 
-    def key(self, i: int) -> str:
-        return f"{self.name}#{i}"
-
     def read(self, i: int) -> int:
         return self.seeds[i]
 
@@ -77,6 +67,7 @@ class GameReader(Reader):
     net = "dqn_2015"
     recipe = "play"
     pictures = True
+    kept = ("game", "frames")
 
     def __init__(self, game: str, frames: int) -> None:
         self.game, self.frames = game, frames
@@ -84,13 +75,6 @@ class GameReader(Reader):
     @classmethod
     def plan(cls, source: Source, rows: np.ndarray, options: Mapping[str, Any]) -> GameReader:
         return cls(source.spec, 4)  # type: ignore[attr-defined]  # of a source of this kind
-
-    def to_json(self) -> dict[str, Any]:
-        return {"game": self.game, "frames": self.frames}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> GameReader:
-        return cls(**values)
 
     @property
     def shape(self) -> tuple[int, ...]:

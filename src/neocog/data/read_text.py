@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from neocog.data.findings import Finding
 from neocog.data.reader import Reader, register
 from neocog.data.source import Source
-from neocog.data.text import text_of
+from neocog.data.text import TABLES, text_of
 from neocog.data.text_rules import text_findings
 from neocog.errors import DataError, UsageError, closest
 from neocog.page import Html, line_chart, pairs, text
@@ -23,7 +23,6 @@ from neocog.text.vectors import table_for
 
 _MOST = 512  # tokens of a text that are read, where the user says nothing
 _SHOWN = 280  # letters of a text in a report
-_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
 @register
@@ -112,14 +111,14 @@ class TextReader(Reader):
         """As of any reader; a table gives its texts, and what is no path is a text itself."""
         for one in given:
             path = user_path(one)
-            if path is not None and path.suffix.lower() in _TABLES:
+            if path is not None and path.suffix.lower() in TABLES:
                 from neocog.data.open import open_source
 
                 source = open_source(path)
                 yield from ((source.key(i), source.read(i)) for i in range(len(source)))
             elif path is not None or not isinstance(one, str):
                 yield from super().inputs([one if path is None else path])
-            elif Path(one).suffix.lower() in (*self.endings, *_TABLES) and " " not in one:
+            elif Path(one).suffix.lower() in (*self.endings, *TABLES) and " " not in one:
                 raise UsageError(f"expected a text, a file or a folder; {one} does not exist")
             else:
                 yield one if len(one) <= 60 else f"{one[:57]}...", one
@@ -145,8 +144,7 @@ class TextReader(Reader):
     @classmethod
     def drawn(cls, n: int, size: int, seed: int, task: str) -> Source:
         """What is said of drawn pictures."""
-        from neocog.data.drawn import Drawn
-        from neocog.data.drawn_texts import DrawnTexts
+        from neocog.data.drawn import Drawn, DrawnTexts
 
         return DrawnTexts(Drawn(seed, size, task, range(n)))
 

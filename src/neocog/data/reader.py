@@ -48,6 +48,7 @@ class Reader(ABC):
         mixes: what `finish` gives is numbers that can be averaged, so that mixup makes sense.
         pictures: nets for pictures can read what it makes, too.
         draws: how many random numbers of a sample `finish` takes in training.
+        kept: the arguments, which are attributes too, that net.json keeps; or `to_json` and `from_json` say it.
         notes: what the user should know of the inputs, one sentence each; made by `plan`.
     """
 
@@ -60,6 +61,7 @@ class Reader(ABC):
     draws: int = 0
     mixes: ClassVar[bool] = False
     pictures: ClassVar[bool] = False
+    kept: ClassVar[tuple[str, ...]] = ()
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -70,14 +72,14 @@ class Reader(ABC):
         Inputs that cannot be read are passed over. Raises: DataError: none can be read.
         """
 
-    @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """What net.json keeps; `from_json` makes the same reader of it."""
+        return {name: getattr(self, name) for name in self.kept}
 
     @classmethod
-    @abstractmethod
     def from_json(cls, values: Mapping[str, Any]) -> Reader:
         """The reader that `to_json` described."""
+        return cls(**values)
 
     # ---- for the net
 

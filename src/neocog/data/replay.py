@@ -41,8 +41,7 @@ class Replay:
     Attributes:
         time: steps played so far.
 
-    Raises:
-        RunError: there is no room on the disk.
+    Raises: RunError: there is no room on the disk.
     """
 
     def __init__(self, file: Path, games: int, length: int, room: int, shape: tuple[int, int], frames: int) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from neocog.data.kinds import NOT_LABELLED, Boxes, Masks, digest, spans
+from neocog.data.columns import spans
+from neocog.data.kinds import NOT_LABELLED, Boxes, Masks, digest
 from neocog.errors import DataError
 
 

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.columns import LabelColumn, TextLists, Texts, count_splits, is_picture, split_code, split_code_in
+from neocog.data.columns import LabelColumn, Texts, count_splits, is_picture, split_of
+from neocog.data.kinds import TextLists
 from neocog.data.source import Source
-from neocog.data.text import text_of
+from neocog.data.text import first_lines, text_of
 from neocog.errors import DataError
 from neocog.records import Problem, counted
 
@@ -111,8 +112,7 @@ def open_shards(files: Sequence[Path], *, root: Path, name: str, classes: Sequen
     The split comes from a shard's name or folder (``train-0001.tar``, ``val/0001.tar``). Numbers in .cls are indices
     into `classes`, or into a file ``classes.txt`` beside the shards (one name a line).
 
-    Raises:
-        DataError: no shard holds a picture, or one is compressed.
+    Raises: DataError: no shard holds a picture, or one is compressed.
     """
     columns = _Columns()
     files = sorted(files, key=lambda path: (path.name, path))
@@ -120,11 +120,12 @@ def open_shards(files: Sequence[Path], *, root: Path, name: str, classes: Sequen
     splits = array("b")
     for number, path in enumerate(files):
         before = len(columns.members)
-        columns.index(number, path, names[number])
-        code = split_code_in(path.stem)
-        for folder in path.relative_to(root).parts[:-1] if code < 0 else ():
-            code = max(code, split_code(folder))
-        splits.extend(array("b", [code]) * (len(columns.members) - before))
+        try:
+            with open(path, "rb") as file:
+                columns.read(number, file, names[number])
+        except OSError as error:
+            columns.problems.append(Problem(names[number], f"shard cannot be read: {error.strerror or error}"))
+        splits.extend(array("b", [split_of(path, root)]) * (len(columns.members) - before))
     if not len(columns.members):
         why = f"; {columns.problems[0].key}: {columns.problems[0].reason}" if columns.problems else ""
         raise DataError(
@@ -132,7 +133,8 @@ def open_shards(files: Sequence[Path], *, root: Path, name: str, classes: Sequen
         )
     notes = []
     if classes is None:
-        classes, found = _class_names(root, files)
+        found, lines = first_lines((root, *(path.parent for path in files[:1])), _CLASS_FILES)
+        classes = lines or None
         notes += [f"class names taken from {found}"] if found else []
     class_names, labels, several = columns.labels.finish(classes)
     codes = np.frombuffer(splits, dtype=np.int8).copy()
@@ -162,7 +164,7 @@ def open_shards(files: Sequence[Path], *, root: Path, name: str, classes: Sequen
         notes=notes,
         problems=columns.problems,
         label_sets=several,
-        captions=columns.captions if columns.captions.total else None,
+        captions=columns.captions if columns.captions.known.any() else None,
     )
 
 
@@ -181,6 +183,27 @@ class _Said:
     label: object = None
     captions: list[str] = field(default_factory=list)
     classified: bool = False  # by a .cls
+
+    def learn(self, kind: str, data: bytes) -> None:
+        """Take label and captions from a member; .cls and .txt win over .json."""
+        text = text_of(data).strip()
+        if kind == "cls":
+            self.label, self.classified = text or None, True
+        elif kind == "txt":
+            self.captions = [text, *(one for one in self.captions if one != text)] if text else self.captions
+        else:
+            try:
+                facts = json.loads(text)
+            except (ValueError, RecursionError):
+                return
+            if not isinstance(facts, dict):
+                return
+            labels = (facts.get(key) for key in ("label", "class", "cls", "labels", "tags", "class_name"))
+            plain = (one for one in labels if isinstance(one, (str, int, list)) and not isinstance(one, bool))
+            self.label = self.label if self.classified else next(plain, None)
+            for value in (facts.get(key) for key in ("caption", "captions", "text")):
+                more = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+                self.captions = list(dict.fromkeys([*self.captions, *(str(one) for one in more if one)]))
 
 
 @dataclass(slots=True)
@@ -219,16 +242,8 @@ class _Columns:
         self.other: set[str] = set()
         self.without = self.repeated = 0
 
-    def index(self, number: int, path: Path, name: str) -> None:
-        """Add the samples of one shard, whose members may stand in any order."""
-        try:
-            with open(path, "rb") as file:
-                self.read(number, file, name)
-        except OSError as error:
-            self.problems.append(Problem(name, f"shard cannot be read: {error.strerror or error}"))
-
     def read(self, number: int, file: Any, name: str) -> None:
-        """Add the samples of one shard that is open; those before a failure of the disk, too."""
+        """Add the samples of one open shard, its members in any order; those before a failure of the disk, too."""
         samples: list[_Sample] = []
         last: dict[str, _Sample] = {}  # the latest sample of each name
         try:
@@ -252,7 +267,7 @@ class _Columns:
                     sample.pictures.append((member, column, offset, size))
                 elif size <= _SIDE_LIMIT:
                     file.seek(offset)
-                    _learn(sample.said.setdefault(which, _Said()), kind, file.read(size))
+                    sample.said.setdefault(which, _Said()).learn(kind, file.read(size))
         finally:
             self._add(number, samples)
 
@@ -323,44 +338,3 @@ def _broken(file: Any, offset: int, end: int) -> str:
         if any(block):
             return "more data follow the end mark and were not read: join shards with 'tar --concatenate', not with cat"
     return ""
-
-
-def _learn(said: _Said, kind: str, data: bytes) -> None:
-    """Take label and captions from a member beside a picture; .cls and .txt win over .json."""
-    text = text_of(data).strip()
-    if kind == "cls":
-        said.label, said.classified = text or None, True
-    elif kind == "txt":
-        said.captions = [text, *(one for one in said.captions if one != text)] if text else said.captions
-    else:
-        label, captions = _facts(text)
-        said.label = said.label if said.classified else label
-        said.captions += [one for one in captions if one not in said.captions]
-
-
-def _facts(text: str) -> tuple[object, list[str]]:
-    """Return (label or labels or None, captions) from a .json member."""
-    label: object = None
-    captions: list[str] = []
-    try:
-        facts = json.loads(text)
-    except (ValueError, RecursionError):
-        facts = {}
-    if isinstance(facts, dict):
-        for key in ("label", "class", "cls", "labels", "tags", "class_name"):
-            if isinstance(facts.get(key), (str, int, list)) and not isinstance(facts.get(key), bool):
-                label = facts[key]
-                break
-        for key in ("caption", "captions", "text"):
-            value = facts.get(key)
-            captions += [value] if isinstance(value, str) else [str(one) for one in value or () if one]
-    return label, captions
-
-
-def _class_names(root: Path, files: Sequence[Path]) -> tuple[list[str] | None, str]:
-    for folder in dict.fromkeys([root, *(path.parent for path in files[:1])]):
-        for name in _CLASS_FILES:
-            if (path := folder / name).is_file():
-                lines = text_of(path.read_bytes()).splitlines()
-                return [line.strip() for line in lines if line.strip()], name
-    return None, ""

@@ -1,39 +1,23 @@
-"""What the first bytes of a file say that it is: a picture format, or what somebody called .jpg by mistake."""
+"""What the first bytes of a file say that it is, a format or what somebody called .jpg by mistake; how it is turned."""
 
 from __future__ import annotations
 
 import re
+import struct
+from collections.abc import Mapping
+from typing import Any
 
 from neocog.errors import DecodeError
 
 _MAGIC = (  # (first bytes, name); decode answers those without a reader with "not supported: NAME"
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"FUJIFILMCCD-RAW", "camera raw (RAF)"),
-    (b"IIU\0", "camera raw (RW2)"),
-    (b"IIRO", "camera raw (ORF)"),
-    (b"IIRS", "camera raw (ORF)"),
-    (b"II*\0\x10\0\0\0CR", "camera raw (CR2)"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
-    (b"BM", "BMP"),
-    (b"\xff\x4f\xff\x51", "JPEG2000"),
-    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
-    (b"\0\0\x01\0", "ICO"),
-    (b"8BPS", "PSD"),
-    (b"%PDF", "PDF"),
-    (b"%!PS", "EPS"),
-    (b"v/1\x01", "EXR"),
-    (b"PK\x03\x04", "ZIP archive"),
-    (b"\x1f\x8b", "gzip archive"),
-    (b"\x1a\x45\xdf\xa3", "Matroska video"),
-)
+    (b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF87a", "GIF"), (b"GIF89a", "GIF"),
+    (b"FUJIFILMCCD-RAW", "camera raw (RAF)"), (b"IIU\0", "camera raw (RW2)"), (b"IIRO", "camera raw (ORF)"),
+    (b"IIRS", "camera raw (ORF)"), (b"II*\0\x10\0\0\0CR", "camera raw (CR2)"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"), (b"MM\0+", "TIFF"), (b"BM", "BMP"), (b"\xff\x4f\xff\x51", "JPEG2000"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"), (b"\xff\x0a", "JPEG XL"), (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+    (b"\0\0\x01\0", "ICO"), (b"8BPS", "PSD"), (b"%PDF", "PDF"), (b"%!PS", "EPS"), (b"v/1\x01", "EXR"),
+    (b"PK\x03\x04", "ZIP archive"), (b"\x1f\x8b", "gzip archive"), (b"\x1a\x45\xdf\xa3", "Matroska video"),
+)  # fmt: skip
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 
@@ -79,3 +63,34 @@ def _what_else(data: bytes) -> str:
     if start.startswith("version https://git-lfs"):
         return "not a picture: a Git LFS pointer ('git lfs pull' fetches the picture)"
     return "not a picture: text"
+
+
+def orientation(info: Mapping[Any, Any]) -> int:
+    """EXIF orientation 1..8 from a Pillow info dictionary (EXIF bytes, else XMP); 1 if absent or damaged.
+
+    Reads the one entry of IFD0 that matters, because Pillow's full EXIF parser warns about damaged entries.
+    """
+    exif = info.get("exif")
+    raw = info.get("Raw profile type exif")  # how ImageMagick writes EXIF into PNG: hexadecimal text
+    if not exif and isinstance(raw, str):
+        try:
+            exif = bytes.fromhex("".join(raw.split("\n")[3:]))
+        except ValueError:
+            exif = None
+    if isinstance(exif, bytes):
+        exif = exif[6:] if exif.startswith(b"Exif\0\0") else exif
+        end = {b"II": "<", b"MM": ">"}.get(exif[:2])
+        try:
+            if end:
+                (ifd,) = struct.unpack_from(end + "I", exif, 4)
+                (count,) = struct.unpack_from(end + "H", exif, ifd)
+                for at in range(ifd + 2, ifd + 2 + 12 * count, 12):
+                    tag, _, _, value = struct.unpack_from(end + "HHIH", exif, at)
+                    if tag == 0x0112:
+                        return value if 1 <= value <= 8 else 1
+        except struct.error:
+            pass
+    xmp = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
+    xmp = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp
+    found = re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp) if isinstance(xmp, bytes) else None
+    return int(found[1]) if found else 1

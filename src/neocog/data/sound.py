@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,34 +13,12 @@ SOUND_ENDINGS = frozenset((".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".a
 _FRAME = 0.02  # seconds: how finely silence is found
 
 
-@dataclass(frozen=True, slots=True)
-class SoundInfo:
-    """What the header of a sound file says: samples a second, seconds, channels, and the format."""
-
-    rate: int
-    seconds: float
-    channels: int
-    format: str
-
-
-def is_sound(name: str | bytes) -> bool:
-    """Tell whether a file name ends like a recording that neocog reads."""
-    return os.path.splitext(os.fsdecode(name))[1].lower() in SOUND_ENDINGS
-
-
 def begins(data: bytes) -> bool:
     """Tell whether a file that begins so is WAV, FLAC, OGG, MP3, AIFF or AU."""
     if data[:4] in (b"RIFF", b"FORM"):
         return data[8:12] in (b"WAVE", b"AIFF", b"AIFC")
     mp3 = data[:3] == b"ID3" or (data[:1] == b"\xff" and len(data) > 1 and data[1] & 0xE6 == 0xE2)
     return data[:4] in (b"fLaC", b"OggS", b".snd", b"RF64") or mp3
-
-
-def inspect(data: bytes) -> SoundInfo:
-    """Read the header of a sound file. Raises: DecodeError: it is none; MissingExtra: no soundfile."""
-    with _opened(data) as file:
-        seconds = file.frames / file.samplerate
-        return SoundInfo(file.samplerate, seconds, file.channels, f"{file.format} {file.subtype}")
 
 
 def decode(data: bytes, rate: int | None = None) -> tuple[np.ndarray, int]:
@@ -52,8 +28,7 @@ def decode(data: bytes, rate: int | None = None) -> tuple[np.ndarray, int]:
         data: the file.
         rate: samples a second that are wanted; None: those of the file.
 
-    Returns:
-        float32 (L,) in -1 to 1, the mean of all channels, and its rate.
+    Returns: float32 (L,) in -1 to 1, the mean of all channels, and its rate.
 
     Raises: DecodeError: not a sound file, broken, empty, or not finite; MissingExtra: soundfile or soxr is not there.
     """

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from neocog.data import sound
-from neocog.data.findings import KEPT, Example, Finding, counted
+from neocog.data.findings import Facts, Finding, counted
 from neocog.data.pictures import workers
 from neocog.data.source import Source
 from neocog.errors import DataError
-from neocog.records import SPLITS
 
 # where a rule begins to speak
 _SILENT = 1e-3  # the largest value: 60 decibels under full scale
@@ -59,66 +57,53 @@ def sound_findings(source: Source) -> list[Finding]:
     with ThreadPoolExecutor(workers()) as pool:
         every = list(pool.map(one, range(len(source))))
     n, good = len(every), np.array([not h.reason for h in every], bool)
-    seconds, rates = (np.array([getattr(h, name) for h in every]) for name in ("seconds", "rate"))
-    middle = float(np.median(seconds[good])) if good.any() else 0.0
-    found = []
-
-    def say(
-        name: str, severity: str, title: str, where: np.ndarray | Sequence[Sequence[int]], advice: str,
-        note: Callable[[int], str],
-    ) -> None:  # fmt: skip
-        groups = [[int(i)] for i in np.flatnonzero(where)] if isinstance(where, np.ndarray) else where
-        if not len(groups):
-            return
-        shown = tuple(tuple(_example(source, i, note(i)) for i in group) for group in groups[:KEPT])
-        many = counted(sum(map(len, groups)), "recording")
-        count = sum(map(len, groups))
-        found.append(Finding(name, severity, title.format(many), count, advice, shown, max(0, len(groups) - KEPT)))
-
-    say(
-        "unreadable", "warning" if good.any() else "error", f"{{}} of {n:,} cannot be read", ~good,
-        "Training skips them. Replace or delete them, so that no class loses recordings unnoticed.",
-        lambda i: every[i].reason,
-    )  # fmt: skip
-    say(
-        "silent", "warning", "{} with nothing to hear", good & np.array([h.peak < _SILENT for h in every]),
-        "No label fits silence. Delete them, or give them a class of their own.",
-        lambda i: f"largest value {every[i].peak:.2g} of 1",
-    )  # fmt: skip
-    say(
-        "clipped", "hint", "{} recorded too loud: the tops of the wave are cut off",
-        np.array([h.clipped > _CLIPPED for h in every]),
-        "They sound distorted. If others will be too, keep them; else record them again with less gain.",
-        lambda i: f"{every[i].clipped:.1%} of the samples",
-    )  # fmt: skip
-    say(
-        "long", "hint", f"{{}} more than {_LONG} times as long as the one in the middle ({middle:.2g} s)",
-        good & (seconds > _LONG * middle),
-        "Training hears only a part of a long recording, anywhere in it, and a test the middle. Cut them into pieces.",
-        lambda i: f"{seconds[i]:.1f} s",
-    )  # fmt: skip
-    usual = int(np.median(rates[good])) if good.any() else 0
-    say(
-        "rates", "hint", f"{{}} at another rate than {usual:,} samples a second", good & (rates != usual),
-        "All are resampled to one rate. If rates go with classes, a net may tell classes by what the lower rate lacks.",
-        lambda i: f"{rates[i]:,} samples a second",
-    )  # fmt: skip
+    seconds, rates, peaks, clipped = (
+        np.array([getattr(h, name) for h in every]) for name in ("seconds", "rate", "peak", "clipped")
+    )
+    middle, usual = (float(np.median(of[good])) if good.any() else 0.0 for of in (seconds, rates))
     copies: dict[bytes, list[int]] = {}
-    for i in np.flatnonzero(good):
-        copies.setdefault(every[i].mark, []).append(int(i))
-    doubled = [group for group in copies.values() if len(group) > 1]
-    torn = [group for group in doubled if len({int(source.labels[i]) for i in group}) > 1]
-    leaking = [group for group in doubled if len({int(source.splits[i]) for i in group} - {-1}) > 1]
-    say("conflict", "error", "{} are copies with different labels", torn, "One of the labels is wrong.", lambda i: "")
-    say(
-        "leak", "error", "{} are copies on both sides of a split", leaking,
-        "A test on what was learned by heart says too much. Leave them in one split.", lambda i: "",
-    )  # fmt: skip
-    say(
-        "copies", "hint", "{} are copies of each other", [g for g in doubled if g not in torn and g not in leaking],
-        "They count more than once. A split of neocog keeps them on one side.", lambda i: "",
-    )  # fmt: skip
-    return found
+    for i in np.flatnonzero(good).tolist():
+        copies.setdefault(every[i].mark, []).append(i)
+    f = Facts(source, "recording")
+    torn, leaking, others = f.copies([group for group in copies.values() if len(group) > 1], source.labels)
+    found = [
+        f.finding(
+            "unreadable", "warning" if good.any() else "error", "",
+            "Training skips them. Replace or delete them, so that no class loses recordings unnoticed.",
+            np.flatnonzero(~good), lambda i: every[i].reason,
+            title=f"{counted(int((~good).sum()), 'recording')} of {n:,} cannot be read",
+        ),
+        f.finding(
+            "silent", "warning", "with nothing to hear",
+            "No label fits silence. Delete them, or give them a class of their own.",
+            np.flatnonzero(good & (peaks < _SILENT)), lambda i: f"largest value {peaks[i]:.2g} of 1",
+        ),
+        f.finding(
+            "clipped", "hint", "recorded too loud: the tops of the wave are cut off",
+            "They sound distorted. If others will be too, keep them; else record them again with less gain.",
+            np.flatnonzero(clipped > _CLIPPED), lambda i: f"{clipped[i]:.1%} of the samples",
+        ),
+        f.finding(
+            "long", "hint", f"more than {_LONG} times as long as the one in the middle ({middle:.2g} s)",
+            "Training hears only a part of a long recording, anywhere in it, and a test the middle. Cut them into "
+            "pieces.", np.flatnonzero(good & (seconds > _LONG * middle)), lambda i: f"{seconds[i]:.1f} s",
+        ),
+        f.finding(
+            "rates", "hint", f"at another rate than {int(usual):,} samples a second",
+            "All are resampled to one rate. If rates go with classes, a net may tell classes by what the lower rate "
+            "lacks.", np.flatnonzero(good & (rates != int(usual))), lambda i: f"{rates[i]:,} samples a second",
+        ),
+        f.finding("conflict", "error", "are copies with different labels", "One of the labels is wrong.", torn),
+        f.finding(
+            "leak", "error", "are copies on both sides of a split",
+            "A test on what was learned by heart says too much. Leave them in one split.", leaking,
+        ),
+        f.finding(
+            "copies", "hint", "are copies of each other",
+            "They count more than once. A split of neocog keeps them on one side.", others,
+        ),
+    ]  # fmt: skip
+    return list(filter(None, found))
 
 
 def sound_copies(source: Source) -> np.ndarray:
@@ -132,10 +117,3 @@ def sound_copies(source: Source) -> np.ndarray:
             continue
         made[i] = place.setdefault(mark, len(place))
     return made
-
-
-def _example(source: Source, i: int, note: str) -> Example:
-    label, split = int(source.labels[i]), int(source.splits[i])
-    return Example(
-        i, source.key(i), source.classes[label] if label >= 0 else None, SPLITS[split] if split >= 0 else None, note
-    )

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.columns import LabelColumn, LabelSets, TextLists, count_splits, split_code
-from neocog.data.kinds import Categories, Category, Column, TextColumn
+from neocog.data.columns import LabelColumn, LabelSets, count_splits, split_code
+from neocog.data.kinds import NOT_LABELLED, Boxes, Categories, Category, Column, Masks, Sequences, TextLists
 from neocog.data.layouts import Layout
 from neocog.errors import DataError
 from neocog.names import shown
@@ -26,7 +26,7 @@ ONE_LABEL = "The task label is one label for each picture."
 class Source:
     """Samples from one place: pictures, or inputs of another `kind`.
 
-    Subclasses say where bytes come from: `key`, `read`, and where it applies `path`.
+    Subclasses say where bytes come from: `read`, and where it applies `key` and `path`.
 
     Attributes:
         name: short name, for reports.
@@ -68,9 +68,12 @@ class Source:
         self.notes = list(notes)
         self.problems = list(problems)
         self._unfit = unfit
-        self.columns: Mapping[str, Column] = known_columns(
-            Category(labels, [shown(one) for one in classes]), tags=label_sets, captions=captions, more=columns
-        )
+        made: dict[str, Column] = {"label": Category(labels, [shown(one) for one in classes])}
+        if label_sets is not None:
+            made["tags"] = Categories(label_sets, made["label"].names)
+        if captions is not None:
+            made["captions"] = captions
+        self.columns: Mapping[str, Column] = {**made, **(columns or {})}
         for role, column in self.columns.items():
             if len(column) != len(self.splits):
                 raise DataError(
@@ -100,7 +103,7 @@ class Source:
     def captions(self) -> TextLists | None:
         """The captions of each picture, or None."""
         texts = self.columns.get("captions")
-        return texts.rows if isinstance(texts, TextColumn) else None
+        return texts if isinstance(texts, TextLists) else None
 
     def __repr__(self) -> str:
         splits = count_splits(self.splits)
@@ -133,7 +136,7 @@ class Source:
 
     def key(self, i: int) -> str:
         """Return the unique, readable name of picture `i`, such as ``train/cat/1.jpg`` or ``train.parquet#17``."""
-        raise NotImplementedError
+        return f"{self.name}#{i}"
 
     def path(self, i: int) -> Path | None:
         """Return the absolute path if picture `i` is a file of its own."""
@@ -144,8 +147,7 @@ class Source:
 
         An input of another kind is what its reader takes.
 
-        Raises:
-            DataError: the bytes cannot be read any more (file removed, disk gone).
+        Raises: DataError: the bytes cannot be read any more (file removed, disk gone).
         """
         raise NotImplementedError
 
@@ -239,8 +241,7 @@ class Arrays(Source):
         classes: class names; guessed from the labels if not given.
         splits: N codes (index into `records.SPLITS`, -1 = not declared), N names, or None.
 
-    Raises:
-        DataError: the shapes, types or lengths do not fit.
+    Raises: DataError: the shapes, types or lengths do not fit.
     """
 
     def __init__(
@@ -283,9 +284,6 @@ class Arrays(Source):
         super().__init__(name, names, codes, split_codes, label_sets=several, columns=columns)
         self.pictures = many
 
-    def key(self, i: int) -> str:
-        return f"{self.name}#{i}"
-
     def read(self, i: int) -> np.ndarray:
         return self.pictures[i]
 
@@ -293,22 +291,6 @@ class Arrays(Source):
         # pixels in memory are quick to hash, and nothing else would tell two sets of one shape apart
         picture = self.pictures[i]
         return str(picture.shape).encode() + hashlib.sha256(np.ascontiguousarray(picture).data).digest()
-
-
-def known_columns(
-    label: Category,
-    *,
-    tags: LabelSets | None = None,
-    captions: TextLists | None = None,
-    more: Mapping[str, Column] | None = None,
-) -> dict[str, Column]:
-    """The columns of a source by role. Label sets are of the classes of `label`."""
-    made: dict[str, Column] = {"label": label}
-    if tags is not None:
-        made["tags"] = Categories(tags, label.names)
-    if captions is not None:
-        made["captions"] = TextColumn(captions)
-    return {**made, **(more or {})}
 
 
 def as_indices(indices: np.ndarray | Sequence[int], n: int) -> np.ndarray:
@@ -322,3 +304,31 @@ def as_indices(indices: np.ndarray | Sequence[int], n: int) -> np.ndarray:
     if len(chosen) and (chosen.min() < -n or chosen.max() >= n):
         raise IndexError(f"picture index out of range 0..{n - 1}")
     return np.where(chosen < 0, chosen + n, chosen)
+
+
+def renamed(column: Column, wanted: Column | tuple[str, ...]) -> Column:
+    """A column with its classes in the order of another one's, or of names. Raises: DataError: a class is not there."""
+    own, names = column.names, wanted if isinstance(wanted, tuple) else wanted.names
+    if own == names:
+        return column
+    if lacking := [name for name in own if name not in names]:
+        more = " ..." if len(names) > 5 else ""
+        raise DataError(
+            f"the test data have classes that are not in the training data: {', '.join(lacking[:5])}; "
+            f"training has {', '.join(names[:5])}{more}"
+        )
+    number = np.array([names.index(name) for name in own] or [0], dtype=np.int32)
+    if isinstance(column, Category | Sequences):
+        codes = np.where(column.codes >= 0, number[column.codes], -1)
+        return Category(codes, names) if isinstance(column, Category) else Sequences(column.ends, codes, names)
+    if isinstance(column, Boxes):
+        return Boxes(column.ends, column.corners, number[column.labels], names, column.ignored, column.known)
+    if isinstance(column, Categories):
+        unknown = None if column.unknown is None else LabelSets(column.unknown.ends, number[column.unknown.values])
+        return Categories(LabelSets(column.sets.ends, number[column.sets.values]), names, unknown, column.known)
+    if isinstance(column, Masks):
+        table = np.full(256, NOT_LABELLED, dtype=np.uint8)
+        table[: len(own)] = number
+        read = column._read
+        return Masks(lambda i: table[read(i)], len(column), names, column.colours, column.known, column.mark)
+    raise DataError(f"the test data have {', '.join(own)} where the training data have {', '.join(names)}")

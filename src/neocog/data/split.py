@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from neocog.data.columns import LabelSets, count_splits
+from neocog.data.duplicates import connected
 from neocog.data.source import Source
 from neocog.errors import UsageError
 
@@ -38,11 +39,9 @@ def make_split(
         fractions: shares of training, validation and test; their sum is 1.
         seed: the same seed and data give the same split.
 
-    Returns:
-        int8 (N,): index into `records.SPLITS`.
+    Returns: int8 (N,): index into `records.SPLITS`.
 
-    Raises:
-        UsageError: lengths or fractions do not fit.
+    Raises: UsageError: lengths or fractions do not fit.
     """
     shares = _check_fractions(fractions)
     labels = labels if isinstance(labels, LabelSets) else np.asarray(labels)
@@ -131,18 +130,12 @@ def joined_groups(first: np.ndarray | None, second: np.ndarray | None) -> np.nda
     """Groups int64 (N,) in which pictures are together if they are in either of two; -1 = alone."""
     if first is None or second is None:
         return first if second is None else second
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    n, offset = len(first), 0
-    edges = []
+    n, offset, edges = len(first), 0, []
     for groups in (first, second):
         rows = np.flatnonzero(groups >= 0)
-        edges.append(np.stack((rows, n + offset + groups[rows])))
+        edges.append(np.stack((rows, n + offset + groups[rows]), axis=1))
         offset += int(groups.max(initial=-1)) + 1
-    both = np.concatenate(edges, axis=1)
-    graph = coo_array((np.ones(both.shape[1], bool), (both[0], both[1])), shape=(n + offset, n + offset))
-    return connected_components(graph, directed=False)[1][:n].astype(np.int64)
+    return connected(n + offset, np.concatenate(edges))[:n]
 
 
 def _iteratively(

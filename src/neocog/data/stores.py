@@ -146,9 +146,9 @@ def files_below(place: str) -> Iterator[tuple[str, Item]]:
         yield name, Item(name, info.size, info.mtime_ns or 0)
 
 
-def opened(place: str) -> Any:
+def opened(place: str | os.PathLike[str]) -> Any:
     """Open a file for reading at any offset, as a pyarrow file. Raises: OSError."""
-    if not is_url(place):
+    if not isinstance(place, str) or not is_url(place):
         import pyarrow as pa
 
         return pa.OSFile(os.fsencode(place))  # takes names that are not UTF-8

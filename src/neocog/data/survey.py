@@ -17,7 +17,6 @@ from neocog.data.decode import decode, inspect
 from neocog.data.duplicates import THUMB, Look, content_hash, look_at
 from neocog.data.source import Source
 from neocog.errors import NeocogError
-from neocog.records import Problem
 
 Progress = Callable[[int, int], None]  # pictures done, pictures in all
 
@@ -51,10 +50,6 @@ class Survey:
     content: np.ndarray
     look: Look
     reasons: dict[int, str] = field(default_factory=dict)
-
-    def problems(self, source: Source) -> list[Problem]:
-        """Return the unreadable pictures with the reason, in the source's order."""
-        return [Problem(source.key(i), self.reasons[i]) for i in sorted(self.reasons)]
 
     def exact_pairs(self) -> np.ndarray:
         """Return pairs (first, other), int64 (P, 2), of pictures with the same bytes."""

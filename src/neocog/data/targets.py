@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from neocog.data.annotated import swapped, tags_of
-from neocog.data.columns import LabelSets
-from neocog.data.guess import Guess, bare
-from neocog.data.kinds import Boxes, BoxSet, Categories, Category, Column, Masks, Numbers, Points, digest
-from neocog.data.mask_files import meaning, stored
+from neocog.data.columns import LabelColumn, LabelSets, ends_of
+from neocog.data.guess import CORNERS, Guess, bare, label_is_number, named_classes, why_unfit
+from neocog.data.kinds import Boxes, BoxSet, Categories, Category, Column, Masks, Numbers, Points
+from neocog.data.mask_files import meaning
 from neocog.errors import DataError
 from neocog.records import counted
 
@@ -30,48 +30,65 @@ _FACE = (
 )  # fmt: skip
 
 
-def target_columns(
+def described(
+    name: str,
     guess: Guess,
+    labels: LabelColumn,
     rows: Sequence[Sequence[Row]],
+    notes: list[str],
     *,
+    numbers: Callable[[], Iterable[float]],
+    known: np.ndarray,
+    names: Mapping[object, Collection[str]],
+    several: bool,
+    repeated: int = 0,
     classes: Sequence[str] | None = None,
+    box_classes: Sequence[str] | None = None,
     size: Callable[[int], tuple[int, int]],
     mask: Callable[[int], bytes | Path] | None = None,
     point_names: Sequence[str] | None = None,
-) -> tuple[dict[str, Column], list[str]]:
-    """The columns boxes, tags, points, numbers, group, mask of the pictures, and notes.
+) -> dict[str, Any]:
+    """What a table says of its pictures, as arguments of a `Source`: classes, labels, columns; adds notes.
 
     Args:
-        guess: which columns of the table hold what.
-        rows: of each picture, the rows of the table that name it.
-        classes: names of classes, where the table says them.
+        labels: what the column of labels holds; `numbers` gives its cells as numbers, `known` says which are not empty,
+            `names` what a second column calls each, and `several` whether there can be more than one.
+        rows: of each picture, the rows of the table that name it, with the columns of `guess.targets`.
+        repeated: rows that name a picture again.
+        classes, box_classes: names of classes, where the table or the user says them.
         size: width and height of a picture, for boxes in shares of it.
         mask: the mask file of a picture.
     """
-    made: dict[str, Column] = {}
-    notes: list[str] = []
-    if guess.boxes:
-        boxes, said = _boxes(guess, rows, classes, size)
-        notes += said
-        if boxes is not None:
-            made["boxes"], made["tags"] = boxes, tags_of(boxes)
-    if guess.points:
-        points, said = _points(guess, [of[0] for of in rows], point_names)
-        notes += said
-        if points is not None:
-            made["points"] = points
-    if guess.numbers:
-        numbers = made["numbers"] = _numbers(guess, [of[0] for of in rows])
-        notes += _angles(numbers)
-    if guess.group:
-        cells = (of[0].get(guess.group) for of in rows)
-        made["group"] = Category.of(None if cell is None else str(cell) for cell in cells)
-    if mask is not None and guess.masks:
-        column, said = _masks(guess.masks[0], [of[0] for of in rows], classes, mask)
-        notes += said
-        if column is not None:
-            made["mask"] = column
-    return made, notes
+    unfit = "" if classes else why_unfit(name, guess, labels, repeated)
+    more: dict[str, Column | None] = {}
+    if unfit:
+        if label_is_number(guess, labels, notes):
+            more["numbers"] = Numbers(np.array(list(numbers())), (guess.label or "",))
+        labels, several = LabelColumn([None] * len(labels)), False
+    found, codes, sets = labels.finish(classes, several=several)
+    if guess.label_name and classes is None:
+        found = named_classes(found, names, guess.label_name, notes)
+    firsts = [of[0] for of in rows]
+    if any(map(any, rows)):
+        if guess.boxes and (boxes := _boxes(guess, rows, box_classes, size, notes)) is not None:
+            more["boxes"], more["tags"] = boxes, tags_of(boxes)
+        if guess.points:
+            more["points"] = _points(guess, firsts, point_names, notes)
+        if guess.numbers:
+            values = np.array([[number(row.get(one)) for one in guess.numbers] for row in firsts], dtype=np.float64)
+            more["numbers"] = column = Numbers(values, guess.numbers, guess.periods)
+            notes += _angles(column)
+        if guess.group:
+            cells = (row.get(guess.group) for row in firsts)
+            more["group"] = Category.of(None if cell is None else str(cell) for cell in cells)
+        if mask is not None and guess.masks:
+            more["mask"] = _masks(guess.masks[0], firsts, box_classes, mask, notes)
+    if sets is not None:
+        # an empty cell says nothing; an empty list says that there is none
+        flags = guess.flags if set(found) == set(guess.flags) else ()
+        more["tags"] = flag_sets(flags, firsts, found) if flags else Categories(sets, found, None, known)
+    columns = {role: column for role, column in more.items() if column is not None}
+    return {"name": name, "classes": found, "labels": codes, "label_sets": sets, "columns": columns, "unfit": unfit}
 
 
 def flag_sets(flags: Sequence[str], rows: Sequence[Row], classes: Sequence[str]) -> Categories:
@@ -83,10 +100,7 @@ def flag_sets(flags: Sequence[str], rows: Sequence[Row], classes: Sequence[str])
     if (codes == 0).any():
         codes[codes == -1] = -2
     place = np.array([list(classes).index(one) for one in flags], dtype=np.int32)
-    present = (codes != -2).any(1)
-    if set(classes) == set(flags):
-        return Categories(_sets(codes == 1, place), classes, _sets(codes == -2, place), present)
-    raise DataError(f"the columns {', '.join(flags)} are not the classes {', '.join(classes)}")
+    return Categories(_sets(codes == 1, place), classes, _sets(codes == -2, place), (codes != -2).any(1))
 
 
 def _flag(cell: object) -> int:
@@ -99,17 +113,19 @@ def _flag(cell: object) -> int:
 
 
 def _sets(there: np.ndarray, place: np.ndarray) -> LabelSets:
-    rows, columns = np.nonzero(there)
-    ends = np.concatenate(([0], np.cumsum(np.bincount(rows, minlength=len(there))))).astype(np.int64)
-    return LabelSets(ends, place[columns].astype(np.int32))
+    return LabelSets(ends_of(there.sum(1)), place[np.nonzero(there)[1]].astype(np.int32))
 
 
 # ---------------------------------------------------------------- boxes
 
 
 def _boxes(
-    guess: Guess, rows: Sequence[Sequence[Row]], classes: Sequence[str] | None, size: Callable[[int], tuple[int, int]]
-) -> tuple[Boxes | None, list[str]]:
+    guess: Guess,
+    rows: Sequence[Sequence[Row]],
+    classes: Sequence[str] | None,
+    size: Callable[[int], tuple[int, int]],
+    notes: list[str],
+) -> Boxes | None:
     found: list[list[tuple[list[float], str]] | None] = []
     form, bad = "", 0
     for of in rows:
@@ -125,9 +141,10 @@ def _boxes(
         found.append(own)
     every = np.array([corners for own in found for corners, _ in own or ()], dtype=np.float64).reshape(-1, 4)
     where = f"{guess.boxes[0]!r}" if len(guess.boxes) == 1 else f"{guess.boxes[0]!r} to {guess.boxes[-1]!r}"
-    unread = [f"{where} hold no readable box in {counted(bad, 'row')}: unknown, so they are not used"] if bad else []
+    if bad:
+        notes.append(f"{where} hold no readable box in {counted(bad, 'row')}: unknown, so they are not used")
     if not len(every):
-        return None, unread
+        return None
     form = form or ("corners" if (every[:, 2:] > every[:, :2]).mean() > 0.99 else "size")
     shares = bool(every.max() <= 1.0 and (every % 1).any())
     names = _names({name for own in found for _, name in own or ()}, classes)
@@ -148,10 +165,10 @@ def _boxes(
         labels = np.array([place[name] for _, name in own], dtype=np.int32)
         sets.append(BoxSet(corners.astype(np.float32), labels, np.zeros(len(own), dtype=bool)))
     ways = {"corners": "x0, y0, x1, y1", "size": "x, y, width, height", "centre": "centre x, centre y, width, height"}
-    notes = [*unread, f"boxes taken as {ways[form]}{' in shares of the picture' if shares else ' in pixels'}"]
-    empty = sum(own is not None and not own for own in found)
-    notes += [f"{counted(empty)} without a box: taken as empty"] if empty else []
-    return Boxes.of(sets, names), notes
+    notes.append(f"boxes taken as {ways[form]}{' in shares of the picture' if shares else ' in pixels'}")
+    if empty := sum(own is not None and not own for own in found):
+        notes.append(f"{counted(empty)} without a box: taken as empty")
+    return Boxes.of(sets, names)
 
 
 def _from_corners(guess: Guess, row: Row) -> tuple[str, list[tuple[list[float], str]] | None]:
@@ -168,15 +185,6 @@ def _from_corners(guess: Guess, row: Row) -> tuple[str, list[tuple[list[float], 
         raise ValueError("not a box")
     label = row.get(guess.label) if guess.label else None
     return form, [([float(one) for one in numbers if one is not None], _text(label))]
-
-
-CORNERS = (
-    ("corners", ("xmin", "ymin", "xmax", "ymax")), ("corners", ("x1", "y1", "x2", "y2")),
-    ("corners", ("x0", "y0", "x1", "y1")), ("corners", ("left", "top", "right", "bottom")),
-    ("size", ("left", "top", "width", "height")), ("centre", ("xcenter", "ycenter", "width", "height")),
-    ("size", ("bboxx", "bboxy", "bboxwidth", "bboxheight")), ("size", ("x", "y", "width", "height")),
-    ("size", ("x", "y", "w", "h")),
-)  # fmt: skip
 
 
 def _from_cell(guess: Guess, row: Row) -> tuple[str, list[tuple[list[float], str]] | None]:
@@ -224,7 +232,7 @@ def _names(seen: set[str], classes: Sequence[str] | None) -> tuple[str, ...]:
 # ---------------------------------------------------------------- points, numbers, masks
 
 
-def _points(guess: Guess, rows: Sequence[Row], given: Sequence[str] | None) -> tuple[Points | None, list[str]]:
+def _points(guess: Guess, rows: Sequence[Row], given: Sequence[str] | None, notes: list[str]) -> Points | None:
     if len(guess.points) > 1:  # left_eye_x, left_eye_y, ...
         names = tuple(dict.fromkeys(re.sub(r"[_\-. ]?[xy]$", "", name, flags=re.IGNORECASE) for name in guess.points))
         values = np.zeros((len(rows), len(names), 3), dtype=np.float32)
@@ -232,7 +240,7 @@ def _points(guess: Guess, rows: Sequence[Row], given: Sequence[str] | None) -> t
             xy = np.array([number(row.get(name)) for name in guess.points]).reshape(-1, 2)
             seen = ~np.isnan(xy).any(1)
             values[i, seen] = np.concatenate((xy[seen], np.full((int(seen.sum()), 1), 2.0)), 1)
-        return Points(values, names, swapped(names)), []
+        return Points(values, names, swapped(names))
     flat: list[np.ndarray] = []
     for row in rows:
         cell = row.get(guess.points[0])
@@ -240,11 +248,13 @@ def _points(guess: Guess, rows: Sequence[Row], given: Sequence[str] | None) -> t
         flat.append(np.array([] if cell is None else _flat(cell), dtype=np.float32))
     length = max((len(one) for one in flat), default=0)
     if not length or any(len(one) not in (0, length) for one in flat):
-        return None, [f"the points in {guess.points[0]!r} were not used: pictures have different numbers of them"]
+        notes.append(f"the points in {guess.points[0]!r} were not used: pictures have different numbers of them")
+        return None
     full = np.stack([one for one in flat if len(one)])
     three = length % 3 == 0 and (length % 2 == 1 or bool(np.isin(full[:, 2::3], (0, 1, 2)).all()))
     if not three and length % 2:
-        return None, [f"the points in {guess.points[0]!r} were not used: {length} numbers are not x, y pairs"]
+        notes.append(f"the points in {guess.points[0]!r} were not used: {length} numbers are not x, y pairs")
+        return None
     count = length // (3 if three else 2)
     values = np.zeros((len(rows), count, 3), dtype=np.float32)
     for i, one in enumerate(flat):
@@ -254,13 +264,9 @@ def _points(guess: Guess, rows: Sequence[Row], given: Sequence[str] | None) -> t
             values[i] = np.nan_to_num(np.concatenate((made[:, :2], seen[:, None]), 1))
     names = tuple(given) if given and len(given) == count else tuple(f"point {k + 1}" for k in range(count))
     if count == 68 and swapped(names) is None:
-        return Points(values, names, _FACE), ["68 points: taken as those of a face, for mirror images"]
-    return Points(values, names, swapped(names)), []
-
-
-def _numbers(guess: Guess, rows: Sequence[Row]) -> Numbers:
-    values = np.array([[number(row.get(name)) for name in guess.numbers] for row in rows], dtype=np.float64)
-    return Numbers(values, guess.numbers, guess.periods)
+        notes.append("68 points: taken as those of a face, for mirror images")
+        return Points(values, names, _FACE)
+    return Points(values, names, swapped(names))
 
 
 def _angles(column: Numbers) -> list[str]:
@@ -278,21 +284,20 @@ def _angles(column: Numbers) -> list[str]:
 
 
 def _masks(
-    name: str, rows: Sequence[Row], classes: Sequence[str] | None, read: Callable[[int], bytes | Path]
-) -> tuple[Masks | None, list[str]]:
+    name: str,
+    rows: Sequence[Row],
+    classes: Sequence[str] | None,
+    read: Callable[[int], bytes | Path],
+    notes: list[str],
+) -> Masks | None:
     present = np.array([row.get(name) not in (None, "") for row in rows], dtype=bool)
     try:
         values = meaning(read, np.flatnonzero(present).tolist(), names=classes)
     except (DataError, ValueError) as error:
-        return None, [f"the masks in {name!r} were not used: {error}"]
-
-    def mask(i: int) -> np.ndarray:
-        return values.index(stored(read(i))[0])
-
-    cells = [str(row.get(name)) for row in rows]
-    column = Masks(mask, len(rows), values.names, values.colours, present, digest(*cells, *values.names))
-    column.odd = lambda i: values.odd(stored(read(i))[0])
-    return column, [values.note] if values.note else []
+        notes.append(f"the masks in {name!r} were not used: {error}")
+        return None
+    notes += [values.note] if values.note else []
+    return values.column(read, len(rows), present, *(str(row.get(name)) for row in rows))
 
 
 # ---------------------------------------------------------------- cells

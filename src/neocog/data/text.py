@@ -1,14 +1,29 @@
-"""Text files in the encodings that people's programs write: UTF-8 and UTF-16, with or without a mark, Windows-1252."""
+"""Text files and tables, in the encodings that people's programs write.
+
+UTF-8 and UTF-16, with or without a mark, and Windows-1252.
+"""
 
 from __future__ import annotations
 
 import codecs
+import csv
+import itertools
+import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from neocog.data.columns import is_picture
+from neocog.data.stores import opened
+from neocog.errors import DataError
+from neocog.records import Problem
+
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+
+csv.field_size_limit(1 << 24)
 _BROKEN = re.compile("[\udc80-\udcff]+")
 _MARKS = (  # UTF-32's mark begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
@@ -19,6 +34,17 @@ _MARKS = (  # UTF-32's mark begins with UTF-16's
 def text_of(data: bytes) -> str:
     """Decode a small file: UTF-16 if it says so, else UTF-8 with what is not UTF-8 read as Windows-1252."""
     return mended(data.decode(_encoding(data), "surrogateescape"))
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a small file that are not empty, without spaces around. Raises: OSError."""
+    return [line for one in text_of(path.read_bytes()).splitlines() if (line := one.strip())]
+
+
+def first_lines(folders: Iterable[Path], names: Sequence[str]) -> tuple[str, list[str]]:
+    """The name and the lines of the first file of one of these names, ("", []) if there is none."""
+    found = (folder / name for folder in folders for name in names)
+    return next(((path.name, lines) for path in found if path.is_file() and (lines := lines_of(path))), ("", []))
 
 
 def mended(text: str) -> str:
@@ -74,3 +100,49 @@ def _windows(data: bytes) -> str:
         return data.decode("cp1252")
     except UnicodeDecodeError:  # five bytes mean nothing there
         return data.decode("latin-1")
+
+
+def table_rows(path: Path, problems: list[Problem], notes: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table as {column: cell}, without holding the table."""
+    try:
+        if path.suffix.lower() == ".parquet":
+            import pyarrow.parquet as pq
+
+            with pq.ParquetFile(opened(path)) as file:
+                for batch in file.iter_batches(batch_size=4096, use_threads=False):
+                    yield from batch.to_pylist()
+        elif path.suffix.lower() in (".jsonl", ".ndjson"):
+            for number, line in enumerate(read_lines(path, notes), start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    row = None
+                if isinstance(row, dict):
+                    yield row
+                else:
+                    problems.append(Problem(f"{path.name}, line {number}", "not a JSON object"))
+        else:
+            yield from _csv_rows(path, notes)
+    except (OSError, csv.Error, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise DataError(f"{path}: expected a table ({', '.join(TABLES)}), but it cannot be read: {error}") from error
+
+
+def _csv_rows(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
+    lines = read_lines(path, notes)
+    start = next(lines, "")
+    marks = "\t" if path.suffix.lower() == ".tsv" else ",;\t"
+    names: list[str] | None = None
+    for cells in csv.reader(itertools.chain([start], lines), delimiter=max(marks, key=start.count)):
+        if not any(cells):
+            continue
+        if names is None:
+            if any(
+                is_picture(cell) or cell.count(" ") > 4 for cell in cells
+            ):  # no line of names: the first row is data
+                names = [f"column {i + 1}" for i in range(len(cells))]
+            else:
+                names = [cell.strip() or f"column {i + 1}" for i, cell in enumerate(cells)]
+                continue
+        yield dict(zip(names, cells, strict=False))

@@ -58,8 +58,7 @@ def have() -> bool:
 def look(file: str) -> Video:
     """Find the shots of a video, in one pass over it.
 
-    Raises:
-        DecodeError: nothing of it can be read. OSError: there is no such file. MissingExtra: PyAV is not installed.
+    Raises: DecodeError: nothing of it can be read. OSError: there is no such file. MissingExtra: PyAV is not installed.
     """
     made, frames = Video(file), Frames()
     with _opened(file) as (container, stream):
@@ -71,7 +70,7 @@ def look(file: str) -> Video:
             small = frame.reformat(WIDTH * _SIDE, HEIGHT * _SIDE, "rgb24", interpolation="AREA")
             frames.add(seconds, small.to_ndarray(), bool(frame.key_frame))
             last = seconds
-        length = float((stream.duration or 0) * stream.time_base) or (container.duration or 0) / 1e6
+        length = _announced(container, stream)
     if not len(frames):
         raise DecodeError(f"no picture of it can be decoded{': ' + made.problem if made.problem else ''}")
     if made.damaged:
@@ -133,11 +132,12 @@ def frame_at(file: str, seconds: float) -> np.ndarray:
 def length(file: str | bytes) -> float:
     """Seconds of a video, as it says itself, else to its last packet. Raises: as `look`."""
     with _opened(file) as (container, stream):
-        said = float((stream.duration or 0) * stream.time_base) or (container.duration or 0) / 1e6
-        if said > 0:
-            return said
-        made = [_time(stream, p.pts) or 0.0 for p in _packets(container, stream, Video("")) if p.size]
-        return max(made, default=0.0)
+        made = (_time(stream, p.pts) or 0.0 for p in _packets(container, stream, Video("")) if p.size)
+        return _announced(container, stream) or max(made, default=0.0)
+
+
+def _announced(container: Any, stream: Any) -> float:
+    return max(0.0, float((stream.duration or 0) * stream.time_base) or (container.duration or 0) / 1e6)
 
 
 def _av() -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 
 from neocog.data.annotated import Found, Marks, Pictures, places, split_in
 from neocog.data.layouts import Layout
+from neocog.data.text import lines_of
 from neocog.records import Problem
 
 
@@ -51,11 +52,9 @@ def read(layout: Layout, pictures: Pictures) -> Found:
     for row, name, corners, difficult in things:
         if marks.looked[row]:
             marks.add(row, name, [corners[0] - from_one, corners[1] - from_one, *corners[2:]], ignored=difficult)
-    found.sizes = marks.sizes.copy()
-    found.columns, notes = marks.finish()
     if things and not from_one:
-        notes.insert(0, "boxes begin at 0: taken as counted from 0 with x1 and y1 exclusive, not as VOC counts")
-    found.notes += notes
+        found.notes.append("boxes begin at 0: taken as counted from 0 with x1 and y1 exclusive, not as VOC counts")
+    marks.finish(found)
     found.splits = _splits(layout.root, pictures)
     return found
 
@@ -73,9 +72,8 @@ def _splits(root: Path, pictures: Pictures) -> np.ndarray:
             if code < 0:
                 continue
             home = path.parents[2]
-            for line in path.read_text("utf-8", "replace").splitlines():
-                words = line.split()
-                for row in stems.get(words[0], ()) if words else ():
+            for line in lines_of(path):
+                for row in stems.get(line.split()[0], ()):
                     if home in (root / pictures.keys[row]).parents:
                         said[row] = code
         splits = np.where(splits < 0, said, splits)

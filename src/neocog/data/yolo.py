@@ -16,14 +16,18 @@ import numpy as np
 from neocog.data.annotated import Found, Marks, Pictures, places, split_in
 from neocog.data.columns import split_code
 from neocog.data.layouts import NO_LABELS, Layout
+from neocog.data.text import first_lines, lines_of
 from neocog.records import Problem, counted
+
+_NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "data.names")
 
 
 def read(layout: Layout, pictures: Pictures) -> Found:
     """What the text files of a layout say."""
     found = Found()
     said = _yaml([path for path in layout.annotations if path.is_file()])
-    names = said.get("names") or _names_file(layout)
+    homes = (layout.root, layout.root / "data", *layout.annotations)
+    names = said.get("names") or first_lines(homes, _NAME_FILES)[1] or None
     files: dict[int, Path] = {}
     for folder in (one for one in layout.annotations if one.is_dir()):
         for path in sorted(folder.glob("*.txt")):
@@ -31,19 +35,16 @@ def read(layout: Layout, pictures: Pictures) -> Found:
                 continue
             if (row := pictures.beside(path)) >= 0:
                 files[row] = path
-    homes = {pictures.keys[row].rpartition("/")[0] for row in files}
-    rows = [row for row, key in enumerate(pictures.keys) if key.rpartition("/")[0] in homes]
-    pictures.sizes(rows)
+    annotated = {pictures.keys[row].rpartition("/")[0] for row in files}
+    rows = [row for row, key in enumerate(pictures.keys) if key.rpartition("/")[0] in annotated]
     lines: list[tuple[int, int, np.ndarray]] = []
     marks = Marks(pictures, names)
     bare = 0
-    for row in rows:
-        width, height = pictures.size(row)
-        if not width:
+    for row, size in zip(rows, pictures.sizes(rows), strict=True):
+        if not size.all():
             found.problems.append(Problem(pictures.keys[row], "its size is not known, so its boxes are not"))
             continue
-        marks.looked[row] = True
-        marks.sizes[row] = width, height
+        marks.looked[row], marks.sizes[row] = True, size
         bare += row not in files
         try:
             lines += [(row, label, numbers) for label, numbers in _lines(files[row])] if row in files else []
@@ -65,10 +66,9 @@ def read(layout: Layout, pictures: Pictures) -> Found:
     point_names = tuple(f"point {k + 1}" for k in range(int(shape[0]))) if shape else ()
     swap = said.get("flip_idx")
     swap = swap if isinstance(swap, list) and len(swap) == len(point_names) else None
-    found.columns, notes = marks.finish(point_names=point_names, swap=swap)
     if bare:
-        notes.insert(0, f"{counted(bare)} without a text file among annotated ones")
-    found.notes += notes
+        found.notes.append(f"{counted(bare)} without a text file among annotated ones")
+    marks.finish(found, point_names, swap)
     found.splits = _splits(layout, pictures, said)
     return found
 
@@ -148,17 +148,6 @@ def _bare(text: str) -> str:
         return text.strip("'\"")
 
 
-def _names_file(layout: Layout) -> list[str] | None:
-    """Class names of classes.txt, obj.names or _darknet.labels in the root or beside the annotations."""
-    for folder in (layout.root, layout.root / "data", *layout.annotations):
-        for name in ("classes.txt", "obj.names", "_darknet.labels", "data.names"):
-            path = folder / name
-            if path.is_file():
-                lines = [line.strip() for line in path.read_text("utf-8", "replace").splitlines()]
-                return [line for line in lines if line]
-    return None
-
-
 def _splits(layout: Layout, pictures: Pictures, said: dict[str, Any]) -> np.ndarray:
     """The splits of data.yaml: folders, or text files that list pictures; else of train.txt and the like."""
     splits = np.full(len(pictures), -1, dtype=np.int8)
@@ -169,8 +158,8 @@ def _splits(layout: Layout, pictures: Pictures, said: dict[str, Any]) -> np.ndar
             continue
         path = layout.root / place
         if path.suffix == ".txt" and path.is_file():
-            for line in path.read_text("utf-8", "replace").splitlines():
-                if line.strip() and (row := pictures.named(line.strip())) >= 0:
+            for line in lines_of(path):
+                if (row := pictures.named(line)) >= 0:
                     splits[row] = code
             continue
         parts = [part for part in place.replace("\\", "/").split("/") if part not in ("", ".", "..")]

@@ -10,9 +10,9 @@ import numpy as np
 from torch import nn
 
 from neocog.data import open_source
-from neocog.data.kinds import Category, Column, renamed
+from neocog.data.kinds import Category, Column
 from neocog.data.pictures import Streamed
-from neocog.data.source import Source
+from neocog.data.source import Source, renamed
 from neocog.errors import DataError, RunError, UsageError
 from neocog.fit.depth import zoo_net
 from neocog.fit.device import Device, choose

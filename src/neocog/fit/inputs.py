@@ -111,7 +111,7 @@ def _pixels(pictures: Held | Streamed, most: int, decoded: int) -> np.ndarray:
     if isinstance(pictures, Held):
         return pictures.pixels[torch.from_numpy(rows).to(pictures.pixels.device)].cpu().numpy()
     middle = torch.full((4,), 0.5) if pictures.pre.fit == "tile" else None
-    found = [p[0] for row in rows if (p := pictures.picture(int(row), middle, 0)) is not None]
+    found = [p[0] for row in rows if (p := pictures.read(int(row), middle)) is not None]
     return np.stack(found) if found else np.zeros((0, *pictures.pre.input, pictures.pre.channels), np.uint8)
 
 

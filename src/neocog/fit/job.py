@@ -17,12 +17,12 @@ from neocog import nets
 from neocog.data import open_source
 from neocog.data.batches import Feed, Known
 from neocog.data.decode import inspect
-from neocog.data.kinds import Column, Pictures, renamed
+from neocog.data.kinds import Column, Pictures
 from neocog.data.pictures import Held, Streamed
 from neocog.data.reader import PICTURE, Reader
 from neocog.data.reader import load as load_reader
 from neocog.data.ready import Read, Ready, Vectors
-from neocog.data.source import Source
+from neocog.data.source import Source, renamed
 from neocog.errors import DataError, UsageError, closest
 from neocog.fit.choices import fits_in_memory
 from neocog.fit.device import Device

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from neocog.data import open_source
-from neocog.data.batches import Batch, gathered_pictures, normalised
+from neocog.data.batches import Batch, normalised
 from neocog.data.decode import placed
-from neocog.data.pictures import workers
+from neocog.data.pictures import gathered_pictures, workers
 from neocog.data.reader import Reader
 from neocog.data.warp import Warp
 from neocog.errors import DataError, NetError, RunError, UsageError

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neocog.data.columns import TextLists
+from neocog.data.kinds import TextLists
 from neocog.data.places import read_place
 from neocog.data.source import Source
 from neocog.errors import DataError, LibraryError

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from neocog.data.annotated import tags_of
-from neocog.data.columns import LabelColumn, TextLists
-from neocog.data.kinds import Boxes, BoxSet
+from neocog.data.columns import LabelColumn
+from neocog.data.kinds import Boxes, BoxSet, TextLists
 from neocog.data.places import is_there, read_place
 from neocog.data.source import Source
 from neocog.data.stores import is_elsewhere, moment
@@ -61,7 +61,7 @@ class LibrarySource(Source):
         captions = TextLists(one.captions for one in self.pictures)
         boxes = _boxes(self.pictures)
         columns = boxes and {"boxes": boxes, **({} if several else {"tags": tags_of(boxes)})}
-        splits, texts = np.full(len(self.pictures), -1, np.int8), captions if captions.total else None
+        splits, texts = np.full(len(self.pictures), -1, np.int8), captions if captions.known.any() else None
         super().__init__(
             name, names, codes, splits, notes=notes, problems=gone, label_sets=several, captions=texts, columns=columns
         )

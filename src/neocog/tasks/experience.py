@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neocog.data.batches import Batch
-from neocog.data.game import draws
+from neocog.data.batches import Batch, Feed
+from neocog.data.chance import draws
 from neocog.data.replay import Priorities, Replay
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def shown(frames: np.ndarray, device: Computing) -> Tensor:
     return (torch.from_numpy(frames).to(device.torch) / 255.0).contiguous(memory_format=device.layout)
 
 
-class Experience:
+class Experience(Feed):
     """Batches of steps of games; see ``data.batches.Feed``.
 
     The inputs are frames (B, F, H, W). Targets: ``action`` int64 (B,); ``value``, what the action was worth by its

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neocog.data.game import Games, draws
+from neocog.data.chance import draws
+from neocog.data.game import Games
 from neocog.data.games import make_games
 from neocog.data.read_game import GameReader
 from neocog.errors import UsageError
