@@ -188,7 +188,7 @@ def _components(graph: Graph, main: float) -> list[Graph]:
     return [Graph({n: graph.steps[n] for n in parts[k]}, {n: graph.before[n] for n in parts[k]}) for k in order]
 
 
-_N = TypeVar("_N", int, float)
+_N = TypeVar("_N", bound=float)
 
 
 def _connected(numbers: Iterable[_N], before: Mapping[_N, list[_N]], behind: Mapping[_N, list[_N]]) -> list[list[_N]]:

@@ -67,9 +67,8 @@ class Guard:
         if refused is None and self.running >= AT_ONCE:
             refused = 503, "too many requests at once; try again in a moment", {"retry-after": "1"}
         if refused is not None:
-            status, error, *more = refused
-            body = json.dumps({"error": error}) if error else ""
-            answer = Response(body, status, *more, media_type="application/json")
+            status, error, more = (*refused, None)[:3]
+            answer = Response(json.dumps({"error": error}) if error else "", status, more, "application/json")
             await answer(scope, receive, _with_headers(send))
             return
         self.running += 1
