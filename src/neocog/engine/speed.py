@@ -48,11 +48,11 @@ def recalled(question: str, machine: str, ways: Collection[str]) -> dict[str, fl
     """Seconds that each way was found to take before; None if that was not measured."""
     path, key = cache_folder() / FILE, _key(question, machine)
     # what this process has decided by stays, so that what is computed twice in it is the same to the last bit
-    found = _here.get((str(path), key)) or read_dict(path).get(key)
-    known = isinstance(found, dict) and found.keys() == set(ways) and all(map(_positive, found.values()))
-    if known:
-        _here[str(path), key] = found
-    return found if known else None
+    found: Any = _here.get((str(path), key)) or read_dict(path).get(key)
+    if not (isinstance(found, dict) and found.keys() == set(ways) and all(map(_positive, found.values()))):
+        return None
+    _here[str(path), key] = found
+    return found
 
 
 def _key(question: str, machine: str) -> str:

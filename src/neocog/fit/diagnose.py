@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from neocog.anatomy.running import Calls
+from neocog.anatomy.running import watching
 from neocog.errors import UsageError
 from neocog.fit.findings import Finding
 from neocog.records import counted
@@ -180,10 +180,10 @@ def dead_units(net: nn.Module, *inputs: Tensor, run: Callable[[nn.Module], Any] 
     net = getattr(net, "_orig_mod", net)  # operators inside a compiled net cannot be seen
     modes = {module: module.training for module in net.modules()}
     watch = _Watch()
-    calls = Calls(net, lambda _m, path, _args: watch.callers.append(path), lambda *_: watch.callers.pop())
+    calls = watching(net, lambda _m, path, _args: watch.callers.append(path), lambda *_: watch.callers.pop())
     try:
         net.eval()
-        with _random_state_kept(next(net.parameters()).device), torch.no_grad(), calls.watching(), watch:
+        with _random_state_kept(next(net.parameters()).device), torch.no_grad(), calls, watch:
             (run or (lambda net: net(*inputs)))(net)
     finally:
         for module, mode in modes.items():

@@ -17,7 +17,7 @@ import numpy as np
 
 from neocog.data.annotated import tags_of
 from neocog.data.columns import LabelColumn
-from neocog.data.kinds import Boxes, BoxSet, TextLists
+from neocog.data.kinds import Boxes, BoxSet, Column, TextLists
 from neocog.data.places import is_there, read_place
 from neocog.data.source import Source
 from neocog.data.stores import is_elsewhere, moment
@@ -60,7 +60,9 @@ class LibrarySource(Source):
         names, codes, several = column.finish()
         captions = TextLists(one.captions for one in self.pictures)
         boxes = _boxes(self.pictures)
-        columns = boxes and {"boxes": boxes, **({} if several else {"tags": tags_of(boxes)})}
+        columns: dict[str, Column] = {} if boxes is None else {"boxes": boxes}
+        if boxes is not None and several is None:
+            columns["tags"] = tags_of(boxes)
         splits, texts = np.full(len(self.pictures), -1, np.int8), captions if captions.known.any() else None
         super().__init__(
             name, names, codes, splits, notes=notes, problems=gone, label_sets=several, captions=texts, columns=columns
