@@ -133,7 +133,7 @@ def not_compiled() -> Iterator[None]:
 
 
 @contextmanager
-def watching(module: nn.Module, entered: Callable[..., None], left: Callable[..., None]) -> Iterator[None]:
+def watching(module: nn.Module, entered: Callable[..., object], left: Callable[..., object]) -> Iterator[None]:
     """Say which module is running, by hooks that PyTorch keeps apart from every module's own.
 
     ``entered(module, path, args)`` and ``left(module, path, (args, kwargs), output)`` are called for every module
