@@ -1,6 +1,7 @@
 """Every kind of picture file decodes to upright RGB or is refused with a reason; nothing else happens."""
 
 import contextlib
+import importlib
 import io
 import struct
 import sys
@@ -615,6 +616,7 @@ def test_prepare_always_gives_its_shape(height, width, size, extra, channels):
 
 def test_without_pytorch_pillow_resizes_to_the_same_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (45, 60, 3), np.uint8)
+    importlib.import_module("torch")
     by_torch = resized(picture, 30, 40)
     monkeypatch.delitem(sys.modules, "torch")
     by_pillow = resized(picture, 30, 40)
