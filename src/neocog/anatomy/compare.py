@@ -66,21 +66,15 @@ def published(text: str) -> Published | None:
     top-5 accuracy or something else than an accuracy, such as IU or AP. An error is turned into an accuracy. None if
     there is no such figure.
     """
-    plain = re.sub(r"\([^()]*\)", "", text)  # remarks in brackets: other crops, other sources
+    bare = re.sub(r"\([^()]*\)", "", text)  # remarks in brackets: other crops, other sources
     percent = r"(\d+(?:\.\d+)?)\s*%"
-    found = re.search(rf"\btop-?\s?1\b(\s+error)?\D{{0,12}}?{percent}", plain, re.IGNORECASE)
-    if found is None:
-        found = re.match(
-            rf"(?:(?!\btop|\bIU\b|\bIoU\b|\bAP\b|\bmAP\b).)*?(\berror)?[\s:]*{percent}", plain, re.IGNORECASE
-        )
-    if found is None:
+    other = r"(?:(?!\btop|\bIU\b|\bIoU\b|\bAP\b|\bmAP\b).)*?(\berror)?[\s:]*"
+    found = re.search(rf"\btop-?\s?1\b(\s+error)?\D{{0,12}}?{percent}", bare, re.IGNORECASE)
+    found = found or re.match(other + percent, bare, re.IGNORECASE)
+    if found is None or not 0 <= (value := float(found[2])) <= 100:
         return None
-    value = float(found[2])
-    if not 0 <= value <= 100:
-        return None
-    data = re.split(r"\btop-?\s?\d\b|\berror\b|\baccuracy\b", plain[: found.start(2)], flags=re.IGNORECASE)[0].strip(
-        " ,:"
-    )
+    words = bare[: found.start(2)]
+    data = re.split(r"\btop-?\s?\d\b|\berror\b|\baccuracy\b", words, flags=re.IGNORECASE)[0].strip(" ,:")
     if data and not re.match(r"[A-Z0-9]|\S+ test$", data):  # "above 75 % of the human score": no name of a data set
         return None
     return Published(data, round(100 - value, 6) if found[1] else value)
@@ -233,13 +227,8 @@ def _entry(name: str, a: Anatomy, accuracy: str, year: int | None) -> Entry:
 
 def _plot(comparison: Comparison) -> str:
     shown = comparison.plotted
-    parts: list[str] = []
-    if shown:
-        parts += _scatter(shown, comparison.data)
-        height = _H
-    else:
-        height = 40.0
-        parts.append('<text class="t" x="14" y="24">No net with a published top-1 accuracy.</text>')
+    nothing = '<text class="t" x="14" y="24">No net with a published top-1 accuracy.</text>'
+    parts, height = (_scatter(shown, comparison.data), _H) if shown else ([nothing], 40.0)
     without = [e for e in comparison.entries if e not in shown]
     if without:
         height += 20
