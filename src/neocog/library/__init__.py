@@ -156,6 +156,9 @@ class Library:
             return {}  # indexing takes the library's own, or the default
         from neocog.library.embed import Embedder, at_layer, at_size, default_net, embedder_of, model_name
 
+        known = self.store.models().get(str(net), {"net": {"from": net}})
+        if (weights, layer, size) == (None, None, None) and str(net) not in ("None", known["net"]["from"]):
+            return {"embedder": lambda amount: embedder_of(known, device, amount=amount, say=say), "model": str(net)}
         if net is None and weights is None and self.store.model is not None:
             name, card = self.store.model, self.store.models()[self.store.model]
             if layer is None and size is None:
@@ -265,6 +268,16 @@ class Library:
     def taught(self) -> tuple[str, ...]:
         """The concepts that were taught."""
         return tuple(self.store.load("taught", {}))
+
+    def learn_clip(self, named: str | os.PathLike[str], **options: Any) -> Report:
+        """Search by sentence with CLIP weights from now on: a folder, a file or a name of the Hugging Face hub.
+
+        Args:
+            options: those of `index`, but for the net.
+        """
+        from neocog.library.clip import learn_clip
+
+        return learn_clip(self, os.fspath(named), **options)
 
     def learn_sentences(self, **options: Any) -> Learned:
         """Learn to search by sentence from the captions of its pictures; used from then on, if it finds more.

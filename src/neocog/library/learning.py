@@ -66,6 +66,11 @@ def learn_sentences(
     begun, used = shipped(), space_of(store)
     if begun is None or used is None:
         raise LibraryError("no sentence space comes with this installation of neocog; install it again")
+    if used.trunk != begun.trunk:
+        raise LibraryError(
+            f"{store.folder} is searched with the CLIP {used.trunk}, which does not learn from captions; to go back to "
+            "the space that comes with neocog, type neocog learn-sentences LIBRARY --forget"
+        )
     view = view_of(store)
     if begun.trunk not in store.models():
         raise LibraryError(
@@ -105,7 +110,7 @@ def learn_sentences(
         kept = bool(gain.mean() > gain.std() / np.sqrt(len(gain)))  # by more than the error of the mean
         if kept:
             new.save(work / FOLDER)
-            _put(work / FOLDER, store.folder / FOLDER)
+            put_in_place(work / FOLDER, store.folder / FOLDER)
     old, found = ((float(one[:, 0].mean()), float(one[:, 1].mean())) for one in (before, after))
     return Learned(len(rows[0]), len(_of(source, rows[0])), len(rows[2]), old, found, kept)
 
@@ -115,7 +120,7 @@ def forget_sentences(store: Store) -> bool:
     own = store.folder / FOLDER
     if not own.exists():
         return False
-    _put(None, own)
+    put_in_place(None, own)
     return True
 
 
@@ -174,7 +179,7 @@ def _found(space: Space, source: Captioned, rows: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(owner, back <= _AMONG) / np.bincount(owner), own <= _AMONG], 1)
 
 
-def _put(new: Path | None, place: Path) -> None:
+def put_in_place(new: Path | None, place: Path) -> None:
     """Put a folder in the place of another one, or remove that one; a killed process leaves none, or
     a whole one."""
     old = place.with_name(f".{place.name}-old")
