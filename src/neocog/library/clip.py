@@ -45,7 +45,7 @@ _NEEDED = (
 )  # fmt: skip
 _OTHERS = {"visual.trunk.stem.0.weight": "ConvNeXt", "visual.class_embedding": "a vision transformer"}
 _HEAD = 64  # numbers in a head of the text tower, where nothing else is said
-_BANK = 400  # everyday phrases; see ClipSpace.probability
+_BANK = 300  # everyday phrases; see ClipSpace.probability
 
 
 def learn_clip(library: Library, named: str, *, say: Callable[[str], object] = print, **options: Any) -> Report:

@@ -28,6 +28,8 @@ _FILES = ("space.safetensors", "space.json", "tokenizer.json")
 _ENDS = (("<|startoftext|>", "<|endoftext|>"), ("<start_of_text>", "<end_of_text>"))  # OpenAI's spelling, open_clip's
 _AT_ONCE = 32  # texts that are read together
 _REMEMBERED = 256  # texts
+_BLOCK = "transformer.resblocks.{}."  # names of a layer
+_WORDS = 12  # of a text, from which on no word is weighed: each is one more text
 _EPS = 1e-5  # of layer normalisation
 
 
@@ -43,11 +45,10 @@ def shapes(words: int, width: int, layers: int, context: int, dimensions: int) -
     }
     for k in range(layers):
         for layer, shape in (
-            ("ln_1", (width,)), ("ln_2", (width,)), ("attn.in_proj_", (3 * width, width)),
-            ("attn.out_proj", (width, width)), ("mlp.c_fc", (4 * width, width)), ("mlp.c_proj", (width, 4 * width)),
+            ("ln_1.", (width,)), ("ln_2.", (width,)), ("attn.in_proj_", (3 * width, width)),
+            ("attn.out_proj.", (width, width)), ("mlp.c_fc.", (4 * width, width)), ("mlp.c_proj.", (width, 4 * width)),
         ):  # fmt: skip
-            name = f"transformer.resblocks.{k}.{layer}{'' if layer.endswith('_') else '.'}"
-            made |= {f"{name}weight": shape, f"{name}bias": shape[:1]}
+            made |= {f"{_BLOCK.format(k)}{layer}weight": shape, f"{_BLOCK.format(k)}{layer}bias": shape[:1]}
     return made
 
 
@@ -148,20 +149,20 @@ class ClipSpace:
     def contributions(self, text: str, picture: np.ndarray) -> list[tuple[str, float]]:
         """How much less the cosine of a text with a picture's vector (dimensions,) is without each of its words.
 
-        The same for all where each is as well left out.
+        The same for all where each is as well left out, or where there are too many.
         """
         words = text.split()
-        without = [" ".join(words[:k] + words[k + 1 :]) for k in range(len(words))]
+        without = [" ".join(words[:k] + words[k + 1 :]) for k in range(len(words))] if len(words) <= _WORDS else []
         cosines = self.sentences([text, *without]) @ picture
-        lost = [float(cosines[0] - one) for one in cosines[1:]]
-        return [(word, value if max(lost) > 0 else 1.0) for word, value in zip(words, lost, strict=True)]
+        lost = (cosines[0] - cosines[1:]).tolist()
+        return list(zip(words, lost if max(lost, default=0) > 0 else [1.0] * len(words), strict=True))
 
     # ---- the text tower
 
     def read(self, texts: Sequence[str]) -> np.ndarray:
         """float32 (N, D), of length 1: the places of texts, read as they are; the last ones are remembered."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._remembered]
-        made = dict(self._remembered)  # another thread may forget them
+        made = dict(self._remembered)  # other threads may forget them
+        new = [text for text in dict.fromkeys(texts) if text not in made]
         for first in range(0, len(new), _AT_ONCE):
             some = new[first : first + _AT_ONCE]
             made |= zip(some, self._computed(some), strict=True)
@@ -182,23 +183,23 @@ class ClipSpace:
         x = w["token_embedding.weight"][ids].astype(np.float32) + w["positional_embedding"][: ids.shape[1]]  # (N, L, W)
         later = np.triu(np.full((ids.shape[1], ids.shape[1]), -np.inf, np.float32), 1)
         k = 0
-        while (block := f"transformer.resblocks.{k}") + ".ln_1.weight" in w:
-            x = x + self._attended(block, self._normed(f"{block}.ln_1", x), later)
-            h = self._linear(f"{block}.mlp.c_fc.", self._normed(f"{block}.ln_2", x))
-            x = x + self._linear(f"{block}.mlp.c_proj.", _quick_gelu(h) if self.about["quick"] else _gelu(h))
+        while (block := _BLOCK.format(k)) + "ln_1.weight" in w:
+            x = x + self._attended(block, self._normed(f"{block}ln_1.", x), later)
+            h = self._linear(f"{block}mlp.c_fc.", self._normed(f"{block}ln_2.", x))
+            x = x + self._linear(f"{block}mlp.c_proj.", _quick_gelu(h) if self.about["quick"] else _gelu(h))
             k += 1
         # what comes after a text's end was read by no token before it
-        return _unit(self._normed("ln_final", x[np.arange(len(x)), last]) @ w["text_projection"])
+        return _unit(self._normed("ln_final.", x[np.arange(len(x)), last]) @ w["text_projection"])
 
     def _attended(self, block: str, x: np.ndarray, later: np.ndarray) -> np.ndarray:
         """(N, L, W) -> (N, L, W): each token asks itself and those before it."""
         n, length, width = x.shape
-        joined = self._linear(f"{block}.attn.in_proj_", x).reshape(n, length, 3, self.about["heads"], -1)
+        joined = self._linear(f"{block}attn.in_proj_", x).reshape(n, length, 3, self.about["heads"], -1)
         q, k, v = joined.transpose(2, 0, 3, 1, 4)  # each (N, heads, L, W / heads)
         scores = q @ k.swapaxes(2, 3) / math.sqrt(q.shape[3]) + later
         powers = np.exp(scores - scores.max(3, keepdims=True))
         found = powers / powers.sum(3, keepdims=True) @ v
-        return self._linear(f"{block}.attn.out_proj.", found.swapaxes(1, 2).reshape(n, length, width))
+        return self._linear(f"{block}attn.out_proj.", found.swapaxes(1, 2).reshape(n, length, width))
 
     def _linear(self, layer: str, x: np.ndarray) -> np.ndarray:
         return x @ self._w[f"{layer}weight"].T + self._w[f"{layer}bias"]
@@ -206,7 +207,7 @@ class ClipSpace:
     def _normed(self, layer: str, x: np.ndarray) -> np.ndarray:
         x = x - x.mean(-1, keepdims=True)
         x = x / np.sqrt((x * x).mean(-1, keepdims=True) + _EPS)
-        return x * self._w[f"{layer}.weight"] + self._w[f"{layer}.bias"]
+        return x * self._w[f"{layer}weight"] + self._w[f"{layer}bias"]
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
