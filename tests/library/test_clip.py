@@ -238,6 +238,8 @@ def test_what_is_no_such_clip_is_refused(clip: Path, library: Library, tmp_path:
     refused(written(tmp_path / "short", short), r"tokens, and the weights are for 100")
     written(tmp_path / "wordless", state).joinpath("tokenizer.json").unlink()
     refused(tmp_path / "wordless", "tokenizer.json is needed and cannot be read")
+    (tmp_path / "wordless" / "tokenizer.json").write_text(Tokenizer(models.BPE()).to_str())
+    refused(tmp_path / "wordless", "no tokenizer of CLIP: it has no <|startoftext|> and".replace("|", "."))
     with zipfile.ZipFile(tmp_path / "RN50.pt", "w") as program:
         program.writestr("RN50/code/multimodal/model.py", "")
     refused(tmp_path / "RN50.pt", f"is a program .TorchScript., which is not run here{read}")

@@ -111,7 +111,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     if zipfile.is_zipfile(file) and any("/code/" in name for name in zipfile.ZipFile(file).namelist()):
         raise LibraryError(f"{file} is a program (TorchScript), which is not run here; {_READ}")
     try:
-        read = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        read: Any = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
         state = {name.removeprefix("module."): value for name, value in read.get("state_dict", read).items()}
     except Exception as error:  # the readers raise many kinds
         raise LibraryError(f"{file} cannot be read as weights ({str(error).splitlines()[0]}); {_READ}") from None
@@ -138,8 +138,8 @@ def _net(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[str, P
     net, size = fits[0] if fits else "clip_resnet50", 32 * math.isqrt(len(tower["attnpool.positional_embedding"]) - 1)
     seen = config.get("preprocess_cfg", {})
     about = {
-        "net": {"name": net, "in_channels": 3, "input_size": size, **spec},
-        "preprocess": {"size": size, "resize": size, "mean": seen.get("mean", MEAN), "std": seen.get("std", STD)},
+        "net": {"name": net, "input_size": size, **spec},
+        "preprocess": {"size": size, "resize": size, "mean": seen.get("mean") or MEAN, "std": seen.get("std") or STD},
     }
     data = save(tower)
     folder = cache_folder() / "weights" / f"{net}-{hashlib.sha256(data).hexdigest()[:12]}"
@@ -179,6 +179,7 @@ def _space(state: Mapping[str, Tensor], config: Mapping[str, Any], trunk: str, t
     about = {
         "kind": KIND,
         "trunk": trunk,
+        "projection": hashlib.sha256(weights["text_projection"].tobytes()).hexdigest()[:12],  # another text tower?
         "heads": model.get("text_cfg", {}).get("heads") or max(1, width // _HEAD),
         "quick": bool(model.get("quick_gelu", False)),
         "common": common,

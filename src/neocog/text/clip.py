@@ -57,9 +57,20 @@ def tokenizer_of(text: str) -> Tokenizer:
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_str(text)
+        made = Tokenizer.from_str(text)
     except Exception as error:  # it raises no other
         raise ValueError(f"no tokenizer: {error}") from None
+    _ends(made)
+    return made
+
+
+def _ends(tokenizer: Tokenizer) -> tuple[int, int]:
+    """The ids that a text begins and ends with. Raises: ValueError: it has none."""
+    for spelled in _ENDS:
+        start, end = map(tokenizer.token_to_id, spelled)
+        if start is not None and end is not None:
+            return start, end
+    raise ValueError(f"no tokenizer of CLIP: it has no {' and '.join(_ENDS[0])}")
 
 
 class ClipSpace:
@@ -81,10 +92,7 @@ class ClipSpace:
         self._bank = self.weights["bank"].astype(np.float32)
         self._scale = math.exp(float(self.weights["logit_scale"]))
         self._remembered: dict[str, np.ndarray] = {}
-        found = [[tokenizer.token_to_id(one) for one in ends] for ends in _ENDS]
-        self._ends: list[int] = next((ends for ends in found if None not in ends), [])
-        if not self._ends:
-            raise ValueError(f"the tokenizer is none of CLIP: it has no {' and '.join(_ENDS[0])}")
+        self._start, self._end = _ends(tokenizer)
 
     @classmethod
     def load(cls, folder: Path, about: Mapping[str, Any]) -> ClipSpace:
@@ -175,11 +183,11 @@ class ClipSpace:
         return {k: v if k == "token_embedding.weight" else v.astype(np.float32) for k, v in self.weights.items()}
 
     def _computed(self, texts: Sequence[str]) -> np.ndarray:
-        w, (start, end) = self._w, self._ends
+        w = self._w
         longest = len(w["positional_embedding"]) - 2
         encoded = [self._tokenizer.encode(text.lower(), add_special_tokens=False).ids[:longest] for text in texts]
         last = np.array([len(ids) + 1 for ids in encoded])
-        ids = np.array([[start, *one, *[end] * (last.max() - len(one))] for one in encoded])
+        ids = np.array([[self._start, *one, *[self._end] * (last.max() - len(one))] for one in encoded])
         x = w["token_embedding.weight"][ids].astype(np.float32) + w["positional_embedding"][: ids.shape[1]]  # (N, L, W)
         later = np.triu(np.full((ids.shape[1], ids.shape[1]), -np.inf, np.float32), 1)
         k = 0
