@@ -210,7 +210,9 @@ class ClipSpace:
         return self._linear(f"{block}attn.out_proj.", found.swapaxes(1, 2).reshape(n, length, width))
 
     def _linear(self, layer: str, x: np.ndarray) -> np.ndarray:
-        return x @ self._w[f"{layer}weight"].T + self._w[f"{layer}bias"]
+        weight = self._w[f"{layer}weight"]
+        made = x.reshape(-1, x.shape[-1]) @ weight.T  # one product; numpy would make one for each text
+        return made.reshape(*x.shape[:-1], len(weight)) + self._w[f"{layer}bias"]
 
     def _normed(self, layer: str, x: np.ndarray) -> np.ndarray:
         x = x - x.mean(-1, keepdims=True)
