@@ -152,13 +152,15 @@ class Library:
         say: Callable[[str], object],
     ) -> dict[str, Any]:
         """What `indexing.index` needs to know of the net, which is made only if there is something to compute."""
+        known = self.store.models().get(str(net))  # its own name for a net with other weights than the usual ones
+        if known is not None and str(net) != known["net"]["from"] and (weights, layer, size) == (None, None, None):
+            from neocog.library.embed import embedder_of as again
+
+            return {"embedder": lambda amount: again(known, device, amount=amount, say=say), "model": str(net)}
         if net is None and weights is None and layer is None and size is None and device is None:
             return {}  # indexing takes the library's own, or the default
         from neocog.library.embed import Embedder, at_layer, at_size, default_net, embedder_of, model_name
 
-        known = self.store.models().get(str(net))  # its own name for a net with other weights than the usual ones
-        if known is not None and str(net) != known["net"]["from"] and (weights, layer, size) == (None, None, None):
-            return {"embedder": lambda amount: embedder_of(known, device, amount=amount, say=say), "model": str(net)}
         if net is None and weights is None and self.store.model is not None:
             name, card = self.store.model, self.store.models()[self.store.model]
             if layer is None and size is None:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import re
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,8 +21,7 @@ from neocog.errors import LibraryError
 from neocog.files import cache_folder, write_atomically
 from neocog.library.concepts import says_nothing
 from neocog.library.embed import model_name
-from neocog.library.indexed import Report
-from neocog.library.learning import put_in_place
+from neocog.library.learning import forget_sentences
 from neocog.library.sentences import FOLDER, prepare, space_of
 from neocog.text.clip import KIND, ClipSpace, shapes, tokenizer_of
 from neocog.text.space import Space
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from neocog.library import Library
+    from neocog.library.indexed import Report
 
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pt")
 _CONFIG, _TOKENIZER = "open_clip_config.json", "tokenizer.json"
@@ -69,9 +68,9 @@ def learn_clip(library: Library, named: str, *, say: Callable[[str], object] = p
     used, store = space_of(library.store), library.store
     if not report.interrupted and (used is None or used.about != made.about):
         made = made.beside(made.about["common"])
-        with store.indexing(wait=600), tempfile.TemporaryDirectory(dir=store.folder, prefix=".learning-") as work:
-            made.save(Path(work) / FOLDER)
-            put_in_place(Path(work) / FOLDER, store.folder / FOLDER)
+        with store.indexing(wait=600):
+            forget_sentences(store)
+            made.save(store.folder / FOLDER)
         prepare(store)
     return report
 

@@ -110,7 +110,7 @@ def learn_sentences(
         kept = bool(gain.mean() > gain.std() / np.sqrt(len(gain)))  # by more than the error of the mean
         if kept:
             new.save(work / FOLDER)
-            put_in_place(work / FOLDER, store.folder / FOLDER)
+            _put(work / FOLDER, store.folder / FOLDER)
     old, found = ((float(one[:, 0].mean()), float(one[:, 1].mean())) for one in (before, after))
     return Learned(len(rows[0]), len(_of(source, rows[0])), len(rows[2]), old, found, kept)
 
@@ -120,7 +120,7 @@ def forget_sentences(store: Store) -> bool:
     own = store.folder / FOLDER
     if not own.exists():
         return False
-    put_in_place(None, own)
+    _put(None, own)
     return True
 
 
@@ -179,7 +179,7 @@ def _found(space: Space, source: Captioned, rows: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(owner, back <= _AMONG) / np.bincount(owner), own <= _AMONG], 1)
 
 
-def put_in_place(new: Path | None, place: Path) -> None:
+def _put(new: Path | None, place: Path) -> None:
     """Put a folder in the place of another one, or remove that one; a killed process leaves none, or
     a whole one."""
     old = place.with_name(f".{place.name}-old")

@@ -100,13 +100,13 @@ class ClipSpace:
         return cls(load_file(folder / _FILES[0]), about, tokenizer_of((folder / _FILES[2]).read_text("utf-8")))
 
     def save(self, folder: Path) -> None:
-        """Write the three files, each whole; the weights in half precision."""
+        """Write the three files, each whole; the weights in half precision. Only with the last one it is a space."""
         folder.mkdir(parents=True, exist_ok=True)
         small = {name: np.ascontiguousarray(value, np.float16) for name, value in self.weights.items()}
         small["logit_scale"] = np.asarray(self.weights["logit_scale"], np.float32)  # a power of e
         write_atomically(folder / _FILES[0], save(small))
-        write_atomically(folder / _FILES[1], json.dumps(self.about, ensure_ascii=False).encode())
         write_atomically(folder / _FILES[2], self._tokenizer.to_str().encode())
+        write_atomically(folder / _FILES[1], json.dumps(self.about, ensure_ascii=False).encode())
 
     def beside(self, phrases: Sequence[str]) -> ClipSpace:
         """The same with these phrases as its bank, as they are when they are asked for."""
