@@ -1,4 +1,4 @@
-"""The command that learns to search by sentence, from a user's own captions or CLIP weights: learn-sentences."""
+"""The command that learns to search by sentence from a user's own captions: learn-sentences."""
 
 from __future__ import annotations
 
