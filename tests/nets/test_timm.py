@@ -125,3 +125,16 @@ def test_nets_that_timm_has_not_are_refused(tmp_path: Path) -> None:
         nets.save_for_timm(nets.build("lenet5"), tmp_path / "w.safetensors")
     with pytest.raises(NetError, match=r"timm's resnet18 is built without stem='small'"):
         nets.save_for_timm(nets.build("resnet18", stem="small"), tmp_path / "w.safetensors")
+
+
+@pytest.mark.slow
+def test_timm_computes_the_same_with_the_net_of_clip(timm: Any) -> None:
+    """timm has names of its own for it, and reads those of CLIP's authors."""
+    torch.manual_seed(0)
+    own = nets.build("clip_resnet50").eval()
+    other = timm.create_model("resnet50_clip", num_classes=1024).eval()
+    convert = importlib.import_module("timm.models.byobnet").checkpoint_filter_fn
+    other.load_state_dict(convert({f"visual.{name}": value for name, value in own.state_dict().items()}, other))
+    x = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(other(x), own(x), rtol=1e-3, atol=1e-4)

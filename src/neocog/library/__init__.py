@@ -138,6 +138,11 @@ class Library:
         self, net: Any, weights: Any, layer: str | None, size: int | None, device: str | None, say: Any
     ) -> dict[str, Any]:
         """What `indexing.index` needs to know of the net, which is made only if there is something to compute."""
+        known = self.store.models().get(str(net))  # its own name for a net with other weights than the usual ones
+        if known is not None and str(net) != known["net"]["from"] and (weights, layer, size) == (None, None, None):
+            from neocog.library.embed import embedder_of as again
+
+            return {"embedder": lambda amount: again(known, device, amount=amount, say=say), "model": str(net)}
         if net is None and weights is None and layer is None and size is None and device is None:
             return {}  # indexing takes the library's own, or the default
         say = say or (lambda text: None)
@@ -241,6 +246,16 @@ class Library:
     def taught(self) -> tuple[str, ...]:
         """The concepts that were taught."""
         return tuple(self.store.load("taught", {}))
+
+    def learn_clip(self, named: str | os.PathLike[str], **options: Any) -> Report:
+        """Search by sentence with CLIP weights from now on: a folder, a file or a name of the Hugging Face hub.
+
+        Args:
+            options: those of `index`, but for the net.
+        """
+        from neocog.library.clip import learn_clip
+
+        return learn_clip(self, os.fspath(named), **options)
 
     def learn_sentences(self, **options: Any) -> Learned:
         """Learn to search by sentence from the captions of its pictures; used from then on, if it finds more.

@@ -65,6 +65,11 @@ def learn_sentences(
     begun, used = shipped(), space_of(store)
     if begun is None or used is None:
         raise LibraryError("no sentence space comes with this installation of neocog; install it again")
+    if used.trunk != begun.trunk:
+        raise LibraryError(
+            f"{store.folder} is searched with the CLIP {used.trunk}, which does not learn from captions; to go back to "
+            "the space that comes with neocog, type neocog learn-sentences LIBRARY --forget"
+        )
     view = view_of(store)
     if begun.trunk not in store.models():
         raise LibraryError(

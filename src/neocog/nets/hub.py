@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,27 +63,48 @@ def from_hub(name: str, *, offline: bool | None = None, say: Callable[[str], obj
     if name not in REPOSITORIES:
         known = ", ".join([*PACKAGES, *REPOSITORIES])
         raise NetError(f"no ImageNet weights are known for {name!r}; {remedy}. They are known for {known}")
+    what, beside = f"the weights of {name}", ("config.json",)  # the preprocessing; the weights are of use without it
+    return fetched(REPOSITORIES[name], _FILE, what, remedy, beside=beside, offline=offline, say=say)
+
+
+def fetched(
+    repository: str,
+    name: str,
+    what: str,
+    remedy: str,
+    *,
+    beside: Sequence[str] = (),
+    offline: bool | None = None,
+    say: Callable[[str], object] = tell,
+) -> Path:
+    """Return a file of a repository in the hub's cache; fetch it if it is not there, and some small ones beside it.
+
+    Args:
+        what: is in it, in words. remedy: what else can be done.
+
+    Raises: as `from_hub`.
+    """
     try:
         hub = importlib.import_module("huggingface_hub")
     except ImportError:
         raise MissingExtra(
-            f"ImageNet weights of {name} come from the Hugging Face hub, for which the extra 'hub' is needed: "
+            f"{what} would come from the Hugging Face hub, for which the extra 'hub' is needed: "
             f"pip install 'neocog[hub]'; or {remedy}"
         ) from None
-    repository = REPOSITORIES[name]
     with contextlib.suppress(FileNotFoundError):  # not in the cache
-        return Path(hub.hf_hub_download(repository, _FILE, local_files_only=True))
+        return Path(hub.hf_hub_download(repository, name, local_files_only=True))
     if _offline() if offline is None else offline:
         raise FetchError(
-            f"{_FILE} of {repository} is not in the hub's cache, and downloads are forbidden (--offline, "
+            f"{name} of {repository} is not in the hub's cache, and downloads are forbidden (--offline, "
             f"NEOCOG_OFFLINE or HF_HUB_OFFLINE); run once with network, or {remedy}"
         )
     try:
-        size, checksum = _size_and_checksum(hub.HfApi().model_info(repository, files_metadata=True))
-        say(f"fetching the weights of {name} ({size / 1e6:.1f} MB) from the Hugging Face hub, {repository}")
-        path = Path(hub.hf_hub_download(repository, _FILE))
-        with contextlib.suppress(Exception):  # the preprocessing; the weights are of use without it
-            hub.hf_hub_download(repository, "config.json")
+        size, checksum = _size_and_checksum(hub.HfApi().model_info(repository, files_metadata=True), name)
+        say(f"fetching {what} ({size / 1e6:.1f} MB) from the Hugging Face hub, {repository}")
+        path = Path(hub.hf_hub_download(repository, name))
+        for other in beside:
+            with contextlib.suppress(Exception):
+                hub.hf_hub_download(repository, other)
     except FetchError:
         raise
     except Exception as error:  # whatever the library and the network below it raise
@@ -94,19 +115,19 @@ def from_hub(name: str, *, offline: bool | None = None, say: Callable[[str], obj
         for copy in {path.resolve(), path}:  # a link, and what it points at
             copy.unlink(missing_ok=True)
         raise FetchError(
-            f"{_FILE} of {repository}: wrong checksum: expected sha256 {checksum}, got {got}; the file was removed. "
+            f"{name} of {repository}: wrong checksum: expected sha256 {checksum}, got {got}; the file was removed. "
             "Repeat the command"
         )
     return path
 
 
-def _size_and_checksum(info: Any) -> tuple[int, str]:
+def _size_and_checksum(info: Any, name: str) -> tuple[int, str]:
     """Return bytes and sha256 of the weights. Raises: FetchError if the repository lists none."""
     for file in info.siblings or ():
-        if file.rfilename == _FILE and file.lfs:
+        if file.rfilename == name and file.lfs:
             checksum = file.lfs["sha256"] if isinstance(file.lfs, dict) else file.lfs.sha256
             return int(file.size), str(checksum)
-    raise FetchError(f"{info.id} lists no {_FILE} with a checksum")
+    raise FetchError(f"{info.id} lists no {name} with a checksum")
 
 
 def _offline() -> bool:

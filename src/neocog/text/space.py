@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save
 
 from neocog.errors import DataError
 from neocog.files import write_atomically
+from neocog.text.clip import KIND, ClipSpace
 from neocog.text.tokens import load_tokenizer
 from neocog.text.vectors import word_vectors
 
@@ -84,6 +85,8 @@ class Space:
         where = _HERE if folder is None else Path(folder)
         try:
             about = json.loads((where / FILES[1]).read_text("utf-8"))
+            if about.get("kind") == KIND:
+                return ClipSpace.load(where, about)  # type: ignore[return-value]  # it answers the same questions
             return cls(_whole(load_file(where / FILES[0])), about)
         except FileNotFoundError:
             raise DataError(f"no sentence space in {where}: expected {' and '.join(FILES)}") from None
