@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from neocog.library import Library
-    from neocog.library.indexed import Report
+    from neocog.library.changes import Report
 
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pt")
 _CONFIG, _TOKENIZER = "open_clip_config.json", "tokenizer.json"
