@@ -51,7 +51,7 @@ def test_what_only_pictures_have_is_refused(tmp_path: Path) -> None:
         ({"start": "efficientnet_lite0"}, "--from is for pictures"),
         ({"size": 32}, "--size is for pictures"),
         ({"set": {"flip": "random"}}, "--set flip= is for pictures"),
-        ({"input_options": {"token": "words"}}, "no option 'token'; did you mean 'tokens'"),
+        ({"input_options": {"token": "words"}}, "no option 'token' .did you mean 'tokens'"),
     ):
         with pytest.raises(UsageError, match=said):
             fit.train(data, out=tmp_path / "run", **QUIET, **how)

@@ -50,6 +50,6 @@ class MissingExtra(NeocogError):
 
 
 def closest(name: str, names: Iterable[str]) -> str:
-    """Return ``"; did you mean 'resnet50'?"`` for the name nearest to `name`, or ``""`` if none is near."""
+    """Return ``" (did you mean 'resnet50'?)"`` for the name nearest to `name`, or ``""`` if none is near."""
     near = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f" (did you mean {near[0]!r}?)" if near else ""

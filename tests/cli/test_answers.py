@@ -86,8 +86,8 @@ def test_tasks_are_listed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--task", "sgment"), "unknown task 'sgment'; did you mean 'segment'?"),
-        (("--task", "match", "--task-option", "los=triplet"), "has no option 'los'; did you mean 'loss'?"),
+        (("--task", "sgment"), "unknown task 'sgment' (did you mean 'segment'?)"),
+        (("--task", "match", "--task-option", "los=triplet"), "has no option 'los' (did you mean 'loss'?)"),
         (("--task", "match", "--task-option", "margin=much"), "--task-option margin= needs a value of type float"),
         (("--task", "match", "--task-option", "margin"), "--task-option expects field=value, such as loss=triplet"),
     ],

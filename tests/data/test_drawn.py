@@ -307,7 +307,7 @@ def test_codes_of_one_and_of_many_agree(index, task):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"task": "shapes"}, "unknown task 'shapes' of 'drawn'; did you mean 'shape'"),
+        ({"task": "shapes"}, "unknown task 'shapes' of 'drawn' (did you mean 'shape'"),
         ({"size": 8}, "expected a size of 16 to 1024 pixels, got 8"),
         ({"size": 64.5}, "got 64.5"),
         ({"n": -1}, "expected n to be an integer of 0 or more, got -1"),

@@ -155,7 +155,7 @@ def test_the_strength_is_that_of_the_lowest_loss() -> None:
 
 def test_what_cannot_be_fitted() -> None:
     x, y = blobs(20)
-    with pytest.raises(UsageError, match="unknown head 'svn'; did you mean 'svm'"):
+    with pytest.raises(UsageError, match=r"unknown head 'svn' .did you mean 'svm'"):
         fit_head(x, y, 3, kind="svn")
     with pytest.raises(DataError, match="at least two classes"):
         fit_head(x, np.zeros(20, int), 3)

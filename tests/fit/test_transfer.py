@@ -103,16 +103,16 @@ def test_wishes_are_followed_or_refused() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"regime": "feature"}, "unknown regime 'feature'; did you mean 'features'"),
+        ({"regime": "feature"}, "unknown regime 'feature' .did you mean 'features'"),
         ({"regime": "top", "layer": "conv1"}, "goes with --regime features, not top"),
         ({"regime": "features", "recipe": "standard"}, "is for gradient steps; choose --regime top or all"),
         ({"regime": "top", "recipe": "features"}, "trains more; omit --recipe"),
         ({"regime": "top", "set": {"head": "svm"}}, "head goes with --regime features, not with top"),
         ({"regime": "features", "set": {"lr": 0.1}}, "lr has no effect in regime features"),
         ({"regime": "features", "set": {"balance": "sampling"}}, "balance=weights instead"),
-        ({"set": {"head": "sofmax"}}, "unknown head 'sofmax'; did you mean 'softmax'"),
+        ({"set": {"head": "sofmax"}}, "unknown head 'sofmax' .did you mean 'softmax'"),
         ({"set": {"pool": "max"}}, "needs the layer whose maps are pooled"),
-        ({"layer": "conv9"}, "no layer 'conv9'; did you mean 'conv1'"),
+        ({"layer": "conv9"}, "no layer 'conv9' .did you mean 'conv1'"),
         ({"net": "lenet5"}, "trained cifar_resnet20, not lenet5"),
     ],
 )
@@ -176,7 +176,7 @@ def open_start_of(pre: Preprocess) -> Any:
 
 
 def test_starts_that_cannot_be(base: fit.Run, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no weights found for --from 'resnet5O'; did you mean 'resnet50'"):
+    with pytest.raises(UsageError, match=r"no weights found for --from 'resnet5O' .did you mean 'resnet50'"):
         open_start("resnet5O")
     with pytest.raises(UsageError, match="Give the net: --from imagenet --net"):
         open_start("imagenet")

@@ -144,7 +144,7 @@ def test_late_fusion_averages_probabilities() -> None:
 
 
 def test_unknown_descriptors_are_named() -> None:
-    with pytest.raises(NetError, match="'hogg'; did you mean 'hog'"):
+    with pytest.raises(NetError, match=r"'hogg' .did you mean 'hog'"):
         nets.build("descriptors", kinds="hogg")
 
 

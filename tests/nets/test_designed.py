@@ -49,7 +49,7 @@ def test_widths_are_scaled_to_multiples_that_fit() -> None:
     [
         ({"stages": []}, "a design is"),
         ({"stages": [{}], "tail": {}}, "no 'tail'"),
-        ({"stages": [{"withd": 8}]}, r"stages\[0\] of a design has no 'withd'; did you mean 'width'"),
+        ({"stages": [{"withd": 8}]}, r"stages\[0\] of a design has no 'withd' .did you mean 'width'"),
         ({"stages": [{"kernel": 4}]}, "kernel must be odd"),
         ({"stages": [{"depth": 0}]}, "depth must be a number of at least 1"),
         ({"stages": [{"group": 8}]}, "needs expand above 0"),

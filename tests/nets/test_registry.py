@@ -76,7 +76,7 @@ def test_options_reach_the_net_and_the_spec(tiny: Callable[..., nn.Module]) -> N
         ({"classes": 2.0}, "classes must be a whole number"),
         ({"in_channels": True}, "in_channels must be a whole number"),
         ({"input_size": 3}, "at least 4x4, got input_size=3"),
-        ({"slop": 1}, "tiny has no option 'slop'; did you mean 'slope'.*slope=0.3, points=None"),
+        ({"slop": 1}, "tiny has no option 'slop' .did you mean 'slope'.*slope=0.3, points=None"),
         ({"width": 7}, "tiny has no option 'width'"),  # required arguments belong to the variant
         ({"points": {1}}, "saved as JSON"),
     ],
@@ -89,12 +89,12 @@ def test_wrong_values_are_named(tiny: Callable[..., nn.Module], wrong: dict[str,
 def test_unknown_names_get_the_closest() -> None:
     number = len(nets.names())
     with pytest.raises(
-        NetError, match=f"unknown net 'resnet5o'; did you mean 'resnet50'.; 'neocog nets' lists all {number}"
+        NetError, match=f"unknown net 'resnet5o' .did you mean 'resnet50'..; 'neocog nets' lists all {number}"
     ):
         nets.build("resnet5o")
     with pytest.raises(NetError, match="unknown net"):
         nets.facts("zzz")
-    with pytest.raises(NetError, match=r"unknown family 'lennet'; did you mean 'lenet'.*resnet"):
+    with pytest.raises(NetError, match=r"unknown family 'lennet' .did you mean 'lenet'.*resnet"):
         nets.names("lennet")
 
 

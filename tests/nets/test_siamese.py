@@ -84,7 +84,7 @@ def test_training_pulls_the_same_digits_together() -> None:
 def test_wrong_values_are_named() -> None:
     with pytest.raises(NetError, match=r"must be a net that gives labels, got 'vae' \(vae\)"):
         nets.build("siamese", trunk="vae")
-    with pytest.raises(NetError, match="unknown net 'lenet55'; did you mean 'lenet5'"):
+    with pytest.raises(NetError, match=r"unknown net 'lenet55' .did you mean 'lenet5'"):
         nets.build("siamese", trunk="lenet55")
     with pytest.raises(NetError, match="at least 16x16"):
         nets.build("siamese", input_size=8)

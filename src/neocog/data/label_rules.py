@@ -107,8 +107,8 @@ def classes(f: Facts) -> Iterator[Finding | None]:
 
 
 def unlabelled(f: Facts) -> Iterator[Finding | None]:
-    if f.source._unfit:
-        return  # said already
+    if f.source._unfit or f.source.kind == "game":
+        return  # said already; or a game, which is learned by playing
     tagged, n = f.source.label_sets is not None, len(f.source)
     rows = np.flatnonzero(~f.source.columns["tags"].known if tagged else f.source.labels < 0)
     advice = "They are not used for training. Put each into the folder of its class, or complete the label column."

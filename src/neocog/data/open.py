@@ -100,8 +100,8 @@ def open_source(
         if has_columns(path):
             return open_columns([path], name=name, columns=columns)
         raise DataError(
-            f"{text!r} is a file, but not one that holds a set of pictures; expected a folder, {', '.join(TABLES)} "
-            "or .tar"
+            f"{text!r} is a file, but not one that holds a set of pictures; expected a folder, {', '.join(TABLES)}, "
+            ".tar, or columns of words as CoNLL's"
         )
     if files := expand(text):
         if all(one.suffix.lower() == ".parquet" for one in files):
@@ -109,9 +109,7 @@ def open_source(
         from neocog.data.shards import open_shards
 
         return open_shards(files, root=_common(files), name=_common(files).name or "shards", classes=classes)
-    raise DataError(
-        f"no file, folder or named set {text!r}{closest(text, NAMED).rstrip('?')}; named sets are {', '.join(NAMED)}"
-    )
+    raise DataError(f"no file, folder or named set {text!r}{closest(text, NAMED)}; named sets are {', '.join(NAMED)}")
 
 
 def expand(pattern: str) -> list[Path]:

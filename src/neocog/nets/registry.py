@@ -136,7 +136,9 @@ def in_file(named: str) -> tuple[str, dict[str, Any]]:
         spec = dict(json.loads(Path(named).read_text("utf-8"))["net"])
         name = spec.pop("name")
     except OSError as error:
-        raise NetError(f"{named} cannot be read: {error.strerror}") from None
+        raise NetError(
+            f"{named} cannot be read: {error.strerror}; expected a net file, as 'neocog design' writes it"
+        ) from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise NetError(f'{named} describes no net; expected {{"net": {{"name": "designed", ...}}}}') from None
     check_options(name, {key: value for key, value in spec.items() if key not in _GIVEN})
