@@ -112,9 +112,8 @@ def unmirrored(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     left, top, right, bottom = outputs["sides"][:, order].unbind(-1)
     beyond = cells[order, 0] - cells[:, 3]  # the last column of a map may reach over the picture's edge
     sides = torch.stack((right + beyond, top, left - beyond, bottom), -1)
-    return {
-        "classes": outputs["classes"][:, order], "sides": sides, "quality": outputs["quality"][:, order], "cells": cells,
-    }  # fmt: skip
+    classes, quality = (outputs[name][:, order] for name in ("classes", "quality"))
+    return {"classes": classes, "sides": sides, "quality": quality, "cells": cells}
 
 
 def assign(cells: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
