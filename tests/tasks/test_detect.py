@@ -338,6 +338,9 @@ def test_drawn_answers_show_right_wrong_and_missed():
     dashes = (drawn[10, 300:361] == orange).all(-1)
     assert dashes.any() and not dashes.all()
     assert not drawn[:, 200:221].any()  # doubtful: not drawn
+    assert answer.text() == f"{NAMES[0]} 0.90, {NAMES[1]} 0.80"
+    many = Detections("x", NAMES, np.zeros((6, 4), np.float32), np.full(6, 0.9), np.array([1, 0, 1, 1, 1, 0]), 0.5)
+    assert many.text() == f"6 boxes: 4 {NAMES[1]}, 2 {NAMES[0]}" and Detections("x", NAMES).text() == "nothing found"
     plain = answer.draw(picture[:, :, 0])
     assert plain.any() and not (plain == orange).all(-1).any()
     assert answer.draw(np.zeros((20, 10, 3), np.uint8)).shape == (320, 160, 3)  # enlarged, to be read

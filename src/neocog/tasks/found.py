@@ -6,6 +6,7 @@ faster-coco-eval (the same numbers as pycocotools, tested by its authors).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from neocog.tasks.answer import Answer
 from neocog.tasks.canvas import boxed
 
 BANDS = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}  # area in pixels, as COCO
+_SHORT = 4  # boxes that a line names one by one
 HIT = 0.5  # IoU from which on a box is found
 _NEAR = 0.1  # IoU from which on a wrong box means an object, but misses it
 KINDS = ("right", "badly placed", "wrong class", "found twice", "background", "ignored")
@@ -270,6 +272,14 @@ class Detections(Answer):
         found = self.boxes()
         said = (f"{b['label']} {b['score']:.2f} ({' '.join(f'{v:.1f}' for v in b['box'])})" for b in found)
         return {"count": len(found), "boxes": "; ".join(said)}
+
+    def text(self) -> str:
+        """How many boxes of each class; of a few also their scores. Where they lie is in tables and documents."""
+        found = self.boxes()
+        if len(found) <= _SHORT:
+            return ", ".join(f"{b['label']} {b['score']:.2f}" for b in found) or "nothing found"
+        each = Counter(b["label"] for b in found).most_common()
+        return f"{len(found)} boxes: {', '.join(f'{n} {name}' for name, n in each)}"
 
     def to_json(self) -> dict[str, Any]:
         every = self.boxes(0.0)
