@@ -158,7 +158,7 @@ class ClipFrames(_Clips):
         """(B, in_channels, frames, H, W) -> (B, 64)."""
         check_shape(x, *self.shape)
         each = self.frame(x.transpose(1, 2).flatten(0, 1))  # (B * frames, 64)
-        return each.view(len(x), x.shape[2], -1).mean(1)  # type: ignore[no-any-return]
+        return each.view(x.shape[0], x.shape[2], -1).mean(1)  # type: ignore[no-any-return]
 
 
 class TwoStream(_Clips):
@@ -174,7 +174,7 @@ class TwoStream(_Clips):
         """(B, in_channels, frames, H, W) -> (B, 128)."""
         check_shape(x, *self.shape)
         middle = x[:, :, x.shape[2] // 2]
-        changes = x.diff(dim=2).flatten(1, 2)  # (B, in_channels * (frames - 1), H, W)
+        changes = (x[:, :, 1:] - x[:, :, :-1]).flatten(1, 2)  # (B, in_channels * (frames - 1), H, W)
         return torch.cat((self.spatial(middle), self.temporal(changes)), 1)
 
 
