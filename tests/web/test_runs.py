@@ -48,7 +48,7 @@ def page(home) -> TestClient:
 def test_runs_are_found_in_their_folder(page):
     one = {run["name"]: run for run in page.get("/api/runs").json()["runs"]}["shapes"]  # others may be there by now
     assert (one["name"], one["net"], one["task"], one["state"]) == ("shapes", "lenet5", "label", "done")
-    assert one["best"]["name"] == "test_accuracy"
+    assert one["best"]["name"] == "test_accuracy" and one["sees"]
 
 
 def test_a_run_tells_its_records(page):

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from neocog.files import read_dict
+
 
 def records(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """The records of a run's log, a half-written last line left out."""
@@ -60,7 +62,7 @@ def free_folder(stem: str, parent: Path = Path("runs")) -> Path:
 
 def told(folder: Path) -> dict[str, Any]:
     """Return what a list of runs says of one, JSON-able: net, task, data, state, goal and its best value so far."""
-    run, log = _json(folder / "run.json"), records(folder)
+    run, log = read_dict(folder / "run.json"), records(folder)
     settings = run.get("settings") or {}
     start = next((one for one in log if one.get("kind") == "start"), {})
     metrics: dict[str, Any] = next((one["metrics"] for one in reversed(log) if one.get("kind") == "metrics"), {})
@@ -72,9 +74,11 @@ def told(folder: Path) -> dict[str, Any]:
         if _finite(metrics.get(f"{split}_{judged}")):
             best = {"name": f"{split}_{judged}", "value": metrics[f"{split}_{judged}"]}
             break
+    task = start.get("task") or (settings.get("task") or {}).get("name", "")
     return {
         "net": (settings.get("net") or {}).get("name", ""),
-        "task": start.get("task") or (settings.get("task") or {}).get("name", ""),
+        "task": task,
+        "sees": task != "play" and not read_dict(folder / "net.json").get("reader"),  # it answers about pictures
         "data": (run.get("data") or {}).get("name", ""),
         "started": run.get("started"),
         "state": state_of(folder),
@@ -87,7 +91,7 @@ def told(folder: Path) -> dict[str, Any]:
 
 def whole(folder: Path) -> dict[str, Any]:
     """Return all that a run folder says, JSON-able: as `told`, with settings, notes, classes, hardware and records."""
-    run, log = _json(folder / "run.json"), records(folder)
+    run, log = read_dict(folder / "run.json"), records(folder)
     data = run.get("data") or {}
     return {
         **told(folder),
@@ -110,14 +114,6 @@ def _goal(log: list[dict[str, Any]]) -> tuple[str, str]:
 
 def _finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def held(path: Path) -> bool:

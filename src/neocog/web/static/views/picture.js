@@ -107,7 +107,7 @@ function Labels({ labels, save }) {
 function Runs({ runs, library, id, answer, hear, keep }) {
   const [waiting, wait] = useState("");
   const [error, fail] = useState(null);
-  const done = runs.filter((one) => one.state === "done");
+  const done = runs.filter((one) => one.state === "done" && one.sees);
   if (!done.length) return null;
   const ask = async (name) => {
     fail(null);

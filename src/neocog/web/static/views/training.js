@@ -124,7 +124,7 @@ function Watch({ name, jobs, library }) {
     <div class="row"><div><h1 class="name">${name}</h1><p class="soft small">${[start?.net?.name ?? found.net, found.task ?? start?.task, start && `${count(start.params, "parameter")}`, start && `${count(start.train, "picture")}`].filter(Boolean).join(" · ")}</p></div>
       <span class="push"></span><span class="chip" data-state=${found.state}>${SHORT[found.state] ?? found.state}</span>
       ${found.state === "running" && html`<button onClick=${() => act("stop")}>Stop</button>`}${found.state === "stopped" && html`<button class="main" onClick=${() => act("resume")}>Resume</button>`}
-      ${found.state === "done" && html`${library && html`<button onClick=${() => ask(true)}>Search with it</button><button onClick=${answer}>Ask it about all pictures</button>`}<a class="button main" href=${link("network", name)}>Look inside</a>`}</div>
+      ${found.state === "done" && html`${library && html`<button onClick=${() => ask(true)}>Search with it</button>${found.sees && html`<button onClick=${answer}>Ask it about all pictures</button>`}`}<a class="button main" href=${link("network", name)}>Look inside</a>`}</div>
     ${job && html`<div class="stack tight"><progress aria-label="How far the training is" max="1" value=${job.progress ?? undefined}></progress><p class="soft small">${job.message}</p></div>`}
     ${found.error && html`<p class="note wrong">${found.error}</p>`}
     <dl class="big-facts numbers">${(metrics ? Object.entries(metrics).filter(([k, v]) => typeof v === "number" && /^(test|val)_(?!n$|classes)/.test(k)).slice(0, 4)
