@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,15 +40,15 @@ def main() -> None:
     source = whole.select(np.sort(random.choice(np.flatnonzero(whole.splits == 2), n, replace=False)))
     true, rows = source.labels.copy(), []
     x = None
-    compute = suspects.features_of
+    compute = suspects.extract
 
-    def once(*args: object, **options: object) -> tuple[np.ndarray, np.ndarray]:
+    def once(*args: Any, **options: Any) -> Any:
         nonlocal x
         if x is None:
-            x = compute(*args, **options)  # type: ignore[arg-type]
+            x = compute(*args, **options)
         return x
 
-    suspects.features_of = once  # type: ignore[assignment]
+    suspects.extract = once  # type: ignore[assignment]
     for name, (turned, p) in NOISE.items():
         source.labels[:] = noisy(true, turned, p, np.random.default_rng(2))
         begin = time.perf_counter()
@@ -99,7 +100,7 @@ def cleanlab(labels: np.ndarray, probabilities: np.ndarray, way: str) -> np.ndar
         from cleanlab.filter import find_label_issues
     except ImportError:
         return None
-    how = {"filter_by": way, "return_indices_ranked_by": "self_confidence", "n_jobs": 1}
+    how: dict[str, Any] = {"filter_by": way, "return_indices_ranked_by": "self_confidence", "n_jobs": 1}
     return np.asarray(find_label_issues(labels, probabilities, **how))
 
 

@@ -250,14 +250,14 @@ def _trees(source: Any, each: int = 4000) -> float:
         return np.stack(made, -1).reshape(-1, len(made))
 
     random, x, y = np.random.default_rng(0), [], []
-    for i in np.flatnonzero(source.splits < 2):
+    for i in np.flatnonzero(source.splits < 2).tolist():
         some = random.choice(512 * 512, each, replace=False)
         x.append(filtered(i)[some])
         y.append(source.columns["mask"][int(i)].ravel()[some])
     trees = HistGradientBoostingClassifier(random_state=0).fit(np.concatenate(x), np.concatenate(y))
     wrong = [
         (trees.predict(filtered(i)) != source.columns["mask"][int(i)].ravel()).mean()
-        for i in np.flatnonzero(source.splits == 2)
+        for i in np.flatnonzero(source.splits == 2).tolist()
     ]
     return float(np.mean(wrong))
 

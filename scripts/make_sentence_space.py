@@ -23,8 +23,8 @@ from PIL import Image
 
 import neocog
 from neocog.data import open_source
-from neocog.data.columns import TextLists
 from neocog.data.decode import prepare
+from neocog.data.kinds import TextLists
 from neocog.data.source import Source
 from neocog.library.concepts import vocabulary
 from neocog.library.embed import Embedder
