@@ -139,7 +139,13 @@ class ClipSpace:
         asked = [text if len(text.split()) != 1 else f"a photo of {text}" for text in texts]
         return np.concatenate((self.read(asked), np.ones((len(texts), 1), np.float32)), 1)
 
-    def probability(self, products: np.ndarray, text: str, seen: np.ndarray | None = None) -> np.ndarray:
+    def heads(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """None: CLIP's sentences are near pictures of single words, too; see ``Space.heads``."""
+        return np.zeros((0, self.dimensions), np.float32), np.zeros((0, 2), np.float32)
+
+    def probability(
+        self, products: np.ndarray, text: str, seen: np.ndarray | None = None, heard: np.ndarray | None = None
+    ) -> np.ndarray:
         """float32 (N,): the chance that pictures with these products (N,) with a text's vector show what it says.
 
         No captions say what a cosine means, so CLIP's own answer is taken. Of several texts, one belongs to a picture
@@ -150,7 +156,7 @@ class ClipSpace:
         one number more, minus its nearest cosine, a sentence's place 1, and a product is c_query - c_nearest.
 
         Args:
-            seen: what another net's classes say; not used.
+            seen, heard: what another net's classes and heads of words say; not used.
         """
         return (1 / (1 + np.exp(-(self._scale * np.asarray(products, np.float32)).clip(-30, 30)))).astype(np.float32)
 
