@@ -34,7 +34,7 @@ _LEAST = 0.03
 _USUALS = 256  # places of each side that say what is usual
 _RANK, _PICTURES = 128, 8  # of the heads of words, and pictures that must have a word in a caption
 _NUMBERS = {"two", "three", "four", "several"}
-_AT_ONCE, _ROUNDS, _RATE, _DECAY = 256, 40, 2e-3, 0.02  # of learning them
+_AT_ONCE, _ROUNDS, _RATE, _DECAY = 256, 80, 2e-3, 0.02  # of learning them
 _LENGTH = 25.0  # of a place, as they learn from it
 _ENDS, _SHORTEST = {"ies": "y", "sses": "ss", "ing": "", "es": "", "s": "", "ed": ""}, 3
 _SURE = 2  # captions of a picture that must have a query's words; with fewer, but some, nobody knows
@@ -110,15 +110,12 @@ def evened(space: Space, features: np.ndarray, captions: Sequence[Sequence[str]]
 def hearing(space: Space, features: np.ndarray, captions: Sequence[Sequence[str]]) -> Space:
     """The same space with a head of its own for each word that stands often in captions (`Space.heads`).
 
-    A head is told by logistic regression how many of a picture's captions have the word in one of its forms; what they
-    read of a place is common to all of them. ``about["words"]`` must be there.
+    A head learns by logistic regression (AdamW) how many captions of a picture have a form of the word; what they all
+    read of a place is common. ``about["words"]`` must be there.
 
     Args:
         features: (views, N, F) of the pictures that `captions` belong to.
     """
-    import torch
-    from torch.nn import functional as F
-
     said = [[{_stem(word) for word in words_of(text)} for text in of] for of in captions]
     having = Counter(stem for of in said for stem in set().union(*of))
     barred = {_stem(word) for word in _FUNCTION_WORDS - _NUMBERS}
@@ -130,28 +127,29 @@ def hearing(space: Space, features: np.ndarray, captions: Sequence[Sequence[str]
             wanted[row, [place[stem] for stem in text if stem in place]] += 1 / len(of)
     bare = Space({k: v for k, v in space.weights.items() if not k.startswith("words.")}, space.about)
     width = bare.dimensions - 2 * ("usual.sentences" in bare.weights)
-    x = torch.from_numpy(_LENGTH * np.stack([bare.pictures(view)[:, :width] for view in features]))
-    y = torch.from_numpy(np.sqrt(wanted))  # half of the captions say nearly as much as all of them
-    usual = y.mean(0)
-    g = torch.Generator().manual_seed(0)
-    inner = (torch.randn(_RANK, width, generator=g) / _LENGTH).requires_grad_()
-    outer = (torch.randn(len(stems), _RANK, generator=g) / 100).requires_grad_()
-    bias = torch.logit(usual).requires_grad_()
-    optimizer = torch.optim.AdamW((inner, outer, bias), weight_decay=_DECAY)
+    x = _LENGTH * np.stack([bare.pictures(view)[:, :width] for view in features])
+    y = np.sqrt(wanted)  # half of the captions say nearly as much as all of them
+    usual, random = y.mean(0), np.random.default_rng(0)
+    inner = (random.standard_normal((_RANK, width)) / _LENGTH).astype(np.float32)
+    outer = (random.standard_normal((len(stems), _RANK)) / 100).astype(np.float32)
+    bias = np.log(usual / np.maximum(1 - usual, 1e-3)).astype(np.float32)
     steps = _ROUNDS * -(-len(captions) // _AT_ONCE)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps, pct_start=0.1)
-    for _ in range(steps):
-        rows = torch.randint(len(captions), (_AT_ONCE,), generator=g)
-        view = torch.randint(len(x), (_AT_ONCE,), generator=g)
-        logits = x[view, rows] @ inner.T @ outer.T + bias
-        loss = F.binary_cross_entropy_with_logits(logits, y[rows], reduction="none").sum(1).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        rate.step()
-    made = {"inner": _LENGTH * inner, "outer": outer, "bias": bias, "usual": usual.log()}
+    adam = [(np.zeros_like(one), np.zeros_like(one)) for one in (inner, outer, bias)]
+    for step in range(1, steps + 1):
+        rows = random.integers(len(captions), size=_AT_ONCE)
+        seen = x[random.integers(len(x), size=_AT_ONCE), rows]
+        read = seen @ inner.T
+        off = (1 / (1 + np.exp(-(read @ outer.T + bias).clip(-30, 30))) - y[rows]) / _AT_ONCE
+        slopes = ((off @ outer).T @ seen, off.T @ read, off.sum(0))
+        rate = _RATE * min(10 * step / steps, (1 + math.cos(math.pi * step / steps)) / 2)
+        for value, slope, (first, second) in zip((inner, outer, bias), slopes, adam, strict=True):
+            first += 0.1 * (slope - first)
+            second += 0.01 * (slope**2 - second)
+            value *= 1 - rate * _DECAY
+            value -= rate * first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.99**step)) + 1e-8)
+    made = {"inner": _LENGTH * inner, "outer": outer, "bias": bias, "usual": np.log(usual)}
     of = np.array([place.get(_stem(word), -1) for word in space.about["words"]], np.int32)
-    kept = {f"words.{name}": value.detach().numpy() for name, value in made.items()}
+    kept = {f"words.{name}": value for name, value in made.items()}
     return Space({**bare.weights, **kept, "words.of": of}, space.about)
 
 
