@@ -82,6 +82,7 @@ def planned(
         more = f"; --task can also be {more}" if more else ""
         show.say(f"task: {opened.task.name} ({opened.task.about}){more}")
     wishes = _checked(wishes, opened, at_once)
+    precision = precision or opened.task.precision
     here = choose(device, precision=precision, local_rank=world.local_rank, training=True)
     chosen = dataclasses.replace(same_everywhere(here, world), index=here.index)  # one choice for all processes
     show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))

@@ -109,6 +109,7 @@ class Play(Task):
     mirrors = False
     views_back = False
     recipe = "play"
+    precision = "float32"  # actions differ by little of what the game is worth: less than bfloat16 rounds off
     answer = Played
     options = {
         "frames": 4,  # that the net reads

@@ -91,6 +91,7 @@ class Task(ABC):
     recipe: ClassVar[str | None] = None  # the usual recipe; None: chosen by the net
     size: ClassVar[int | None] = None  # the usual short side of the net's input; None: chosen by the pictures
     net: ClassVar[str | None] = None  # the usual net, for which `recipe` is made; None: see `usual_net`
+    precision: ClassVar[str | None] = None  # that it is learned in by itself; None: what is faster
     remakes: ClassVar[bool] = False  # whether pictures of the input's size are made, so none may be shown smaller
     adversarial: ClassVar[bool] = False  # whether parts of the net work against each other: the loss need not fall
     progress: float = 1.0  # the share of the training that is over, which the loop sets before each step
