@@ -36,13 +36,14 @@ def check(
         from neocog.data.check_page import check_page
 
         source = open_source(data, offline=offline, columns=terminal.columns(columns))
-        doubts = None
+        judge: dict[str, Any] = {}
         if labels:
-            from neocog.fit.suspects import suspicious_labels
+            from neocog.fit.suspects import judged
 
-            doubts = suspicious_labels(labels, source)
+            said = judged(labels, source)
+            judge = {"suspicious": said.suspicions, "noise": said.noise}
         with terminal.bar("checking the pictures", quiet=quiet) as progress:
-            found = look_over(source, progress=progress, suspicious=doubts)
+            found = look_over(source, progress=progress, **judge)
         if html:
             with terminal.output(html) as page:
                 page.write(check_page(found, source))
@@ -107,8 +108,9 @@ def train(
         typer.Option(metavar="N", min=1, help="Cross-validation; default: 5 if there are few pictures; 1: none."),
     ] = None,
     noisy: Annotated[
-        bool, typer.Option("--noisy", help="Many labels may be wrong: do not learn them by heart.")
-    ] = False,
+        Literal["early", "coteach", "correct", "bootstrap", "bootstrap-soft"] | None,
+        typer.Option(help="Many labels may be wrong: do not learn them by heart. --noisy alone is early."),
+    ] = None,
     teachers: Annotated[
         list[Path] | None,
         typer.Option("--teacher", metavar="RUN", help="Learn from a run's answers, too; repeat it for several."),
@@ -137,15 +139,15 @@ def train(
     for field, value in (("head", head), ("folds", folds)):
         if value is not None:
             fields[field] = str(value)
-    if find_lr and (teachers or unlabelled):
-        raise UsageError("--find-lr scans a training on labels alone; omit --teacher and --unlabelled")
+    if find_lr and (teachers or unlabelled or noisy == "coteach"):
+        raise UsageError("--find-lr scans one net on labels alone; omit --teacher, --unlabelled and --noisy coteach")
     common: dict[str, Any] = {
         "task": task, "task_options": chosen, "net": net, "recipe": recipe, "seed": seed, "set": fields, "size": size,
         "columns": terminal.columns(columns), "device": device, "precision": precision, "offline": offline,
         "start": start, "regime": regime, "progress": not quiet,
     }  # fmt: skip
     if find_lr:
-        fields |= {"noisy": "true"} if noisy else {}
+        fields |= {"noisy": noisy} if noisy else {}
         with terminal.work():
             from neocog import fit
 
@@ -157,7 +159,7 @@ def train(
 
         run = fit.train(
             data, test=test, net_options=of_net, input_options=of_input, epochs=epochs, minutes=minutes, out=out,
-            layer=layer, noisy=noisy, teachers=teachers or (), unlabelled=unlabelled, **common,
+            layer=layer, noisy=noisy or False, teachers=teachers or (), unlabelled=unlabelled, **common,
         )  # fmt: skip
     write.show_run(run, json=json)
 

@@ -306,8 +306,7 @@ class Job:
     def go_on(self, kept: dict[str, torch.Tensor]) -> None:
         """Go on from what `beside` gave."""
         for guide in self.guides:
-            for name, value in guide.tensors.items():
-                value.copy_(kept[name])
+            guide.go_on(kept)
         self.batches.load(kept)
 
 
