@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -406,7 +407,8 @@ def test_check_with_a_run(photos, run):
 
 
 def test_check_prints_how_pictures_are_labelled(photos, monkeypatch):
-    said = SimpleNamespace(suspicions=[], noise={"deer": {"horse": 0.2, "deer": 0.75, "cat": 0.05}, "cat": {"cat": 1.0}})
+    noise = {"deer": {"horse": 0.2, "deer": 0.75, "cat": 0.05}, "cat": {"cat": 1.0}}
+    said = SimpleNamespace(suspicions=[], noise=noise)
     monkeypatch.setattr("neocog.fit.suspects.judged", lambda judge, source: said)
     lines = [line.split() for line in call("check", photos, "--labels", "auto").stdout.splitlines()]
     assert ["deer", "75%", "horse", "20%,", "cat", "5%"] in lines and ["cat", "100%"] in lines

@@ -66,6 +66,9 @@ def train(
     task_options: Annotated[
         list[str] | None, typer.Option("--task-option", metavar="KEY=VALUE", help="Change one option of the task.")
     ] = None,
+    from_text: Annotated[
+        bool, typer.Option("--from-text", help="Of the task tags: the words of captions are the tags.")
+    ] = False,
     net: terminal.NetName = None,
     net_options: Annotated[
         list[str] | None, typer.Option("--net-option", metavar="KEY=VALUE", help="Change one option of the net.")
@@ -134,6 +137,8 @@ def train(
         raise UsageError("--epochs and --minutes exclude each other; give one of them")
     fields = terminal.settings(changes or [])
     chosen = terminal.settings(task_options or [], "--task-option", "loss=triplet")
+    if from_text:
+        task, chosen = task or "tags", {"from_text": "auto", **chosen}
     of_net = {k: value_of(v) for k, v in terminal.settings(net_options or [], "--net-option", "dropout=0.5").items()}
     of_input = terminal.settings(input_options or [], "--input-option", "tokens=subwords")
     for field, value in (("head", head), ("folds", folds)):

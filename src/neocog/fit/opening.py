@@ -75,7 +75,7 @@ def planned(
     world = join()
     place(device, local_rank=world.local_rank)
     show = Show(progress and world.first)
-    opened = Data.open(data, test, wishes.offline, dict(columns) if columns else None, wishes.task)
+    opened = Data.open(data, test, wishes.offline, dict(columns) if columns else None, wishes.task, wishes.task_options)
     for note in opened.source.notes:
         show.say(f"note: {note}")
     if wishes.task is None and not opened.task.classifies:

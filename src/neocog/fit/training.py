@@ -196,7 +196,12 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     if plan.data is None and data is None:
         raise RunError(f"{folder} was trained on arrays in memory; give them again: neocog.resume(run, data=...)")
     opened = Data.open(
-        plan.data if data is None else data, plan.test, offline=False, columns=plan.columns, task=plan.task["name"]
+        plan.data if data is None else data,
+        plan.test,
+        offline=False,
+        columns=plan.columns,
+        task=plan.task["name"],
+        options=plan.task,
     )
     if opened.fingerprint() != saved["data"]["fingerprint"]:
         raise RunError(
