@@ -136,6 +136,20 @@ def test_each_of_two_nets_learns_what_the_other_finds_easy() -> None:
     assert not torch.equal(b, torch.cat([p.flatten() for p in guide.net.parameters()]))
 
 
+def test_teachers_take_their_share_from_what_noisy_makes_of_the_labels(teacher: fit.Run) -> None:
+    job = planned(Wishes(net="lenet5", teachers=(teacher,), fields={"noisy": "bootstrap"}), DATA, **PLAIN)
+    prepare(job)
+    bootstrap, teachers = job.guides
+    assert isinstance(teachers, Teachers)
+    batch, logits = next(job.batches.stream(0)), torch.randn(16, 8)
+    own = job.task.losses(logits, batch)
+    bootstrap.add(own, logits, logits[:0], batch)
+    soft = F.kl_div((logits / 2).log_softmax(1), teachers.say(batch.x), reduction="batchmean") * 4
+    both = dataclasses.replace(own, parts=dict(own.parts))
+    teachers.add(both, logits, logits[:0], batch)
+    torch.testing.assert_close(both.total, 0.1 * own.total + 0.9 * soft)
+
+
 def test_runs_of_the_time_when_noisy_had_one_way_are_read() -> None:
     assert Recipe("x", noisy=True).noisy == recipe("fast", noisy="true").noisy == "early"  # type: ignore[arg-type]
     assert Recipe("x", noisy=False).noisy == ""  # type: ignore[arg-type]
@@ -278,7 +292,7 @@ def test_a_changed_picture_is_of_the_same_file_and_learned_only_where_the_net_is
 
 @pytest.mark.parametrize(
     ("way", "part"),
-    [("early", "early"), ("coteach", "coteach"), ("correct", "correct"), ("teachers", "teachers"),
+    [("early", "early"), ("coteach", "noisy"), ("correct", "noisy"), ("teachers", "teachers"),
      ("unlabelled", "unlabelled")],
 )  # fmt: skip
 def test_stopped_and_resumed_it_ends_in_the_same_bits(tmp_path: Path, teacher: fit.Run, way: str, part: str) -> None:

@@ -109,7 +109,7 @@ class Bootstrap(Guide):
         said = outputs.log_softmax(1)
         own = -(said.exp() * said).sum(1) if self.soft else -said.amax(1)
         own = (own * (batch.targets["label"] >= 0)).sum() / len(own)
-        found.parts["bootstrap"] = (1.0 - self.trust) * (own - found.parts["loss"])
+        found.parts["noisy"] = (1.0 - self.trust) * (own - found.parts["loss"])
 
 
 class Corrected(Guide):
@@ -125,7 +125,7 @@ class Corrected(Guide):
 
     def add(self, found: Losses, outputs: Tensor, beside: Tensor, batch: Batch) -> None:
         said = (outputs.softmax(1) @ self.matrix).clamp(min=1e-30).log()  # of labels (B, K)
-        found.parts["correct"] = self.task.losses(said, batch).total - found.parts["loss"]
+        found.parts["noisy"] = self.task.losses(said, batch).total - found.parts["loss"]
 
 
 _FALL = 0.2  # share of a training in which co-teaching falls to what it keeps of each batch
@@ -165,7 +165,7 @@ class Coteaching(Guide):
         with self.job.device.training():
             made = self.job.task.run(self.net, batch)
         others = floated(getattr(made, "logits", made))
-        found.parts["coteach"] = self._loss(outputs, others, batch) - found.parts["loss"]
+        found.parts["noisy"] = self._loss(outputs, others, batch) - found.parts["loss"]
         (self._loss(others, outputs, batch) * len(batch)).backward()
         self.count += len(batch)
 
@@ -225,7 +225,7 @@ class Teachers(Guide):
         soft = F.kl_div((outputs / self.t).log_softmax(1), self.say(batch.x), reduction="none").sum(1) * self.t**2
         soft = (soft * batch.valid).sum() / len(soft)
         # so that the part called loss stays that of the labels, comparable with validation
-        found.parts["teachers"] = self.share_ * (soft - found.parts["loss"])
+        found.parts["teachers"] = self.share_ * (soft - found.parts["loss"] - found.parts.get("noisy", 0.0))
 
 
 def reread(x: Tensor, ours: Preprocess, theirs: Preprocess) -> Tensor:
