@@ -52,14 +52,15 @@ def main() -> None:
     for name, (turned, p) in NOISE.items():
         source.labels[:] = noisy(true, turned, p, np.random.default_rng(2))
         begin = time.perf_counter()
-        used, labels, probabilities = suspects._by_others(source, None)
+        found = suspects.judged(suspects.AUTO, source)
+        labels, probabilities = found.labels, found.probabilities
         seconds = time.perf_counter() - begin
-        wrong = labels != true[used]
+        wrong = labels != true[found.rows]
         row = {"noise": name, "wrong": int(wrong.sum()), "seconds": round(seconds, 1)}
         row["neocog"] = score(suspects.doubted(probabilities, labels)[0], wrong)
         for way in ("prune_by_noise_rate", "confident_learning", "low_self_confidence"):
-            if (found := cleanlab(labels, probabilities, way)) is not None:
-                row[f"cleanlab {way}"] = score(found, wrong)
+            if (named := cleanlab(labels, probabilities, way)) is not None:
+                row[f"cleanlab {way}"] = score(named, wrong)
         rows.append(row)
         print(json.dumps(row), flush=True)
     result = {

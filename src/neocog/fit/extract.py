@@ -108,6 +108,7 @@ def evaluate(
                 "cannot be averaged"
             )
     source, where, labelled = open_source(data), choose(device), opened[0].task.classifies
+    source = type(opened[0].task).completed(source, opened[0].task.how, classes)
     speak_of(source.kind)
     if labelled:
         source.require_labels()

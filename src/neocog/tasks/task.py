@@ -123,6 +123,14 @@ class Task(ABC):
         """Refuse a source to train on by its columns alone, before a picture is read. Raises: DataError."""
 
     @classmethod
+    def completed(cls, source: Source, options: Mapping[str, Any], names: Sequence[str] = ()) -> Source:
+        """The source, or one with columns that the task makes of others, as its `options` say.
+
+        `names`: of the classes, where they are known.
+        """
+        return source
+
+    @classmethod
     def suited(cls, source: Source) -> type[Task]:
         """This task, or the first of its variants for whose columns a source has something, if it has none for this."""
         others = [] if fits(cls, source) else [find(name) for name in cls.variants]
