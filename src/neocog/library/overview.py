@@ -99,7 +99,7 @@ def places(store: Store) -> dict[str, Any]:
 def neighbours(store: Store, hash: str, limit: int = 12) -> list[dict[str, Any]]:
     """Return the pictures most like one of the library: id, name, likeness (cosine). Raises: NoPicture."""
     view = view_of(store)
-    row, model = row_of(view, hash), view.model()
+    row, model = row_of(view, hash), view.model(None, [hash])
     if model is None:
         return []
     seen, vectors = view.vectors(model)
@@ -117,7 +117,7 @@ def picture(store: Store, hash: str) -> dict[str, Any]:
     whole_table = store.rows([name for name in SCHEMA.names if name != "thumb"])
     known = whole_table.slice(pc.index(whole_table.column("hash"), hash).as_py(), 1).to_pylist()[0]
     said: dict[str, Any] = {"concepts": [], "broader": [], "taught": [], "unusual": []}
-    if view.model() is not None and view.model() in (known["models"] or ()):
+    if view.model(None, [hash]) in (known["models"] or ()):
         whole = describe(store, hash, top=1)
         for kind in ("concepts", "broader", "taught"):
             said[kind] = [{"name": name, "probability": p} for name, p in getattr(whole, kind)]
