@@ -78,9 +78,9 @@ def build(job: Job, *, fresh: bool = True) -> None:
         net.prepare(_some(job.splits["train"].shown, 5000))  # type: ignore[operator]
     net = with_global_norms(device.placed(net), job.world)
     job.net = net
-    job.device = with_right_gradients(device, net)
+    job.device = with_right_gradients(device, net, job.reader.shape if job.reader else ())
     if job.device != device:
-        job.show.say("float32, because the processor's bfloat16 gradients of this net's dilated convolutions are wrong")
+        job.show.say("float32, because the processor's bfloat16 gradients of some of this net's convolutions are wrong")
     job.trained = transfer.prepare(net, plan) if plan.start is not None else ""
 
 
