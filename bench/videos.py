@@ -33,7 +33,7 @@ from neocog.fit.device import hardware
 NETS = ("clip_small", "clip_frames", "two_stream")
 ATARI: dict[str, dict[str, Any]] = {  # the ball is one pixel or two: frames at half their size
     "games": {"epochs": 4.0, "set": {"min_steps": 120}, "input_options": {"frames": 8}},
-    "ball": {"epochs": 8.0, "set": {"min_steps": 320}, "input_options": {"frames": 8, "size": 70}},
+    "ball": {"epochs": 5.0, "set": {"min_steps": 200}, "input_options": {"frames": 8, "size": 70}},
 }
 
 
