@@ -32,7 +32,7 @@ class Embeds(Protocol):
     name: str
     dimension: int
     outputs: int
-    preprocess: Preprocess | None  # None: of recordings
+    preprocess: Preprocess  # None: of recordings
 
     def card(self) -> dict[str, Any]: ...
     def embed(self, pictures: Any) -> tuple[np.ndarray, np.ndarray]: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,7 @@ class Hearing:
         how: one line on what computes.
     """
 
-    preprocess = None
+    preprocess: Any = None
     concurrent = False
 
     def __init__(self, run: Run | str | os.PathLike[str] | None = None, device: str | None = None) -> None:
@@ -64,8 +65,10 @@ class Hearing:
 
         Raises: UsageError: the run reads something else. RunError: there is none.
         """
-        self.name, self.dimension, self.outputs, self.concepts = STATISTICS, 0, 0, ""  # type: ignore[var-annotated]
-        self._run, self._caught, source, file = None, torch.zeros(0), STATISTICS, None
+        self.name = STATISTICS
+        self.concepts: str | list[str] = ""
+        self._run, source, file = None, STATISTICS, None
+        self._own = threading.local()  # the page asks in several threads
         if run is not None:
             from neocog.fit.device import place
             from neocog.fit.predicting import Run as Opened
@@ -115,18 +118,17 @@ class Hearing:
         held = [_samples(one) if isinstance(one, bytes) else one for one in sounds]
         waves = [one[: int(np.flatnonzero(one)[-1]) + 1 if one.any() else 1] / np.float32(32767) for one in held]
         if self._run is None:
-            return np.stack([_statistics(torch.from_numpy(one)) for one in waves]), np.zeros(
-                (len(waves), 0), np.float32
-            )
+            nothing = np.zeros((len(waves), 0), np.float32)
+            return np.stack([_statistics(torch.from_numpy(one)) for one in waves]), nothing
         given = self._reader.collate([self._reader.encode((one, RATE)) for one in waves]).to(self._device)
         with torch.inference_mode():
             logits = self._net(self._reader.finish(given)).float()
-        vectors = self._caught.flatten(2).mean(2) if self._caught.ndim > 2 else self._caught
+        vectors = self._own.caught.flatten(2).mean(2) if self._own.caught.ndim > 2 else self._own.caught
         chances = (logits / self._run.temperature).softmax(1) if self.concepts else logits[:, :0]
-        return vectors.float().cpu().numpy(), chances.float().cpu().numpy()
+        return vectors.float().cpu().numpy(), chances.cpu().numpy()
 
     def _catch(self, module: Any, given: tuple[Tensor, ...]) -> None:
-        self._caught = given[0]
+        self._own.caught = given[0]
 
 
 def _statistics(wave: Tensor) -> np.ndarray:

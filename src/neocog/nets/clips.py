@@ -195,7 +195,7 @@ class Inflated(nn.Module):
         for number, tap in enumerate(self.taps):
             tap.weight = nn.Parameter(conv.weight.detach() / 3)
             if number != 1:
-                tap.bias = None  # once is enough
+                tap.register_parameter("bias", None)  # once is enough
 
     def forward(self, x: Tensor) -> Tensor:
         before, now, after = (tap(x).unflatten(0, (-1, self.frames)) for tap in self.taps)
@@ -231,7 +231,8 @@ class ClipTrunk(_Clips):
         if start not in ("imagenet", "random"):
             raise NetError(f"expected start=imagenet or random, got {start!r}")
         self._inflate, self._start = inflate, start
-        self._frames, self._size = frames, {"in_channels": in_channels, "input_size": input_size}
+        self._frames = frames
+        self._size: dict[str, Any] = {"in_channels": in_channels, "input_size": input_size}
         made = build(trunk, classes=1, **self._size)
         width = getattr(head_of(made), "in_features", None)
         if width is None or facts(trunk).reads != "picture":
