@@ -1,6 +1,7 @@
 """Drawn clips by three nets, and what it takes to index a minute of video.
 
     python bench/videos.py clips [--n 5200]     # test accuracy: one frame at a time, two streams, 3-D convolution
+    python bench/videos.py atari --folder F     # the same of clips of play, which scripts/make_atari_clips.py wrote
     python bench/videos.py index                # seconds for a minute of 1280x720, by the distance of key packets
 
 Of the drawn clips a tenth is the test; what moves where, and how fast, no single frame tells (8 classes). The videos
@@ -30,6 +31,10 @@ from neocog.data.video import frames_at, look
 from neocog.fit.device import hardware
 
 NETS = ("clip_small", "clip_frames", "two_stream")
+ATARI: dict[str, dict[str, Any]] = {  # the ball is one pixel or two: frames at half their size
+    "games": {"epochs": 4.0, "set": {"min_steps": 120}, "input_options": {"frames": 8}},
+    "ball": {"epochs": 5.0, "set": {"min_steps": 200}, "input_options": {"frames": 8, "size": 70}},
+}
 
 
 def clips(n: int, epochs: float, out: Path) -> Iterator[dict[str, Any]]:
@@ -47,6 +52,29 @@ def clips(n: int, epochs: float, out: Path) -> Iterator[dict[str, Any]]:
             "seconds": round(time.perf_counter() - begin, 1),
             "processor_seconds": round(time.process_time() - used, 1),
         }
+
+
+def atari(folder: Path, nets: list[str], out: Path) -> Iterator[dict[str, Any]]:
+    """A row for each question and net: processor seconds are of one thread."""
+    for what, how in ATARI.items():
+        for net in nets:
+            used = time.process_time()
+            run = neocog.train(
+                f"clips:{folder / what}",
+                net=net,
+                device="cpu",
+                seed=0,
+                out=out / f"{what}-{net}",
+                progress=False,
+                **how,
+            )
+            yield {
+                "clips": what,
+                "net": net,
+                **{name: run.metrics[name] for name in ("test_accuracy", "test_n")},
+                **how,
+                "processor_seconds": round(time.process_time() - used, 1),
+            }
 
 
 def minute(path: Path, codec: str, keys: int) -> None:
@@ -100,16 +128,23 @@ def index(out: Path) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="+", choices=("clips", "index"))
+    parser.add_argument("what", nargs="+", choices=("clips", "atari", "index"))
     parser.add_argument("--n", type=int, default=5200)
     parser.add_argument("--epochs", type=float, default=4.0)
+    parser.add_argument("--folder", type=Path, help="of clips of play")
+    parser.add_argument("--nets", nargs="+", default=["clip_small", "clip_frames"], help="for atari")
     options = parser.parse_args()
     file = Path(__file__).parent / "results" / "videos.json"
     known = json.loads(file.read_text()) if file.is_file() else {}
     with tempfile.TemporaryDirectory() as folder:
         for what in options.what:
             rows: list[dict[str, Any]] = []
-            for row in clips(options.n, options.epochs, Path(folder)) if what == "clips" else index(Path(folder)):
+            begin = {
+                "clips": lambda: clips(options.n, options.epochs, Path(folder)),
+                "atari": lambda: atari(options.folder, options.nets, Path(folder)),
+                "index": lambda: index(Path(folder)),
+            }
+            for row in begin[what]():
                 print(row, flush=True)
                 rows.append(row)
                 known[what] = {

@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from neocog.data.decode import prepare
 from neocog.errors import LibraryError, NeocogError, UsageError
 from neocog.fit.device import Device
-from neocog.library.embed import GRAPH_FROM, MEASURE_FROM, Embedder, Kept, default_net, embedder_of, model_name
+from neocog.library.embed import GRAPH_FROM, MEASURE_FROM, Embedder, Kept, default_net, embedder_of
 from neocog.library.indexing import index
+from neocog.library.model_names import model_name
 from neocog.library.store import Store
 from neocog.nets import build
 

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from neocog import nets
 from neocog.errors import NetError
+from neocog.nets.clips import Inflated
 from neocog.nets.sentence import k_max
 
 
@@ -56,6 +57,7 @@ def sizes(name: str, **options: Any) -> dict[str, tuple[int, ...]]:
         ("sentence_cnn", {"widths": [2], "maps": 7, "dimensions": 5, "vocabulary": 9}, 50 + 77 + 16, 57 * 70 + 14),
         ("c3d", {"classes": 101}, 78_409_573, 38_548_959_232 - 386 * 4096),  # as published for UCF-101
         ("clip_small", {"classes": 5}, 161_704 + 97 * 5, 55_738_368 + 96 * 5),
+        ("clip_averaged", {"frames": 4, "classes": 3, "trunk": "resnet18"}, 11_178_051, 1_939_392_000),
         ("clip_frames", {"frames": 2}, 24_216, (44_827_136 - 512) // 8 + 512),
         ("two_stream", {}, 23_696 + 9 * 45 * 16 + 23_264 + 1_032, 2_801_664 + 1024 * (9 * 45 * 16) + 2_359_296 + 1024),
         ("vae", {"latent": 3}, 392_500 + 2 * 501 * 3 + 500 * 3 + 500 + 392_784, 392_000 * 2 + 500 * 9),
@@ -266,3 +268,35 @@ def test_wrong_options_are_named(name: str, options: dict[str, Any], message: st
 def test_wrong_inputs_are_refused_with_the_remedy(name: str, x: Tensor, message: str) -> None:
     with pytest.raises(NetError, match=message):
         nets.build(name)(x)
+
+
+def test_an_inflated_net_gives_a_clip_that_stands_still_the_answer_of_its_picture() -> None:
+    torch.manual_seed(0)
+    plain = nets.build("efficientnet_lite0", weights="imagenet").eval()
+    picture = torch.randn(2, 3, 48, 48)
+    features = plain.forward_features(picture)
+    for name in ("clip_inflated", "clip_averaged"):
+        net = nets.build(name, classes=5, in_channels=3, input_size=48, frames=3).eval()
+        net.take_weights()
+        clip = picture[:, :, None].expand(-1, -1, 3, -1, -1)
+        assert torch.allclose(net.eval().forward_features(clip), features, atol=1e-3)  # at the borders, too
+
+
+def test_an_inflated_convolution_is_one_over_three_frames() -> None:
+    torch.manual_seed(0)
+    made = Inflated(nn.Conv2d(4, 6, 3, 2, 1, groups=2), 5)
+    for tap in made.taps:
+        nn.init.normal_(tap.weight)
+    x = torch.randn(2, 4, 5, 8, 8)
+    whole = torch.stack([tap.weight for tap in made.taps], 2)  # (6, 2, 3, 3, 3)
+    still = nn.functional.pad(x, (0, 0, 0, 0, 1, 1), mode="replicate")
+    wanted = nn.functional.conv3d(still, whole, made.taps[1].bias, (1, 2, 2), (0, 1, 1), 1, 2)
+    found = made(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (2, 5)).transpose(1, 2)
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_what_cannot_be_a_trunk_of_clips_is_refused() -> None:
+    with pytest.raises(NetError, match="expected start=imagenet or random, got 'some'"):
+        nets.build("clip_inflated", classes=2, in_channels=3, input_size=32, start="some")
+    with pytest.raises(NetError, match="ends in a linear layer, such as resnet18, got squeezenet"):
+        nets.build("clip_averaged", classes=2, in_channels=3, input_size=64, trunk="squeezenet1_1")

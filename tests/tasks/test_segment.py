@@ -158,6 +158,9 @@ def test_bfloat16_is_left_where_its_gradients_are_wrong() -> None:
     assert not with_right_gradients(fast, nn.Conv2d(21, 8, 3, dilation=2)).bf16
     for fine in (nn.Conv2d(21, 8, 3), nn.Conv2d(32, 8, 3, dilation=2), nn.Conv2d(11, 8, 3, dilation=2)):
         assert with_right_gradients(fast, fine) == fast
+    for frames, bf16 in ((8, False), (16, True)):  # two frames at the last convolution, and four
+        clip = nets.build("clip_small", classes=2, in_channels=3, input_size=16, frames=frames)
+        assert with_right_gradients(fast, clip, (3, frames, 16, 16)).bf16 is bf16 and clip.training
 
 
 # ---------------------------------------------------------------- losses

@@ -131,14 +131,14 @@ def index(
 
 def _opened_for(folders: list[str], library: str | None, on: str | None) -> Library:
     """The library that folders are indexed into; made if it is not there."""
-    from neocog.data.stores import is_elsewhere, is_url, is_video
+    from neocog.data.stores import has_moments, is_elsewhere, is_url
     from neocog.library import Library, place
 
     for text in folders:
         path = Path(text).expanduser()
         if not on and is_elsewhere(text) and not path.is_dir():
             raise UsageError(f"{text} is looked into with --on, also on one machine: neocog index {text} --on local")
-        if is_video(text) and path.is_file():
+        if has_moments(text) and path.is_file():
             continue
         if not path.is_dir() and not (is_url(text) or (is_elsewhere(text) and path.is_file())):
             what = "is a file" if path.exists() else "does not exist"
@@ -146,7 +146,7 @@ def _opened_for(folders: list[str], library: str | None, on: str | None) -> Libr
     if folders and library is None:
         if is_elsewhere(folders[0]) and not Path(folders[0]).is_dir():
             raise UsageError(f"say in which folder the library of {folders[0]} is to be: --library LIB")
-        return Library.beside(Path(folders[0]).parent if is_video(folders[0]) else folders[0])
+        return Library.beside(Path(folders[0]).parent if has_moments(folders[0]) else folders[0])
     if library is None or not folders or place.is_library(library) or place.is_library(place.beside(library)):
         return Library(library)
     return Library.at(library)

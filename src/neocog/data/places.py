@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.stores import CONTAINED, Item, file_of, moment, opened, short
+from neocog.data.stores import CONTAINED, Item, file_of, is_sound, moment, opened, short
 from neocog.errors import DataError
 
 _BUFFER = 1 << 20  # bytes that are fetched at once while headers are read
@@ -54,8 +54,14 @@ def read(item: Item) -> bytes:
 def read_place(place: str) -> bytes:
     """Return the bytes of one picture by its place; a tar is searched for it, a video from the key packet before it.
 
-    Raises: OSError, DataError; MissingExtra: a video, without the extra that reads it.
+    Of a recording a part as a WAV file: the one at that time, or the longest.
+
+    Raises: OSError, DataError; MissingExtra: a video or recording, without the extra that reads it.
     """
+    if is_sound(place):
+        from neocog.data.recordings import part
+
+        return part(*(moment(place) or (place,)))
     if (found := moment(place)) is not None:
         from neocog.data.video import frame_at
 

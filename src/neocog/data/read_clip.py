@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neocog.data.clips import ENDINGS, DrawnClips, arranged, frames_of, read_clip
 from neocog.data.folder import Folder
@@ -81,6 +81,10 @@ class ClipReader(Reader):
     @property
     def net_options(self) -> Mapping[str, Any]:
         return {"frames": self.frames}
+
+    def begin(self, net: nn.Module) -> None:
+        if take := getattr(net, "take_weights", None):
+            take()
 
     def encode(self, raw: Any) -> np.ndarray:
         clip = read_clip(raw, self.frames, self.every, round(_ROOM * self.size))  # (T, H, W, 3)

@@ -17,6 +17,7 @@ from neocog.data import sound, sound_changes
 from neocog.data.reader import Reader, register
 from neocog.data.source import Source
 from neocog.data.spectra import KINDS, Spectrum
+from neocog.data.stores import SOUND_ENDINGS
 from neocog.errors import DataError, UsageError
 from neocog.page import Html, data_uri, line_chart, pairs, paragraph
 
@@ -47,7 +48,7 @@ class SoundReader(Reader):
     """
 
     kind = "sound"
-    endings = sound.SOUND_ENDINGS
+    endings = SOUND_ENDINGS
     about = "recordings: log-mel, MFCC, spectrogram or the wave"
     options: ClassVar[Mapping[str, Any]] = {
         "features": "logmel", "bands": 40, "rate": 0, "seconds": 0.0, "trim": 40.0, "depth": 50.0, "centred": 0.5,

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import io
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 from neocog.errors import DecodeError, MissingExtra
 
-SOUND_ENDINGS = frozenset((".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf"))
 _FRAME = 0.02  # seconds: how finely silence is found
+
+
+def have() -> bool:
+    """Whether the extra is installed."""
+    try:
+        return all(find_spec(name) is not None for name in ("soundfile", "soxr"))
+    except ValueError:  # something else of that name, or a test that hides it
+        return False
 
 
 def begins(data: bytes) -> bool:
@@ -32,7 +40,9 @@ def decode(data: bytes, rate: int | None = None) -> tuple[np.ndarray, int]:
 
     Raises: DecodeError: not a sound file, broken, empty, or not finite; MissingExtra: soundfile or soxr is not there.
     """
-    with _opened(data) as file:
+    if not data:
+        raise DecodeError("empty file")
+    with opened(io.BytesIO(data)) as file:
         try:
             samples, found = file.read(dtype="float32", always_2d=True), file.samplerate
         except RuntimeError as error:
@@ -84,15 +94,14 @@ def written(wave: np.ndarray, rate: int) -> bytes:
     return buffer.getvalue()
 
 
-def _opened(data: bytes) -> Any:
+def opened(file: Any) -> Any:
+    """A sound file that is open for reading, as soundfile has it. Raises: DecodeError, MissingExtra."""
     try:
         import soundfile
     except ImportError:
         raise _missing("soundfile") from None
-    if not data:
-        raise DecodeError("empty file")
     try:
-        return soundfile.SoundFile(io.BytesIO(data))
+        return soundfile.SoundFile(file)
     except (RuntimeError, TypeError) as error:
         said = str(error).partition(": ")[2] or str(error)
         raise DecodeError(f"not a sound file that can be read: {said.rstrip('.')}") from error

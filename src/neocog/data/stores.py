@@ -21,7 +21,9 @@ VIDEO_ENDINGS = frozenset(
         ".ogv", ".mts", ".m2ts", ".vob", ".asf", ".divx", ".mxf",
     )
 )  # fmt: skip
-_MOMENT = re.compile(rf"(.+(?:{'|'.join(map(re.escape, sorted(VIDEO_ENDINGS)))}|\.gif))/(\d+\.\d{{3}})", re.I | re.S)
+SOUND_ENDINGS = frozenset((".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf"))
+_LAST = "|".join(map(re.escape, sorted(VIDEO_ENDINGS | SOUND_ENDINGS | {".gif"})))
+_MOMENT = re.compile(rf"(.+(?:{_LAST}))/(\d+\.\d{{3}})", re.I | re.S)
 CONTAINED = re.compile(r"\.(tar|parquet)(/|$)", re.IGNORECASE)
 
 
@@ -49,19 +51,29 @@ def is_video(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in VIDEO_ENDINGS
 
 
+def is_sound(name: str) -> bool:
+    """Whether a file is named like a recording, or a place lies in one."""
+    return os.path.splitext(file_of(name))[1].lower() in SOUND_ENDINGS
+
+
+def has_moments(name: str) -> bool:
+    """Whether a file of that name is a video or a recording: its parts are places, with their times."""
+    return is_video(name) or is_sound(name)
+
+
 def moment(place: str) -> tuple[str, float] | None:
-    """Return (file, seconds) of a place that is a frame of a video, such as ``holiday.mp4/12.480``; else None."""
+    """Return (file, seconds) of a place in a video or a recording, such as ``holiday.mp4/12.480``; else None."""
     found = _MOMENT.fullmatch(place)
     return (found[1], float(found[2])) if found else None
 
 
 def place_at(file: str, seconds: float) -> str:
-    """The place of a frame; see `moment`."""
+    """The place of a frame, or of a part of a recording; see `moment`."""
     return f"{file}/{seconds:.3f}"
 
 
 def file_of(place: str) -> str:
-    """The file that a place lies in: itself, or the video."""
+    """The file that a place lies in: itself, or the video or recording."""
     found = moment(place)
     return found[0] if found else place
 

@@ -9,7 +9,7 @@ import ctypes
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -176,17 +176,34 @@ def choose(
     return Device(name, index, bf16, last, name == "cuda", aside, apart, tuple(rates.items()))
 
 
-def with_right_gradients(device: Device, net: nn.Module) -> Device:
+def with_right_gradients(device: Device, net: nn.Module, shape: Sequence[int] = ()) -> Device:
     """The device, with float32 on a CPU where bfloat16 gives wrong gradients to the filters of `net`.
 
-    Those of a dilated convolution, channels-last, of more than 16 channels, no multiple of 16: oneDNN, as PyTorch
-    2.13 calls it, makes NaN of them, or ends the process.
+    Those of a dilated convolution, channels-last, of more than 16 channels, no multiple of 16, and those of a
+    convolution over three frames where there are two: oneDNN, as PyTorch 2.13 calls it, makes NaN of them, or ends the
+    process. `shape`: of one input, if that is a clip.
     """
     wrong = any(
         isinstance(m, nn.Conv2d) and max(m.dilation) > 1 and m.in_channels > 16 and m.in_channels % 16
         for m in net.modules()
-    )
+    ) or 2 in _frames(net, shape)
     return replace(device, bf16=False) if wrong and device.bf16 and device.kind == "cpu" else device
+
+
+def _frames(net: nn.Module, shape: Sequence[int]) -> set[int]:
+    """How many frames each convolution of a net sees that reads three frames or more at a time."""
+    convs = [m for m in net.modules() if isinstance(m, nn.Conv3d) and m.kernel_size[0] > 1]
+    if not convs or len(shape) != 4:
+        return set()
+    seen: set[int] = set()
+    hooks = [m.register_forward_pre_hook(lambda m, given: seen.add(given[0].shape[2])) for m in convs]
+    before = net.training
+    with torch.no_grad():
+        net.eval()(torch.zeros(1, *shape, device=next(net.parameters()).device))
+    net.train(before)
+    for hook in hooks:
+        hook.remove()
+    return seen
 
 
 def _bf16(kind: str, index: int) -> bool | None:

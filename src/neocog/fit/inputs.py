@@ -67,9 +67,9 @@ def feed_of(job: Job) -> Batches:
 def build(job: Job, *, fresh: bool = True) -> None:
     """Build the net of the plan on the device, where the pictures are read already."""
     job.net, job.trained = net_of(job, job.plan.seed, fresh=fresh)
-    device = with_right_gradients(job.device, job.net)
+    device = with_right_gradients(job.device, job.net, job.reader.shape if job.reader else ())
     if job.device != device:
-        job.show.say("float32, because the processor's bfloat16 gradients of this net's dilated convolutions are wrong")
+        job.show.say("float32, because the processor's bfloat16 gradients of some of this net's convolutions are wrong")
     job.device = device
 
 

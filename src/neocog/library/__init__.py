@@ -138,6 +138,12 @@ class Library:
         self, net: Any, weights: Any, layer: str | None, size: int | None, device: str | None, say: Any
     ) -> dict[str, Any]:
         """What `indexing.index` needs to know of the net, which is made only if there is something to compute."""
+        from neocog.library.model_names import at_layer, at_size, model_name, sound_run
+
+        if (run := sound_run(net)) is not None:
+            from neocog.library.hearing import Hearing
+
+            return {"embedder": lambda amount: Hearing(run, device), "model": model_name(run), "sounds": True}
         known = self.store.models().get(str(net))  # its own name for a net with other weights than the usual ones
         if known is not None and str(net) != known["net"]["from"] and (weights, layer, size) == (None, None, None):
             from neocog.library.embed import embedder_of as again
@@ -146,9 +152,9 @@ class Library:
         if net is None and weights is None and layer is None and size is None and device is None:
             return {}  # indexing takes the library's own, or the default
         say = say or (lambda text: None)
-        from neocog.library.embed import Embedder, at_layer, at_size, default_net, embedder_of, model_name
+        from neocog.library.embed import Embedder, default_net, embedder_of
 
-        if net is None and weights is None and (own := self.store.model) is not None:
+        if net is None and weights is None and (own := self.store.model_of(sounds=False)) is not None:
             card = self.store.models()[own]
             if layer is None and size is None:
                 return {"embedder": lambda amount: embedder_of(card, device, amount=amount, say=say), "model": own}

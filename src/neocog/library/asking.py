@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from neocog.data.decode import decode, inspect
+from neocog.data.stores import told
 from neocog.errors import DecodeError, UsageError
 from neocog.library.gallery import row_of
 from neocog.library.query import Either, Example, Query, Region, parse
@@ -157,7 +158,7 @@ def _told(view: View, hits: Sequence[Hit]) -> list[dict[str, Any]]:
     return [
         {
             "id": hit.hash,
-            "name": shown(hit.path.rpartition("/")[2]),
+            "name": shown(told(hit.path).rpartition("/")[2]),
             "score": hit.score if hit.reasons else None,
             "why": [{"witness": r.kind, "what": r.part, "text": r.text, "score": r.value} for r in hit.reasons],
             "near": list(hit.near),

@@ -14,13 +14,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from neocog.data import video
 from neocog.data.decode import now_readable
-from neocog.data.stores import file_of, is_elsewhere
-from neocog.library.films import known_films
+from neocog.data.stores import file_of, is_elsewhere, is_sound
+from neocog.library.films import can_read, known_films
 from neocog.library.folders import Ledger, above, outermost, signed, within
 from neocog.library.photo import Photo
-from neocog.library.scan import EMPTY, Found, Scan, scan
+from neocog.library.scan import EMPTY, Found, Scan
 from neocog.library.store import Store
 from neocog.records import Preprocess, counted
 
@@ -33,7 +32,7 @@ class Embeds(Protocol):
     name: str
     dimension: int
     outputs: int
-    preprocess: Preprocess
+    preprocess: Preprocess  # None: of recordings
 
     def card(self) -> dict[str, Any]: ...
     def embed(self, pictures: Any) -> tuple[np.ndarray, np.ndarray]: ...
@@ -88,9 +87,13 @@ class Report:
 
 
 def maker(
-    store: Store, given: Embeds | Callable[[int], Embeds] | None, model: str | None, say: Callable[[str], object]
+    store: Store,
+    given: Embeds | Callable[[int], Embeds] | None,
+    model: str | None,
+    say: Callable[[str], object],
+    sounds: bool = False,
 ) -> Callable[[int], Embeds]:
-    """What makes the net when it is first needed, and gives the same one later.
+    """What makes the net when it is first needed, and gives the same one later; for pictures, or for recordings.
 
     That is `given` itself or what it makes; else the net of that name, which the library was indexed with or the zoo
     has; else the library's own, or the default.
@@ -103,28 +106,43 @@ def maker(
         elif not made:
             from neocog.library.embed import Embedder, embedder_of
 
-            name, models = model or store.model, store.models()
+            name, models = model or store.model_of(sounds=sounds), store.models()
             known = models.get(name or "")
-            made.append(embedder_of(known, amount=amount, say=say) if known else Embedder(name, amount=amount, say=say))
+            if known:
+                made.append(embedder_of(known, amount=amount, say=say))
+            elif sounds:
+                from neocog.library.hearing import Hearing
+
+                made.append(Hearing())
+            else:
+                made.append(Embedder(name, amount=amount, say=say))
         return made[0]  # type: ignore[no-any-return]
 
     return once
 
 
+@dataclass
+class Round:
+    """What an index is asked to do: of pictures, or of recordings."""
+
+    store: Store
+    roots: list[str]
+    exclude: list[str]
+    found: Scan  # of both
+    report: Report
+    elsewhere: Elsewhere | None = None
+    sounds: bool = False
+
+
 class Changes:
     """What lies in the folders, what the table says, and which files must therefore be read."""
 
-    def __init__(
-        self, store: Store, roots: list[str], model: str | None, exclude: list[str], elsewhere: Elsewhere | None
-    ) -> None:
-        self.store, self.roots, self.model, self.report = store, roots, model, Report()
-        self.exclude, self.elsewhere = exclude, elsewhere
-        skip = os.fspath(store.folder)
-        self.found: Scan = (
-            elsewhere.scan(roots, store, exclude) if elsewhere else scan(roots, store.text_of, skip, exclude)
-        )
-        self.below = [store.text_of(root) for root in roots]
-        self.ledger = Ledger(store, [*self.below, *store.folders])
+    def __init__(self, task: Round, model: str | None) -> None:
+        self.store, self.roots, self.report, self.sounds = task.store, task.roots, task.report, task.sounds
+        self.exclude, self.elsewhere, self.model = task.exclude, task.elsewhere, model
+        store, self.found = task.store, task.found.of(sounds=task.sounds)
+        self.below = [store.text_of(root) for root in task.roots]
+        self.ledger = Ledger(store, [*self.below, *store.folders], task.sounds)
         self.problems = {row["path"]: row for row in store.problems().to_pylist()}
         self.new_problems: dict[str, dict[str, Any]] = {}
         self.solved: set[str] = set()
@@ -146,7 +164,7 @@ class Changes:
         away = self._away()
 
         def scanned(path: str) -> bool:
-            inside = any(within(path, root) for root in self.below)
+            inside = is_sound(path) == self.sounds and any(within(path, root) for root in self.below)
             inside = inside and (self.elsewhere is not None or not is_elsewhere(path))
             return inside and not any(within(path, folder) for folder in (*self.found.closed, *away))
 
@@ -198,11 +216,12 @@ class Changes:
             else:
                 self.to_read.append(path)
         self.to_read = sorted({file_of(path) for path in self.to_read})
-        if not video.have() and (unread := [path for path in self.to_read if path in self.found.videos]):
+        if unread := [path for path in self.to_read if path in self.found.videos and not can_read(path)]:
             self.to_read = [path for path in self.to_read if path not in self.found.videos]
+            what, by, extra = ("recording", "soundfile", "sound") if self.sounds else ("video", "PyAV", "video")
             self.report.notes.append(
-                f"{counted(len(unread), 'video')} such as {self.store.name_of(unread[0])} skipped: videos are read by "
-                "PyAV; type pip install 'neocog[video]', and index again"
+                f"{counted(len(unread), what)} such as {self.store.name_of(unread[0])} skipped: {what}s are read by "
+                f"{by}; type pip install 'neocog[{extra}]', and index again"
             )
         there = {**self.found.broken, **self.found.closed}
         seen = files.keys() | self.found.videos.keys() | there.keys()

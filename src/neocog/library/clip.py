@@ -20,8 +20,8 @@ import numpy as np
 from neocog.errors import LibraryError
 from neocog.files import cache_folder, write_atomically
 from neocog.library.concepts import says_nothing
-from neocog.library.embed import model_name
 from neocog.library.learning import forget_sentences
+from neocog.library.model_names import model_name
 from neocog.library.sentences import FOLDER, prepare, space_of
 from neocog.text.clip import KIND, ClipSpace, shapes, tokenizer_of
 from neocog.text.space import Space

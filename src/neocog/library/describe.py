@@ -77,7 +77,7 @@ def describe(store: Store, picture: str | Path, *, top: int = 8, model: str | No
     Raises: UsageError: no such picture. DecodeError: it cannot be read. LibraryError: nothing is indexed yet.
     """
     view = view_of(store)
-    chosen = view.model(model)
+    chosen = view.model(model, [str(picture)])
     if chosen is None:
         raise LibraryError(f"{store.folder} has no vectors yet, which describing needs; type 'neocog index FOLDER'")
     row, path = find_picture(view, str(picture))

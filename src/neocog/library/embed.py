@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import os
-import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -25,6 +23,7 @@ from neocog.engine.choice import checked, facts
 from neocog.engine.choice import place as place_of_graph
 from neocog.engine.engines import Engine, PyTorch, Shared, installed
 from neocog.errors import LibraryError, UsageError
+from neocog.library.model_names import at_layer, at_size, fingerprint, model_name
 from neocog.records import Preprocess
 
 if TYPE_CHECKING:
@@ -61,44 +60,6 @@ def default_net(say: Callable[[str], object] | None = None) -> str:
     if say:
         say(f"net: {found}, with the ImageNet weights {where}")
     return found
-
-
-def model_name(net: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> str:
-    """Return the name under which a library keeps what this net makes; imports no PyTorch.
-
-    A net of the zoo with its ImageNet weights has its own name; any other has six digits of its weights' fingerprint.
-
-    Raises: LibraryError: the weights cannot be read.
-    """
-    folder = Path(net)
-    if weights in (None, "imagenet") and not (folder / "net.json").is_file():
-        return str(net)
-    if (folder / "net.json").is_file():
-        file, stem = folder / "weights.safetensors", Path(os.path.abspath(folder)).name
-    else:
-        file, stem = Path(weights or ""), str(net)
-        file = file / "weights.safetensors" if file.is_dir() else file
-    clean = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")[:48] or "net"
-    return f"{clean if clean[0].isalpha() else 'net_' + clean}_{fingerprint(file)[:6]}"
-
-
-def fingerprint(file: Path) -> str:
-    """Return 32 hexadecimal digits for the content of a weights file. Raises: LibraryError if it cannot be read."""
-    try:
-        with open(file, "rb") as opened:
-            return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()  # type: ignore[arg-type]
-    except OSError as error:
-        raise LibraryError(f"the weights {file} cannot be read: {error.strerror}") from None
-
-
-def at_layer(model: str, layer: str) -> str:
-    """Return the name under which a library keeps the vectors of another layer of a model's net."""
-    return re.sub(r"[^a-z0-9]+", "_", f"{model}_at_{layer.lower()}")
-
-
-def at_size(model: str, size: int) -> str:
-    """Return the name under which a library keeps the vectors of pictures shown at a size that was asked for."""
-    return f"{model}_{size}px"
 
 
 class Kept:
@@ -310,6 +271,10 @@ def embedder_of(card: dict[str, Any], device: str | None = None, *, amount: int 
 
     Raises: LibraryError: its weights are no longer there, or are others.
     """
+    if card.get("kind") == "sound":
+        from neocog.library.hearing import Hearing
+
+        return Hearing.of(card, device)  # type: ignore[return-value]
     file, source = Path(card["weights"]["file"]), card["net"]["from"]
     run = (Path(source) / "net.json").is_file()
     if not run and not file.is_file() and os.environ.get("NEOCOG_WEIGHTS"):

@@ -241,6 +241,8 @@ def example_parts(
         looked = np.zeros(len(view), bool)
         looked[rows] = True
     alike = {one: view.likeness(model, vector, metric, layer, rows) for one, vector in vectors.items()}
+    for one in liked:  # pictures are not compared with recordings
+        looked &= np.isfinite(alike[one])
     what, sign = ("cosine", 1) if metric == "cosine" else ("distance", -1)
 
     # what is all but the same picture is like it, however alike the pictures of a library are

@@ -1,4 +1,5 @@
-"""Videos in a library: the frames that show a video's shots are pictures, ``holiday.mp4/12.480`` and so on.
+"""Videos and recordings in a library: the frames that show a video's shots are pictures, ``holiday.mp4/12.480`` and so
+on, and what sounds between the pauses of a recording is as a frame is.
 
 A video is not known before it was read to its end. Until all its frames are in the table they stand there with the time
 -1, which no file has; then one change of the table gives all of them the file's own time. Whatever a kill interrupts is
@@ -8,10 +9,13 @@ read again, and what is known by its content is not computed again.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from neocog.data import sound, video
 from neocog.data.places import plain_bytes
-from neocog.data.stores import moment, place_at
+from neocog.data.recordings import part, parts
+from neocog.data.stores import is_sound, moment, place_at
 from neocog.data.video import Video, frames_at, look
 from neocog.errors import DecodeError
 from neocog.library.folders import Ledger, signed
@@ -38,31 +42,42 @@ class Film:
     lost: int = 0  # frames that could not be decoded
     next: int = 0  # the first frame of the next step
 
-    @staticmethod
-    def begin(path: str, full: str) -> Film:
+    @classmethod
+    def begin(cls, path: str, full: str) -> Film:
         """Find the shots of a video. Raises: DecodeError, OSError."""
         status = os.stat(full)
-        return Film(path, full, look(full), status)
+        return cls(path, full, cls.looked(full), status)
+
+    looked = staticmethod(look)
+
+    def pieces(self, times: Sequence[float]) -> Iterator[tuple[float, bytes | None]]:
+        """What is there at some times, as the bytes of files; None where it cannot be decoded."""
+        for seconds, picture in frames_at(self.full, times, self.video.skip):
+            yield seconds, None if picture is None else plain_bytes(picture)
+
+    def examined(self, data: bytes, pre: Preprocess | None, hash: str) -> Photo:
+        """What is kept of one of them. Raises: DecodeError."""
+        assert pre is not None
+        return examine(data, pre, hash, UNKNOWN, self.status.st_ino)
 
     @property
     def rest(self) -> int:
         """How many frames are left."""
         return len(self.video.times) - self.next
 
-    def step(self, pre: Preprocess, ledger: Ledger, model: str | None) -> Film:
+    def step(self, pre: Preprocess | None, ledger: Ledger, model: str | None) -> Film:
         """Prepare the next few frames; of those that the library knows only the hash is needed."""
         times = self.video.times[self.next : self.next + _AT_ONCE]
         self.photos, self.next = [], self.next + len(times)
-        for seconds, picture in frames_at(self.full, times, self.video.skip):
-            if picture is None:
+        for seconds, data in self.pieces(times):
+            if data is None:
                 self.lost += 1
                 continue
-            data = plain_bytes(picture)
             known = ledger.contents.get(hash := content_hash(data))
             if known is not None and (model in known.models or not known.saved):
                 photo = Photo(hash, 0, UNKNOWN, self.status.st_ino)
             else:
-                photo = examine(data, pre, hash, UNKNOWN, self.status.st_ino)
+                photo = self.examined(data, pre, hash)
                 for name, value in self.video.facts.items():
                     setattr(photo, name, value)
                 photo.taken = photo.taken or date_in_name(self.path)
@@ -83,6 +98,30 @@ class Film:
     def problem(self) -> str:
         """Why not all of it could be read; "" if it could."""
         return self.video.problem or (f"{self.lost} of its pictures cannot be decoded" if self.lost else "")
+
+
+class Tape(Film):
+    """A recording that is being read: its parts are what frames are of a video."""
+
+    @staticmethod
+    def looked(full: str) -> Video:
+        """Find the parts. Raises: DecodeError, OSError."""
+        found, problem = parts(full)
+        return Video(full, times=[begin for begin, _ in found], problem=problem)
+
+    def pieces(self, times: Sequence[float]) -> Iterator[tuple[float, bytes | None]]:
+        for seconds in times:
+            yield seconds, part(self.full, seconds)
+
+    def examined(self, data: bytes, pre: Preprocess | None, hash: str) -> Photo:
+        from neocog.library.hearing import heard
+
+        return heard(data, hash, UNKNOWN, self.status.st_ino)
+
+
+def can_read(path: str) -> bool:
+    """Whether the extra is installed that reads a video, or a recording."""
+    return sound.have() if is_sound(path) else video.have()
 
 
 def known_films(found: Scan, ledger: Ledger) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:

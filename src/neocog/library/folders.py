@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from neocog.data.stores import address, file_of, is_container, is_url
+from neocog.data.stores import address, file_of, is_container, is_sound, is_url
 from neocog.errors import UsageError
 from neocog.library.rows import decode_path
 from neocog.library.store import Store
@@ -43,8 +43,11 @@ class Content:
 class Ledger:
     """Contents by hash, and the hash of each file by its stored path; `dirty` rows are not written yet."""
 
-    def __init__(self, store: Store, roots: Iterable[str]) -> None:
-        """Read the table. `roots`: stored texts of the indexed folders; their names are no labels."""
+    def __init__(self, store: Store, roots: Iterable[str], sounds: bool | None = None) -> None:
+        """Read the table: of recordings, of all else, or (None) all of it.
+
+        `roots`: stored texts of the indexed folders; their names are no labels.
+        """
         self.roots = set(outermost(roots))
         self.contents: dict[str, Content] = {}
         self.files: dict[str, str] = {}
@@ -54,6 +57,8 @@ class Ledger:
         for hash, paths, mtimes, inodes, size, labels, models, state in zip(
             *(table.column(c).to_pylist() for c in columns), strict=True
         ):
+            if sounds is not None and paths and is_sound(paths[0]) != sounds:
+                continue
             known = {p: Place(t, i) for p, t, i in zip(paths or [], mtimes or [], inodes or [], strict=False)}
             self.contents[hash] = Content(known, size or 0, labels or [], models or [], gone=state != "ok")
             for path in known:

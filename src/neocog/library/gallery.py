@@ -17,9 +17,11 @@ from PIL import Image
 
 from neocog.data.decode import decode, inspect
 from neocog.data.places import read_place
+from neocog.data.sound import begins
 from neocog.data.stores import is_url
 from neocog.errors import DataError, LibraryError, MissingExtra
 from neocog.files import cache_folder, write_atomically
+from neocog.library.photo import pixels_of
 from neocog.library.rows import HASH, content_hash
 from neocog.library.store import Store
 from neocog.library.view import View, view_of
@@ -70,11 +72,13 @@ def read(store: Store, hash: str) -> bytes:
 
 
 def original(store: Store, hash: str) -> tuple[bytes, str]:
-    """Return a picture as it is and its media type; what browsers cannot show becomes a JPEG.
+    """Return a picture, or a part of a recording, as it is, and its media type; what browsers cannot show becomes JPEG.
 
     Raises: NoPicture, DecodeError.
     """
     data = read(store, hash)
+    if begins(data):
+        return data, "audio/wav"
     kind = inspect(data).format
     return (data, _PLAIN[kind]) if kind in _PLAIN else (_jpeg(decode(data, max_pixels=MAX_PIXELS), None), "image/jpeg")
 
@@ -100,7 +104,7 @@ def thumbnail(store: Store, hash: str, side: int) -> bytes:
     if path.is_file():
         row_of(view_of(store), hash)
         return path.read_bytes()
-    made = _jpeg(decode(read(store, hash), short_side=side, max_pixels=MAX_PIXELS), side)
+    made = _jpeg(pixels_of(read(store, hash), short_side=side, max_pixels=MAX_PIXELS), side)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, made, durable=False)

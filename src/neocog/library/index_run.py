@@ -15,15 +15,14 @@ import pyarrow as pa
 from neocog.data import video
 from neocog.data.stores import is_elsewhere, is_video
 from neocog.errors import DecodeError, LibraryError
-from neocog.library.changes import Changes, Elsewhere, Embeds, maker
-from neocog.library.films import Film
+from neocog.library.changes import Changes, Elsewhere, Embeds, Round, maker
+from neocog.library.films import Film, Tape
 from neocog.library.folders import Content, outermost, within
 from neocog.library.metadata import KINDS, date_in_name
 from neocog.library.photo import Photo, examine, look, moves, read_steady
 from neocog.library.rows import content_hash, has_model, vector_column, whole_rows
 from neocog.library.scan import Found
-from neocog.library.store import Store
-from neocog.records import Preprocess, counted
+from neocog.records import Preprocess
 
 COMMIT_ROWS = 1024  # pictures in one commit; a commit costs about 0.1 s
 COMMIT_SECONDS = 10.0  # so much work can be lost by a kill
@@ -39,16 +38,14 @@ class Run(Changes):
 
     def __init__(
         self,
-        store: Store,
-        roots: list[str],
+        task: Round,
         embedder: Embeds | Callable[[int], Embeds] | None,
         model: str | None,
         say: Callable[[str], object],
-        exclude: list[str],
-        elsewhere: Elsewhere | None = None,
     ) -> None:
-        super().__init__(store, roots, model or getattr(embedder, "name", None) or store.model, exclude, elsewhere)
-        self._make = maker(store, embedder, self.model, say)
+        usual = task.store.model_of(sounds=task.sounds)
+        super().__init__(task, model or getattr(embedder, "name", None) or usual)
+        self._make = maker(task.store, embedder, self.model, say, task.sounds)
         self._made: Embeds | None = None
         self.waiting: list[Photo] = []  # the net has not seen them
         self.computing: deque[tuple[list[Photo], Future[Any]]] = deque()  # batches that threads compute, in order
@@ -62,8 +59,10 @@ class Run(Changes):
         """Whether so much was computed that tidying up is worth its while."""
         return self.report.computed >= COMMIT_ROWS
 
-    def preprocess(self) -> Preprocess:
-        """How pictures are prepared; where the library knows it, the net need not be made."""
+    def preprocess(self) -> Preprocess | None:
+        """How pictures are prepared, None for recordings; where the library knows it, the net need not be made."""
+        if self.sounds:
+            return self.embedder().preprocess
         card = self.store.models().get(self.model or "")
         if card is None or self._made is not None or "preprocess" not in card:
             return self.embedder().preprocess
@@ -148,9 +147,11 @@ class Run(Changes):
             self.commit()
             getattr(outcomes, "close", lambda: None)()
 
-    def _look(self, path: str, pre: Preprocess) -> Photo | Film:
-        """In a thread: read one file, and decode it if its content is new; of a video, the first frames."""
+    def _look(self, path: str, pre: Preprocess | None) -> Photo | Film:
+        """In a thread: read one file, and decode it if its content is new; of a video or recording, the first parts."""
         full = self._found(path).full
+        if pre is None:
+            return Tape.begin(path, full).step(pre, self.ledger, self.model)
         if not is_video(path):
             data, status = read_steady(full)
         if is_video(path) or (video.have() and moves(data)):
@@ -336,23 +337,22 @@ class Run(Changes):
         self.commit()
         known = store.folders
         left = set(store.unfinished) - (set() if report.interrupted else set(self.below))
-        store.note(folders=sorted({*known, *outermost([*known, *self.below])}), unfinished=sorted(left))
+        if not self.sounds:  # pictures come last
+            store.note(folders=sorted({*known, *outermost([*known, *self.below])}), unfinished=sorted(left))
         if self.model in store.models() and not report.interrupted:
-            rows = store.rows(["models"])
-            without = len(rows) - int(has_model(rows, self.model or "").sum())
-            if store.model is not None and store.models()[self.model or ""].get("layer"):
+            rows, usual = store.rows(["models"]), store.model_of(sounds=self.sounds)
+            others = [name for name in store.models_of(sounds=not self.sounds) if name != self.model]
+            seen = np.logical_or.reduce([has_model(rows, name) for name in (self.model or "", *others)])
+            without = int((~seen).sum())
+            if usual is not None and store.models()[self.model or ""].get("layer"):
                 pass  # vectors of another layer come in addition; searching goes on with the usual ones
             elif not without:
                 store.use_model(self.model or "")
-            elif store.model != self.model:
+            elif usual != self.model:
                 report.notes.append(
                     f"{without:,} pictures of other folders have no vectors of {self.model} yet, so searching goes on "
-                    f"with {store.model}; index all folders with --net {self.model}"
+                    f"with {usual}; index all folders with --net {self.model}"
                 )
-        if report.unreadable:
-            report.notes.append(
-                f"{counted(report.unreadable, 'file')} cannot be read; 'neocog library problems' lists the reasons"
-            )
 
 
 def _seen(embed: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], photos: list[Photo]) -> tuple[Any, Any]:

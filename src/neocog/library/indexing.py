@@ -18,18 +18,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from neocog.data.stores import address, is_elsewhere, is_url, is_video
+from neocog.data.stores import address, has_moments, is_elsewhere, is_url
 from neocog.errors import DecodeError, LibraryError, NeocogError, UsageError
-from neocog.library.changes import Elsewhere, Embeds, Report, maker
+from neocog.library.changes import Elsewhere, Embeds, Report, Round, maker
 from neocog.library.folders import outermost
 from neocog.library.index_run import Run
 from neocog.library.lock import LibraryBusy
 from neocog.library.metadata import KINDS, READER, date_in_name
 from neocog.library.photo import exif_of
 from neocog.library.place import is_library
+from neocog.library.scan import scan
 from neocog.library.sentences import prepare
 from neocog.library.store import Store
 from neocog.library.view import view_of
+from neocog.records import counted
 
 _ROWS = 1024  # pictures in one commit
 _ENOUGH = 1 << 20  # bytes of a JPEG file that hold all that is read here
@@ -41,6 +43,7 @@ def index(
     embedder: Embeds | Callable[[int], Embeds] | None = None,
     *,
     model: str | None = None,
+    sounds: bool = False,
     exclude: Sequence[str] | None = None,
     threads: int | None = None,
     wait: float = 0.0,
@@ -57,6 +60,7 @@ def index(
             is something to compute. None makes the one that the library was indexed with, or the default.
         model: the name of the net, where it is known without making it; default: that of `embedder`, else the model
             that the library has.
+        sounds: whether `embedder` and `model` are for recordings; what is not given is chosen as for None.
         exclude: what is passed over, as lines of ``.gitignore``, relative to each folder; remembered by the library,
             until other lines are given. None: those that it remembers.
         wait: seconds to wait for another process that is indexing the same library.
@@ -74,33 +78,46 @@ def index(
     roots, passed = _roots(store, folders, elsewhere is not None)
     with store.indexing(wait, say) as lock:
         exclude = store.exclude if exclude is None else list(exclude)
-        run = Run(store, roots, embedder, model, say, exclude, elsewhere)
-        run.report.notes += passed
-        run.begin()
-        run.sort()
+        skip, report = os.fspath(store.folder), Report(notes=passed)
+        found = elsewhere.scan(roots, store, exclude) if elsewhere else scan(roots, store.text_of, skip, exclude)
 
         def ended() -> bool:
             lock.renew()
             return stop()
 
         progress, threads = progress or (lambda done, total: None), threads or _threads()
-        if elsewhere is not None:
-            run.gather(elsewhere, progress, ended)  # all but videos
-        run.read(threads, progress, ended)
-        run.finish()
-        run.commits += reread(store, threads, say, ended) > 0
+        commits = 0
+        for kind in (True, False):  # recordings, and all else
+            if kind and not (found.of(sounds=True).videos or store.models_of(sounds=True)):
+                continue
+            asked = (embedder, model) if kind == sounds else (None, None)
+            run = Run(Round(store, roots, exclude, found, report, elsewhere, kind), *asked, say)
+            if report.interrupted:
+                break
+            run.begin()
+            run.sort()
+            if elsewhere is not None and not kind:
+                run.gather(elsewhere, progress, ended)  # all but videos
+            run.read(threads, progress, ended)
+            run.finish()
+            commits += run.commits
+        if report.unreadable:
+            report.notes.append(
+                f"{counted(report.unreadable, 'file')} cannot be read; 'neocog library problems' lists the reasons"
+            )
+        commits += reread(store, threads, say, ended) > 0
     if run.long or store.cluttered:
         # an index may take minutes: others may change the library meanwhile
         if background:
             threading.Thread(target=_tidy, args=(store, lambda text: None), daemon=True).start()
         elif failed := _tidy(store, say):
-            run.report.notes.append(failed)
-    if run.commits:
+            report.notes.append(failed)
+    if commits:
         store.refresh()
         prepare(store)
         _ = view_of(store).text  # kept on disk, so that the next search starts at once
-    run.report.pictures, run.report.seconds = len(store), time.monotonic() - begin
-    return run.report
+    report.pictures, report.seconds = len(store), time.monotonic() - begin
+    return report
 
 
 def _tidy(store: Store, say: Callable[[str], object]) -> str:
@@ -132,7 +149,7 @@ def watch(
     say = options.get("say") or (lambda text: None)
     first, last = True, ""
     options["model"] = options.get("model") or getattr(embedder, "name", None)
-    known = maker(store, embedder, options["model"], say)
+    known = maker(store, embedder, options["model"], say, options.get("sounds", False))
     while not stop():
         try:
             report = index(store, folders, known, stop=stop, background=True, **options)
@@ -184,7 +201,7 @@ def _roots(store: Store, folders: Sequence[str | os.PathLike[str]], elsewhere: b
             roots.remove(root)
         elif not (
             os.path.isdir(root)
-            or (is_video(root) and os.path.isfile(root))
+            or (has_moments(root) and os.path.isfile(root))
             or (is_elsewhere(root) and (is_url(root) or os.path.exists(root)))
         ):
             why = f"expected a folder of pictures, but {root!r} is none; nothing was changed"

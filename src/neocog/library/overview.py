@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from neocog.data.stores import is_sound, told
 from neocog.library.describe import describe, nearest_to
 from neocog.library.folders import folders
 from neocog.library.gallery import row_of
@@ -99,7 +100,7 @@ def places(store: Store) -> dict[str, Any]:
 def neighbours(store: Store, hash: str, limit: int = 12) -> list[dict[str, Any]]:
     """Return the pictures most like one of the library: id, name, likeness (cosine). Raises: NoPicture."""
     view = view_of(store)
-    row, model = row_of(view, hash), view.model()
+    row, model = row_of(view, hash), view.model(None, [hash])
     if model is None:
         return []
     seen, vectors = view.vectors(model)
@@ -107,7 +108,7 @@ def neighbours(store: Store, hash: str, limit: int = 12) -> list[dict[str, Any]]
     if not len(at):
         return []
     found = nearest_to(view, model, vectors[at[0]].astype(np.float32), row, limit)
-    return [{"id": one.hash, "name": shown(one.path.rpartition("/")[2]), "likeness": one.cosine} for one in found]
+    return [{"id": one.hash, "name": shown(told(one.path).rpartition("/")[2]), "likeness": one.cosine} for one in found]
 
 
 def picture(store: Store, hash: str) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def picture(store: Store, hash: str) -> dict[str, Any]:
     whole_table = store.rows([name for name in SCHEMA.names if name != "thumb"])
     known = whole_table.slice(pc.index(whole_table.column("hash"), hash).as_py(), 1).to_pylist()[0]
     said: dict[str, Any] = {"concepts": [], "broader": [], "taught": [], "unusual": []}
-    if view.model() is not None and view.model() in (known["models"] or ()):
+    if view.model(None, [hash]) in (known["models"] or ()):
         whole = describe(store, hash, top=1)
         for kind in ("concepts", "broader", "taught"):
             said[kind] = [{"name": name, "probability": p} for name, p in getattr(whole, kind)]
@@ -137,6 +138,7 @@ def picture(store: Store, hash: str) -> dict[str, Any]:
         "id": hash,
         "name": name_of(view, row),
         "files": [inside(store, path) for path in view.paths(row)],
+        "sound": is_sound((view.paths(row) or ("",))[0]),
         "width": known["width"],
         "height": known["height"],
         "date": known["taken"].isoformat() if known["taken"] else None,
@@ -153,7 +155,7 @@ def picture(store: Store, hash: str) -> dict[str, Any]:
 def name_of(view: View, row: int) -> str:
     """Return the name of a picture's first file, as people read it."""
     paths = view.paths(row)
-    return shown(paths[0].rpartition("/")[2]) if paths else ""
+    return shown(told(paths[0]).rpartition("/")[2]) if paths else ""
 
 
 def keep_map(store: Store, ids: Sequence[str], places: np.ndarray, method: str) -> None:

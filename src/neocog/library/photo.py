@@ -14,6 +14,8 @@ import numpy as np
 
 from neocog.data.decode import decode, inspect, prepare, quiet, readable, shrunk
 from neocog.data.duplicates import at_side, look_at
+from neocog.data.sound import begins
+from neocog.data.sound import decode as sound
 from neocog.errors import DecodeError
 from neocog.library.metadata import MARKS, READER, words_in
 from neocog.library.rows import content_hash
@@ -78,6 +80,15 @@ def examine(data: bytes, pre: Preprocess, hash: str = "", mtime_ns: int = 0, ino
         for name, value in exif_of(data).items():
             setattr(photo, name, value)
     return photo
+
+
+def pixels_of(data: bytes, **how: Any) -> np.ndarray:
+    """How a picture is shown, uint8 (H, W, 3): as `decode` has it; a part of a recording by its spectrogram."""
+    if not begins(data):
+        return decode(data, **how)
+    from neocog.data.read_sound import picture_of
+
+    return picture_of(*sound(data)).repeat(4, 0).repeat(2, 1)[:, :, None].repeat(3, 2)
 
 
 def moves(data: bytes) -> bool:

@@ -1,4 +1,5 @@
-"""What lies in the folders of a library: every picture file and video with its size and times, without opening any.
+"""What lies in the folders of a library: every picture file, video and recording with its size and times,
+without opening any.
 
 Whatever can be reached on several ways is one file, under its real path: symbolic links are looked at after all that
 is really there, and count only where they lead elsewhere; of several hard links the first counts.
@@ -9,12 +10,12 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from neocog.data.columns import is_picture
 from neocog.data.listing import Rules, unread
-from neocog.data.stores import Item, is_container, is_video
+from neocog.data.stores import Item, has_moments, is_container, is_sound
 
 EMPTY = "is empty"
 
@@ -37,13 +38,18 @@ class Scan:
     files: dict[str, Found] = field(default_factory=dict)
     closed: dict[str, str] = field(default_factory=dict)  # folders that could not be listed
     broken: dict[str, str] = field(default_factory=dict)  # links that lead nowhere, and pictures that nobody reads here
-    videos: dict[str, Found] = field(default_factory=dict)
+    videos: dict[str, Found] = field(default_factory=dict)  # and recordings: what has parts with times
     containers: dict[str, Item] = field(default_factory=dict)  # tar and Parquet files, which nobody looks into here
     bare: dict[str, str] = field(default_factory=dict)  # empty folders ("is empty"), and links that may be to folders
 
+    def of(self, *, sounds: bool) -> Scan:
+        """The recordings among what was found, or all else."""
+        moving = {path: one for path, one in self.videos.items() if is_sound(path) == sounds}
+        return replace(self, videos=moving, files={} if sounds else self.files)
+
 
 def scan(roots: Sequence[str], text_of: Callable[[str], str], skip: str, exclude: Sequence[str] = ()) -> Scan:
-    """List pictures and videos below `roots` (absolute), except those that are passed over and those in `skip`.
+    """List what lies below `roots` (absolute), except what is passed over and what is in `skip`.
 
     Links to folders are followed, each folder once. `text_of` makes the text under which a path is stored; `exclude`
     has lines as in ``.gitignore``, relative to each root (see `data.listing`).
@@ -52,7 +58,7 @@ def scan(roots: Sequence[str], text_of: Callable[[str], str], skip: str, exclude
     """
     walk = _Walk(text_of, skip)
     for root in sorted(roots, key=lambda one: (os.path.realpath(one) != one, len(one))):
-        if os.path.isfile(root):  # a video
+        if os.path.isfile(root):  # a video or a recording
             with os.scandir(os.path.dirname(root)) as entries:
                 walk.add(next(one for one in entries if one.name == os.path.basename(root)))
         else:
@@ -100,7 +106,7 @@ class _Walk:
                 elif is_folder:
                     if self._ours(entry.path):
                         folders.append((entry.path, rules))
-                elif (is_picture(entry.name) or is_video(entry.name)) and entry.is_file():
+                elif (is_picture(entry.name) or has_moments(entry.name)) and entry.is_file():
                     self.add(entry)
                 elif reason := unread(entry.name):
                     self.made.broken[self.text_of(entry.path)] = reason
@@ -116,7 +122,7 @@ class _Walk:
         if _is_folder(entry):
             if self._ours(entry.path):
                 self.down(entry.path, rules)
-        elif is_picture(entry.name) or is_video(entry.name):
+        elif is_picture(entry.name) or has_moments(entry.name):
             if not self.following:
                 self.following = True
                 every = (*self.made.files.values(), *self.made.videos.values())
@@ -128,7 +134,7 @@ class _Walk:
             self.made.bare[self.text_of(entry.path)] = "is a link to nothing"
 
     def add(self, entry: os.DirEntry[str]) -> None:
-        """Note a picture file or a video, if it is not there already."""
+        """Note a picture file, a video or a recording, if it is not there already."""
         try:
             status = entry.stat()
         except OSError as error:
@@ -141,7 +147,7 @@ class _Walk:
         if self.following or status.st_nlink > 1:
             self.shared.add(identity)
         found = Found(entry.path, status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
-        (self.made.videos if is_video(entry.name) else self.made.files)[self.text_of(entry.path)] = found
+        (self.made.videos if has_moments(entry.name) else self.made.files)[self.text_of(entry.path)] = found
 
     def _ours(self, folder: str) -> bool:
         """Whether a folder holds pictures of its own, and no library."""

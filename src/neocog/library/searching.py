@@ -22,9 +22,9 @@ import numpy as np
 from neocog.data.stores import moment
 from neocog.errors import LibraryError, UsageError
 from neocog.library.calibration import UNKNOWN, lines_from
-from neocog.library.embed import at_layer
 from neocog.library.evidence import Part, Reason, example_parts, word_parts
 from neocog.library.filters import filtered
+from neocog.library.model_names import at_layer
 from neocog.library.query import Example, Query, parse
 from neocog.library.sentences import missing_note, witness_of
 from neocog.library.store import Store
@@ -270,7 +270,7 @@ def rank(
     parsed = query if isinstance(query, Query) else parse(query) if query.strip() or not more else Query(source=query)
     parsed = Query((*parsed.terms, *more), parsed.duplicates, parsed.source)
     view = view_of(store)
-    chosen = view.model(model)
+    chosen = view.model(model, _examples(parsed))
     seeing, layer = _layer(view, chosen, layer)
     lines = lines_from(store.load("calibration"), chosen or "")
     notes: list[str] = []
@@ -284,7 +284,8 @@ def rank(
         if terms.examples:
             if seeing is None:
                 raise UsageError(
-                    f"{store.folder} has no vectors yet to compare pictures by; type 'neocog index FOLDER'"
+                    f"{store.folder} has no vectors yet to compare with {terms.examples[0].file}; type 'neocog index "
+                    "FOLDER'"
                 )
             line = lines["example" if layer == FEATURES else "output"]
             alone = whole and not parts and not filters and not terms.choices
@@ -322,6 +323,12 @@ def rank(
     best = float(score[keep].max()) if keep.any() and parts else 0.0
     answer = Answer((), parsed, len(rows), float(least), best, tuple(dict.fromkeys(notes)), unknown)
     return Ranking(view, answer, whole, folding, score, probability)
+
+
+def _examples(query: Query) -> list[str]:
+    """The files of all examples, also of those among alternatives."""
+    inside = [_examples(Query(one)) for choice in query.choices for one in choice.alternatives]
+    return [one.file for one in query.examples] + [file for files in inside for file in files]
 
 
 def _layer(view: View, model: str | None, layer: str) -> tuple[str | None, str]:

@@ -11,10 +11,10 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from neocog.data.decode import decode
 from neocog.data.places import read_place
 from neocog.data.stores import told
 from neocog.errors import DataError, MissingExtra, UsageError
+from neocog.library.photo import pixels_of
 
 _INK, _SOFT, _PAPER, _BLANK = (24, 24, 27), (113, 113, 122), (255, 255, 255), (228, 228, 231)
 _GAP = 12  # pixels between pictures
@@ -89,7 +89,7 @@ def _lines(i: int, hit: Any, side: int) -> list[tuple[str, tuple[int, int, int]]
 def _thumbnail(path: str, side: int) -> Image.Image | str:
     """The picture, at most `side` pixels wide and high, or why there is none."""
     try:
-        picture = Image.fromarray(decode(read_place(path), short_side=side))
+        picture = Image.fromarray(pixels_of(read_place(path), short_side=side))
     except OSError as error:
         return error.strerror or "not readable"
     except (DataError, MissingExtra) as error:

@@ -95,7 +95,8 @@ def teach(
             f"a concept needs a name of at most {_LONGEST} characters, such as 'our cat', got {name[:60]!r}"
         )
     view = view_of(store)
-    if (chosen := view.model(model)) is None:
+    examples = [examples] if isinstance(examples, str | Path) else list(examples)
+    if (chosen := view.model(model, [str(getattr(one, "hash", one)) for one in examples])) is None:
         raise LibraryError(
             f"{store.folder} has no vectors yet, so nothing can be taught; type 'neocog index FOLDER' first"
         )

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from neocog.data.places import read_place
 from neocog.data.stores import file_of, is_elsewhere
-from neocog.data.video import have
 from neocog.errors import DecodeError, LibraryError, UsageError
+from neocog.library.films import can_read
 from neocog.library.photo import read_steady
 from neocog.library.rows import HASH, SCHEMA, content_hash, decode_path, matrix
 from neocog.library.scan import scan
@@ -244,7 +244,7 @@ def _files(store: Store, deep: bool, fix: bool) -> list[Finding]:
     there = [root for root in roots if os.path.exists(root)]
     away = [root for root in roots if root not in there]
     walk = scan(there, store.text_of, os.fspath(store.folder), store.exclude)
-    now = walk.files | (walk.videos if have() else {})
+    now = walk.files | {path: one for path, one in walk.videos.items() if can_read(path)}
     table = store.rows(["hash", "paths", "mtimes", "size", "models"])
     known, missing, changed, odd, empty = set(), [], [], [], []
     doubtful: dict[str, list[int]] = {}  # a time of -1 is that of no file
@@ -268,7 +268,7 @@ def _files(store: Store, deep: bool, fix: bool) -> list[Finding]:
                 size, time = status.st_size, status.st_mtime_ns
             if time != mtime or (size != row["size"] and file == path):
                 changed.append(path)
-            elif deep and (file == path or have()):
+            elif deep and (file == path or can_read(file)):
                 try:
                     name = store.name_of(path)
                     if content_hash(read_place(name) if file != path else read_steady(name)[0]) != row["hash"]:

@@ -63,17 +63,25 @@ class Vectors(Tables):
 
     @property
     def model(self) -> str | None:
-        """The model to search with: the last one with which the whole library was indexed; None if there is none."""
-        card = self._card.read()
-        chosen = card.get("model")
-        return chosen if chosen in card["models"] else next(iter(card["models"]), None)
+        """The model to search with: that of pictures, else that of recordings; None: there is none."""
+        return self.model_of(sounds=False) or self.model_of(sounds=True)
+
+    def model_of(self, *, sounds: bool) -> str | None:
+        """The last model with which all pictures, or all recordings, were indexed; None: there is none."""
+        card, those = self._card.read(), self.models_of(sounds=sounds)
+        chosen = card.get("sounds" if sounds else "model")
+        return chosen if chosen in those else next(iter(those), None)
+
+    def models_of(self, *, sounds: bool) -> dict[str, dict[str, Any]]:
+        """As `models`, those of pictures or those of recordings."""
+        return {name: card for name, card in self.models().items() if (card.get("kind") == "sound") == sounds}
 
     def use_model(self, name: str) -> None:
-        """Make a model the one to search with."""
-        self.card_of(name)
-        if self._card.read().get("model") != name:
+        """Make a model the one to search pictures, or recordings, with."""
+        key = "sounds" if self.card_of(name).get("kind") == "sound" else "model"
+        if self._card.read().get(key) != name:
             with self._writing(), told(self.folder):
-                self._card.write(model=name)
+                self._card.write(**{key: name})
 
     def add_model(self, name: str, dimension: int, card: dict[str, Any], *, classes: int = 0) -> None:
         """Make the columns for a model; once more with the same card changes nothing.

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neocog.data.places import is_there, read_place
-from neocog.data.stores import address, moment
+from neocog.data.stores import address, is_sound, moment
 from neocog.errors import UsageError
 from neocog.library.concepts import Vocabulary, vocabulary
 from neocog.library.fulltext import FullText
@@ -88,14 +88,26 @@ class View:
         """Return the absolute paths of a picture."""
         return tuple(self.store.name_of(text) for text in self.table.column("paths")[row].as_py() or ())
 
-    def model(self, name: str | None = None) -> str | None:
+    def model(self, name: str | None = None, like: Sequence[str] = ()) -> str | None:
         """Return a model's name: the one given, or the one to search with; None if there is none.
 
-        Raises: LibraryError: no such model.
+        `like`: what will be compared with it; recordings have another model than pictures.
+
+        Raises: LibraryError: no such model. UsageError: `like` are of both kinds.
         """
         if name is not None:
             self.store.card_of(name)
-        return name if name is not None else self.store.model
+            return name
+        kinds = {is_sound(self._place(one)) for one in like}
+        if len(kinds) > 1:
+            raise UsageError("expected pictures or recordings to compare with, got both; name them in two searches")
+        return self.store.model_of(sounds=kinds.pop()) if kinds else self.store.model
+
+    def _place(self, file: str) -> str:
+        """A place by its name, its time as people read it, or its hash."""
+        row = int(self.rows_of([file])[0]) if HASH.fullmatch(file) else -1
+        found = _AT.fullmatch(file)
+        return (self.paths(row) or ("",))[0] if row >= 0 else found[1] if found else file
 
     def vocabulary(self, model: str) -> Vocabulary | None:
         """Return the concepts that a model has probabilities for; None if it has none."""

@@ -7,6 +7,8 @@ UCF-101, mean of three splits: 73.0 % from single frames, 83.7 % from stacks of 
 Here differences of frames stand for flow, which they follow up to the slope of the picture (the equation of optical
 flow, Horn and Schunck 1981), and cost nothing.
 Large-scale Video Classification with Convolutional Neural Networks. Karpathy et al. 2014: fusion of frames.
+Quo Vadis, Action Recognition? Carreira and Zisserman 2017, arXiv:1705.07750: a net for pictures inflated to clips, its
+filters repeated over time and divided by their number, so that a clip that stands still gets the picture's answer.
 
 Output shapes, 16 frames of 32x32:
 
@@ -33,7 +35,8 @@ the frames are not merged too early:
 
 from __future__ import annotations
 
-from typing import Any
+from copy import deepcopy
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +44,7 @@ from torch import Tensor, nn
 from ..errors import NetError
 from ..records import Facts
 from .layers import Classifier, check_dropout, check_shape
-from .registry import register
+from .registry import build, facts, head_of, register
 
 
 class _Clips(Classifier):
@@ -178,6 +181,89 @@ class TwoStream(_Clips):
         return torch.cat((self.spatial(middle), self.temporal(changes)), 1)
 
 
+class Inflated(nn.Module):
+    """A convolution over three frames, made of one over pictures: (B * frames, C, H, W) -> (B * frames, C', H', W').
+
+    Its three filters are convolutions of their own, whose results are added up; before the first frame and behind the
+    last one the clip stands still, so what holds for one frame holds at the borders, too.
+    """
+
+    def __init__(self, conv: nn.Conv2d, frames: int) -> None:
+        super().__init__()
+        self.frames, self.in_channels, self.out_channels = frames, conv.in_channels, conv.out_channels
+        self.taps = nn.ModuleList(deepcopy(conv) for _ in range(3))
+        for number, tap in enumerate(self.taps):
+            tap.weight = nn.Parameter(conv.weight.detach() / 3)
+            if number != 1:
+                tap.register_parameter("bias", None)  # once is enough
+
+    def forward(self, x: Tensor) -> Tensor:
+        before, now, after = (tap(x).unflatten(0, (-1, self.frames)) for tap in self.taps)
+        before = torch.cat((before[:, :1], before[:, :-1]), 1)
+        after = torch.cat((after[:, 1:], after[:, -1:]), 1)
+        return (before + now + after).flatten(0, 1)
+
+
+class ClipTrunk(_Clips):
+    """A net for pictures on every frame, and the mean of what its last layer reads; inflated, it sees motion.
+
+    Args:
+        inflate: every filter larger than 1x1 spans three frames.
+        trunk: a net of the zoo that ends in a linear layer on a vector.
+        start: "imagenet", the weights with which training begins, or "random".
+    """
+
+    recipe = "finetune"
+    reader: ClassVar[dict[str, Any]] = {"size": 112, "frames": 8}
+
+    def __init__(
+        self,
+        inflate: bool,
+        *,
+        classes: int,
+        in_channels: int,
+        input_size: int,
+        frames: int = 16,
+        trunk: str = "efficientnet_lite0",
+        start: str = "imagenet",
+    ) -> None:
+        super().__init__((in_channels, frames, input_size), 1)
+        if start not in ("imagenet", "random"):
+            raise NetError(f"expected start=imagenet or random, got {start!r}")
+        self._inflate, self._start = inflate, start
+        self._frames = frames
+        self._size: dict[str, Any] = {"in_channels": in_channels, "input_size": input_size}
+        made = build(trunk, classes=1, **self._size)
+        width = getattr(head_of(made), "in_features", None)
+        if width is None or facts(trunk).reads != "picture":
+            raise NetError(
+                f"expected as trunk a net for pictures that ends in a linear layer, such as resnet18, got {trunk}"
+            )
+        self._name, self.trunk = trunk, self._of_frames(made)
+        self.fc = nn.Linear(width, classes)
+
+    def take_weights(self) -> None:
+        """Begin with ImageNet weights, where the net was built for them. Raises: NetError: there are none."""
+        if self._start == "imagenet":
+            from .weights import build_with_weights
+
+            self.trunk = self._of_frames(build_with_weights(self._name, "imagenet", **self._size))
+
+    def _of_frames(self, net: Any) -> nn.Module:
+        net.set_submodule(net.head, nn.Identity())
+        if self._inflate:
+            wide = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
+            for name in wide:
+                net.set_submodule(name, Inflated(net.get_submodule(name), self._frames))
+        return net  # type: ignore[no-any-return]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_channels, frames, H, W) -> (B, F)."""
+        check_shape(x, *self.shape)
+        each = self.trunk.forward_features(x.transpose(1, 2).flatten(0, 1))  # type: ignore[operator]
+        return each.unflatten(0, (-1, self._frames)).mean(1)  # type: ignore[no-any-return]
+
+
 register(
     # 17 is the smallest side at which the last pooling still has more than one value to choose from
     Facts("c3d", "c3d", 2015, "Tran et al. 2015, arXiv:1412.0767", 79_991_015, 38_548_959_232, (3, 16, 112, 112), 487,
@@ -190,3 +276,10 @@ for _name, _builder, _year, _paper, _params, _macs in (
     ("two_stream", TwoStream, 2014, "after Simonyan and Zisserman 2014, arXiv:1406.2199", 54_472, 11_797_504),
 ):
     register(Facts(_name, "clips", _year, _paper, _params, _macs, (3, 16, 32, 32), 8, smallest=8))(_builder)
+
+for _name, _inflate, _year, _paper, _params, _macs in (
+    ("clip_averaged", False, 2014, "after Karpathy et al. 2014", 3_381_256, 1_689_787_648),
+    ("clip_inflated", True, 2017, "after Carreira and Zisserman 2017, arXiv:1705.07750", 3_747_016, 2_066_376_448),
+):
+    _facts = Facts(_name, "clips", _year, _paper, _params, _macs, (3, 16, 112, 112), 8, smallest=32)
+    register(_facts, inflate=_inflate)(ClipTrunk)

@@ -27,6 +27,7 @@ Box = Annotated[str, Query(description="x0,y0,x1,y1 in fractions of the example'
 Offset = Annotated[int, Query(ge=0, le=10_000_000)]
 Limit = Annotated[int, Query(ge=1, le=MOST)]
 Threshold = Annotated[float | None, Query(ge=0, le=1, description="Least score of a hit; default: calibrated.")]
+AUDIO: Any = {200: {"content": {"image/*": {}, "audio/wav": {}}}}
 PICTURE: Any = {200: {"content": {"image/*": {}}}, 304: {"description": "it is as the browser has it"}}
 _KEEP = {"cache-control": "private, max-age=31536000, immutable"}
 
@@ -236,9 +237,9 @@ async def small(
     return Response(data, media_type="image/jpeg", headers=headers)
 
 
-@router.get("/libraries/{lib}/pictures/{id}/file", response_class=Response, responses=PICTURE)
+@router.get("/libraries/{lib}/pictures/{id}/file", response_class=Response, responses=PICTURE | AUDIO)
 def file(request: Request, lib: Lib, id: Id) -> Response:
-    """The picture's file; as a JPEG where browsers cannot show it."""
+    """The picture's file; as a JPEG where browsers cannot show it. A part of a recording is a WAV file."""
     store, tag = asking(request, lib).store, f'"{id}"'
     if request.headers.get("if-none-match") == tag:
         return Response(None, 304, {**_KEEP, "etag": tag})

@@ -47,9 +47,10 @@ export function Picture({ route, library, state }) {
       <div class="row bar-row"><a class="button plain" href=${back}><${Icon} name="back"/>Back</a>
         ${n !== undefined && html`<button class="icon plain push" aria-label="Previous picture" onClick=${() => step(-1)}><${Icon} name="back"/></button>
           <button class="icon plain" aria-label="Next picture" onClick=${() => step(1)}><${Icon} name="next"/></button>`}</div>
-      <div class="stage big"><${Marker} src=${answer?.drawn ?? picture(library, id, "file")} alt=${answer?.drawn ? `${answer.run} on ${one.name}: ${answer.text}` : caption.text || one.name} box=${box} draw=${draw} active=${Boolean(tool)}>
+      <div class="stage big"><${Marker} src=${answer?.drawn ?? (one.sound ? picture(library, id, "thumbnail", { size: 640 }) : picture(library, id, "file"))} alt=${answer?.drawn ? `${answer.run} on ${one.name}: ${answer.text}` : caption.text || one.name} box=${box} draw=${draw} active=${Boolean(tool)}>
         ${what && html`<${Heat} key=${what} library=${library} id=${id} what=${what}/>`}
         ${!tool && !answer?.drawn && one.boxes?.length > 0 && html`<${Boxes} boxes=${one.boxes} chosen=${chosen} choose=${(i) => choose(i === chosen ? -1 : i)}/>`}<//></div>
+      ${one.sound && html`<audio controls src=${picture(library, id, "file")}></audio>`}
       <div class="row tools-row">
         <button aria-pressed=${tool === "region"} onClick=${() => { mark(null); use(tool === "region" ? "" : "region"); }}><${Icon} name="crop"/>Mark a region</button>
         <a class="button" href=${link("search", "", { like: id })}>Others like it</a>
