@@ -88,8 +88,8 @@ def ensemble_page(result: Mapping[str, Any]) -> str:
     one_by_one, without = (Html(table(rows, numeric=("accuracy", "adds"))) for rows in tables(ensemble))
     chart = line_chart({"accuracy of the mean": points}, x="runs", y="accuracy")
     told = (
-        f"n = {n:,}. The order is by {ensemble['order']}. ± is the standard error of the difference: two of them are "
-        "about what chance makes of it."
+        f"n = {n:,}. The order is by {ensemble['order']}. ± is the standard error of the difference: less than two "
+        "of them may be chance."
     )
     return page(
         f"{len(points)} runs on {result['data']}, split {result['split']}",

@@ -188,6 +188,7 @@ class Energy(Number):
     def calibrate(self, seen: Seen) -> None:
         super().calibrate(seen)
         if len(seen.get("rows", ())):
+            self.threshold = None  # of an earlier choice
             limit = self._limit(*self._judged(seen)[:2])
             self.threshold = limit if math.isfinite(limit) else None
 
