@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from neocog.page import Html, line_chart, page, paragraph, table
+from neocog.charts import line_chart
+from neocog.page import Html, page, paragraph, table
 
 
 def greedy(chances: np.ndarray, truth: np.ndarray) -> list[int]:

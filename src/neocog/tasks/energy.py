@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neocog.page import Html, paragraph, scatter_chart
+from neocog.charts import scatter_chart
+from neocog.page import Html, paragraph
 from neocog.records import counted
 from neocog.tasks.answer import Answer, Claim
 from neocog.tasks.at_once import Arrays

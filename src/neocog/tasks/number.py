@@ -22,9 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from neocog.charts import scatter_chart
 from neocog.data.kinds import Numbers
 from neocog.errors import DataError, UsageError
-from neocog.page import Html, paragraph, scatter_chart, table
+from neocog.page import Html, paragraph, table
 from neocog.tasks.answer import Answer, Claim, which
 from neocog.tasks.at_once import Arrays, FitsAtOnce
 from neocog.tasks.last_layers import Layers, logistics, ridge
