@@ -352,10 +352,13 @@ def test_evaluate_one_and_several(photos, run):
     assert [one["run"] for one in alone["runs"]] == [str(run)] and alone["ensemble"] is None
     table = call("evaluate", run, run, photos)
     assert table.exit_code == 0, table.stderr
-    head, names, first, second, together = table.stdout.splitlines()
+    head, names, first, second, together, *added = table.stdout.splitlines()
     assert "90 pictures" in head and "accuracy" in names
     assert first.split() == second.split() and first.startswith(str(run))
     assert together.startswith("all together")
+    assert added[0] == "in the order of each run's own validation accuracy:" and "+0.00 ± 0.00 points" in added[-1]
+    refused = call("evaluate", run, photos, "--html", "x.html")
+    assert refused.exit_code == 2 and "give several runs" in refused.stderr
 
 
 def test_predict_files_folders_and_stdin(photos, run, tmp_path):

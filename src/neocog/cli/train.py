@@ -192,17 +192,25 @@ def evaluate(
     split: Annotated[
         Literal["train", "val", "test"] | None, typer.Option(help="The split of DATA; default: test if there is one.")
     ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page: what each of the runs adds.")] = None,
     device: terminal.Device = None,
     json: terminal.Json = False,
 ) -> None:
     """Measure runs on annotated pictures.
 
-    Each run alone; for labels, also the average of their probabilities.
+    Each run alone; for labels, also the average of their probabilities, and what each run adds to it.
     """
     with terminal.work():
         from neocog import export, fit
+        from neocog.fit.ensembles import ensemble_page
 
-        result = fit.evaluate([export.load(run) for run in runs], data, split=split, device=device)
+        loaded = [export.load(run) for run in runs]
+        if html and (len(loaded) < 2 or not loaded[0].task.classifies):
+            raise UsageError("--html shows what each run adds to their average: give several runs of the task label")
+        result = fit.evaluate(loaded, data, split=split, device=device)
+        if html:
+            with terminal.output(html) as page:
+                page.write(ensemble_page(result))
     write.show_json(result) if json else write.show_evaluation(result)
 
 

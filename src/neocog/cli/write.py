@@ -113,6 +113,12 @@ def show_evaluation(result: Mapping[str, Any]) -> None:
         measured.append({"run": "all together", **result["ensemble"]})
     names = [name for name, value in measured[0].items() if name not in ("run", "n") and _short(value)]
     show_table({"run": one["run"], **{name: one.get(name) for name in names}} for one in measured)
+    if result["ensemble"]:
+        from neocog.fit.ensembles import tables
+
+        echo(f"in the order of {result['ensemble']['order']}:")
+        for rows in tables(result["ensemble"]):
+            show_table(rows)
 
 
 def _known(column: Known, pictures: int) -> str:
