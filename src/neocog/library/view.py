@@ -49,6 +49,7 @@ class View:
         self._aligned: list[tuple[np.ndarray, np.ndarray]] = []
         self._pairs: dict[tuple[str, str, str], tuple[float, float]] = {}
         self._sums: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
+        self.shifts: dict[tuple[str, int], float] = {}  # see calibration.shift_of
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
