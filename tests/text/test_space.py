@@ -206,3 +206,15 @@ def test_a_text_is_read_once_for_all_pictures(monkeypatch: pytest.MonkeyPatch) -
     said = [space.contributions("two dogs in snow", picture) for picture in (*pictures, pictures[0])]
     assert len(count) == len(set(count))  # once for each tower
     assert said[0] == said[3] != said[1]
+
+
+def test_texts_without_a_word_and_broken_ones() -> None:
+    space = Space.load()
+    picture = space.pictures(np.random.default_rng(0).random((1, 1280), np.float32))[0]
+    for text in ("", "  ", "\ud800"):
+        assert space.contributions(text, picture) == []
+    assert [word for word, _ in space.contributions("dog\udcff", picture)] == ["dog"]
+    for text in ("", "?!", "xqzzv", "dog " * 500, "\ud800", "東京"):
+        assert np.isfinite(space.sentences([text])).all() and 0 < space.share(text) <= 1
+    np.testing.assert_array_equal(space.sentences(["dog\udcff"]), space.sentences(["dog"]))
+    assert space.sentences([]).shape == (0, space.dimensions)

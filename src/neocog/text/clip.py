@@ -19,6 +19,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from neocog.files import write_atomically
+from neocog.text.tokens import normal
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -181,7 +182,9 @@ class ClipSpace:
             some = new[first : first + _AT_ONCE]
             made |= zip(some, self._computed(some), strict=True)
         self._remembered = dict(list(made.items())[-_REMEMBERED:])
-        return np.stack([made[text] for text in texts])
+        return (
+            np.stack([made[text] for text in texts]) if len(texts) else np.zeros((0, self._bank.shape[1]), np.float32)
+        )
 
     @cached_property
     def _w(self) -> dict[str, np.ndarray]:
@@ -191,7 +194,7 @@ class ClipSpace:
     def _computed(self, texts: Sequence[str]) -> np.ndarray:
         w = self._w
         longest = len(w["positional_embedding"]) - 2
-        encoded = [self._tokenizer.encode(text.lower(), add_special_tokens=False).ids[:longest] for text in texts]
+        encoded = [self._tokenizer.encode(normal(text), add_special_tokens=False).ids[:longest] for text in texts]
         last = np.array([len(ids) + 1 for ids in encoded])
         ids = np.array([[self._start, *one, *[self._end] * (last.max() - len(one))] for one in encoded])
         x = w["token_embedding.weight"][ids].astype(np.float32) + w["positional_embedding"][: ids.shape[1]]  # (N, L, W)

@@ -209,6 +209,8 @@ class Space:
         the constant part of the last layer adds is of no word and left out.
         """
         (ids,) = self._tokens([text])
+        if not any(ids):  # an empty text
+            return []
         words: list[str] = []
         of = []
         for token in self._tokenizer.tokens(ids):
