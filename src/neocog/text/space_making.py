@@ -148,9 +148,9 @@ def hearing(space: Space, features: np.ndarray, captions: Sequence[Sequence[str]
             value *= 1 - rate * _DECAY
             value -= rate * first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.99**step)) + 1e-8)
     made = {"inner": _LENGTH * inner, "outer": outer, "bias": bias, "usual": np.log(usual)}
-    of = np.array([place.get(_stem(word), -1) for word in space.about["words"]], np.int32)
+    rows_of = np.array([place.get(_stem(word), -1) for word in space.about["words"]], np.int32)
     kept = {f"words.{name}": value for name, value in made.items()}
-    return Space({**bare.weights, **kept, "words.of": of}, space.about)
+    return Space({**bare.weights, **kept, "words.of": rows_of}, space.about)
 
 
 def _stem(word: str) -> str:
