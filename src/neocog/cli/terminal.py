@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -117,12 +118,16 @@ class Wordy(typer.core.TyperCommand):
 
 
 class Learning(typer.core.TyperCommand):
-    """A command whose option ``--noisy`` may stand alone, for its first value."""
+    """A command whose option ``--noisy`` may stand alone, for its first value: where none of them follows."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        following = [*args[1:], "-"]
-        alone = [one == "--noisy" and after.startswith("-") for one, after in zip(args, following, strict=True)]
-        return super().parse_args(ctx, [one + "=early" * first for one, first in zip(args, alone, strict=True)])
+        from neocog.fit.recipes import NOISY
+
+        alone = [
+            one == "--noisy" and not get_close_matches(after, NOISY)  # a slip is told, DATA is left alone
+            for one, after in pairwise([*args, ""])
+        ]
+        return super().parse_args(ctx, [one + f"={NOISY[0]}" * first for one, first in zip(args, alone, strict=True)])
 
 
 def rank() -> int:
