@@ -36,8 +36,8 @@ On = Annotated[
 ]
 DATA_HELP = (
     "A folder with a folder for each class, annotations (COCO, Pascal VOC, YOLO, LabelMe), pictures beside masks, "
-    "a table (.csv .tsv .jsonl .parquet), tar shards, "
-    "folders or tables of texts, sounds or clips, CoNLL columns, cifar10, cifar100, mnist, fashion_mnist, digits, drawn, "
+    "a table (.csv .tsv .jsonl .parquet), tar shards, folders or tables of texts, sounds or clips, CoNLL columns, "
+    "cifar10, cifar100, mnist, fashion_mnist, digits, drawn, "
     "game:NAME, atari:NAME, or library:LIB (what was taught to a library, and the boxes that were marked in it)."
 )
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as 'neocog train' writes it.")]
