@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from neocog import fit, tasks
-from neocog.data import reader
+from neocog.cli import app
+from neocog.data import open_source, reader
 from neocog.errors import DataError, UsageError
 from neocog.tasks.task import saved
 
@@ -36,8 +38,10 @@ def test_trains_saves_loads_resumes_and_predicts(task: str, kind: str, tmp_path:
     loaded = fit.Run(whole.folder)
     assert saved(loaded.task) == saved(whole.task) and loaded.reader is not None and loaded.reader.kind == kind
     assert loaded.report.is_file() and loaded.summary() and fit.evaluate([loaded], data)["n"]
-    from neocog.data import open_source
-
+    told = CliRunner().invoke(app, ["evaluate", str(loaded.folder), data]).stdout
+    assert f" {kind}" in told.split(":")[1] and "picture" not in told.split("\n")[0]
+    compared = CliRunner().invoke(app, ["compare", str(loaded.folder), str(loaded.folder), "lenet5"])
+    assert compared.exit_code == 0 and "lenet5" in compared.stdout, compared.output
     source = open_source(data)
     good, bad = loaded.predict([source.read(0), b"\0\0no" * 99])
     assert good.problem is None and bad.problem

@@ -100,6 +100,19 @@ def test_a_net_that_does_not_see_its_input_cannot_overfit() -> None:
     assert random.getstate() == state
 
 
+def test_a_likelihood_need_not_fall_to_half() -> None:
+    class Likelihood(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.zeros(1))
+
+    def of(net: nn.Module) -> Losses:
+        return Losses({"surprise": 7 + 4 * (next(net.parameters()) - 1).square().sum()}, 16.0)
+
+    finding = d.overfit_one_batch(Likelihood(), of, 16)
+    assert finding.verdict == "warn" and "labels" not in finding.advice
+
+
 def test_a_frozen_net_is_refused_and_a_frozen_trunk_is_not() -> None:
     net = small_net().requires_grad_(False)
     with pytest.raises(UsageError, match="all frozen"):
@@ -387,6 +400,12 @@ def test_divergence_is_said_alone(losses: list[float]) -> None:
     records = [{"epoch": i, "train_loss": loss, "val_accuracy": 0.1} for i, loss in enumerate(losses)]
     (finding,) = findings.read_curves(records, {})
     assert finding.name == "divergence" and finding.verdict == "bad" and finding.advice
+
+
+def test_a_training_loss_that_jumps_is_no_divergence_where_validation_falls() -> None:
+    losses = zip([1.08, 0.58, 0.32, 0.53, 0.14, 0.56], [0.99, 0.2, 0.12, 0.05, 0.01, 0.01], strict=True)
+    records = [{"epoch": i, "step": 2 * i, "train_loss": a, "val_loss": b} for i, (a, b) in enumerate(losses, 1)]
+    assert [f.name for f in findings.read_curves(records, {}) if f.verdict == "bad"] == []
 
 
 @given(

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from neocog import Library, nets
 from neocog.cli import app
 from neocog.errors import LibraryError
+from neocog.library.clip import _net
+from neocog.library.embed import model_name
 from neocog.library.sentences import space_of, witness_of
 from neocog.library.view import view_of
 from neocog.text.clip import ClipSpace, shapes
@@ -241,9 +243,41 @@ def test_what_is_no_such_clip_is_refused(clip: Path, library: Library, tmp_path:
     refused(tmp_path / "wordless", "tokenizer.json is needed and cannot be read")
     (tmp_path / "wordless" / "tokenizer.json").write_text(Tokenizer(models.BPE()).to_str())
     refused(tmp_path / "wordless", "no tokenizer of CLIP: it has no <|startoftext|> and".replace("|", "."))
+    config = written(tmp_path / "config", state) / "open_clip_config.json"
+    for text, why in (
+        ('{"model_cfg": [1]}', "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"model_cfg": {"text_cfg": {"heads": "x"}}}', "cannot be read"),
+        ('{"model_cfg": {"text_cfg": {"heads": 3}}}', "8 numbers, 3 heads"),
+        ('{"model_cfg": {"text_cfg": {"heads": -2}}}', "8 numbers, -2 heads"),
+        ('{"preprocess_cfg": {"mean": [1, 2]}}', "expected three numbers as mean and std"),
+        ('{"preprocess_cfg": {"std": [0, 0, 0]}}', "expected three numbers as mean and std"),
+    ):
+        config.write_text(text)
+        refused(tmp_path / "config", why)
+    for number, (name, value, why) in enumerate(
+        [
+            ("text_projection", torch.full((WIDTH, DIMENSIONS), math.nan), "text_projection of the text tower has"),
+            ("text_projection", torch.full((WIDTH, DIMENSIONS), 1e9), "text_projection of the text tower has"),
+            ("token_embedding.weight", torch.tensor(1.0), "token_embedding.weight is missing"),
+            ("visual.attnpool.positional_embedding", torch.zeros(0, 256), "positional_embedding is missing"),
+            ("positional_embedding", torch.zeros(2, WIDTH), "and 2 tokens are no text tower"),
+        ]
+    ):
+        refused(written(tmp_path / f"damaged{number}", {**state, name: value}), why)
+    torch.save({**state, "visual.conv3.weight": 3}, tmp_path / "number.pt")
+    refused(tmp_path / "number.pt", "visual.conv3.weight is missing")
+    refused("x" * 5000, "there is no 'x")
     with zipfile.ZipFile(tmp_path / "RN50.pt", "w") as program:
         program.writestr("RN50/code/multimodal/model.py", "")
     refused(tmp_path / "RN50.pt", f"is a program .TorchScript., which is not run here{read}")
+
+
+def test_pictures_that_are_prepared_otherwise_are_looked_at_anew(clip: Path, tmp_path: Path) -> None:
+    config: dict[str, Any] = {"quick": True, "heads": HEADS, "mean": [0.4] * 3, "std": [0.3] * 3}
+    state = tensors(tokenizer().get_vocab_size())
+    names = [model_name(*_net(state, {**config, "mean": [mean] * 3})) for mean in (0.4, 0.5, 0.4)]
+    assert names[0] == names[2] != names[1]
 
 
 def test_a_name_is_fetched_from_the_hub(clip: Path, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

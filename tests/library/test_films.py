@@ -18,6 +18,7 @@ from neocog.data import video
 from neocog.data.decode import inspect, prepare
 from neocog.data.places import read_place
 from neocog.data.stores import file_of
+from neocog.fit.predicting import _placed
 from neocog.library import films, index_run
 from neocog.library.copies import duplicates
 from neocog.library.folders import forget, move
@@ -29,6 +30,7 @@ from neocog.library.source import Labelled, LibrarySource
 from neocog.library.store import Store
 from neocog.library.upkeep import problems, verify
 from neocog.library.view import find_picture, view_of
+from neocog.records import Preprocess
 
 pytest.importorskip("av")
 
@@ -88,6 +90,8 @@ def test_each_shot_is_a_picture_with_its_time(shelf):
         assert row["labels"] == (["a"] if path.startswith("a/") else [])
         own = shelf.net.embed(prepare(read_place(f"{shelf.folder}/{path}"), shelf.net.preprocess)[None])[0][0]
         np.testing.assert_allclose(vectors[hashes == row["hash"]][0], own / np.linalg.norm(own), atol=2e-3)
+        pixels, _, size = _placed(f"{shelf.folder}/{path}", Preprocess(32, 32))  # a run can be asked about it
+        assert pixels.shape == (32, 32, 3) and pixels.any() and size[1] == 160
     assert shelf.index() == "7 unchanged"
 
 

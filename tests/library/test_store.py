@@ -382,6 +382,10 @@ def test_values_are_kept_under_names(store):
     assert Store.open(store.folder).load("taught") == {"cat": [1, 2]}
     with pytest.raises(UsageError, match="a-z"):
         store.save("../x", 1)
+    for text in ("[]", "3", "{", "[" * 100_000):
+        (store.folder / "taught.json").write_text(text)
+        with pytest.raises(LibraryError, match=r"taught.json cannot be read .*; delete it to start again"):
+            store.load("taught", {})
 
 
 def test_a_lock_is_exclusive_and_says_who_has_it(tmp_path):

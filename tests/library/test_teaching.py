@@ -361,7 +361,11 @@ def test_boxes_alone_are_enough(tmp_path: Path) -> None:
     pictures = [Picture(f"{i}.jpg") for i in range(4)]
     store = made(tmp_path, pictures)
     with_files(store, pictures)
-    change(store, str(view_of(store).hashes[2]), boxes=[{"text": "ear", "box": [0, 0, 0.5, 0.5]}])
+    here = str(view_of(store).hashes[2])
+    for text, corners in (("", [0, 0, 1, 1]), (" ", [0, 0, 1, 1]), ("ear", [0, 0, 1]), ("ear", ["x", 0, 1, 1])):
+        with pytest.raises(UsageError, match=r"expected (a box|what is in the box)"):
+            change(store, here, boxes=[{"text": text, "box": corners}])
+    change(store, here, boxes=[{"text": "ear", "box": [0, 0, 0.5, 0.5]}])
     source = library_source(store)
     assert len(source) == 1 and source.columns["boxes"].names == ("ear",)
     assert source.columns["tags"].names == ("ear",)

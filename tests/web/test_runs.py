@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 import neocog
 from neocog.errors import UsageError
 from neocog.library import Library
+from neocog.library.store import Store
 from neocog.tasks.detect import Detections
 from neocog.web import jobs as jobs_module
 from neocog.web import worker
@@ -192,6 +193,20 @@ def test_only_known_pictures_are_trained_on(page, data):
     assert answer.status_code in (400, 404) and answer.json()["error"]
 
 
+def test_runs_that_see_no_pictures_are_not_asked_about_them(tmp_path):
+    Store.create(tmp_path / "photos" / ".neocog")
+    (tmp_path / "runs" / "words").mkdir(parents=True)
+    (tmp_path / "runs" / "words" / "run.json").write_text("{}")
+    (tmp_path / "runs" / "words" / "net.json").write_text(json.dumps({"reader": {"kind": "text"}}))
+    served = Served([tmp_path / "photos"], beside=tmp_path / "runs", jobs=tmp_path / "jobs")
+    page = TestClient(make_app(served), base_url="http://localhost:8080")
+    for answer in (
+        page.post("/api/jobs", json={"kind": "predict", "library": "photos", "run": "words"}),
+        page.post("/api/runs/words/predict", files={"picture": b"x"}),
+    ):
+        assert answer.status_code == 400 and "does not answer about pictures" in answer.json()["error"]
+
+
 def test_what_counted_lies_over_the_picture_where_the_net_looked(home):
     fill(home / "photos", 4, side=40)
     Library.beside(home / "photos").index(home / "photos", net=home / "runs" / "shapes")
@@ -203,11 +218,16 @@ def test_what_counted_lies_over_the_picture_where_the_net_looked(home):
     (home / "jobs" / job["id"]).mkdir(parents=True)
     (home / "jobs" / job["id"] / "job.json").write_text(json.dumps({**job, "folder": str(home / "runs" / "shapes")}))
     assert page.get(f"/api/jobs/{job['id']}/answers").status_code == 404
+    broken, whole = home / "photos" / "b" / "1.jpg", (home / "photos" / "b" / "1.jpg").read_bytes()
+    broken.write_bytes(b"broken")
     worker.main(home / "jobs" / job["id"])
+    broken.write_bytes(whole)
     done = TestClient(make_app(Served([home / "photos"], jobs=home / "jobs")), base_url="http://localhost:8080")
-    assert sum(done.get(f"/api/jobs/{job['id']}").json()["result"].values()) == 4
-    answers = done.get(f"/api/jobs/{job['id']}/answers")
-    assert [json.loads(line)["label"] for line in answers.text.splitlines()] and len(answers.text.splitlines()) == 4
+    result = done.get(f"/api/jobs/{job['id']}").json()["result"]
+    assert sum(result.values()) == 4 and result["not read"] == 1
+    answers = [json.loads(line) for line in done.get(f"/api/jobs/{job['id']}/answers").text.splitlines()]
+    assert sum("label" in one for one in answers) == 3
+    assert [one.keys() for one in answers if "label" not in one] == [{"id", "problem"}]
     here = f"/api/libraries/photos/pictures/{one}/heatmap"
     with Image.open(io.BytesIO(page.get(here).content)) as laid:
         assert laid.mode == "RGBA" and laid.size == (320, 320)

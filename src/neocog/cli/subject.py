@@ -119,7 +119,9 @@ def _run(named: str, size: str | None, values: dict[str, Any]) -> Subject:
     if (value := run.metrics.get(f"test_{task.goal[0]}")) is not None:
         name, n = run.settings["data"]["name"], run.metrics.get("test_n")
         facts = replace(facts, accuracy=f"{name} test {task.figure} {task.shown(value)} (n = {n:,})")
-    usual = (card["in_channels"], card["input_size"], card["input_size"])
+    usual = run.reader.shape if run.reader else (card["in_channels"], card["input_size"], card["input_size"])
+    if size is None and getattr(net, "example", None):
+        return Subject(named, net, nets.example(net), facts)
     return Subject(named, net, usual if size is None else shape_of(size, usual), facts)
 
 

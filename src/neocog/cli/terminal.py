@@ -37,8 +37,9 @@ On = Annotated[
 ]
 DATA_HELP = (
     "A folder with a folder for each class, annotations (COCO, Pascal VOC, YOLO, LabelMe), pictures beside masks, "
-    "a table (.csv .tsv .jsonl .parquet), tar shards, "
-    "cifar10, cifar100, mnist, fashion_mnist, digits, drawn, or library:LIB (the words taught to a library)."
+    "a table (.csv .tsv .jsonl .parquet), tar shards, folders or tables of texts, sounds or clips, CoNLL columns, "
+    "cifar10, cifar100, mnist, fashion_mnist, digits, drawn, "
+    "game:NAME, atari:NAME, or library:LIB (what was taught to a library, and the boxes that were marked in it)."
 )
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as 'neocog train' writes it.")]
 AnsweringArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or what 'neocog export' wrote.")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from neocog import names
 from neocog.cli.terminal import echo, say
 from neocog.names import plain
-from neocog.records import counted
+from neocog.records import counted, worded
 
 _CLASSES_SHOWN = 50
 _EXAMPLES_SHOWN = 5
@@ -107,7 +107,7 @@ def by_depth(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def show_evaluation(result: Mapping[str, Any]) -> None:
     """Print the measures of each run, and of the mean of their probabilities, one row each."""
-    echo(f"{result['data']}, split {result['split']}: {counted(result['n'])}")
+    echo(f"{result['data']}, split {result['split']}: {worded(counted(result['n']))}")
     measured = list(result["runs"])
     if result["ensemble"]:
         measured.append({"run": "all together", **result["ensemble"]})

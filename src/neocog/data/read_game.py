@@ -92,7 +92,8 @@ class GameReader(Reader):
         """Seeds, as numbers or as they are typed."""
         for one in given:
             if not isinstance(one, (int, np.integer)) and not str(one).isdigit():
-                raise UsageError(f"a run on games plays them: 'neocog play RUN', or the seed of a game, not {one!r}")
+                given = repr(one[:40] if isinstance(one, (str, bytes)) else one)
+                raise UsageError(f"a run on games plays them: 'neocog play RUN', or the seed of a game, not {given}")
             yield f"game {one}", int(one)
 
     def show(self, raw: Any) -> Html:

@@ -46,6 +46,7 @@ def overfit_one_batch(
     """
     begin = time.monotonic()
     best, first, done, learned, late, rate_used = math.inf, math.nan, 0, False, False, rates[0]
+    enough = 0.8  # of a loss without answers that are right or wrong nobody knows the least: a likelihood's is not 0
     with _random_state_kept(next(net.parameters()).device), torch.enable_grad():
         for rate in rates:
             trial = copy.deepcopy(net)
@@ -65,6 +66,7 @@ def overfit_one_batch(
                 if value < best:
                     best, done, rate_used = value, step, rate
                 right = found.figures.get("accuracy", found.count)  # where it is not counted, half the loss is enough
+                enough = 0.5 if "accuracy" in found.figures else enough
                 learned = value <= 0.1 * first or (value <= 0.5 * first and float(right) == float(found.count))
                 late = time.monotonic() - begin > seconds
                 if learned or late or step == steps or not math.isfinite(value):
@@ -82,7 +84,7 @@ def overfit_one_batch(
     if late and best < first:
         said = f"{evidence}, and stopped there after {seconds:.0f} s"
         return Finding("overfit one batch", "good", said) if best <= 0.8 * first else None
-    if best <= 0.5 * first:
+    if best <= enough * first:
         advice = "Learns, but slowly. Try a higher learning rate, or normalisation layers if the net has none."
         return Finding("overfit one batch", "warn", evidence, advice)
     advice = "A net that cannot memorise one batch has an error: labels that do not belong to the pictures, a loss "

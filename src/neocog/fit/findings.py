@@ -161,7 +161,7 @@ def read_curves(epochs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
     longer = "train longer (neocog resume RUN --epochs N)" + (
         "" if settings.get("start") or settings.get("reader") else f", or {_PRETRAINED}"
     )
-    divergence = _divergence(epochs, train_loss, few)
+    divergence = _divergence(epochs, train_loss, val_loss, few)
     if divergence.verdict == "bad":
         return [divergence]
     train, val = values_of(epochs, "train_accuracy"), values_of(epochs, "val_accuracy")
@@ -210,7 +210,15 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _divergence(epochs: Sequence[Mapping[str, Any]], losses: list[tuple[float, float]], few: bool) -> Finding:
+def _risen(losses: list[tuple[float, float]]) -> bool:
+    """Whether the last loss is clearly above the lowest; 0.2: at losses near zero a rise of half is only noise."""
+    values = [value for _, value in losses]
+    return values[-1] > 1.5 * min(values) and values[-1] - min(values) > 0.2
+
+
+def _divergence(
+    epochs: Sequence[Mapping[str, Any]], losses: list[tuple[float, float]], val: list[tuple[float, float]], few: bool
+) -> Finding:
     last = epochs[-1].get("train_loss")
     advice = "Lower the learning rate (neocog train --find-lr proposes one), warm it up, or clip gradients."
     if isinstance(last, int | float) and not math.isfinite(last):
@@ -221,8 +229,7 @@ def _divergence(epochs: Sequence[Mapping[str, Any]], losses: list[tuple[float, f
     values = [value for _, value in losses]
     lowest, of = min(values), counted(len(values), "epoch")
     evidence = f"training loss {values[0]:.3f} to {values[-1]:.3f} in {of}, lowest {lowest:.3f}"
-    # 0.2: at losses near zero a rise of half is only noise.
-    if values[-1] > 1.5 * lowest and values[-1] - lowest > 0.2:
+    if _risen(losses) and (not val or _risen(val)):  # of training alone: few, mixed batches make it jump
         return Finding("divergence", "bad", evidence, advice)
     if len(values) > 2 and values[0] - values[-1] < 0.02 * values[0] and not few:
         advice = "Nothing was learned. Is the learning rate far too small or too large? See 'overfit one batch'."

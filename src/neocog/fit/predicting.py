@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -17,6 +18,7 @@ from neocog.data import open_source
 from neocog.data.batches import Batch, normalised
 from neocog.data.decode import placed
 from neocog.data.pictures import gathered_pictures, workers
+from neocog.data.places import read_place
 from neocog.data.reader import Reader
 from neocog.data.warp import Warp
 from neocog.errors import DataError, NetError, RunError, UsageError
@@ -245,8 +247,10 @@ Answering = Callable[[list[Any], list[str], int], list[Any]]  # from what was re
 
 
 def _placed(item: Any, pre: Preprocess) -> tuple[Any, ...]:
-    """A picture (H, W, C) ready for a net, and where it went."""
-    made, matrix, size = placed(Path(item).read_bytes() if isinstance(item, (str, Path)) else item, pre)
+    """A picture (H, W, C) ready for a net, and where it went; also one that is no file of its own, by its place."""
+    if isinstance(item, (str, Path)):
+        item = Path(item).read_bytes() if os.path.isfile(item) else read_place(os.fspath(item))
+    made, matrix, size = placed(item, pre)
     return made.transpose(1, 2, 0), matrix, size
 
 

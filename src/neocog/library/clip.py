@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -78,9 +79,9 @@ def learn_clip(library: Library, named: str, *, say: Callable[[str], object] = p
 def _file(named: str, say: Callable[[str], object]) -> Path:
     """The file of weights that is meant."""
     path = Path(named).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):
         return path
-    if path.is_dir():
+    if os.path.isdir(path):
         if found := [path / name for name in _WEIGHTS if (path / name).is_file()]:
             return found[0]
         raise LibraryError(f"{path} has none of the files {', '.join(_WEIGHTS)}; {_READ}")
@@ -93,28 +94,39 @@ def _file(named: str, say: Callable[[str], object]) -> Path:
 
 
 def _config(file: Path, say: Callable[[str], object]) -> dict[str, Any]:
+    """What the tensors do not tell: "quick", "heads" (0: not said), "mean", "std"."""
+    from neocog.nets.clip_resnet import MEAN, STD
+
     try:
-        return dict(json.loads(file.read_text("utf-8")))
+        found = json.loads(file.read_text("utf-8"))
+        model, seen = (dict(found.get(part) or {}) for part in ("model_cfg", "preprocess_cfg"))
+        heads = int(dict(model.get("text_cfg") or {}).get("heads") or 0)
+        mean, std = ([float(v) for v in seen.get(n) or usual] for n, usual in (("mean", MEAN), ("std", STD)))
+        if not (len(mean) == len(std) == 3 and all(math.isfinite(v) for v in mean) and all(0 < v < 100 for v in std)):
+            raise ValueError(f"expected three numbers as mean and std, got {mean} and {std}")
     except FileNotFoundError:
         say(f"there is no {file}, so the weights are read as those of OpenAI")
-        return {"model_cfg": {"quick_gelu": True}}
-    except (OSError, ValueError, TypeError) as error:
+        return {"quick": True, "heads": 0, "mean": list(MEAN), "std": list(STD)}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise LibraryError(f"{file} cannot be read ({error}); {_READ}") from None
+    return {"quick": bool(model.get("quick_gelu", False)), "heads": heads, "mean": mean, "std": std}
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
     """The tensors of a file by open_clip's names. Raises: LibraryError: it is none of a CLIP that is read."""
     import torch
     from safetensors.torch import load_file
+    from torch import Tensor
 
     if zipfile.is_zipfile(file) and any("/code/" in name for name in zipfile.ZipFile(file).namelist()):
         raise LibraryError(f"{file} is a program (TorchScript), which is not run here; {_READ}")
     try:
         read: Any = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-        state = {name.removeprefix("module."): value for name, value in read.get("state_dict", read).items()}
+        named = {name.removeprefix("module."): value for name, value in read.get("state_dict", read).items()}
     except Exception as error:  # the readers raise many kinds
         raise LibraryError(f"{file} cannot be read as weights ({str(error).splitlines()[0]}); {_READ}") from None
-    if missing := [name for name in _NEEDED if name not in state]:
+    state = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    if missing := [name for name in _NEEDED if name not in state or not state[name].ndim or not state[name].numel()]:
         sees = next((f"a CLIP that sees pictures with {kind}" for name, kind in _OTHERS.items() if name in state), "")
         raise LibraryError(f"{file} holds {sees or f'no CLIP with a ResNet: {missing[0]} is missing'}; {_READ}")
     return state
@@ -125,7 +137,6 @@ def _net(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[str, P
     from safetensors.torch import save
 
     from neocog.nets import names, options
-    from neocog.nets.clip_resnet import MEAN, STD
 
     tower = {k.removeprefix("visual."): v.contiguous() for k, v in state.items() if k.startswith("visual.")}
     spec = {
@@ -135,12 +146,11 @@ def _net(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[str, P
     }
     fits = [n for n in names("clip") if spec == {**options(n), "stages": list(options(n)["stages"])}]
     net, size = fits[0] if fits else "clip_resnet50", 32 * math.isqrt(len(tower["attnpool.positional_embedding"]) - 1)
-    seen = config.get("preprocess_cfg", {})
     about = {
         "net": {"name": net, "input_size": size, **spec},
-        "preprocess": {"size": size, "resize": size, "mean": seen.get("mean") or MEAN, "std": seen.get("std") or STD},
+        "preprocess": {"size": size, "resize": size, "mean": config["mean"], "std": config["std"]},
     }
-    data = save(tower)
+    data = save(tower, {"about": json.dumps(about)})  # pictures that are prepared otherwise have other vectors
     folder = cache_folder() / "weights" / f"{net}-{hashlib.sha256(data).hexdigest()[:12]}"
     try:
         if not (folder / "net.json").is_file():
@@ -171,16 +181,19 @@ def _space(state: Mapping[str, Tensor], config: Mapping[str, Any], trunk: str, t
     if max(vocabulary.values()) >= size:
         raise LibraryError(f"{tokens} has {len(vocabulary):,} tokens, and the weights are for {size:,}; {_READ}")
     weights = {name: state[name].to(torch.float16).numpy() for name in wanted}
+    if wrong := [name for name, value in weights.items() if not np.isfinite(value).all()]:
+        raise LibraryError(f"{wrong[0]} of the text tower has numbers that are not finite, or too large; {_READ}")
+    if width % (heads := config["heads"] or max(1, width // _HEAD)) or heads < 1 or context < 3:
+        raise LibraryError(f"{width} numbers, {heads} heads and {context} tokens are no text tower of a CLIP; {_READ}")
     frequent = Space.load().about["words"]
     common = [w for w in sorted(frequent, key=lambda w: -frequent[w]) if len(w) > 1 and not says_nothing(w)][:_BANK]
     words = [t.removesuffix("</w>") for t in vocabulary if t.endswith("</w>") and t.isascii()]
-    model = config.get("model_cfg", {})
     about = {
         "kind": KIND,
         "trunk": trunk,
         "projection": hashlib.sha256(weights["text_projection"].tobytes()).hexdigest()[:12],  # another text tower?
-        "heads": model.get("text_cfg", {}).get("heads") or max(1, width // _HEAD),
-        "quick": bool(model.get("quick_gelu", False)),
+        "heads": heads,
+        "quick": config["quick"],
         "common": common,
         "words": sorted(w for w in words if len(w) > 1 and w.isalpha()),
     }

@@ -91,10 +91,16 @@ def _text(text: str) -> str:
 
 
 def _box(one: dict[str, Any]) -> dict[str, Any]:
-    corners = [float(v) for v in one["box"]]
-    if len(corners) != 4 or not (0 <= corners[0] < corners[2] <= 1 and 0 <= corners[1] < corners[3] <= 1):
+    try:
+        x0, y0, x1, y1 = corners = [float(v) for v in one["box"]]
+        good = 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
+    except (ValueError, TypeError):
+        good = False
+    if not good:
         raise UsageError(f"expected a box x0, y0, x1, y1 in fractions of the picture, got {one['box']}")
-    return {"text": _text(str(one["text"])), "box": corners}
+    if not (text := _text(str(one["text"]))):
+        raise UsageError("expected what is in the box, got no name")
+    return {"text": text, "box": corners}
 
 
 def _changing(store: Store) -> Lock:

@@ -110,7 +110,7 @@ def library_source(spec: str | os.PathLike[str] | Store) -> LibrarySource:
         if not pictures:
             raise LibraryError(
                 f"nothing in {store.folder} has a label: nothing was taught, and the pictures are not in class "
-                "folders; teach a word: neocog teach LIBRARY 'our cat' EXAMPLES"
+                "folders; teach a word: neocog teach LIBRARY 'our cat' EXAMPLES, or mark boxes: neocog serve"
             )
         if any(one.labels for one in pictures):
             notes.append("nothing was taught, so the labels of the pictures (their folders) are taken")

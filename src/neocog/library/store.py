@@ -257,12 +257,15 @@ class Store(Vectors):
             write_json(self.folder / f"{name}.json", value)
 
     def load(self, name: str, default: Any = None) -> Any:
-        """Return what `save` kept under a name."""
+        """Return what `save` kept under a name. Raises: LibraryError: it is damaged, or no value like `default`."""
         try:
-            return json.loads((self.folder / f"{name}.json").read_text("utf-8"))
+            found = json.loads((self.folder / f"{name}.json").read_text("utf-8"))
+            if default is not None and type(found) is not type(default):
+                raise ValueError(f"expected a {type(default).__name__}, got a {type(found).__name__}")
+            return found
         except FileNotFoundError:
             return default
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise LibraryError(
                 f"{self.folder / name}.json cannot be read ({error}); delete it to start again"
             ) from None

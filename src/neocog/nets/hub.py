@@ -91,8 +91,12 @@ def fetched(
             f"{what} would come from the Hugging Face hub, for which the extra 'hub' is needed: "
             f"pip install 'neocog[hub]'; or {remedy}"
         ) from None
-    with contextlib.suppress(FileNotFoundError):  # not in the cache
+    try:
         return Path(hub.hf_hub_download(repository, name, local_files_only=True))
+    except FileNotFoundError:  # not in the cache
+        pass
+    except ValueError as error:
+        raise FetchError(f"{repository!r} is no name of a repository of the hub: {error}") from None
     if _offline() if offline is None else offline:
         raise FetchError(
             f"{name} of {repository} is not in the hub's cache, and downloads are forbidden (--offline, "

@@ -86,7 +86,7 @@ def start(request: Request, work: Work) -> dict[str, Any]:
         return begin("index", f"Index {lib}" + (f" with {work.net}" if work.net else ""), **at, net=net)
     if work.kind == "predict":
         run = _needed(work.run, "run")
-        return begin("predict", f"{run} on {lib}", **at, folder=str(found.run(run)))
+        return begin("predict", f"{run} on {lib}", **at, folder=str(_seeing(found, run)))
     if work.kind == "teach":
         name = _needed(work.name, "name")
         return begin("teach", f"Teach {name}", **at, name=name, examples=work.examples, negatives=work.negatives)
@@ -320,7 +320,7 @@ def predict(
 
     `boxes`: {"text", "box"} of those that it found, in fractions, as the library keeps them.
     """
-    folder, data = served(request).run(run), _picture(request, picture, library, id)
+    folder, data = _seeing(served(request), run), _picture(request, picture, library, id)
     import numpy as np
     from PIL import Image
 
@@ -351,6 +351,14 @@ def heatmap(
     from neocog.web.looking import heatmap
 
     return Response(_png(heatmap(asking(request, lib).store, id, what)), media_type="image/png")
+
+
+def _seeing(found: Served, run: str) -> Folder:
+    """The folder of a run that answers about pictures."""
+    folder = found.run(run)
+    if not told(folder)["sees"]:
+        raise HTTPException(400, f"{run} does not answer about pictures: it was trained on something else")
+    return folder
 
 
 def _picture(request: Request, picture: UploadFile | None, library: str, id: str) -> bytes:

@@ -71,19 +71,21 @@ def map(job: dict[str, Any]) -> Any:
 
 def predict(job: dict[str, Any]) -> Any:
     """Let a run answer for all pictures of a library; the answers are kept beside the job."""
+    from neocog.data.places import is_there
     from neocog.fit import predict
     from neocog.library import Library
     from neocog.library.view import view_of
 
     library = Library(job["store"])  # a view holds its store weakly
     view = view_of(library.store)
-    files = [(view.paths(row) or ("",))[0] for row in range(len(view))]
+    named = [view.paths(row) or ("",) for row in range(len(view))]
+    files = [next((path for path in paths if is_there(path)), paths[0]) for paths in named]
     counts: Counter[str] = Counter()
     with show.Show().bar("predicting") as bar, open(Path(job["here"]) / "answers.jsonl", "w", encoding="utf-8") as out:
         for done, (id, answer) in enumerate(zip(view.hashes, predict(job["folder"], files), strict=True), 1):
-            told = answer.to_json()
+            told = answer.to_json() if answer.problem is None else {"problem": answer.problem}
             out.write(json_text({"id": str(id), **told}, default=str) + "\n")
-            counts[str(told.get("problem") or told.get("label") or "answered")] += 1
+            counts["not read" if answer.problem else str(told.get("label") or "answered")] += 1
             bar(done / len(files))
     return dict(counts.most_common(50))
 
