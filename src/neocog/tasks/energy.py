@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -79,13 +79,13 @@ class Energy(Number):
 
     name = "energy"
     about = "whether a picture shows the thing (those without a number do not), and its angle or number"
-    inputs = ("picture",)
+    inputs: ClassVar[tuple[str, ...]] = ("picture",)
     goal = ("right", "max")
     figure = "share of right answers"
     answer = Placed
-    options: dict[str, Any] = {}
-    choices: dict[str, Any] = {}
-    kept = (*Number.kept, "share", "threshold")
+    options: ClassVar[dict[str, Any]] = {}
+    choices: ClassVar[dict[str, Any]] = {}
+    kept: ClassVar[tuple[str, ...]] = (*Number.kept, "share", "threshold")
 
     def __init__(self, *args: Any, share: float = 1.0, threshold: float | None = None, **more: Any) -> None:
         super().__init__(*args, **more)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -57,14 +57,14 @@ class Number(FitsAtOnce, Task):
 
     name = "number"
     about = "one or several numbers for each picture, text, sound or clip"
-    inputs = ()
+    inputs: ClassVar[tuple[str, ...]] = ()
     needs = {"numbers": "number"}
     goal = ("mae", "min")
     figure = "mean absolute error"
     answer = Measured
     options = {"loss": "huber"}
     choices = {"loss": LOSSES}
-    kept = ("names", "mean", "deviation", "spread", "periods", "levels", "half")
+    kept: ClassVar[tuple[str, ...]] = ("names", "mean", "deviation", "spread", "periods", "levels", "half")
 
     def __init__(
         self,
