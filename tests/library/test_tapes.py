@@ -26,6 +26,7 @@ from neocog.library.hearing import STATISTICS, Hearing
 from neocog.library.indexing import index
 from neocog.library.searching import search
 from neocog.library.sheet import sheet
+from neocog.library.source import library_source
 from neocog.library.store import Store
 from neocog.library.upkeep import problems, verify
 from neocog.library.view import view_of
@@ -55,7 +56,7 @@ def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tapes") / "things"
     fill(folder, 2)
     for i in (*FALLING[:3], *WARBLING[:2]):
-        (folder / f"{i}.wav").write_bytes(written(wave(i), RATE))
+        (folder / ("a" if i in WARBLING else "") / f"{i}.wav").write_bytes(written(wave(i), RATE))
     (folder / "long.wav").write_bytes(joined(wave(FALLING[3]), wave(WARBLING[2])))
     Store.create(folder / ".neocog")
     index(Store.open(folder / ".neocog"), [folder], Tiny(), threads=1)
@@ -100,6 +101,7 @@ def test_recordings_stand_beside_pictures_and_each_kind_has_vectors_of_its_own(s
     assert (shelf.model, shelf.model_of(sounds=True)) == (Tiny().name, STATISTICS)
     assert len(shelf.vectors(STATISTICS)[0]) == 7 and len(shelf.vectors(Tiny().name)[0]) == len(shelf) - 7
     assert again(shelf) == f"{len(shelf)} unchanged"
+    assert [one.path.endswith((".png", ".jpg")) for one in library_source(shelf).pictures] == [True] * 2  # to train on
 
 
 def test_a_recording_is_searched_by_and_only_recordings_are_found(shelf, tmp_path):
