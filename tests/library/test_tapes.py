@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from library.tiny import Tiny, fill, paths_of
 from PIL import Image
 
@@ -24,6 +25,7 @@ from neocog.library.folders import forget
 from neocog.library.gallery import original, thumbnail
 from neocog.library.hearing import STATISTICS, Hearing
 from neocog.library.indexing import index
+from neocog.library.overview import picture
 from neocog.library.searching import search
 from neocog.library.sheet import sheet
 from neocog.library.source import library_source
@@ -85,6 +87,20 @@ def test_parts_lie_between_pauses_and_are_four_seconds_long_at_most(tmp_path):
     assert read_place(f"{file}/{found[0][0]:.3f}") == part(file, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("format", "subtype"), [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", None), ("WAV", "PCM_U8")]
+)
+def test_parts_are_read_from_files_of_all_formats(tmp_path, format, subtype):
+    file, tone = tmp_path / f"a.{format.lower()}", np.sin(np.arange(RATE) / 3).astype(np.float32)
+    silence = np.zeros(RATE, np.float32)
+    both = np.concatenate([silence, tone, silence, 0.5 * tone])
+    soundfile.write(file, np.stack([both, both], 1), RATE, format=format, subtype=subtype)
+    found, problem = parts(file)
+    assert problem == "" and np.allclose(found, [(1, 2), (3, 4)], atol=0.1)
+    heard, _ = decode(read_place(f"{file}/{found[1][0]:.3f}"))
+    assert heard.std() == pytest.approx(0.5 / 2**0.5, abs=0.06)  # of the second, not of the first
+
+
 def test_a_recording_in_which_nothing_sounds_has_no_parts_and_a_broken_one_those_that_are_left(tmp_path):
     (tmp_path / "still.wav").write_bytes(written(np.zeros(RATE, np.float32), RATE))
     with pytest.raises(DecodeError, match="nothing sounds in it"):
@@ -138,6 +154,8 @@ def test_a_recording_is_shown_as_its_spectrogram_and_given_out_as_it_sounds(shel
     assert shades.std() > 20  # no grey field that says why there is no picture
     data, kind = original(shelf, hits[0].hash)
     assert kind == "audio/wav" and decode(data)[1] == RATE
+    said = picture(shelf, hits[0].hash)
+    assert said["sound"] and said["name"] == told(hits[0].path).rpartition("/")[2]
     assert thumbnail(shelf, hits[0].hash, 160).startswith(b"\xff\xd8")
 
 
