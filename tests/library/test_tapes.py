@@ -175,6 +175,16 @@ def test_changed_renamed_deleted_and_forgotten_recordings_are_followed(shelf):
     assert again(shelf).startswith("2 new, 1 gone")
 
 
+def test_the_last_recording_of_a_folder_may_be_deleted(tmp_path):
+    fill(tmp_path, 1)
+    (tmp_path / "a.wav").write_bytes(written(wave(0), RATE))
+    store = Store.create(tmp_path / ".neocog")
+    assert again(store) == "2 new"
+    (tmp_path / "a.wav").unlink()
+    report = index(store, [tmp_path], Tiny(), threads=1)
+    assert (report.gone, report.away, len(store)) == (1, [], 1)
+
+
 def test_a_bad_recording_stands_among_the_problems(shelf):
     top = shelf.folder.parent
     (top / "still.wav").write_bytes(written(np.zeros(RATE, np.float32), RATE))
@@ -207,6 +217,8 @@ def test_the_net_of_a_run_makes_the_vectors_and_its_words_are_searched_for(tmp_p
         (top / f"{i}.wav").write_bytes(written(wave(i), RATE))
     library = Library.beside(top)
     assert library.index(top, net=tmp_path / "tones").new == 4
+    with pytest.raises(UsageError, match="--layer and --size are for nets on pictures"):
+        library.index(top, net=tmp_path / "tones", size=64)
     assert library.index(top).unchanged == 4 and len(library.store.models()) == 1
     name, card = next(iter(library.store.models().items()))
     assert card["concepts"] == list(run.classes) and card["classes"] == 4 and name.startswith("tones_")
