@@ -53,7 +53,7 @@ def _everything(net: nn.Module, inputs: tuple[Tensor, ...]) -> float:
     return anatomy.macs
 
 
-ONCE = TOOLS | {"neocog": TOOLS["neocog"]._replace(count=_everything)}
+ONCE = TOOLS | {"neocog": TOOLS["neocog"]._replace(total=_everything)}
 
 
 def ready(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -75,11 +75,11 @@ def times(name: str, tools: dict[str, Tool], repeats: int) -> list[dict[str, Any
             gc.collect()
             begin = time.perf_counter()
             with quietly():
-                totals[tool] = int(tools[tool].count(net, inputs))
+                totals[tool] = int(tools[tool].total(net, inputs))
             if turn:
                 seconds[tool].append(time.perf_counter() - begin)
     ours = statistics.median(seconds["neocog"]) if "neocog" in seconds else None
-    rows = []
+    rows: list[dict[str, Any]] = []
     for tool, values in seconds.items():
         median = statistics.median(values)
         ratio = median / ours if ours else None
@@ -115,7 +115,7 @@ def one(tool: str, name: str) -> None:
         before, how = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "ru_maxrss"
     begin = time.perf_counter()
     with quietly():
-        ONCE[tool].count(net, inputs)
+        ONCE[tool].total(net, inputs)
     first = time.perf_counter() - begin
     peak = _resident("VmHWM") if how == "VmHWM" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     assert peak is not None
@@ -137,7 +137,7 @@ def memory(name: str, tools: dict[str, Tool]) -> dict[str, dict[str, Any]]:
 
 def zoo() -> dict[str, Any]:
     """Trace every net at its published input, on the meta device; building is timed apart."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in nets.names():
         begin = time.perf_counter()
         with torch.device("meta"):

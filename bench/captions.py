@@ -95,7 +95,7 @@ def train(task: Caption, how: dict[str, Any], x: torch.Tensor, texts: list[torch
                 group["lr"] = rate
             optimizer.step()
             step += 1
-        print(f"{task.model}: epoch {epoch + 1}, {time.perf_counter() - begin:.1f} s", flush=True)
+        print(f"{task.how['model']}: epoch {epoch + 1}, {time.perf_counter() - begin:.1f} s", flush=True)
     return model.eval()
 
 
@@ -174,7 +174,7 @@ def main() -> None:
         head.eval()
         like = [F.layer_norm(torch.from_numpy(one), one.shape[1:]) for one in (x["train"][0], x["dev"][0, :HALF])]
         torch.manual_seed(0)
-        head.familiar = Familiar(like[0].shape[1]).learn(*like)
+        head.familiar = Familiar(like[0].shape[1]).learn(like[0], like[1])
         task.calibrate(judge(task, head, x["dev"][0, :HALF], captions["dev"][:HALF])[1])
         parts = {"second half of dev": slice(HALF, None), "all of dev": slice(None)}
         row: dict[str, Any] = {

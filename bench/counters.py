@@ -42,7 +42,7 @@ class Tool(NamedTuple):
 
     name: str
     package: str
-    count: Callable[[nn.Module, Inputs], float]
+    total: Callable[[nn.Module, Inputs], float]
 
     @property
     def version(self) -> str | None:
@@ -151,7 +151,7 @@ def count(tool: Tool, net: nn.Module, inputs: Inputs) -> int | str:
     """What a tool says of a copy of the module, or the name of the error that it ends with."""
     try:
         with quietly():
-            found = tool.count(copy.deepcopy(net).eval(), inputs)
+            found = tool.total(copy.deepcopy(net).eval(), inputs)
     except Exception as error:  # any failure is a result here
         return type(error).__name__
     return int(found)
@@ -196,7 +196,8 @@ def _twins() -> nn.Module:
 
 
 def _first(net: nn.Module, x: Tensor) -> Tensor:
-    return net.layer(x)[0]
+    made: Tensor = net.get_submodule("layer")(x)[0]
+    return made
 
 
 class Case(NamedTuple):
@@ -292,7 +293,7 @@ def differences(tools: dict[str, Tool], name: str) -> list[dict[str, Any]]:
     anatomy = trace(net, (x,), training_memory=False)
     modules = dict(net.named_modules())
     alone = [layer for layer in anatomy.layers if layer.name in modules]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for tool in tools.values():
         total = count(tool, net, (x,))
         if isinstance(total, str):
@@ -320,7 +321,7 @@ def changes(tool: Tool) -> list[str]:
     attributes = [set(m.__dict__) for m in net.modules()]
     random = torch.get_rng_state()
     with quietly():
-        tool.count(net, (torch.zeros(1, 3, 8, 8),))
+        tool.total(net, (torch.zeros(1, 3, 8, 8),))
     found = []
     if not all(m.training for m in net.modules()):
         found.append("evaluation mode")
@@ -346,7 +347,7 @@ def table(cases: list[Case], tools: dict[str, Tool]) -> list[dict[str, Any]]:
     """Print the cases as a table in Markdown, with the right figures in bold, and return them."""
     print(f"| module | MACs | {' | '.join(tools)} |")
     print("|---" * (len(tools) + 2) + "|")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case in cases:
         found = {name: count(tool, case.net, case.inputs) for name, tool in tools.items()}
         print(

@@ -62,10 +62,10 @@ Way = Callable[[], Any]
 
 def opened(file: Path, scaled: bool) -> np.ndarray:
     """A photograph as float32 (3, SIZE, SIZE), the short side whole; `scaled`: the JPEG decoder scales first."""
-    with Image.open(file) as picture:
+    with Image.open(file) as read:
         if scaled:
-            picture.draft("RGB", (SIZE, SIZE))
-        picture = picture.convert("RGB")
+            read.draft("RGB", (SIZE, SIZE))
+        picture = read.convert("RGB")
         scale = SIZE / min(picture.size)
         size = (max(SIZE, round(picture.width * scale)), max(SIZE, round(picture.height * scale)))
         picture = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
@@ -132,7 +132,7 @@ def ways_of(name: str, folder: Path, files: list[Path], count: int) -> tuple[dic
     parts = [x[i : i + BATCH] for i in range(0, len(x), BATCH)]
     last = build(name).eval()
     last.load_state_dict(net.state_dict())
-    last = last.to(memory_format=torch.channels_last)
+    last = last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def torch_alone(net: torch.nn.Module, last: bool, bf16: bool) -> None:
         with torch.inference_mode() if last else torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):

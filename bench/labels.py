@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,26 +40,27 @@ def main() -> None:
     source = whole.select(np.sort(random.choice(np.flatnonzero(whole.splits == 2), n, replace=False)))
     true, rows = source.labels.copy(), []
     x = None
-    compute = suspects.features_of
+    compute = suspects.extract
 
-    def once(*args: object, **options: object) -> tuple[np.ndarray, np.ndarray]:
+    def once(*args: Any, **options: Any) -> Any:
         nonlocal x
         if x is None:
-            x = compute(*args, **options)  # type: ignore[arg-type]
+            x = compute(*args, **options)
         return x
 
-    suspects.features_of = once  # type: ignore[assignment]
+    suspects.extract = once  # type: ignore[assignment]
     for name, (turned, p) in NOISE.items():
         source.labels[:] = noisy(true, turned, p, np.random.default_rng(2))
         begin = time.perf_counter()
-        used, labels, probabilities = suspects._by_others(source, None)
+        found = suspects.judged(suspects.AUTO, source)
+        labels, probabilities = found.labels, found.probabilities
         seconds = time.perf_counter() - begin
-        wrong = labels != true[used]
+        wrong = labels != true[found.rows]
         row = {"noise": name, "wrong": int(wrong.sum()), "seconds": round(seconds, 1)}
         row["neocog"] = score(suspects.doubted(probabilities, labels)[0], wrong)
         for way in ("prune_by_noise_rate", "confident_learning", "low_self_confidence"):
-            if (found := cleanlab(labels, probabilities, way)) is not None:
-                row[f"cleanlab {way}"] = score(found, wrong)
+            if (named := cleanlab(labels, probabilities, way)) is not None:
+                row[f"cleanlab {way}"] = score(named, wrong)
         rows.append(row)
         print(json.dumps(row), flush=True)
     result = {
@@ -99,7 +101,7 @@ def cleanlab(labels: np.ndarray, probabilities: np.ndarray, way: str) -> np.ndar
         from cleanlab.filter import find_label_issues
     except ImportError:
         return None
-    how = {"filter_by": way, "return_indices_ranked_by": "self_confidence", "n_jobs": 1}
+    how: dict[str, Any] = {"filter_by": way, "return_indices_ranked_by": "self_confidence", "n_jobs": 1}
     return np.asarray(find_label_issues(labels, probabilities, **how))
 
 

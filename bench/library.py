@@ -210,7 +210,8 @@ def main() -> None:
         return
     from neocog.library.vectors import INDEX_FROM
 
-    tiny, result = arguments.tiny, {"date": time.strftime("%Y-%m-%d")}
+    tiny = arguments.tiny
+    result: dict[str, Any] = {"date": time.strftime("%Y-%m-%d")}
     if arguments.only in (None, "query"):
         sizes = [1000, 2000] if tiny else [n for n in (1000, 10_000, 100_000, 1_000_000) if n <= arguments.most]
         result["query"] = []

@@ -85,7 +85,7 @@ def main() -> None:
         decoding = arguments.steps * arguments.batch / (time.perf_counter() - begin)
 
         net = nets.build("resnet18", classes=len(source.classes)).to(device.torch)
-        net = net.to(memory_format=device.layout)
+        net = net.to(memory_format=device.layout)  # type: ignore[call-overload]
         r = recipe("standard", ema=0.0)
         state = State(net, r, arguments.batch)
         net.train()

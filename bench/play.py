@@ -84,7 +84,7 @@ def plain(steps: int) -> dict[str, float]:
     net, target = (nets.build("dqn_2015", classes=actions) for _ in range(2))
     target.load_state_dict(net.state_dict())
     optimizer, rng = torch.optim.Adam(net.parameters(), lr=1e-4), np.random.default_rng(0)
-    state = {"seen": np.asarray(game.reset(seed=0)[0]), "time": 0}
+    state: dict[str, Any] = {"seen": np.asarray(game.reset(seed=0)[0]), "time": 0}
 
     def act(chance: float) -> None:
         t, seen = state["time"] % size, state["seen"]
@@ -94,7 +94,7 @@ def plain(steps: int) -> dict[str, float]:
             with torch.no_grad():
                 action = int(net(torch.from_numpy(seen)[None] / 255.0).argmax())
         following, reward, ended, cut, _ = game.step(action)
-        before[t], after[t], did[t], won[t], over[t] = seen, following, action, np.sign(reward), ended
+        before[t], after[t], did[t], won[t], over[t] = seen, following, action, np.sign(float(reward)), ended
         state["seen"] = np.asarray(game.reset()[0] if ended or cut else following)
         state["time"] += 1
         if state["time"] % 1000 == 0:
@@ -120,7 +120,7 @@ def plain(steps: int) -> dict[str, float]:
 
 def ours(steps: int, precision: str | None) -> dict[str, float]:
     """neocog's loop, as `neocog train atari:pong` runs it."""
-    how = {"start": START, "acts": ACTS, "steps": 1, "double": False, "replay": 20_000, "target": 250}
+    how: dict[str, Any] = {"start": START, "acts": ACTS, "steps": 1, "double": False, "replay": 20_000, "target": 250}
     how |= {"least": 0.5, "explore": 1, "epoch": 10 * (steps + WARM)}
     with tempfile.TemporaryDirectory() as folder:
         wishes = Wishes(task_options=how, fields={"batch_size": BATCH, "clip": 0})

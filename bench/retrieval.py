@@ -470,7 +470,8 @@ def indexes(vectors: np.ndarray, others: np.ndarray, relevant: np.ndarray) -> li
             for refine in (None, 2) if options else (None,):
                 found, times = [], []
                 for query in vectors[: min(len(vectors), 300)]:
-                    search = made.search(query, vector_column_name="v").distance_type("cosine").limit(11)
+                    search: Any = made.search(query, vector_column_name="v")
+                    search = search.distance_type("cosine").limit(11)
                     search = search.refine_factor(refine) if refine else search
                     begin = time.perf_counter()
                     ids = search.select(["id", "_distance"]).to_arrow().column("id").to_numpy()

@@ -248,6 +248,7 @@ def main() -> None:
         begin = time.perf_counter()
         server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, cwd=name)
         try:
+            assert server.stderr
             address = server.stderr.readline()
             started = time.perf_counter() - begin
             port = int(address.rstrip("/\n").rpartition(":")[2])

@@ -4,7 +4,9 @@
     NEOCOG_DATA=... python bench/tasks.py camvid bccd em flickr8k-tags [--seed 0] [--minutes M]
 
 faces-label: 40 people, 5 pictures each to learn from, 5 to test; error. faces-match: twins learn on 30 people and are
-judged on 10 others (equal error rate), beside the cosine of the trunk's features and Fisherfaces. points: 68 points of
+judged on 10 others (equal error rate), beside the cosine of the trunk's features and Fisherfaces. faces-energy: faces
+turned by any angle in the picture's plane, and CIFAR-10's pictures as others; LeNet-5 from scratch says in 20 epochs
+whether it is a face and its angle, beside the tasks label and number, each with a net of its own. points: 68 points of
 faces, mean error over the distance between the eyes' outer corners, beside a ridge regression. camvid, bccd: segment
 and detect (at 352 pixels), all else usual, starting from the default trunk; camvid beside a logistic regression of the
 trunk's maps at each pixel. em: membranes and cells, 5-fold by blocks of six neighbouring slices, a U-Net of a quarter
@@ -31,6 +33,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from scipy import ndimage
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -46,7 +49,7 @@ from neocog.data import Arrays, open_source
 from neocog.data.batches import normalised
 from neocog.data.columns import LabelSets
 from neocog.data.decode import decode
-from neocog.data.kinds import Categories
+from neocog.data.kinds import Categories, Numbers
 from neocog.fit.device import hardware
 from neocog.fit.extract import extract
 from neocog.fit.start import open_start
@@ -118,6 +121,42 @@ def faces_match(out: Path, seed: int, minutes: float | None) -> dict[str, Any]:
         "recall@1": m["test_recall_at_1"],
         "n": m["test_n"],
     }
+
+
+def faces_energy(out: Path, seed: int, minutes: float | None, views: int = 6, epochs: int = 20) -> dict[str, Any]:
+    """Faces in grey, 32 pixels, each turned `views` times; as many others; 22 people learn, 8 validate, 10 test."""
+    pictures, people = faces()
+    random, strangers = np.random.default_rng(0), np.random.default_rng(0).permutation(40)[30:]
+    order = np.random.default_rng(seed).permutation(np.setdiff1d(np.arange(40), strangers))
+    splits = np.where(np.isin(people, strangers), 2, np.where(np.isin(people, order[22:]), 1, 0))
+    other = open_source(DATA / "cifar10" / "train.parquet")
+    some = random.permutation(len(other))[: views * len(pictures)]
+    both = [p for p in pictures for _ in range(views)] + [decode(other.read(int(i))) for i in some]
+    angles = random.uniform(0, 360, len(both))
+
+    def view(picture: np.ndarray, angle: float) -> np.ndarray:  # the square that stays inside when a square is turned
+        upright = Image.fromarray(picture).convert("L").resize((64, 64), Image.Resampling.BILINEAR)
+        return np.asarray(upright.rotate(angle, Image.Resampling.BILINEAR).crop((9, 9, 55, 55)).resize((32, 32)))
+
+    half = views * len(pictures)
+    source = Arrays(
+        [view(p, a) for p, a in zip(both, angles, strict=True)],
+        ["face"] * half + ["other"] * half,
+        splits=np.tile(np.repeat(splits, views), 2),
+        columns={"numbers": Numbers(np.where(np.arange(2 * half) < half, angles, np.nan), ("angle",), (360,))},
+    )
+    m = {}
+    for task in ("energy", "label", "number"):
+        how: dict[str, Any] = {"net": "lenet5", "epochs": epochs, "seed": seed, "progress": False}
+        m[task] = neocog.train(source, task=task, out=out.with_name(task), **how).metrics
+    e = m["energy"]
+    return {
+        "right": e["test_right"], "auc": e["test_auc"], "found": e["test_found"], "refused": e["test_refused"],
+        "within 15 degrees": e["test_within_15_degrees"], "mae": e["test_mae"],
+        "accuracy of a balanced test": (e["test_found"] + e["test_refused"]) / 2,
+        "label alone, accuracy": m["label"]["test_accuracy"], "number alone, mae": m["number"]["test_mae"],
+        "n": e["test_n"],
+    }  # fmt: skip
 
 
 def points(out: Path, seed: int, minutes: float | None) -> dict[str, Any]:
@@ -250,14 +289,14 @@ def _trees(source: Any, each: int = 4000) -> float:
         return np.stack(made, -1).reshape(-1, len(made))
 
     random, x, y = np.random.default_rng(0), [], []
-    for i in np.flatnonzero(source.splits < 2):
+    for i in np.flatnonzero(source.splits < 2).tolist():
         some = random.choice(512 * 512, each, replace=False)
         x.append(filtered(i)[some])
         y.append(source.columns["mask"][int(i)].ravel()[some])
     trees = HistGradientBoostingClassifier(random_state=0).fit(np.concatenate(x), np.concatenate(y))
     wrong = [
         (trees.predict(filtered(i)) != source.columns["mask"][int(i)].ravel()).mean()
-        for i in np.flatnonzero(source.splits == 2)
+        for i in np.flatnonzero(source.splits == 2).tolist()
     ]
     return float(np.mean(wrong))
 
@@ -307,6 +346,7 @@ def _nouns(captions: list[str], known: Counter[str]) -> list[str]:
 ROWS = {
     "faces-label": faces_label,
     "faces-match": faces_match,
+    "faces-energy": faces_energy,
     "points": points,
     "camvid": camvid,
     "bccd": bccd,

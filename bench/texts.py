@@ -72,7 +72,7 @@ def learned_svm(source: Source) -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.svm import LinearSVC
 
-    learned = np.flatnonzero(source.splits < 2)
+    learned = np.flatnonzero(source.splits < 2).tolist()
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
     made = make_pipeline(words, LinearSVC(random_state=0))
     return made.fit([source.read(i) for i in learned], source.labels[learned])
@@ -80,7 +80,7 @@ def learned_svm(source: Source) -> Any:
 
 def svm(source: Source) -> float:
     """Accuracy on the test split."""
-    asked = np.flatnonzero(source.splits == 2)
+    asked = np.flatnonzero(source.splits == 2).tolist()
     found = learned_svm(source).predict([source.read(i) for i in asked])
     return float((found == source.labels[asked]).mean())
 
@@ -100,7 +100,7 @@ def reviews(fold: int, seed: int) -> dict[str, float]:
         run = fit.train(
             source, seed=seed, out=Path(folder) / "run", progress=False, device="cpu", diagnosis=False, **DOCUMENTS
         )
-        judge, asked = learned_svm(source), np.flatnonzero(source.splits == 2)
+        judge, asked = learned_svm(source), np.flatnonzero(source.splits == 2).tolist()
         kept: dict[str, list[str]] = {}
         for i in asked:
             by_answer, by_space = summarise(source.read(i), run, sentences=1), summarise(source.read(i), sentences=1)
@@ -127,8 +127,8 @@ def train(source: Source, name: str, seed: int) -> dict[str, Any]:
         run = fit.train(
             source, seed=seed, out=Path(folder) / "run", progress=False, device="cpu", diagnosis=False, **how[name]
         )
-        figures = {k: run.metrics[k] for k in ("val_f1", "test_f1", "val_accuracy", "test_accuracy", "test_n")
-                   if k in run.metrics and (how is TAGGING or "f1" not in k)}  # fmt: skip
+        wanted = ("val_f1", "test_f1") * (how is TAGGING) + ("val_accuracy", "test_accuracy", "test_n")
+        figures: dict[str, Any] = {k: run.metrics[k] for k in wanted if k in run.metrics}
         rounds = json.loads((run.folder / "run.json").read_text())["settings"]
     cpu = {"precision": "bfloat16" if rounds["device"].get("bf16") else "float32"}
     return {**figures, "seconds": round(time.monotonic() - begin, 1), **cpu}
@@ -150,10 +150,10 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
             continue
         goal = "test_f1" if name == "conll2000" else "test_accuracy"
         for kind, seeds in kinds.items():
-            means = [100 * float(np.mean([one[goal] for one in rows])) for rows in seeds.values()]
+            per_seed = [100 * float(np.mean([one[goal] for one in rows])) for rows in seeds.values()]
             every = [one for rows in seeds.values() for one in rows]
             kinds[kind] = {
-                goal.removeprefix("test_"): round(float(np.mean(means)), 2), "each": [round(m, 2) for m in means],
+                goal.removeprefix("test_"): round(float(np.mean(per_seed)), 2), "each": [round(m, 2) for m in per_seed],
                 "published": PUBLISHED[name].get(kind), "trainings": len(every),
                 "seconds": round(float(np.median([one.get("seconds", 0.0) for one in every])), 1),
             }  # fmt: skip

@@ -147,8 +147,8 @@ def command(seed: int) -> dict[str, Any]:
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             processor = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
             found |= {f"{what}_seconds": time.monotonic() - begin, f"{what}_processor_seconds": processor}
-        with open(place / "answers.csv", encoding="utf-8") as file:
-            right = [Path(row["picture"]).parent.name == row["label"] for row in csv.DictReader(file)]
+        with open(place / "answers.csv", encoding="utf-8") as answers:
+            right = [Path(row["picture"]).parent.name == row["label"] for row in csv.DictReader(answers)]
         metrics = fit.Run(place / "run").metrics
         found |= {key: metrics[key] for key in ("test_accuracy", "test_n")}
         return found | {"others_accuracy": statistics.mean(right), "others_n": len(right)}
@@ -210,7 +210,8 @@ def main() -> None:
                         continue
                     rows.append({**cell, **train_once(draw(data, each, a.tests, seed), regime, seed)})
                     print(json.dumps(rows[-1]), flush=True)
-                    told = {"weights": WEIGHTS, "words": WORDS, "device": str(device), "hardware": hardware()}
+                    told: dict[str, Any] = {"weights": WEIGHTS, "words": WORDS, "device": str(device)}
+                    told["hardware"] = hardware()
                     told |= {"torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "runs": rows}
                     path.write_text(json.dumps(told, indent=1) + "\n")
     print(table(rows))

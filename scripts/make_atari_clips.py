@@ -36,7 +36,8 @@ def play(game: str, number: int, seed: int) -> Iterator[tuple[np.ndarray, int]]:
     emulator.setInt("random_seed", int(random.integers(1 << 30)))
     emulator.setFloat("repeat_action_probability", 0.0)
     emulator.loadROM(str(roms.get_rom_path(game)))
-    actions, held, action = emulator.getMinimalActionSet(), 0, 0
+    actions, held = emulator.getMinimalActionSet(), 0
+    action = actions[0]
     for frame in range(ROUND):
         if not held:
             action, held = actions[int(random.integers(len(actions)))], int(random.integers(1, HELD + 1))

@@ -23,8 +23,8 @@ from PIL import Image
 
 import neocog
 from neocog.data import open_source
-from neocog.data.columns import TextLists
 from neocog.data.decode import prepare
+from neocog.data.kinds import TextLists
 from neocog.data.source import Source
 from neocog.library.concepts import vocabulary
 from neocog.library.embed import Embedder
@@ -168,6 +168,7 @@ def main() -> None:
         "data": "Flickr8k, official training split: 6,000 photographs with 30,000 captions in English",
         "words": space_making.shares(texts, LEAST),
     }
+    ready = space_making.hearing(ready, train, texts)
     seen = classes("dev", given.work / "dev-classes.npy")
 
     def seen_in_half(text: str) -> np.ndarray | None:

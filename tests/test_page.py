@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from neocog import page
+from neocog import charts, page
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -68,10 +68,10 @@ def test_everything_that_comes_from_outside_is_escaped():
         page.table([{NASTY: NASTY}]),
         page.thumbnail(picture, caption=NASTY),
         page.thumbnail(picture, alt=NASTY),
-        page.line_chart({NASTY: [(0, 1), (1, 2)]}, x=NASTY, y=NASTY),
-        page.bar_chart({NASTY: 3}, x=NASTY, y=NASTY),
-        page.bar_chart({NASTY: 3}, x=NASTY, y=NASTY, upright=True),
-        page.heatmap([[1, 2], [3, 4]], [NASTY, "b"], [NASTY, "b"]),
+        charts.line_chart({NASTY: [(0, 1), (1, 2)]}, x=NASTY, y=NASTY),
+        charts.bar_chart({NASTY: 3}, x=NASTY, y=NASTY),
+        charts.bar_chart({NASTY: 3}, x=NASTY, y=NASTY, upright=True),
+        charts.heatmap([[1, 2], [3, 4]], [NASTY, "b"], [NASTY, "b"]),
     ]
     html = page.page(NASTY, [(NASTY, "".join(parts))], subtitle=NASTY)
     outline = Outline(html)
@@ -110,7 +110,7 @@ def test_thumbnails_carry_the_picture_and_its_description(shape):
 
 
 def test_a_line_chart_shows_names_units_and_values():
-    outline = Outline(page.line_chart({"train": [(1, 2.5), (2, 1.25)], "val": [(1, 3.0)]}, x="epoch", y="loss"))
+    outline = Outline(charts.line_chart({"train": [(1, 2.5), (2, 1.25)], "val": [(1, 3.0)]}, x="epoch", y="loss"))
     words = outline.words
     assert {"train", "val", "epoch", "loss"} <= set(words)
     assert "train: 1.25 at epoch 2" in words
@@ -119,15 +119,15 @@ def test_a_line_chart_shows_names_units_and_values():
 
 def test_a_point_that_is_not_finite_breaks_the_line():
     points = [(0, 1.0), (1, 2.0), (2, float("nan")), (3, 2.0), (4, float("inf")), (5, 1.0), (6, 2.0)]
-    (path,) = [a["d"] for a in Outline(page.line_chart({"a": points}, x="x", y="y")).all("path") if "stroke" in a]
+    (path,) = [a["d"] for a in Outline(charts.line_chart({"a": points}, x="x", y="y")).all("path") if "stroke" in a]
     assert path.count("M") == 3 and "nan" not in path and "inf" not in path
-    assert "Nothing to draw" in page.line_chart({"a": [(0, float("nan"))]}, x="x", y="y")
-    assert "Nothing to draw" in page.line_chart({}, x="x", y="y")
+    assert "Nothing to draw" in charts.line_chart({"a": [(0, float("nan"))]}, x="x", y="y")
+    assert "Nothing to draw" in charts.line_chart({}, x="x", y="y")
 
 
 def test_logarithmic_axes_have_decades_and_leave_out_what_is_not_positive():
     points = [(10.0**e, 10.0 ** (e / 2)) for e in range(-6, 1)] + [(0.0, 1.0)]
-    outline = Outline(page.line_chart({"a": points}, x="lr", y="loss", log_x=True, log_y=True))
+    outline = Outline(charts.line_chart({"a": points}, x="lr", y="loss", log_x=True, log_y=True))
     assert {"1e-06", "0.01", "1"} <= set(outline.words)
     xs = [float(a["cx"]) for a in outline.all("circle")]
     assert len(xs) == 7
@@ -135,7 +135,7 @@ def test_logarithmic_axes_have_decades_and_leave_out_what_is_not_positive():
 
 
 def test_a_scatter_chart_has_a_mark_for_each_point_and_the_line_where_both_are_equal():
-    outline = Outline(page.scatter_chart([(1.0, 2.0), (3.0, 3.0), (float("nan"), 1.0)], x="true <age>", y="answered"))
+    outline = Outline(charts.scatter_chart([(1.0, 2.0), (3.0, 3.0), (float("nan"), 1.0)], x="true <age>", y="answered"))
     marks = list(outline.all("circle"))
     assert len(marks) == 2
     (line,) = [a["d"] for a in outline.all("path") if "stroke" in a]
@@ -144,11 +144,11 @@ def test_a_scatter_chart_has_a_mark_for_each_point_and_the_line_where_both_are_e
     assert abs((cx - x0) * (y1 - y0) - (cy - y0) * (x1 - x0)) < 0.5 * abs(x1 - x0)
     assert abs((float(marks[0]["cx"]) - x0) * (y1 - y0) - (float(marks[0]["cy"]) - y0) * (x1 - x0)) > 5 * abs(x1 - x0)
     assert "true <age>" in " ".join(outline.words)
-    assert "Nothing to draw" in page.scatter_chart([], x="x", y="y")
+    assert "Nothing to draw" in charts.scatter_chart([], x="x", y="y")
 
 
 def test_a_long_series_is_thinned_and_keeps_its_ends():
-    outline = Outline(page.line_chart({"a": [(i, i * i) for i in range(50_000)]}, x="step", y="y"))
+    outline = Outline(charts.line_chart({"a": [(i, i * i) for i in range(50_000)]}, x="step", y="y"))
     assert len(outline.all("circle")) <= 600
     assert "a: 0 at step 0" in outline.words and any("at step 49,999" in word for word in outline.words)
 
@@ -156,7 +156,7 @@ def test_a_long_series_is_thinned_and_keeps_its_ends():
 @given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9))
 @settings(deadline=None, max_examples=200)
 def test_ticks_are_round_inside_and_of_a_useful_number(low, width):
-    found = page.ticks(low, low + width)
+    found = charts.ticks(low, low + width)
     if low + width / 100 <= low:
         return
     assert all(low - width * 1e-6 <= t <= low + width * (1 + 1e-6) for t in found)
@@ -167,22 +167,22 @@ def test_ticks_are_round_inside_and_of_a_useful_number(low, width):
 
 
 def test_bars_are_as_long_as_their_values():
-    rects = Outline(page.bar_chart({"a": 10.0, "b": 5.0, "none": 0.0}, x="class", y="pictures")).all("rect")
+    rects = Outline(charts.bar_chart({"a": 10.0, "b": 5.0, "none": 0.0}, x="class", y="pictures")).all("rect")
     widths = [float(a["width"]) for a in rects]
     assert widths[0] == pytest.approx(2 * widths[1], abs=0.2) and widths[2] == 0
-    rects = Outline(page.bar_chart({"a": 10.0, "b": 5.0}, x="size", y="n", upright=True)).all("rect")
+    rects = Outline(charts.bar_chart({"a": 10.0, "b": 5.0}, x="size", y="n", upright=True)).all("rect")
     assert float(rects[0]["height"]) == pytest.approx(2 * float(rects[1]["height"]), abs=0.2)
 
 
 def test_a_small_confusion_matrix_shows_every_number_by_name():
-    html = page.heatmap([[9, 1], [0, 5]], ["cat", "dog"], ["cat", "dog"])
+    html = charts.heatmap([[9, 1], [0, 5]], ["cat", "dog"], ["cat", "dog"])
     outline = Outline(html)
     assert outline.all("td")[1]["title"] == "true cat, predicted dog: 1 (10.0%)"
     assert [a["scope"] for a in outline.all("th")] == ["col"] * 3 + ["row"] * 2
     shade = [float(re.search(r",([\d.]+)\)", a["style"])[1]) for a in outline.all("td")]
     assert shade[0] > shade[1] > shade[2] and shade[3] > shade[0]
     with pytest.raises(ValueError, match="shape"):
-        page.heatmap([[1, 2]], ["a", "b"], ["a", "b"])
+        charts.heatmap([[1, 2]], ["a", "b"], ["a", "b"])
 
 
 def test_a_large_confusion_matrix_is_a_picture_and_its_worst_cells():
@@ -190,7 +190,7 @@ def test_a_large_confusion_matrix_is_a_picture_and_its_worst_cells():
     matrix = np.eye(k, dtype=int) * 50
     matrix[3, 7] = 20
     names = [f"class {i}" for i in range(k)]
-    html = page.heatmap(matrix, names, names)
+    html = charts.heatmap(matrix, names, names)
     outline = Outline(html)
     assert len(outline.all("img")) == 1 and len(outline.all("tr")) == 2
     assert "class 3" in outline.words and "class 7" in outline.words and "20" in outline.words

@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -351,10 +352,13 @@ def test_evaluate_one_and_several(photos, run):
     assert [one["run"] for one in alone["runs"]] == [str(run)] and alone["ensemble"] is None
     table = call("evaluate", run, run, photos)
     assert table.exit_code == 0, table.stderr
-    head, names, first, second, together = table.stdout.splitlines()
+    head, names, first, second, together, *added = table.stdout.splitlines()
     assert "90 pictures" in head and "accuracy" in names
     assert first.split() == second.split() and first.startswith(str(run))
     assert together.startswith("all together")
+    assert added[0] == "in the order of each run's own validation accuracy:" and "+0.00 ± 0.00 points" in added[-1]
+    refused = call("evaluate", run, photos, "--html", "x.html")
+    assert refused.exit_code == 2 and "give several runs" in refused.stderr
 
 
 def test_predict_files_folders_and_stdin(photos, run, tmp_path):
@@ -401,7 +405,16 @@ def test_check_prints_a_table_a_document_and_a_page(photos, tmp_path):
 def test_check_with_a_run(photos, run):
     result = call("check", photos, "--labels", run, "--json")
     assert result.exit_code in (0, 1), result.stderr
-    assert json.loads(result.stdout)
+    noise = json.loads(result.stdout)["noise"]
+    assert noise and all(abs(sum(row.values()) - 1) < 1e-3 for row in noise.values())
+
+
+def test_check_prints_how_pictures_are_labelled(photos, monkeypatch):
+    noise = {"deer": {"horse": 0.2, "deer": 0.75, "cat": 0.05}, "cat": {"cat": 1.0}}
+    said = SimpleNamespace(suspicions=[], noise=noise)
+    monkeypatch.setattr("neocog.fit.suspects.judged", lambda judge, source: said)
+    lines = [line.split() for line in call("check", photos, "--labels", "auto").stdout.splitlines()]
+    assert ["deer", "75%", "horse", "20%,", "cat", "5%"] in lines and ["cat", "100%"] in lines
 
 
 def test_find_lr(photos):

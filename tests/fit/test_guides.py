@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from typer.testing import CliRunner
 
 from neocog import fit
@@ -17,22 +18,23 @@ from neocog.data.batches import Batch
 from neocog.errors import RunError, UsageError
 from neocog.fit import guides, learn_head
 from neocog.fit.findings import read_curves
-from neocog.fit.guides import Memory, Teachers, Unlabelled, reread
+from neocog.fit.guides import Bootstrap, Corrected, Coteaching, Guide, Memory, Teachers, Unlabelled, reread
 from neocog.fit.inputs import prepare
 from neocog.fit.job import Wishes
 from neocog.fit.loop import judge
 from neocog.fit.opening import planned
 from neocog.fit.parallel import World
-from neocog.fit.recipes import recipe
+from neocog.fit.recipes import Recipe, recipe
 from neocog.fit.run import read_tensors, records
 from neocog.fit.state import State
 from neocog.nets import build
 from neocog.records import Preprocess
-from neocog.tasks import Losses
+from neocog.tasks import Label, Losses
 
 HOW: dict[str, Any] = {"net": "lenet5", "epochs": 2, "device": "cpu", "precision": "float32", "progress": False,
                        "diagnosis": False}  # fmt: skip
 DATA = "drawn:n=80,size=32"
+PLAIN: dict[str, Any] = {"device": "cpu", "precision": "float32", "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,96 @@ def test_the_term_pulls_towards_what_was_said_before() -> None:
     memory.add(found, logits, logits[:0], of([0], [1]))
     found.total.backward()
     assert logits.grad is not None and logits.grad[0, 0] < 0 < logits.grad[0, 1]  # the label says 1
+
+
+def added(guide: Guide, task: Label, logits: torch.Tensor, batch: Batch) -> Losses:
+    found = task.losses(logits, batch)
+    guide.add(found, logits, logits[:0], batch)
+    return found
+
+
+LOGITS = torch.tensor([[2.0, 1.0, -1.0], [0.5, 0.0, 0.1], [0.0, 3.0, 0.0]])
+LABELS = torch.tensor([1, 2, -100])  # the third picture could not be read
+ABC = Label(("a", "b", "c"))
+
+
+@pytest.mark.parametrize(("soft", "trust"), [(False, 0.8), (True, 0.95), (True, 0.5)])
+def test_bootstrapped_targets_are_a_share_of_the_label_and_of_what_the_net_says(soft: bool, trust: float) -> None:
+    p = LOGITS.softmax(1)
+    own = p if soft else F.one_hot(p.argmax(1), 3)
+    target = trust * F.one_hot(LABELS.clamp(min=0), 3) + (1 - trust) * own
+    expected = -(target * p.log()).sum(1)[:2].sum() / 3
+    guide = Bootstrap(0.0 if trust > 0.5 else trust, soft)  # 0: the paper's
+    torch.testing.assert_close(added(guide, ABC, LOGITS, of([0, 1, 2], LABELS.tolist())).total, expected)
+
+
+def test_a_corrected_loss_is_that_of_the_labels_that_the_classes_would_get() -> None:
+    noise = torch.tensor([[0.7, 0.3, 0.0], [0.0, 1.0, 0.0], [0.2, 0.2, 0.6]])
+    said = LOGITS.softmax(1) @ noise
+    expected = -(said[0, 1].log() + said[1, 2].log()) / 3
+    batch = of([0, 1, 2], LABELS.tolist())
+    torch.testing.assert_close(added(Corrected(ABC, noise), ABC, LOGITS, batch).total, expected)
+    torch.testing.assert_close(
+        added(Corrected(ABC, torch.eye(3)), ABC, LOGITS, batch).total, ABC.losses(LOGITS, batch).total
+    )
+    # what is least for a class under its noise is to answer the class: a third of its labels say b, and that is right
+    logits = torch.zeros(1000, 3, requires_grad=True)
+    labels = [0] * 700 + [1] * 300  # all are pictures of a
+    for _ in range(300):
+        (step,) = torch.autograd.grad(added(Corrected(ABC, noise), ABC, logits, of([0] * 1000, labels)).total, logits)
+        logits.data -= 5.0 * step.sum(0)
+    assert logits.softmax(1)[0, 0] > 0.95
+
+
+def test_each_of_two_nets_learns_what_the_other_finds_easy() -> None:
+    job = planned(Wishes(net="lenet5", fields={"noisy": "coteach", "wrong": 0.5}), DATA, **PLAIN)
+    prepare(job)
+    guide, batch, task = job.guides[0], next(job.batches.stream(0)), job.task
+    assert isinstance(guide, Coteaching)
+    a, b = (torch.cat([p.flatten() for p in net.parameters()]) for net in (job.net, guide.net))
+    assert not torch.equal(a, b)
+    task.progress = 0.1  # half of the way to a share of one half
+    with torch.no_grad():
+        first, second = job.net.train()(batch.x), guide.net(batch.x)
+    found = task.losses(first.requires_grad_(), batch)
+    guide.add(found, first, first[:0], batch)
+    mine, theirs = (F.cross_entropy(out, batch.targets["label"], reduction="none") for out in (first, second))
+    few = round(0.75 * len(batch))
+    torch.testing.assert_close(found.total, mine[theirs.argsort()[:few]].mean())
+    expected = torch.autograd.grad(
+        F.cross_entropy(guide.net(batch.x), batch.targets["label"], reduction="none")[mine.argsort()[:few]].mean(),
+        list(guide.net.parameters()),
+    )
+    for p, g in zip(guide.net.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, g * len(batch))
+    guide.share(job.world)
+    assert not torch.equal(b, torch.cat([p.flatten() for p in guide.net.parameters()]))
+
+
+def test_teachers_take_their_share_from_what_noisy_makes_of_the_labels(teacher: fit.Run) -> None:
+    job = planned(Wishes(net="lenet5", teachers=(teacher,), fields={"noisy": "bootstrap"}), DATA, **PLAIN)
+    prepare(job)
+    bootstrap, teachers = job.guides
+    assert isinstance(teachers, Teachers)
+    batch, logits = next(job.batches.stream(0)), torch.randn(16, 8)
+    own = job.task.losses(logits, batch)
+    bootstrap.add(own, logits, logits[:0], batch)
+    soft = F.kl_div((logits / 2).log_softmax(1), teachers.say(batch.x), reduction="batchmean") * 4
+    both = dataclasses.replace(own, parts=dict(own.parts))
+    teachers.add(both, logits, logits[:0], batch)
+    torch.testing.assert_close(both.total, 0.1 * own.total + 0.9 * soft)
+
+
+def test_runs_of_the_time_when_noisy_had_one_way_are_read() -> None:
+    assert Recipe("x", noisy=True).noisy == recipe("fast", noisy="true").noisy == "early"  # type: ignore[arg-type]
+    assert Recipe("x", noisy=False).noisy == ""  # type: ignore[arg-type]
+
+
+def test_a_judge_of_other_classes_is_refused(teacher: fit.Run) -> None:
+    job = planned(Wishes(net="lenet5", fields={"noisy": "correct", "judge": str(teacher.folder)}), DATA, **PLAIN)
+    job.task.classes = (*job.task.classes[:-1], "unheard of")
+    with pytest.raises(UsageError, match=r"--set judge=.* knows circle"):
+        prepare(job)
 
 
 def test_other_processes_averages_are_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,15 +202,24 @@ def test_the_command_passes_on_what_is_beside_the_labels(monkeypatch: pytest.Mon
         raise UsageError("enough")
 
     monkeypatch.setattr(fit, "train", train)
-    beside = ["--noisy", "--teacher", "a", "--teacher", "b", "--unlabelled", "c"]
+    beside = ["--noisy", "coteach", "--teacher", "a", "--teacher", "b", "--unlabelled", "c"]
     of_net = ["--net-option", "width=8", "--net-option", "dropout=0.5", "--net-option", "duelling=true"]
     CliRunner().invoke(app, ["train", "x", *beside, *of_net])
     assert told["net_options"] == {"width": 8, "dropout": 0.5, "duelling": True}
-    assert (told["noisy"], told["teachers"], told["unlabelled"]) == (True, [Path("a"), Path("b")], "c")
+    assert (told["noisy"], told["teachers"], told["unlabelled"]) == ("coteach", [Path("a"), Path("b")], "c")
+    for alone in (["x", "--noisy"], ["--noisy", "--epochs", "2", "x"], ["x", "--noisy=early"]):
+        CliRunner().invoke(app, ["train", *alone])
+        assert told["noisy"] == "early"
+    CliRunner().invoke(app, ["train", "x"])
+    assert told["noisy"] is False
+    assert (
+        "'cotech' is not one of 'early', 'coteach'"
+        in CliRunner().invoke(app, ["train", "x", "--noisy", "cotech"]).output
+    )
 
 
 def test_teachers_say_the_classes_in_the_order_of_the_pictures(teacher: fit.Run) -> None:
-    job = planned(Wishes(net="lenet5", teachers=(teacher,)), DATA, device="cpu", precision="float32", progress=False)
+    job = planned(Wishes(net="lenet5", teachers=(teacher,)), DATA, **PLAIN)
     prepare(job)
     guide = job.guides[0]
     assert isinstance(guide, Teachers)
@@ -153,6 +254,13 @@ def test_a_teacher_of_other_classes_is_refused(teacher: fit.Run) -> None:
     [
         (DATA, {"task": "segment", "noisy": True}, "--noisy is for the task label"),
         (DATA, {"net": "descriptors", "teachers": ["x"]}, "--teacher needs gradient steps"),
+        (DATA, {"net": "descriptors", "noisy": "coteach"}, "--noisy coteach needs gradient steps"),
+        (
+            DATA,
+            {"noisy": "cotech"},
+            r"unknown way --noisy cotech \(did you mean 'coteach'\?\); expected one of early, ",
+        ),
+        ("drawn:n=80,kind=text", {"net": None, "noisy": "correct"}, "texts are judged by a trained run, not by auto"),
         (DATA, {"unlabelled": DATA, "regime": "features", "start": "x"}, "--unlabelled needs gradient steps"),
         (DATA, {"unlabelled": "drawn:n=8,kind=text"}, "holds texts, and pictures are needed"),
     ],
@@ -163,9 +271,8 @@ def test_what_cannot_be_learned_beside_labels_is_refused(data: str, asked: dict[
 
 
 def test_a_changed_picture_is_of_the_same_file_and_learned_only_where_the_net_is_sure() -> None:
-    how: dict[str, Any] = {"device": "cpu", "precision": "float32", "progress": False}
     wishes = Wishes(net="lenet5", unlabelled="drawn:n=40,size=32,seed=2", fields={"sure": 0.0})
-    job = planned(wishes, DATA, **how)
+    job = planned(wishes, DATA, **PLAIN)
     prepare(job)
     guide = job.guides[0]
     assert isinstance(guide, Unlabelled) and job.plan.recipe.label_smoothing == 0.0
@@ -183,10 +290,15 @@ def test_a_changed_picture_is_of_the_same_file_and_learned_only_where_the_net_is
     assert float(found.parts["unlabelled"]) == 0.0 and float(found.figures["trusted"]) == 0.0
 
 
-@pytest.mark.parametrize("way", ["noisy", "teachers", "unlabelled"])
-def test_stopped_and_resumed_it_ends_in_the_same_bits(tmp_path: Path, teacher: fit.Run, way: str) -> None:
-    asked = {"noisy": True, "teachers": [teacher], "unlabelled": "drawn:n=40,size=32,seed=2"}[way]
-    how = {**HOW, way: asked, "set": {"sure": 0.15}}
+@pytest.mark.parametrize(
+    ("way", "part"),
+    [("early", "early"), ("coteach", "noisy"), ("correct", "noisy"), ("teachers", "teachers"),
+     ("unlabelled", "unlabelled")],
+)  # fmt: skip
+def test_stopped_and_resumed_it_ends_in_the_same_bits(tmp_path: Path, teacher: fit.Run, way: str, part: str) -> None:
+    beside = {"teachers": [teacher], "unlabelled": "drawn:n=40,size=32,seed=2"}
+    asked = {way: beside[way]} if way in beside else {"noisy": way}
+    how = {**HOW, **asked, "set": {"sure": 0.15, "wrong": 0.3, "judge": str(teacher.folder)}}
     whole = fit.train(DATA, out=tmp_path / "whole", **how)
     save = State.save
 
@@ -198,16 +310,16 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(tmp_path: Path, teacher: f
         patch.setattr(State, "save", then_stop)
         fit.train(DATA, out=tmp_path / "stopped", **how)
     kept = read_tensors(tmp_path / "stopped" / "checkpoint.safetensors")[0]
-    assert ("beside/average" in kept) == (way == "noisy")
+    for name, by in (("average", "early"), ("noise", "correct"), ("second/conv1.weight", "coteach")):
+        assert (f"beside/{name}" in kept) == (way == by)
     again = fit.resume(tmp_path / "stopped", progress=False)
     a, b = (read_tensors(run.folder / "checkpoint.safetensors")[0] for run in (whole, again))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-    part = {"noisy": "early", "teachers": "teachers", "unlabelled": "unlabelled"}[way]
     assert all(record[f"train_{part}"] != 0 for record in records(again.folder, "epoch"))
 
 
 def test_another_teacher_than_at_the_beginning_is_refused(teacher: fit.Run) -> None:
-    job = planned(Wishes(net="lenet5", teachers=(teacher,)), DATA, device="cpu", precision="float32", progress=False)
+    job = planned(Wishes(net="lenet5", teachers=(teacher,)), DATA, **PLAIN)
     job.plan = dataclasses.replace(job.plan, teachers=[{**job.plan.teachers[0], "fingerprint": "x"}])
     with pytest.raises(RunError, match="has other weights than when the training began"):
         prepare(job)

@@ -74,6 +74,7 @@ how = dict(net="lenet5", recipe="standard", device="cpu", precision="float32", d
 one = dict(optimizer="sgd", batch_size=16, resized_crop=0, min_steps=1)
 data = "drawn:n=80,size=32"
 teacher = fit.train(data, out=sys.argv[1] + "-teacher", epochs=1, seed=1, set=one, **how)
+fit.train(data, out=sys.argv[1] + "-two-nets", epochs=2, noisy="coteach", set=one | dict(wrong=0.4), **how)
 fit.train(data, out=sys.argv[1], epochs=3, noisy=True, teachers=[teacher], unlabelled="drawn:n=40,size=32,seed=2",
           set=one | dict(sure=0.13), **how)
 """
@@ -141,6 +142,9 @@ def test_two_processes_learn_the_same_from_beside_the_labels(tmp_path: Path) -> 
     for name in [n for n in a if n.startswith(("net/", "beside/"))]:
         torch.testing.assert_close(b[name], a[name], rtol=1e-3, atol=1e-4)
     assert (a["beside/average"].sum(1) > 0.29).all()  # each was seen once at least, in either process
+    a, b = (read_tensors(tmp_path / f"{n}-two-nets" / "checkpoint.safetensors")[0] for n in ("one", "two"))
+    for name in [n for n in a if n.startswith(("net/", "beside/"))]:
+        torch.testing.assert_close(b[name], a[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

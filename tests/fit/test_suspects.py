@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from neocog.data import open_source
 from neocog.errors import DataError, UsageError
-from neocog.fit.suspects import doubted, suspicious_labels
+from neocog.fit.suspects import Judged, confident_joint, doubted, noise_matrix, suspicious_labels
 
 
 def test_a_wrong_label_is_found_and_named():
@@ -35,6 +35,25 @@ def test_a_class_that_is_always_confused_needs_less_to_be_believed():
     probabilities = np.array([[0.95, 0.05, 0.0]] * 20 + [[0.3, 0.4, 0.3]] * 20)
     probabilities[0] = 0.35, 0.45, 0.2
     assert doubted(probabilities, labels)[0].tolist() == [0]
+
+
+def test_the_confident_joint_counts_labels_by_the_class_that_is_believed():
+    """Labels a: 8 pictures of a, 2 of b; labels b: 9 of b, and one of which nothing is believed; no label is c."""
+    labels = np.array([0] * 10 + [1] * 10)
+    probabilities = np.array([[0.8, 0.2, 0.0]] * 8 + [[0.1, 0.9, 0.0]] * 2 + [[0.1, 0.9, 0.0]] * 9 + [[0.5, 0.5, 0.0]])
+    joint = confident_joint(probabilities, labels)
+    np.testing.assert_allclose(joint, [[0.4, 0.0, 0.0], [0.1, 0.5, 0.0], [0.0, 0.0, 0.0]])
+    np.testing.assert_allclose(noise_matrix(joint), [[1.0, 0.0, 0.0], [1 / 6, 5 / 6, 0.0], [0.0, 0.0, 1.0]])
+    found = Judged(("a", "b", "c"), np.arange(20), labels, probabilities)
+    assert found.noise == {"a": {"a": 1.0}, "b": {"a": 0.1667, "b": 0.8333}}
+    assert [row[:3] for row in found.suspicions] == [(8, "a", "b"), (9, "a", "b")]
+
+
+def test_a_label_of_which_nothing_else_is_believed_stays_right():
+    labels = np.array([0] * 4 + [1] * 4)
+    joint = confident_joint(np.array([[0.6, 0.4], [0.2, 0.8]] * 2 + [[0.0, 1.0]] * 4), labels)
+    assert joint.sum() == pytest.approx(1.0) and (joint >= 0).all()
+    np.testing.assert_allclose(joint.sum(axis=0), [0.5, 0.5])  # as many as carry each label
 
 
 @given(st.integers(1, 30), st.integers(2, 5), st.integers(0, 2**32 - 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from neocog.data.batches import Batch
 from neocog.errors import DataError, RunError, UsageError
 from neocog.fit import loop
 from neocog.fit.choices import choose_net, choose_size, growing, make_recipe
+from neocog.fit.ensembles import added, ensemble_page, greedy
 from neocog.fit.evaluating import views
 from neocog.fit.loop import judge
 from neocog.fit.plan import Plan
@@ -132,8 +134,39 @@ def test_ensembles_average_probabilities(run: fit.Run, folder: Path, tmp_path: P
     same = fit.evaluate([run, run], folder, device="cpu")
     assert same["ensemble"]["accuracy"] == single["runs"][0]["accuracy"]
     assert same["ensemble"]["loss"] == pytest.approx(single["runs"][0]["loss"], rel=1e-4)
+    halves = open_source(folder)
+    halves.splits[:] = np.arange(len(halves)) % 2 + 1  # validation, test: the order is by one, the figures by the other
+    found = fit.evaluate([run, other], halves, device="cpu")
+    ensemble, alone = found["ensemble"], {one["run"]: one["accuracy"] for one in found["runs"]}
+    n = int(re.fullmatch(r"accuracy on (\d+) pictures of the split val", ensemble["order"])[1])  # type: ignore[index]
+    assert found["split"] == "test" and found["n"] + n == 80 and {one["n"] for one in found["runs"]} == {found["n"]}
+    first, last = ensemble["one_by_one"]
+    assert first["accuracy"] == alone[first["run"]] and last["accuracy"] == ensemble["accuracy"]
+    assert {row["run"]: row["accuracy"] for row in ensemble["without"]} == dict(
+        zip(alone, [*alone.values()][::-1], strict=True)
+    )
+    assert "standard error" in ensemble_page(found)
     with pytest.raises(DataError, match="do not know the class"):
         fit.evaluate([run], "digits", device="cpu")
+
+
+def test_what_each_run_adds_to_the_mean() -> None:
+    truth = np.array([0, 0, 1, 1, 1])
+    sure, unsure, wrong = [0.9, 0.1], [0.6, 0.4], [0.2, 0.8]
+    good = [sure, sure, wrong, wrong, sure]  # wrong in the last alone
+    helps = [unsure, unsure, unsure, wrong, [0.05, 0.95]]
+    poor = [wrong, wrong, sure, sure, sure]
+    chances = np.array([poor, helps, good])
+    order = greedy(chances, truth)
+    assert order == [1, 2, 0]  # of equal accuracies the lower loss first; then what makes the mean best
+    found = added(chances, truth, ["poor", "helps", "good"], order)
+    steps = found["one_by_one"]
+    assert [row["run"] for row in steps] == ["helps", "good", "poor"]
+    assert [row["accuracy"] for row in steps] == [0.8, 1.0, 0.6]
+    assert steps[0]["adds"] is None and steps[1]["adds"] == pytest.approx(0.2)
+    assert steps[1]["error"] == pytest.approx(np.array([0, 0, 1, 0, 0]).std(ddof=1) / 5**0.5)
+    assert {row["run"]: row["accuracy"] for row in found["without"]}["poor"] == 1.0
+    assert found["without"][2]["adds"] == pytest.approx(-0.4)
 
 
 def test_a_net_whose_last_layer_is_a_convolution_can_be_trained(tmp_path: Path) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from library.made import DIMENSION, Picture, made, names
 
 from neocog.library.calibration import (
     DEFAULTS,
     KINDS,
     MEASURED,
+    OWN_WORD,
     THRESHOLDS,
     Line,
+    counts,
     fit_line,
     lines_from,
     lines_to,
@@ -23,6 +27,10 @@ from neocog.library.calibration import (
     sigmoid,
     threshold_of,
 )
+from neocog.library.describe import describe
+from neocog.library.searching import search
+from neocog.library.store import Store
+from neocog.library.unseen import surest
 from neocog.nets.packages import DEFAULT
 
 
@@ -124,3 +132,59 @@ def test_the_thresholds_of_the_default_net_were_measured(kind: str) -> None:
 
 def test_the_default_net_has_lines_of_its_own() -> None:
     assert DEFAULT in MEASURED and lines_from(None, DEFAULT) != lines_from(None, "another")
+
+
+# ---- the classes of a run
+
+
+def of_a_run(folder: Path, shown: Sequence[float], sure: list | None) -> Store:
+    """A library whose net has two classes; `shown`: the probability of *dog* for each picture."""
+    pictures = [Picture(f"{i:02}.jpg", {"dog": p, "bike": 1 - p}, i % 3) for i, p in enumerate(shown)]
+    store = made(folder, pictures, ["dog", "bike"])
+    # as an older neocog left it, and then as indexing it again leaves it
+    card = {"concepts": ["dog", "bike"], "weights": "none", "sure": sure}
+    store.add_model("toy", DIMENSION, card, classes=2)
+    return store
+
+
+STRANGERS = [*np.linspace(0.03, 0.97, 60)]
+SURE = [(0.99, 0.5, 0.5), (0.99, 0.5, 0.5)]
+
+
+def test_a_library_of_other_pictures_does_not_show_a_runs_classes(tmp_path: Path) -> None:
+    store = of_a_run(tmp_path / "a", [*STRANGERS, *[0.995] * 3, *[0.985] * 3], SURE)
+    assert {*names(search(store, "dog").hits)} == {f"{i}.jpg" for i in range(60, 66)}
+    assert not search(store, "bike").hits
+    assert search(store, "animal").found == 6  # a broader term
+    assert describe(store, "65.jpg").concepts[0][0] == "dog" and not describe(store, "50.jpg").concepts
+    # nothing is known of how sure the run is: its own probabilities count as they are, at even odds
+    store = of_a_run(tmp_path / "b", STRANGERS, None)
+    assert search(store, "dog").found == search(store, "bike").found == 30
+
+
+def test_a_library_of_pictures_like_the_runs_shows_them_all(tmp_path: Path) -> None:
+    shown = [0.999, 0.995, 0.98, 0.97, 0.9, 0.8]
+    store = of_a_run(tmp_path, [*shown, *(1 - p for p in shown)], SURE)
+    assert search(store, "dog").found >= 5 and search(store, "bike").found >= 5
+    assert not {h.path for h in search(store, "dog").hits} & {h.path for h in search(store, "bike").hits}
+
+
+def test_what_a_library_learned_itself_comes_before_counting(tmp_path: Path) -> None:
+    store = of_a_run(tmp_path, STRANGERS, SURE)
+    store.save("calibration", lines_to(None, "toy", {"word": Line(1.0, 2.0, 30)}))
+    assert search(store, "dog").found > 30
+
+
+def test_how_sure_a_run_is_of_pictures_that_it_was_not_trained_on() -> None:
+    p = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.95, 0.05], [0.6, 0.4], [0.1, 0.9]])
+    right = np.array([[1, 0]] * 5 + [[0, 1]], bool)
+    (dog, bike) = surest(p, right) or []
+    assert dog == pytest.approx((0.8, 0.6, 5 / 6), abs=1e-3)
+    assert bike == pytest.approx((0.85, 0.5, 1 / 6), abs=1e-3)  # one picture is too few: the median of all six
+    assert surest(p[:4], right[:4]) is None
+
+
+def test_lines_of_imagenet_nets_are_not_those_of_runs() -> None:
+    assert not counts({"concepts": "imagenet"}) and not counts({}) and counts({"concepts": ["dog", "bike"]})
+    assert "word" not in lines_from(None, "run", counted=True) and "word" in lines_from(None, DEFAULT)
+    assert threshold_of("word", "run", counted=True) == OWN_WORD != threshold_of("word", DEFAULT)

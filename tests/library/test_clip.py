@@ -138,6 +138,7 @@ def test_texts_are_read_as_pytorch_reads_them(clip: Path, library: Library, quic
             expected = reference([vocabulary["<|startoftext|>"], *ids, vocabulary["<|endoftext|>"]])
         assert np.abs(expected.numpy() - row).max() < 1e-4
     assert np.array_equal(space.read(texts[::-1]), found[::-1])  # remembered
+    assert np.array_equal(space.read(["red\udcff"]), space.read(["red"])) and len(space.read([])) == 0
 
 
 def test_the_space_stands_in_the_library_and_answers(library: Library, clip: Path) -> None:

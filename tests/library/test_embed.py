@@ -14,6 +14,7 @@ from library.tiny import picture
 from PIL import Image
 from safetensors.torch import save_file
 
+import neocog
 from neocog.data.decode import prepare
 from neocog.errors import LibraryError, NeocogError, UsageError
 from neocog.fit.device import Device
@@ -239,6 +240,21 @@ def test_the_same_embedder_again_from_its_card(weights, pixels, tmp_path):
     copy.unlink()
     with pytest.raises(LibraryError, match="no longer exist; restore them"):
         embedder_of(card)
+
+
+def test_a_run_on_tags_gives_their_probabilities_not_shares(tmp_path):
+    """...which do not exclude each other; and it says how sure it is of pictures that it was not trained on."""
+    source, how = neocog.open_source("drawn:n=70,size=32,task=tags"), {"progress": False, "diagnosis": False}
+    run = neocog.train(source, task="tags", net="lenet5", epochs=1, out=tmp_path / "run", set={"min_steps": 1}, **how)
+    made, pictures = Embedder(run.folder), [source.read(i) for i in range(3)]
+    seen = made._seeing(torch.from_numpy(made._pixels(pictures)))
+    expected = run.task.probabilities(seen["logits"].numpy())
+    np.testing.assert_allclose(made.embed(pictures)[1], expected, atol=1e-5)
+    card = json.loads(json.dumps(made.card()))
+    assert len(card["sure"]) == len(run.classes) == len(card["concepts"])
+    assert all(0 < share <= 1 for _, share, _ in card["sure"])
+    again = embedder_of(card)
+    np.testing.assert_allclose(again.embed(pictures)[1], expected, atol=1e-5)
 
 
 def test_nets_without_a_vector_are_refused(tmp_path):

@@ -18,6 +18,7 @@ from neocog.library.sentences import witness_of
 from neocog.library.sheet import _SOFT, _lines
 from neocog.library.store import Store
 from neocog.library.view import view_of
+from neocog.text.space import Space
 
 KINDS = {"football": 0, "men": 1, "swing": 2, "child": 3, "frisbee": 4, "snow": 5, "dog": 6}
 
@@ -31,6 +32,7 @@ class Toy:
 
     def __init__(self) -> None:
         self.seen = 0
+        self.heard_of: dict[str, np.ndarray] = {}
 
     def pictures(self, features: np.ndarray) -> np.ndarray:
         self.seen += len(features)
@@ -44,7 +46,18 @@ class Toy:
         found = [np.eye(DIMENSION)[KINDS[word]] for word in normalise(text).split() if word in KINDS]
         return _unit(np.sum(found or [np.eye(DIMENSION)[-1]], axis=0)[None])[0]
 
-    def probability(self, cosines: np.ndarray, text: str, seen: np.ndarray | None = None) -> np.ndarray:
+    def heads(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Those of snow and dog: their directions, four times, so that the log-odds are 4 x cosine - 2."""
+        some = np.eye(DIMENSION)[[KINDS[word] for word in text.split() if word in ("snow", "dog")]]
+        return 4.0 * some, np.tile([-2.0, np.log(0.5)], (len(some), 1))
+
+    heard = staticmethod(Space.heard)
+
+    def probability(
+        self, cosines: np.ndarray, text: str, seen: np.ndarray | None = None, heard: np.ndarray | None = None
+    ) -> np.ndarray:
+        if heard is not None:
+            self.heard_of[text] = heard
         logit = 16 * (cosines - 0.65) + (0 if seen is None or not self.weighs_classes else seen)
         return (1 / (1 + np.exp(-logit))).astype(np.float32)
 
@@ -139,6 +152,20 @@ def test_a_space_can_weigh_the_classes_of_its_net(library: Store, space: Toy, mo
     np.testing.assert_allclose(two, one / 2)
     assert one.max() == pytest.approx(np.log(0.9 / 0.1) + 6, abs=0.05) and (np.sort(one)[:-2] < 2).all()
     assert names(search(library, "snow", threshold=0)) == names(alone)
+
+
+def test_the_words_of_each_text_are_heard_by_themselves(library: Store, space: Toy) -> None:
+    view = view_of(library)
+    witness = witness_of(view)
+    assert witness is not None
+    witness.ask(["men on a swing", "snow", "a dog in the snow"])
+    assert set(space.heard_of) == {"snow", "a dog in the snow"}
+    hashes, values = sentences.places(library, space)
+    odds = 4 * values[:, [KINDS["dog"], KINDS["snow"]]].astype(np.float64) - 2
+    said = np.log(1 / (1 + np.exp(-odds)) / 0.5)
+    order = np.argsort(view.aligned(hashes))
+    np.testing.assert_allclose(space.heard_of["snow"], said[order, 1], atol=0.03)
+    np.testing.assert_allclose(space.heard_of["a dog in the snow"], said[order].mean(1), atol=0.03)
 
 
 def test_not_asks_the_space_too(library: Store, space: Toy) -> None:

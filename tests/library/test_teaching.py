@@ -174,7 +174,9 @@ def test_what_cannot_be_taught(store: Store, pictures: list[Picture], tmp_path: 
     for name, examples, negatives, said in (
         ("  ", hashes(pictures)[:3], [], "needs a name"),
         ("x" * 101, hashes(pictures)[:3], [], "at most 100 characters"),
+        ("half \udcff", hashes(pictures)[:3], [], "needs a name"),
         ("cat", [], [], "at least one picture"),
+        *(("cat", [odd], [], "there is no picture") for odd in ("", "\ud800", "d" * 5000)),
         ("cat", ["nowhere.jpg"], [], "there is no picture 'nowhere.jpg'"),
         ("cat", [tmp_path / "empty"], [], "holds no pictures"),
         ("cat", hashes(pictures)[:3], hashes(pictures)[2:4], "given both as 'cat' and as not 'cat'"),

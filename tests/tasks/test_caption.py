@@ -25,6 +25,7 @@ from neocog.fit.transfer import same_answers
 from neocog.nets.language import START
 from neocog.tasks.bleu import bleu
 from neocog.tasks.caption import Caption, Described, Familiar, plain
+from neocog.tasks.cider import cider
 from neocog.tasks.task import Meter, saved
 from neocog.text.tokens import Words
 
@@ -74,6 +75,20 @@ def test_bleu_of_a_known_case() -> None:
     assert bleu([found], [references], 1)[0] == pytest.approx(2 / 7)
     assert bleu([["a"]], [[["a", "b", "c"]]], 1)[0] == pytest.approx(math.exp(1 - 3))  # brevity
     assert bleu([["x", "y"]], [[["a", "b"]]], 2) == [0.0, 0.0]
+
+
+def test_cider_is_that_of_its_authors() -> None:
+    found = ["a dog runs on the grass", "two men play football football", "a red car"]
+    references = [
+        ["a brown dog runs", "the dog is on the grass"],
+        ["two men play football", "men are playing"],
+        ["a red car is parked", "the car"],
+    ]
+    split = [s.split() for s in found], [[s.split() for s in own] for own in references]
+    assert cider(*split) == pytest.approx(3.413508521465936, abs=1e-12)  # pycocoevalcap 1.2
+    one = [["a", "red", "car"], ["b"]]  # by hand: right for n = 1 to 3 (no four words), and n = 1
+    assert cider(one, [[["a", "red", "car"]], [["b"]]]) == pytest.approx(10 * (3 / 4 + 1 / 4) / 2)
+    assert cider([["a"]], [[["a"]]]) == 0.0 and math.isnan(cider([], []))
 
 
 def test_captions_without_marks_and_with_their_ends() -> None:
@@ -215,7 +230,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> neocog.Run:
 
 
 def test_the_report_shows_sentences(run: neocog.Run) -> None:
-    assert run.metrics["test_bleu_1"] >= 0 and "val_bleu_4" in run.metrics
+    assert run.metrics["test_bleu_1"] >= 0 and "val_bleu_4" in run.metrics and 0 <= run.metrics["test_cider"] <= 10
     lines = json.loads((run.folder / "examples" / "examples.json").read_text())["examples"]
     assert lines and all("perplexity of its captions" in one["line"] for one in lines)
 

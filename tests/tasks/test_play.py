@@ -17,6 +17,8 @@ from neocog.data.games import GAMES, make_games
 from neocog.data.replay import Priorities, Replay
 from neocog.errors import DataError, UsageError
 from neocog.fit.device import Device
+from neocog.fit.job import Wishes
+from neocog.fit.opening import planned
 from neocog.fit.recipes import recipe
 from neocog.fit.run import records
 from neocog.fit.state import State
@@ -132,6 +134,16 @@ def test_values_are_rewards_and_what_the_target_net_says(double: bool, tmp_path:
         best = (feed.net if double else feed.target)(after).argmax(1)
         expected = feed.target(after)[torch.arange(16), best] * torch.from_numpy(found.discount)
     assert torch.allclose(again.targets["value"], expected + torch.from_numpy(found.reward), atol=1e-5)
+
+
+def test_values_are_learned_without_rounding_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neocog.fit.device._bf16", lambda kind, index: True)
+    for asked, kept in ((None, torch.float32), ("bfloat16", torch.bfloat16)):
+        job = planned(Wishes(), "game:catch", out=tmp_path / "run", precision=asked, progress=False)
+        assert job.device.dtype == kept
+    assert (
+        planned(Wishes(), "drawn:n=40,size=32", out=tmp_path / "other", progress=False).device.dtype == torch.bfloat16
+    )
 
 
 def test_exploration_fades(tmp_path: Path) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score
+from typer.testing import CliRunner
 
+from neocog import fit
+from neocog.cli import app
 from neocog.data.batches import Batch, Mix
 from neocog.data.columns import LabelSets
 from neocog.data.kinds import Categories
@@ -286,3 +290,20 @@ def test_the_worst_picture_is_the_one_with_the_least_probable_truth() -> None:
     assert task.caption(seen, 1) == "0 right, 0 wrong, 1 missed"
     (section,) = task.sections(seen, task.figures(seen))
     assert "average precision" in section.body and "are unknown" in section.body
+
+
+def test_tags_from_captions_are_learned_continued_and_evaluated(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"net": "lenet5", "device": "cpu", "precision": "float32", "progress": False}
+    told = CliRunner().invoke(
+        app,
+        ["train", "drawn:n=60,size=32", "--from-text", "--task-option", "from_text=20", "--net", "lenet5",
+         "--epochs", "1", "--device", "cpu", "--set", "min_steps=1", "--out", str(tmp_path / "run")],
+    )  # fmt: skip
+    assert told.exit_code == 0 and "tags from texts, the words of at least 20 of 60 pictures (" in told.output
+    run = fit.resume(tmp_path / "run", epochs=2, progress=False)
+    classes = run.task.classes  # type: ignore[attr-defined]
+    assert "red" in classes and "tags from texts" in run.report.read_text("utf-8")
+    figures = fit.evaluate([run], "drawn:n=30,size=32,seed=3")["runs"][0]
+    assert figures["per_tag"].keys() <= set(classes) and math.isfinite(figures["map"])
+    with pytest.raises(UsageError, match="the task label has no option 'from_text'"):
+        fit.train("drawn:n=60,size=32", task="label", task_options={"from_text": "auto"}, **how)

@@ -154,6 +154,38 @@ def test_what_is_near_everything_is_less_near(tmp_path: Path) -> None:
     np.testing.assert_allclose(space_making.evened(even, features, texts).pictures(features), even.pictures(features))
 
 
+def test_words_have_heads_of_their_own(tmp_path: Path) -> None:
+    _run(tmp_path / "r", hidden=0)
+    made = space_making.of_run(tmp_path / "r", "t")
+    made.about["words"] = {"dog": 0.5, "dogs": 0.1, "oboe": 0.0, "running": 0.5, "the": 1.0}
+    random, there = np.random.default_rng(0), np.arange(80) % 2 == 0
+    features = random.random((2, 80, WIDTH)).astype(np.float32)
+    features[:, there, :4] *= 20
+    captions = [
+        [f"the {('dog', 'dogs')[k % 4 // 2]} runs", "a dog running"] if k % 2 == 0 else ["sand"] for k in range(80)
+    ]
+    heard = space_making.hearing(made, features, captions)
+    heard.save(tmp_path / "s")
+    again = Space.load(tmp_path / "s")
+    for space in (heard, again):
+        vectors, added = space.heads("The dog, and the oboe")
+        assert vectors.shape == (1, space.dimensions) and added.shape == (1, 2)
+        np.testing.assert_array_equal(space.heads("dogs dog")[0], vectors)
+        assert len(space.heads("dog is running")[1]) == 2 and not len(space.heads("the oboe")[1])
+        assert added[0, 1] == pytest.approx(np.log(0.5), abs=0.02)  # half of the pictures: all captions
+    pictures = heard.pictures(features[0])
+    vectors, added = heard.heads("dog running")
+    said = heard.heard(pictures @ vectors.T, added)
+    probable = 1 / (1 + np.exp(-(pictures.astype(np.float64) @ vectors.T + added[:, 0])))
+    np.testing.assert_allclose(said, np.log(probable / np.exp(added[:, 1])).mean(1), atol=1e-4)
+    assert np.median(said[there]) > said[~there].max()
+    assert made.fingerprint == heard.fingerprint  # pictures are where they were
+    found = space_making.calibrated(heard, features[1], captions)
+    assert found.about["calibration"]["heard"] > 0
+    ranked = found.probability(pictures @ found.sentences(["dog"])[0], "dog", heard=said)
+    assert np.median(ranked[there]) > ranked[~there].max()
+
+
 def test_a_space_of_before_reads_features_as_they_are(tmp_path: Path) -> None:
     _run(tmp_path / "r", hidden=0)
     made = space_making.of_run(tmp_path / "r", "t")
@@ -174,3 +206,15 @@ def test_a_text_is_read_once_for_all_pictures(monkeypatch: pytest.MonkeyPatch) -
     said = [space.contributions("two dogs in snow", picture) for picture in (*pictures, pictures[0])]
     assert len(count) == len(set(count))  # once for each tower
     assert said[0] == said[3] != said[1]
+
+
+def test_texts_without_a_word_and_broken_ones() -> None:
+    space = Space.load()
+    picture = space.pictures(np.random.default_rng(0).random((1, 1280), np.float32))[0]
+    for text in ("", "  ", "\ud800"):
+        assert space.contributions(text, picture) == []
+    assert [word for word, _ in space.contributions("dog\udcff", picture)] == ["dog"]
+    for text in ("", "?!", "xqzzv", "dog " * 500, "\ud800", "東京"):
+        assert np.isfinite(space.sentences([text])).all() and 0 < space.share(text) <= 1
+    np.testing.assert_array_equal(space.sentences(["dog\udcff"]), space.sentences(["dog"]))
+    assert space.sentences([]).shape == (0, space.dimensions)

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..charts import ticks
 from ..errors import UsageError
 from ..names import plain
-from ..page import Html, page, paragraph, table, ticks
+from ..page import Html, page, paragraph, table
 from .drawing_marks import safe, short, text_width
 from .output import bytes_text, csv_text, shape_text, sides_text, text_table
 from .whole import Anatomy

@@ -55,5 +55,5 @@ for _command in (
     sentences.summarise, predict.export, train.check, nets.nets, nets.anatomy, nets.compare, look.look, library.index,
     library.search, library.teach, library.correct, library.describe, demo.serve, sentences.learn_sentences, demo.demo,
 ):  # fmt: skip
-    app.command(cls=terminal.Wordy if _command is library.search else None)(_command)
+    app.command(cls={library.search: terminal.Wordy, train.train: terminal.Learning}.get(_command))(_command)
 app.add_typer(upkeep.upkeep, name="library")

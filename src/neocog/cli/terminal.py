@@ -116,6 +116,15 @@ class Wordy(typer.core.TyperCommand):
         return [one.removeprefix(cls._MARK) for one in given]
 
 
+class Learning(typer.core.TyperCommand):
+    """A command whose option ``--noisy`` may stand alone, for its first value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        following = [*args[1:], "-"]
+        alone = [one == "--noisy" and after.startswith("-") for one, after in zip(args, following, strict=True)]
+        return super().parse_args(ctx, [one + "=early" * first for one, first in zip(args, alone, strict=True)])
+
+
 def rank() -> int:
     """The number of this process under torchrun; 0 when it is the only one."""
     return int(os.environ.get("RANK") or 0)

@@ -36,13 +36,14 @@ def check(
         from neocog.data.check_page import check_page
 
         source = open_source(data, offline=offline, columns=terminal.columns(columns))
-        doubts = None
+        judge: dict[str, Any] = {}
         if labels:
-            from neocog.fit.suspects import suspicious_labels
+            from neocog.fit.suspects import judged
 
-            doubts = suspicious_labels(labels, source)
+            said = judged(labels, source)
+            judge = {"suspicious": said.suspicions, "noise": said.noise}
         with terminal.bar("checking the pictures", quiet=quiet) as progress:
-            found = look_over(source, progress=progress, suspicious=doubts)
+            found = look_over(source, progress=progress, **judge)
         if html:
             with terminal.output(html) as page:
                 page.write(check_page(found, source))
@@ -65,6 +66,9 @@ def train(
     task_options: Annotated[
         list[str] | None, typer.Option("--task-option", metavar="KEY=VALUE", help="Change one option of the task.")
     ] = None,
+    from_text: Annotated[
+        bool, typer.Option("--from-text", help="Of the task tags: the words of captions are the tags.")
+    ] = False,
     net: terminal.NetName = None,
     net_options: Annotated[
         list[str] | None, typer.Option("--net-option", metavar="KEY=VALUE", help="Change one option of the net.")
@@ -107,8 +111,9 @@ def train(
         typer.Option(metavar="N", min=1, help="Cross-validation; default: 5 if there are few pictures; 1: none."),
     ] = None,
     noisy: Annotated[
-        bool, typer.Option("--noisy", help="Many labels may be wrong: do not learn them by heart.")
-    ] = False,
+        Literal["early", "coteach", "correct", "bootstrap", "bootstrap-soft"] | None,
+        typer.Option(help="Many labels may be wrong: do not learn them by heart. --noisy alone is early."),
+    ] = None,
     teachers: Annotated[
         list[Path] | None,
         typer.Option("--teacher", metavar="RUN", help="Learn from a run's answers, too; repeat it for several."),
@@ -132,20 +137,22 @@ def train(
         raise UsageError("--epochs and --minutes exclude each other; give one of them")
     fields = terminal.settings(changes or [])
     chosen = terminal.settings(task_options or [], "--task-option", "loss=triplet")
+    if from_text:
+        task, chosen = task or "tags", {"from_text": "auto", **chosen}
     of_net = {k: value_of(v) for k, v in terminal.settings(net_options or [], "--net-option", "dropout=0.5").items()}
     of_input = terminal.settings(input_options or [], "--input-option", "tokens=subwords")
     for field, value in (("head", head), ("folds", folds)):
         if value is not None:
             fields[field] = str(value)
-    if find_lr and (teachers or unlabelled):
-        raise UsageError("--find-lr scans a training on labels alone; omit --teacher and --unlabelled")
+    if find_lr and (teachers or unlabelled or noisy == "coteach"):
+        raise UsageError("--find-lr scans one net on labels alone; omit --teacher, --unlabelled and --noisy coteach")
     common: dict[str, Any] = {
         "task": task, "task_options": chosen, "net": net, "recipe": recipe, "seed": seed, "set": fields, "size": size,
         "columns": terminal.columns(columns), "device": device, "precision": precision, "offline": offline,
         "start": start, "regime": regime, "progress": not quiet,
     }  # fmt: skip
     if find_lr:
-        fields |= {"noisy": "true"} if noisy else {}
+        fields |= {"noisy": noisy} if noisy else {}
         with terminal.work():
             from neocog import fit
 
@@ -157,7 +164,7 @@ def train(
 
         run = fit.train(
             data, test=test, net_options=of_net, input_options=of_input, epochs=epochs, minutes=minutes, out=out,
-            layer=layer, noisy=noisy, teachers=teachers or (), unlabelled=unlabelled, **common,
+            layer=layer, noisy=noisy or False, teachers=teachers or (), unlabelled=unlabelled, **common,
         )  # fmt: skip
     write.show_run(run, json=json)
 
@@ -185,17 +192,25 @@ def evaluate(
     split: Annotated[
         Literal["train", "val", "test"] | None, typer.Option(help="The split of DATA; default: test if there is one.")
     ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page: what each of the runs adds.")] = None,
     device: terminal.Device = None,
     json: terminal.Json = False,
 ) -> None:
     """Measure runs on annotated pictures.
 
-    Each run alone; for labels, also the average of their probabilities.
+    Each run alone; for labels, also the average of their probabilities, and what each run adds to it.
     """
     with terminal.work():
         from neocog import export, fit
+        from neocog.fit.ensembles import ensemble_page
 
-        result = fit.evaluate([export.load(run) for run in runs], data, split=split, device=device)
+        loaded = [export.load(run) for run in runs]
+        if html and (len(loaded) < 2 or not loaded[0].task.classifies):
+            raise UsageError("--html shows what each run adds to their average: give several runs of the task label")
+        result = fit.evaluate(loaded, data, split=split, device=device)
+        if html:
+            with terminal.output(html) as page:
+                page.write(ensemble_page(result))
     write.show_json(result) if json else write.show_evaluation(result)
 
 

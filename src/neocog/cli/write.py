@@ -113,6 +113,12 @@ def show_evaluation(result: Mapping[str, Any]) -> None:
         measured.append({"run": "all together", **result["ensemble"]})
     names = [name for name, value in measured[0].items() if name not in ("run", "n") and _short(value)]
     show_table({"run": one["run"], **{name: one.get(name) for name in names}} for one in measured)
+    if result["ensemble"]:
+        from neocog.fit.ensembles import tables
+
+        echo(f"in the order of {result['ensemble']['order']}:")
+        for rows in tables(result["ensemble"]):
+            show_table(rows)
 
 
 def _known(column: Known, pictures: int) -> str:
@@ -145,6 +151,9 @@ def show_check(found: Check) -> None:
         echo(f"... and {len(rows) - _CLASSES_SHOWN:,} more classes; --json has them all")
     for side, span in document["sizes"].items():
         echo(f"{side}: {span['min']} to {span['max']} pixels, median {span['median']}")
+    if found.noise:
+        echo("\nhow pictures are labelled, as far as can be told:")
+        show_table([_noise(name, row) for name, row in list(found.noise.items())[:_CLASSES_SHOWN]])
     for finding in found.findings:
         echo(f"\n{finding.severity}: {finding.title}")
         for group in finding.groups[:_EXAMPLES_SHOWN]:
@@ -153,6 +162,13 @@ def show_check(found: Check) -> None:
         if hidden > 0:
             echo(f"    ... and {hidden:,} more; --html and --json show them")
         echo(f"  {finding.advice}")
+
+
+def _noise(name: str, row: Mapping[str, float]) -> dict[str, str]:
+    """A row of the noise matrix: the labels that pictures of a class carry wrongly, the commonest first."""
+    wrong = sorted(((p, label) for label, p in row.items() if label != name and p >= 0.005), reverse=True)
+    others = ", ".join(f"{label} {p:.0%}" for p, label in wrong[:4])
+    return {"class": name, "labelled so": f"{row.get(name, 0.0):.0%}", "labelled otherwise": others}
 
 
 def show_nets(facts: Iterable[Facts]) -> None:

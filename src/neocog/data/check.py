@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -91,6 +91,7 @@ class Check:
     seconds: float = 0.0
     annotated: str = ""  # ", 412 boxes of 3 classes"
     unit: str = "picture"  # or "pair", of texts; or another kind of input
+    noise: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # class: how often which label; if judged
 
     @property
     def readable(self) -> int:
@@ -161,6 +162,7 @@ class Check:
             "why_mirrored_copies_count": self.mirroring.why,
             "duplicates": dict(self.duplicates),
             "findings": [finding.to_json() for finding in self.findings],
+            "noise": dict(self.noise),
             "unreadable": [{"key": problem.key, "reason": problem.reason} for problem in self.unreadable],
             "notes": list(self.notes),
             "seconds": round(self.seconds, 3),
@@ -174,6 +176,7 @@ def check(
     near: bool = True,
     progress: Progress | None = None,
     suspicious: Callable[[Source], Iterable[Suspicion]] | Iterable[Suspicion] | None = None,
+    noise: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Check:
     """Read every picture of a collection once and say what is wrong with it.
 
@@ -184,6 +187,7 @@ def check(
         progress: called with (pictures done, pictures in all).
         suspicious: (index, given label, likelier label, its probability) of pictures whose label is doubted,
             or a function that makes them from the source; labels by name or by index into the classes.
+        noise: for each class the share of its pictures that carry each label, of who says so.
 
     Raises: DataError: the source cannot be opened. Pictures that cannot be read are a finding, not an error.
     """
@@ -195,7 +199,7 @@ def check(
     speak_of(source.kind)
     counts = _counts(source)
     splits = np.bincount(np.where(source.splits < 0, len(SPLITS), source.splits), minlength=len(SPLIT_COLUMNS))
-    more: dict[str, Any] = {"classes": source.classes, "counts": counts}
+    more: dict[str, Any] = {"classes": source.classes, "counts": counts, "noise": noise or {}}
     if source.kind == PICTURE:
         seen = survey(source, workers=workers, progress=progress)
         doubts = list(suspicious(source) if callable(suspicious) else suspicious or ())
@@ -204,7 +208,7 @@ def check(
     else:
         if isinstance(source, Pairs):
             found, groups = pair_findings(source)
-            more = {"classes": (), "counts": splits[None], "unit": "pair"}
+            more |= {"classes": (), "counts": splits[None], "unit": "pair"}
         else:
             reader = find_reader(source.kind)
             copies = reader.groups(source)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from neocog import page
+from neocog import charts, page
 from neocog.data.check import SPLIT_COLUMNS, Check
 from neocog.data.decode import decoded
 from neocog.data.findings import Example, Finding
@@ -158,7 +158,7 @@ def _annotations(source: Source) -> str:
     if isinstance(boxes, Boxes):
         counts = np.bincount(boxes.labels, minlength=len(boxes.names))
         order = np.argsort(-counts, kind="stable")[:_CHARTED]
-        out.append(page.bar_chart({boxes.names[k]: float(counts[k]) for k in order}, x="class", y="boxes"))
+        out.append(charts.bar_chart({boxes.names[k]: float(counts[k]) for k in order}, x="class", y="boxes"))
     known = np.any([source.columns[role].known for role in _DRAWN if role in source.columns], axis=0)
     rows = np.flatnonzero(known)
     some = rows[np.linspace(0, len(rows) - 1, min(_SHOWN // 2, len(rows))).astype(int)]
@@ -185,9 +185,9 @@ def _classes(check: Check) -> str:
     out = []
     if len(order) <= _CHARTED:
         bars = {check.classes[k]: float(totals[k]) for k in order}
-        out.append(page.bar_chart(bars, x="class", y="pictures"))
+        out.append(charts.bar_chart(bars, x="class", y="pictures"))
     else:
-        out.append(page.bar_chart(_histogram(totals), x="pictures in the class", y="classes", upright=True))
+        out.append(charts.bar_chart(_histogram(totals), x="pictures in the class", y="classes", upright=True))
     rows: list[dict[str, Any]] = []
     part = order if len(order) <= 200 else [*order[:100], *order[-100:]]
     for name, counts in (
@@ -212,7 +212,7 @@ def _sizes(check: Check) -> str:
         out.append(page.paragraph(f"Every picture is {known[0, 0]} x {known[0, 1]} pixels."))
     else:
         short = _histogram(known.min(axis=1))
-        out.append(page.bar_chart(short, x="short side in pixels (from)", y="pictures", upright=True))
+        out.append(charts.bar_chart(short, x="short side in pixels (from)", y="pictures", upright=True))
         rows = [{"": name, **spans} for name, spans in check.size_summary().items()]
         out.append(page.table(rows, numeric=("min", "median", "max")))
     kinds = [{"format": name, "pictures": f"{n:,}"} for name, n in check.formats.items()]

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neocog.charts import line_chart
 from neocog.data import sound, sound_changes
 from neocog.data.reader import Reader, register
 from neocog.data.source import Source
 from neocog.data.spectra import KINDS, Spectrum
 from neocog.data.stores import SOUND_ENDINGS
 from neocog.errors import DataError, UsageError
-from neocog.page import Html, data_uri, line_chart, pairs, paragraph
+from neocog.page import Html, data_uri, pairs, paragraph
 
 if TYPE_CHECKING:
     from neocog.data.findings import Finding

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from neocog.charts import line_chart
 from neocog.data.findings import Finding
 from neocog.data.reader import Reader, register
 from neocog.data.source import Source
 from neocog.data.text import TABLES, text_of
 from neocog.data.text_rules import text_findings
 from neocog.errors import DataError, UsageError, closest
-from neocog.page import Html, line_chart, pairs, text
+from neocog.page import Html, pairs, text
 from neocog.records import counted
 from neocog.text.tokens import KINDS, Tokenizer, Words, learn, load_tokenizer, normal
 from neocog.text.vectors import table_for

@@ -205,15 +205,15 @@ class Selected(Source):
     """Some pictures of another source; holds indices only."""
 
     def __init__(self, base: Source, indices: np.ndarray) -> None:
-        if isinstance(base, Selected):  # a view of a view stays one step deep
-            indices = base.indices[indices]
-            base = base.base
-        self.base: Source = base
         self.kind = base.kind
-        self.indices: np.ndarray = indices
         self.name, self.splits = base.name, base.splits[indices]
         self.notes, self.problems, self._unfit = list(base.notes), list(base.problems), base._unfit
         self.columns = {role: column.select(indices) for role, column in base.columns.items()}
+        if isinstance(base, Selected):  # a view of a view reads one step deep
+            indices = base.indices[indices]
+            base = base.base
+        self.base: Source = base
+        self.indices: np.ndarray = indices
 
     def key(self, i: int) -> str:
         return self.base.key(int(self.indices[i]))

@@ -95,8 +95,8 @@ def pictures_of(run: Run, given: Any = None) -> Pictures:
     settings = run.settings.get("settings", {})
     if settings.get("data"):
         try:
-            task = settings["task"]["name"]
-            data = Data.open(settings["data"], settings["test"], True, settings["columns"], task)
+            task = settings["task"]
+            data = Data.open(settings["data"], settings["test"], True, settings["columns"], task["name"], task)
             codes = read_tensors(run.folder / "split.safetensors")[0]["codes"].numpy()
             if len(codes) == len(data.codes):
                 data.codes = codes

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from neocog import anatomy, nets
+from neocog.charts import line_chart
 from neocog.nets.designed import scaled
-from neocog.page import Html, line_chart, page, paragraph, table, text
+from neocog.page import Html, page, paragraph, table, text
 from neocog.records import counted
 from neocog.tasks import Task
 

@@ -16,6 +16,7 @@ from neocog.data.source import Source, renamed
 from neocog.errors import DataError, RunError, UsageError
 from neocog.fit.depth import zoo_net
 from neocog.fit.device import Device, choose
+from neocog.fit.ensembles import added, greedy
 from neocog.fit.evaluating import observed
 from neocog.fit.features import Read, Taps, features_of, layer_names
 from neocog.fit.graphed import Graphed
@@ -23,7 +24,7 @@ from neocog.fit.job import Split, open_split
 from neocog.fit.predicting import Run, ready
 from neocog.fit.show import Show
 from neocog.nets.taps import LAST
-from neocog.records import SPLITS, Preprocess, Problem, speak_of
+from neocog.records import SPLITS, Preprocess, Problem, counted, speak_of
 from neocog.tasks import Task
 from neocog.tasks.measures import evaluate_logits, softmax
 from neocog.tasks.task import fits
@@ -92,7 +93,9 @@ def evaluate(
         split: ``"train"``, ``"val"`` or ``"test"``; None takes test if the data declare one, else everything.
 
     Returns:
-        ``{"data", "split", "n", "runs": [figures with "run"], "ensemble": figures or None}``.
+        ``{"data", "split", "n", "runs": [figures with "run"], "ensemble": figures or None}``. The ensemble's figures
+        have what each run adds, too: see `ensembles.added`. Runs are taken by their ``order``: greedily by the
+        validation pictures that the data declare, if the split is another; else by their own validation accuracy.
 
     Raises:
         DataError: no labelled picture, or classes that the runs do not know. RunError: runs of different classes.
@@ -108,12 +111,14 @@ def evaluate(
                 "cannot be averaged"
             )
     source, where, labelled = open_source(data), choose(device), opened[0].task.classifies
+    source = type(opened[0].task).completed(source, opened[0].task.how, classes)
     speak_of(source.kind)
     if labelled:
         source.require_labels()
         if unknown := [c for c in source.classes if c not in classes]:
             raise DataError(f"the runs do not know the class {unknown[0]!r}; they know {', '.join(classes[:8])}")
     figures, several = [], []
+    choosing = np.zeros(0, np.int64)  # pictures by which runs are put in order
     for run in opened:
         task, what = run.task, "label" if run.task.classifies else " and ".join(run.task.needs)
         task.thorough()
@@ -125,16 +130,21 @@ def evaluate(
         rows = np.flatnonzero(usable if split == "all" else usable & (source.splits == SPLITS.index(split)))
         if not len(rows):
             raise DataError(f"{source.name} has no picture with {what} in the split {split}")
-        columns = {role: _as_trained(source.columns[role], task).select(rows) for role in task.needs}
-        shown, seen = _seen(run, source, rows, columns, where)
+        if labelled and len(opened) > 1 and split in ("train", "test"):
+            choosing = np.flatnonzero(usable & (source.splits == SPLITS.index("val")))
+        both = np.concatenate([rows, choosing])
+        columns = {role: _as_trained(source.columns[role], task).select(both) for role in task.needs}
+        shown, seen = _seen(run, source, both, columns, where)
         if labelled:  # all in the order of the first run's classes
             logits = seen["logits"][:, [run.classes.index(c) for c in classes]]
             labels = np.array([classes.index(c) for c in run.classes])[seen["labels"]]
-            found = evaluate_logits(logits, labels, classes, run.temperature)
+            at = shown.rows[seen["rows"]]
+            judged = np.isin(at, rows)
+            found = evaluate_logits(logits[judged], labels[judged], classes, run.temperature)
             truth = np.full(len(source), -1)
-            truth[shown.rows[seen["rows"]]] = labels
+            truth[at] = labels
             chances = np.full((len(source), len(classes)), np.nan)
-            chances[shown.rows[seen["rows"]]] = softmax(logits, run.temperature)
+            chances[at] = softmax(logits, run.temperature)
             several.append((truth, chances))
         else:
             found = task.figures(seen)
@@ -142,9 +152,17 @@ def evaluate(
     ensemble, n = None, figures[-1]["n"]
     if len(several) > 1:
         truth = np.min([labels for labels, _ in several], axis=0)  # -1 where one of them could not read a picture
-        mean = np.mean([chances[truth >= 0] for _, chances in several], axis=0)
-        ensemble = evaluate_logits(np.log(np.maximum(mean, 1e-30)), truth[truth >= 0], classes)
+        rows, choosing = (some[truth[some] >= 0] for some in (rows, choosing))
+        every = np.stack([chances[rows] for _, chances in several])
+        ensemble = evaluate_logits(np.log(np.maximum(every.mean(0), 1e-30)), truth[rows], classes)
         n = ensemble["n"]
+        if len(choosing):
+            how = f"accuracy on {counted(len(choosing))} of the split val"
+            order = greedy(np.stack([chances[choosing] for _, chances in several]), truth[choosing])
+        else:
+            how = "each run's own validation accuracy"
+            order = sorted(range(len(opened)), key=lambda r: -opened[r].metrics.get("val_accuracy", 0))
+        ensemble |= {"order": how, **added(every, truth[rows], [one["run"] for one in figures], order)}
     return {"data": source.name, "split": split, "n": n, "runs": figures, "ensemble": ensemble}
 
 

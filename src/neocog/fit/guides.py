@@ -1,4 +1,4 @@
-"""What a training learns from beside the labels of its batches: what it answered before, teachers, unlabelled pictures.
+"""What a training learns from beside the labels of its batches: its own answers, teachers, unlabelled pictures.
 
 A guide adds a part to the loss of each batch. The tensors that it keeps are part of the checkpoint.
 """
@@ -6,7 +6,7 @@ A guide adds a part to the loss of each batch. The tensors that it keeps are par
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,15 @@ from neocog.errors import DataError, RunError, UsageError
 from neocog.fit.evaluating import floated
 from neocog.fit.job import Job, open_split
 from neocog.fit.kept import fingerprint
-from neocog.fit.parallel import World, gathered
+from neocog.fit.optim import load_optimizers, of_optimizers, optimizers, set_rates
+from neocog.fit.parallel import World, gathered, same_everywhere, share_gradients
 from neocog.fit.predicting import Run
+from neocog.fit.suspects import AUTO, judged, noise_matrix
+from neocog.nets import head_of
 from neocog.records import SPLITS, Preprocess, some_of
-from neocog.tasks import Losses
+from neocog.tasks import Losses, Task
 from neocog.tasks.experience import judging
+from neocog.tasks.label import IGNORED
 
 
 class Guide:
@@ -36,6 +40,11 @@ class Guide:
 
     whole_batch = False  # whether batches may not be computed in pieces
     tensors: dict[str, Tensor] = {}  # noqa: RUF012  # what it keeps, changed in place
+
+    def go_on(self, kept: dict[str, Tensor]) -> None:
+        """Go on from the `tensors` of a checkpoint."""
+        for name, value in self.tensors.items():
+            value.copy_(kept[name])
 
     def begin(self, step: int) -> None:
         """The training begins, or goes on, at a step."""
@@ -86,6 +95,101 @@ class Memory(Guide):
             self.average[every.to(self.average.device)] = values.to(self.average)
 
 
+class Bootstrap(Guide):
+    """Bootstrapped targets (Reed et al. 2015, arXiv:1412.6596, section 3.2).
+
+    The target is `trust` of the label, and for the rest what the net says itself: its likeliest class, or where it is
+    `soft`, its probabilities (then the part is their entropy, and pulls the net to be sure).
+    """
+
+    def __init__(self, trust: float, soft: bool) -> None:
+        self.trust, self.soft = trust or (0.95 if soft else 0.8), soft
+
+    def add(self, found: Losses, outputs: Tensor, beside: Tensor, batch: Batch) -> None:
+        said = outputs.log_softmax(1)
+        own = -(said.exp() * said).sum(1) if self.soft else -said.amax(1)
+        own = (own * (batch.targets["label"] >= 0)).sum() / len(own)
+        found.parts["noisy"] = (1.0 - self.trust) * (own - found.parts["loss"])
+
+
+class Corrected(Guide):
+    """Forward loss correction (Patrini et al. 2017, arXiv:1609.03683, theorem 2).
+
+    The net's probabilities are taken through the noise matrix before they are compared with the label, so that what it
+    answers itself are true classes. `matrix`: float (K, K), how often pictures of class i carry label j.
+    """
+
+    def __init__(self, task: Task, matrix: Tensor) -> None:
+        self.task, self.matrix = task, matrix
+        self.tensors = {"noise": matrix}
+
+    def add(self, found: Losses, outputs: Tensor, beside: Tensor, batch: Batch) -> None:
+        said = (outputs.softmax(1) @ self.matrix).clamp(min=1e-30).log()  # of labels (B, K)
+        found.parts["noisy"] = self.task.losses(said, batch).total - found.parts["loss"]
+
+
+_FALL = 0.2  # share of a training in which co-teaching falls to what it keeps of each batch
+
+
+class Coteaching(Guide):
+    """Co-teaching (Han et al. 2018, arXiv:1804.06872, algorithm 1).
+
+    A second net with other first weights learns beside the first, and each learns of a batch only what has the
+    smallest loss for the other one: all of it at first, and after a fifth of the training ``1 - wrong`` of it. The run
+    keeps the first net.
+
+    Args:
+        net: the second net, with its first weights.
+        wrong: share of the labels that are wrong.
+    """
+
+    whole_batch = True
+
+    def __init__(self, job: Job, net: nn.Module, wrong: float) -> None:
+        self.job, self.net, self.wrong = job, net.train(), torch.tensor(wrong)
+        self.opts = optimizers(net, head_of(net), job.plan.recipe, job.plan.batch, job.device.dtype)
+        self.count = 0
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:  # type: ignore[override]
+        kept = {**self.net.state_dict(), **of_optimizers(self.opts)}
+        return {"wrong": self.wrong, **{f"second/{k}": v for k, v in kept.items()}}
+
+    def go_on(self, kept: dict[str, Tensor]) -> None:
+        own = {k.removeprefix("second/"): v for k, v in kept.items() if k.startswith("second/")}
+        load_optimizers(self.opts, own)
+        self.net.load_state_dict({k: v for k, v in own.items() if not k.startswith("opt/")})
+        self.wrong.copy_(kept["wrong"])
+
+    def add(self, found: Losses, outputs: Tensor, beside: Tensor, batch: Batch) -> None:
+        with self.job.device.training():
+            made = self.job.task.run(self.net, batch)
+        others = floated(getattr(made, "logits", made))
+        found.parts["noisy"] = self._loss(outputs, others, batch) - found.parts["loss"]
+        (self._loss(others, outputs, batch) * len(batch)).backward()
+        self.count += len(batch)
+
+    def _loss(self, own: Tensor, others: Tensor, batch: Batch) -> Tensor:
+        """The loss of one net's outputs (B, K) on what the other one finds easy, over the batch of all processes."""
+        labels = batch.targets["label"]
+        hard = F.cross_entropy(others.detach(), labels, reduction="none", ignore_index=IGNORED)
+        every = gathered(hard.masked_fill(labels < 0, torch.inf), self.job.world).to(hard)
+        share = 1.0 - float(self.wrong) * min(1.0, self.job.task.progress / _FALL)
+        limit = every.sort().values[max(0, round(share * int(every.isfinite().sum())) - 1)]
+        easy = dataclasses.replace(batch, targets={"label": labels.masked_fill(hard > limit, IGNORED)})
+        return self.job.task.losses(own, easy).total * (len(every) / (every <= limit).sum())
+
+    def share(self, world: World) -> None:
+        share_gradients(self.net, torch.tensor(float(self.count)), world)
+        recipe, self.count = self.job.plan.recipe, 0
+        if recipe.clip:
+            nn.utils.clip_grad_norm_(self.net.parameters(), recipe.clip)
+        set_rates(self.opts, recipe, self.job.task.progress)
+        for opt in self.opts:
+            opt.step()
+            opt.zero_grad(set_to_none=True)
+
+
 class Teachers(Guide):
     """Distillation (Hinton, Vinyals and Dean 2015, arXiv:1503.02531, section 2).
 
@@ -121,7 +225,7 @@ class Teachers(Guide):
         soft = F.kl_div((outputs / self.t).log_softmax(1), self.say(batch.x), reduction="none").sum(1) * self.t**2
         soft = (soft * batch.valid).sum() / len(soft)
         # so that the part called loss stays that of the labels, comparable with validation
-        found.parts["teachers"] = self.share_ * (soft - found.parts["loss"])
+        found.parts["teachers"] = self.share_ * (soft - found.parts["loss"] - found.parts.get("noisy", 0.0))
 
 
 def reread(x: Tensor, ours: Preprocess, theirs: Preprocess) -> Tensor:
@@ -213,12 +317,16 @@ def described(teachers: tuple[Any, ...], unlabelled: Any, classes: tuple[str, ..
     return {"teachers": told, "unlabelled": {"data": spec, "fingerprint": source.fingerprint()}}
 
 
-def guides_of(job: Job) -> list[Guide]:
-    """Those of a plan. Raises: RunError: a teacher or the unlabelled pictures are others than at the beginning."""
+def guides_of(job: Job, fresh: bool, second: Callable[[], tuple[nn.Module, str]]) -> list[Guide]:
+    """Those of a plan. Raises: RunError: a teacher or the unlabelled pictures are others than at the beginning.
+
+    Args:
+        fresh: the training begins; else what guides keep will be that of a checkpoint.
+        second: makes another net of the plan, with other first weights.
+    """
     plan, made = job.plan, list[Guide]()
     if plan.recipe.noisy and job.task.classifies and plan.by_steps:
-        how = plan.recipe.early, plan.recipe.memory, job.device.torch
-        made.append(Memory(len(job.splits["train"]), len(job.task.classes), *how))  # type: ignore[attr-defined]
+        made.append(_noisy(job, fresh, second))
     if plan.teachers:
         runs = [Run(one["run"]) for one in plan.teachers]
         for run, one in zip(runs, plan.teachers, strict=True):
@@ -236,3 +344,33 @@ def guides_of(job: Job) -> list[Guide]:
             raise DataError(f"{source.name} has no pictures outside its validation and test splits to learn from")
         made.append(Unlabelled(job, source, rows))
     return made
+
+
+def _noisy(job: Job, fresh: bool, second: Callable[[], tuple[nn.Module, str]]) -> Guide:
+    """The guide of ``recipe.noisy``."""
+    r, way, classes = job.plan.recipe, job.plan.recipe.noisy, job.task.classes  # type: ignore[attr-defined]
+    if way == "early":
+        return Memory(len(job.splits["train"]), len(classes), r.early, r.memory, job.device.torch)
+    if way.startswith("bootstrap"):
+        return Bootstrap(r.trust, soft=way.endswith("soft"))
+    joint = np.eye(len(classes)) / len(classes)
+    if fresh and not (way == "coteach" and r.wrong):
+        joint = same_everywhere(_estimated(job) if job.world.first else None, job.world)
+    if way == "coteach":
+        return Coteaching(job, second()[0], r.wrong or 1.0 - float(joint.trace()))
+    return Corrected(job.task, torch.tensor(noise_matrix(joint), dtype=torch.float32, device=job.device.torch))
+
+
+def _estimated(job: Job) -> np.ndarray:
+    """The confident joint of the training labels, in the order of the task's classes; and says what it is."""
+    judge, classes = job.plan.recipe.judge, job.task.classes  # type: ignore[attr-defined]
+    found = judged(judge, job.data.source, device=job.device.kind, among=job.data.rows("train"))
+    if set(found.classes) != set(classes):
+        raise UsageError(
+            f"--set judge={judge} knows {some_of(found.classes)}, and the pictures have {some_of(classes)}"
+        )
+    order = [found.classes.index(name) for name in classes]
+    joint = found.joint[np.ix_(order, order)]
+    by = "the other pictures" if judge == AUTO else judge
+    job.show.say(f"noisy: about {1 - joint.trace():.0%} of the training labels are wrong, judged by {by}")
+    return joint

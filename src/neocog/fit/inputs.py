@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neocog.data.batches import Batches, normalised, ordered
 from neocog.data.pictures import Held, Streamed
@@ -48,7 +49,7 @@ def prepare(job: Job, *, fresh: bool = True) -> None:
     if own is not None and world.size > 1:
         raise UsageError(f"the task {task.name} is learned by one process; start it without torchrun")
     job.feed = own or feed_of(job)
-    job.guides = guides_of(job)
+    job.guides = guides_of(job, fresh, partial(net_of, job, plan.seed + 1, fresh=fresh))
 
 
 def feed_of(job: Job) -> Batches:
@@ -65,8 +66,17 @@ def feed_of(job: Job) -> Batches:
 
 def build(job: Job, *, fresh: bool = True) -> None:
     """Build the net of the plan on the device, where the pictures are read already."""
+    job.net, job.trained = net_of(job, job.plan.seed, fresh=fresh)
+    device = with_right_gradients(job.device, job.net, job.reader.shape if job.reader else ())
+    if job.device != device:
+        job.show.say("float32, because the processor's bfloat16 gradients of some of this net's convolutions are wrong")
+    job.device = device
+
+
+def net_of(job: Job, seed: int, *, fresh: bool) -> tuple[nn.Module, str]:
+    """The net of the plan with its first weights, on the device, and what of it is trained, in words."""
     plan, device, task = job.plan, job.device, job.task
-    torch.manual_seed(plan.seed)
+    torch.manual_seed(seed)
     net = features.build(plan.net, plan.taps, task)
     if plan.start is not None and plan.start["weights"]:
         if fresh:
@@ -77,11 +87,7 @@ def build(job: Job, *, fresh: bool = True) -> None:
     elif hasattr(net, "prepare"):
         net.prepare(_some(job.splits["train"].shown, 5000))  # type: ignore[operator]
     net = with_global_norms(device.placed(net), job.world)
-    job.net = net
-    job.device = with_right_gradients(device, net, job.reader.shape if job.reader else ())
-    if job.device != device:
-        job.show.say("float32, because the processor's bfloat16 gradients of some of this net's convolutions are wrong")
-    job.trained = transfer.prepare(net, plan) if plan.start is not None else ""
+    return net, transfer.prepare(net, plan) if plan.start is not None else ""
 
 
 def split_of(job: Job, source: Source, rows: np.ndarray, what: str) -> Split:

@@ -98,15 +98,23 @@ class Data:
 
     @staticmethod
     def open(
-        data: Any, test: Any, offline: bool, columns: dict[str, str] | None = None, task: str | None = None
+        data: Any,
+        test: Any,
+        offline: bool,
+        columns: dict[str, str] | None = None,
+        task: str | None = None,
+        options: Mapping[str, Any] = {},
     ) -> Data:
-        """Open what the user named. Raises: DataError if the task cannot be learned from it."""
+        """Open what the user named; `options` of the task. Raises: DataError if the task cannot be learned from it."""
         source = open_source(data, offline=offline, columns=columns)
-        chosen = find(task or guess(source)).suited(source)
+        asked = find(task or guess(source))
+        source = asked.completed(source, options)
+        chosen = asked.suited(source)
         _check(source, chosen)
         chosen.check(source)
         other = None if test is None else open_source(test, offline=offline, columns=columns)
         if other is not None:
+            other = chosen.completed(other, options, _names(source, chosen))
             _check(other, chosen)
             for role in chosen.needs:
                 renamed(other.columns[role], source.columns[role])  # says which classes training lacks
@@ -139,6 +147,11 @@ class Data:
     def columns_of(self, source: Source, rows: np.ndarray) -> dict[str, Column]:
         """What the task needs of some pictures, in the classes of the training."""
         return {role: renamed(source.columns[role], self.source.columns[role]).select(rows) for role in self.task.needs}
+
+
+def _names(source: Source, task: type[Task]) -> tuple[str, ...]:
+    """The names in the first column that the task needs."""
+    return source.columns[next(iter(task.needs))].names if task.needs else ()
 
 
 def usual_size(source: Source, rows: np.ndarray) -> tuple[tuple[int, int], int]:
@@ -306,8 +319,7 @@ class Job:
     def go_on(self, kept: dict[str, torch.Tensor]) -> None:
         """Go on from what `beside` gave."""
         for guide in self.guides:
-            for name, value in guide.tensors.items():
-                value.copy_(kept[name])
+            guide.go_on(kept)
         self.batches.load(kept)
 
 

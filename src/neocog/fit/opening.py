@@ -29,6 +29,7 @@ from neocog.fit.guides import described
 from neocog.fit.job import Data, Job, Wishes, check_options
 from neocog.fit.parallel import join, same_everywhere
 from neocog.fit.plan import Plan, make_plan, plan_inputs
+from neocog.fit.recipes import noisy_way
 from neocog.fit.run import free_folder, write_json, write_tensors
 from neocog.fit.show import Show
 from neocog.fit.start import SCRATCH, open_start, pretrained_by_default
@@ -74,7 +75,7 @@ def planned(
     world = join()
     place(device, local_rank=world.local_rank)
     show = Show(progress and world.first)
-    opened = Data.open(data, test, wishes.offline, dict(columns) if columns else None, wishes.task)
+    opened = Data.open(data, test, wishes.offline, dict(columns) if columns else None, wishes.task, wishes.task_options)
     for note in opened.source.notes:
         show.say(f"note: {note}")
     if wishes.task is None and not opened.task.classifies:
@@ -82,6 +83,7 @@ def planned(
         more = f"; --task can also be {more}" if more else ""
         show.say(f"task: {opened.task.name} ({opened.task.about}){more}")
     wishes = _checked(wishes, opened, at_once)
+    precision = precision or opened.task.precision
     here = choose(device, precision=precision, local_rank=world.local_rank, training=True)
     chosen = dataclasses.replace(same_everywhere(here, world), index=here.index)  # one choice for all processes
     show.say(f"device: {chosen}" + (f", {world.size} processes" if world.size > 1 else ""))
@@ -115,14 +117,15 @@ def planned(
 
 def _checked(wishes: Wishes, opened: Data, at_once: bool) -> Wishes:
     """The wishes, where what is to be learned from beside labels can be. Raises: UsageError: it cannot."""
-    asked = {"--noisy": wishes.fields.get("noisy"), "--teacher": wishes.teachers,
+    way = noisy_way(wishes.fields.get("noisy", ""))
+    asked = {f"--noisy {way}".replace(" early", ""): way, "--teacher": wishes.teachers,
              "--unlabelled": wishes.unlabelled is not None}  # fmt: skip
     for option in (name for name, given in asked.items() if given):
         if not opened.task.classifies:
             raise UsageError(f"{option} is for the task label, and this training is for {opened.task.name}")
         if option == "--noisy":
             continue
-        if opened.source.kind != PICTURE:
+        if opened.source.kind != PICTURE and not option.startswith("--noisy"):
             raise UsageError(f"{option} is for pictures, and {opened.source.name} holds {opened.source.kind}s")
         if at_once or wishes.regime == "features" or wishes.layers:
             raise UsageError(

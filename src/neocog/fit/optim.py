@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -162,6 +162,28 @@ def optimizers(
     if filters:
         found.append(Muon(filters, momentum=recipe.momentum_filters, dtype=dtype))
     return found
+
+
+def of_optimizers(opts: list[torch.optim.Optimizer]) -> dict[str, Any]:
+    """What optimizers remember of each parameter, tensors and numbers by names such as ``opt/0/3/momentum_buffer``."""
+    return {
+        f"opt/{number}/{index}/{key}": value
+        for number, opt in enumerate(opts)
+        for index, values in opt.state_dict()["state"].items()
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def load_optimizers(opts: list[torch.optim.Optimizer], kept: Mapping[str, Any]) -> None:
+    """Give optimizers what `of_optimizers` gave, among other things. Raises: ValueError: of other optimizers."""
+    for number, opt in enumerate(opts):
+        state: dict[int, dict[str, Any]] = {}
+        for name, value in kept.items():
+            if name.startswith(f"opt/{number}/"):
+                _, _, index, key = name.split("/")
+                state.setdefault(int(index), {})[key] = value
+        opt.load_state_dict({"state": state, "param_groups": opt.state_dict()["param_groups"]})
 
 
 def _answering(head: nn.Module) -> set[int]:

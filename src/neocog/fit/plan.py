@@ -329,11 +329,7 @@ def _as_the_task_can(r: Recipe, task: Task) -> tuple[Recipe, list[str]]:
     notes, changes = [], dict[str, Any]()
     if (r.mixup or r.cutmix) and (r.noisy or not task.mixes):
         changes |= {"mixup": 0.0, "cutmix": 0.0}
-        why = (
-            "--noisy averages answers for single pictures"
-            if r.noisy
-            else f"the task {task.name} cannot learn from them"
-        )
+        why = "--noisy looks at single pictures" if r.noisy else f"the task {task.name} cannot learn from them"
         notes.append(f"pictures are not mixed: {why}")
     if (task.geometry or task.remakes) and r.small < 1.0:
         changes["small"] = 1.0

@@ -8,6 +8,16 @@ from typing import Any
 
 from neocog.errors import UsageError, closest
 
+NOISY = ("early", "coteach", "correct", "bootstrap", "bootstrap-soft")  # ways to learn from wrong labels, see guides
+
+
+def noisy_way(value: object) -> str:
+    """One of `NOISY`, or "" for none; True is the first. Raises: UsageError: it is none of them."""
+    way = {"true": NOISY[0], "false": "", "none": ""}.get(str(value).lower(), str(value))
+    if way and way not in NOISY:
+        raise UsageError(f"unknown way --noisy {way}{closest(way, NOISY)}; expected one of {', '.join(NOISY)}")
+    return way
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -56,9 +66,12 @@ class Recipe:
     penalty_from: float = 0.0  # l1 and l2 begin at this epoch
     balance: str = "auto"  # auto | weights | sampling | none
     # beside the labels (see neocog.fit.guides)
-    noisy: bool = False  # many labels may be wrong
-    early: float = 3.0  # noisy: weight of the early-learning regularisation
-    memory: float = 0.7  # noisy: what stays of a picture's average prediction when it is seen again
+    noisy: str = ""  # many labels may be wrong: early | coteach | correct | bootstrap | bootstrap-soft
+    early: float = 3.0  # noisy early: weight of the regularisation
+    memory: float = 0.7  # noisy early: what stays of a picture's average prediction when it is seen again
+    judge: str = "auto"  # noisy coteach, correct: who says which labels are wrong: auto (other pictures), or a run
+    wrong: float = 0.0  # noisy coteach: share of the labels that are wrong (0: estimated)
+    trust: float = 0.0  # noisy bootstrap: share of the label in what is learned (0: 0.8, soft 0.95)
     teach: float = 0.9  # --teacher: share of the teachers in the loss
     soften: float = 2.0  # --teacher: temperature of the probabilities
     sure: float = 0.95  # --unlabelled: probability from which on a guess is learned from
@@ -85,6 +98,9 @@ class Recipe:
     val_share: float = 0.1  # cut from the training split when no validation split is declared
     val_most: int = 5000
     task_options: dict[str, Any] = dataclasses.field(default_factory=dict)  # that go with it
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "noisy", noisy_way(self.noisy))
 
     def changed(self, **fields: Any) -> Recipe:
         """Return a copy with other values; text is converted to the field's type (for the command line).

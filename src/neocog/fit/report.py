@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from neocog.charts import line_chart
 from neocog.data.decode import decode
 from neocog.errors import NeocogError
 from neocog.fit import report_results as results
@@ -22,7 +23,7 @@ from neocog.fit.examples import sheets
 from neocog.fit.findings import Finding, judged, values_of
 from neocog.fit.job import reader_of
 from neocog.fit.run import read_json, records, write_atomically
-from neocog.page import Html, line_chart, page, pairs, paragraph, table, text
+from neocog.page import Html, page, pairs, paragraph, table, text
 from neocog.records import counted, speak_of, worded
 from neocog.tasks.task import words
 

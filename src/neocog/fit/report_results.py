@@ -10,10 +10,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from neocog.charts import line_chart
 from neocog.errors import RunError
 from neocog.fit.examples import FOLDER
 from neocog.fit.run import damaged, read_json
-from neocog.page import Html, gallery, line_chart, pairs, paragraph, picture_file, table, thumbnail
+from neocog.page import Html, gallery, pairs, paragraph, picture_file, table, thumbnail
 from neocog.records import counted
 from neocog.tasks import Task
 from neocog.tasks.task import Seen

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from neocog.errors import RunError
-from neocog.fit.optim import optimizers
+from neocog.fit.optim import load_optimizers, of_optimizers, optimizers
 from neocog.fit.recipes import Recipe
 from neocog.fit.run import damaged, load_state, read_tensors, write_tensors
 from neocog.nets import head_of
@@ -107,15 +107,9 @@ class State:
         if self.top and self.top["step"] != self.step:
             tensors |= {f"top/{k}": v for k, v in self._top.items()}
         tensors |= {f"beside/{k}": v for k, v in self.beside.items()}
-        plain: dict[str, Any] = {}
-        for number, opt in enumerate(self.opts):
-            for index, values in opt.state_dict()["state"].items():
-                for key, value in values.items():
-                    name = f"opt/{number}/{index}/{key}"
-                    if isinstance(value, Tensor):
-                        tensors[name] = value
-                    elif value is not None:
-                        plain[name] = value
+        of_opts = of_optimizers(self.opts)
+        tensors |= {k: v for k, v in of_opts.items() if isinstance(v, Tensor)}
+        plain = {k: v for k, v in of_opts.items() if not isinstance(v, Tensor)}
         names = ("step", "elapsed", "seconds", "scale", "best", "stale", "top", "last", "log_size")
         counters = {k: getattr(self, k) for k in names}
         write_tensors(folder / CHECKPOINT, tensors, {"counters": json.dumps(counters), "plain": json.dumps(plain)})
@@ -137,15 +131,10 @@ class State:
             load_state(self.average, _under(tensors, "average/"), str(path))
         if self.slow:
             self.slow = {k: v.to(self.slow[k].device) for k, v in _under(tensors, "slow/").items()}
-        for number, opt in enumerate(self.opts):
-            state: dict[int, dict[str, Any]] = {}
-            for name, value in [*_under(tensors, f"opt/{number}/").items(), *_under(plain, f"opt/{number}/").items()]:
-                index, key = name.split("/")
-                state.setdefault(int(index), {})[key] = value
-            try:
-                opt.load_state_dict({"state": state, "param_groups": opt.state_dict()["param_groups"]})
-            except ValueError as error:
-                raise RunError(f"{path} was written with another optimizer: {error}") from None
+        try:
+            load_optimizers(self.opts, {**tensors, **plain})
+        except ValueError as error:
+            raise RunError(f"{path} was written with another optimizer: {error}") from None
         for key, value in counters.items():
             setattr(self, key, value)
         self._top = _under(tensors, "top/")

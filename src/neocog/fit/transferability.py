@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from neocog import nets
+from neocog.charts import line_chart
 from neocog.data import open_source
 from neocog.data.kinds import Category
 from neocog.data.source import Selected, Source
@@ -34,7 +35,7 @@ from neocog.fit.show import Show
 from neocog.fit.start import open_start
 from neocog.fit.training import carry_out_new, resume
 from neocog.fit.transfer import describe
-from neocog.page import Html, line_chart, page, paragraph, table
+from neocog.page import Html, page, paragraph, table
 from neocog.records import counted
 
 KINDS = {

@@ -10,18 +10,24 @@ support vector machines"): p = 1 / (1 + exp(-(slope x + shift))), where x is
 
 A straight line keeps the order of pictures, and two numbers can be learned from few pictures; `calibrate` learns
 them from a library whose pictures have labels, and `DEFAULTS` serve the others.
+
+The classes of a run of your own are another matter: they are few, and exclude each other only among pictures like those
+that the run was trained on, while a library has others, which the net must call something. So it is counted how many
+pictures of a class the library has, by those that are at least as surely of it as the median of the run's own unseen
+pictures of that class: they are half (the method "T50" of Forman 2008, "Quantifying counts and costs via
+classification"). The log-odds of the class are then lowered until as many are expected, see `shown_in`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from neocog.library.store import Store
-from neocog.library.view import view_of
+from neocog.library.view import OUTPUT, View, view_of
 
 KINDS = ("word", "example", "output", "text")
 
@@ -33,6 +39,7 @@ KINDS = ("word", "example", "output", "text")
 # example: of 820 Flickr8k pictures with a like (two shared caption nouns), 85 % find something besides themselves; of
 #   39 pictures of animals that are not among them, 92 % find nothing. output: 90 % and 90 %.
 THRESHOLDS = {"word": 0.4, "example": 0.12, "output": 0.14}
+OWN_WORD = 0.5  # of the classes of a run
 # Of models for which another one is better. efficientnet_lite0 (500 Flickr8k dev pictures, 402 with a like, and 100
 # samples): word, at 0.4: 98 % find nothing, 96 % are found, 97 % are right; on Flickr8k 65 % and 88 %. example: 92 %
 # find something, 95 % of the 39 find nothing; output: 90 % and 97 %.
@@ -46,6 +53,7 @@ LEAST_TEXT = 0.55
 # the dev split).
 UNKNOWN = 0.15
 _FEWEST = 20  # pictures on each side from which a calibration is learned
+_STEADY = 10  # pictures of a library that say as much of it as what is known of the run
 _EDGE = 1e-6  # probabilities closer to 0 or 1 say nothing more; half precision ends there as well
 
 
@@ -133,15 +141,64 @@ def fit_line(x: np.ndarray, right: np.ndarray, weight: np.ndarray | None = None)
     return Line(float(slope), float(t[1] - slope * centre), len(x))
 
 
-def lines_from(saved: Mapping[str, Any] | None, model: str) -> dict[str, Line]:
-    """Return the lines for a model: those that a library keeps (see `lines_to`), else the measured ones."""
+def lines_from(saved: Mapping[str, Any] | None, model: str, *, counted: bool = False) -> dict[str, Line]:
+    """Return the lines for a model: those that a library keeps (see `lines_to`), else the measured ones.
+
+    `counted`: its classes are a run's own (see `counts`), so there is no measured line for words.
+    """
     own, measured = (saved or {}).get(model, {}), {**DEFAULTS, **MEASURED.get(model, {})}
-    return {kind: Line(**own[kind]) if kind in own else measured[kind] for kind in KINDS}
+    found = {kind: Line(**own[kind]) if kind in own else measured[kind] for kind in KINDS}
+    return {kind: line for kind, line in found.items() if kind in own or kind != "word" or not counted}
 
 
-def threshold_of(kind: str, model: str) -> float:
+def threshold_of(kind: str, model: str, *, counted: bool = False) -> float:
     """Return the probability from which on a hit is shown, for one of the kinds of `THRESHOLDS`."""
+    if counted and kind == "word":
+        return OWN_WORD
     return _OWN_THRESHOLDS.get(model, THRESHOLDS).get(kind, THRESHOLDS[kind])
+
+
+def counts(card: Mapping[str, Any]) -> bool:
+    """Whether the classes of a library's model are those of a run, not ImageNet's."""
+    return isinstance(card.get("concepts"), list)
+
+
+def shown_in(view: View, model: str, concepts: Sequence[int], line: Line | None) -> np.ndarray:
+    """Return float32 (N,): how probable it is that the pictures of a view show one of some concepts; 0 if unknown.
+
+    `line`: that of words; None for a run's own classes, each of which is then counted.
+    """
+    if line is not None:
+        raw = view.probabilities(model, concepts)
+        return np.where(raw > 0, line(log_odds(raw)), np.float32(0))
+    rows, values = view.vectors(model, OUTPUT)
+    found = np.zeros(len(view), np.float32)
+    for k in concepts:
+        found[rows] += sigmoid(log_odds(values[:, k]) + shift_of(view, model, k))
+    return np.minimum(found, 1)
+
+
+def shift_of(view: View, model: str, k: int) -> float:
+    """Return by how much the log-odds of a run's class are lowered in this library, a number up to 0; see above."""
+    if (model, k) not in view.shifts:
+        view.shifts[model, k] = _shift(view.store.models()[model].get("sure"), view.vectors(model, OUTPUT)[1], k)
+    return view.shifts[model, k]
+
+
+def _shift(sure: Sequence[Sequence[float]] | None, values: np.ndarray, k: int) -> float:
+    if not sure or not len(values):
+        return 0.0
+    least, share, usual = sure[k]  # see unseen.surest
+    x, count = log_odds(values[:, k]), len(values)
+    # one picture of the run's stands beside those of the library
+    expected = ((values[:, k] >= least).sum() / share + usual) * count / (count + 1)
+    many, edges = np.histogram(x, 1024)
+    low, high = -30.0, 0.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        enough = many @ sigmoid((edges[1:] + edges[:-1]) / 2 + middle) < expected
+        low, high = (middle, high) if enough else (low, middle)
+    return high * count / (count + _STEADY)
 
 
 def lines_to(saved: Mapping[str, Any] | None, model: str, lines: Mapping[str, Line]) -> dict[str, Any]:

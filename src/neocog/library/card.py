@@ -112,5 +112,5 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
 def _identity(card: dict[str, Any]) -> dict[str, Any]:
     weights = card.get("weights")
     mark = weights.get("fingerprint") if isinstance(weights, dict) else weights
-    same = {key: card.get(key) for key in ("dimension", "classes", "layer", "preprocess", "concepts")}
+    same = {key: card.get(key) for key in ("dimension", "classes", "layer", "preprocess", "concepts", "sigmoid")}
     return {**same, "weights": mark}

@@ -12,7 +12,7 @@ import numpy as np
 
 from neocog.data.places import is_there, read_place
 from neocog.errors import LibraryError
-from neocog.library.calibration import THRESHOLDS, lines_from, log_odds
+from neocog.library.calibration import counts, lines_from, log_odds, shift_of, sigmoid, threshold_of
 from neocog.library.heads import Head
 from neocog.library.store import Store
 from neocog.library.teaching import answers, concepts_of, said_of
@@ -139,11 +139,22 @@ def _concepts(
     concepts = view.vocabulary(model)
     if concepts is None or len(shown) != len(concepts):
         return (), ()
-    line, least = lines_from(view.store.load("calibration"), model)["word"], THRESHOLDS["word"]
+    counted = counts(view.store.models()[model])
+    line = lines_from(view.store.load("calibration"), model, counted=counted).get("word")
+    least = threshold_of("word", model, counted=counted)
+    if line is None:  # those that may be named
+        some = np.flatnonzero(shown >= 0.01)
+        shifts = np.array([shift_of(view, model, int(k)) for k in some], np.float32)
+        shown = shown.astype(np.float32)
+        shown[some] = sigmoid(log_odds(shown[some]) + shifts)
+
+    def judged(p: Any) -> float:
+        return float(line(log_odds(np.array(p)))) if line is not None else float(p)
+
     order = np.argsort(-shown, kind="stable")[:5]
-    named = {concepts.classes[i]: float(line(log_odds(shown[i]))) for i in order}
+    named = {concepts.classes[i]: judged(shown[i]) for i in order}
     named = {name: p for name, p in named.items() if p >= least}
-    broader = ((term, float(line(log_odds(np.array(p))))) for term, p in concepts.summary(shown) if term not in named)
+    broader = ((term, judged(p)) for term, p in concepts.summary(shown) if term not in named)
     return tuple(named.items()), tuple([one for one in broader if one[1] >= least][:4])
 
 

@@ -24,6 +24,7 @@ from neocog.engine.choice import place as place_of_graph
 from neocog.engine.engines import Engine, PyTorch, Shared, installed
 from neocog.errors import LibraryError, UsageError
 from neocog.library.model_names import at_layer, at_size, fingerprint, model_name
+from neocog.library.unseen import unseen
 from neocog.records import Preprocess
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ GRAPH_FROM = 50  # pictures from which the two seconds that writing a graph take
 MEASURE_FROM = 500  # pictures from which half a second of measuring is repaid; bfloat16 is used from there on
 FETCHED = "mobilenet_v1"  # good and small: 17 MB
 _IMAGENET = 1000
-_CARD = ("name", "net", "weights", "layer", "preprocess", "concepts", "temperature")
+_CARD = ("name", "net", "weights", "layer", "preprocess", "concepts", "temperature", "sigmoid", "sure")
+_NAMED = ("label", "tags")  # tasks whose classes are those of the net's outputs
 
 
 def default_net(say: Callable[[str], object] | None = None) -> str:
@@ -113,10 +115,15 @@ class Kept:
 
     def _told_apart(self, features: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features as they are, and probabilities of logits."""
-        if not logits.shape[1]:
-            return features, logits
+        return features, self.probabilities(logits) if logits.shape[1] else logits
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities (B, K) of logits (B, K): those of classes that exclude each other, or of tags."""
+        if tags := self._card.get("sigmoid"):
+            slope, shift = np.asarray(tags, np.float32)
+            return 0.5 * (1 + np.tanh(0.5 * (slope * logits + shift)))  # the sigmoid, without overflow
         powers = np.exp((logits - logits.max(1, keepdims=True)) / np.float32(self.temperature))
-        return features, powers / powers.sum(1, keepdims=True)
+        return powers / powers.sum(1, keepdims=True)
 
     def _ready(self, pixels: np.ndarray) -> Shared:
         assert self._engine is not None
@@ -166,7 +173,7 @@ class Embedder(Kept):
         """
         from neocog.fit.device import place
 
-        temperature, concepts = 1.0, ""  # type: float, str | list[str]
+        temperature, concepts, tags, run = 1.0, "", None, None  # type: float, str | list[str], Any, Path | None
         if net is None:
             net = default_net(say)
         if isinstance(net, str | os.PathLike) and (Path(net) / "net.json").is_file():
@@ -176,7 +183,12 @@ class Embedder(Kept):
         if not isinstance(net, str | os.PathLike):
             made, pre, file = net.net(), net.preprocess, net.folder / "weights.safetensors"
             whole = size is not None
-            temperature, concepts = net.temperature, list(net.classes)
+            temperature, concepts = net.temperature, list(net.classes) if net.task.name in _NAMED else []
+            run = net.folder if concepts else None
+            if net.task.name == "tags":  # whose probabilities are sigmoids of slope x output + shift
+                p = net.task.probabilities(np.repeat([[0.0], [1.0]], len(concepts), axis=1))  # type: ignore[attr-defined]
+                shift, both = np.log(p / (1 - p))
+                tags = [(both - shift).tolist(), shift.tolist()]
             name, source = model_name(net.folder), os.path.abspath(net.folder)
         else:
             from neocog.nets.weights import build_with_weights, preprocess_for, resolve_weights
@@ -200,7 +212,10 @@ class Embedder(Kept):
             "preprocess": {**asdict(pre), "mean": [*pre.mean], "std": [*pre.std]},
             "concepts": concepts,
             "temperature": temperature,
+            **({"sigmoid": tags} if tags else {}),
         })  # fmt: skip
+        if run is not None:
+            self._card["sure"] = unseen(run, self.probabilities)
         from neocog.library.seeing import Seeing
 
         kind, number = place(device)
@@ -297,11 +312,11 @@ def embedder_of(card: dict[str, Any], device: str | None = None, *, amount: int 
     if device in (None, "cpu") and (few or installed("torch").endswith("+cpu")):  # else there may be a GPU
         path = graph_place(card)
         if (engine := checked(path, fast=not few)) is not None:
-            return Kept({key: card[key] for key in _CARD}, engine, facts(path)["shapes"])
+            return Kept({key: card[key] for key in _CARD if key in card}, engine, facts(path)["shapes"])
     pre = card["preprocess"]
     made = Embedder(
         source, None if run else file, device,
         layer=card.get("layer"), size=pre["size"], resize=pre["resize"], amount=amount, say=say,
     )  # fmt: skip
-    made._know({key: card[key] for key in _CARD})
+    made._know({key: card[key] for key in _CARD if key in card})
     return made

@@ -30,7 +30,7 @@ from pathlib import PurePath
 import numpy as np
 import pyarrow.compute as pc
 
-from neocog.library.calibration import LEAST_TEXT, THRESHOLDS, UNKNOWN, Line, log_odds, threshold_of
+from neocog.library.calibration import LEAST_TEXT, UNKNOWN, Line, counts, log_odds, shown_in, threshold_of
 from neocog.library.concepts import TURNING, Match, Spelling, Vocabulary, normalise, says_nothing
 from neocog.library.query import Example, Word
 from neocog.library.sentences import Witness
@@ -175,7 +175,7 @@ def _word_part(
     shown, raw = none, none
     if match is not None and model is not None:
         raw = view.probabilities(model, match.concepts)
-        shown = np.where(raw > 0, lines["word"](log_odds(raw)), 0)
+        shown = shown_in(view, model, match.concepts, lines.get("word"))
     learned = none
     by_text = np.where(known > 0, LEAST_TEXT + (1 - LEAST_TEXT) * lines["text"](known), 0)
     if heads is not None:
@@ -206,7 +206,8 @@ def _word_part(
         value = 1 - p[row] if word.negative else max(p[row], shown[row])
         return [Reason(str(word), "word", float(value), word.weight, text)]
 
-    threshold = 0.5 if word.negative else THRESHOLDS["word"]
+    counted = model is not None and counts(view.store.models()[model])
+    threshold = 0.5 if word.negative else threshold_of("word", model or "", counted=counted)
     return Part(word.weight, word.negative, 1 - p if word.negative else p, threshold, explain), shown
 
 

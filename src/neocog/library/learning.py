@@ -99,7 +99,8 @@ def learn_sentences(
         new, held = joined(towers), np.concatenate(rows[1:])
         texts = [source.texts[i] for i in rows[0]]
         words = {**begun.about["words"], **shares(texts, _OFTEN)}
-        new = Space(new.weights, {**begun.about, "words": words, "learned_from": len(rows[0])})
+        heads = {k: v for k, v in begun.weights.items() if k.startswith("words.")}  # places move little
+        new = Space({**new.weights, **heads}, {**begun.about, "words": words, "learned_from": len(rows[0])})
         new = evened(new, source.vectors[rows[0]], texts)
         if len(held) >= _TO_CALIBRATE:
             new = calibrated(new, source.vectors[held], [source.texts[i] for i in held], seen=source.seen(held))

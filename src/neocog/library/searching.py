@@ -21,7 +21,7 @@ import numpy as np
 
 from neocog.data.stores import moment
 from neocog.errors import LibraryError, UsageError
-from neocog.library.calibration import UNKNOWN, lines_from
+from neocog.library.calibration import UNKNOWN, counts, lines_from
 from neocog.library.evidence import Part, Reason, example_parts, word_parts
 from neocog.library.filters import filtered
 from neocog.library.model_names import at_layer
@@ -272,7 +272,8 @@ def rank(
     view = view_of(store)
     chosen = view.model(model, _examples(parsed))
     seeing, layer = _layer(view, chosen, layer)
-    lines = lines_from(store.load("calibration"), chosen or "")
+    counted = chosen is not None and counts(store.models()[chosen])
+    lines = lines_from(store.load("calibration"), chosen or "", counted=counted)
     notes: list[str] = []
     witness = witness_of(view)
 

@@ -165,14 +165,18 @@ class Witness:
         new = [text for text in dict.fromkeys(texts) if text not in self._asked]
         if not new:
             return
-        vectors = self.space.sentences(new)
+        heads = [self.space.heads(text) for text in new]
+        vectors = np.concatenate((self.space.sentences(new), *(vectors for vectors, _ in heads)))
         rows, values = self._places
-        cosines = self.view.store.products(self.space.trunk, self.space.fingerprint, values, vectors.T)
-        for k, text in enumerate(new):
+        products = self.view.store.products(self.space.trunk, self.space.fingerprint, values, vectors.T)
+        after = len(new)
+        for k, (text, (_, added)) in enumerate(zip(new, heads, strict=True)):
             found = np.zeros(len(self.view), np.float32)
             seen = self.seen(text)
             seen = seen if seen is None else seen[rows]
-            found[rows] = self.space.probability(np.ascontiguousarray(cosines[:, k]), text, seen)
+            heard = self.space.heard(products[:, after : after + len(added)], added) if len(added) else None
+            after += len(added)
+            found[rows] = self.space.probability(np.ascontiguousarray(products[:, k]), text, seen, heard)
             self._asked[text] = found
 
     def needed(self, text: str) -> float:

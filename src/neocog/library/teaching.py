@@ -8,6 +8,7 @@ source.py makes labelled pictures of both, which a whole net can be trained on.
 from __future__ import annotations
 
 import base64
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -90,7 +91,7 @@ def teach(
     """
     start = time.perf_counter()
     name = " ".join(name.split())
-    if not normalise(name) or len(name) > _LONGEST:
+    if not normalise(name) or len(name) > _LONGEST or name != name.encode(errors="replace").decode():
         raise UsageError(
             f"a concept needs a name of at most {_LONGEST} characters, such as 'our cat', got {name[:60]!r}"
         )
@@ -379,7 +380,7 @@ def _vectors(view: View, model: str, given: Iterable[Any], notes: list[str]) -> 
 
 def _files(one: Any) -> list[str]:
     path = Path(one).expanduser()
-    if not path.is_dir():
+    if not str(one) or not os.path.isdir(path):  # which also says no where a name is too long
         return [str(one)]
     found = [str(one) for one in pictures_below(path)]
     if not found:

@@ -97,7 +97,7 @@ class Vectors(Tables):
             "id": uuid.uuid4().hex[:8],  # copies in cache/ are named after it
         }  # fmt: skip
         old = self._card.read()["models"].get(name)
-        if old is not None and not difference(old, whole):
+        if old is not None and not difference(old, whole) and whole.keys() <= old.keys():
             return
         with self._writing(), told(self.folder):
             models = self.models()
@@ -108,6 +108,7 @@ class Vectors(Tables):
                         f"{self.folder} has another model {name!r} ({differ} differ; {old['dimension']} numbers a "
                         f"picture there, {dimension} here); give the new one another name, or remove the old one"
                     )
+                self._card.write(models={**models, name: {**whole, **old}})  # what an older neocog did not note
                 return
             self._unlist(name)  # a table without a card: a process was killed between the two
             fields = [

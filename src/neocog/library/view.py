@@ -35,6 +35,7 @@ COLUMNS = (
 FEATURES, OUTPUT = "features", "output"  # layers: what the last one reads, and what it gives
 _PAIRS_FROM = 512  # pictures whose pairs show how alike two pictures of the library usually are
 _AT = re.compile(r"(.+) at (?:(\d+):)?(\d\d):(\d\d)", re.DOTALL)
+_BROKEN = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of characters, which stand in no path
 _SUMS = 64 << 20  # bytes of probabilities that are kept
 _CHUNK = 8192  # rows converted from half precision at a time
 
@@ -49,6 +50,7 @@ class View:
         self._aligned: list[tuple[np.ndarray, np.ndarray]] = []
         self._pairs: dict[tuple[str, str, str], tuple[float, float]] = {}
         self._sums: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
+        self.shifts: dict[tuple[str, int], float] = {}  # see calibration.shift_of
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -260,6 +262,7 @@ def find_picture(view: View, file: str, *, files: bool = True) -> tuple[int, Pat
 
     Raises: UsageError: there is no such picture.
     """
+    file = _BROKEN.sub("\ufffd", file)
     path = Path(_at(view, file)).expanduser()
     file = str(path) if moment(str(path)) else file
     try:

@@ -21,9 +21,9 @@ def bleu(found: Sequence[Sentence], references: Sequence[Sequence[Sentence]], lo
         length += len(sentence)
         nearest += min((abs(len(other) - len(sentence)), len(other)) for other in others)[1]
         for n in range(1, longest + 1):
-            own, most = _grams(sentence, n), Counter[tuple[Hashable, ...]]()
+            own, most = grams(sentence, n), Counter[tuple[Hashable, ...]]()
             for other in others:
-                most |= _grams(other, n)
+                most |= grams(other, n)
             right[n - 1] += (own & most).total()
             total[n - 1] += own.total()
     if not length:
@@ -36,5 +36,6 @@ def bleu(found: Sequence[Sentence], references: Sequence[Sequence[Sentence]], lo
     return made
 
 
-def _grams(sentence: Sentence, n: int) -> Counter[tuple[Hashable, ...]]:
+def grams(sentence: Sentence, n: int) -> Counter[tuple[Hashable, ...]]:
+    """How often each n words in a row stand in a sentence."""
     return Counter(tuple(sentence[i : i + n]) for i in range(len(sentence) - n + 1))

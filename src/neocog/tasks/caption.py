@@ -26,6 +26,7 @@ from neocog.nets.language import END, MODELS, PAD, UNKNOWN, language_model
 from neocog.tasks.answer import Answer
 from neocog.tasks.bleu import bleu
 from neocog.tasks.canvas import PLAIN, RIGHT, WRONG, captioned
+from neocog.tasks.cider import cider
 from neocog.tasks.task import Batch, Losses, Seen, Source, Targets, Task, Trunk, Warp, register
 from neocog.text.tokens import Words, load_tokenizer, split_words
 
@@ -311,6 +312,7 @@ class Caption(Task):
         if "written" in seen:
             written, captions = self._sentences(seen)
             made |= {f"bleu_{n}": v for n, v in enumerate(bleu(written, captions), 1)}
+            made["cider"] = cider(written, captions)
             made["distinct"] = len(set(written)) / len(written)
             made["same_as_a_caption"] = float(np.mean([w in c for w, c in zip(written, captions, strict=True)]))
             made["fits"] = float((self._fits(seen) >= _FITS).mean())
@@ -362,7 +364,7 @@ class Caption(Task):
         if "bleu_1" not in figures:
             return made
         each = " / ".join(f"{100 * figures[f'bleu_{n}']:.1f}" for n in range(1, 5))
-        return f"{made}, BLEU-1 to 4 {each}, {figures['distinct']:.0%} distinct"
+        return f"{made}, BLEU-1 to 4 {each}, CIDEr {figures['cider']:.2f}, {figures['distinct']:.0%} distinct"
 
     # ---- answers
 

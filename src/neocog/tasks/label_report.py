@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from neocog.page import Html, gallery, heatmap, line_chart, paragraph, table, thumbnail
+from neocog.charts import heatmap, line_chart
+from neocog.page import Html, gallery, paragraph, table, thumbnail
 from neocog.tasks.measures import confusion, softmax
 from neocog.tasks.task import Picture, Section, Seen
 

@@ -28,8 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neocog.charts import line_chart
 from neocog.errors import DataError, UsageError
-from neocog.page import Html, line_chart, paragraph
+from neocog.page import Html, paragraph
 from neocog.tasks.answer import Answer, Claim
 from neocog.tasks.at_once import Arrays, FitsAtOnce
 from neocog.tasks.logistic import few_threads

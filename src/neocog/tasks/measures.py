@@ -275,7 +275,7 @@ def _check(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 _SIGNS = {
     **{name: name.upper() for name in "ap ap11 ap50 ap75 auc ece eer f mae nme oks pck r2 rmse voc".split()},
-    "f1": "F1", "iou": "IoU", "map": "mAP", "miou": "mIoU",
+    "cider": "CIDEr", "f1": "F1", "iou": "IoU", "map": "mAP", "miou": "mIoU",
 }  # fmt: skip
 
 

@@ -22,9 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from neocog.charts import scatter_chart
 from neocog.data.kinds import Numbers
 from neocog.errors import DataError, UsageError
-from neocog.page import Html, paragraph, scatter_chart, table
+from neocog.page import Html, paragraph, table
 from neocog.tasks.answer import Answer, Claim, which
 from neocog.tasks.at_once import Arrays, FitsAtOnce
 from neocog.tasks.last_layers import Layers, logistics, ridge
@@ -77,7 +78,7 @@ class Number(FitsAtOnce, Task):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.names, self.loss = tuple(names), self.how["loss"]
+        self.names, self.loss = tuple(names), self.how.get("loss")
         self.mean, self.deviation, self.spread = (np.asarray(v, np.float64) for v in (mean, deviation, spread))
         self.periods = tuple(periods)
         self.levels = tuple(None if one is None else np.asarray(one, np.float64) for one in levels)
@@ -96,7 +97,8 @@ class Number(FitsAtOnce, Task):
     @classmethod
     def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Number:
         column: Any = source.columns["numbers"]
-        loss = cls.chosen(settings)["loss"]
+        chosen = cls.chosen(settings)
+        loss = chosen.get("loss")
         values, periods = _values(column, rows), tuple(column.periods)
         mean, deviation, spread, levels = [], [], [], []
         for name, own, period in zip(column.names, values.T, periods, strict=True):
@@ -108,7 +110,7 @@ class Number(FitsAtOnce, Task):
             if period:
                 angle = 2 * math.pi * own / period
                 middle = math.atan2(np.sin(angle).mean(), np.cos(angle).mean())
-                far = np.abs(_turned(angle - middle))
+                far = np.abs(turned(angle - middle))
                 mean.append(middle)
                 deviation.append(float(np.sqrt((far**2).mean())))
                 spread.append(float(far.mean()))
@@ -124,7 +126,7 @@ class Number(FitsAtOnce, Task):
                             f"{len(steps):,}, such as {steps[len(steps) // 2]:g}; loss=huber is for any number"
                         )
             levels.append(None if steps is None else steps.tolist())
-        return cls(column.names, mean, deviation, spread, periods, levels, loss=loss)
+        return cls(column.names, mean, deviation, spread, periods, levels, **chosen)
 
     @classmethod
     def strata(cls, source: Source) -> np.ndarray | None:
@@ -177,7 +179,7 @@ class Number(FitsAtOnce, Task):
         made = np.where(np.isfinite(values), values, np.nan)
         for d, period in enumerate(self.periods):
             own = made[:, d]
-            made[:, d] = _turned(2 * math.pi * own / period) if period else (own - self.mean[d]) / self.deviation[d]
+            made[:, d] = turned(2 * math.pi * own / period) if period else (own - self.mean[d]) / self.deviation[d]
         return made
 
     def _natural(self, targets: np.ndarray) -> np.ndarray:
@@ -233,7 +235,7 @@ class Number(FitsAtOnce, Task):
         far = self._found(seen["outputs"]) - self._natural(seen["numbers"])
         for d, period in enumerate(self.periods):
             if period:
-                far[:, d] = _turned(far[:, d], period)
+                far[:, d] = turned(far[:, d], period)
         return np.abs(far)
 
     def figures(self, seen: Seen) -> dict[str, Any]:
@@ -252,7 +254,7 @@ class Number(FitsAtOnce, Task):
             if len(own):
                 around = truth - truth.mean()
                 if self.periods[d]:
-                    around = _turned(truth - math.atan2(np.sin(truth).mean(), np.cos(truth).mean()))
+                    around = turned(truth - math.atan2(np.sin(truth).mean(), np.cos(truth).mean()))
                 spread = self.spread[d] * (self._unit[d] if self.periods[d] else 1.0)
                 whole = float(((around * self._unit[d]) ** 2).sum())
                 made = {
@@ -382,7 +384,7 @@ class Number(FitsAtOnce, Task):
         return {"numbers": torch.stack(made, 1)}
 
 
-def _turned(angle: Any, period: float = 2 * math.pi) -> Any:
+def turned(angle: Any, period: float = 2 * math.pi) -> Any:
     """Angles brought to half a period below and above 0."""
     return (angle + period / 2) % period - period / 2
 

@@ -21,12 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neocog.charts import line_chart
 from neocog.data.chance import draws
 from neocog.data.game import Games
 from neocog.data.games import make_games
 from neocog.data.read_game import GameReader
 from neocog.errors import UsageError
-from neocog.page import Html, animation, line_chart, paragraph
+from neocog.page import Html, animation, paragraph
 from neocog.tasks.answer import Answer, Claim, which
 from neocog.tasks.experience import Computing, Experience
 from neocog.tasks.task import Batch, Losses, Section, Seen, Source, Targets, Task, Warp, register
@@ -109,6 +110,7 @@ class Play(Task):
     mirrors = False
     views_back = False
     recipe = "play"
+    precision = "float32"  # actions differ by little of what the game is worth: less than bfloat16 rounds off
     answer = Played
     options = {
         "frames": 4,  # that the net reads

@@ -21,9 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neocog.charts import line_chart
 from neocog.errors import DataError, UsageError
 from neocog.nets.pyramid import Joined, conv_norm
-from neocog.page import Html, line_chart, paragraph, table
+from neocog.page import Html, paragraph, table
 from neocog.tasks.answer import Answer, Claim, which
 from neocog.tasks.inside import check_inside
 from neocog.tasks.keypoints import Keypoints, skeleton

@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neocog.charts import heatmap
 from neocog.data.kinds import NOT_LABELLED
 from neocog.errors import DataError, UsageError
 from neocog.nets.pyramid import Joined, conv_norm
 from neocog.nets.tiling import over_picture
-from neocog.page import Html, heatmap, paragraph, table
+from neocog.page import Html, paragraph, table
 from neocog.records import counted
 from neocog.tasks.answer import Answer, Claim, which
 from neocog.tasks.masks import border_f, border_weights, dice_loss, is_ground

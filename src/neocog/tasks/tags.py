@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from neocog.data.from_texts import with_tags
 from neocog.errors import DataError, UsageError
 from neocog.page import Html, paragraph, table
 from neocog.records import counted, some_of
@@ -96,7 +97,7 @@ class Tags(FitsAtOnce, Task):
     mixes = True
     fits_mirrored = True
     answer = Tagged
-    options = {"loss": "bce"}
+    options = {"loss": "bce", "from_text": ""}
     choices = {"loss": LOSSES}
     kept = ("classes", "weights", "prior", "thresholds", "scale", "shift")
 
@@ -115,6 +116,11 @@ class Tags(FitsAtOnce, Task):
         self.weights = torch.ones(len(self.classes)) if weights is None else torch.tensor(list(weights))
         self.prior = torch.zeros(len(self.classes)) if prior is None else torch.tensor(list(prior))
         self.thresholds = np.full(len(self.classes), 0.5) if thresholds is None else np.array(thresholds, np.float64)
+
+    @classmethod
+    def completed(cls, source: Source, options: Mapping[str, Any], names: Sequence[str] = ()) -> Source:
+        least = str(options.get("from_text", ""))
+        return with_tags(source, least, names) if least else source
 
     @classmethod
     def plan(cls, source: Source, rows: np.ndarray, settings: Mapping[str, Any]) -> Tags:
@@ -141,7 +147,8 @@ class Tags(FitsAtOnce, Task):
             weights = np.clip((1 - share) / share, 1.0, _MOST)
         weighed = weights * share / (weights * share + 1 - share)  # what the weighted loss is least at
         prior = weighed if loss == "squared" else np.log(weighed / (1 - weighed))
-        made = cls(column.names, weights.round(4).tolist(), prior.round(4).tolist(), loss=loss)
+        how = {name: settings.get(name, usual) for name, usual in cls.options.items()}
+        made = cls(column.names, weights.round(4).tolist(), prior.round(4).tolist(), **how)
         if never := [name for name, n in zip(column.names, yes, strict=True) if n == 0]:
             made.notes += (f"no training picture has {counted(len(never), 'tag')}: {some_of(never, 5)}",)
         if (unknown := 1 - known.sum() / (len(rows) * len(known))) > 0:

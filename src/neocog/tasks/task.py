@@ -91,6 +91,7 @@ class Task(ABC):
     recipe: ClassVar[str | None] = None  # the usual recipe; None: chosen by the net
     size: ClassVar[int | None] = None  # the usual short side of the net's input; None: chosen by the pictures
     net: ClassVar[str | None] = None  # the usual net, for which `recipe` is made; None: see `usual_net`
+    precision: ClassVar[str | None] = None  # that it is learned in by itself; None: what is faster
     remakes: ClassVar[bool] = False  # whether pictures of the input's size are made, so none may be shown smaller
     adversarial: ClassVar[bool] = False  # whether parts of the net work against each other: the loss need not fall
     progress: float = 1.0  # the share of the training that is over, which the loop sets before each step
@@ -120,6 +121,14 @@ class Task(ABC):
     @classmethod  # noqa: B027  # for most tasks the columns that they need are enough
     def check(cls, source: Source) -> None:
         """Refuse a source to train on by its columns alone, before a picture is read. Raises: DataError."""
+
+    @classmethod
+    def completed(cls, source: Source, options: Mapping[str, Any], names: Sequence[str] = ()) -> Source:
+        """The source, or one with columns that the task makes of others, as its `options` say.
+
+        `names`: of the classes, where they are known.
+        """
+        return source
 
     @classmethod
     def suited(cls, source: Source) -> type[Task]:

@@ -19,6 +19,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from neocog.files import write_atomically
+from neocog.text.tokens import normal
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -139,7 +140,13 @@ class ClipSpace:
         asked = [text if len(text.split()) != 1 else f"a photo of {text}" for text in texts]
         return np.concatenate((self.read(asked), np.ones((len(texts), 1), np.float32)), 1)
 
-    def probability(self, products: np.ndarray, text: str, seen: np.ndarray | None = None) -> np.ndarray:
+    def heads(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """None: CLIP's sentences are near pictures of single words, too; see ``Space.heads``."""
+        return np.zeros((0, self.dimensions), np.float32), np.zeros((0, 2), np.float32)
+
+    def probability(
+        self, products: np.ndarray, text: str, seen: np.ndarray | None = None, heard: np.ndarray | None = None
+    ) -> np.ndarray:
         """float32 (N,): the chance that pictures with these products (N,) with a text's vector show what it says.
 
         No captions say what a cosine means, so CLIP's own answer is taken. Of several texts, one belongs to a picture
@@ -150,7 +157,7 @@ class ClipSpace:
         one number more, minus its nearest cosine, a sentence's place 1, and a product is c_query - c_nearest.
 
         Args:
-            seen: what another net's classes say; not used.
+            seen, heard: what another net's classes and heads of words say; not used.
         """
         return (1 / (1 + np.exp(-(self._scale * np.asarray(products, np.float32)).clip(-30, 30)))).astype(np.float32)
 
@@ -175,7 +182,9 @@ class ClipSpace:
             some = new[first : first + _AT_ONCE]
             made |= zip(some, self._computed(some), strict=True)
         self._remembered = dict(list(made.items())[-_REMEMBERED:])
-        return np.stack([made[text] for text in texts])
+        return (
+            np.stack([made[text] for text in texts]) if len(texts) else np.zeros((0, self._bank.shape[1]), np.float32)
+        )
 
     @cached_property
     def _w(self) -> dict[str, np.ndarray]:
@@ -185,7 +194,7 @@ class ClipSpace:
     def _computed(self, texts: Sequence[str]) -> np.ndarray:
         w = self._w
         longest = len(w["positional_embedding"]) - 2
-        encoded = [self._tokenizer.encode(text.lower(), add_special_tokens=False).ids[:longest] for text in texts]
+        encoded = [self._tokenizer.encode(normal(text), add_special_tokens=False).ids[:longest] for text in texts]
         last = np.array([len(ids) + 1 for ids in encoded])
         ids = np.array([[self._start, *one, *[self._end] * (last.max() - len(one))] for one in encoded])
         x = w["token_embedding.weight"][ids].astype(np.float32) + w["positional_embedding"][: ids.shape[1]]  # (N, L, W)

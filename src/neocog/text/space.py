@@ -32,6 +32,7 @@ _HERE = Path(__file__).parent
 _AT_ONCE = 4096  # pictures, or windows, that are computed together
 _REMEMBERED = 64  # texts and towers
 _SHARP = 15.0  # of what is usual: chosen with the half that is taken off on the first half of Flickr8k dev
+LONG = 6  # words of a text from which on it is as long as any
 _RAREST = 1e-4  # share of the training's pictures that is taken to have a word which none had
 
 
@@ -64,7 +65,10 @@ class Space:
             ``N.tokens`` int32 (U,), ``N.learned`` (U, 64), ``N.windows.K.weight`` (C, 64 + 256, width) and ``.bias``,
             ``N.out.weight`` (D, C in all), ``.bias``, ``N.picture.weight`` (D, F), ``.bias``, and where there is a
             hidden layer ``N.hidden.weight`` (H, F), ``.bias``, ``N.more.weight`` (D, H), ``.bias``; ``usual.sentences``
-            and ``usual.pictures`` (M, D of all towers), places that were seen in training, see `usual`.
+            and ``usual.pictures`` (M, D of all towers), places that were seen in training, see `_less_usual`; and of
+            words that have one of their own (see `heads`) ``words.inner`` (R, D of all towers), ``words.outer``
+            (V, R), ``words.bias`` (V,), ``words.usual`` (V,) and ``words.of`` int32, the place among these V of each of
+            ``about["words"]``, or -1.
         about: the rest of it, JSON-able; see `about` of a space that was made (``scripts/make_sentence_space.py``).
     """
 
@@ -205,6 +209,8 @@ class Space:
         the constant part of the last layer adds is of no word and left out.
         """
         (ids,) = self._tokens([text])
+        if not any(ids):  # an empty text
+            return []
         words: list[str] = []
         of = []
         for token in self._tokenizer.tokens(ids):
@@ -226,6 +232,39 @@ class Space:
         """Vectors of the towers, each of length 1, as one of length 1: its cosines are the means of theirs."""
         each = [part / np.linalg.norm(part, axis=1, keepdims=True).clip(1e-12) for part in parts]
         return np.concatenate(each, 1) / math.sqrt(len(each))
+
+    @cached_property
+    def _heads(self) -> dict[str, int]:
+        """The place of each word's head."""
+        of = self._w.get("words.of", np.zeros(0, np.int32)).tolist()
+        return {word: k for word, k in zip(self.about.get("words", ()), of, strict=False) if k >= 0}
+
+    def heads(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Of each word of a text that has a head: float32 (K, dimensions) and (K, 2), for `heard`.
+
+        The product of a picture's vector with the first, and the first of the others added, is the log-odds that a
+        caption of the picture has the word, in any of its forms; the second is the logarithm of how usual that is. A
+        sentence's vector is near pictures of whole sentences; these say more of queries of one or two words.
+        """
+        rows = self._rows(text)
+        if not rows:
+            return np.zeros((0, self.dimensions), np.float32), np.zeros((0, 2), np.float32)
+        w = self._w
+        vectors = w["words.outer"][rows] @ w["words.inner"]
+        away = self.dimensions - vectors.shape[1]  # what is usual does not count here
+        return np.pad(vectors, ((0, 0), (0, away))), np.stack((w["words.bias"][rows], w["words.usual"][rows]), 1)
+
+    def _rows(self, text: str) -> list[int]:
+        return list(dict.fromkeys(self._heads[word] for word in words_of(text) if word in self._heads))
+
+    @staticmethod
+    def heard(products: np.ndarray, added: np.ndarray) -> np.ndarray:
+        """What the words of a text say of pictures, float32 (N,), by their products with its `heads` (N, K) -> (N,).
+
+        The mean of the logarithms of how much more probable each word is than usual.
+        """
+        said = -np.logaddexp(0, -(products + added[:, 0])) - added[:, 1]
+        return np.asarray(said.mean(1), np.float32)
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -266,22 +305,36 @@ class Space:
 
     # ---- how probable it is that a picture shows what a sentence says
 
-    def probability(self, products: np.ndarray, text: str, seen: np.ndarray | None = None) -> np.ndarray:
+    def probability(
+        self, products: np.ndarray, text: str, seen: np.ndarray | None = None, heard: np.ndarray | None = None
+    ) -> np.ndarray:
         """float32 (N,): the chance that pictures with these products (N,) with a text's vector show what it says.
 
         Fitted by logistic regression on words and pairs of words of captions (``about["calibration"]`` says on how
-        many): what is rare in the training's captions needs a larger product.
+        many): what is rare in the training's captions needs a larger product. The more words a text has, the more its
+        vector counts, and the less each of them.
 
         Args:
             seen: float32 (N,): what the net's own classes say of it, see ``library.sentences.seen_in``; None: nothing.
+            heard: float32 (N,): what its words say by themselves, see `heard`; None: nothing.
         """
         c = self.about["calibration"]
-        logit = c["shift"] + c["cosine"] * np.asarray(products, np.float32)
+        logit = c["shift"] + self.weighed(products, text, seen, heard)
         if "rare" in c:
             logit += c["rare"] * math.log(self.share(text))
-        if seen is not None:
-            logit += c.get("seen", 0.0) * seen
         return (1 / (1 + np.exp(-logit.clip(-30, 30)))).astype(np.float32)
+
+    def weighed(
+        self, products: np.ndarray, text: str, seen: np.ndarray | None = None, heard: np.ndarray | None = None
+    ) -> np.ndarray:
+        """float32 (N,): what `probability` adds up that differs between pictures; by it they are ranked."""
+        c = self.about["calibration"]
+        long = min(LONG, len(self._rows(text)))
+        found = (c["cosine"] + c.get("longer", 0.0) * long) * np.asarray(products, np.float32)
+        for name, said in (("seen", seen), ("heard", heard)):
+            if said is not None:
+                found += c.get(name, 0.0) * said
+        return np.asarray(found, np.float32)
 
     def share(self, text: str) -> float:
         """The share of the training's pictures whose captions have the rarest word of a text."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ import numpy as np
 from neocog.errors import DataError, MissingExtra
 
 PAD, UNKNOWN, START, END = range(4)
+_BROKEN = re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer(Protocol):
@@ -48,8 +50,8 @@ def split_words(texts: Iterable[str]) -> list[list[str]]:
 
 
 def normal(text: str) -> str:
-    """A text in Unicode NFC and lower case."""
-    return unicodedata.normalize("NFC", text).lower()
+    """A text in Unicode NFC and lower case; half a character, as in a file name, is a space."""
+    return unicodedata.normalize("NFC", _BROKEN.sub(" ", text)).lower()
 
 
 def _spaced(text: str) -> list[str]:
