@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from library.tiny import Tiny, fill, paths_of
 from PIL import Image
 
@@ -24,8 +25,10 @@ from neocog.library.folders import forget
 from neocog.library.gallery import original, thumbnail
 from neocog.library.hearing import STATISTICS, Hearing
 from neocog.library.indexing import index
+from neocog.library.overview import picture
 from neocog.library.searching import search
 from neocog.library.sheet import sheet
+from neocog.library.source import library_source
 from neocog.library.store import Store
 from neocog.library.upkeep import problems, verify
 from neocog.library.view import view_of
@@ -55,7 +58,7 @@ def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tapes") / "things"
     fill(folder, 2)
     for i in (*FALLING[:3], *WARBLING[:2]):
-        (folder / f"{i}.wav").write_bytes(written(wave(i), RATE))
+        (folder / ("a" if i in WARBLING else "") / f"{i}.wav").write_bytes(written(wave(i), RATE))
     (folder / "long.wav").write_bytes(joined(wave(FALLING[3]), wave(WARBLING[2])))
     Store.create(folder / ".neocog")
     index(Store.open(folder / ".neocog"), [folder], Tiny(), threads=1)
@@ -84,6 +87,20 @@ def test_parts_lie_between_pauses_and_are_four_seconds_long_at_most(tmp_path):
     assert read_place(f"{file}/{found[0][0]:.3f}") == part(file, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("format", "subtype"), [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", None), ("WAV", "PCM_U8")]
+)
+def test_parts_are_read_from_files_of_all_formats(tmp_path, format, subtype):
+    file, tone = tmp_path / f"a.{format.lower()}", np.sin(np.arange(RATE) / 3).astype(np.float32)
+    silence = np.zeros(RATE, np.float32)
+    both = np.concatenate([silence, tone, silence, 0.5 * tone])
+    soundfile.write(file, np.stack([both, both], 1), RATE, format=format, subtype=subtype)
+    found, problem = parts(file)
+    assert problem == "" and np.allclose(found, [(1, 2), (3, 4)], atol=0.1)
+    heard, _ = decode(read_place(f"{file}/{found[1][0]:.3f}"))
+    assert heard.std() == pytest.approx(0.5 / 2**0.5, abs=0.06)  # of the second, not of the first
+
+
 def test_a_recording_in_which_nothing_sounds_has_no_parts_and_a_broken_one_those_that_are_left(tmp_path):
     (tmp_path / "still.wav").write_bytes(written(np.zeros(RATE, np.float32), RATE))
     with pytest.raises(DecodeError, match="nothing sounds in it"):
@@ -100,6 +117,7 @@ def test_recordings_stand_beside_pictures_and_each_kind_has_vectors_of_its_own(s
     assert (shelf.model, shelf.model_of(sounds=True)) == (Tiny().name, STATISTICS)
     assert len(shelf.vectors(STATISTICS)[0]) == 7 and len(shelf.vectors(Tiny().name)[0]) == len(shelf) - 7
     assert again(shelf) == f"{len(shelf)} unchanged"
+    assert [one.path.endswith((".png", ".jpg")) for one in library_source(shelf).pictures] == [True] * 2  # to train on
 
 
 def test_a_recording_is_searched_by_and_only_recordings_are_found(shelf, tmp_path):
@@ -136,6 +154,8 @@ def test_a_recording_is_shown_as_its_spectrogram_and_given_out_as_it_sounds(shel
     assert shades.std() > 20  # no grey field that says why there is no picture
     data, kind = original(shelf, hits[0].hash)
     assert kind == "audio/wav" and decode(data)[1] == RATE
+    said = picture(shelf, hits[0].hash)
+    assert said["sound"] and said["name"] == told(hits[0].path).rpartition("/")[2]
     assert thumbnail(shelf, hits[0].hash, 160).startswith(b"\xff\xd8")
 
 
@@ -153,6 +173,16 @@ def test_changed_renamed_deleted_and_forgotten_recordings_are_followed(shelf):
     assert not [one for one in paths_of(shelf) if one.startswith("long")]
     (top / "a" / "0.png").unlink()  # pictures are followed as before, and recordings stay
     assert again(shelf).startswith("2 new, 1 gone")
+
+
+def test_the_last_recording_of_a_folder_may_be_deleted(tmp_path):
+    fill(tmp_path, 1)
+    (tmp_path / "a.wav").write_bytes(written(wave(0), RATE))
+    store = Store.create(tmp_path / ".neocog")
+    assert again(store) == "2 new"
+    (tmp_path / "a.wav").unlink()
+    report = index(store, [tmp_path], Tiny(), threads=1)
+    assert (report.gone, report.away, len(store)) == (1, [], 1)
 
 
 def test_a_bad_recording_stands_among_the_problems(shelf):
@@ -187,6 +217,8 @@ def test_the_net_of_a_run_makes_the_vectors_and_its_words_are_searched_for(tmp_p
         (top / f"{i}.wav").write_bytes(written(wave(i), RATE))
     library = Library.beside(top)
     assert library.index(top, net=tmp_path / "tones").new == 4
+    with pytest.raises(UsageError, match="--layer and --size are for nets on pictures"):
+        library.index(top, net=tmp_path / "tones", size=64)
     assert library.index(top).unchanged == 4 and len(library.store.models()) == 1
     name, card = next(iter(library.store.models().items()))
     assert card["concepts"] == list(run.classes) and card["classes"] == 4 and name.startswith("tones_")

@@ -40,8 +40,12 @@ def part(file: str | os.PathLike[str], seconds: float | None = None) -> bytes:
         begin, end = next((one for one in reversed(found) if one[0] <= seconds + 1e-3), found[0])
     with open(file, "rb") as data, opened(data) as sound:
         rate = sound.samplerate
-        sound.seek(round(begin * rate))
-        return written(sound.read(round((end - begin) * rate), dtype="float32", always_2d=True).mean(1), rate)
+        try:
+            sound.seek(round(begin * rate))
+            wave = sound.read(round((end - begin) * rate), dtype="float32", always_2d=True).mean(1)
+        except RuntimeError as error:
+            raise DecodeError(f"broken sound file: {error}") from error
+    return written(wave, rate)
 
 
 @lru_cache(64)

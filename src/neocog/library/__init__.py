@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neocog.errors import NeocogError
+from neocog.errors import NeocogError, UsageError
 from neocog.names import shown
 
 if TYPE_CHECKING:
@@ -143,6 +143,8 @@ class Library:
         if (run := sound_run(net)) is not None:
             from neocog.library.hearing import Hearing
 
+            if layer is not None or size is not None:
+                raise UsageError("--layer and --size are for nets on pictures; leave them out for a run on recordings")
             return {"embedder": lambda amount: Hearing(run, device), "model": model_name(run), "sounds": True}
         known = self.store.models().get(str(net))  # its own name for a net with other weights than the usual ones
         if known is not None and str(net) != known["net"]["from"] and (weights, layer, size) == (None, None, None):

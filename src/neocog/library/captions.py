@@ -19,7 +19,7 @@ import pyarrow as pa
 from neocog.data.open import open_source
 from neocog.data.places import read_place
 from neocog.data.source import Source
-from neocog.data.stores import moment
+from neocog.data.stores import is_sound, moment
 from neocog.errors import DataError, LibraryError, MissingExtra
 from neocog.library.store import Store
 
@@ -137,8 +137,9 @@ def describe(
 
     trained = captioner(run)
     rows = store.rows(["hash", "paths", "described"])
-    wanted = [i for i, told in enumerate(rows.column("described").to_pylist()) if again or not told]
     hashes, paths = rows.column("hash").to_pylist(), rows.column("paths").to_pylist()
+    told = rows.column("described").to_pylist()
+    wanted = [i for i, one in enumerate(told) if (again or not one) and not is_sound(paths[i][0])]
     vectors: dict[str, np.ndarray] = {}
     name = getattr(trained, "vectors", None)  # the library's name of what the trunk makes of a picture
     if name in store.models():

@@ -141,6 +141,8 @@ class Changes:
         self.store, self.roots, self.report, self.sounds = task.store, task.roots, task.report, task.sounds
         self.exclude, self.elsewhere, self.model = task.exclude, task.elsewhere, model
         store, self.found = task.store, task.found.of(sounds=task.sounds)
+        others = task.found.of(sounds=not task.sounds)
+        self._beside = others.files.keys() | others.videos.keys()
         self.below = [store.text_of(root) for root in task.roots]
         self.ledger = Ledger(store, [*self.below, *store.folders], task.sounds)
         self.problems = {row["path"]: row for row in store.problems().to_pylist()}
@@ -235,7 +237,7 @@ class Changes:
         files, bare = self.found.files, dict(self.found.bare)
         missing = Counter(folder for path in self.ledger.files if path not in files for folder in above(path))
         for root in self.below:
-            if not any(within(path, root) for path in files):
+            if not any(within(path, root) for paths in (files, self._beside) for path in paths):
                 bare[root] = "has no pictures now"
         found = outermost(f for f, how in bare.items() if missing[f] >= (_MANY if how == EMPTY else 1))
         for folder in found:

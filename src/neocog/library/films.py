@@ -111,7 +111,10 @@ class Tape(Film):
 
     def pieces(self, times: Sequence[float]) -> Iterator[tuple[float, bytes | None]]:
         for seconds in times:
-            yield seconds, part(self.full, seconds)
+            try:
+                yield seconds, part(self.full, seconds)
+            except DecodeError:
+                yield seconds, None
 
     def examined(self, data: bytes, pre: Preprocess | None, hash: str) -> Photo:
         from neocog.library.hearing import heard

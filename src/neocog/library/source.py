@@ -20,7 +20,7 @@ from neocog.data.columns import LabelColumn
 from neocog.data.kinds import Boxes, BoxSet, Column, TextLists
 from neocog.data.places import is_there, read_place
 from neocog.data.source import Source
-from neocog.data.stores import is_elsewhere, moment
+from neocog.data.stores import is_elsewhere, is_sound, moment
 from neocog.errors import DataError, LibraryError, UsageError
 from neocog.library import place
 from neocog.library.store import Store
@@ -106,7 +106,7 @@ def library_source(spec: str | os.PathLike[str] | Store) -> LibrarySource:
     if not concepts_of(store) and concept is None:
         own = view.table.column("labels").to_pylist()
         pictures = [_picture(view, str(view.hashes[row]), tuple(one)) for row, one in enumerate(own) if one]
-        pictures = _marked(view, pictures, marked)
+        pictures = _marked(view, [one for one in pictures if not is_sound(one.path)], marked)
         if not pictures:
             raise LibraryError(
                 f"nothing in {store.folder} has a label: nothing was taught, and the pictures are not in class "

@@ -52,7 +52,7 @@ export function Picture({ route, library, state }) {
         ${!tool && !answer?.drawn && one.boxes?.length > 0 && html`<${Boxes} boxes=${one.boxes} chosen=${chosen} choose=${(i) => choose(i === chosen ? -1 : i)}/>`}<//></div>
       ${one.sound && html`<audio controls src=${picture(library, id, "file")}></audio>`}
       <div class="row tools-row">
-        <button aria-pressed=${tool === "region"} onClick=${() => { mark(null); use(tool === "region" ? "" : "region"); }}><${Icon} name="crop"/>Mark a region</button>
+        ${!one.sound && html`<button aria-pressed=${tool === "region"} onClick=${() => { mark(null); use(tool === "region" ? "" : "region"); }}><${Icon} name="crop"/>Mark a region</button>`}
         <a class="button" href=${link("search", "", { like: id })}>Others like it</a>
         ${tool === "region" && box && html`<a class="button main" href=${link("search", "", { like: id, box: box.map((v) => v.toFixed(3)).join() })}>Search for this region</a>
           <${BoxName} save=${(name) => { change({ boxes: [...(one.boxes ?? []), { text: name, box }] }, `Box ${name} added.`); use(""); mark(null); }}/>`}
