@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import typer.core
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -604,3 +605,21 @@ def test_baseline_prints_what_each_kind_says(tmp_path):
     assert all(word in table for word in ("colour", "lbp", "joined", "fused", "test accuracy", "run:"))
     compared = json.loads(call("compare", tmp_path / "run", "lenet5", "--json").stdout)
     assert compared["entries"][0]["accuracy"].startswith("drawn test accuracy ")
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (("--noisy", "here"), ["--noisy=early", "here"]),
+        (("here", "--noisy"), ["here", "--noisy=early"]),
+        (("--noisy", "coteach", "here"), ["--noisy", "coteach", "here"]),
+        (("--noisy", "coteech", "here"), ["--noisy", "coteech", "here"]),  # a slip, which is told
+        (("--noisy=correct", "here"), ["--noisy=correct", "here"]),
+        ((), []),
+    ],
+)
+def test_noisy_may_stand_alone(args: tuple[str, ...], expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(typer.core.TyperCommand, "parse_args", lambda self, ctx, args: seen.append(args) or [])
+    terminal.Learning("train").parse_args(None, list(args))
+    assert seen == [expected]
