@@ -46,9 +46,9 @@ def open_library(named: str | None) -> Library:
 
 
 def _spare_pandas() -> None:
-    """Let pyarrow believe that there is no pandas, which it imports, where it is installed, to tell a Series from a list.
+    """Keep pyarrow from importing pandas where that is installed, which it does to tell a Series from a list.
 
-    That took a third of a cold search. No command that opens a library gives pyarrow anything of pandas.
+    That took a quarter of a cold search. No command that opens a library gives pyarrow anything of pandas.
     """
     import pyarrow
 
