@@ -186,7 +186,7 @@ def test_a_search_by_word_loads_no_torch(indexed, python):
         "import sys\nfrom neocog.cli import main\n"
         f"sys.argv = ['neocog', 'search', 'circle', '--all', '--library', {str(indexed)!r}]\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
-        "print([name for name in ('torch', 'lancedb', 'sklearn', 'scipy') if name in sys.modules])\n"
+        "print([name for name in ('torch', 'lancedb', 'sklearn', 'scipy', 'pandas') if name in sys.modules])\n"
     )
     result = python("-c", code)
     assert result.stdout.splitlines()[-1] == "[]", result.stderr

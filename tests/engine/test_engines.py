@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neocog.engine.engines import GRAPHS, PyTorch, Shared, agreement, cores, installed
+from neocog.engine.engines import GRAPHS, OpenVino, PyTorch, Shared, agreement, cores, installed
 from neocog.engine.graph import write_graph
 
 
@@ -86,6 +86,11 @@ def test_a_batch_is_computed_in_parts(graph: Path) -> None:
     assert [len(one) for one in engine._parts(np.zeros((3, 3, 224, 224), np.uint8))] == [1, 1, 1]
     assert [len(one) for one in engine._parts(np.zeros((60, 3, 32, 32), np.uint8))] == [49, 11]
     assert [len(one) for one in engine._parts(np.zeros((60, 3, 32, 32), np.uint8), 2)] == [30, 30]
+
+
+def test_bfloat16_wants_several_pictures_at_once(graph: Path) -> None:
+    pytest.importorskip("openvino")
+    assert OpenVino(graph, True).part == 4 and OpenVino(graph).part == 1
 
 
 def test_pytorch_keeps_its_threads() -> None:

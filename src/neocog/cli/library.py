@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -39,7 +41,25 @@ def open_library(named: str | None) -> Library:
     """The library that an option or argument names, or the usual one."""
     from neocog.library import Library
 
+    _spare_pandas()
     return Library(named)
+
+
+def _spare_pandas() -> None:
+    """Keep pyarrow from importing pandas where that is installed, which it does to tell a Series from a list.
+
+    That took a quarter of a cold search. No command that opens a library gives pyarrow anything of pandas.
+    """
+    import pyarrow
+
+    def find_spec(name: str, *rest: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
+
+    finder: Any = SimpleNamespace(find_spec=find_spec)
+    sys.meta_path.insert(0, finder)
+    pyarrow.scalar(0)  # it tries once
+    sys.meta_path.remove(finder)
 
 
 # --- index and search
