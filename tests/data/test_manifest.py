@@ -121,6 +121,8 @@ def test_missing_files_become_problems(three):
     source = open_source(three / "m.csv")
     assert list(rows(source)) == ["1.jpg", "2.jpg"] and "2 rows of the table were skipped" in told(source)
     assert [p.key for p in source.problems] == ["nope.jpg", "m.csv, row 3"]
+    (three / "m.csv").write_text("file,label\n1.jpg,a\nnope.jpg,b\n2.jpg,b\n")
+    assert "1 row of the table was skipped" in told(open_source(three / "m.csv"))
 
 
 def test_no_file_exists(tmp_path):

@@ -32,7 +32,7 @@ from neocog.data.source import Source
 from neocog.data.targets import described, number
 from neocog.data.text import TABLES, spellings, table_rows
 from neocog.errors import DataError, UsageError, closest
-from neocog.records import Problem
+from neocog.records import Problem, counted
 
 _NO_CELLS: list[dict[str, Any]] = []  # one list for all rows of which nothing is kept
 _PEEK = 64  # rows looked at before deciding what the columns are
@@ -161,7 +161,8 @@ def open_manifest(
         raise DataError(f"{root}: no rows with {what} in {', '.join(one.name for one in files)}")
     if problems:
         why = "the text is empty" if texts else "the file does not exist or cannot be read"
-        notes.append(f"{len(problems)} rows of the table were skipped: {why}")
+        were = "was" if len(problems) == 1 else "were"
+        notes.append(f"{counted(len(problems), 'row')} of the table {were} skipped: {why}")
     table, repeated = (table, 0) if texts else table.merged()
     if repeated:
         notes.append(f"{repeated} rows repeat a picture: their labels and captions were merged")

@@ -17,6 +17,7 @@ from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -147,6 +148,7 @@ def write_graph(
         with (
             _tracing, torch.no_grad(), torch.autocast("cpu", enabled=False),
             warnings.catch_warnings(), redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder,
+            patch.object(torch._C, "_jit_onnx_log", create=True),  # it writes what failed, half a megabyte, to stdout
         ):  # fmt: skip
             warnings.simplefilter("ignore")  # that this exporter is the older one; that sizes become constants
             found = leaves(net(*given))
