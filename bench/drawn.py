@@ -61,7 +61,7 @@ def measure(task: str, out: Path, asked: argparse.Namespace) -> dict[str, Any]:
     source = f"drawn:n={asked.pictures},size={asked.size}"
     begin, before = time.monotonic(), sum(os.times()[:2])
     data = distinct(source) if task == "match-captions" else source
-    more = {"task_options": {"least": 1}} if task == "caption" else {}
+    more: dict[str, Any] = {"task_options": {"least": 1}} if task == "caption" else {}
     run = neocog.train(data, task=task, seed=asked.seed, out=out, progress=False, **length, **more)
     seconds, processor = time.monotonic() - begin, sum(os.times()[:2]) - before
     figures = {name: round(run.metrics[f"test_{name}"], 4) for name in FIGURES[task] if f"test_{name}" in run.metrics}
