@@ -123,7 +123,7 @@ def ours(steps: int, precision: str | None) -> dict[str, float]:
     how: dict[str, Any] = {"start": START, "acts": ACTS, "steps": 1, "double": False, "replay": 20_000, "target": 250}
     how |= {"least": 0.5, "explore": 1, "epoch": 10 * (steps + WARM)}
     with tempfile.TemporaryDirectory() as folder:
-        wishes = Wishes(task_options=how, fields={"batch_size": BATCH, "clip": 0})
+        wishes = Wishes(net="dqn_2015", task_options=how, fields={"batch_size": BATCH, "clip": 0})
         job = planned(wishes, "atari:pong", out=Path(folder) / "run", precision=precision, progress=False)
         make_folder(job.folder, job.plan, job.data)
         prepare(job)

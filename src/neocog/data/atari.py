@@ -33,7 +33,7 @@ class Atari(Games):
     longest = 4_500  # five minutes at 60 frames a second, as the papers judge
     seen = (4, 8)
     start = 5_000
-    explore = 100_000
+    explore = 60_000
     epoch = 5_000
 
     def __init__(self, name: str, count: int) -> None:

@@ -219,7 +219,7 @@ _VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "",
         "for games: AdamW at a constant rate",
         {
-            "epochs": 20.0, "batch_size": 32, "optimizer": "adamw", "lr": 2.5e-4, "weight_decay": 0.0,
+            "epochs": 20.0, "batch_size": 32, "optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.0,
             "schedule": "constant", "clip": 10.0, "flip": "none",
         },
     ),
@@ -274,7 +274,7 @@ _VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {
             "epochs": 200.0,  # of 250,000 frames
             "optimizer": "rmsprop",  # its 0.01 in the root is of gradients summed over the batch: 0.01 / 32^2 of means
-            "momentum": 0.95, "clip": 0.0,
+            "lr": 2.5e-4, "momentum": 0.95, "clip": 0.0,
             "task_options": {
                 "frames": 4, "games": 1, "acts": 4, "replay": 1_000_000, "start": 50_000, "explore": 1_000_000,
                 "least": 0.1, "tested": 0.05, "target": 10_000, "discount": 0.99, "steps": 1, "double": False,
