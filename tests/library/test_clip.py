@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from neocog import Library, nets
 from neocog.cli import app
-from neocog.errors import LibraryError
+from neocog.errors import FetchError, LibraryError
 from neocog.library.clip import _net
 from neocog.library.embed import model_name
 from neocog.library.sentences import space_of, witness_of
@@ -300,6 +300,13 @@ def test_a_name_is_fetched_from_the_hub(clip: Path, library: Library, monkeypatc
     library.learn_clip("some/clip", say=said.append)
     assert said[0] == "fetching the CLIP some/clip (0.0 MB) from the Hugging Face hub, some/clip"
     assert sorted(asked) == [f"some/clip {name}" for name in sorted(p.name for p in clip.iterdir())]
+
+    def refuse(*_: str, **__: bool) -> str:
+        raise ValueError("a name may not begin with '.'")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(hf_hub_download=refuse))
+    with pytest.raises(FetchError, match=r"'\.\./x' is no name of a repository of the hub: a name may not"):
+        library.learn_clip("../x", say=said.append)
 
 
 @pytest.fixture
