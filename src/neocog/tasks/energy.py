@@ -26,7 +26,7 @@ from torch import Tensor
 from neocog.charts import scatter_chart
 from neocog.page import Html, paragraph
 from neocog.records import counted
-from neocog.tasks.answer import Answer, Claim
+from neocog.tasks.answer import Answer, Claim, which
 from neocog.tasks.at_once import Arrays
 from neocog.tasks.canvas import PLAIN, captioned
 from neocog.tasks.last_layers import Layers, ridge
@@ -245,6 +245,7 @@ class Energy(Number):
 
     def claim(self, outputs: Tensor, batch: Batch, what: str | None = None, other: Any = None) -> Claim:
         """What makes the energy low."""
+        which(what, ("found",), "answer", 0)
         return Claim("found", lambda out: -self.energy(out))
 
     reading = (
