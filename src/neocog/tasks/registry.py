@@ -82,7 +82,10 @@ def guess(source: Source) -> str:
     if sets is not None and source.several * (50 if sets.meant else 10) > source.columns["tags"].known.sum():
         return "tags"
     if "label" not in able and {"pose", "detect"} <= set(able):
-        boxed = np.diff(source.columns["boxes"].ends) > 0  # type: ignore[attr-defined]
+        boxes: Any = source.columns["boxes"]
+        if not hasattr(boxes, "ends"):
+            return "tags"  # drawn pictures, which have no label where tags are asked for
+        boxed = np.diff(boxes.ends) > 0
         if boxed.any() and source.columns["points"].known[boxed].all():
             return "pose"
     if able:
