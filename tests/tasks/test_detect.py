@@ -11,7 +11,7 @@ import torch
 import neocog
 from neocog.data import Arrays, open_source
 from neocog.data.batches import Batch
-from neocog.data.drawn import drawn
+from neocog.data.drawn import drawn_source
 from neocog.data.kinds import Boxes, BoxSet
 from neocog.data.source import Source
 from neocog.data.warp import Warp
@@ -425,7 +425,7 @@ def test_a_training_leaves_figures_answers_and_a_report(run):
 def test_the_task_is_found_and_guessed():
     assert find("detect") is Detect
     assert guess(Made([boxes_of((0, 0, 1, 1, 9, 9)), boxes_of()])) == "detect"
-    assert (guess(drawn(4, 32)), guess(drawn(4, 32, task="tags"))) == ("label", "tags")
+    assert (guess(drawn_source(40, 32)), guess(drawn_source(4, 32, task="tags"))) == ("label", "tags")
 
 
 @pytest.mark.parametrize("task", ["detect", "locate"])
