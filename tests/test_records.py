@@ -24,5 +24,5 @@ def test_one_is_singular(count: float, noun: str, text: str) -> None:
 def test_messages_about_one_epoch() -> None:
     """In the findings."""
     epoch = {"epoch": 1.0, "step": 900, "train_loss": 1.0}
-    assert "in 1 epoch," in _divergence([epoch], [(1.0, 1.0)], False).evidence
+    assert "in 1 epoch," in _divergence([epoch], [(1.0, 1.0)], [], False).evidence
     assert "in 2 epochs," in read_curves([epoch, epoch | {"epoch": 2.0}])[0].evidence
