@@ -66,7 +66,7 @@ def test_a_view_of_it_has_its_tags_and_other_texts_are_another_source():
 def test_without_texts_or_common_words_it_is_said_what_to_type():
     with pytest.raises(DataError, match=r"no texts beside its pictures to take tags from.* --column caption=NAME"):
         with_tags(Arrays(np.zeros((2, 4, 4), np.uint8)))
-    with pytest.raises(DataError, match="no word is in the texts of 5 pictures of arrays"):
+    with pytest.raises(DataError, match="no word that could be a tag is in the texts of 5 pictures of arrays"):
         with_tags(pictures(TEXTS))
     with pytest.raises(UsageError, match="from_text= is auto or how many pictures must have a word, not 'many'"):
         with_tags(pictures(TEXTS), "many")

@@ -260,6 +260,7 @@ def test_a_teacher_of_other_classes_is_refused(teacher: fit.Run) -> None:
             {"noisy": "cotech"},
             r"unknown way --noisy cotech \(did you mean 'coteach'\?\); expected one of early, ",
         ),
+        (DATA, {"noisy": "coteach", "set": {"wrong": 1.5}}, "--set wrong= is a share from 0 to below 1, got 1.5"),
         ("drawn:n=80,kind=text", {"net": None, "noisy": "correct"}, "texts are judged by a trained run, not by auto"),
         (DATA, {"unlabelled": DATA, "regime": "features", "start": "x"}, "--unlabelled needs gradient steps"),
         (DATA, {"unlabelled": "drawn:n=8,kind=text"}, "holds texts, and pictures are needed"),

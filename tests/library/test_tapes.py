@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,13 +21,14 @@ from neocog.data.recordings import part, parts
 from neocog.data.sound import decode, written
 from neocog.data.stores import told
 from neocog.errors import DecodeError, LibraryError, UsageError
-from neocog.library import Library
+from neocog.library import Library, copies, upkeep
 from neocog.library.folders import forget
 from neocog.library.gallery import original, thumbnail
 from neocog.library.hearing import STATISTICS, Hearing
 from neocog.library.indexing import index
 from neocog.library.overview import picture
 from neocog.library.searching import search
+from neocog.library.sentences import missing_note
 from neocog.library.sheet import sheet
 from neocog.library.source import library_source
 from neocog.library.store import Store
@@ -133,6 +135,29 @@ def test_a_recording_is_searched_by_and_only_recordings_are_found(shelf, tmp_pat
     assert best.path.endswith(second) and told(best.path).endswith("long.wav at 00:01")
     row = int(view_of(shelf).rows_of([best.hash])[0])
     assert search(shelf, like=[best.hash], threshold=0.0)[0].hash == str(view_of(shelf).hashes[row])
+
+
+def test_recordings_that_look_alike_are_no_copies_of_each_other(shelf, tmp_path):
+    groups = copies.duplicates(shelf, "near")
+    assert not [copy for group in groups for copy in group.copies if ".wav" in str(copy.path)]
+    assert upkeep.export(shelf, tmp_path / "all.parquet", model=STATISTICS) == len(shelf)
+
+
+def test_a_moment_behind_the_end_is_none(shelf):
+    name = next(path for path in paths_of(shelf) if ".wav/" in path).rpartition("/")[0]
+    assert search(shelf, like=[f"{name} at 00:00"], threshold=0)
+    with pytest.raises(UsageError, match="there is no picture"):
+        search(shelf, like=[f"{name} at 59:00"], threshold=0)
+
+
+def test_recordings_are_not_missed_by_sentences(shelf):
+    view = view_of(shelf)
+    assert missing_note(view, None)
+    pictures = np.array([".wav/" not in (view.paths(i) or ("",))[0] for i in range(len(view))])
+    assert 0 < pictures.sum() < len(view)
+    assert not missing_note(
+        view, SimpleNamespace(space=SimpleNamespace(trunk="t"), away=len(view) - int(pictures.sum()))
+    )
 
 
 def test_pictures_and_recordings_are_not_compared(shelf, tmp_path):

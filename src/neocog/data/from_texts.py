@@ -61,7 +61,8 @@ def with_tags(source: Source, least: str = AUTO, names: Sequence[str] = ()) -> S
         names = sorted(word for word, n in counts.items() if n >= enough)
         if not names:
             raise DataError(
-                f"no word is in the texts of {enough} {source.kind}s of {source.name}; --task-option from_text=N"
+                f"no word that could be a tag is in the texts of {enough} {source.kind}s of {source.name}, where "
+                f"{int(known.sum()):,} have texts; --task-option from_text=N asks for N of them"
             )
         most = ", ".join(f"{word} {n:,}" for word, n in counts.most_common(5))
         view.notes.append(

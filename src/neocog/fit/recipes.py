@@ -101,6 +101,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "noisy", noisy_way(self.noisy))
+        for name in ("wrong", "trust"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"--set {name}= is a share from 0 to below 1, got {getattr(self, name)}")
 
     def changed(self, **fields: Any) -> Recipe:
         """Return a copy with other values; text is converted to the field's type (for the command line).

@@ -174,7 +174,10 @@ def _by_run(run: Run, source: Source, asked: np.ndarray, device: str | None) -> 
 def _by_others(source: Source, asked: np.ndarray, device: str | None) -> _Found:
     """Out-of-sample probabilities of the pictures of classes that have enough."""
     if source.kind != PICTURE:
-        raise UsageError(f"labels of {source.kind}s are judged by a trained run, not by auto; give the folder of one")
+        raise UsageError(
+            f"labels of {source.kind}s are judged by a trained run, not by auto; type its folder: "
+            "check --labels RUN, train --set judge=RUN"
+        )
     hand = at_hand()
     if hand is None:
         raise UsageError(

@@ -22,7 +22,7 @@ import numpy as np
 from neocog.data.decode import decode
 from neocog.data.duplicates import THUMB, Look, near_pairs
 from neocog.data.places import read_place
-from neocog.data.stores import file_of
+from neocog.data.stores import file_of, is_sound
 from neocog.errors import DataError, MissingExtra, UsageError, closest
 from neocog.library.store import Store
 
@@ -90,7 +90,8 @@ def duplicates(
         hashes = [row["hash"] for row in rows]
         vectors = _aligned(store, model, hashes) if model else None
         if level == "near":
-            pairs = _near(store, hashes, vectors, NEAR if threshold is None else threshold)
+            looked_at = np.array([not (row["paths"] and is_sound(os.fspath(row["paths"][0]))) for row in rows], bool)
+            pairs = _near(store, looked_at, vectors, NEAR if threshold is None else threshold)
         elif vectors is None:
             raise UsageError(
                 "similar pictures are found by their vectors, and the library has none; type 'neocog index FOLDER'"
@@ -137,11 +138,11 @@ def _aligned(store: Store, model: str, hashes: list[str]) -> np.ndarray:
     return out
 
 
-def _near(store: Store, hashes: list[str], vectors: np.ndarray | None, threshold: float) -> np.ndarray:
+def _near(store: Store, looked_at: np.ndarray, vectors: np.ndarray | None, threshold: float) -> np.ndarray:
+    """Pairs of pictures; `looked_at` (N,): all but recordings, whose spectrograms look alike."""
     table = store.rows(["hash", "phash", "flat", "thumb", "width", "height"])
-    rows = np.flatnonzero(np.asarray(table.column("phash").is_valid()))
+    rows = np.flatnonzero(np.asarray(table.column("phash").is_valid()) & looked_at)
     table = table.take(rows)
-    assert len(hashes) >= len(table)
     thumbs = np.frombuffer(b"".join(table.column("thumb").to_pylist()), np.uint8).reshape(len(table), THUMB)
     sides = np.minimum(table.column("width").to_numpy(), table.column("height").to_numpy())
     flat = np.array(table.column("flat").to_pylist(), bool)

@@ -84,6 +84,8 @@ def missing_note(view: View, witness: Witness | None) -> list[str]:
     """What to type where pictures lack the vectors that the space reads."""
     space = space_of(view.store) if witness is None else witness.space
     away = len(view) if witness is None else witness.away
+    if away and (sound := view.store.model_of(sounds=True)) is not None:  # recordings have no place
+        away -= min(away, len(view.vectors(sound)[0]))
     if space is None or not away:
         return []
     which = "" if witness is None else f"{away:,} of {len(view):,} pictures are not found by sentence; "

@@ -162,7 +162,9 @@ class Store(Vectors):
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns, with those of the models."""
-        made = [f"{kind}_{name}" for name in self.models() for kind in "vnp"]
+        made = [
+            f"{k}_{name}" for name, card in self.models().items() for k in ("vnp" if card.get("classes", 1) else "vn")
+        ]
         return (*SCHEMA.names, *made)
 
     def rows(self, columns: Sequence[str], *, gone: bool = False) -> pa.Table:

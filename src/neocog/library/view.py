@@ -34,6 +34,7 @@ COLUMNS = (
 )  # fmt: skip
 FEATURES, OUTPUT = "features", "output"  # layers: what the last one reads, and what it gives
 _PAIRS_FROM = 512  # pictures whose pairs show how alike two pictures of the library usually are
+_BEHIND = 60.0  # seconds behind the last known place of a video or a recording that are still in it
 _AT = re.compile(r"(.+) at (?:(\d+):)?(\d\d):(\d\d)", re.DOTALL)
 _BROKEN = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of characters, which stand in no path
 _SUMS = 64 << 20  # bytes of probabilities that are kept
@@ -302,7 +303,9 @@ def _at(view: View, file: str) -> str:
     whole = view.store.text_of(address(found[1]))
     every = pc.list_flatten(view.table.column("paths")).to_pylist()
     known = [(at, p) for p in every if (at := moment(p)) and (at[0] == whole or f"/{at[0]}".endswith(f"/{name}"))]
-    return view.store.name_of(min(known, key=lambda one: abs(one[0][1] - when))[1]) if known else file
+    if not known or when > _BEHIND + max(at[1] for at, _ in known):
+        return file
+    return view.store.name_of(min(known, key=lambda one: abs(one[0][1] - when))[1])
 
 
 def vector_of(

@@ -194,10 +194,9 @@ class Energy(Number):
             self.threshold = limit if math.isfinite(limit) else None
 
     def headline(self, figures: Mapping[str, Any]) -> str:
-        return (
-            f"found {figures['found']:.1%} of the things, refused {figures['refused']:.1%} of the others "
-            f"(AUC {figures['auc']:.4f}); {super().headline(figures)}"
-        )
+        others = f", refused {figures['refused']:.1%} of the others (AUC {figures['auc']:.4f})"
+        others = others if math.isfinite(figures["refused"]) else ""  # there are none
+        return f"found {figures['found']:.1%} of the things{others}; {super().headline(figures)}"
 
     def shown(self, value: float) -> str:
         return f"{value:.2%}"

@@ -125,12 +125,12 @@ def library(request: Request, lib: Lib) -> dict[str, Any]:
 
 @router.post("/libraries/{lib}/model")
 def use_model(request: Request, lib: Lib, model: Model) -> dict[str, Any]:
-    """Search with another of the nets that have seen the pictures, from now on."""
+    """Search pictures with another of the nets that have seen them, or recordings with another; `sounds`: theirs."""
     store = asking(request, lib).store
     if model.name not in store.models():
         raise HTTPException(404, f"{model.name!r} has not seen {lib}; those that have: {', '.join(store.models())}")
     store.use_model(model.name)
-    return {"model": store.model}
+    return {"model": store.model, "sounds": store.model_of(sounds=True)}
 
 
 @router.get("/libraries/{lib}/search")
