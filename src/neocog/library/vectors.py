@@ -19,7 +19,7 @@ from neocog.library.mirror import forget_older, forget_parts, hash_bytes, hash_t
 from neocog.library.rows import HASH, has_model, matrix
 from neocog.library.tables import Tables, told
 
-_IN_CACHE = 512  # vectors whose float32 form the processor's cache holds
+_IN_CACHE = 256  # vectors whose float32 form the processor's cache holds
 _AT_ONCE = 8192  # rows that are converted from half precision at a time
 
 

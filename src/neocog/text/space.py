@@ -263,7 +263,8 @@ class Space:
 
         The mean of the logarithms of how much more probable each word is than usual.
         """
-        said = -np.logaddexp(0, -(products + added[:, 0])) - added[:, 1]
+        odds = products + added[:, 0]
+        said = np.minimum(odds, 0) - np.log1p(np.exp(-np.abs(odds))) - added[:, 1]  # logaddexp takes 18 times as long
         return np.asarray(said.mean(1), np.float32)
 
     @cached_property
