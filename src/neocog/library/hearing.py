@@ -37,7 +37,7 @@ def heard(data: bytes, hash: str, mtime_ns: int, inode: int) -> Photo:
     """
     picture = pixels_of(data)
     photo = Photo(hash, len(data), mtime_ns, inode, picture.shape[1], picture.shape[0])
-    photo.small = np.zeros((SIDE, SIDE, 3), np.uint8)  # flat: spectrograms that look alike are no near duplicates
+    photo.small = np.zeros((SIDE, SIDE, 3), np.uint8)  # of no use for recordings; see copies.duplicates
     photo.pixels = _samples(data)
     return photo
 
