@@ -153,11 +153,30 @@ def test_words_that_only_join_others_are_no_conditions(library: Store, query: st
     assert "'dog" in search(library, query).notes[0] and "&" not in search(library, query).notes[0]
 
 
-@pytest.mark.parametrize(("query", "word"), [("dog without beach", "without"), ("labrador or spaniel", "or")])
+@pytest.mark.parametrize(("query", "word"), [("without beach", "without"), ("labrador or spaniel", "or"), ("dog no", "no")])
 def test_words_that_turn_the_meaning_are_not_passed_over(library: Store, query: str, word: str) -> None:
     found = search(library, query)
     assert found.not_understood == (word,)
     assert any(f"'{word}' was not understood; type" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("said", "typed"),
+    [
+        ("dog without beach", "dog -beach"),
+        ("dog with no beach in it", "dog -beach"),
+        ("a dog without a beach or grass", "dog -beach -grass"),
+        ("dog not on a beach", "dog -beach"),
+        ("dog with nobody in it", "dog -people"),
+        ("dog and no one on the grass", "dog -people grass"),
+        ("dog without beach -grass", "dog -beach -grass"),
+        ("dog without beach without cat", "dog -beach -cat"),
+    ],
+)
+def test_what_must_not_be_there_can_be_said_in_words(library: Store, said: str, typed: str) -> None:
+    found, other = search(library, said, threshold=0), search(library, typed, threshold=0)
+    assert [(h.hash, h.score) for h in found] == [(h.hash, h.score) for h in other]
+    assert found.hits and not found.not_understood and any("is read as -" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(

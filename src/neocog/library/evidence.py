@@ -45,6 +45,9 @@ _WORTH_SAYING = 0.05  # probability from which a witness that another one outwei
 _LONG_WORD = 6  # letters from which a word of a text is what a mistyped word is corrected to
 _SAME, _APART = 0.98, 0.2  # cosine of two copies of a picture, and the distance of vectors of length 1 that it means
 _FROM_INDEX = 200  # pictures that the store's nearest-neighbour search is asked for, at least
+_NOT = frozenset(("without", "no", "not", "nobody"))
+_AND = frozenset(("and", "or", "nor"))
+_PERSONS = ("people", "person", "man", "woman", "child", "boy", "girl")  # what captions call those who are not to be there
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def word_parts(
     parts: list[Part] = []
     run: list[_Told] = []
     unknown: list[Word] = []
+    words = _turned(words, notes)
     texts = {at: word.text for at, word in enumerate(words) if not word.negative}  # what is asked of the space
     concepts = view.vocabulary(model) if model is not None else None
     taught = {normalise(name): (name, entry) for name, entry in concepts_of(view.store).items()}
@@ -135,7 +139,11 @@ def word_parts(
             notes.append(str(match))
         if not read:
             texts = {place: text for place, text in texts.items() if place not in at}
-        seen = witness.against(spelled[0]) if witness is not None and read and word.negative else None
+        seen = None
+        if witness is not None and read and word.negative:
+            asked = _PERSONS if normalise(spelled[0]) in _PERSONS[:2] else spelled[:1]
+            witness.ask(asked)
+            seen = np.max([witness.against(one) for one in asked], axis=0)
         judged = witness is not None and witness.judges(model) and read and not word.negative
         part, shown = _word_part(view, model, word, spelled, match, heads, known, lines, seen, judged=judged)
         if word.negative or witness is None:
@@ -288,6 +296,46 @@ def example_parts(
 
             parts.append(Part(one.weight, True, away, 0.02, avoided))
     return parts, looked
+
+
+def _turned(words: Sequence[Word], notes: list[str]) -> list[Word]:
+    """Words in which *without*, *no*, *not* and *nobody* are read, where something else is looked for.
+
+    *street without parked cars in summer* becomes ``street -(parked cars) summer``: what is turned ends where a word
+    says nothing, and *and* and *or* turn what follows as well.
+    """
+    out: list[Word] = []
+    at = 0
+    while at < len(words):
+        turned: list[list[str]] = []
+        end = at
+        if any(not one.negative and not says_nothing(one.text) for one in out):
+            while end < len(words) and not words[end].negative:
+                key = normalise(words[end].text)
+                if key in _NOT or (turned and key in _AND):
+                    turned.append(["people"] if key == "nobody" else [])
+                elif not turned:
+                    break
+                elif key == "one" and normalise(words[end - 1].text) == "no":
+                    turned[-1].append("people")
+                elif not says_nothing(key):
+                    turned[-1].append(words[end].text)
+                elif turned[-1]:
+                    break
+                end += 1
+        found = [Word(" ".join(one), negative=True) for one in turned if one]
+        if not found:
+            out.append(words[at])
+            at += 1
+            continue
+        while says_nothing(out[-1].text):  # street *with* no cars
+            out.pop()
+        while end < len(words) and says_nothing(words[end].text):  # nobody *on it*
+            end += 1
+        out += found
+        notes.append(f"{' '.join(w.text for w in words[at:end])!r} is read as {' '.join(map(str, found))}")
+        at = end
+    return out
 
 
 def _grouped(
