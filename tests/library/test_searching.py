@@ -153,7 +153,9 @@ def test_words_that_only_join_others_are_no_conditions(library: Store, query: st
     assert "'dog" in search(library, query).notes[0] and "&" not in search(library, query).notes[0]
 
 
-@pytest.mark.parametrize(("query", "word"), [("without beach", "without"), ("labrador or spaniel", "or"), ("dog no", "no")])
+@pytest.mark.parametrize(
+    ("query", "word"), [("without beach", "without"), ("labrador or spaniel", "or"), ("dog no", "no")]
+)
 def test_words_that_turn_the_meaning_are_not_passed_over(library: Store, query: str, word: str) -> None:
     found = search(library, query)
     assert found.not_understood == (word,)

@@ -47,7 +47,7 @@ _SAME, _APART = 0.98, 0.2  # cosine of two copies of a picture, and the distance
 _FROM_INDEX = 200  # pictures that the store's nearest-neighbour search is asked for, at least
 _NOT = frozenset(("without", "no", "not", "nobody"))
 _AND = frozenset(("and", "or", "nor"))
-_PERSONS = ("people", "person", "man", "woman", "child", "boy", "girl")  # what captions call those who are not to be there
+_PERSONS = ("people", "person", "man", "woman", "child", "boy", "girl")  # as captions call them
 
 
 @dataclass(frozen=True)
