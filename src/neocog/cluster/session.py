@@ -30,6 +30,7 @@ from neocog.errors import ClusterError, MissingExtra, NeocogError, UsageError
 from neocog.library.changes import Embeds, Outcomes
 from neocog.library.scan import Found, Scan, scan
 from neocog.library.store import Store
+from neocog.machine import usable_cores
 from neocog.records import counted
 
 Members = tuple[list[tuple[str, Item]], list[tuple[str, str]]]
@@ -73,8 +74,7 @@ class Cluster:
         self._ray = ray = _ray()
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL + 1}
         if self.on == "local":
-            processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            quiet |= {"num_cpus": max(processors, self.workers or 1), "include_dashboard": False}
+            quiet |= {"num_cpus": max(usable_cores(), self.workers or 1), "include_dashboard": False}
             quiet |= {"object_store_memory": _OBJECTS}
         try:
             self._ours = not ray.is_initialized()

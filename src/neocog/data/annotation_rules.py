@@ -12,8 +12,8 @@ from neocog.data.duplicates import as_groups, connected
 from neocog.data.findings import Facts, Finding, Rule, counted, listed
 from neocog.data.kinds import NOT_LABELLED, Boxes, Masks, Numbers, Points
 from neocog.data.source import Source
-from neocog.data.survey import default_workers
 from neocog.errors import DataError
+from neocog.machine import usable_cores
 
 _OUTSIDE = 1.0  # pixels by which a box or point may stand out: tools round
 _MANY = 0.1  # share of boxes outside from which on something is wrong with all of them
@@ -157,7 +157,7 @@ def wrong_masks(source: Source, sizes: np.ndarray) -> dict[int, tuple[str, str]]
         return ("bare", "no pixel is labelled") if (mask == NOT_LABELLED).all() else None
 
     rows = np.flatnonzero(column.known).tolist()
-    with ThreadPoolExecutor(default_workers()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         return {i: wrong for i, wrong in zip(rows, pool.map(look, rows), strict=True) if wrong}
 
 

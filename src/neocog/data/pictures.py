@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -18,6 +17,7 @@ from neocog.data import augment as aug
 from neocog.data.decode import decoded, placed
 from neocog.data.source import Source
 from neocog.errors import DataError
+from neocog.machine import usable_cores
 from neocog.records import Preprocess, Problem
 
 _STEP = 256
@@ -27,8 +27,7 @@ Placed = tuple[np.ndarray, np.ndarray, tuple[int, int]]  # uint8 (H, W, C), and 
 
 def workers() -> int:
     """Threads that decode: the processors this process may use, at most 16 (Pillow decodes outside the GIL)."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, usable))
+    return min(16, usable_cores())
 
 
 class Gathered(NamedTuple):

@@ -5,7 +5,6 @@ Columns, not objects: 350 bytes for each picture, so a million pictures take 350
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from neocog.data.decode import decode, inspect
 from neocog.data.duplicates import THUMB, Look, content_hash, look_at
 from neocog.data.source import Source
 from neocog.errors import NeocogError
+from neocog.machine import usable_cores
 
 Progress = Callable[[int, int], None]  # pictures done, pictures in all
 
@@ -57,11 +57,6 @@ class Survey:
         _, first, inverse = np.unique(self.content[rows], axis=0, return_index=True, return_inverse=True)
         pairs = np.stack([rows[first[inverse.reshape(-1)]], rows], axis=1)
         return pairs[pairs[:, 0] != pairs[:, 1]]
-
-
-def default_workers() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def survey(
@@ -115,7 +110,7 @@ def survey(
         found.readable[rows] = True
         return stop
 
-    pool = ThreadPoolExecutor(max_workers=workers or default_workers(), thread_name_prefix="survey")
+    pool = ThreadPoolExecutor(max_workers=workers or usable_cores(), thread_name_prefix="survey")
     try:
         for done in pool.map(work, range(0, n, _BLOCK)):
             if progress is not None:

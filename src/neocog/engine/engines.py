@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from neocog.machine import usable_cores
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -49,7 +51,7 @@ class Engine(Protocol):
 
 def cores() -> int:
     """Cores that this process may use: OMP_NUM_THREADS, else those that the system leaves to it."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cores()
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, min(usable, int(wanted))) if wanted.isdecimal() else usable
 

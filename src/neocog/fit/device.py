@@ -6,7 +6,6 @@ What the processor says about itself decides first; the rest is measured once an
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from neocog.engine.speed import cpuinfo as _cpuinfo
 from neocog.engine.speed import processor as _processor
 from neocog.errors import UsageError
 from neocog.fit.gradients import FasterGradients, depthwise_pays, pays
+from neocog.machine import usable_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,8 +292,7 @@ def _keep_memory() -> None:
 
 def hardware() -> dict[str, Any]:
     """What the machine is: for run.json and for the tables of bench/."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found: dict[str, Any] = {"processor": _processor(), "cores": cores, "system": platform.platform()}
+    found: dict[str, Any] = {"processor": _processor(), "cores": usable_cores(), "system": platform.platform()}
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found

@@ -31,6 +31,7 @@ from neocog.library.scan import scan
 from neocog.library.sentences import prepare
 from neocog.library.store import Store
 from neocog.library.view import view_of
+from neocog.machine import usable_cores
 from neocog.records import counted
 
 _ROWS = 1024  # pictures in one commit
@@ -175,8 +176,7 @@ def watch(
 
 def _threads() -> int:
     """Threads that decode: as `data.batches.workers`, which needs PyTorch to be imported."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, usable))
+    return min(16, usable_cores())
 
 
 def _roots(store: Store, folders: Sequence[str | os.PathLike[str]], elsewhere: bool) -> tuple[list[str], list[str]]:

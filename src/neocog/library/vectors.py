@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -18,8 +19,10 @@ from neocog.library.lock import LibraryBusy, Lock
 from neocog.library.mirror import forget_older, forget_parts, hash_bytes, hash_texts
 from neocog.library.rows import HASH, has_model, matrix
 from neocog.library.tables import Tables, told
+from neocog.machine import usable_cores
 
 _IN_CACHE = 256  # vectors whose float32 form the processor's cache holds
+_LEAST_EACH = 16  # such blocks that are worth a thread
 _AT_ONCE = 8192  # rows that are converted from half precision at a time
 
 
@@ -175,10 +178,19 @@ class Vectors(Tables):
         less than 0.002 (tests/library/test_arrays.py).
         """
         short = self._arrays.short(f"s_{model}{made}", self._key("pictures")[1], values)
+        kept = values if short is None else short[0]
         out = np.empty((len(values), query.shape[1]), np.float32)
-        for start in range(0, len(values), _IN_CACHE):
-            block = slice(start, start + _IN_CACHE)
-            out[block] = (values if short is None else short[0])[block].astype(np.float32) @ query
+
+        def part(begin: int) -> None:
+            block = np.empty((_IN_CACHE, kept.shape[1]), np.float32)  # written again and again, it stays in the cache
+            for start in range(begin, min(begin + each, len(kept)), _IN_CACHE):
+                some = kept[start : start + _IN_CACHE]
+                np.copyto(block[: len(some)], some, casting="unsafe")
+                np.matmul(block[: len(some)], query, out=out[start : start + len(some)])
+
+        each = _IN_CACHE * max(_LEAST_EACH, -(-len(kept) // (_IN_CACHE * usable_cores())))
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            list(pool.map(part, range(0, len(kept), each)))
         return out if short is None else np.multiply(out, short[1][:, None], out=out)
 
     def nearest(self, model: str, queries: np.ndarray, k: int, metric: str = "cosine") -> tuple[np.ndarray, np.ndarray]:

@@ -208,25 +208,32 @@ class Space:
         The largest value of each window over the places goes on, so each number has one word that it comes from. What
         the constant part of the last layer adds is of no word and left out.
         """
+        words, added = self._shares(text)
+        return list(zip(words, (added @ picture).tolist(), strict=True))
+
+    @cached_property
+    def _shares(self) -> Callable[[str], tuple[list[str], np.ndarray]]:
+        return lru_cache(_REMEMBERED)(self._share_of_words)
+
+    def _share_of_words(self, text: str) -> tuple[list[str], np.ndarray]:
+        """The words of a text, and what each adds to its vector (W, dimensions)."""
         (ids,) = self._tokens([text])
-        if not any(ids):  # an empty text
-            return []
         words: list[str] = []
         of = []
-        for token in self._tokenizer.tokens(ids):
+        for token in self._tokenizer.tokens(ids) if any(ids) else ():
             if token.startswith("▁") or not words:
                 words.append("")
             words[-1] += token.lstrip("▁")
             of.append(len(words) - 1)
-        added = np.zeros(len(words))
+        added = np.zeros((len(words), self.dimensions), np.float32)
         first = 0
-        for n in self._towers:
+        for n in self._towers if words else ():
             places, out = self._remembered(n, ids)
-            own = picture[first : first + len(out)] / np.linalg.norm(out).clip(1e-12)
+            weight = self._w[f"{n}.out.weight"] / (np.linalg.norm(out).clip(1e-12) * math.sqrt(len(self._towers)))
+            spoken = np.where(np.asarray(of)[places.argmax(0)] == np.arange(len(words))[:, None], places.max(0), 0)
+            added[:, first : first + len(out)] = spoken @ weight.T
             first += len(out)
-            each = places.max(0) * (self._w[f"{n}.out.weight"].T @ own) / math.sqrt(len(self._towers))
-            np.add.at(added, np.asarray(of)[places.argmax(0)], each)
-        return [(word, float(value)) for word, value in zip(words, added, strict=True)]
+        return words, added
 
     def _joined(self, parts: list[np.ndarray]) -> np.ndarray:
         """Vectors of the towers, each of length 1, as one of length 1: its cosines are the means of theirs."""
