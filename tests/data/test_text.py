@@ -83,5 +83,5 @@ def test_a_row_with_too_many_cells_is_said_and_left_out(tmp_path):
     assert source.problems[0].key == "t.csv, line 3"
     assert any("1 row of the table was skipped" in note for note in source.notes)
     (tmp_path / "t.csv").write_text(f"{NAMED}a,b,c\nd,e,f\n")
-    with pytest.raises(DataError, match=r"no rows with texts in t.csv; the first is t.csv, line 2: more cells than the"):
+    with pytest.raises(DataError, match=r"no rows with texts in t.csv; the first is t.csv, line 2: more cells than"):
         open_source(tmp_path / "t.csv", columns={"text": "text"})
