@@ -354,7 +354,7 @@ def test_evaluate_one_and_several(photos, run):
     table = call("evaluate", run, run, photos)
     assert table.exit_code == 0, table.stderr
     head, names, first, second, together, *added = table.stdout.splitlines()
-    assert "90 pictures" in head and "accuracy" in names
+    assert "90 pictures" in head and "accuracy" in names and table.stderr.count("was trained on") == 1
     assert first.split() == second.split() and first.startswith(str(run))
     assert together.startswith("all together")
     assert added[0] == "in the order of each run's own validation accuracy:" and "+0.00 ± 0.00 points" in added[-1]

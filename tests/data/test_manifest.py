@@ -249,7 +249,9 @@ def test_unreadable_tables_are_data_errors(tmp_path):
     with pytest.raises(DataError, match="no rows with pictures"):
         open_source(tmp_path / "m.csv")
     (tmp_path / "n.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match=r"no column with the pictures' paths among a, b; name it: columns="):
+    with pytest.raises(
+        DataError, match=r"no column with the pictures' paths or with sentences among a, b; name it: columns="
+    ):
         open_source(tmp_path / "n.csv")
 
 

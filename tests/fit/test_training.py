@@ -24,7 +24,7 @@ from neocog.fit.evaluating import views
 from neocog.fit.loop import judge
 from neocog.fit.plan import Plan
 from neocog.fit.recipes import recipe
-from neocog.fit.run import read_json, records
+from neocog.fit.run import read_json, read_tensors, records
 from neocog.fit.schedules import Clock
 from neocog.fit.state import State
 from neocog.nets import build
@@ -125,13 +125,22 @@ def test_a_net_is_the_same_after_loading(run: fit.Run) -> None:
         neocog.load(run.folder / "nothing")
 
 
-def test_ensembles_average_probabilities(run: fit.Run, folder: Path, tmp_path: Path) -> None:
+def test_ensembles_average_probabilities(
+    run: fit.Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = fit.train(folder, net="lenet5", recipe="standard", epochs=1, seed=2, out=tmp_path / "b", **QUIET)
     both = fit.evaluate([run, other], folder, device="cpu")
     assert both["n"] == 80 and len(both["runs"]) == 2
     single = fit.evaluate([run], folder, device="cpu")
     assert single["ensemble"] is None and single["runs"][0]["accuracy"] == both["runs"][0]["accuracy"]
+    learned = int((read_tensors(run.folder / "split.safetensors")[0]["codes"] == 0).sum())
+    (note,) = single["notes"]
+    assert f"was trained on {learned} of these 83 pictures" in note and str(run.report) in note and both["notes"][1:]
     same = fit.evaluate([run, run], folder, device="cpu")
+    assert same["notes"] == [note]
+    with monkeypatch.context() as changed:
+        changed.setitem(run.settings["data"], "fingerprint", "of before")
+        assert "which has changed since" in fit.evaluate([run], folder, device="cpu")["notes"][0]
     assert same["ensemble"]["accuracy"] == single["runs"][0]["accuracy"]
     assert same["ensemble"]["loss"] == pytest.approx(single["runs"][0]["loss"], rel=1e-4)
     halves = open_source(folder)
@@ -145,7 +154,7 @@ def test_ensembles_average_probabilities(run: fit.Run, folder: Path, tmp_path: P
     assert {row["run"]: row["accuracy"] for row in ensemble["without"]} == dict(
         zip(alone, [*alone.values()][::-1], strict=True)
     )
-    assert "standard error" in ensemble_page(found)
+    assert "standard error" in ensemble_page(found) and not found["notes"]
     with pytest.raises(DataError, match="do not know the class"):
         fit.evaluate([run], "digits", device="cpu")
 

@@ -103,6 +103,13 @@ def test_the_name_of_one_concept_is_one_part(library: Store) -> None:
     assert [reason.part for reason in found[0].reasons] == ["labrador retriever"]
 
 
+def test_words_that_only_join_others_are_taken_as_they_stand(library: Store) -> None:
+    assert not search(library, "a our") and "no text has it as it stands" in search(library, "a our").notes[0]
+    found = search(library, "on a")  # a dog runs on grass; nothing has these two side by side
+    assert not found and found.not_understood == ("on a",)
+    assert names(search(library, "our")) and names(search(library, "the dog")) == names(search(library, "dog"))
+
+
 def test_typing_errors_are_noted(library: Store) -> None:
     found = search(library, "labradr")
     assert "labrador.jpg" in names(found)

@@ -108,6 +108,8 @@ def by_depth(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def show_evaluation(result: Mapping[str, Any]) -> None:
     """Print the measures of each run, and of the mean of their probabilities, one row each."""
     echo(f"{result['data']}, split {result['split']}: {worded(counted(result['n']))}")
+    for note in result["notes"]:
+        say(worded(note))
     measured = list(result["runs"])
     if result["ensemble"]:
         measured.append({"run": "all together", **result["ensemble"]})

@@ -372,8 +372,8 @@ def _path(names: Sequence[str], pictures: Sequence[str], likely: Collection[str]
         candidates = [n for n in named if n in likely] or [n for n in likely if n not in taken] or named
     if not candidates:
         raise NoPaths(
-            f"{where}: no column with the pictures' paths among {', '.join(names)}; "
-            "name it: columns={'path': '...'} (on the command line: --column path=...)"
+            f"{where}: no column with the pictures' paths or with sentences among {', '.join(names)}; "
+            "name it: columns={'path': '...'} or {'text': '...'} (on the command line: --column path=... or text=...)"
         )
     return _only("path", candidates, where) or ""
 

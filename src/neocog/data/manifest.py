@@ -156,13 +156,14 @@ def open_manifest(
                 f"below {path.parent}; paths are relative to the table's folder; to use another column: "
                 "columns={'path': '...'}"
             )
+    first = f"the first is {problems[0].key}: {problems[0].reason}" if problems else ""
     if not len(table.keys):
         what = "texts" if texts else "pictures"
-        raise DataError(f"{root}: no rows with {what} in {', '.join(one.name for one in files)}")
+        why = f"; {first}" if first else ""
+        raise DataError(f"{root}: no rows with {what} in {', '.join(one.name for one in files)}{why}")
     if problems:
-        why = "the text is empty" if texts else "the file does not exist or cannot be read"
         were = "was" if len(problems) == 1 else "were"
-        notes.append(f"{counted(len(problems), 'row')} of the table {were} skipped: {why}")
+        notes.append(f"{counted(len(problems), 'row')} of the table {were} skipped; {first}")
     table, repeated = (table, 0) if texts else table.merged()
     if repeated:
         notes.append(f"{repeated} rows repeat a picture: their labels and captions were merged")

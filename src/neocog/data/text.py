@@ -24,6 +24,8 @@ from neocog.records import Problem
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 csv.field_size_limit(1 << 24)
+_HEAD = 1000  # rows of a CSV file that say whether the first is the names of columns
+_DECIMAL = re.compile(r"-?\d+[.,]\d+")
 _BROKEN = re.compile("[\udc80-\udcff]+")
 _MARKS = (  # UTF-32's mark begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
@@ -124,25 +126,88 @@ def table_rows(path: Path, problems: list[Problem], notes: list[str]) -> Iterato
                 else:
                     problems.append(Problem(f"{path.name}, line {number}", "not a JSON object"))
         else:
-            yield from _csv_rows(path, notes)
+            yield from _csv_rows(path, problems, notes)
     except (OSError, csv.Error, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise DataError(f"{path}: expected a table ({', '.join(TABLES)}), but it cannot be read: {error}") from error
 
 
-def _csv_rows(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
+def _csv_rows(path: Path, problems: list[Problem], notes: list[str]) -> Iterator[dict[str, Any]]:
     lines = read_lines(path, notes)
     start = next(lines, "")
-    marks = "\t" if path.suffix.lower() == ".tsv" else ",;\t"
-    names: list[str] | None = None
-    for cells in csv.reader(itertools.chain([start], lines), delimiter=max(marks, key=start.count)):
-        if not any(cells):
-            continue
-        if names is None:
-            if any(
-                is_picture(cell) or cell.count(" ") > 4 for cell in cells
-            ):  # no line of names: the first row is data
-                names = [f"column {i + 1}" for i in range(len(cells))]
-            else:
-                names = [cell.strip() or f"column {i + 1}" for i, cell in enumerate(cells)]
-                continue
-        yield dict(zip(names, cells, strict=False))
+    mark = max("\t" if path.suffix.lower() == ".tsv" else ",;\t", key=start.count)
+    rows = _csv_cells(path.name, itertools.chain([start], lines), mark)
+    head = list(itertools.islice(rows, _HEAD))
+    names = [cell.strip() or f"column {i}" for i, cell in enumerate(head[0][1] if head else (), 1)]
+    if _is_row([cells for _, cells in head]):
+        names = [f"column {i}" for i in range(1, len(names) + 1)]
+        notes.append(f"{path.name} does not begin with the names of its columns: its first line is a row, too")
+    else:
+        head = head[1:]
+    for number, cells in itertools.chain(head, rows):
+        if any(cells[len(names) :]):
+            reason = f"more cells than the first line has; a cell that holds {mark!r} needs quotes"
+            problems.append(Problem(f"{path.name}, line {number}", reason))
+        else:
+            yield dict(zip(names, cells, strict=False))
+
+
+def _csv_cells(name: str, lines: Iterable[str], mark: str) -> Iterator[tuple[int, list[str]]]:
+    """The number of the first line of each row that is not empty, and its cells.
+
+    A quote that is never closed, or closed by another row's, would swallow rows. In tables with tabs, where many
+    programs quote nothing, it is a sign like others.
+
+    Raises: DataError: for such a quote.
+    """
+    taken: list[str] = []  # lines of the row
+
+    def taking() -> Iterator[str]:
+        for line in lines:
+            taken.append(line)
+            yield line
+
+    at, reader = 1, csv.reader(taking(), delimiter=mark)
+    broken = (
+        f"{name}, line {{}}: a quote is opened there and not closed at the end of its cell; close it, and write a "
+        'quote within a cell twice: ""'
+    )
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:  # more than a cell may hold
+            raise DataError(broken.format(at)) from None
+        if not _left_open(taken, mark):
+            made = [cells]
+        elif mark == "\t":
+            made = list(csv.reader(taken, delimiter=mark, quoting=csv.QUOTE_NONE))
+        else:
+            raise DataError(broken.format(at))
+        yield from ((at + k, one) for k, one in enumerate(made) if any(one))
+        at += len(taken)
+        taken.clear()
+
+
+def _left_open(lines: Sequence[str], mark: str) -> bool:
+    """Whether these lines became one row only because a quote was not closed."""
+    if len(lines) == 1 and lines[0].count('"') % 2 == 0:
+        return False
+    try:
+        return len(list(csv.reader([*lines, "x"], delimiter=mark, strict=len(lines) > 1))) == 1
+    except csv.Error:
+        return True
+
+
+def _is_row(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first row is not the names of columns: it has a picture's name, a sentence, a number with decimals,
+    or a cell that stands again in its column, as labels do (not where that only marks rows: a column cat of "cat")."""
+    first = rows[0] if rows else ()
+    below = [row for row in rows[1:] if row != first]
+    columns = [{row[k] for row in below if k < len(row)} for k in range(len(first))]
+    return any(
+        is_picture(cell) or cell.count(" ") > 4 or _DECIMAL.fullmatch(cell.strip()) or (
+            cell.strip() and cell in column and column != {cell, ""}
+        )
+        for cell, column in zip(first, columns, strict=True)
+    )  # fmt: skip

@@ -20,8 +20,9 @@ from neocog.fit.ensembles import added, greedy
 from neocog.fit.evaluating import observed
 from neocog.fit.features import Read, Taps, features_of, layer_names
 from neocog.fit.graphed import Graphed
-from neocog.fit.job import Split, open_split
+from neocog.fit.job import Split, open_split, spec_of
 from neocog.fit.predicting import Run, ready
+from neocog.fit.run import read_tensors
 from neocog.fit.show import Show
 from neocog.nets.taps import LAST
 from neocog.records import SPLITS, Preprocess, Problem, counted, speak_of
@@ -93,7 +94,8 @@ def evaluate(
         split: ``"train"``, ``"val"`` or ``"test"``; None takes test if the data declare one, else everything.
 
     Returns:
-        ``{"data", "split", "n", "runs": [figures with "run"], "ensemble": figures or None}``. The ensemble's figures
+        ``{"data", "split", "n", "notes", "runs": [figures with "run"], "ensemble": figures or None}``. Notes say which
+        runs were trained on what they are asked about. The ensemble's figures
         have what each run adds, too: see `ensembles.added`. Runs are taken by their ``order``: greedily by the
         validation pictures that the data declare, if the split is another; else by their own validation accuracy.
 
@@ -117,7 +119,7 @@ def evaluate(
         source.require_labels()
         if unknown := [c for c in source.classes if c not in classes]:
             raise DataError(f"the runs do not know the class {unknown[0]!r}; they know {', '.join(classes[:8])}")
-    figures, several = [], []
+    figures, several, notes = [], [], list[str]()
     choosing = np.zeros(0, np.int64)  # pictures by which runs are put in order
     for run in opened:
         task, what = run.task, "label" if run.task.classifies else " and ".join(run.task.needs)
@@ -132,6 +134,7 @@ def evaluate(
             raise DataError(f"{source.name} has no picture with {what} in the split {split}")
         if labelled and len(opened) > 1 and split in ("train", "test"):
             choosing = np.flatnonzero(usable & (source.splits == SPLITS.index("val")))
+        notes += _learned_from(run, source, data, rows)
         both = np.concatenate([rows, choosing])
         columns = {role: _as_trained(source.columns[role], task).select(both) for role in task.needs}
         shown, seen = _seen(run, source, both, columns, where)
@@ -163,7 +166,30 @@ def evaluate(
             how = "each run's own validation accuracy"
             order = sorted(range(len(opened)), key=lambda r: -opened[r].metrics.get("val_accuracy", 0))
         ensemble |= {"order": how, **added(every, truth[rows], [one["run"] for one in figures], order)}
-    return {"data": source.name, "split": split, "n": n, "runs": figures, "ensemble": ensemble}
+    return {
+        "data": source.name,
+        "split": split,
+        "n": n,
+        "notes": [*dict.fromkeys(notes)],
+        "runs": figures,
+        "ensemble": ensemble,
+    }
+
+
+def _learned_from(run: Run, source: Source, data: Any, rows: np.ndarray) -> list[str]:
+    """What is to be said if a run was trained on some of the rows that it is asked about."""
+    before = run.settings["data"]
+    if before["fingerprint"].split("+")[0] != source.fingerprint():
+        if not isinstance(data, (str, Path)) or spec_of(data) != before["spec"]:
+            return []
+        how = f"was trained on what was in {data} then, which has changed since: what it has learned from is asked, too"
+    else:
+        codes = read_tensors(run.folder / "split.safetensors")[0]["codes"].numpy()
+        learned = int((codes[rows] == SPLITS.index("train")).sum())
+        if not learned:
+            return []
+        how = f"was trained on {learned:,} of these {counted(len(rows))}"
+    return [f"{run.folder} {how}, so its figures are too good; those of its own test split are in {run.report}"]
 
 
 def _seen(

@@ -118,7 +118,7 @@ class Data:
             _check(other, chosen)
             for role in chosen.needs:
                 renamed(other.columns[role], source.columns[role])  # says which classes training lacks
-        found = Data(source, other, chosen, _spec(data), _spec(test), columns)
+        found = Data(source, other, chosen, spec_of(data), spec_of(test), columns)
         speak_of(source.kind)
         _ = found.usual  # so that pictures of which none can be read are refused before anything else is done
         return found
@@ -199,7 +199,8 @@ def _check(source: Source, task: type[Task]) -> None:
         )
 
 
-def _spec(data: Any) -> str | None:
+def spec_of(data: Any) -> str | None:
+    """What run.json says of where the data are: a whole path, or a name; None for what is in memory."""
     if isinstance(data, Path):
         return str(data.resolve())
     if isinstance(data, str):

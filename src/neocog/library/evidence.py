@@ -116,8 +116,10 @@ def word_parts(
         spelled = [word.text]
         known, heads = view.text.score(spelled), taught.get(normalise(word.text))
         match = concepts.find(word.text, typos=False) if concepts is not None else None
-        read = witness is not None and witness.knows(word.text, concept=match is not None)
-        if match is None and heads is None and not known.any() and not read and len(words) <= _MOST_TYPOS:
+        literal = heads is None and match is None and all(map(says_nothing, word.text.split()))
+        read = witness is not None and not literal and witness.knows(word.text, concept=match is not None)
+        silent = match is None and heads is None and not known.any() and not read
+        if silent and not literal and len(words) <= _MOST_TYPOS:
             # a short word of a text is near to too many others: trick, truck, track
             longer = [one for one in view.text.words if len(one) >= _LONG_WORD]
             own = concepts.spellings if concepts is not None else ()
@@ -341,7 +343,10 @@ def _turned(words: Sequence[Word], notes: list[str]) -> list[Word]:
 def _grouped(
     words: Sequence[Word], concepts: Vocabulary | None, taught: dict[str, tuple[str, dict]]
 ) -> list[tuple[Word, range]]:
-    """Join words in a row that name one concept, and leave out those that say nothing; each with its places."""
+    """Join words in a row that name one concept, and leave out those that say nothing; each with its places.
+
+    Where all say nothing (*the who*) they are one, which a text has side by side or not.
+    """
     out: list[tuple[Word, range]] = []
     at = 0
     while at < len(words):
@@ -358,7 +363,9 @@ def _grouped(
         out.append((replace(words[at + size - 1], text=joined), range(at, at + size)))
         at += size
     telling = [one for one in out if not says_nothing(one[0].text) or normalise(one[0].text) in taught]
-    return telling or out
+    if telling or any(word.negative for word in words):
+        return telling or out
+    return [(replace(words[-1], text=" ".join(word.text for word in words)), range(len(words)))]
 
 
 @dataclass(frozen=True)
@@ -467,6 +474,9 @@ def _unknown(view: View, words: Sequence[Word], taught: Iterable[str]) -> list[s
             continue
         if word.negative:
             said.append(f"{word}: {word.text!r} was not understood, so nothing is excluded")
+            continue
+        if all(map(says_nothing, word.text.split())):
+            said.append(f"{word.text!r} only joins other words, and no text has it as it stands")
             continue
         known = f"{word.text!r} is no concept, no taught word and in no text of this library"
         guess = Spelling([*taught, *view.text.words]).nearest(normalise(word.text))

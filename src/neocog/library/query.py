@@ -58,6 +58,7 @@ _HINTS = {
 _OPENING, _CLOSING = '"“”„', {'"': '"', "“": "”“", "”": "”", "„": "“”"}
 _QUOTES = re.compile("|".join(rf"{a}(?:\\[\\{_OPENING}]|[^{z}])*[{z}]" for a, z in _CLOSING.items()))
 _OR = re.compile(r"(?<![^\s(])OR(?![^\s)])")
+_BRACKETED = re.compile(r"\((.*\w.*)\)|\(([^)]*\w[^)]*)|([^(]*\w[^(]*)\)")  # (dog), (dog, dog); not (1).jpg
 _FIELD = re.compile(r"([A-Za-z_]+):")
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _WEIGHT = re.compile(rf"\^({_NUMBER})\Z")
@@ -74,7 +75,7 @@ def parse(text: str) -> Query:
     """
     if len(text) > LONGEST:
         raise UsageError(f"a query may have {LONGEST:,} characters, this one has {len(text):,}; remove some words")
-    # brackets are parts of words, as in IMG (1).jpg, unless there is an OR
+    # brackets are parts of words, as in IMG (1).jpg, or say nothing, unless there is an OR
     reader = _Reader(text, groups=_OR.search(_QUOTES.sub("''", text)) is not None)
     terms: list[Term] = []
     duplicates: bool | None = None
@@ -93,7 +94,7 @@ def parse(text: str) -> Query:
 class _Reader:
     """Reads one term after the other; a bool stands for ``duplicates:yes`` or ``no``.
 
-    With `groups`, "(" and ")" join terms; without, they are parts of words.
+    With `groups`, "(" and ")" join terms; without, they are parts of words, or around words and left out.
     """
 
     def __init__(self, text: str, groups: bool) -> None:
@@ -228,6 +229,8 @@ class _Reader:
             raise self._fail('found a quote in the middle of a word; type a space before "')
         weight = _WEIGHT.search(raw)
         text = raw[: weight.start()] if weight else raw
+        if not self.groups and (inner := _BRACKETED.fullmatch(text)):
+            text = next(filter(None, inner.groups()))
         if not text:
             raise self._fail("expected a word before '^'; type dog^2, without a space", start)
         if "^" in text:

@@ -1,0 +1,87 @@
+"""CSV and TSV files as people's programs write them: without a line of names, with quotes that are never closed."""
+
+import csv
+
+import pytest
+
+from neocog.data import open_source
+from neocog.data.text import table_rows
+from neocog.errors import DataError
+
+NAMED = "text,label\n"
+
+
+def rows(tmp_path, text, name="t.csv"):
+    (tmp_path / name).write_text(text)
+    problems, notes = [], []
+    return [tuple(row.values()) for row in table_rows(tmp_path / name, problems, notes)], problems, notes
+
+
+@pytest.mark.parametrize(
+    "first", ["good film,pos", "a film that I have seen too often,neg", "good film,2.5", "film.jpg,cat"]
+)
+def test_the_first_row_is_kept_without_a_line_of_names(tmp_path, first):
+    found, _, notes = rows(tmp_path, f"{first}\nbad film,neg\nfine film,pos\n")
+    assert found[0] == tuple(first.split(",")) and len(found) == 3
+    assert notes == ["t.csv does not begin with the names of its columns: its first line is a row, too"]
+
+
+@pytest.mark.parametrize("first", ["text,label", "my text,how it is", "path,2019", ",text", "text,pos"])
+def test_a_line_of_names_is_no_row(tmp_path, first):
+    of = ["pos", ""] if first == "text,pos" else ["pos", "neg"]  # a column that marks rows with its own name
+    found, _, notes = rows(tmp_path, f"{first}\ngood film,{of[0]}\nbad film,{of[1]}\n")
+    assert found == [("good film", of[0]), ("bad film", of[1])] and not notes
+
+
+def test_two_files_one_after_the_other_repeat_the_names(tmp_path):
+    found, _, notes = rows(tmp_path, f"{NAMED}good film,pos\n{NAMED}bad film,neg\n")
+    assert found[0] == ("good film", "pos") and not notes
+
+
+def test_short_texts_without_names_say_which_columns_there_are(tmp_path):
+    (tmp_path / "t.csv").write_text("good film,pos\nbad film,neg\nfine film,pos\nodd film,neg\n")
+    with pytest.raises(DataError, match=r"or with sentences among column 1, column 2; name it: .* text="):
+        open_source(tmp_path / "t.csv")
+    source = open_source(tmp_path / "t.csv", columns={"text": "column 1", "label": "column 2"})
+    assert len(source) == 4 and source.read(0) == "good film" and source.classes == ("neg", "pos")
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (3, 'good film,pos\n"bad film,neg\nfine film,pos\n'),  # up to the end
+        (4, 'good film,pos\n\n"bad film,neg\nfine film,pos\n"a, b",neg\n'),  # up to the next quote
+        (3, 'good film,pos\n"bad film,neg'),  # the last line
+        (3, 'good film,pos\n"' + "bad film,neg\n" * 100),  # more than a cell may hold
+    ],
+)
+def test_an_open_quote_is_an_error_with_its_line(tmp_path, line, text):
+    most = csv.field_size_limit(1000)
+    try:
+        with pytest.raises(DataError, match=rf"t.csv, line {line}: a quote is opened there and not closed .* twice"):
+            rows(tmp_path, NAMED + text)
+    finally:
+        csv.field_size_limit(most)
+
+
+def test_quotes_that_are_closed_may_hold_lines_and_quotes(tmp_path):
+    text = '"two\nlines",pos\n"say ""no"", then go",neg\n5" wide,pos\n"a" b,neg\n'
+    found, problems, _ = rows(tmp_path, NAMED + text)
+    assert [one for one, _ in found] == ["two\nlines", 'say "no", then go', '5" wide', "a b"] and not problems
+
+
+def test_between_tabs_an_open_quote_is_a_sign(tmp_path):
+    found, _, _ = rows(tmp_path, 'text\tlabel\n"good film\tpos\nbad "old" film\tneg\n"so" it is\tpos\n', "t.tsv")
+    assert [one for one, _ in found] == ['"good film', 'bad "old" film', "so it is"]
+
+
+def test_a_row_with_too_many_cells_is_said_and_left_out(tmp_path):
+    text = f"{NAMED}good film it was,pos\nbad, film it was,neg\nfine film it was,neg,\n"
+    (tmp_path / "t.csv").write_text(text)
+    source = open_source(tmp_path / "t.csv")
+    assert [source.read(i) for i in range(len(source))] == ["good film it was", "fine film it was"]
+    assert source.problems[0].key == "t.csv, line 3"
+    assert any("1 row of the table was skipped" in note for note in source.notes)
+    (tmp_path / "t.csv").write_text(f"{NAMED}a,b,c\nd,e,f\n")
+    with pytest.raises(DataError, match=r"no rows with texts in t.csv; the first is t.csv, line 2: more cells than"):
+        open_source(tmp_path / "t.csv", columns={"text": "text"})
