@@ -226,7 +226,7 @@ def example_parts(
 
     `alone`: nothing else ranks or filters, so that the store's own search for the nearest may pick the candidates.
     """
-    vectors = {one: vector_of(view, model, one.file, one.region, layer, metric=metric) for one in examples}
+    vectors = {one: vector_of(view, model, one, layer, metric=metric) for one in examples}
     mean, spread = view.pairs(model, metric, layer)
     least = threshold_of("example" if layer == FEATURES else "output", model)
     liked = [one for one in vectors if not one.negative]
