@@ -63,7 +63,7 @@ def decode(data: bytes, rate: int | None = None) -> tuple[np.ndarray, int]:
 
 
 def cut_short(file: Any, got: int) -> str:
-    """Why an open sound file of which `got` samples could be read is not whole: "it ends at 1.5 s of 3.0 s"; else ""."""
+    """Why an open sound file of which `got` samples were read is not whole: "it ends at 1.5 s of 3.0 s"; else ""."""
     announced, rate = file.frames, file.samplerate
     if found := _SHORT.search(file.extra_info):  # libsndfile then counts what is there
         said, there = map(int, found.groups())

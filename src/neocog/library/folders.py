@@ -240,7 +240,8 @@ def move(store: Store, old: str | os.PathLike[str], new: str | os.PathLike[str])
         if paths and not found:
             example = store.path_of(file_of(_under(paths[0], here, there)))
             raise UsageError(
-                f"none of the {counted(len(files), 'file')} of {old} is in {new} (there is no {example}); nothing was changed"
+                f"none of the {counted(len(files), 'file')} of {old} is in {new} (there is no {example}); nothing was "
+                "changed"
             )
         for path in paths:
             target, hash = _under(path, here, there), ledger.files[path]

@@ -30,7 +30,8 @@ import pyarrow.compute as pc
 
 from neocog.data.stores import holding, is_sound, is_url
 from neocog.errors import LibraryError, UsageError, closest
-from neocog.library.card import NAME, new_card, write_json
+from neocog.files import misfit
+from neocog.library.card import FORMS, NAME, new_card, write_json
 from neocog.library.lock import Lock, holder
 from neocog.library.rows import (
     PROBLEMS,
@@ -268,11 +269,11 @@ class Store(Vectors):
             write_json(self.folder / f"{name}.json", value)
 
     def load(self, name: str, default: Any = None) -> Any:
-        """Return what `save` kept under a name. Raises: LibraryError: it is damaged, or no value like `default`."""
+        """Return what `save` kept under a name. Raises: LibraryError: it is damaged, or not of its form (card.FORMS)."""
         try:
             found = json.loads((self.folder / f"{name}.json").read_text("utf-8"))
-            if default is not None and type(found) is not type(default):
-                raise ValueError(f"expected a {type(default).__name__}, got a {type(found).__name__}")
+            if wrong := misfit(found, FORMS.get(name, Any)):
+                raise ValueError(wrong)
             return found
         except FileNotFoundError:
             return default

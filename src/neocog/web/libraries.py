@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mimetypes
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, File, Form, HTTPException, Path, Query, Request, Response, UploadFile
+from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
@@ -13,7 +15,7 @@ from neocog.data.named import at_hand as data_names
 from neocog.fit.watching import told
 from neocog.library import copies, editing, overview, teaching
 from neocog.library.asking import MOST, Asking
-from neocog.library.gallery import SIDES, kept_thumbnail, original, thumbnail
+from neocog.library.gallery import SIDES, film, kept_thumbnail, original, thumbnail
 from neocog.names import shown
 from neocog.web.served import Served
 
@@ -28,6 +30,7 @@ Offset = Annotated[int, Query(ge=0, le=10_000_000)]
 Limit = Annotated[int, Query(ge=1, le=MOST)]
 Net = Annotated[str | None, Query(max_length=200, description="Which net's vectors and words; default: the usual.")]
 Threshold = Annotated[float | None, Query(ge=0, le=1, description="Least score of a hit; default: calibrated.")]
+VIDEO: Any = {200: {"content": {"video/*": {}}}, 206: {"description": "the range that was asked for"}}
 AUDIO: Any = {200: {"content": {"image/*": {}, "audio/wav": {}}}}
 PICTURE: Any = {200: {"content": {"image/*": {}}}, 304: {"description": "it is as the browser has it"}}
 _KEEP = {"cache-control": "private, max-age=31536000, immutable"}
@@ -109,7 +112,10 @@ def state(request: Request) -> dict[str, Any]:
     return {
         "version": neocog.__version__,
         "libraries": [
-            {"id": name, "name": name, "pictures": len(one.store), "read_only": one.store.read_only}
+            {
+                "id": name, "name": name, "pictures": len(one.store), "holds": one.store.holds(),
+                "read_only": one.store.read_only,
+            }
             for name, one in found.libraries.items()
         ],
         "runs": [{"id": name, "name": name, **told(folder)} for name, folder in found.runs.items()],
@@ -247,6 +253,13 @@ def file(request: Request, lib: Lib, id: Id) -> Response:
         return Response(None, 304, {**_KEEP, "etag": tag})
     data, kind = original(store, id)
     return Response(data, media_type=kind, headers={**_KEEP, "etag": tag})
+
+
+@router.get("/libraries/{lib}/pictures/{id}/video", response_class=FileResponse, responses=VIDEO)
+def video(request: Request, lib: Lib, id: Id) -> FileResponse:
+    """The video file that a frame is of, or a range of its bytes."""
+    path = film(asking(request, lib).store, id)
+    return FileResponse(path, media_type=mimetypes.guess_type(path)[0] or "video/mp4")
 
 
 @router.get("/libraries/{lib}/pictures/{id}/neighbours")

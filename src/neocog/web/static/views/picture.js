@@ -5,7 +5,7 @@ import { Bars, Icon, Wrong, count, go, html, link, say, share, useLayoutEffect, 
 
 export function Picture({ route, library, state }) {
   const id = route.arg;
-  const { q = "", like = "", box: region = "", n } = route.params;
+  const { q = "", like = "", box: region = "", net = "", n } = route.params;
   const found = useLoad((signal) => get(lib(library, "pictures", id), {}, signal), [library, id]);
   const near = useLoad((signal) => get(lib(library, "pictures", id, "neighbours"), { limit: 12 }, signal), [library, id]);
   const [what, look] = useState(null); // the concept whose map is shown
@@ -15,13 +15,13 @@ export function Picture({ route, library, state }) {
   const [answer, hear] = useState(null); // what a run says of it
   useLayoutEffect(() => { look(null); mark(null); use(""); choose(-1); hear(null); scrollTo(0, 0); }, [id]);
   const sees = [...(found.value?.concepts ?? []), ...(found.value?.broader ?? [])];
-  const back = link("search", "", { q, like, box: region });
+  const back = link("search", "", { q, like, box: region, net });
   const step = async (by) => {
     if (n === undefined) return;
     const to = Number(n) + by;
     if (to < 0) return;
-    const { hits } = await get(lib(library, "search"), { q, like, box: region, offset: to, limit: 1 });
-    if (hits.length) go("picture", hits[0].id, { q, like, box: region, n: to }, { replace: true });
+    const { hits } = await get(lib(library, "search"), { q, like, box: region, model: net, offset: to, limit: 1 });
+    if (hits.length) go("picture", hits[0].id, { q, like, box: region, net, n: to }, { replace: true });
   };
   useKeys({ ArrowLeft: () => void step(-1), ArrowRight: () => void step(1), Escape: () => (tool ? use("") : void (location.hash = back)), h: () => look(what ? null : sees[0]?.name ?? null), r: () => use(tool === "region" ? "" : "region") }, [id, n, tool, what, found.value]);
   if (found.error) return html`<div class="stack"><a href=${back}>Back to the search</a><${Wrong} error=${found.error} again=${found.again}/></div>`;
@@ -51,6 +51,7 @@ export function Picture({ route, library, state }) {
         ${what && html`<${Heat} key=${what} library=${library} id=${id} what=${what}/>`}
         ${!tool && !answer?.drawn && one.boxes?.length > 0 && html`<${Boxes} boxes=${one.boxes} chosen=${chosen} choose=${(i) => choose(i === chosen ? -1 : i)}/>`}<//></div>
       ${one.sound && html`<audio controls src=${picture(library, id, "file")}></audio>`}
+      ${one.seconds != null && html`<${Film} key=${id} src=${`${picture(library, id, "video")}#t=${one.seconds}`}/>`}
       <div class="row tools-row">
         ${!one.sound && html`<button aria-pressed=${tool === "region"} onClick=${() => { mark(null); use(tool === "region" ? "" : "region"); }}><${Icon} name="crop"/>Mark a region</button>`}
         <a class="button" href=${link("search", "", { like: id })}>Others like it</a>
@@ -79,6 +80,11 @@ export function Picture({ route, library, state }) {
       <p class="soft small"><kbd>←</kbd> <kbd>→</kbd> next hit · <kbd>h</kbd> what counted · <kbd>r</kbd> region · <kbd>z</kbd> undo · <kbd>Esc</kbd> back</p>
     </aside>
   </div>`;
+}
+
+function Film({ src }) {
+  const [bad, fail] = useState(false);
+  return bad ? html`<p class="soft small">This browser cannot play its video.</p>` : html`<video class="own" controls preload="metadata" src=${src} onError=${() => fail(true)}></video>`;
 }
 
 function Caption({ caption, save }) {
