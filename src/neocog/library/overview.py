@@ -115,7 +115,7 @@ def neighbours(store: Store, hash: str, limit: int = 12) -> list[dict[str, Any]]
 
 
 def picture(store: Store, hash: str) -> dict[str, Any]:
-    """Return all that a library knows of a picture, JSON-able; `seconds`: where in its video it is. Raises: NoPicture."""
+    """Return all that a library knows of a picture, JSON-able (`seconds`: where in its video). Raises: NoPicture."""
     view = view_of(store)
     row = row_of(view, hash)
     place = (view.paths(row) or ("",))[0]

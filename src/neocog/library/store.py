@@ -269,7 +269,7 @@ class Store(Vectors):
             write_json(self.folder / f"{name}.json", value)
 
     def load(self, name: str, default: Any = None) -> Any:
-        """Return what `save` kept under a name. Raises: LibraryError: it is damaged, or not of its form (card.FORMS)."""
+        """Return what `save` kept under a name. Raises: LibraryError: it is damaged, or not as in card.FORMS."""
         try:
             found = json.loads((self.folder / f"{name}.json").read_text("utf-8"))
             if wrong := misfit(found, FORMS.get(name, Any)):

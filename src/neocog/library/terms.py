@@ -118,7 +118,7 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A picture, a part of it, or a recording, that hits are like (or are not). `data`: the bytes of one from outside."""
+    """A picture, a part of it, or a recording, that hits are like (or not). `data`: the bytes of one from outside."""
 
     file: str
     region: Region | None = None

@@ -55,8 +55,7 @@ class Info:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.holds} in {counted(self.files, 'file')}, "
-            f"{self.gone:,} gone, {self.problems:,} unreadable",
+            f"{self.holds} in {counted(self.files, 'file')}, {self.gone:,} gone, {self.problems:,} unreadable",
             f"folders: {', '.join(self.folders) or 'none'}",
             *([self.unfinished] if self.unfinished else []),
             f"{counted(self.labels, 'label')}; {self.tagged:,} with taught tags",

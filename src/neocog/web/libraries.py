@@ -113,7 +113,10 @@ def state(request: Request) -> dict[str, Any]:
         "version": neocog.__version__,
         "libraries": [
             {
-                "id": name, "name": name, "pictures": len(one.store), "holds": one.store.holds(),
+                "id": name,
+                "name": name,
+                "pictures": len(one.store),
+                "holds": one.store.holds(),
                 "read_only": one.store.read_only,
             }
             for name, one in found.libraries.items()
