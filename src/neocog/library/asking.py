@@ -123,7 +123,7 @@ class Asking:
 
 def _given(upload: bytes, name: str, region: Region | None) -> Example:
     """An example from elsewhere; the ending of its name says of which kind it is. Raises: DecodeError."""
-    name = shown(name) or "example"
+    name = shown(name)[-100:] or "example"
     if begins(upload):
         return Example(name if is_sound(name) else f"{name}.wav", data=upload)
     info = inspect(upload)

@@ -143,6 +143,7 @@ def picture(store: Store, hash: str) -> dict[str, Any]:
         "name": name_of(view, row),
         "files": [inside(store, path) for path in view.paths(row)],
         "sound": is_sound(place),
+        "hears": store.model_of(sounds=True) if is_sound(place) else None,
         "seconds": at[1] if (at := moment(place)) and is_video(at[0]) else None,
         "width": known["width"],
         "height": known["height"],

@@ -36,6 +36,8 @@ COLUMNS = (
 )  # fmt: skip
 FEATURES, OUTPUT = "features", "output"  # layers: what the last one reads, and what it gives
 _PAIRS_FROM = 512  # pictures whose pairs show how alike two pictures of the library usually are
+_USUAL = 0.52, 0.07  # mean and deviation of the cosine of two photographs, by MobileNet's features
+_USUAL_SOUNDS = 0.39, 0.131  # of two parts of recordings, by statistics of MFCCs
 _BEHIND = 60.0  # seconds behind the last known place of a video or a recording that are still in it
 _AT = re.compile(r"(.+) at (?:(\d+):)?(\d\d):(\d\d)", re.DOTALL)
 _BROKEN = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of characters, which stand in no path
@@ -209,9 +211,10 @@ class View:
             some = unit(vectors[chosen], layer)
             if metric == "euclidean" and len(chosen):
                 some = some * self._norms(model, layer)[chosen][:, None]
-            if len(some) < 5:  # too few to tell; what MobileNet's features of photographs have
+            if len(some) < 5:  # too few to tell
                 scale = float(np.linalg.norm(some, axis=1).mean()) if len(some) else 1.0
-                self._pairs[key] = (0.52, 0.07) if metric == "cosine" else (-scale, 0.1 * scale)
+                hears = self.store.models()[model].get("kind") == "sound"
+                self._pairs[key] = _USUAL_SOUNDS if hears and metric == "cosine" else _USUAL if metric == "cosine" else (-scale, 0.1 * scale)
             else:
                 alike = some @ some.T
                 if metric == "euclidean":

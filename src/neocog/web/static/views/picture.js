@@ -23,7 +23,7 @@ export function Picture({ route, library, state }) {
     const { hits } = await get(lib(library, "search"), { q, like, box: region, model: net, offset: to, limit: 1 });
     if (hits.length) go("picture", hits[0].id, { q, like, box: region, net, n: to }, { replace: true });
   };
-  useKeys({ ArrowLeft: () => void step(-1), ArrowRight: () => void step(1), Escape: () => (tool ? use("") : void (location.hash = back)), h: () => look(what ? null : sees[0]?.name ?? null), r: () => use(tool === "region" ? "" : "region") }, [id, n, tool, what, found.value]);
+  useKeys({ ArrowLeft: () => void step(-1), ArrowRight: () => void step(1), Escape: () => (tool ? use("") : void (location.hash = back)), h: () => !found.value?.sound && look(what ? null : sees[0]?.name ?? null), r: () => !found.value?.sound && use(tool === "region" ? "" : "region") }, [id, n, tool, what, found.value]);
   if (found.error) return html`<div class="stack"><a href=${back}>Back to the search</a><${Wrong} error=${found.error} again=${found.again}/></div>`;
   const one = found.value;
   if (!one || one.id !== id) return html`<p class="soft">Loading …</p>`;
@@ -64,18 +64,18 @@ export function Picture({ route, library, state }) {
           <a href=${link("picture", other.id, { q })}><img src=${picture(library, other.id, "thumbnail", { size: 320 })} alt=${other.name ?? "A picture that resembles it"} loading="lazy"/></a><span class="small soft number">${other.likeness?.toFixed(2)}</span></li>`)}</ul>`}</section>
     </div>
     <aside class="about stack">
-      <div><h1 class="name">${one.name}</h1><p class="soft small number">${one.width} × ${one.height}${one.date ? ` · ${one.date.replace("T", " ").slice(0, 16)}` : ""}</p></div>
+      <div><h1 class="name">${one.name}</h1><p class="soft small number">${[!one.sound && `${one.width} × ${one.height}`, one.date && one.date.replace("T", " ").slice(0, 16)].filter(Boolean).join(" · ")}</p></div>
       <${Caption} caption=${caption} save=${(text) => change({ caption: text }, "Caption changed.")}/>
       <section class="stack tight"><h2>Labels</h2><${Labels} labels=${one.labels ?? []} save=${(labels, told) => change({ labels }, told)}/></section>
       ${one.taught?.length > 0 && html`<section class="stack tight"><h2>Your words</h2><ul class="own-words">${one.taught.map((word) => html`<li class="row" key=${word.name}><a href=${link("teach", word.name)}>${word.name}</a><span class="soft small number">${share(word.probability)}</span>
           <button class="chip push" onClick=${() => change({ words: { [word.name]: true } }, `It shows ${word.name}.`)} aria-label=${`It shows ${word.name}`}>Yes</button><button class="chip" onClick=${() => change({ words: { [word.name]: false } }, `It does not show ${word.name}.`)} aria-label=${`It does not show ${word.name}`}>No</button></li>`)}</ul></section>`}
-      <section class="stack tight"><h2>What the net sees</h2>
-        ${sees.length ? html`<${Bars} items=${sees.map((c) => [c.name, c.probability, link("search", "", { q: c.name })])}/>
-          <div class="row">${sees.slice(0, 3).map((c) => html`<button class="chip" key=${c.name} aria-pressed=${what === c.name} onClick=${() => look(what === c.name ? null : c.name)}><${Icon} name="eye"/>${c.name}</button>`)}</div>
-          <p class="soft small">Choose a concept to see which parts of the picture speak for it.</p>` : html`<p class="soft small">It is sure of nothing.</p>`}
+      <section class="stack tight"><h2>What the net ${one.sound ? "hears" : "sees"}</h2>
+        ${sees.length ? html`<${Bars} items=${sees.map((c) => [c.name, c.probability, link("search", "", { q: c.name, net: one.hears })])}/>
+          ${!one.sound && html`<div class="row">${sees.slice(0, 3).map((c) => html`<button class="chip" key=${c.name} aria-pressed=${what === c.name} onClick=${() => look(what === c.name ? null : c.name)}><${Icon} name="eye"/>${c.name}</button>`)}</div>
+          <p class="soft small">Choose a concept to see which parts of the picture speak for it.</p>`}` : html`<p class="soft small">It is sure of nothing.</p>`}
       </section>
-      <${Runs} key=${id} runs=${state.runs} library=${library} id=${id} answer=${answer} hear=${(said) => { look(null); use(""); choose(-1); hear(said); }}
-        keep=${(boxes) => { hear(null); change({ boxes: [...(one.boxes ?? []), ...boxes] }, `${count(boxes.length, "box", "boxes")} kept.`); }}/>
+      ${!one.sound && html`<${Runs} key=${id} runs=${state.runs} library=${library} id=${id} answer=${answer} hear=${(said) => { look(null); use(""); choose(-1); hear(said); }}
+        keep=${(boxes) => { hear(null); change({ boxes: [...(one.boxes ?? []), ...boxes] }, `${count(boxes.length, "box", "boxes")} kept.`); }}/>`}
       ${facts.length > 0 && html`<section class="stack tight"><h2>From the file</h2><dl class="facts">${facts.map(([name, value]) => html`<dt key=${name}>${name}</dt><dd>${String(value)}</dd>`)}</dl></section>`}
       <p class="soft small"><kbd>←</kbd> <kbd>→</kbd> next hit · <kbd>h</kbd> what counted · <kbd>r</kbd> region · <kbd>z</kbd> undo · <kbd>Esc</kbd> back</p>
     </aside>
