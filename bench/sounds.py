@@ -2,12 +2,16 @@
 
     NEOCOG_DATA=... python bench/sounds.py split [--seed 0] [--net tc_resnet8] [--epochs N]
     NEOCOG_DATA=... python bench/sounds.py speakers [--only theo] [--seed 0]
-    NEOCOG_DATA=... python bench/sounds.py spot
+    NEOCOG_DATA=... python bench/sounds.py spot --run FOLDER
+    NEOCOG_DATA=... python bench/sounds.py search
 
 split: the set's own split, recordings 0 to 4 of each speaker and digit are the test. speakers: one of six people is
 left out of the training and is the test, six trainings; validation is a tenth of the recordings of the other five.
 spot: 60 test recordings of the own split, joined with pauses of 0.15 to 0.5 s in faint noise, are found again by
-`fit.spot` with the net that `split --run FOLDER` left. Writes rows into bench/results/sounds.json.
+`fit.spot` with the net that `split --run FOLDER` left. search: the constants of library/calibration.py for recordings,
+learned on four people and half of the kinds of noises.py, and what they find: of the two other people, and of the other
+kinds, which are in no library; with statistics of MFCCs, and with a net trained on the four (the line of such nets is
+learned on two people with a net of the two others; 40 epochs). Writes rows into bench/results/sounds.json.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from noises import KINDS, RATE, noise
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -35,6 +40,12 @@ from neocog.data.sound import decode, sounding, written
 from neocog.data.source import Source
 from neocog.data.spectra import Spectrum
 from neocog.fit.device import hardware
+from neocog.library.calibration import RUN_ON_SOUNDS, fit_line
+from neocog.library.hearing import Hearing
+from neocog.library.indexing import index
+from neocog.library.searching import search
+from neocog.library.store import Store
+from neocog.library.view import unit, view_of
 
 OUT = Path(__file__).parent / "results" / "sounds.json"
 SET = Path(os.environ["NEOCOG_DATA"]) / "digits_spoken" / "digits_spoken.parquet"
@@ -42,9 +53,9 @@ TEST, TRAIN = 2, 0
 
 
 def main() -> None:
-    """Run one of the three."""
+    """Run one of the four."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["split", "speakers", "spot"])
+    parser.add_argument("what", choices=["split", "speakers", "spot", "search"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--net")
     parser.add_argument("--epochs", type=float)
@@ -54,7 +65,10 @@ def main() -> None:
     how = {name: value for name in ("net", "epochs") if (value := getattr(given, name)) is not None}
     source = open_source(SET, columns={"group": "speaker"})
     speakers = source.columns.pop("group")  # type: ignore[attr-defined]  # a split among the others is by chance
-    if given.what == "spot":
+    if given.what == "search":
+        with tempfile.TemporaryDirectory() as folder:
+            write(searched(source, np.array(speakers.names)[speakers.codes], Path(folder)))
+    elif given.what == "spot":
         write([spotted(given.run, source)])
     elif given.what == "split":
         write([trained(source, "own split", given.seed, how, keep=given.run)])
@@ -121,6 +135,100 @@ def spotted(run: Path, source: Source) -> dict[str, Any]:
     return {
         "what": "spotting", "words": len(truth), "recording_seconds": round(len(whole) / rate, 1),
         "found": len(found), "right": right, "seconds": round(seconds, 1),
+    }  # fmt: skip
+
+
+def searched(source: Source, people: np.ndarray, folder: Path) -> list[dict[str, Any]]:
+    """Lines and thresholds, and what they find; see above."""
+    first, second, last = ("jackson", "theo"), ("nicolas", "lucas"), ("george", "yweweler")
+    known, strange = ({kind: [noise(kind, i) for i in range(40)] for kind in KINDS[k::2]} for k in (0, 1))
+    test = source.splits == TEST  # numbers 0 to 4 of each digit and person
+    rows: list[dict[str, Any]] = []
+    for what in ("mfcc_statistics", RUN_ON_SOUNDS):
+        runs: list[Path | None] = [None, None]
+        if what == RUN_ON_SOUNDS:
+            runs = [_on(source, np.isin(people, who), folder / "-".join(who)) for who in (first, first + second)]
+        learn = np.isin(people, second if runs[0] else first + second)
+        store = _library(source, learn & (np.arange(len(learn)) % 2 == 0), folder / f"learn {what}", runs[0])
+        view, model = view_of(store), store.model
+        aliens = view.embed(model, [written(one, RATE) for some in known.values() for one in some])
+        lines = {}
+        for layer, alien in zip(("features", "output")[: 2 if runs[0] else 1], aliens, strict=False):
+            at, vectors = view.vectors(model, layer)
+            labels = np.array([Path(view.paths(int(i))[0]).parent.name[0] for i in at])
+            mean, spread = view.pairs(model, "cosine", layer)
+            a, b = np.triu_indices(len(at), 1)
+            own = unit(vectors, layer)
+            line = fit_line(((own @ own.T)[a, b] - mean) / spread, labels[a] == labels[b])
+            strangers = unit(alien / np.linalg.norm(alien, axis=1, keepdims=True), layer)
+            best = line(((strangers @ own.T).max(1) - mean) / spread)
+            limit = round(float(np.ceil(100 * np.quantile(best, 0.95))) / 100, 2)  # one in twenty of them finds more
+            lines["example" if layer == "features" else layer] = {
+                "line": [float(f"{v:.3g}") for v in (line.slope, line.shift)], "pairs": line.n, "threshold": limit,
+                "mean": round(mean, 3), "deviation": round(spread, 3),
+            }  # fmt: skip
+        rows.append({"what": f"lines, {what}", **lines})
+        line = lines["example"]
+        kept = {"slope": line["line"][0], "shift": line["line"][1]}
+        for asked, held in (("the same people", last), ("others", last[:1]), ("others", last[1:])):
+            theirs = np.isin(people, held)
+            store = _library(source, theirs & ~test, folder / f"{what} {held}", runs[1])
+            store.save("calibration", {store.model: {"example": kept}})
+            outside = (theirs if asked == "the same people" else np.isin(people, last) & ~theirs) & test
+            rows.append(
+                {"what": f"search, {what}, library of {' and '.join(held)}, asked by {asked}"}
+                | _found(source, store, outside, line["threshold"], folder)
+            )
+            if asked == "the same people":
+                made = [one for some in strange.values() for one in some]
+                every = [search(store, like=[str(_put(folder, one))], threshold=line["threshold"]) for one in made]
+                wrong = [kind for kind, answer in zip(np.repeat(list(strange), 40), every, strict=True) if answer.found]
+                rows.append({
+                    "what": f"search, {what}, asked by sounds that are no words", "n": len(made),
+                    "find something": len(wrong), "kinds": {str(k): wrong.count(k) for k in dict.fromkeys(wrong)},
+                })  # fmt: skip
+    return rows
+
+
+def _on(source: Source, chosen: np.ndarray, folder: Path) -> Path:
+    """A run of 40 epochs on some recordings, a tenth of which validates."""
+    one = source.select(np.flatnonzero(chosen))
+    one.splits = np.zeros(len(one), np.int8)
+    return neocog.train(one, seed=0, epochs=40, out=folder, progress=False).folder
+
+
+def _library(source: Source, chosen: np.ndarray, folder: Path, run: Path | None) -> Store:
+    folder.mkdir()
+    for i in np.flatnonzero(chosen):
+        (folder / f"{source.classes[source.labels[i]]}_{i}.wav").write_bytes(source.read(int(i)))  # type: ignore[arg-type]
+    store = Store.create(folder / ".neocog")
+    index(store, [folder], Hearing(run), sounds=True, threads=1)
+    return store
+
+
+def _put(folder: Path, wave: np.ndarray | bytes) -> Path:
+    path = folder / "question.wav"
+    path.write_bytes(wave if isinstance(wave, bytes) else written(wave, RATE))
+    return path
+
+
+def _found(source: Source, store: Store, asked: np.ndarray, threshold: float, folder: Path) -> dict[str, Any]:
+    """Of examples: those that find something, and shares of right ones among the first ten, and among all hits."""
+    first, shown, some, all_found, all_right = [], [], 0, 0, 0
+    for i in np.flatnonzero(asked):
+        label, path = source.classes[source.labels[i]], _put(folder, source.read(int(i)))  # type: ignore[arg-type]
+        ten = [Path(hit.path).parent.name[0] == label for hit in search(store, like=[str(path)], top=10, threshold=0.0)]
+        answer = search(store, like=[str(path)], top=1000, threshold=threshold)
+        right = [Path(hit.path).parent.name[0] == label for hit in answer]
+        first.append(np.mean(ten))
+        shown += right[:10]
+        some += bool(right)
+        all_found, all_right = all_found + len(right), all_right + sum(right)
+    n = len(first)
+    return {
+        "n": n, "right of the nearest ten": round(float(np.mean(first)), 3), "find something": some,
+        "right of the first ten hits": round(float(np.mean(shown)), 3) if shown else None, "hits": all_found,
+        "right hits": all_right,
     }  # fmt: skip
 
 

@@ -116,6 +116,19 @@ def test_what_ships_is_what_was_measured(net: str) -> None:
             assert (line.slope, line.shift, line.n) == (float(f"{slope:.3g}"), float(f"{shift:.3g}"), n), kind
 
 
+@pytest.mark.parametrize("model", HEARD)
+def test_what_ships_for_recordings_is_what_was_measured(model: str) -> None:
+    rows = json.loads((Path(__file__).parents[2] / "bench/results/sounds.json").read_text("utf-8"))["rows"]
+    found = next(row for row in rows if row["what"] == f"lines, {model}")
+    lines = lines_from(None, model, heard=True)
+    for kind, line in HEARD[model].items():
+        told = found[kind]
+        assert lines[kind] == line == Line(*told["line"], told["pairs"]), kind
+        assert threshold_of(kind, model, heard=True) == told["threshold"]
+    assert lines_from(None, "tones_abc", heard=True) == lines_from(None, RUN_ON_SOUNDS, heard=True)
+    assert threshold_of("example", "tones_abc", heard=True) == threshold_of("example", RUN_ON_SOUNDS, heard=True)
+
+
 def test_the_thresholds_are_the_models() -> None:
     assert threshold_of("example", DEFAULT) != threshold_of("example", "another") == THRESHOLDS["example"]
     assert threshold_of("word", DEFAULT) == THRESHOLDS["word"]

@@ -128,7 +128,7 @@ def test_what_cannot_be_moved_changes_nothing(store, photos, tmp_path):
         (
             photos,
             tmp_path / "empty",
-            r"none of the 8 pictures of .*\(there is no .*empty/a/0\.png\); nothing was changed",
+            r"none of the 8 files of .*\(there is no .*empty/a/0\.png\); nothing was changed",
         ),
         (tmp_path / "unknown", tmp_path / "more", "has no folder"),
     ):

@@ -832,4 +832,4 @@ def test_nothing_to_index_says_so(tmp_path):
     with pytest.raises(UsageError, match="is none; nothing was changed"):
         index(store, [tmp_path / "nowhere"], Tiny())
     (tmp_path / "empty").mkdir()
-    assert str(index(store, [tmp_path / "empty"], Tiny())).startswith("no pictures in")
+    assert str(index(store, [tmp_path / "empty"], Tiny())).startswith("nothing found in")

@@ -378,14 +378,32 @@ def test_old_versions_and_leftovers_are_cleaned(store, monkeypatch):
 
 def test_values_are_kept_under_names(store):
     assert store.load("taught", []) == []
-    store.save("taught", {"cat": [1, 2]})
-    assert Store.open(store.folder).load("taught") == {"cat": [1, 2]}
+    store.save("notes", {"cat": [1, 2]})
+    assert Store.open(store.folder).load("notes") == {"cat": [1, 2]}
     with pytest.raises(UsageError, match="a-z"):
         store.save("../x", 1)
     for text in ("[]", "3", "{", "[" * 100_000):
         (store.folder / "taught.json").write_text(text)
         with pytest.raises(LibraryError, match=r"taught.json cannot be read .*; delete it to start again"):
             store.load("taught", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("boxes", {"ab": [{"text": "cat"}]}, r"ab\[0\] has no key 'box'"),
+        ("boxes", {"ab": [{"text": "cat", "box": [0, 0, 1]}]}, r"ab\[0\].box has 3 values instead of 4"),
+        ("calibration", {"net": {"word": {"slope": "1", "shift": 0}}}, 'net.word.slope is "1" instead of a number'),
+        ("corrections", [{"hash": "ab", "name": "cat"}], r"the file\[0\] has no key 'right'"),
+        ("edits", [{"hash": "ab", "before": []}], r"the file\[0\].before is a list instead of an object"),
+        ("map", {"model": "net"}, "the file has no key 'ids'"),
+        ("taught", {"cat": {"model": "net", "yes": {}, "no": {}}}, "cat has no key 'head'"),
+    ],
+)
+def test_a_kept_value_of_another_form_is_said_to_be_damaged(store, name, value, said):
+    (store.folder / f"{name}.json").write_text(json.dumps(value))
+    with pytest.raises(LibraryError, match=rf"{name}.json cannot be read \({said}\); delete it to start again"):
+        store.load(name)
 
 
 def test_a_lock_is_exclusive_and_says_who_has_it(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +24,8 @@ from neocog.data.sound import decode, written
 from neocog.data.stores import told
 from neocog.errors import DecodeError, LibraryError, UsageError
 from neocog.library import Library, copies, upkeep
-from neocog.library.folders import forget
+from neocog.library.describe import describe
+from neocog.library.folders import folders, forget
 from neocog.library.gallery import original, thumbnail
 from neocog.library.hearing import STATISTICS, Hearing
 from neocog.library.indexing import index
@@ -32,6 +35,7 @@ from neocog.library.sentences import missing_note
 from neocog.library.sheet import sheet
 from neocog.library.source import library_source
 from neocog.library.store import Store
+from neocog.library.teaching import teach
 from neocog.library.upkeep import problems, verify
 from neocog.library.view import view_of
 
@@ -110,6 +114,34 @@ def test_a_recording_in_which_nothing_sounds_has_no_parts_and_a_broken_one_those
     (tmp_path / "text.wav").write_bytes(b"words")
     with pytest.raises(DecodeError, match="not a sound file that can be read"):
         parts(tmp_path / "text.wav")
+
+
+@pytest.mark.parametrize(
+    ("format", "share"), [("WAV", 0.5), ("AIFF", 0.5), ("AU", 0.5), ("FLAC", 0.9), ("MP3", 0.5), ("OPUS", 0.5)]
+)
+def test_a_recording_whose_end_is_missing_is_told_from_a_whole_one(tmp_path, format, share):
+    made, tone = io.BytesIO(), np.sin(np.arange(16 * RATE) / 3).astype(np.float32)
+    if format == "OPUS":
+        soundfile.write(made, tone, RATE, format="OGG", subtype="OPUS")
+    else:
+        soundfile.write(made, tone, RATE, format=format)
+    file, whole = tmp_path / f"a.{format.lower()}", made.getvalue()
+    file.write_bytes(whole)
+    assert parts(file)[1] == "" and len(decode(whole)[0]) > 15 * RATE
+    file.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(DecodeError, match="broken sound file"):  # training leaves it out
+        decode(file.read_bytes())
+    found, problem = parts(file)  # a library keeps what is there
+    assert problem and (format in ("FLAC", "OPUS") or re.fullmatch(r"it ends at \d\.\d s of 1[68]\.\d s", problem))
+    assert found[-1][1] < 15
+
+
+def test_who_wrote_into_a_pipe_did_not_know_the_length(tmp_path):
+    data = bytearray(written(wave(0), RATE))
+    for size in (0x7FFFF000, 0xFFFFFFFF):  # as espeak-ng and ffmpeg have it
+        data[40:44] = size.to_bytes(4, "little")
+        (tmp_path / "a.wav").write_bytes(data)
+        assert parts(tmp_path / "a.wav")[1] == "" and len(decode(bytes(data))[0]) == len(wave(0))
 
 
 def test_recordings_stand_beside_pictures_and_each_kind_has_vectors_of_its_own(shelf):
@@ -213,11 +245,34 @@ def test_the_last_recording_of_a_folder_may_be_deleted(tmp_path):
 def test_a_bad_recording_stands_among_the_problems(shelf):
     top = shelf.folder.parent
     (top / "still.wav").write_bytes(written(np.zeros(RATE, np.float32), RATE))
+    whole = written(np.tile(wave(0), 4), RATE)
+    (top / "torn.wav").write_bytes(whole[: len(whole) // 2])
     report = index(shelf, [top], Tiny(), threads=1)
-    assert report.unreadable == 1 and [one.reason for one in problems(shelf)] == ["nothing sounds in it"]
+    assert report.unreadable == 2 and report.new == 1  # of the torn one there is what is left
+    assert [one.reason for one in problems(shelf)] == ["nothing sounds in it", "it ends at 0.7 s of 1.5 s"]
     assert [note for note in report.notes if "cannot be read" in note] == [
-        "1 file cannot be read; 'neocog library problems' lists the reasons"
+        "2 files cannot be read; 'neocog library problems' lists the reasons"
     ]
+    assert shelf.holds() == "2 pictures and 8 parts of 7 recordings" in str(upkeep.info(shelf))
+    assert (shelf.holds(STATISTICS), shelf.holds(Tiny().name)) == ("8 parts of 7 recordings", "2 pictures")
+    assert [one.holds for one in folders(shelf)] == [shelf.holds()]
+    assert forget(shelf, top / "long.wav").told == "2 parts of 1 recording"
+
+
+def test_what_cannot_be_compared_is_named_with_the_net(shelf, tmp_path):
+    photo, still = str(shelf.folder.parent / "a" / "0.png"), tmp_path / "still.wav"
+    still.write_bytes(written(np.zeros(RATE, np.float32), RATE))
+    for asked, model, said in (
+        (str(still), None, r"still\.wav cannot be read: nothing sounds in it"),
+        (str(still), Tiny().name, rf"{Tiny().name} reads pictures, and .*still\.wav is a recording; .*: {STATISTICS}$"),
+        (photo, STATISTICS, rf"{STATISTICS} reads recordings, and .*0\.png is a picture; .*: {Tiny().name}$"),
+    ):
+        with pytest.raises((DecodeError, UsageError), match=said):
+            search(shelf, like=[asked], model=model)
+        with pytest.raises((DecodeError, UsageError), match=said):
+            describe(shelf, asked, model=model)
+    with pytest.raises(UsageError, match=r"at least one picture that shows 'quiet'; .*still\.wav cannot be read: noth"):
+        teach(shelf, "quiet", [str(still)])
 
 
 def test_without_the_extra_recordings_are_skipped_and_the_report_says_so(tmp_path, monkeypatch):

@@ -214,3 +214,18 @@ def test_wrong_arguments_are_named() -> None:
         m.evaluate_logits(np.zeros((1, 2)), np.array([0]), ["a", "b", "c"])
     with pytest.raises(UsageError, match="correct 3 of 2"):
         m.wilson(3, 2)
+
+
+def test_what_a_batch_says_in_one_number_is_joined_and_summed_as_arrays_are() -> None:
+    from types import SimpleNamespace
+
+    from neocog.tasks import Meter
+
+    def observe(outputs: float, batch: object) -> dict[str, object]:
+        return {"rows": np.array([int(outputs)]), "each": np.float32(outputs), "all": outputs}
+
+    meter = Meter(SimpleNamespace(summed=frozenset({"all"}), observe=observe))  # type: ignore[arg-type]
+    for value in (2.0, 1.0):
+        meter.add(value, None)  # type: ignore[arg-type]
+    seen = meter.seen(lambda own: [own, own])
+    assert (seen["rows"].tolist(), seen["each"].tolist(), float(seen["all"])) == ([1, 1, 2, 2], [1, 1, 2, 2], 6.0)

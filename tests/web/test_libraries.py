@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from films import scene, write
 from library.tiny import Tiny, fill
 from starlette.testclient import TestClient
 
+import neocog
 from neocog.data.decode import prepare
+from neocog.data.sound import written
 from neocog.library import Library
 from neocog.library.indexing import index
 from neocog.library.overview import keep_map
@@ -65,6 +68,71 @@ def test_an_example_of_the_library_finds_itself_first(page):
 def test_nothing_found_has_a_reason(page):
     answer = page.get("/api/libraries/photos/search", params={"q": "tag:nowhere"}).json()
     assert answer["total"] == 0 and answer["nothing"]
+
+
+@pytest.fixture(scope="module")
+def tapes(tmp_path_factory) -> tuple[TestClient, Path]:
+    """Two pictures, five recordings with a net of a run beside the usual one, and a video, indexed."""
+    folder, run = tmp_path_factory.mktemp("home") / "tapes", tmp_path_factory.mktemp("run") / "tones"
+    fill(folder, 2)
+    tones = neocog.open_source("drawn:n=12,kind=sound,seed=3")
+    for i in range(5):
+        (folder / f"{i}.wav").write_bytes(tones.read(i))
+    write(folder / "film.mp4", [*scene(1, 20), *scene(2, 20)], rate=10)
+    how: dict = {"epochs": 1, "progress": False, "set": {"min_steps": 2}, "device": "cpu"}
+    neocog.train("drawn:n=12,kind=sound", out=run, **how)
+    library = Library.beside(folder)
+    index(library.store, [folder], embedder=Tiny(), threads=1)
+    library.index(folder, net=run)
+    return TestClient(make_app(Served([folder], jobs=folder.parent / "jobs")), base_url="http://localhost:8080"), folder
+
+
+def test_a_recording_is_an_example_and_nobody_is_told_where_it_lay(tapes):
+    page, folder = tapes
+    given = {"picture": ("my question.wav", (folder / "2.wav").read_bytes(), "audio/wav")}
+    answer = page.post("/api/libraries/tapes/search", files=given, data={"threshold": "0"}).json()
+    assert {one["name"] for one in answer["hits"]} == {f"{i}.wav at 00:00" for i in range(5)}
+    own = next(one["why"][0]["text"] for one in answer["hits"] if one["name"].startswith("2.wav"))
+    assert own.startswith("like my question.wav: cosine 1.000")
+    whole = page.get("/api/state").json()["libraries"][0]
+    assert whole["holds"] == "2 pictures, 2 frames of 1 video and 5 parts of 5 recordings"
+    for name, data, said in (
+        ("still.wav", written(np.zeros(8000, np.float32), 8000), "nothing sounds in it"),
+        ("x.wav", b"RIFF\x00\x00\x00\x00WAVE", "not a sound file that can be read"),
+        ("x.jpg", b"words", "not a picture"),
+    ):
+        answer = page.post("/api/libraries/tapes/search", files={"picture": (name, data)})
+        assert answer.status_code == 400 and said in answer.json()["error"] and "/tmp" not in answer.text
+
+
+def test_words_ask_the_net_that_is_named(tapes):
+    page, _ = tapes
+    about = page.get("/api/libraries/tapes").json()
+    assert about["hears"] in about["sounds"] and len(about["sounds"]) == 2 and about["model"] not in about["sounds"]
+    word = neocog.open_source("drawn:n=2,kind=sound").classes[0]
+    asked = {"q": word, "threshold": 0, "model": about["hears"]}
+    found = page.get("/api/libraries/tapes/search", params=asked).json()["hits"]
+    assert len(found) > 4 and found[0]["name"].endswith(".wav at 00:00") and "concepts" in found[0]["why"][0]["text"]
+    assert page.get("/api/libraries/tapes/search", params={**asked, "model": "other"}).status_code == 400
+
+
+def test_the_video_of_a_frame_is_played_from_there(tapes):
+    page, folder = tapes
+    every = [page.get(f"/api/libraries/tapes/pictures/{one['id']}").json() for one in hits_of(page, "tapes")]
+    frames = [one for one in every if one["seconds"] is not None]
+    assert [round(one["seconds"]) for one in sorted(frames, key=lambda one: one["seconds"])] in ([1, 3], [0, 2], [1, 2])
+    there = f"/api/libraries/tapes/pictures/{frames[0]['id']}/video"
+    answer = page.get(there, headers={"range": "bytes=4-7"})
+    assert (answer.status_code, answer.content, answer.headers["content-type"]) == (206, b"ftyp", "video/mp4")
+    other = next(one["id"] for one in every if one["seconds"] is None)
+    assert page.get(f"/api/libraries/tapes/pictures/{other}/video").status_code == 404
+    (folder / "film.mp4").rename(folder.parent / "elsewhere.mp4")
+    (folder / "film.mp4").symlink_to(folder.parent / "elsewhere.mp4")  # leads out of what was indexed
+    assert page.get(there).status_code == 404
+
+
+def hits_of(page: TestClient, lib: str) -> list[dict]:
+    return page.get(f"/api/libraries/{lib}/search").json()["hits"]
 
 
 def test_thumbnails_are_small_jpegs_that_browsers_may_keep(page):

@@ -202,7 +202,7 @@ def _tell_index(report: Report, opened: Library, *, json: bool, line: bool) -> N
     terminal.echo(str(report))
     terminal.notes(report.notes)
     if not line:
-        terminal.echo(f"library: {opened.folder}, {counted(report.pictures)}")
+        terminal.echo(f"library: {opened.folder}, {opened.store.holds()}")
 
 
 @contextlib.contextmanager
@@ -288,7 +288,7 @@ def search(
             if why:
                 terminal.echo(f"      {why}")
         shown = f"{len(found):,} of {found.found:,} found" if found.found > len(found) else f"{len(found):,} found"
-        terminal.say(f"{shown}, of {len(opened):,} pictures in {opened.folder}")
+        terminal.say(f"{shown}, of {opened.store.holds()} in {opened.folder}")
         if taught is not None:
             _tell_taught(taught, opened)
     if not len(found):
@@ -362,7 +362,7 @@ def _tell_taught(taught: Any, opened: Library, *, json: bool = False, sheet: Pat
     )
     terminal.echo(
         f"{taught.name}: {counted(taught.examples, 'example')}, {taught.negatives:,} of what it is not; "
-        f"{taught.tagged:,} of {len(opened):,} pictures are tagged ({taught.changed:,} changed){quality}; "
+        f"{taught.tagged:,} of {opened.store.holds(taught.model)} tagged ({taught.changed:,} changed){quality}; "
         f"{taught.seconds:.2f} s"
     )
     if taught.uncertain:

@@ -141,14 +141,15 @@ def concepts(
 
 @upkeep.command()
 def folders(lib: _LibraryArgument = None, library: LibraryOption = None, json: terminal.Json = False) -> None:
-    """List the folders that were indexed, how many pictures each has, and whether it is there."""
+    """List the folders that were indexed, how much each holds, and whether it is there."""
     with terminal.work():
         opened = _opened(lib, library)
         found, exclude = opened.folders(), opened.store.exclude
     if json:
         write.show_json({"library": opened.folder, "folders": found, "exclude": exclude})
         return
-    write.show_table({**write.plain(one), "there": "yes" if one.there else "no"} for one in found)
+    rows = ({**write.plain(one), "there": "yes" if one.there else "no"} for one in found)
+    write.show_table({name: value for name, value in row.items() if name != "pictures"} for row in rows)
     if exclude:
         terminal.echo(f"excluded: {', '.join(exclude)}")
 
@@ -164,9 +165,7 @@ def forget(
     """Remove a folder and its pictures from the library. No file is touched."""
     with terminal.work():
         done = open_library(library).forget_folder(folder)
-    _tell_changed(
-        done, f"forgot {counted(done.files, 'file')} of {folder}, and {counted(done.pictures)} with them", json
-    )
+    _tell_changed(done, f"forgot {counted(done.files, 'file')} of {folder}, and {done.told} with them", json)
 
 
 @upkeep.command()
@@ -182,7 +181,7 @@ def move(
     with terminal.work():
         beside = new if library is None and place.is_library(place.beside(new)) else library
         done = open_library(beside).move_folder(old, new)
-    _tell_changed(done, f"{done.files:,} files of {old} are in {new}", json)
+    _tell_changed(done, f"{counted(done.files, 'file')} of {old} now in {new}", json)
 
 
 def _tell_changed(done: Changed, text: str, json: bool) -> None:

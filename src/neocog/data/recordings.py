@@ -6,19 +6,21 @@ equal parts. A recording is read in blocks, so an hour of it takes no more memor
 
 from __future__ import annotations
 
+import io
 import os
 from functools import lru_cache
 from itertools import pairwise
+from typing import BinaryIO
 
 import numpy as np
 
-from neocog.data.sound import opened, written
+from neocog.data.sound import cut_short, opened, written
 from neocog.errors import DecodeError
 
 LONGEST = 4.0  # seconds of a part
 _FRAME, _PAUSE, _LEAST = 0.02, 0.25, 0.04  # seconds: how finely silence is found, of a pause, and of what is no click
 _QUIET = 1e-4  # of the loudest frame's power
-_BLOCK = 1000  # frames that are read at a time
+_BLOCK = 50  # frames that are read at a time; of a damaged file the last of them is lost
 Parts = tuple[tuple[float, float], ...]
 
 
@@ -31,14 +33,17 @@ def parts(file: str | os.PathLike[str]) -> tuple[Parts, str]:
     return _parts(os.fspath(file), status.st_size, status.st_mtime_ns)
 
 
-def part(file: str | os.PathLike[str], seconds: float | None = None) -> bytes:
-    """The part that sounds at a time, or began last before it; by default the longest. Raises: as `parts`."""
-    found, _ = parts(file)
+def part(file: str | os.PathLike[str] | bytes, seconds: float | None = None) -> bytes:
+    """The part that sounds at a time, or began last before it; by default the longest. Raises: as `parts`.
+
+    `file`: its path, or its content.
+    """
+    found, _ = _cut(io.BytesIO(file)) if isinstance(file, bytes) else parts(file)
     if seconds is None:
         begin, end = max(found, key=lambda one: round(one[1] - one[0], 3))  # the first of them
     else:
         begin, end = next((one for one in reversed(found) if one[0] <= seconds + 1e-3), found[0])
-    with open(file, "rb") as data, opened(data) as sound:
+    with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as data, opened(data) as sound:
         rate = sound.samplerate
         try:
             sound.seek(round(begin * rate))
@@ -50,19 +55,24 @@ def part(file: str | os.PathLike[str], seconds: float | None = None) -> bytes:
 
 @lru_cache(64)
 def _parts(file: str, size: int, mtime_ns: int) -> tuple[Parts, str]:
+    with open(file, "rb") as data:
+        return _cut(data)
+
+
+def _cut(data: BinaryIO) -> tuple[Parts, str]:
     powers, problem = [np.zeros(0)], ""
-    with open(file, "rb") as data, opened(data) as sound:
-        rate, announced, got = sound.samplerate, sound.frames, 0
+    with opened(data) as sound:
+        rate, got = sound.samplerate, 0
         frame = max(1, round(_FRAME * rate))
         try:
-            for block in sound.blocks(_BLOCK * frame, dtype="float32", always_2d=True):
+            # `blocks` of soundfile gives what its memory held before where a file ends early
+            while len(block := sound.read(_BLOCK * frame, dtype="float32", always_2d=True)):
                 wave = np.pad(block.mean(1), (0, -len(block) % frame)).reshape(-1, frame)
                 powers.append((wave.astype(np.float64) ** 2).mean(1))
                 got += len(block)
         except RuntimeError as error:
             problem = f"broken sound file: {error}"
-    if not problem and got < announced:
-        problem = f"it ends at {got / rate:.1f} s of {announced / rate:.1f} s"
+        problem = problem or cut_short(sound, got)
     power = np.concatenate(powers)
     if not np.isfinite(power).all():
         raise DecodeError("a sound file with values that are not finite")

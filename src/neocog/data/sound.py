@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy as np
 from neocog.errors import DecodeError, MissingExtra
 
 _FRAME = 0.02  # seconds: how finely silence is found
+# what libsndfile notes of a chunk with samples that is longer in the header than in the file
+_SHORT = re.compile(r"^\W*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_UNKNOWN = 0x7FFF0000  # bytes from which on a header says no length: who wrote it into a pipe did not know it
 
 
 def have() -> bool:
@@ -47,15 +51,26 @@ def decode(data: bytes, rate: int | None = None) -> tuple[np.ndarray, int]:
             samples, found = file.read(dtype="float32", always_2d=True), file.samplerate
         except RuntimeError as error:
             raise DecodeError(f"broken sound file: {error}") from error
-        announced = file.frames
+        short = cut_short(file, len(samples))
     if not len(samples):
         raise DecodeError("a sound file without a sample")
-    if len(samples) < announced:
-        raise DecodeError(f"broken sound file: it ends after {len(samples):,} of {announced:,} samples")
+    if short:
+        raise DecodeError(f"broken sound file: {short}")
     wave = samples.mean(1)
     if not np.isfinite(wave).all():
         raise DecodeError("a sound file with values that are not finite")
     return (wave, found) if rate is None or rate == found else (resampled(wave, found, rate), rate)
+
+
+def cut_short(file: Any, got: int) -> str:
+    """Why an open sound file of which `got` samples were read is not whole: "it ends at 1.5 s of 3.0 s"; else ""."""
+    announced, rate = file.frames, file.samplerate
+    if found := _SHORT.search(file.extra_info):  # libsndfile then counts what is there
+        said, there = map(int, found.groups())
+        announced = round(announced * said / max(there, 1)) if there < said < _UNKNOWN else announced
+    if got < announced:
+        return f"it ends at {got / rate:.1f} s of {announced / rate:.1f} s"
+    return f"it is cut off at {got / rate:.1f} s" if "without an End-Of-Stream" in file.extra_info else ""
 
 
 def resampled(wave: np.ndarray, rate: int, wanted: int) -> np.ndarray:
@@ -103,8 +118,8 @@ def opened(file: Any) -> Any:
     try:
         return soundfile.SoundFile(file)
     except (RuntimeError, TypeError) as error:
-        said = str(error).partition(": ")[2] or str(error)
-        raise DecodeError(f"not a sound file that can be read: {said.rstrip('.')}") from error
+        said = str(error).partition(": ")[2].rstrip(".") or "it is damaged or cut off"
+        raise DecodeError(f"not a sound file that can be read: {said}") from error
 
 
 def _missing(package: str) -> MissingExtra:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from neocog.errors import DataError, MissingExtra, UsageError
+from neocog.records import counted
 
 VIDEO_ENDINGS = frozenset(
     (
@@ -82,6 +83,24 @@ def told(place: str) -> str:
     """A place as people read it: ``holiday.mp4 at 00:12``."""
     found = moment(place)
     return f"{found[0]} at {clock(found[1])}" if found else place
+
+
+def holding(places: Iterable[str], pictures: int = 0) -> str:
+    """How much is at some places, in words: "2 pictures, 15 frames of 1 video and 7 parts of 6 recordings".
+
+    `pictures`: how many there are beside these.
+    """
+    found = list(places)
+    frames = [at for at in map(moment, found) if at]
+    pictures += len(found) - len(frames)
+    kinds = {kind: [file for file, _ in frames if is_sound(file) == kind] for kind in (False, True)}
+    said = [
+        f"{counted(len(files), one)} of {counted(len(set(files)), whole)}"
+        for files, one, whole in ((kinds[False], "frame", "video"), (kinds[True], "part", "recording"))
+        if files
+    ]
+    said = [counted(pictures), *said] if pictures or not said else said
+    return " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
 
 
 def clock(seconds: float) -> str:

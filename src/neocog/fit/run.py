@@ -12,10 +12,8 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,7 +22,7 @@ from torch import Tensor
 
 import neocog
 from neocog.errors import RunError
-from neocog.files import write_atomically
+from neocog.files import misfit, write_atomically
 from neocog.fit.watching import free_folder, hold, records
 from neocog.names import json_text
 
@@ -80,51 +78,6 @@ def _release(version: str) -> tuple[int, ...]:
     while numbers and numbers[-1] == 0:
         numbers.pop()
     return tuple(numbers)
-
-
-def misfit(value: Any, form: Any, at: str = "the file") -> str:
-    """What is wrong with a value of a JSON file, "" if nothing.
-
-    `form` is a type; a TypedDict stands for an object with these keys and perhaps others, a dataclass for one with
-    its fields and no others.
-    """
-    origin, inner = get_origin(form), get_args(form)
-    if form is Any:
-        return ""
-    if origin in (Union, UnionType):
-        found = [misfit(value, one, at) for one in inner]
-        return "" if "" in found else found[0]
-    if is_typeddict(form) or is_dataclass(form):
-        if wrong := misfit(value, dict, at):
-            return wrong
-        hints = get_type_hints(form)
-        if is_dataclass(form):
-            needed = {f.name for f in fields(form) if f.default is MISSING and f.default_factory is MISSING}
-            if more := sorted(value.keys() - hints.keys()):
-                return f"{at} has an unknown key {more[0]!r}"
-        else:
-            needed = form.__required_keys__
-        if gone := sorted(needed - value.keys()):
-            return f"{at} has no key {gone[0]!r}"
-        parts = [(value[key], hints[key], key if at == "the file" else f"{at}.{key}") for key in hints if key in value]
-        return next(filter(None, (misfit(*part) for part in parts)), "")
-    if origin in (list, tuple, dict) and not misfit(value, dict if origin is dict else list, at):
-        if origin is dict:
-            parts = [(one, inner[1], f"{at}.{key}") for key, one in value.items()]
-        elif origin is tuple and inner[-1] is not Ellipsis:
-            if len(value) != len(inner):
-                return f"{at} has {len(value)} values instead of {len(inner)}"
-            parts = [(one, part, f"{at}[{n}]") for n, (one, part) in enumerate(zip(value, inner, strict=True))]
-        else:
-            parts = [(one, inner[0], f"{at}[{n}]") for n, one in enumerate(value)]
-        return next(filter(None, (misfit(*part) for part in parts)), "")
-    plain = list if origin is tuple else origin or form
-    fits = isinstance(value, (int, float) if plain is float else plain)
-    if fits and not (isinstance(value, bool) and plain in (int, float)):
-        return ""
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    shown = names[type(value)] if isinstance(value, dict | list) else json.dumps(value)[:40]
-    return f"{at} is {shown} instead of {names.get(plain, 'a number')}"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from neocog.data.decode import decode, inspect
-from neocog.data.stores import told
+from neocog.data.sound import begins
+from neocog.data.stores import is_sound, told
 from neocog.errors import DecodeError, UsageError
 from neocog.library.gallery import row_of
 from neocog.library.query import Either, Example, Query, Region, parse
@@ -46,6 +44,8 @@ class Asking:
         like: str = "",
         box: tuple[float, float, float, float] | None = None,
         upload: bytes | None = None,
+        name: str = "",
+        model: str | None = None,
         threshold: float | None = None,
         offset: int = 0,
         limit: int = 60,
@@ -55,15 +55,17 @@ class Asking:
         Args:
             like: hash of a picture of the library to look like. box: the part of it, or of `upload`, that counts:
                 x0, y0, x1, y1 in fractions of width and height.
-            upload: the bytes of an example picture from elsewhere.
+            upload: the bytes of an example from elsewhere, a picture or a recording. name: of its file.
+            model: whose vectors and words are asked; None: the library's own, for recordings where `like` is one.
 
         Raises:
             UsageError: the query is wrong, or names a picture that is not in the library. NoPicture: so does `like`.
-            DecodeError: `upload` is no picture, or too large a one.
+            LibraryError: no such model. DecodeError: `upload` is neither picture nor recording, or too large a picture.
         """
         if not 0 < limit <= MOST or offset < 0:
             raise UsageError(f"expected 1 to {MOST} hits from place 0 on, got {limit} from {offset}")
-        ranked = self._ranked(text.strip(), like, box, upload, threshold)
+        given = None if upload is None else _given(upload, name, Region(*box) if box else None)
+        ranked = self._ranked(text.strip(), like, box, given, threshold, model)
         view = view_of(self.store)
         unfinished = self.store.unfinished_note()
         hits, answer, total = ranked.hits(offset, offset + limit), ranked.answer, ranked.total
@@ -78,14 +80,16 @@ class Asking:
             "hits": _told(view, hits),
         }
 
-    def _ranked(self, text: str, like: str, box: Any, upload: bytes | None, threshold: float | None) -> Ranking:
-        key = (_state(self.store), text, like, box, threshold) if upload is None else None
+    def _ranked(
+        self, text: str, like: str, box: Any, given: Example | None, threshold: float | None, model: str | None
+    ) -> Ranking:
+        key = (_state(self.store), text, like, box, threshold, model) if given is None else None
         if (known := self._known(key)) is not None:
             return known
         with self._turn:
             if (known := self._known(key)) is not None:
                 return known
-            ranked = self._made(text, like, Region(*box) if box else None, upload, threshold)
+            ranked = self._made(text, like, Region(*box) if box else None, given, threshold, model)
         if key is not None:
             with self._lock:
                 self._kept[key] = ranked
@@ -100,37 +104,35 @@ class Asking:
             return self._kept.get(key)
 
     def _made(
-        self, text: str, like: str, region: Region | None, upload: bytes | None, threshold: float | None
-    ) -> Ranking:
+        self, text: str, like: str, region: Region | None, given: Example | None, threshold: float | None,
+        model: str | None,
+    ) -> Ranking:  # fmt: skip
         view = view_of(self.store)
         asked = _inside(view, parse(text)) if text else Query()
         if like:
             row_of(view, like)
             asked = replace(asked, terms=(*asked.terms, Example(like, region)))
-        if upload is not None:
-            return self._outside(asked, upload, region, threshold)
+        if given is not None:
+            ranked = rank(self.store, replace(asked, terms=(*asked.terms, given)), threshold=threshold, model=model)
+            ranked.answer = replace(ranked.answer, query=asked)  # what was typed
+            return ranked
         if not asked.terms and asked.duplicates is None:  # all pictures
             asked = replace(asked, duplicates=True)
-        return rank(self.store, asked, threshold=threshold)
+        return rank(self.store, asked, threshold=threshold, model=model)
 
-    def _outside(self, asked: Query, upload: bytes, region: Region | None, threshold: float | None) -> Ranking:
-        info = inspect(upload)
-        if info.width * info.height > LARGEST:
-            raise DecodeError(
-                f"too large: {info.width}x{info.height}; an example may have {LARGEST / 1e6:,.0f} million pixels"
-            )
-        decode(upload)  # damaged ones are told apart from a search that failed
-        handle, path = tempfile.mkstemp(prefix="neocog-example-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(upload)
-            whole = replace(asked, terms=(*asked.terms, Example(path, region)))
-            ranked = rank(self.store, whole, threshold=threshold)
-        finally:
-            with suppress(OSError):
-                Path(path).unlink()
-        ranked.answer = replace(ranked.answer, query=asked)  # nobody is to read where the copy was
-        return ranked
+
+def _given(upload: bytes, name: str, region: Region | None) -> Example:
+    """An example from elsewhere; the ending of its name says of which kind it is. Raises: DecodeError."""
+    name = shown(name)[-100:] or "example"
+    if begins(upload):
+        return Example(name if is_sound(name) else f"{name}.wav", data=upload)
+    info = inspect(upload)
+    if info.width * info.height > LARGEST:
+        raise DecodeError(
+            f"too large: {info.width}x{info.height}; an example may have {LARGEST / 1e6:,.0f} million pixels"
+        )
+    decode(upload)  # damaged ones are told apart from a search that failed
+    return Example(f"{name}.picture" if is_sound(name) else name, region, data=upload)
 
 
 def _inside(view: View, asked: Query) -> Query:

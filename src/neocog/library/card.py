@@ -9,7 +9,7 @@ import re
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from neocog.errors import LibraryError
 from neocog.files import write_atomically
@@ -17,6 +17,60 @@ from neocog.names import json_text
 
 FORMAT = 1  # of the folder; a library with a higher number was made by a newer version of neocog
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")  # of models and of saved values
+
+
+class _Box(TypedDict):
+    text: str
+    box: tuple[float, float, float, float]
+
+
+class _Head(TypedDict):
+    weights: list[float]
+    bias: float
+    line: tuple[float, float, float]
+    share: float
+    quality: float | None
+
+
+class _Taught(TypedDict):
+    model: str
+    yes: dict[str, Any]
+    no: dict[str, Any]
+    head: _Head
+
+
+class _Said(TypedDict):
+    hash: str
+    name: str
+    right: bool
+
+
+class _Edit(TypedDict):
+    hash: str
+    before: dict[str, list[Any]]
+
+
+class _Line(TypedDict):
+    slope: float
+    shift: float
+
+
+class _Map(TypedDict):
+    model: str
+    method: str
+    ids: list[str]
+    x: list[float]
+    y: list[float]
+
+
+FORMS: dict[str, Any] = {  # of the values that a library keeps beside its tables, by their names; see `files.misfit`
+    "boxes": dict[str, list[_Box]],
+    "calibration": dict[str, dict[str, _Line]],
+    "corrections": list[_Said],
+    "edits": list[_Edit],
+    "map": _Map,
+    "taught": dict[str, _Taught],
+}
 
 
 def new_card(folder: Path) -> dict[str, Any]:

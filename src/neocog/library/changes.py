@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from neocog.data.decode import now_readable
-from neocog.data.stores import file_of, is_elsewhere, is_sound
+from neocog.data.stores import file_of, holding, is_elsewhere, is_sound
 from neocog.library.films import can_read, known_films
 from neocog.library.folders import Ledger, above, outermost, signed, within
 from neocog.library.photo import Photo
@@ -82,8 +82,8 @@ class Report:
     def __str__(self) -> str:
         names = ("new", "changed", "copies", "moved", "gone", "unchanged", "unreadable")
         parts = [f"{getattr(self, name):,} {name}" for name in names if getattr(self, name)]
-        rate = f", {self.computed / self.seconds:,.0f} pictures/s" if self.computed > 100 and self.seconds > 1 else ""
-        return f"{', '.join(parts) or 'no pictures'} in {self.seconds:.1f} s{rate}"
+        rate = f", {self.computed / self.seconds:,.0f} a second" if self.computed > 100 and self.seconds > 1 else ""
+        return f"{', '.join(parts) or 'nothing found'} in {self.seconds:.1f} s{rate}"
 
 
 def maker(
@@ -238,12 +238,13 @@ class Changes:
         missing = Counter(folder for path in self.ledger.files if path not in files for folder in above(path))
         for root in self.below:
             if not any(within(path, root) for paths in (files, self._beside) for path in paths):
-                bare[root] = "has no pictures now"
+                bare[root] = f"has no {'recordings' if self.sounds else 'pictures'} now"
         found = outermost(f for f, how in bare.items() if missing[f] >= (_MANY if how == EMPTY else 1))
         for folder in found:
             full = self.store.name_of(folder)
+            known = holding(path for path in self.ledger.files if path not in files and within(path, folder))
             self.report.away.append(
-                f"{full} {bare[folder]}, and the library knows {missing[folder]:,} pictures there, which are kept: is "
+                f"{full} {bare[folder]}, and the library knows {known} there, which are kept: is "
                 f"the disk connected? If they were deleted: neocog library forget '{full}'"
             )
         self.report.notes += self.report.away

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.places import is_there, read_place
+from neocog.data.places import is_there
 from neocog.errors import LibraryError
 from neocog.library.calibration import counts, lines_from, log_odds, shift_of, sigmoid, threshold_of
 from neocog.library.heads import Head
 from neocog.library.store import Store
 from neocog.library.teaching import answers, concepts_of, said_of
-from neocog.library.view import View, find_picture, view_of
+from neocog.library.view import View, find_picture, seen, view_of
 
 _NEIGHBOURS = 5  # whose mean likeness says how crowded a place in feature space is
 _SAMPLE = 256  # pictures of the library that a picture is compared with
@@ -115,8 +115,7 @@ def _seen(view: View, model: str, row: int, path: Path | None) -> tuple[np.ndarr
         return vectors[at[0]].astype(np.float32), shown.astype(np.float32)
     if path is None or not is_there(str(path)):
         raise LibraryError(f"the file is gone and {model!r} has not seen it; restore the file, or index again")
-    features, probabilities = view.embed(model, [read_place(str(path))])
-    return features[0], probabilities[0]
+    return seen(view, model, str(path))
 
 
 def nearest_to(view: View, model: str, unit: np.ndarray, row: int, top: int) -> tuple[Neighbour, ...]:

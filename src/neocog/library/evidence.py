@@ -30,7 +30,7 @@ from pathlib import PurePath
 import numpy as np
 import pyarrow.compute as pc
 
-from neocog.library.calibration import LEAST_TEXT, UNKNOWN, Line, counts, log_odds, shown_in, threshold_of
+from neocog.library.calibration import LEAST_TEXT, UNKNOWN, Line, counts, hears, log_odds, shown_in, threshold_of
 from neocog.library.concepts import TURNING, Match, Spelling, Vocabulary, normalise, says_nothing
 from neocog.library.query import Example, Word
 from neocog.library.sentences import Witness
@@ -236,9 +236,10 @@ def example_parts(
 
     `alone`: nothing else ranks or filters, so that the store's own search for the nearest may pick the candidates.
     """
-    vectors = {one: vector_of(view, model, one.file, one.region, layer, metric=metric) for one in examples}
+    vectors = {one: vector_of(view, model, one, layer, metric=metric) for one in examples}
     mean, spread = view.pairs(model, metric, layer)
-    least = threshold_of("example" if layer == FEATURES else "output", model)
+    heard = hears(view.store.models()[model])
+    least = threshold_of("example" if layer == FEATURES else "output", model, heard=heard)
     liked = [one for one in vectors if not one.negative]
     looked = np.ones(len(view), bool)
     rows: np.ndarray | None = None

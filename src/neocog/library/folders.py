@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from neocog.data.stores import address, file_of, is_container, is_sound, is_url
+from neocog.data.stores import address, file_of, holding, is_container, is_sound, is_url, moment
 from neocog.errors import UsageError
 from neocog.library.rows import decode_path
 from neocog.library.store import Store
 from neocog.names import shown
+from neocog.records import counted
 
 
 class Place(NamedTuple):
@@ -155,7 +156,8 @@ class IndexedFolder:
     """A folder that was indexed. `there`: whether it is there now. `finished`: whether all of it was indexed."""
 
     path: Path | str  # a URL is text
-    pictures: int  # files
+    pictures: int  # files, frames of videos and parts of recordings
+    holds: str  # the same in words, by their kinds
     problems: int
     there: bool
     finished: bool
@@ -168,17 +170,21 @@ class Changed:
     files: int
     pictures: int
     notes: tuple[str, ...] = ()
+    told: str = ""  # `pictures` in words, by their kinds
 
 
 def folders(store: Store) -> list[IndexedFolder]:
     """Return the indexed folders, sorted, with what the library knows of each."""
-    known = Counter(f for row in store.rows(["paths"]).column("paths").to_pylist() for p in row for f in above(p))
+    paths = [path for row in store.rows(["paths"]).column("paths").to_pylist() for path in row]
+    known, timed = Counter(f for path in paths for f in above(path)), [path for path in paths if moment(path)]
     unread = Counter(folder for row in store.problems().to_pylist() for folder in above(row["path"]))
     found = []
     for text in sorted({*store.folders, *store.unfinished}):
         path = store.name_of(text) if is_url(text) else store.path_of(text)
         there = is_url(text) or os.path.exists(path)  # nobody asks a store
-        found.append(IndexedFolder(path, known[text], unread[text], there, text not in store.unfinished))
+        inside = [path for path in timed if within(path, text)]
+        holds = holding(inside, known[text] - len(inside))
+        found.append(IndexedFolder(path, known[text], holds, unread[text], there, text not in store.unfinished))
     return found
 
 
@@ -192,9 +198,11 @@ def forget(store: Store, folder: str | os.PathLike[str]) -> Changed:
     with store.indexing():
         ledger = Ledger(store, store.folders)
         paths, unread = _known(store, ledger, text, folder)
+        was = {ledger.files[path]: path for path in paths}
         for path in paths:
             ledger.drop(path)
         lost = [hash for hash in ledger.dirty if not ledger.contents[hash].places]
+        told = holding(was[hash] for hash in lost)
         _write(store, ledger, sorted(ledger.dirty - set(lost)))
         store.delete(lost)
         store.set_problems([], unread)
@@ -207,7 +215,7 @@ def forget(store: Store, folder: str | os.PathLike[str]) -> Changed:
             f"{name} lies in {inside}, which is indexed, so the next 'neocog index' finds it again; to exclude it, "
             f"write /{name.relative_to(inside).as_posix()}/ into {inside / '.neocogignore'}",
         )
-    return Changed(len(paths), len(lost), notes)
+    return Changed(len(set(map(file_of, paths))), len(lost), notes, told)
 
 
 def move(store: Store, old: str | os.PathLike[str], new: str | os.PathLike[str]) -> Changed:
@@ -227,11 +235,13 @@ def move(store: Store, old: str | os.PathLike[str], new: str | os.PathLike[str])
         moved = outermost(_under(f, here, there) if _of(f, here) else f for f in (*store.folders, *store.unfinished))
         ledger = Ledger(store, [*store.folders, *moved])
         paths, unread = _known(store, ledger, here, old)
-        found = sum(os.path.lexists(store.path_of(file_of(_under(path, here, there)))) for path in paths)
+        files = sorted(set(map(file_of, paths)))
+        found = sum(os.path.lexists(store.path_of(_under(file, here, there))) for file in files)
         if paths and not found:
             example = store.path_of(file_of(_under(paths[0], here, there)))
             raise UsageError(
-                f"none of the {len(paths):,} pictures of {old} is in {new} (there is no {example}); nothing was changed"
+                f"none of the {counted(len(files), 'file')} of {old} is in {new} (there is no {example}); nothing was "
+                "changed"
             )
         for path in paths:
             target, hash = _under(path, here, there), ledger.files[path]
@@ -243,9 +253,9 @@ def move(store: Store, old: str | os.PathLike[str], new: str | os.PathLike[str])
         rows = [row for row in store.problems().to_pylist() if row["path"] in set(unread)]
         store.set_problems([{**row, "path": _under(row["path"], here, there)} for row in rows], unread)
         _note(store, lambda one: [_under(one, here, there)] if _of(one, here) else [one])
-    missing = len(paths) - found
+    missing = len(files) - found
     notes = (f"{missing:,} of them are not there; 'neocog index' will mark them as gone",) if missing else ()
-    return Changed(len(paths), len(changed), notes)
+    return Changed(len(files), len(changed), notes)
 
 
 def _text(store: Store, folder: str | os.PathLike[str]) -> str:

@@ -18,7 +18,7 @@ from PIL import Image
 from neocog.data.decode import decode, inspect
 from neocog.data.places import read_place
 from neocog.data.sound import begins
-from neocog.data.stores import is_url
+from neocog.data.stores import file_of, is_url, is_video
 from neocog.errors import DataError, LibraryError, MissingExtra
 from neocog.files import cache_folder, write_atomically
 from neocog.library.photo import pixels_of
@@ -54,11 +54,10 @@ def read(store: Store, hash: str) -> bytes:
             folders.
     """
     view = view_of(store)
-    roots = [os.path.join(os.path.realpath(store.name_of(text)), "") for text in store.folders or store.unfinished]
     why = "it has no file"
     for path in view.paths(row_of(view, hash)):
         try:
-            if not is_url(path) and not os.path.realpath(path).startswith(tuple(roots)):
+            if not _inside(store, path):
                 why = "a link leads out of the folders that were indexed"
                 continue
             data = read_place(path)
@@ -69,6 +68,22 @@ def read(store: Store, hash: str) -> bytes:
             return data
         why = "it has changed since it was indexed"
     raise NoPicture(f"the picture {hash} cannot be shown: {why}; 'neocog index' brings the library up to date")
+
+
+def film(store: Store, hash: str) -> str:
+    """Return the video file that a frame is of. Raises: NoPicture: it is of none, or the file is not to be had."""
+    view = view_of(store)
+    for path in view.paths(row_of(view, hash)):
+        file = file_of(path)
+        if is_video(file) and os.path.isfile(file) and _inside(store, file):
+            return file
+    raise NoPicture(f"{hash} is no frame of a video whose file is there")
+
+
+def _inside(store: Store, path: str) -> bool:
+    """Whether a file lies, all links followed, in a folder of the library; objects of stores do."""
+    roots = [os.path.join(os.path.realpath(store.name_of(text)), "") for text in store.folders or store.unfinished]
+    return is_url(path) or os.path.realpath(path).startswith(tuple(roots))
 
 
 def original(store: Store, hash: str) -> tuple[bytes, str]:

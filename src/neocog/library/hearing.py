@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 STATISTICS = "mfcc_statistics"
 RATE = 16_000  # samples a second of what is held and heard
-_SPECTRUM = Spectrum(RATE, 512, 160, "mfcc", 40, 20)
+_SPECTRUM = Spectrum(8000, 256, 80, "mfcc", 40, 20)  # up to 4 kHz: what recordings of any rate have
+_VERSION = 2  # of the statistics
 
 
 def heard(data: bytes, hash: str, mtime_ns: int, inode: int) -> Photo:
@@ -87,7 +88,8 @@ class Hearing:
         self.how = f"{self.name}: {self.dimension} numbers for each part of a recording"
         weights = file and {"file": os.path.abspath(file / "weights.safetensors")}
         self._card = {
-            "name": self.name, "kind": "sound", "net": {"from": source}, "layer": None, "concepts": self.concepts,
+            "name": self.name, "kind": "sound", "net": {"from": source, "version": _VERSION}, "layer": None,
+            "concepts": self.concepts,
             "weights": weights and {**weights, "fingerprint": fingerprint(Path(weights["file"]))},
         }  # fmt: skip
 
@@ -95,6 +97,11 @@ class Hearing:
     def of(cls, card: dict[str, Any], device: str | None = None) -> Hearing:
         """Make what a library's model was made with. Raises: LibraryError: its run is gone, or was trained again."""
         known = card["weights"]
+        if known is None and card["net"].get("version") != _VERSION:
+            raise LibraryError(
+                "the recordings were indexed by an older neocog, which heard them in another way; delete the library's "
+                "folder and index again"
+            )
         if known is not None and not Path(known["file"]).is_file():
             raise LibraryError(
                 f"the recordings were indexed with {card['net']['from']}, which no longer exists; restore it, or index "
@@ -119,7 +126,7 @@ class Hearing:
         waves = [one[: int(np.flatnonzero(one)[-1]) + 1 if one.any() else 1] / np.float32(32767) for one in held]
         if self._run is None:
             nothing = np.zeros((len(waves), 0), np.float32)
-            return np.stack([_statistics(torch.from_numpy(one)) for one in waves]), nothing
+            return np.stack([_statistics(one) for one in waves]), nothing
         given = self._reader.collate([self._reader.encode((one, RATE)) for one in waves]).to(self._device)
         with torch.inference_mode():
             logits = self._net(self._reader.finish(given)).float()
@@ -131,11 +138,14 @@ class Hearing:
         self._own.caught = given[0]
 
 
-def _statistics(wave: Tensor) -> np.ndarray:
-    """float32 (114,): means of liftered MFCCs in four parts of the time, half around their mean, and deviations."""
-    mfcc = _SPECTRUM(wave[None])[0, 1:]  # without the first, which is how loud it is
+def _statistics(wave: np.ndarray) -> np.ndarray:
+    """float32 (114,): of liftered MFCCs, means in four parts of the time, half around their mean, and how much they
+    and their changes deviate: logarithms, around their mean, since all sounds deviate.
+    """
+    heard = torch.from_numpy(sound.resampled(wave, RATE, _SPECTRUM.rate))
+    mfcc = _SPECTRUM(heard[None])[0, 1:]  # without the first, which is how loud it is
     mfcc = mfcc * (1 + 11 * torch.sin(torch.pi * torch.arange(1, 20) / 22))[:, None]  # as HTK weighs them, L = 22
     means = nn.functional.adaptive_avg_pool1d(mfcc - 0.5 * mfcc.mean(1, keepdim=True), 4).flatten()
-    spread = [one.std(1, correction=0) for one in (mfcc, mfcc.diff(dim=1, prepend=mfcc[:, :1]))]
-    parts = zip((1.0, 0.5, 0.5), (means, *spread), strict=True)
+    spread = [one.std(1, correction=0).log1p() for one in (mfcc, mfcc.diff(dim=1, prepend=mfcc[:, :1]))]
+    parts = zip((1.0, 0.5, 0.5), (means, *(one - one.mean() for one in spread)), strict=True)
     return torch.cat([weight * one / (one.norm() + 1e-6) for weight, one in parts]).numpy()  # type: ignore[no-any-return]

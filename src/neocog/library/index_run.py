@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from neocog.data import video
-from neocog.data.stores import is_elsewhere, is_video
+from neocog.data.stores import holding, is_elsewhere, is_video
 from neocog.errors import DecodeError, LibraryError
 from neocog.library.changes import Changes, Elsewhere, Embeds, Round, maker
 from neocog.library.films import Film, Tape
@@ -340,17 +340,17 @@ class Run(Changes):
         if not self.sounds:  # pictures come last
             store.note(folders=sorted({*known, *outermost([*known, *self.below])}), unfinished=sorted(left))
         if self.model in store.models() and not report.interrupted:
-            rows, usual = store.rows(["models"]), store.model_of(sounds=self.sounds)
+            rows, usual = store.rows(["models", "paths"]), store.model_of(sounds=self.sounds)
             others = [name for name in store.models_of(sounds=not self.sounds) if name != self.model]
             seen = np.logical_or.reduce([has_model(rows, name) for name in (self.model or "", *others)])
-            without = int((~seen).sum())
+            without = [paths[0] for paths in rows.column("paths").filter(pa.array(~seen)).to_pylist()]
             if usual is not None and store.models()[self.model or ""].get("layer"):
                 pass  # vectors of another layer come in addition; searching goes on with the usual ones
             elif not without:
                 store.use_model(self.model or "")
             elif usual != self.model:
                 report.notes.append(
-                    f"{without:,} pictures of other folders have no vectors of {self.model} yet, so searching goes on "
+                    f"{holding(without)} of other folders have no vectors of {self.model} yet, so searching goes on "
                     f"with {usual}; index all folders with --net {self.model}"
                 )
 

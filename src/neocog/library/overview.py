@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from neocog.data.stores import is_sound, told
+from neocog.data.stores import is_sound, is_video, moment, told
 from neocog.library.describe import describe, nearest_to
 from neocog.library.folders import folders
 from neocog.library.gallery import row_of
@@ -35,6 +35,7 @@ def overview(store: Store) -> dict[str, Any]:
     known = taken[~np.isnat(taken)]
     return {
         "pictures": len(view),
+        "holds": store.holds(),
         "files": int(pc.sum(pc.list_value_length(table.column("paths"))).as_py() or 0),
         "problems": len(store.problems()),
         "version": view.version,
@@ -50,6 +51,8 @@ def overview(store: Store) -> dict[str, Any]:
         "taught": list(store.load("taught", {})),
         "model": store.model,
         "models": list(store.models()),
+        "sounds": list(store.models_of(sounds=True)),
+        "hears": store.model_of(sounds=True),
         "dates": {"first": _day(known.min()), "last": _day(known.max()), "known": len(known)} if len(known) else None,
         "positions": int(pc.count(table.column("latitude")).as_py()),
         "witnesses": witnesses(view),
@@ -112,9 +115,10 @@ def neighbours(store: Store, hash: str, limit: int = 12) -> list[dict[str, Any]]
 
 
 def picture(store: Store, hash: str) -> dict[str, Any]:
-    """Return all that a library knows of a picture, JSON-able. Raises: NoPicture."""
+    """Return all that a library knows of a picture, JSON-able (`seconds`: where in its video). Raises: NoPicture."""
     view = view_of(store)
     row = row_of(view, hash)
+    place = (view.paths(row) or ("",))[0]
     whole_table = store.rows([name for name in SCHEMA.names if name != "thumb"])
     known = whole_table.slice(pc.index(whole_table.column("hash"), hash).as_py(), 1).to_pylist()[0]
     said: dict[str, Any] = {"concepts": [], "broader": [], "taught": [], "unusual": []}
@@ -138,7 +142,9 @@ def picture(store: Store, hash: str) -> dict[str, Any]:
         "id": hash,
         "name": name_of(view, row),
         "files": [inside(store, path) for path in view.paths(row)],
-        "sound": is_sound((view.paths(row) or ("",))[0]),
+        "sound": is_sound(place),
+        "hears": store.model_of(sounds=True) if is_sound(place) else None,
+        "seconds": at[1] if (at := moment(place)) and is_video(at[0]) else None,
         "width": known["width"],
         "height": known["height"],
         "date": known["taken"].isoformat() if known["taken"] else None,

@@ -21,7 +21,7 @@ import numpy as np
 
 from neocog.data.stores import moment
 from neocog.errors import LibraryError, UsageError
-from neocog.library.calibration import UNKNOWN, counts, lines_from
+from neocog.library.calibration import UNKNOWN, counts, hears, lines_from
 from neocog.library.evidence import Part, Reason, example_parts, word_parts
 from neocog.library.filters import filtered
 from neocog.library.model_names import at_layer
@@ -273,7 +273,8 @@ def rank(
     chosen = view.model(model, _examples(parsed))
     seeing, layer = _layer(view, chosen, layer)
     counted = chosen is not None and counts(store.models()[chosen])
-    lines = lines_from(store.load("calibration"), chosen or "", counted=counted)
+    heard = chosen is not None and hears(store.models()[chosen])
+    lines = lines_from(store.load("calibration"), chosen or "", counted=counted, heard=heard)
     notes: list[str] = []
     witness = witness_of(view)
 

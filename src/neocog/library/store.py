@@ -26,10 +26,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from neocog.data.stores import is_url
+from neocog.data.stores import holding, is_sound, is_url
 from neocog.errors import LibraryError, UsageError, closest
-from neocog.library.card import NAME, new_card, write_json
+from neocog.files import misfit
+from neocog.library.card import FORMS, NAME, new_card, write_json
 from neocog.library.lock import Lock, holder
 from neocog.library.rows import (
     PROBLEMS,
@@ -159,6 +161,14 @@ class Store(Vectors):
         """Pictures that are there; those that are gone do not count."""
         return int(self._present().sum())
 
+    def holds(self, model: str | None = None) -> str:
+        """How much is there, of all kinds, in words; of a model, how much of the kind that it reads."""
+        paths = pc.list_element(self._mirror("pictures").column("paths").filter(pa.array(self._present())), 0)
+        times = paths.filter(pc.match_substring_regex(paths, r"/\d+\.\d{3}$"))  # few, in most libraries
+        hears = model is not None and self.card_of(model).get("kind") == "sound"
+        some = [one for one in times.to_pylist() if model is None or is_sound(one) == hears]
+        return holding(some, 0 if hears else len(paths) - len(times))
+
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns, with those of the models."""
@@ -259,11 +269,11 @@ class Store(Vectors):
             write_json(self.folder / f"{name}.json", value)
 
     def load(self, name: str, default: Any = None) -> Any:
-        """Return what `save` kept under a name. Raises: LibraryError: it is damaged, or no value like `default`."""
+        """Return what `save` kept under a name. Raises: LibraryError: it is damaged, or not as in card.FORMS."""
         try:
             found = json.loads((self.folder / f"{name}.json").read_text("utf-8"))
-            if default is not None and type(found) is not type(default):
-                raise ValueError(f"expected a {type(default).__name__}, got a {type(found).__name__}")
+            if wrong := misfit(found, FORMS.get(name, Any)):
+                raise ValueError(wrong)
             return found
         except FileNotFoundError:
             return default
@@ -291,7 +301,7 @@ class Store(Vectors):
         if not self.unfinished:
             return ""
         names = ", ".join(map(self.name_of, self.unfinished))
-        owner, so_far = holder(self.folder / "index.lock"), f"{len(self):,} pictures are in the library so far"
+        owner, so_far = holder(self.folder / "index.lock"), f"{self.holds()} are in the library so far"
         if owner:
             return f"{names}: {owner} is indexing this for the first time; {so_far}"
         return f"{names}: indexing this for the first time was interrupted; {so_far}. To continue: neocog index"

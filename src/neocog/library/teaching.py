@@ -355,7 +355,11 @@ def _vectors(view: View, model: str, given: Iterable[Any], notes: list[str]) -> 
     seen = set(view.rows_of(view.store.vectors(model)[0]).tolist())
     for one in [given] if isinstance(given, str | Path) else given:
         for file in _files(getattr(one, "hash", one)):
-            row, path = find_picture(view, file)
+            try:
+                row, path = find_picture(view, file)
+            except DecodeError as error:
+                notes.append(str(error))
+                continue
             if row in seen:
                 found[str(view.hashes[row])] = None
             elif path is not None:

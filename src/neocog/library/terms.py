@@ -118,12 +118,13 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A picture, or a part of it, that hits look like (or do not)."""
+    """A picture, a part of it, or a recording, that hits are like (or not). `data`: the bytes of one from outside."""
 
     file: str
     region: Region | None = None
     weight: float = 1.0
     negative: bool = False
+    data: bytes | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return f"{'un' * self.negative}like:{typed(self.file)}{self.region or ''}{_weight(self.weight)}"

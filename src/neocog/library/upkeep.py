@@ -37,7 +37,7 @@ class Info:
 
     folder: str
     created: str
-    pictures: int  # distinct contents of which a file is there
+    pictures: int  # distinct contents of which a file is there; frames of videos and parts of recordings, too
     files: int
     gone: int  # contents of which no file is left; kept, so that they can come back with their tags
     problems: int
@@ -50,15 +50,15 @@ class Info:
     cache_bytes: int  # of these, copies that can be deleted
     version: int
     read_only: bool
+    holds: str  # `pictures` in words, by their kinds
     unfinished: str = ""  # what there is to say while the library is indexed for the first time
 
     def __str__(self) -> str:
         lines = [
-            f"{counted(self.pictures)} in {counted(self.files, 'file')}, "
-            f"{self.gone:,} gone, {self.problems:,} unreadable",
+            f"{self.holds} in {counted(self.files, 'file')}, {self.gone:,} gone, {self.problems:,} unreadable",
             f"folders: {', '.join(self.folders) or 'none'}",
             *([self.unfinished] if self.unfinished else []),
-            f"{counted(self.labels, 'label')}, {counted(self.tagged)} with taught tags",
+            f"{counted(self.labels, 'label')}; {self.tagged:,} with taught tags",
         ]
         for name, one in self.models.items():
             how = f"{one['indexed']:,} in an index" if one["indexed"] else "searched exactly"
@@ -81,7 +81,7 @@ def info(store: Store) -> Info:
         folder=str(store.folder),
         created=store.created,
         pictures=len(ok),
-        files=sum(len(paths) for paths in ok.column("paths").to_pylist()),
+        files=len({file_of(path) for paths in ok.column("paths").to_pylist() for path in paths}),
         gone=len(table) - len(ok),
         problems=len(store.problems()),
         folders=tuple(map(store.name_of, store.folders)),
@@ -93,6 +93,7 @@ def info(store: Store) -> Info:
         cache_bytes=_size(store.folder / "cache"),
         version=store.version(),
         read_only=store.read_only,
+        holds=store.holds(),
         unfinished=store.unfinished_note(),
     )
 

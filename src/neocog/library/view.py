@@ -19,12 +19,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neocog.data.places import is_there, read_place
+from neocog.data.recordings import part
+from neocog.data.sound import begins
 from neocog.data.stores import address, is_sound, moment
-from neocog.errors import UsageError
+from neocog.errors import DataError, UsageError
 from neocog.library.concepts import Vocabulary, vocabulary
 from neocog.library.fulltext import FullText
 from neocog.library.mirror import hash_bytes, hash_texts
-from neocog.library.query import Region
+from neocog.library.query import Example, Region
 from neocog.library.rows import HASH, content_hash, encode_path
 from neocog.library.store import Store
 
@@ -34,6 +36,8 @@ COLUMNS = (
 )  # fmt: skip
 FEATURES, OUTPUT = "features", "output"  # layers: what the last one reads, and what it gives
 _PAIRS_FROM = 512  # pictures whose pairs show how alike two pictures of the library usually are
+_USUAL = 0.52, 0.07  # mean and deviation of the cosine of two photographs, by MobileNet's features
+_USUAL_SOUNDS = 0.39, 0.131  # of two parts of recordings, by statistics of MFCCs
 _BEHIND = 60.0  # seconds behind the last known place of a video or a recording that are still in it
 _AT = re.compile(r"(.+) at (?:(\d+):)?(\d\d):(\d\d)", re.DOTALL)
 _BROKEN = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of characters, which stand in no path
@@ -96,15 +100,21 @@ class View:
 
         `like`: what will be compared with it; recordings have another model than pictures.
 
-        Raises: LibraryError: no such model. UsageError: `like` are of both kinds.
+        Raises: LibraryError: no such model. UsageError: `like` are of both kinds, or not of the model's.
         """
-        if name is not None:
-            self.store.card_of(name)
-            return name
-        kinds = {is_sound(self._place(one)) for one in like}
+        kinds = {is_sound(self._place(one)): one for one in like}
         if len(kinds) > 1:
             raise UsageError("expected pictures or recordings to compare with, got both; name them in two searches")
-        return self.store.model_of(sounds=kinds.pop()) if kinds else self.store.model
+        if name is not None:
+            hears = self.store.card_of(name).get("kind") == "sound"
+            if like and hears not in kinds:
+                others = ", ".join(self.store.models_of(sounds=not hears)) or "none yet"
+                reads, own = ("recordings", "pictures") if hears else ("pictures", "recordings")
+                raise UsageError(
+                    f"{name} reads {reads}, and {kinds[not hears]} is a {own[:-1]}; nets for {own} here: {others}"
+                )
+            return name
+        return self.store.model_of(sounds=next(iter(kinds))) if kinds else self.store.model
 
     def _place(self, file: str) -> str:
         """A place by its name, its time as people read it, or its hash."""
@@ -201,9 +211,10 @@ class View:
             some = unit(vectors[chosen], layer)
             if metric == "euclidean" and len(chosen):
                 some = some * self._norms(model, layer)[chosen][:, None]
-            if len(some) < 5:  # too few to tell; what MobileNet's features of photographs have
+            if len(some) < 5:  # too few to tell
                 scale = float(np.linalg.norm(some, axis=1).mean()) if len(some) else 1.0
-                self._pairs[key] = (0.52, 0.07) if metric == "cosine" else (-scale, 0.1 * scale)
+                hears = self.store.models()[model].get("kind") == "sound"
+                self._pairs[key] = _USUAL_SOUNDS if hears and metric == "cosine" else _USUAL if metric == "cosine" else (-scale, 0.1 * scale)
             else:
                 alike = some @ some.T
                 if metric == "euclidean":
@@ -261,13 +272,15 @@ def find_picture(view: View, file: str, *, files: bool = True) -> tuple[int, Pat
 
     With ``files=False`` no file is looked at: only pictures of the library are found.
 
-    Raises: UsageError: there is no such picture.
+    Raises: UsageError: there is no such picture. DataError: a recording in which nothing sounds, a damaged video.
     """
     file = _BROKEN.sub("\ufffd", file)
     path = Path(_at(view, file)).expanduser()
     file = str(path) if moment(str(path)) else file
     try:
         data = read_place(str(path)) if files and is_there(str(path)) else None
+    except DataError as error:
+        raise type(error)(f"{file} cannot be read: {error}") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if data is not None:
@@ -311,13 +324,12 @@ def _at(view: View, file: str) -> str:
 def vector_of(
     view: View,
     model: str,
-    file: str,
-    region: Region | None = None,
+    example: Example,
     layer: str = FEATURES,
     *,
     metric: str = "cosine",
 ) -> np.ndarray:
-    """Return the features float32 (D,) of a picture (see `find_picture`) or of a part of it.
+    """Return the features float32 (D,) of an example (see `find_picture`) or of a part of it.
 
     They are as the net gives them where `metric` is "euclidean"; else their length may be 1.
 
@@ -325,26 +337,45 @@ def vector_of(
 
     Raises: UsageError: no such picture, or a region outside it. DecodeError: it cannot be read.
     """
-    row, path = find_picture(view, file)
+    file, region, data = example.file, example.region, example.data
+    if data is not None:
+        data = part(data) if begins(data) else data
+        row, path = int(view.rows_of([content_hash(data)])[0]), None
+    else:
+        row, path = find_picture(view, file)
     if row >= 0 and region is None:
-        seen, vectors = view.vectors(model, layer)
-        found = np.flatnonzero(seen == row)
+        rows, vectors = view.vectors(model, layer)
+        found = np.flatnonzero(rows == row)
         if len(found):
             size = float(view._norms(model, layer)[found[0]]) if metric == "euclidean" else 1.0
             return unit(vectors[found[0]], layer) * size
-    if path is None or not is_there(str(path)):
+    if data is None and (path is None or not is_there(str(path))):
         raise UsageError(
             f"the file of {file!r} is gone, and the library has no vector of this part of it; use another picture"
         )
-    picture: Any = read_place(str(path))
-    if region is not None:
-        from neocog.data.decode import decode
+    features, probabilities = seen(view, model, file if path is None else str(path), region, data)
+    return unit(features if layer == FEATURES else probabilities, layer)
 
-        pixels = decode(picture)
-        left, top, right, bottom = region.pixels(pixels.shape[1], pixels.shape[0])
-        picture = np.ascontiguousarray(pixels[top:bottom, left:right])
-    features, probabilities = view.embed(model, [picture])
-    return unit(features[0] if layer == FEATURES else probabilities[0], layer)
+
+def seen(
+    view: View, model: str, file: str, region: Region | None = None, data: bytes | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features (D,) and probabilities (K,) of a file (or its bytes), or of a part of a picture.
+
+    Raises: DataError: it cannot be read; names the file and the model.
+    """
+    picture: Any = read_place(file) if data is None else data
+    try:
+        if region is not None:
+            from neocog.data.decode import decode
+
+            pixels = decode(picture)
+            left, top, right, bottom = region.pixels(pixels.shape[1], pixels.shape[0])
+            picture = np.ascontiguousarray(pixels[top:bottom, left:right])
+        features, probabilities = view.embed(model, [picture])
+    except DataError as error:
+        raise type(error)(f"{file} cannot be read by {model}: {error}") from None
+    return features[0], probabilities[0]
 
 
 def _first(view: View, row: int) -> Path | None:

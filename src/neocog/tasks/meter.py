@@ -56,8 +56,8 @@ class Meter:
             parts = self._parts.setdefault(name, [])
             if name in self.task.summed and parts:
                 parts[0] = parts[0] + made
-            else:
-                parts.append(made)
+            else:  # a number of a whole batch is one of a row of such numbers
+                parts.append(made if name in self.task.summed else np.atleast_1d(made))
 
     def seen(self, gather: Callable[[Any], Sequence[Any]] = lambda own: [own]) -> Seen:
         """Everything, of all processes; rows in the order of the pictures where each array has one for each."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mimetypes
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, File, Form, HTTPException, Path, Query, Request, Response, UploadFile
+from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
@@ -13,7 +15,7 @@ from neocog.data.named import at_hand as data_names
 from neocog.fit.watching import told
 from neocog.library import copies, editing, overview, teaching
 from neocog.library.asking import MOST, Asking
-from neocog.library.gallery import SIDES, kept_thumbnail, original, thumbnail
+from neocog.library.gallery import SIDES, film, kept_thumbnail, original, thumbnail
 from neocog.names import shown
 from neocog.web.served import Served
 
@@ -26,7 +28,9 @@ Text = Annotated[str, Query(description="The query language: words, fields, -not
 Box = Annotated[str, Query(description="x0,y0,x1,y1 in fractions of the example's width and height.", max_length=100)]
 Offset = Annotated[int, Query(ge=0, le=10_000_000)]
 Limit = Annotated[int, Query(ge=1, le=MOST)]
+Net = Annotated[str | None, Query(max_length=200, description="Which net's vectors and words; default: the usual.")]
 Threshold = Annotated[float | None, Query(ge=0, le=1, description="Least score of a hit; default: calibrated.")]
+VIDEO: Any = {200: {"content": {"video/*": {}}}, 206: {"description": "the range that was asked for"}}
 AUDIO: Any = {200: {"content": {"image/*": {}, "audio/wav": {}}}}
 PICTURE: Any = {200: {"content": {"image/*": {}}}, 304: {"description": "it is as the browser has it"}}
 _KEEP = {"cache-control": "private, max-age=31536000, immutable"}
@@ -108,7 +112,13 @@ def state(request: Request) -> dict[str, Any]:
     return {
         "version": neocog.__version__,
         "libraries": [
-            {"id": name, "name": name, "pictures": len(one.store), "read_only": one.store.read_only}
+            {
+                "id": name,
+                "name": name,
+                "pictures": len(one.store),
+                "holds": one.store.holds(),
+                "read_only": one.store.read_only,
+            }
             for name, one in found.libraries.items()
         ],
         "runs": [{"id": name, "name": name, **told(folder)} for name, folder in found.runs.items()],
@@ -136,27 +146,28 @@ def use_model(request: Request, lib: Lib, model: Model) -> dict[str, Any]:
 @router.get("/libraries/{lib}/search")
 def search(
     request: Request, lib: Lib, q: Text = "", like: Annotated[str, Query(max_length=32)] = "", box: Box = "",
-    threshold: Threshold = None, offset: Offset = 0, limit: Limit = 60,
+    model: Net = None, threshold: Threshold = None, offset: Offset = 0, limit: Limit = 60,
 ) -> dict[str, Any]:  # fmt: skip
     """Hits, best first, each with its reasons; all pictures, newest first, where nothing is asked."""
     page = asking(request, lib).page
-    return page(q, like=like, box=corners(box), threshold=threshold, offset=offset, limit=limit)
+    return page(q, like=like, box=corners(box), model=model, threshold=threshold, offset=offset, limit=limit)
 
 
 @router.post("/libraries/{lib}/search")
 def search_by_picture(
     request: Request,
     lib: Lib,
-    picture: Annotated[UploadFile, File(description="The example picture.")],
+    picture: Annotated[UploadFile, File(description="The example: a picture or a recording.")],
     q: Annotated[str, Form(max_length=4000)] = "",
     box: Annotated[str, Form(max_length=100)] = "",
+    model: Annotated[str | None, Form(max_length=200)] = None,
     threshold: Annotated[float | None, Form(ge=0, le=1)] = None,
     offset: Annotated[int, Form(ge=0, le=10_000_000)] = 0,
     limit: Annotated[int, Form(ge=1, le=MOST)] = 60,
 ) -> dict[str, Any]:
-    """The same for a picture that was dropped or pasted; it is not kept."""
-    page, data = asking(request, lib).page, picture.file.read()
-    return page(q, upload=data, box=corners(box), threshold=threshold, offset=offset, limit=limit)
+    """The same for a picture or recording that was dropped or pasted; it is not kept."""
+    how = {"box": corners(box), "model": model, "threshold": threshold, "offset": offset, "limit": limit}
+    return asking(request, lib).page(q, upload=picture.file.read(), name=picture.filename or "", **how)
 
 
 @router.get("/libraries/{lib}/complete")
@@ -245,6 +256,13 @@ def file(request: Request, lib: Lib, id: Id) -> Response:
         return Response(None, 304, {**_KEEP, "etag": tag})
     data, kind = original(store, id)
     return Response(data, media_type=kind, headers={**_KEEP, "etag": tag})
+
+
+@router.get("/libraries/{lib}/pictures/{id}/video", response_class=FileResponse, responses=VIDEO)
+def video(request: Request, lib: Lib, id: Id) -> FileResponse:
+    """The video file that a frame is of, or a range of its bytes."""
+    path = film(asking(request, lib).store, id)
+    return FileResponse(path, media_type=mimetypes.guess_type(path)[0] or "video/mp4")
 
 
 @router.get("/libraries/{lib}/pictures/{id}/neighbours")

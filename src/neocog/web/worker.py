@@ -63,26 +63,32 @@ def map(job: dict[str, Any]) -> Any:
             import openTSNE  # noqa: F401
         except ImportError:
             method = "pca"
-    print(f"laying out {len(hashes):,} pictures by {method}", file=sys.stderr, flush=True)
+    much = store.holds(store.model)
+    print(f"laying out {much} by {method}", file=sys.stderr, flush=True)
     made = space(vectors, lambda row: b"", [str(h) for h in hashes], method=method)
     keep_map(store, made.keys, made.places, made.text)
-    return f"{len(hashes):,} pictures"
+    return much
 
 
 def predict(job: dict[str, Any]) -> Any:
     """Let a run answer for all pictures of a library; the answers are kept beside the job."""
     from neocog.data.places import is_there
+    from neocog.data.stores import is_sound
     from neocog.fit import predict
     from neocog.library import Library
     from neocog.library.view import view_of
 
     library = Library(job["store"])  # a view holds its store weakly
     view = view_of(library.store)
-    named = [view.paths(row) or ("",) for row in range(len(view))]
-    files = [next((path for path in paths if is_there(path)), paths[0]) for paths in named]
+    named = {id: view.paths(row) or ("",) for row, id in enumerate(view.hashes)}
+    files = {
+        id: next((path for path in paths if is_there(path)), paths[0])
+        for id, paths in named.items()
+        if not is_sound(paths[0])  # of recordings these runs say nothing
+    }
     counts: Counter[str] = Counter()
     with show.Show().bar("predicting") as bar, open(Path(job["here"]) / "answers.jsonl", "w", encoding="utf-8") as out:
-        for done, (id, answer) in enumerate(zip(view.hashes, predict(job["folder"], files), strict=True), 1):
+        for done, (id, answer) in enumerate(zip(files, predict(job["folder"], files.values()), strict=True), 1):
             told = answer.to_json() if answer.problem is None else {"problem": answer.problem}
             out.write(json_text({"id": str(id), **told}, default=str) + "\n")
             counts["not read" if answer.problem else str(told.get("label") or "answered")] += 1

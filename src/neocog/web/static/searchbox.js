@@ -15,9 +15,9 @@ export function SearchBox({ library, query, example, ask, setExample }) {
   useLayoutEffect(() => setText(query), [query]); // before anything can be typed
 
   const take = (picked) => {
-    const one = [...(picked ?? [])].find((f) => f.type.startsWith("image/"));
-    if (one) setExample({ file: one, url: URL.createObjectURL(one), name: one.name });
-    else if (picked?.length) say("That is not a picture.");
+    const one = [...(picked ?? [])].find((f) => /^(image|audio)\//.test(f.type));
+    if (one) setExample({ file: one, url: URL.createObjectURL(one), name: one.name, sound: one.type.startsWith("audio/") });
+    else if (picked?.length) say("That is neither a picture nor a recording.");
   };
   useEffect(() => {
     const carries = (e) => [...(e.dataTransfer?.types ?? [])].includes("Files");
@@ -61,24 +61,24 @@ export function SearchBox({ library, query, example, ask, setExample }) {
   const id = (i) => `option-${i}`;
   return html`<form class="searchbox" role="search" onSubmit=${submit}>
     <div class="box">
-      ${example && html`<span class="example"><img src=${example.url} alt=""/>
-        <span class="sr">Pictures like ${example.name}${example.box ? ", the marked region" : ""}</span>
-        <button type="button" class="icon plain" aria-label="Mark a region of the example" aria-pressed=${Boolean(example.box)} onClick=${() => cut(true)}><${Icon} name="crop"/></button>
+      ${example && html`<span class="example">${example.sound ? html`<audio controls src=${example.url}></audio>` : html`<img src=${example.url} alt=""/>`}
+        <span class="sr">${example.sound ? "Recordings" : "Pictures"} like ${example.name}${example.box ? ", the marked region" : ""}</span>
+        ${!example.sound && html`<button type="button" class="icon plain" aria-label="Mark a region of the example" aria-pressed=${Boolean(example.box)} onClick=${() => cut(true)}><${Icon} name="crop"/></button>`}
         <button type="button" class="icon plain" aria-label="Remove the example" onClick=${() => setExample(null)}><${Icon} name="close"/></button></span>`}
       <input id="query" ref=${input} value=${text} onInput=${typed} onKeyDown=${pressed} onBlur=${() => setTimeout(shut, 150)}
         type="text" inputmode="search" enterkeyhint="search" autocomplete="off" autocapitalize="none" spellcheck=${false}
         placeholder=${example ? "and words, if you like" : "two dogs running on a beach"} aria-label="Search for"
         role="combobox" aria-expanded=${Boolean(found)} aria-controls="options" aria-autocomplete="list"
         aria-activedescendant=${found && chosen >= 0 ? id(chosen) : undefined}/>
-      <input ref=${file} type="file" accept="image/*" hidden onChange=${(e) => { take(e.target.files); e.target.value = ""; }}/>
-      <button type="button" class="icon plain" aria-label="Search by a picture" title="Search by a picture: choose, drop or paste one" onClick=${() => file.current.click()}><${Icon} name="image"/></button>
+      <input ref=${file} type="file" accept="image/*,audio/*" hidden onChange=${(e) => { take(e.target.files); e.target.value = ""; }}/>
+      <button type="button" class="icon plain" aria-label="Search by a picture or a recording" title="Search by a picture or a recording: choose, drop or paste one" onClick=${() => file.current.click()}><${Icon} name="image"/></button>
       <button class="main" type="submit">Search</button>
     </div>
     <ul id="options" class="options" role="listbox" aria-label="Completions" hidden=${!found}>
       ${found?.options.map((o, i) => html`<li key=${o.insert} id=${id(i)} role="option" aria-selected=${i === chosen}
         onMouseDown=${(e) => { e.preventDefault(); accept(o); }}><span>${o.text}</span><small>${o.kind}</small></li>`)}
     </ul>
-    ${over && html`<div class="dropping">Drop a picture to find others like it</div>`}
+    ${over && html`<div class="dropping">Drop a picture or a recording to find others like it</div>`}
     ${cutting && html`<${Dialog} title="Mark what counts" close=${() => cut(false)}>
       <${RegionPicker} src=${example.url} box=${example.box} done=${(box) => { setExample({ ...example, box }); cut(false); }}/><//>`}
   </form>`;

@@ -5,19 +5,26 @@ import { Wrong, count, html, say, useLoad } from "../lib.js";
 const without = (query, field) => query.replace(new RegExp(`(^|\\s)${field}:("[^"]*"|\\S*)`, "g"), " ").replace(/\s+/g, " ").trim();
 const quoted = (text) => (/\s/.test(text) ? `"${text.replaceAll('"', "")}"` : text);
 
-export function Filters({ library, query, ask, again }) {
+export function Filters({ library, query, net, pick, ask, again }) {
   const times = useLoad((signal) => get(lib(library, "timeline"), {}, signal), [library]);
   const places = useLoad((signal) => get(lib(library, "places"), {}, signal), [library]);
   const about = useLoad((signal) => get(lib(library), {}, signal), [library]);
-  const use = (name) => post(lib(library, "model"), { name }).then(() => { about.again(); again(); }, (error) => say(error.message));
+  const { model, hears, sounds = [] } = about.value ?? {};
+  const seen = about.value?.models.filter((name) => !sounds.includes(name)) ?? [];
+  const use = (name) => {
+    pick(sounds.includes(name) && seen.length ? name : ""); // else words ask the net of pictures
+    if (name !== model && name !== hears) post(lib(library, "model"), { name }).then(() => { about.again(); again(); }, (error) => say(error.message));
+  };
+  const chips = (names) => html`<div class="row">${names.map((name) => html`
+      <button class="chip" key=${name} aria-pressed=${name === (net || model)} onClick=${() => use(name)}>${name}</button>`)}</div>`;
   const set = (field, value) => ask(`${without(query, field)} ${field}:${quoted(value)}`.trim());
   return html`<div class="filters card stack">
     <section><h3>When</h3>${times.error ? html`<${Wrong} error=${times.error}/>` : times.value && html`<${Timeline} times=${times.value} set=${set}/>`}</section>
     <section><h3>Where</h3>${places.error ? html`<${Wrong} error=${places.error}/>` : places.value && html`<${Places} places=${places.value} set=${set}/>`}</section>
     <section><h3>Which have</h3><div class="row">${["caption", "label", "tag", "date", "gps", "camera"].map((what) => html`
       <button class="chip" key=${what} aria-pressed=${query.includes(`has:${what}`)} onClick=${() => (query.includes(`has:${what}`) ? ask(without(query, "has")) : set("has", what))}>${what === "gps" ? "a position" : `a ${what}`}</button>`)}</div></section>
-    ${about.value?.models.length > 1 && html`<section><h3>Seen by</h3><div class="row">${about.value.models.map((name) => html`
-      <button class="chip" key=${name} aria-pressed=${name === about.value.model} onClick=${() => use(name)}>${name}</button>`)}</div></section>`}
+    ${about.value?.models.length > 1 && html`${seen.length > 0 && html`<section><h3>Seen by</h3>${chips(seen)}</section>`}
+      ${sounds.length > 0 && html`<section><h3>Heard by</h3>${chips(sounds)}</section>`}`}
   </div>`;
 }
 

@@ -5,7 +5,7 @@ import { Bars, Icon, Wrong, count, go, html, link, say, share, useLayoutEffect, 
 
 export function Picture({ route, library, state }) {
   const id = route.arg;
-  const { q = "", like = "", box: region = "", n } = route.params;
+  const { q = "", like = "", box: region = "", net = "", n } = route.params;
   const found = useLoad((signal) => get(lib(library, "pictures", id), {}, signal), [library, id]);
   const near = useLoad((signal) => get(lib(library, "pictures", id, "neighbours"), { limit: 12 }, signal), [library, id]);
   const [what, look] = useState(null); // the concept whose map is shown
@@ -15,15 +15,15 @@ export function Picture({ route, library, state }) {
   const [answer, hear] = useState(null); // what a run says of it
   useLayoutEffect(() => { look(null); mark(null); use(""); choose(-1); hear(null); scrollTo(0, 0); }, [id]);
   const sees = [...(found.value?.concepts ?? []), ...(found.value?.broader ?? [])];
-  const back = link("search", "", { q, like, box: region });
+  const back = link("search", "", { q, like, box: region, net });
   const step = async (by) => {
     if (n === undefined) return;
     const to = Number(n) + by;
     if (to < 0) return;
-    const { hits } = await get(lib(library, "search"), { q, like, box: region, offset: to, limit: 1 });
-    if (hits.length) go("picture", hits[0].id, { q, like, box: region, n: to }, { replace: true });
+    const { hits } = await get(lib(library, "search"), { q, like, box: region, model: net, offset: to, limit: 1 });
+    if (hits.length) go("picture", hits[0].id, { q, like, box: region, net, n: to }, { replace: true });
   };
-  useKeys({ ArrowLeft: () => void step(-1), ArrowRight: () => void step(1), Escape: () => (tool ? use("") : void (location.hash = back)), h: () => look(what ? null : sees[0]?.name ?? null), r: () => use(tool === "region" ? "" : "region") }, [id, n, tool, what, found.value]);
+  useKeys({ ArrowLeft: () => void step(-1), ArrowRight: () => void step(1), Escape: () => (tool ? use("") : void (location.hash = back)), h: () => !found.value?.sound && look(what ? null : sees[0]?.name ?? null), r: () => !found.value?.sound && use(tool === "region" ? "" : "region") }, [id, n, tool, what, found.value]);
   if (found.error) return html`<div class="stack"><a href=${back}>Back to the search</a><${Wrong} error=${found.error} again=${found.again}/></div>`;
   const one = found.value;
   if (!one || one.id !== id) return html`<p class="soft">Loading …</p>`;
@@ -51,6 +51,7 @@ export function Picture({ route, library, state }) {
         ${what && html`<${Heat} key=${what} library=${library} id=${id} what=${what}/>`}
         ${!tool && !answer?.drawn && one.boxes?.length > 0 && html`<${Boxes} boxes=${one.boxes} chosen=${chosen} choose=${(i) => choose(i === chosen ? -1 : i)}/>`}<//></div>
       ${one.sound && html`<audio controls src=${picture(library, id, "file")}></audio>`}
+      ${one.seconds != null && html`<${Film} key=${id} src=${`${picture(library, id, "video")}#t=${one.seconds}`}/>`}
       <div class="row tools-row">
         ${!one.sound && html`<button aria-pressed=${tool === "region"} onClick=${() => { mark(null); use(tool === "region" ? "" : "region"); }}><${Icon} name="crop"/>Mark a region</button>`}
         <a class="button" href=${link("search", "", { like: id })}>Others like it</a>
@@ -63,22 +64,27 @@ export function Picture({ route, library, state }) {
           <a href=${link("picture", other.id, { q })}><img src=${picture(library, other.id, "thumbnail", { size: 320 })} alt=${other.name ?? "A picture that resembles it"} loading="lazy"/></a><span class="small soft number">${other.likeness?.toFixed(2)}</span></li>`)}</ul>`}</section>
     </div>
     <aside class="about stack">
-      <div><h1 class="name">${one.name}</h1><p class="soft small number">${one.width} × ${one.height}${one.date ? ` · ${one.date.replace("T", " ").slice(0, 16)}` : ""}</p></div>
+      <div><h1 class="name">${one.name}</h1><p class="soft small number">${[!one.sound && `${one.width} × ${one.height}`, one.date && one.date.replace("T", " ").slice(0, 16)].filter(Boolean).join(" · ")}</p></div>
       <${Caption} caption=${caption} save=${(text) => change({ caption: text }, "Caption changed.")}/>
       <section class="stack tight"><h2>Labels</h2><${Labels} labels=${one.labels ?? []} save=${(labels, told) => change({ labels }, told)}/></section>
       ${one.taught?.length > 0 && html`<section class="stack tight"><h2>Your words</h2><ul class="own-words">${one.taught.map((word) => html`<li class="row" key=${word.name}><a href=${link("teach", word.name)}>${word.name}</a><span class="soft small number">${share(word.probability)}</span>
           <button class="chip push" onClick=${() => change({ words: { [word.name]: true } }, `It shows ${word.name}.`)} aria-label=${`It shows ${word.name}`}>Yes</button><button class="chip" onClick=${() => change({ words: { [word.name]: false } }, `It does not show ${word.name}.`)} aria-label=${`It does not show ${word.name}`}>No</button></li>`)}</ul></section>`}
-      <section class="stack tight"><h2>What the net sees</h2>
-        ${sees.length ? html`<${Bars} items=${sees.map((c) => [c.name, c.probability, link("search", "", { q: c.name })])}/>
-          <div class="row">${sees.slice(0, 3).map((c) => html`<button class="chip" key=${c.name} aria-pressed=${what === c.name} onClick=${() => look(what === c.name ? null : c.name)}><${Icon} name="eye"/>${c.name}</button>`)}</div>
-          <p class="soft small">Choose a concept to see which parts of the picture speak for it.</p>` : html`<p class="soft small">It is sure of nothing.</p>`}
+      <section class="stack tight"><h2>What the net ${one.sound ? "hears" : "sees"}</h2>
+        ${sees.length ? html`<${Bars} items=${sees.map((c) => [c.name, c.probability, link("search", "", { q: c.name, net: one.hears })])}/>
+          ${!one.sound && html`<div class="row">${sees.slice(0, 3).map((c) => html`<button class="chip" key=${c.name} aria-pressed=${what === c.name} onClick=${() => look(what === c.name ? null : c.name)}><${Icon} name="eye"/>${c.name}</button>`)}</div>
+          <p class="soft small">Choose a concept to see which parts of the picture speak for it.</p>`}` : html`<p class="soft small">It is sure of nothing.</p>`}
       </section>
-      <${Runs} key=${id} runs=${state.runs} library=${library} id=${id} answer=${answer} hear=${(said) => { look(null); use(""); choose(-1); hear(said); }}
-        keep=${(boxes) => { hear(null); change({ boxes: [...(one.boxes ?? []), ...boxes] }, `${count(boxes.length, "box", "boxes")} kept.`); }}/>
+      ${!one.sound && html`<${Runs} key=${id} runs=${state.runs} library=${library} id=${id} answer=${answer} hear=${(said) => { look(null); use(""); choose(-1); hear(said); }}
+        keep=${(boxes) => { hear(null); change({ boxes: [...(one.boxes ?? []), ...boxes] }, `${count(boxes.length, "box", "boxes")} kept.`); }}/>`}
       ${facts.length > 0 && html`<section class="stack tight"><h2>From the file</h2><dl class="facts">${facts.map(([name, value]) => html`<dt key=${name}>${name}</dt><dd>${String(value)}</dd>`)}</dl></section>`}
       <p class="soft small"><kbd>←</kbd> <kbd>→</kbd> next hit · <kbd>h</kbd> what counted · <kbd>r</kbd> region · <kbd>z</kbd> undo · <kbd>Esc</kbd> back</p>
     </aside>
   </div>`;
+}
+
+function Film({ src }) {
+  const [bad, fail] = useState(false);
+  return bad ? html`<p class="soft small">This browser cannot play its video.</p>` : html`<video class="own" controls preload="metadata" src=${src} onError=${() => fail(true)}></video>`;
 }
 
 function Caption({ caption, save }) {

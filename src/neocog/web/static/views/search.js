@@ -13,14 +13,14 @@ const LENSES = { "": "Pictures", map: "Map", duplicates: "Duplicates" };
 let dropped = null; // an example from outside stays while other views are looked at
 
 export function Search({ route, library, state, again, jobs }) {
-  const { q = "", like = "", box = "", lens = "", all = "" } = route.params;
+  const { q = "", like = "", box = "", lens = "", all = "", net = "" } = route.params;
   const [outside, setOutside] = useState(dropped);
   const [chosen, choose] = useState(null); // the hit whose reasons are shown
   const [picked, pick] = useState(new Map());
   const [teaching, teach] = useState(false);
   const [filtering, filter] = useState(false);
   const [turn, anew] = useState(0); // grows when another net is searched with
-  const to = (params) => go("search", "", { q, like, box, lens, all, ...params });
+  const to = (params) => go("search", "", { q, like, box, lens, all, net, ...params });
   const example = outside ?? (like && { id: like, url: picture(library, like, "thumbnail", { size: 640 }), name: "a picture of this library", box: box ? box.split(",").map(Number) : null });
   const setExample = (one) => {
     choose(null);
@@ -29,12 +29,12 @@ export function Search({ route, library, state, again, jobs }) {
     setOutside(dropped);
     to({ like: inside?.id ?? "", box: inside?.box ? inside.box.map((v) => v.toFixed(3)).join() : "", lens: "", all: "" });
   };
-  const asks = JSON.stringify([library, q, like, box, all, outside?.url, outside?.box, turn]);
+  const asks = JSON.stringify([library, q, like, box, all, net, outside?.url, outside?.box, turn]);
   const hits = useHits(async (offset, limit, signal) => {
     const params = { q, offset, limit, threshold: all ? 0 : undefined };
-    if (!outside) return get(lib(library, "search"), { ...params, like, box }, signal);
+    if (!outside) return get(lib(library, "search"), { ...params, like, box, model: like ? undefined : net || undefined }, signal);
     const form = new FormData();
-    form.append("picture", outside.file, "example");
+    form.append("picture", outside.file, outside.name || "example");
     if (outside.box) form.append("box", outside.box.join());
     for (const [name, value] of Object.entries(params)) if (value !== undefined) form.append(name, value);
     return post(lib(library, "search"), form, {}, signal);
@@ -47,7 +47,7 @@ export function Search({ route, library, state, again, jobs }) {
     next.delete(hit.id) || next.set(hit.id, hit);
     pick(next);
   };
-  const open = (hit, index) => link("picture", hit.id, { q, like, box, n: index });
+  const open = (hit, index) => link("picture", hit.id, { q, like, box, net, n: index });
   const cell = (hit, index, tab) => html`<figure class="hit" data-chosen=${chosen?.id === hit.id} data-picked=${picked.has(hit.id)}>
     <a href=${open(hit, index)} tabindex=${tab} aria-label=${`${hit.name}${hit.score ? ", " + share(hit.score) : ""}`}>
       <img src=${picture(library, hit.id, "thumbnail", { size: 320 })} srcset=${`${picture(library, hit.id, "thumbnail", { size: 320 })} 1x, ${picture(library, hit.id, "thumbnail", { size: 640 })} 2x`} alt="" loading="lazy" decoding="async"/></a>
@@ -57,17 +57,18 @@ export function Search({ route, library, state, again, jobs }) {
       : html`<span class="why"><span>${hit.name}</span></span>`}</figcaption>
   </figure>`;
   const first = hits.first;
+  const holds = state.libraries.find((one) => one.name === library)?.holds ?? "";
   const asked = q || example;
   return html`<div class="search">
     <div class="ask">
       <${SearchBox} key=${library} library=${library} query=${q} example=${example} setExample=${setExample} ask=${(text) => to({ q: text, all: "", lens: "" })}/>
       <div class="row under">
         <div class="tabs" role="group" aria-label="How to look">${Object.entries(LENSES).map(([name, text]) => html`
-          <a key=${name} href=${link("search", "", { q, like, box, lens: name })} aria-current=${lens === name ? "true" : undefined}>${text}</a>`)}</div>
+          <a key=${name} href=${link("search", "", { q, like, box, net, lens: name })} aria-current=${lens === name ? "true" : undefined}>${text}</a>`)}</div>
         <button class="plain" aria-expanded=${filtering} onClick=${() => filter(!filtering)}>Filters</button>
-        <span class="push soft number" aria-live="polite">${lens ? "" : hits.loading ? "Searching …" : hits.error ? "" : asked ? `${count(hits.total, "hit")} in ${count(state.libraries.find((one) => one.name === library)?.pictures ?? 0, "picture")}` : count(hits.total, "picture")}</span>
+        <span class="push soft number" aria-live="polite">${lens ? "" : hits.loading ? "Searching …" : hits.error ? "" : asked ? `${count(hits.total, "hit")} in ${holds}` : holds}</span>
       </div>
-      ${filtering && html`<${Filters} library=${library} query=${q} ask=${(text) => to({ q: text, lens: "" })} again=${() => anew(turn + 1)}/>`}
+      ${filtering && html`<${Filters} library=${library} query=${q} net=${net} pick=${(name) => to({ net: name, lens: "" })} ask=${(text) => to({ q: text, lens: "" })} again=${() => anew(turn + 1)}/>`}
     </div>
     ${lens === "map" ? html`<${MapView} library=${library} again=${again} jobs=${jobs}/>`
       : lens === "duplicates" ? html`<${Duplicates} library=${library}/>`
@@ -88,7 +89,7 @@ export function Search({ route, library, state, again, jobs }) {
 
 function Nothing({ first, q, all }) {
   return html`<${Empty} title="Nothing found">
-    <p class="soft">No picture answers ${q ? html`<q>${q}</q>` : "this"} with enough certainty.</p>
+    <p class="soft">Nothing answers ${q ? html`<q>${q}</q>` : "this"} with enough certainty.</p>
     ${first?.best > 0 && html`<button onClick=${all}>Show the least unlikely (best ${share(first.best)})</button>`}
   <//>`;
 }
