@@ -44,25 +44,28 @@ FIGURES = {
 }
 
 
-def distinct(spec: str, most: int = 1000) -> Source:
-    """Drawn pictures with one sentence each, which joins all; of the test pictures those that no other one is like."""
-    source = open_source(spec)
-    said = [" ".join(source.columns["captions"][i]) for i in range(len(source))]
-    times = Counter(text for text, split in zip(said, source.splits, strict=True) if split == 2)
-    alone = np.array([split != 2 or times[text] == 1 for text, split in zip(said, source.splits, strict=True)])
-    alone &= np.cumsum(alone & (source.splits == 2)) <= most
-    source.columns = {"captions": TextLists([text] for text in said)}
-    return source.select(np.flatnonzero(alone))
+def begun(run: neocog.Run, source: Source, rows: np.ndarray) -> dict[str, float]:
+    """How many sentences are exactly right that had to begin like each of the drawing's own sentences."""
+    pictures = [source.read(int(i)) for i in rows]
+    told = [[plain(text) for text in source.columns["captions"][int(i)]] for i in rows]
+    made = {}
+    for k, what in enumerate(("number and background", "relation")):
+        right: list[bool] = []
+        firsts = np.array([of[k].split()[0] if k else "the picture shows" for of in told])
+        for first in sorted(set(firsts)):
+            some = np.flatnonzero(firsts == first)
+            answers = neocog.caption([pictures[i] for i in some], run, first=str(first))
+            right += [answer.texts[0] in told[i] for answer, i in zip(answers, some, strict=True)]
+        made[f"exactly right, {what}"] = round(float(np.mean(right)), 4)
+    return made
 
 
 def measure(task: str, out: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """Train as a user would; figures on the test pictures."""
-    length = {"epochs": asked.epochs} if asked.epochs else {"minutes": asked.minutes}
-    source = f"drawn:n={asked.pictures},size={asked.size}"
+    length = {"epochs": asked.epochs} if asked.epochs else {"minutes": asked.minutes} if asked.minutes else {}
+    source = f"drawn:n={asked.pictures},size={asked.size}{',distinct=1' * (task == 'match-captions')}"
     begin, before = time.monotonic(), sum(os.times()[:2])
-    data = distinct(source) if task == "match-captions" else source
-    more: dict[str, Any] = {"task_options": {"least": 1}} if task == "caption" else {}
-    run = neocog.train(data, task=task, seed=asked.seed, out=out, progress=False, **length, **more)
+    run = neocog.train(source, task=task, seed=asked.seed, out=out, progress=False, **length)
     seconds, processor = time.monotonic() - begin, sum(os.times()[:2]) - before
     figures = {name: round(run.metrics[f"test_{name}"], 4) for name in FIGURES[task] if f"test_{name}" in run.metrics}
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]

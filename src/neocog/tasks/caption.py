@@ -186,7 +186,7 @@ class Caption(Task):
         words: the vocabulary, as ``Words.to_json`` gives it.
         model: one of ``nets.language.MODELS``.
         dimensions: of the words' vectors.
-        width: of an LSTM's state; of what is read of the picture (mlbl-b, mlbl-f), and the factors (mlbl-f).
+        width: of an LSTM's state (lstm, attend); of what is read of the picture (mlbl-b, mlbl-f), and the factors (mlbl-f).
         dropout: on pictures, words and what the last layer reads.
         grid: the picture is read as the means of grid x grid parts of its last maps; 1: where things are is lost.
         each: captions of a picture that are shown at each step.
@@ -201,6 +201,7 @@ class Caption(Task):
     views_back = False
     on_features = True
     recipe = "sentences"
+    scratch = "sentences-scratch"
     unportable = "sentences are found word by word, in a search of which no fixed graph can be made"
     answer = Described
     choices = {"model": tuple(MODELS)}
@@ -244,8 +245,10 @@ class Caption(Task):
     def head(self, trunk: Trunk) -> nn.Module:
         how = self.how
         sizes: dict[str, Any] = {"dimensions": how["dimensions"], "dropout": how["dropout"]}
-        names = {"lstm": ("width",), "mlbl-b": ("hidden",), "mlbl-f": ("hidden", "factors"), "conv": ()}[how["model"]]
-        sizes |= dict.fromkeys(names, how["width"])
+        names = {"lstm": ("width",), "mlbl-b": ("hidden",), "mlbl-f": ("hidden", "factors"), "attend": ("width",)}
+        sizes |= dict.fromkeys(names.get(how["model"], ()), how["width"])
+        if how["model"] == "attend":
+            sizes["cells"] = how["grid"] ** 2
         try:
             return Teller(trunk, how["model"], self.words.size, how["grid"], sizes)
         except (NetError, RuntimeError) as error:
