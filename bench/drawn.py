@@ -1,7 +1,7 @@
 """What every task reaches on drawn pictures within three minutes, from random weights.
 
     python bench/drawn.py segment detect [--seed 0] [--minutes 3] [--pictures 4000] [--size 64] [--epochs E]
-    python bench/drawn.py caption match-captions --size 32 --epochs 20
+    python bench/drawn.py caption match-captions --pictures 20000 --minutes 0  # as long as the recipe says
 
 A row is what a user gets who types `neocog train drawn:n=4000,size=64 --task NAME --minutes 3`: 80 % of the pictures
 are learned from, 10 % validate and 10 % test. On a machine that does other things, too, `--epochs` makes the work the
@@ -17,17 +17,16 @@ import json
 import os
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import neocog
-from neocog.data import open_source
-from neocog.data.kinds import TextLists
 from neocog.data.source import Source
 from neocog.fit.device import hardware
+from neocog.fit.run import read_tensors
+from neocog.tasks.caption import plain
 
 # the figures that are reported, the first is the one that says whether a task is solved
 FIGURES = {
@@ -68,10 +67,12 @@ def measure(task: str, out: Path, asked: argparse.Namespace) -> dict[str, Any]:
     run = neocog.train(source, task=task, seed=asked.seed, out=out, progress=False, **length)
     seconds, processor = time.monotonic() - begin, sum(os.times()[:2]) - before
     figures = {name: round(run.metrics[f"test_{name}"], 4) for name in FIGURES[task] if f"test_{name}" in run.metrics}
+    if task == "caption":
+        figures |= begun(run, neocog.open_source(source), read_tensors(out / "test.safetensors")[0]["index"])
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     steps = [row["step"] for row in log if row["kind"] == "epoch"][-1]
     return {
-        "command": f"neocog train {source} --task {task} " + " ".join(f"--{k} {v:g}" for k, v in length.items()),
+        "command": " ".join((f"neocog train {source} --task {task}", *(f"--{k} {v:g}" for k, v in length.items()))),
         **figures, "n": run.metrics["test_n"], "net": run.spec["name"], "steps": steps, "seed": asked.seed,
         "seconds": round(seconds), "processor seconds": round(processor),
     }  # fmt: skip
@@ -84,11 +85,12 @@ def main() -> None:
     for name, kind, usual in (("seed", int, 0), ("minutes", float, 3.0), ("pictures", int, 4000), ("size", int, 64)):
         parser.add_argument(f"--{name}", type=kind, default=usual)
     parser.add_argument("--epochs", type=float)
+    parser.add_argument("--out", type=Path, help="folder in which the runs are kept")
     asked = parser.parse_args()
     path = Path(__file__).parent / "results" / "drawn.json"
     for task in asked.tasks:
         with tempfile.TemporaryDirectory() as folder:
-            found = measure(task, Path(folder) / "run", asked)
+            found = measure(task, (asked.out or Path(folder)) / task, asked)
         results = json.loads(path.read_text()) if path.exists() else {}
         results[f"{task} seed {asked.seed}"] = {**found, "hardware": hardware()}
         print(task, found, flush=True)

@@ -267,7 +267,7 @@ class ConvDecoder(LanguageModel):
 class AttendingDecoder(LanguageModel):
     """An LSTM over words that each carry the picture's mean; its state after a word asks for parts of the picture.
 
-    What was looked at joins the state before the last layer. A relation needs looks at two places, so there are several.
+    What was looked at joins the state before the last layer. A relation needs looks at two places: there are `heads`.
 
     Args:
         dimensions: of the words' vectors and of the picture's. width: numbers in the state, a multiple of `heads`.

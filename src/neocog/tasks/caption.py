@@ -186,7 +186,7 @@ class Caption(Task):
         words: the vocabulary, as ``Words.to_json`` gives it.
         model: one of ``nets.language.MODELS``.
         dimensions: of the words' vectors.
-        width: of an LSTM's state (lstm, attend); of what is read of the picture (mlbl-b, mlbl-f), and the factors (mlbl-f).
+        width: of an LSTM's state; of what is read of the picture (mlbl-b, mlbl-f), and the factors (mlbl-f).
         dropout: on pictures, words and what the last layer reads.
         grid: the picture is read as the means of grid x grid parts of its last maps; 1: where things are is lost.
         each: captions of a picture that are shown at each step.
