@@ -1,7 +1,7 @@
 """What every task reaches on drawn pictures within three minutes, from random weights.
 
     python bench/drawn.py segment detect [--seed 0] [--minutes 3] [--pictures 4000] [--size 64] [--epochs E]
-    python bench/drawn.py caption match-captions --size 32 --epochs 20
+    python bench/drawn.py caption match-captions --pictures 20000 --minutes 0  # as long as the recipe says
 
 A row is what a user gets who types `neocog train drawn:n=4000,size=64 --task NAME --minutes 3`: 80 % of the pictures
 are learned from, 10 % validate and 10 % test. On a machine that does other things, too, `--epochs` makes the work the
@@ -17,17 +17,16 @@ import json
 import os
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import neocog
-from neocog.data import open_source
-from neocog.data.kinds import TextLists
 from neocog.data.source import Source
 from neocog.fit.device import hardware
+from neocog.fit.run import read_tensors
+from neocog.tasks.caption import plain
 
 # the figures that are reported, the first is the one that says whether a task is solved
 FIGURES = {
@@ -44,31 +43,36 @@ FIGURES = {
 }
 
 
-def distinct(spec: str, most: int = 1000) -> Source:
-    """Drawn pictures with one sentence each, which joins all; of the test pictures those that no other one is like."""
-    source = open_source(spec)
-    said = [" ".join(source.columns["captions"][i]) for i in range(len(source))]
-    times = Counter(text for text, split in zip(said, source.splits, strict=True) if split == 2)
-    alone = np.array([split != 2 or times[text] == 1 for text, split in zip(said, source.splits, strict=True)])
-    alone &= np.cumsum(alone & (source.splits == 2)) <= most
-    source.columns = {"captions": TextLists([text] for text in said)}
-    return source.select(np.flatnonzero(alone))
+def begun(run: neocog.Run, source: Source, rows: np.ndarray) -> dict[str, float]:
+    """How many sentences are exactly right that had to begin like each of the drawing's own sentences."""
+    pictures = [source.read(int(i)) for i in rows]
+    told = [[plain(text) for text in source.columns["captions"][int(i)]] for i in rows]
+    made = {}
+    for k, what in enumerate(("number and background", "relation")):
+        right: list[bool] = []
+        firsts = np.array([of[k].split()[0] if k else "the picture shows" for of in told])
+        for first in sorted(set(firsts)):
+            some = np.flatnonzero(firsts == first)
+            answers = neocog.caption([pictures[i] for i in some], run, first=str(first))
+            right += [answer.texts[0] in told[i] for answer, i in zip(answers, some, strict=True)]
+        made[f"exactly right, {what}"] = round(float(np.mean(right)), 4)
+    return made
 
 
 def measure(task: str, out: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """Train as a user would; figures on the test pictures."""
-    length = {"epochs": asked.epochs} if asked.epochs else {"minutes": asked.minutes}
-    source = f"drawn:n={asked.pictures},size={asked.size}"
+    length = {"epochs": asked.epochs} if asked.epochs else {"minutes": asked.minutes} if asked.minutes else {}
+    source = f"drawn:n={asked.pictures},size={asked.size}{',distinct=1' * (task == 'match-captions')}"
     begin, before = time.monotonic(), sum(os.times()[:2])
-    data = distinct(source) if task == "match-captions" else source
-    more: dict[str, Any] = {"task_options": {"least": 1}} if task == "caption" else {}
-    run = neocog.train(data, task=task, seed=asked.seed, out=out, progress=False, **length, **more)
+    run = neocog.train(source, task=task, seed=asked.seed, out=out, progress=False, **length)
     seconds, processor = time.monotonic() - begin, sum(os.times()[:2]) - before
     figures = {name: round(run.metrics[f"test_{name}"], 4) for name in FIGURES[task] if f"test_{name}" in run.metrics}
+    if task == "caption":
+        figures |= begun(run, neocog.open_source(source), read_tensors(out / "test.safetensors")[0]["index"])
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     steps = [row["step"] for row in log if row["kind"] == "epoch"][-1]
     return {
-        "command": f"neocog train {source} --task {task} " + " ".join(f"--{k} {v:g}" for k, v in length.items()),
+        "command": " ".join((f"neocog train {source} --task {task}", *(f"--{k} {v:g}" for k, v in length.items()))),
         **figures, "n": run.metrics["test_n"], "net": run.spec["name"], "steps": steps, "seed": asked.seed,
         "seconds": round(seconds), "processor seconds": round(processor),
     }  # fmt: skip
@@ -81,11 +85,12 @@ def main() -> None:
     for name, kind, usual in (("seed", int, 0), ("minutes", float, 3.0), ("pictures", int, 4000), ("size", int, 64)):
         parser.add_argument(f"--{name}", type=kind, default=usual)
     parser.add_argument("--epochs", type=float)
+    parser.add_argument("--out", type=Path, help="folder in which the runs are kept")
     asked = parser.parse_args()
     path = Path(__file__).parent / "results" / "drawn.json"
     for task in asked.tasks:
         with tempfile.TemporaryDirectory() as folder:
-            found = measure(task, Path(folder) / "run", asked)
+            found = measure(task, (asked.out or Path(folder)) / task, asked)
         results = json.loads(path.read_text()) if path.exists() else {}
         results[f"{task} seed {asked.seed}"] = {**found, "hardware": hardware()}
         print(task, found, flush=True)

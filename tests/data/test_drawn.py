@@ -41,8 +41,8 @@ def digest(seed=0, size=64, n=40):
 
 def test_the_bytes_never_change():
     # a change here changes every result that was measured on drawn pictures: raise the version in `fingerprint` too
-    assert digest(seed=0, size=64) == "62dee6ef1856d5936eff6d9fd93a4787948acd61dc6c7e346f733ed94bb09abe"
-    assert digest(seed=7, size=33) == "708d18e595773bc86239ea7fd2b8dd5720ba2846b5b313e6606e998d6c046a82"
+    assert digest(seed=0, size=64) == "cc9fd09a2b4cddb8085c474805395b69ef528df8bf44a2a3d42f0ad40fea1dd6"
+    assert digest(seed=7, size=33) == "3fbafc78428b293b8ebedc6aae37dc7b8e69d916b29f16195be52ed274f5afd3"
 
 
 def test_another_process_draws_the_same():
@@ -135,7 +135,8 @@ def test_sizes_are_as_told(seed, index):
         assert areas[larger] > 1.3 * areas[smaller]
     if one.count > 2:
         told = re.findall(r"(?i)\ban? (\w+ \w+)", one.captions[2])
-        assert told == [box.label for box in one.boxes[2:]] and one.captions[2].endswith("smaller than both.")
+        # which of two small ones is larger cannot always be seen, so their order is not by size
+        assert told == sorted(box.label for box in one.boxes[2:]) and one.captions[2].endswith("smaller than both.")
         assert max(areas[name] for name in told) < areas[one.boxes[1].label] * 1.1  # some of it may be hidden
 
 

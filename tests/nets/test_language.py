@@ -13,6 +13,7 @@ from neocog.nets.beam import sample, search
 from neocog.nets.language import (
     END,
     START,
+    AttendingDecoder,
     ConvDecoder,
     FactoredLogBilinear,
     LanguageModel,
@@ -38,6 +39,7 @@ def models() -> dict[str, LanguageModel]:
         "mlbl-f": FactoredLogBilinear(V, K, D, context=N, factors=7),
         "lstm": LstmDecoder(V, K, D, 9),
         "conv": ConvDecoder(V, K, D, depth=3, kernel=3),
+        "attend": AttendingDecoder(V, K, D, width=8, cells=3, heads=2),
     }
 
 
@@ -59,6 +61,10 @@ def test_sizes_are_those_of_the_papers() -> None:
     assert (
         sizes["conv"] == V * K + (D + 1) * K + first + 2 * later + (2 * K + 1) * K + (K + 1) * K // 2 + (K // 2 + 1) * V
     )
+    c, w = D // 3, 8  # channels of a part, and the state's width
+    lstm = 4 * w * (2 * K + w) + 2 * 4 * w
+    seen, looks = (c + 1) * K + 3 * c, (w + 1) * w + (c + 1) * 2 * w + (2 * w + 1) * w
+    assert sizes["attend"] == V * K + lstm + seen + looks + (w + 1) * V
 
 
 def test_the_log_bilinear_equation() -> None:
@@ -111,7 +117,20 @@ def test_the_picture_matters(model: LanguageModel) -> None:
     assert torch.allclose(a, b) != bool(model.features)
 
 
+def test_where_parts_lie_is_told_by_their_places_alone() -> None:
+    net = AttendingDecoder(V, K, D, width=8, cells=3, heads=2).eval()
+    parts = torch.randn(1, 2, 3)  # (B, channels, cells)
+    torch.nn.init.zeros_(net.places)  # without them the order of the parts says nothing
+    words = torch.tensor([[START, 7, 9]])
+    turned = parts[:, :, [2, 0, 1]].flatten(1)
+    assert torch.allclose(net(parts.flatten(1), words), net(turned, words), atol=1e-6)
+    torch.nn.init.normal_(net.places)
+    assert not torch.allclose(net(parts.flatten(1), words), net(turned, words), atol=1e-3)
+
+
 def test_unknown_models_are_refused() -> None:
+    with pytest.raises(NetError, match="take 12"):
+        language_model("attend", V, D, width=10)
     with pytest.raises(NetError, match="did you mean 'lstm'"):
         language_model("ltsm", V, D)
     with pytest.raises(NetError, match="cannot be built so"):

@@ -187,7 +187,7 @@ def test_unknown_models_words_and_too_few_captions_are_refused() -> None:
         Caption.plan(source, np.arange(2), {**Caption.options, "least": 50})
 
 
-@pytest.mark.parametrize("model", ["lstm", "mlbl-b", "mlbl-f", "conv"])
+@pytest.mark.parametrize("model", ["lstm", "mlbl-b", "mlbl-f", "conv", "attend"])
 def test_every_model_learns_what_a_few_pictures_show(model: str) -> None:
     """One batch by heart, end to end: pictures, trunk, head, beam search."""
     from neocog.tasks.task import build_net

@@ -308,7 +308,7 @@ class Drawn(Source):
 
     def fingerprint(self) -> str:
         """Return sha256 hex of what the pictures depend on."""
-        text = f"drawn 1 seed={self.seed} size={self.size} task={self.task}{' distinct' * self.distinct}"
+        text = f"drawn 2 seed={self.seed} size={self.size} task={self.task}{' distinct' * self.distinct}"
         if isinstance(self.indices, range):
             return hashlib.sha256(f"{text} n={len(self)}".encode()).hexdigest()
         return hashlib.sha256(text.encode() + b" " + self.indices.astype("<i8").tobytes()).hexdigest()

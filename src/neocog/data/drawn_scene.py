@@ -234,8 +234,12 @@ def _choose_grounds(draw: _Numbers, objects: Sequence[Object]) -> tuple[tuple[fl
 
 
 def make_captions(scene: Scene) -> tuple[str, ...]:
-    """Return two or three true sentences."""
-    names = [f"{'an' if one.tag[0] in 'aeiou' else 'a'} {one.tag}" for one in scene.objects]
+    """Return two or three true sentences, each of which the picture decides to the word.
+
+    The third and the fourth object may be of one size, so they are named in the order of the alphabet.
+    """
+    told_of = [*scene.objects[:2], *sorted(scene.objects[2:], key=lambda one: one.tag)]
+    names = [f"{'an' if one.tag[0] in 'aeiou' else 'a'} {one.tag}" for one in told_of]
     told = [f"The picture shows {_WORDS[len(names)]} on a {GROUNDS[scene.ground]} background."]
     if len(names) == 1:
         return (*told, f"{names[0].capitalize()} is alone in the picture.")

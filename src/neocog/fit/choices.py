@@ -44,7 +44,7 @@ def choose_net(size: int, task: type[Task] = Label) -> str:
 
 
 def choose_recipe(net: str, task: type[Task] = Label) -> str:
-    """The recipe for a net with random weights: quick where the task's head reads maps, fast for speednet.
+    """The recipe for a net with random weights: the task's own for them, quick where its head reads maps, or the net's.
 
     A net of which only the last layer is fitted has that recipe.
     """
@@ -52,6 +52,8 @@ def choose_recipe(net: str, task: type[Task] = Label) -> str:
         return "features"
     if task.net is not None and task.recipe is not None:
         return task.recipe
+    if task.scratch is not None:
+        return task.scratch
     if net.startswith("placenet") or task.head is not Task.head:
         return "quick"
     own: str = getattr(nets.builder(net), "recipe", "standard")

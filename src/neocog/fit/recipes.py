@@ -235,6 +235,16 @@ _VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "tta": "flip",
         },
     ),
+    "sentences-scratch": (
+        "quick",
+        "for sentences about pictures from random weights: as quick, and every word looks at parts of the picture",
+        {"epochs": 10.0, "zoom": 0.0, "task_options": {"model": "attend", "grid": 4, "dropout": 0.1}},
+    ),
+    "towers-scratch": (
+        "quick",
+        "for pictures and sentences in one space from random weights: as quick, in batches of 128",
+        {"batch_size": 128, "zoom": 0.0},
+    ),
     "autoencoder": (
         "cosine",
         "for pictures made again from numbers: AdamW, a cosine, averaged weights, no mirror images",

@@ -7,6 +7,8 @@
 - LSTM (Vinyals et al. 2015, "Show and tell", equations 10 to 12): the picture is the first input, and only that.
 - Convolutions (Aneja, Deshpande and Schwing 2018, "Convolutional image captioning", without attention): causal,
   gated; every word comes with the picture.
+- LSTM with attention (Lu et al. 2017, "Knowing when to look", section 2, without the sentinel): the parts of the
+  picture are looked at after each word, from several sides at once (Vaswani et al. 2017).
 
 All read ids of words that begin with `START`, and are read in two ways: ``forward`` gives what follows each word of
 known sentences, ``begin`` and ``step`` go on word by word with a state, a tuple of tensors (B, ...).
@@ -262,11 +264,79 @@ class ConvDecoder(LanguageModel):
         return logits[:, 0], (picture, *after)
 
 
+class AttendingDecoder(LanguageModel):
+    """An LSTM over words that each carry the picture's mean; its state after a word asks for parts of the picture.
+
+    What was looked at joins the state before the last layer. A relation needs looks at two places: there are `heads`.
+
+    Args:
+        dimensions: of the words' vectors and of the picture's. width: numbers in the state, a multiple of `heads`.
+        cells: parts of the picture; features (B, F) are channels of (F / cells) x cells.
+        heads: looks at each word.
+    """
+
+    def __init__(
+        self,
+        words: int,
+        dimensions: int = 256,
+        features: int = 1280,
+        width: int = 256,
+        cells: int = 1,
+        heads: int = 4,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise NetError(f"expected a width that {heads} looks can share, got {width}; take {width + -width % heads}")
+        self.words, self.features, self.cells, self.heads = words, features, cells, heads
+        channels = features // cells
+        self.picture = nn.Linear(channels, dimensions)
+        self.places = nn.Parameter(0.02 * torch.randn(cells, channels))
+        self.vectors = nn.Embedding(words, dimensions)
+        self.lstm = nn.LSTM(2 * dimensions, width, batch_first=True)
+        self.query, self.parts = nn.Linear(width, width), nn.Linear(channels, 2 * width)
+        self.joined = nn.Linear(2 * width, width)
+        self.output = nn.Linear(width, words)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.normal_(self.vectors.weight, std=0.1)
+
+    def _seen(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, F) -> the mean (B, D), and keys and values of the parts, (B, heads, cells, width / heads) each."""
+        parts = self.dropout(features).unflatten(1, (-1, self.cells)).transpose(1, 2) + self.places
+        keys, values = self.parts(parts).unflatten(2, (2 * self.heads, -1)).transpose(1, 2).chunk(2, 1)
+        return self.picture(parts.mean(1)), keys, values
+
+    def _said(self, made: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """States (B, L, width) -> what the last layer reads, (B, L, width)."""
+        query = self.query(made).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        found = F.scaled_dot_product_attention(query, keys, values).transpose(1, 2).flatten(2)
+        return self.dropout(torch.relu(self.joined(torch.cat((made, found), 2))))
+
+    def forward(self, features: Tensor | None, ids: Tensor, where: Tensor | None = None) -> Tensor:
+        assert features is not None
+        picture, keys, values = self._seen(features)
+        words = self.dropout(self.vectors(ids))
+        made, _ = self.lstm(torch.cat((words, picture[:, None].expand_as(words)), 2))
+        made = self._said(made, keys, values)
+        return self.output(made if where is None else made[where])  # type: ignore[no-any-return]
+
+    def begin(self, features: Tensor) -> State:
+        """h and c (B, width), and what is seen of the picture."""
+        empty = features.new_zeros(len(features), self.lstm.hidden_size)
+        return (empty, empty, *self._seen(features))
+
+    def step(self, state: State, ids: Tensor) -> tuple[Tensor, State]:
+        h, c, picture, keys, values = state
+        made, (h, c) = self.lstm(torch.cat((self.vectors(ids), picture), 1)[:, None], (h[None], c[None]))
+        return self.output(self._said(made, keys, values)[:, 0]), (h[0], c[0], picture, keys, values)
+
+
 MODELS: dict[str, type[LanguageModel]] = {
     "lstm": LstmDecoder,
     "mlbl-b": LogBilinear,
     "mlbl-f": FactoredLogBilinear,
     "conv": ConvDecoder,
+    "attend": AttendingDecoder,
 }
 
 

@@ -201,6 +201,7 @@ class Caption(Task):
     views_back = False
     on_features = True
     recipe = "sentences"
+    scratch = "sentences-scratch"
     unportable = "sentences are found word by word, in a search of which no fixed graph can be made"
     answer = Described
     choices = {"model": tuple(MODELS)}
@@ -244,8 +245,10 @@ class Caption(Task):
     def head(self, trunk: Trunk) -> nn.Module:
         how = self.how
         sizes: dict[str, Any] = {"dimensions": how["dimensions"], "dropout": how["dropout"]}
-        names = {"lstm": ("width",), "mlbl-b": ("hidden",), "mlbl-f": ("hidden", "factors"), "conv": ()}[how["model"]]
-        sizes |= dict.fromkeys(names, how["width"])
+        names = {"lstm": ("width",), "mlbl-b": ("hidden",), "mlbl-f": ("hidden", "factors"), "attend": ("width",)}
+        sizes |= dict.fromkeys(names.get(how["model"], ()), how["width"])
+        if how["model"] == "attend":
+            sizes["cells"] = how["grid"] ** 2
         try:
             return Teller(trunk, how["model"], self.words.size, how["grid"], sizes)
         except (NetError, RuntimeError) as error:

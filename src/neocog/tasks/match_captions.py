@@ -55,6 +55,7 @@ class MatchCaptions(Matching):
     about = "which sentence fits which picture"
     needs = {"captions": "texts"}
     on_features = True
+    scratch = "towers-scratch"
     answer = Vector
     choices = {"loss": LOSSES, "reads": READS}
     options = {

@@ -89,6 +89,7 @@ class Task(ABC):
     # whether ``unmirrored`` undoes a mirror view of the outputs, so that views can be averaged
     views_back: bool = True
     recipe: ClassVar[str | None] = None  # the usual recipe; None: chosen by the net
+    scratch: ClassVar[str | None] = None  # the usual one of nets of the zoo with random weights; None: the net's
     size: ClassVar[int | None] = None  # the usual short side of the net's input; None: chosen by the pictures
     net: ClassVar[str | None] = None  # the usual net, for which `recipe` is made; None: see `usual_net`
     precision: ClassVar[str | None] = None  # that it is learned in by itself; None: what is faster
