@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -71,6 +72,22 @@ def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def first_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the first checkpoint that a training in this test writes leaves its run, as a kill right after it would."""
+    from neocog.fit.state import State
+
+    part, save = tmp_path / "part", State.save
+
+    def saving(state: State, folder: Path) -> None:
+        save(state, folder)
+        if not part.exists():
+            shutil.copytree(folder, part)
+
+    monkeypatch.setattr(State, "save", saving)
+    return part
 
 
 @pytest.fixture(scope="session")
