@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -45,6 +46,14 @@ def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """What a test has written need not survive a power cut; what is killed leaves the same without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture
 def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run ``python ARGUMENTS`` in `tmp_path`, with this source tree importable and warnings as errors."""
@@ -63,6 +72,22 @@ def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def first_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the first checkpoint that a training in this test writes leaves its run, as a kill right after it would."""
+    from neocog.fit.state import State
+
+    part, save = tmp_path / "part", State.save
+
+    def saving(state: State, folder: Path) -> None:
+        save(state, folder)
+        if not part.exists():
+            shutil.copytree(folder, part)
+
+    monkeypatch.setattr(State, "save", saving)
+    return part
 
 
 @pytest.fixture(scope="session")

@@ -96,6 +96,7 @@ def serve() -> tuple[str, ...] | None:
     """Do what is asked until nobody asks; in a child return at once, with what is to run."""
     for name in sys.argv[1:]:
         importlib.import_module(name)
+    os.fsync = lambda fd: None  # as for tests in the process of pytest
     for line in sys.stdin:
         what, *words = json.loads(line)
         if what == "start":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from neocog.errors import DataError, DecodeError, UsageError
 from neocog.fit.evaluating import averaged, floated
 from neocog.fit.optim import Muon  # noqa: F401  # loads fit's optimizers, as a training does
 from neocog.fit.run import records
-from neocog.fit.state import State
 from neocog.records import Preprocess
 from neocog.tasks.task import Meter, Task, build_net, find, load, saved
 
@@ -200,20 +198,11 @@ def test_answers_are_in_the_files_own_pixels(name: str) -> None:
         assert all(isinstance(v, (str, int, float, bool, type(None))) for v in answer.row().values())
 
 
-def test_trains_saves_loads_resumes_and_predicts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trains_saves_loads_resumes_and_predicts(name: str, tmp_path: Path, first_checkpoint: Path) -> None:
     how: dict[str, Any] = {**QUIET, "task": name, "net": "cifar_resnet20", "size": SIDE, "seed": 3}
     how["set"] = {"min_steps": 1, "batch_size": 8}
-    data = f"drawn:n=48,size={SIDE}"
-    part, save = tmp_path / "part", State.save
-
-    def saving(state: State, folder: Path) -> None:
-        save(state, folder)
-        if not part.exists():
-            shutil.copytree(folder, part)  # what a kill right after the first checkpoint leaves
-
-    monkeypatch.setattr(State, "save", saving)
-    whole = fit.train(data, epochs=2, out=tmp_path / "whole", save_every=0.0, **how)
-    monkeypatch.undo()
+    whole = fit.train(f"drawn:n=32,size={SIDE}", epochs=2, out=tmp_path / "whole", save_every=0.0, **how)
+    part = first_checkpoint
     assert not (part / "weights.safetensors").exists()
     again = fit.resume(part, progress=False)
     assert len(records(part, "epoch")) == 2

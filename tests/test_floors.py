@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import functools
 from pathlib import Path
 
 import pytest
@@ -68,24 +68,34 @@ ONLY_IN = {
 }
 
 
-def imported(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
-    """Yield (line, absolute dotted name) of everything that a module imports, anywhere in it.
+@functools.cache
+def imported(path: Path, root: Path) -> list[tuple[int, str, bool]]:
+    """(line, absolute dotted name, whether for type checkers only) of all that a file of the package at `root` imports.
 
-    `package` is the package that the module is in, such as ("neocog", "data").
+    Anywhere in it, late imports inside functions too.
     """
-    for node in ast.walk(tree):
+    package = ("neocog", *path.relative_to(root).parts[:-1])
+    code = path.read_text(encoding="utf-8")
+    calls = "import_module" in code or "__import__" in code  # else expressions import nothing
+    found: list[tuple[int, str, bool]] = []
+    todo: list[tuple[ast.AST, bool]] = [(ast.parse(code), False)]
+    while todo:
+        node, typing = todo.pop()
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield node.lineno, alias.name
+            found += [(node.lineno, alias.name, typing) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
             stem = ".".join((*base, *([node.module] if node.module else [])))
-            for alias in node.names:
-                yield node.lineno, f"{stem}.{alias.name}"
+            found += [(node.lineno, f"{stem}.{alias.name}", typing) for alias in node.names]
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if name in ("import_module", "__import__") and isinstance(node.args[0].value, str):
-                yield node.lineno, node.args[0].value
+                found.append((node.lineno, node.args[0].value, typing))
+        checked = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for below in ast.iter_child_nodes(node):
+            if calls or isinstance(below, ast.stmt | ast.excepthandler | ast.match_case):
+                todo.append((below, typing or (checked and below in node.body)))
+    return found
 
 
 def violations(root: Path) -> list[str]:
@@ -98,8 +108,7 @@ def violations(root: Path) -> list[str]:
             found.append(f"{relative}: {place!r} has no floor; add it to FLOORS, after reading docs on the rooms")
             continue
         room = TOP_ROOMS.get(place, place)
-        package = ("neocog", *relative.parts[:-1])
-        for line, name in imported(ast.parse(path.read_text(encoding="utf-8")), package):
+        for line, name, _ in imported(path, root):
             where = f"{relative}:{line}"
             top, _, rest = name.partition(".")
             allowed = ONLY_IN.get(top)
@@ -128,12 +137,7 @@ def circles(root: Path) -> list[list[str]]:
         files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     arrows: dict[str, set[str]] = {}
     for name, path in files.items():
-        package = tuple(name.split(".")) if path.name == "__init__.py" else tuple(name.split(".")[:-1])
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-                node.body = []
-        targets = (target for _, target in imported(tree, package))
+        targets = [target for _, target, typing in imported(path, root) if not typing]
         # a name that is imported from a file, or a file that is imported from a folder
         arrows[name] = {t if t in files else t.rpartition(".")[0] for t in targets} & files.keys() - {name}
     found: list[list[str]] = []

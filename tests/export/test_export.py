@@ -16,9 +16,10 @@ import pytest
 import torch
 from export.runs import DATA, untrained
 from PIL import Image
-from ready import Child, Ready
+from typer.testing import CliRunner, Result
 
 from neocog import tasks
+from neocog.cli import app
 from neocog.data import open_source
 from neocog.data.decode import decode, prepare
 from neocog.errors import NetError, RunError, UsageError
@@ -314,14 +315,13 @@ def test_the_script_runs_without_neocog(label: SimpleNamespace, tmp_path: Path) 
 # ---------------------------------------------------------------- commands
 
 
-def test_the_commands(label: SimpleNamespace, tmp_path: Path, ready: Ready) -> None:
-    command = tmp_path / "command.py"
-    command.write_text("from neocog.cli import main\nmain()")
+def test_the_commands(label: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
-    def call(*words: str) -> Child:
-        child = ready.start(command, tmp_path, *words)
-        assert child.wait() == 0, child.stderr
-        return child
+    def call(*words: str) -> Result:
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        return done
 
     for k, one in enumerate(pictures(3)):
         Image.fromarray(one if isinstance(one, np.ndarray) else decode(one)).save(tmp_path / f"{k}.png")

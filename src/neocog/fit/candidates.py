@@ -85,7 +85,7 @@ def traced_as(design: Mapping[str, Any], spec: Mapping[str, Any], shape: tuple[i
     """The anatomy of a design, built with what else `spec` says."""
     with torch.device("meta"):
         net = nets.build(**{**spec, "design": design})
-    return anatomy.trace(net, shape, name="designed")
+    return anatomy.trace(net, shape, name="designed", training_memory=False)
 
 
 def described(design: Mapping[str, Any]) -> str:

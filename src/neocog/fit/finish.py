@@ -26,7 +26,7 @@ from neocog.tasks.task import Seen, saved
 from neocog.tasks.unknown import FEWEST, Unknown, fit_unknown
 
 BANK = 5000  # training pictures whose features describe what is known
-STRANGERS = (1000, 200)  # pictures of each foreign collection, small (up to 96 pixels wide) and large
+STRANGERS = (1000, 200)  # pictures of each foreign collection at the most, small (up to 96 pixels wide) and large
 
 
 def finish(job: Job, state: State) -> None:
@@ -144,7 +144,7 @@ def _strangers(
     unknown = fit_unknown(features, seen["labels"], len(task.classes), held_out=held_out, seed=plan.seed)  # type: ignore[attr-defined]
     facts = {**unknown.facts(), "auroc": {}, "caught": {}, "n": {"known": len(known)}}
     ordinary = unknown.score(known)
-    most = STRANGERS[plan.preprocess.size > 96]
+    most = _foreign(job, len(known))
     for name in ("drawn", "digits"):
         if plan.data is not None and plan.data.startswith(name):
             continue
@@ -158,6 +158,11 @@ def _strangers(
         facts["caught"][name] = float((scores > unknown.threshold).mean())
         facts["n"][name] = len(scores)
     return unknown, facts
+
+
+def _foreign(job: Job, known: int) -> int:
+    """How many pictures of each foreign collection: four for each known one, as more would hardly sharpen figures."""
+    return min(STRANGERS[job.plan.preprocess.size > 96], max(100, 4 * known))
 
 
 _LEAST = 0.25  # of the minutes that training gets in any case
@@ -193,7 +198,7 @@ def evaluation_seconds(job: Job) -> float:
     tested = len(job.data.testing()[1])
     others = 0
     if job.strangers:
-        others = min(BANK, len(job.splits["train"])) + 2 * STRANGERS[plan.preprocess.size > 96]
+        others = min(BANK, len(job.splits["train"])) + 2 * _foreign(job, tested or validating)
     # validation pictures are also looked at after the last step, and twice to see whether mirroring misleads
     return viewed * (validating + tested) + plain * (3 * validating + others)
 

@@ -66,12 +66,12 @@ def nms(boxes: Tensor, scores: Tensor, groups: Tensor, most_iou: float) -> Tenso
     sorted_boxes, sorted_groups = boxes[order], groups[order]
     beats = pairwise_iou(sorted_boxes, sorted_boxes) > most_iou
     beats &= sorted_groups[:, None] == sorted_groups[None]
-    beats = beats.triu(1)  # [i, j]: i has the higher score, and j falls if i is kept
-    kept = torch.ones(len(order), dtype=torch.bool, device=boxes.device)
+    beating = beats.triu(1).to(boxes)  # [i, j]: i has the higher score, and j falls if i is kept; 0 or 1
+    kept = beating.new_ones(len(order))
     while True:
-        again = ~(beats & kept[:, None]).any(0)
+        again = (kept @ beating == 0).to(boxes)
         if torch.equal(again, kept):
-            return order[kept]
+            return order[kept > 0]
         kept = again
 
 
