@@ -322,6 +322,18 @@ def test_overfitting_names_what_is_on_and_what_to_turn_on() -> None:
     assert "cutout" not in finding.advice and "early_stop" in finding.advice and "capacity" not in found
 
 
+@pytest.mark.parametrize(("kind", "net", "mixes"), [("text", "sentence_cnn", False), ("sound", "tdnn", True)])
+def test_what_changes_pictures_is_not_advised_for_other_inputs(kind: str, net: str, mixes: bool) -> None:
+    rising = [{**epoch, "val_loss": 0.1 * epoch["epoch"]} for epoch in epochs(RISE, [v * 0.8 for v in RISE])]
+    settings = {"net": {"name": net}, "reader": {"kind": kind}, "mirror": False, "recipe": {"weight_decay": 0.01}}
+    found = {one.name: one.advice for one in findings.read_curves(rising, settings)}
+    assert ("mixup=0.2" in found["overfitting"]) == ("mixup" in found["over-confidence"]) == mixes
+    assert "label_smoothing=0.1" in found["overfitting"] and "translate" not in found["overfitting"]
+    assert ("dropout=0.2" in found["overfitting"]) == mixes  # the net of texts has its own
+    low = findings.read_curves(epochs([0.4] * 9, [0.4] * 9), settings)
+    assert not any("pretrained" in one.advice or "pictures" in one.advice for one in low)
+
+
 def test_all_regularisers_on_still_gives_advice() -> None:
     every = dict.fromkeys(
         ["flip", "translate", "weight_decay", "cutout", "mixup", "label_smoothing", "cutmix", "colour", "dropout"], 1

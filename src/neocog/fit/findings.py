@@ -6,13 +6,14 @@ No torch here, so that a report can be written without loading it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from neocog.errors import UsageError
+from neocog.fit.recipes import still
 from neocog.records import counted
 
 
@@ -183,7 +184,7 @@ def read_curves(epochs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
             capacity = _capacity(train[-1][1], val[-1][1], settings)
             findings += [capacity] if capacity else []
     if len(val_loss) > 2 and val:
-        findings.append(_over_confidence(val_loss, dict(val)))
+        findings.append(_over_confidence(val_loss, dict(val), _settable(settings)))
     told = [finding for finding in findings if not (few and finding.verdict == "good")]
     return told + ([length] if length else [])
 
@@ -273,13 +274,19 @@ def _capacity(train: float, val: float, settings: Mapping[str, Any]) -> Finding 
         return Finding("capacity", "good", evidence)
     on, _ = _regularisers(settings)
     evidence += ": no gap, and both low"
-    advice = "" if settings.get("start") else f"{_PRETRAINED[0].upper()}{_PRETRAINED[1:]}. "
-    advice += "A wider or deeper net, larger pictures, or better labels"
+    advice, larger = "A wider or deeper net", ""
+    if not settings.get("reader"):
+        advice = "" if settings.get("start") else f"{_PRETRAINED[0].upper()}{_PRETRAINED[1:]}. "
+        advice, larger = f"{advice}A wider or deeper net", ", larger pictures"
+    advice += f"{larger}, or better labels"
     advice += f"; or weaken the regularisers: {', '.join(on)}." if on else "."
     return Finding("capacity", "warn", evidence, advice)
 
 
-def _over_confidence(losses: list[tuple[float, float]], accuracy: Mapping[float, float]) -> Finding:
+def _over_confidence(
+    losses: list[tuple[float, float]], accuracy: Mapping[float, float], may: Collection[str]
+) -> Finding:
+    """`may`: the fields of `_REGULARISERS` that can be set."""
     lowest_at, lowest = min(losses, key=lambda pair: pair[1])
     last_at, last = losses[-1]
     evidence = f"validation loss {last:.3f} at the end, lowest {lowest:.3f} at epoch {lowest_at:g}"
@@ -288,7 +295,8 @@ def _over_confidence(losses: list[tuple[float, float]], accuracy: Mapping[float,
         evidence += f", while accuracy went from {then:.1%} to {now:.1%}"
         if now >= then:
             advice = "The net becomes more confident in its errors. The temperature corrects the probabilities; "
-            advice += "to prevent it: --set label_smoothing=0.1 or --set mixup=0.2."
+            advice += "to prevent it: --set label_smoothing=0.1"
+            advice += " or --set mixup=0.2." if "mixup" in may else "."
             return Finding("over-confidence", "warn", evidence, advice)
     return Finding("over-confidence", "good", evidence)
 
@@ -316,14 +324,28 @@ def _length(
 
 def _regularisers(settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return the names of the regularisers that are on, and proposals for the others."""
-    values = list(_leaves(settings))
-    on, off = [], []
+    values, may = list(_leaves(settings)), _settable(settings)
+    on, off = list[str](), list[str]()
     for name, fields, proposal in _REGULARISERS:
         if any(key in fields and _is_on(value) for key, value in values):
             on.append(name)
-        elif proposal and not (name == "flips" and settings.get("mirror") is False):
+        elif proposal and fields[0] in may and not (name == "flips" and settings.get("mirror") is False):
             off.append(proposal)
     return on, off
+
+
+def _settable(settings: Mapping[str, Any]) -> set[str]:
+    """The fields of `_REGULARISERS`; where there are no pictures, but for those that change them and the net's own."""
+    gone: set[str] = set()
+    if read := settings.get("reader"):
+        from neocog.data.reader import find
+        from neocog.nets import names, options
+
+        net = settings.get("net")
+        name = net.get("name") if isinstance(net, Mapping) else net
+        own = options(name) if name in names() else {}
+        gone = {*still(find(read["kind"]).mixes), *(key for key, value in own.items() if _is_on(value))}
+    return {field for _, fields, _ in _REGULARISERS for field in fields if field not in gone}
 
 
 def _leaves(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -21,7 +21,7 @@ from neocog.fit import choices, transfer
 from neocog.fit.device import Device
 from neocog.fit.job import Data, Wishes, options_of, task_options
 from neocog.fit.parallel import World, same_everywhere
-from neocog.fit.recipes import Recipe
+from neocog.fit.recipes import Recipe, still
 from neocog.fit.show import Show
 from neocog.fit.start import Start
 from neocog.fit.trial import trial
@@ -197,7 +197,7 @@ def plan_inputs(wishes: Wishes, data: Data, device: Device, world: World, show: 
         _check_net(nets.facts(name), kind, PICTURE if seen else read.kind)
     of_net = {} if own else vars(nets.builder(name))
     r = choices.make_recipe(wishes.recipe or kind.recipe or of_net.get("recipe", read.recipe), "", wishes.fields, kind)
-    r = r.changed(**_still(read))
+    r = r.changed(**still(read.mixes))
     split = choices.splits_of(source, kind, r, wishes.seed)
     data.codes, data.notes, _ = same_everywhere(split, world)
     rows = data.rows("train")
@@ -227,23 +227,11 @@ def plan_inputs(wishes: Wishes, data: Data, device: Device, world: World, show: 
     return _made(wishes, data, device, show, decided), task
 
 
-# fields of a recipe that change pictures, as they are where there are none
-_STILL: dict[str, Any] = {
-    "flip": "none", "tta": "none", "small": 1.0, "chunk": 0, "translate": 0, "crop": 0, "resized_crop": 0.0,
-    "cutout": 0, "colour": 0.0, "mixup": 0.0, "cutmix": 0.0, "zoom": 0.0, "rotate": 0.0, "elastic": 0.0,
-}  # fmt: skip
-
-
-def _still(read: type[Reader]) -> dict[str, Any]:
-    """What changes pictures alone; mixup also what a reader says can be mixed."""
-    return {name: value for name, value in _STILL.items() if not (name == "mixup" and read.mixes)}
-
-
 def _refuse_pictures_wishes(wishes: Wishes, task: type[Task], read: type[Reader]) -> None:
     asked = {"--net": wishes.net is not None and task.own_net is not Task.own_net, "--from": wishes.start is not None,
              "--regime": wishes.regime is not None,
              "--size": wishes.size is not None and "size" not in read.options}  # fmt: skip
-    asked |= {f"--set {name}=": name in wishes.fields for name in _still(read)}
+    asked |= {f"--set {name}=": name in wishes.fields for name in still(read.mixes)}
     if option := next((name for name, given in asked.items() if given), None):
         own = "; its nets are chosen by --task-option tower=sentence, dssm or cdssm" if option == "--net" else ""
         raise UsageError(f"{option} is for pictures, and the task {task.name} reads {read.kind}s here{own}")

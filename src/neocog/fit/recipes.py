@@ -135,6 +135,18 @@ def converted(option: str, key: str, value: Any, kind: type) -> Any:
         raise UsageError(f"{option} {key}= needs a value of type {kind.__name__}, not {value!r}") from None
 
 
+# fields of a recipe that change pictures, as they are where there are none
+_STILL: dict[str, Any] = {
+    "flip": "none", "tta": "none", "small": 1.0, "chunk": 0, "translate": 0, "crop": 0, "resized_crop": 0.0,
+    "cutout": 0, "colour": 0.0, "mixup": 0.0, "cutmix": 0.0, "zoom": 0.0, "rotate": 0.0, "elastic": 0.0,
+}  # fmt: skip
+
+
+def still(mixes: bool) -> dict[str, Any]:
+    """What is for pictures alone, off; of inputs that can be mixed without mixup."""
+    return {name: value for name, value in _STILL.items() if not (name == "mixup" and mixes)}
+
+
 # what recipes have in common, and are no recipes themselves
 _BASES = {
     "": Recipe(""),

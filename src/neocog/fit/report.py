@@ -185,8 +185,8 @@ def _curves(epochs: Sequence[Mapping[str, Any]], smoothed: bool) -> Html:
         names = list(last)[:: max(1, math.ceil(len(last) / 8))]
         series = {name: [(at, found[name]) for at, found in ratios if found.get(name)] for name in names}
         parts.append(_chart("Update ratio", line_chart(series, x="epoch", y="|step| / |weight|", log_y=True)))
-    told = "Training figures are running means over each epoch, on augmented pictures"
-    told += f"{' and with label smoothing in the loss' if smoothed else ''}, so validation may look better."
+    told = "Training figures are running means over each epoch, with dropout and augmentation where there are any"
+    told += f"{' and label smoothing in the loss' if smoothed else ''}, so validation may look better."
     if any("exploration" in record for record in epochs):
         told = "Training rewards are of games in which some actions are by chance."
     style = "display:grid;grid-template-columns:repeat(auto-fit,minmax(min(28rem,100%),1fr));gap:0 1.5rem"
@@ -237,7 +237,9 @@ def _settings(run: Any, start: Mapping[str, Any]) -> Html:
     settings = dict(_dig(run, "settings") or {})
     settings.pop("classes", None)  # they have their own table
     recipe = settings.pop("recipe", start.get("recipe"))
-    rows = {key: value for key, value in settings.items() if value is not None}
+    for key in ("preprocess", "mirror", "mirror_asked") if settings.get("reader") else ():
+        settings.pop(key, None)  # of pictures
+    rows = {key: value for key, value in settings.items() if value not in (None, [], ())}
     for key, value in (("device", _dig(run, "device") or start.get("device")), ("recipe", _dig(recipe, "name"))):
         if value:
             rows[key] = value
