@@ -8,7 +8,8 @@
 split: the set's own split, recordings 0 to 4 of each speaker and digit are the test. speakers: one of six people is
 left out of the training and is the test, six trainings; validation is a tenth of the recordings of the other five.
 spot: 60 test recordings of the own split, joined with pauses of 0.15 to 0.5 s in faint noise, are found again by
-`fit.spot` with the net that `split --run FOLDER` left. search: the constants of library/calibration.py for recordings,
+`fit.spot` with the net that `split --run FOLDER` left. search: the constants of library/calibration.py for recordings
+(the threshold with the fewest examples that find nothing, of the same and of other people, and noises that find more),
 learned on four people and half of the kinds of noises.py, and what they find: of the two other people, and of the other
 kinds, which are in no library; with statistics of MFCCs, and with a net trained on the four (the line of such nets is
 learned on two people with a net of the two others; 40 epochs). Writes rows into bench/results/sounds.json.
@@ -67,7 +68,8 @@ def main() -> None:
     speakers = source.columns.pop("group")  # type: ignore[attr-defined]  # a split among the others is by chance
     if given.what == "search":
         with tempfile.TemporaryDirectory() as folder:
-            write(searched(source, np.array(speakers.names)[speakers.codes], Path(folder)))
+            people = np.array(speakers.names)[speakers.codes]
+            write(searched(source, people, Path(folder), given.run or Path(folder) / "runs"))
     elif given.what == "spot":
         write([spotted(given.run, source)])
     elif given.what == "split":
@@ -138,8 +140,8 @@ def spotted(run: Path, source: Source) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def searched(source: Source, people: np.ndarray, folder: Path) -> list[dict[str, Any]]:
-    """Lines and thresholds, and what they find; see above."""
+def searched(source: Source, people: np.ndarray, folder: Path, nets: Path) -> list[dict[str, Any]]:
+    """Lines and thresholds, and what they find; see above. `nets`: where runs are, or will be."""
     first, second, last = ("jackson", "theo"), ("nicolas", "lucas"), ("george", "yweweler")
     known, strange = ({kind: [noise(kind, i) for i in range(40)] for kind in KINDS[k::2]} for k in (0, 1))
     test = source.splits == TEST  # numbers 0 to 4 of each digit and person
@@ -147,7 +149,7 @@ def searched(source: Source, people: np.ndarray, folder: Path) -> list[dict[str,
     for what in ("mfcc_statistics", RUN_ON_SOUNDS):
         runs: list[Path | None] = [None, None]
         if what == RUN_ON_SOUNDS:
-            runs = [_on(source, np.isin(people, who), folder / "-".join(who)) for who in (first, first + second)]
+            runs = [_on(source, np.isin(people, who), nets / "-".join(who)) for who in (first, first + second)]
         learn = np.isin(people, second if runs[0] else first + second)
         store = _library(source, learn & (np.arange(len(learn)) % 2 == 0), folder / f"learn {what}", runs[0])
         view, model = view_of(store), store.model
@@ -155,17 +157,24 @@ def searched(source: Source, people: np.ndarray, folder: Path) -> list[dict[str,
         lines = {}
         for layer, alien in zip(("features", "output")[: 2 if runs[0] else 1], aliens, strict=False):
             at, vectors = view.vectors(model, layer)
-            labels = np.array([Path(view.paths(int(i))[0]).parent.name[0] for i in at])
-            mean, spread = view.pairs(model, "cosine", layer)
+            labels, number = zip(*(Path(view.paths(int(i))[0]).parent.stem.split("_") for i in at), strict=True)
+            labels, who = np.array(labels), people[np.array(number, int)]
+            mean, spread = view.scale(model, "cosine", layer)
             a, b = np.triu_indices(len(at), 1)
             own = unit(vectors, layer)
             line = fit_line(((own @ own.T)[a, b] - mean) / spread, labels[a] == labels[b])
             strangers = unit(alien / np.linalg.norm(alien, axis=1, keepdims=True), layer)
-            best = line(((strangers @ own.T).max(1) - mean) / spread)
-            limit = round(float(np.ceil(100 * np.quantile(best, 0.95))) / 100, 2)  # one in twenty of them finds more
+            false = line(((strangers @ own.T).max(1) - mean) / spread)
+            alike = line((own @ own.T - mean) / spread)
+            same, other = (np.where(out, 0, alike).max(1) for out in (np.eye(len(at), dtype=bool), who[:, None] == who))
+            steps = np.arange(1, 100) / 100
+            missed = [((same < t).mean() + (other < t).mean()) / 2 for t in steps]
+            wrong = [(false >= t).mean() for t in steps]
+            limit = float(steps[np.argmin(np.add(missed, wrong))])
             lines["example" if layer == "features" else layer] = {
                 "line": [float(f"{v:.3g}") for v in (line.slope, line.shift)], "pairs": line.n, "threshold": limit,
-                "mean": round(mean, 3), "deviation": round(spread, 3),
+                "random pairs": [round(v, 3) for v in view.pairs(model, "cosine", layer)],
+                "missed": round(missed[round(100 * limit) - 1], 3), "wrong": round(wrong[round(100 * limit) - 1], 3),
             }  # fmt: skip
         rows.append({"what": f"lines, {what}", **lines})
         line = lines["example"]
@@ -191,7 +200,9 @@ def searched(source: Source, people: np.ndarray, folder: Path) -> list[dict[str,
 
 
 def _on(source: Source, chosen: np.ndarray, folder: Path) -> Path:
-    """A run of 40 epochs on some recordings, a tenth of which validates."""
+    """A run of 40 epochs on some recordings, a tenth of which validates; made where it is not there."""
+    if (folder / "net.json").exists():
+        return folder
     one = source.select(np.flatnonzero(chosen))
     one.splits = np.zeros(len(one), np.int8)
     return neocog.train(one, seed=0, epochs=40, out=folder, progress=False).folder

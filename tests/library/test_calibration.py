@@ -14,9 +14,11 @@ from library.made import DIMENSION, Picture, made, names
 
 from neocog.library.calibration import (
     DEFAULTS,
+    HEARD,
     KINDS,
     MEASURED,
     OWN_WORD,
+    RUN_ON_SOUNDS,
     THRESHOLDS,
     Line,
     counts,

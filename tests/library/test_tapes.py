@@ -149,6 +149,7 @@ def test_recordings_stand_beside_pictures_and_each_kind_has_vectors_of_its_own(s
     places = [one for one in paths_of(shelf) if ".wav/" in one]
     assert len(places) == 7 and sum(one.startswith("long.wav/") for one in places) == 2
     assert (shelf.model, shelf.model_of(sounds=True)) == (Tiny().name, STATISTICS)
+    assert view_of(shelf).scale(STATISTICS, "cosine") == view_of(shelf).pairs(STATISTICS, "cosine")
     assert len(shelf.vectors(STATISTICS)[0]) == 7 and len(shelf.vectors(Tiny().name)[0]) == len(shelf) - 7
     assert again(shelf) == f"{len(shelf)} unchanged"
     assert [one.path.endswith((".png", ".jpg")) for one in library_source(shelf).pictures] == [True] * 2  # to train on
@@ -302,6 +303,10 @@ def test_the_net_of_a_run_makes_the_vectors_and_its_words_are_searched_for(tmp_p
     assert library.index(top).unchanged == 4 and len(library.store.models()) == 1
     name, card = next(iter(library.store.models().items()))
     assert card["concepts"] == list(run.classes) and card["classes"] == 4 and name.startswith("tones_")
+    view = view_of(library.store)  # of few classes random pairs are often alike, so its cosines are taken as they are
+    assert view.scale(name, "cosine") == (0, 1) != view.pairs(name, "cosine")
+    zero, step = view.scale(name, "euclidean")
+    assert (view.pairs(name, "euclidean")[0] - zero) / step == pytest.approx(0.507)
     said = {hit.path: hit.score for hit in library.search(run.classes[0], threshold=0.0)}
     told_by_net = {str(answer.key): dict(answer.top)[run.classes[0]] for answer in run.predict([str(top)], top=4)}
     order = sorted(said, key=lambda path: -said[path])

@@ -237,7 +237,7 @@ def example_parts(
     `alone`: nothing else ranks or filters, so that the store's own search for the nearest may pick the candidates.
     """
     vectors = {one: vector_of(view, model, one, layer, metric=metric) for one in examples}
-    mean, spread = view.pairs(model, metric, layer)
+    usual, (zero, one_step) = view.pairs(model, metric, layer)[0], view.scale(model, metric, layer)
     heard = hears(view.store.models()[model])
     least = threshold_of("example" if layer == FEATURES else "output", model, heard=heard)
     liked = [one for one in vectors if not one.negative]
@@ -265,13 +265,13 @@ def example_parts(
 
     def judged(raw: np.ndarray, same: np.ndarray, line: Line = line) -> np.ndarray:
         seen = np.isfinite(raw)
-        p = np.where(seen, line(np.where(seen, (raw - mean) / spread, 0)), 0)
+        p = np.where(seen, line(np.where(seen, (raw - zero) / one_step, 0)), 0)
         return np.where(same, np.maximum(p, 0.99), p).astype(np.float32)
 
     def reason(one: Example, row: int, value: float) -> Reason:
         name = PurePath(one.file).name + str(one.region or "")
         text = f"{'un' if one.negative else ''}like {name}: {what} {sign * alike[one][row]:.3f}"
-        text += f" (random pictures: {sign * mean:.3f})"
+        text += f" (random {'recordings' if heard else 'pictures'}: {sign * usual:.3f})"
         return Reason(str(one), "example", value, one.weight, text)
 
     parts = []

@@ -38,6 +38,7 @@ FEATURES, OUTPUT = "features", "output"  # layers: what the last one reads, and 
 _PAIRS_FROM = 512  # pictures whose pairs show how alike two pictures of the library usually are
 _USUAL = 0.52, 0.07  # mean and deviation of the cosine of two photographs, by MobileNet's features
 _USUAL_SOUNDS = 0.39, 0.131  # of two parts of recordings, by statistics of MFCCs
+_USUAL_RUNS = 0.507, 0.186  # the same by a run that was trained on ten words of two people
 _BEHIND = 60.0  # seconds behind the last known place of a video or a recording that are still in it
 _AT = re.compile(r"(.+) at (?:(\d+):)?(\d\d):(\d\d)", re.DOTALL)
 _BROKEN = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of characters, which stand in no path
@@ -213,8 +214,8 @@ class View:
                 some = some * self._norms(model, layer)[chosen][:, None]
             if len(some) < 5:  # too few to tell
                 scale = float(np.linalg.norm(some, axis=1).mean()) if len(some) else 1.0
-                hears = self.store.models()[model].get("kind") == "sound"
-                self._pairs[key] = _USUAL_SOUNDS if hears and metric == "cosine" else _USUAL if metric == "cosine" else (-scale, 0.1 * scale)
+                usual = _USUAL_SOUNDS if self.store.models()[model].get("kind") == "sound" else _USUAL
+                self._pairs[key] = usual if metric == "cosine" else (-scale, 0.1 * scale)
             else:
                 alike = some @ some.T
                 if metric == "euclidean":
@@ -223,6 +224,21 @@ class View:
                 pairs = alike[np.triu_indices(len(some), 1)]
                 self._pairs[key] = (float(pairs.mean()), max(float(pairs.std()), 1e-3))
         return self._pairs[key]
+
+    def scale(self, model: str, metric: str, layer: str = FEATURES) -> tuple[float, float]:
+        """Return what is taken from a likeness, and what it is then divided by, before a line judges it.
+
+        As `pairs`, but for runs on recordings, whose cosines are judged as they are: of few classes random pairs are
+        often of the same one.
+        """
+        mean, spread = self.pairs(model, metric, layer)
+        card = self.store.models()[model]
+        if card.get("kind") != "sound" or card.get("weights") is None:
+            return mean, spread
+        if metric == "cosine":
+            return 0.0, 1.0
+        usual, deviation = _USUAL_RUNS  # a distance as the cosine that is as unusual
+        return mean - spread * usual / deviation, spread / deviation
 
     def _norms(self, model: str, layer: str) -> np.ndarray:
         norms = self.store.norms(model)
