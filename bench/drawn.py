@@ -59,6 +59,12 @@ def begun(run: neocog.Run, source: Source, rows: np.ndarray) -> dict[str, float]
     return made
 
 
+def among(run: neocog.Run, source: Source, rows: np.ndarray) -> dict[str, float]:
+    """Figures of a search among 1,000 of the test pictures, with a sentence that is about one of them alone."""
+    found = neocog.evaluate([run], source.select(rows[:1000]))["runs"][0]
+    return {name: round(found[name], 4) for name in FIGURES["match-captions"]} | {"searched": found["n"]}
+
+
 def measure(task: str, out: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """Train as a user would; figures on the test pictures."""
     length = {"epochs": asked.epochs} if asked.epochs else {"minutes": asked.minutes} if asked.minutes else {}
@@ -67,8 +73,8 @@ def measure(task: str, out: Path, asked: argparse.Namespace) -> dict[str, Any]:
     run = neocog.train(source, task=task, seed=asked.seed, out=out, progress=False, **length)
     seconds, processor = time.monotonic() - begin, sum(os.times()[:2]) - before
     figures = {name: round(run.metrics[f"test_{name}"], 4) for name in FIGURES[task] if f"test_{name}" in run.metrics}
-    if task == "caption":
-        figures |= begun(run, neocog.open_source(source), read_tensors(out / "test.safetensors")[0]["index"])
+    if more := {"caption": begun, "match-captions": among}.get(task):
+        figures |= more(run, neocog.open_source(source), read_tensors(out / "test.safetensors")[0]["index"])
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     steps = [row["step"] for row in log if row["kind"] == "epoch"][-1]
     return {
