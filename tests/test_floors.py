@@ -18,6 +18,7 @@ FLOORS = {
     "names": 0,
     "page": 0,
     "charts": 0,
+    "lazily": 0,
     "nets": 1,
     "anatomy": 1,
     "data": 1,
@@ -35,7 +36,9 @@ FLOORS = {
     "__init__": 8,
 }
 # Files that stand in src/neocog itself and are one room together.
-TOP_ROOMS = dict.fromkeys(("errors", "files", "machine", "names", "records", "page", "charts"), "ground")
+TOP_ROOMS = dict.fromkeys(
+    ("errors", "files", "machine", "names", "records", "page", "charts", "lazily"), "ground"
+)
 # Which files may import a module that is slow to load, or that is kept in one place.
 ONLY_IN = {
     "torch": (

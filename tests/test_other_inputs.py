@@ -25,10 +25,8 @@ KINDS = [kind for kind in reader.kinds() if "drawn" in vars(reader.find(kind))]
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("task", ANY)
-def test_trains_saves_loads_resumes_and_predicts(
-    task: str, kind: str, tmp_path: Path, first_checkpoint: Path
-) -> None:
-    data = f"drawn:n=48,size=32,kind={kind}"
+def test_trains_saves_loads_resumes_and_predicts(task: str, kind: str, tmp_path: Path, first_checkpoint: Path) -> None:
+    data = f"drawn:n=32,size=32,kind={kind}"
     how: dict[str, Any] = {**QUIET, "task": task, "epochs": 2, "set": {"min_steps": 1, "batch_size": 8}}
     whole = fit.train(data, out=tmp_path / "whole", **how, save_every=0.0)
     assert not (first_checkpoint / "weights.safetensors").exists()

@@ -12,8 +12,9 @@ The names below are loaded when they are first used, so that ``import neocog`` i
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from neocog.lazily import lazy
 
 __version__ = "0.1.0.dev0"
 
@@ -72,18 +73,4 @@ __all__ = [
     "train",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        from neocog.errors import closest
-
-        raise AttributeError(f"module 'neocog' has no attribute {name!r}{closest(name, _LAZY)}")
-    module, attribute = _LAZY[name]
-    found = importlib.import_module(module)
-    value = found if attribute is None else getattr(found, attribute)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _LAZY)

@@ -1,4 +1,4 @@
-"""Files that appear whole, what is wrong with one that was edited, and the user's cache."""
+"""Files that appear whole, what is wrong with one that was edited, locks between processes, and the user's cache."""
 
 from __future__ import annotations
 
@@ -87,10 +87,45 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    if not durable:
-        return
-    folder = os.open(path.parent, os.O_RDONLY)
+    if durable:
+        flush_folder(path.parent)
+
+
+def flush_folder(path: Path) -> None:
+    """Let the names in a folder survive a power cut, where the system can."""
+    if os.name == "posix":
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def locked(file: int, *, wait: bool = False, shared: bool = False) -> bool:
+    """Lock an open file until it is closed or its process ends; False if another process has it locked.
+
+    True, too, where the file system knows no locks.
+
+    Args:
+        wait: until the other process lets go. shared: beside others that share it (not on Windows).
+    """
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            os.lseek(file, 1 << 30, os.SEEK_SET)  # a byte beyond the text, which must stay readable
+            msvcrt.locking(file, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            return True
+        except OSError:
+            return False
+        finally:
+            os.lseek(file, 0, os.SEEK_SET)
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True

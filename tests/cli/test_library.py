@@ -16,6 +16,7 @@ import neocog
 from neocog import Library
 from neocog.cli import terminal
 from neocog.errors import LibraryError, UsageError
+from neocog.fit import show
 from neocog.library import place
 
 COMMANDS = ("index", "search", "teach", "correct", "describe")
@@ -259,12 +260,12 @@ def test_a_folder_that_was_renamed_with_the_library_elsewhere(photos, run, tmp_p
 
 
 def test_progress_in_a_log(capsys, monkeypatch):
-    monkeypatch.setattr(terminal, "LOG_SECONDS", 0.0)
+    monkeypatch.setattr(show, "EVERY", 0.0)
     with terminal.bar("indexing") as progress:
         for done in (500, 1000):
             progress(done, 1000)
-    assert capsys.readouterr().err == "indexing: 500 of 1,000, about 0 s left\n"
-    monkeypatch.setattr(terminal, "LOG_SECONDS", 1e9)
+    assert capsys.readouterr().err == "indexing  50 %  0 s, about 0 s left  500 of 1,000\n"
+    monkeypatch.setattr(show, "EVERY", 1e9)
     with terminal.bar("indexing") as progress:
         progress(1, 2)
     with terminal.bar("indexing", quiet=True) as progress:

@@ -10,7 +10,6 @@ import errno
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
@@ -67,9 +66,6 @@ FileOut = Annotated[Path | None, typer.Option(metavar="FILE", help="Write there 
 Pictures = Annotated[
     list[str], typer.Argument(metavar="PICTURES...", help="Files, folders, or - for one path a line on stdin.")
 ]
-
-
-LOG_SECONDS = 15.0  # between two lines of progress in a log
 
 
 class Group(typer.core.TyperGroup):
@@ -185,39 +181,14 @@ def work() -> Iterator[None]:
 
 @contextlib.contextmanager
 def bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on stderr: a function (done, of) for long work. None where nobody would see it.
-
-    Where stderr is a file or a pipe, a line comes now and then instead: every `LOG_SECONDS`, and none for short work.
-    """
+    """Progress on stderr (see `Show.bar`): a function (done, of) for long work. None where nobody would see it."""
     if quiet or rank() != 0:
         yield None
         return
-    if not sys.stderr.isatty():
-        yield _lines(what)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from neocog.fit.show import Show
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, of: progress.update(task, completed=done, total=of)
-
-
-def _lines(what: str) -> Callable[[int, int], None]:
-    """Progress for a log."""
-    begin = last = time.monotonic()
-
-    def note(done: int, of: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= LOG_SECONDS and done < of:
-            last = now
-            left = (now - begin) * (of - done) / max(done, 1)
-            span = f"{left / 60:,.0f} minutes" if left >= 90 else f"{left:,.0f} s"
-            say(f"{what}: {done:,} of {of:,}, about {span} left")
-
-    return note
+    with Show().count(what) as move:
+        yield move
 
 
 @contextlib.contextmanager

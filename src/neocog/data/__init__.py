@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from neocog.lazily import of_rooms
 
 if TYPE_CHECKING:
     from neocog.data.decode import decode, prepare
@@ -25,17 +26,7 @@ _HOMES = {
     "prepare": "decode",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'neocog.data' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"neocog.data.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = of_rooms(__name__, _HOMES)
 
 
 class _Package(ModuleType):

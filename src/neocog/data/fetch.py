@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from neocog.errors import FetchError, UsageError
+from neocog.files import flush_folder, locked
 
 _CHUNK = 1 << 18
 
@@ -69,7 +70,9 @@ def fetch(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
-        with open(part, "ab") as file, _locked(file):
+        with open(part, "ab") as file:
+            locked(file.fileno(), wait=True)  # so that two processes do not write one .part file
+            file.seek(0, os.SEEK_END)
             if target.is_file() and not _wrong(target, size, md5):  # another process was quicker
                 with contextlib.suppress(FileNotFoundError):
                     if os.path.samestat(os.stat(part), os.fstat(file.fileno())):
@@ -85,7 +88,7 @@ def fetch(
                     "has changed at the source or is altered in transit"
                 )
             os.replace(part, target)
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
     except OSError as error:
         raise FetchError(
             f"{target} cannot be written: {error.strerror or error}; choose another cache folder with NEOCOG_CACHE"
@@ -217,28 +220,6 @@ def _wrong(path: Path, size: int | None, md5: str | None) -> str:
         if got != md5.lower():
             return f"wrong checksum: expected md5 {md5.lower()}, got {got}"
     return ""
-
-
-@contextlib.contextmanager
-def _locked(file) -> Iterator[None]:
-    """Hold the file for this process where the system can, so that two processes do not write one .part file."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: an open file cannot be renamed there by another process anyway
-        yield
-        return
-    fcntl.flock(file, fcntl.LOCK_EX)
-    file.seek(0, os.SEEK_END)
-    yield
-
-
-def _flush_folder(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _bytes(count: int) -> str:

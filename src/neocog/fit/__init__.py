@@ -5,8 +5,9 @@ The names below are loaded when they are first used: choosing a device must not 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from neocog.lazily import of_rooms
 
 if TYPE_CHECKING:
     from neocog.fit.extract import evaluate
@@ -31,14 +32,4 @@ _HOMES = {
     "train": "training",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'neocog.fit' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"neocog.fit.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = of_rooms(__name__, _HOMES)

@@ -28,17 +28,18 @@ import neocog
 from neocog import anatomy
 from neocog.data.reader import PICTURE
 from neocog.errors import MissingExtra, RunError, UsageError
+from neocog.files import locked, write_atomically
 from neocog.fit.candidates import REFUSED, described, design_of, design_page, fitted, space, traced_as
 from neocog.fit.inputs import build, prepare
 from neocog.fit.job import Job, Wishes
 from neocog.fit.loop import Tally, fit, gradients
 from neocog.fit.opening import planned
-from neocog.fit.run import Log, free_folder, write_atomically, write_json
+from neocog.fit.run import Log, free_folder, write_json
 from neocog.fit.schedules import Clock
 from neocog.fit.show import interruptible
 from neocog.fit.state import CHECKPOINT, State
 from neocog.fit.training import validated
-from neocog.fit.watching import held, hold
+from neocog.fit.watching import held
 from neocog.nets.designed import DEFAULT
 
 RUNGS, ETA = 3, 3  # trainings of 1, 3 and 9 units; one of three goes on
@@ -131,7 +132,7 @@ def _optuna() -> Any:
 def _alone(path: Path) -> Iterator[None]:
     """One process of a search at a time, so that no two take up the same candidate."""
     with open(path, "ab") as file:
-        hold(file.fileno(), wait=True)
+        locked(file.fileno(), wait=True)
         yield
 
 
@@ -224,7 +225,7 @@ class _Search:
                 number, told = trial
                 place = self._place(told)
                 place.mkdir(parents=True, exist_ok=True)
-                hold(claim.enter_context(open(place / "lock", "ab")).fileno())
+                locked(claim.enter_context(open(place / "lock", "ab")).fileno())
             job, steps = self._built(told["design"], place), self.steps(told["rung"])
             state = State(job.net, job.plan.recipe, job.plan.batch, job.device.dtype)
             if (place / CHECKPOINT).exists():

@@ -22,8 +22,8 @@ from torch import Tensor
 
 import neocog
 from neocog.errors import RunError
-from neocog.files import misfit, write_atomically
-from neocog.fit.watching import free_folder, hold, records
+from neocog.files import locked, misfit, write_atomically
+from neocog.fit.watching import free_folder, records
 from neocog.names import json_text
 
 __all__ = [
@@ -115,7 +115,7 @@ class Log:
         self._file = None if folder is None else open(folder / "log.jsonl", "ab")  # noqa: SIM115
         if folder is None or self._file is None:
             return
-        hold(self._file.fileno())
+        locked(self._file.fileno())  # as long as this process lives: `state_of` knows that the run is at work
         if self._file.tell() > keep:
             self._file.truncate(keep)
             self._file.seek(keep)

@@ -62,12 +62,18 @@ class Show:
         def line(share: float, text: str = "") -> None:
             nonlocal last
             now = time.monotonic()
-            if now - last >= self.every:
+            if now - last >= self.every and share < 1:
                 last = now
                 left = (now - begin) * (1 - share) / share if share > 0 else float("nan")
                 self.say(f"{what} {100 * share:3.0f} %  {now - begin:.0f} s, about {left:.0f} s left  {text}")
 
         yield line
+
+    @contextmanager
+    def count(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar that is told how many are done, and of how many."""
+        with self.bar(what) as move:
+            yield lambda done, of: move(done / max(of, 1), f"{done:,} of {of:,}")
 
 
 @contextmanager

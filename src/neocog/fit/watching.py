@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from neocog.files import read_dict
+from neocog.files import locked, read_dict
 
 
 def records(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
@@ -31,17 +31,6 @@ def follow(folder: Path, after: int = 0) -> Iterator[dict[str, Any]]:
                 if number >= after:
                     yield record
                 number += 1
-
-
-def hold(file: int, *, wait: bool = False) -> None:
-    """Lock an open log for as long as this process lives, so that `state_of` knows that the run is at work.
-
-    `wait`: until another process lets go of it.
-    """
-    with contextlib.suppress(ImportError, OSError):
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def state_of(folder: Path) -> str:
@@ -119,15 +108,10 @@ def _finite(value: Any) -> bool:
 def held(path: Path) -> bool:
     """Whether a living process holds the lock of a file."""
     try:
-        import fcntl
-
         file = os.open(path, os.O_RDONLY)
-    except (ImportError, OSError):
+    except OSError:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except OSError:
-        return True
+        return not locked(file, shared=True)
     finally:
         os.close(file)

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from neocog.errors import LibraryError
+from neocog.files import locked
 
 STALE = 120.0  # seconds without renewal after which the lock of another host is taken over
 
@@ -77,7 +78,7 @@ class Lock:
                 f"{self.path.parent} cannot be written ({error.strerror}): you can search, but not change it"
             ) from None
         try:
-            free = _kernel_lock(file)
+            free = locked(file)
             owner = _owner(os.pread(file, 4096, 0)) if hasattr(os, "pread") else _owner(os.read(file, 4096))
             away = owner.get("host") not in (None, socket.gethostname())
             fresh = time.time() - os.fstat(file).st_mtime < STALE
@@ -112,30 +113,6 @@ def holder(path: Path) -> str:
         except PermissionError:  # another user's
             pass
     return _named(owner)
-
-
-def _kernel_lock(file: int) -> bool:
-    """Lock an open file; False if another process has it locked. True where the file system knows no locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        try:
-            os.lseek(file, 1 << 30, os.SEEK_SET)  # a byte beyond the text, which must stay readable
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-            return True
-        except OSError:
-            return False
-        finally:
-            os.lseek(file, 0, os.SEEK_SET)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _owner(text: bytes) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from neocog.lazily import of_rooms
 
 if TYPE_CHECKING:
     from neocog.tasks.answer import Answer
@@ -12,16 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Label", "Losses", "Meter", "Section", "Task", "balance", "find", "guess", "names", "register"]
 
-
-def __getattr__(name: str) -> Any:
-    """Loaded when they are needed: a library finds pictures by `logistic` and `together` without PyTorch."""
-    if name not in __all__:
-        raise AttributeError(f"module 'neocog.tasks' has no attribute {name!r}")
-    home = "label" if name in ("Label", "balance") else "task"
-    value = getattr(importlib.import_module(f"neocog.tasks.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+# loaded when they are needed: a library finds pictures by `logistic` and `together` without PyTorch
+_HOMES = {"Answer": "answer", "Label": "label", "balance": "label"}
+__getattr__, __dir__ = of_rooms(__name__, {name: _HOMES.get(name, "task") for name in __all__})

@@ -5,17 +5,13 @@ app.py makes and runs the application, guard.py decides who may ask, jobs.py run
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from neocog.lazily import of_rooms
 
 if TYPE_CHECKING:
     from neocog.web.app import make_app, serve
 
 __all__ = ["make_app", "serve"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from neocog.web import app
-
-        return getattr(app, name)
-    raise AttributeError(f"module 'neocog.web' has no attribute {name!r}")
+__getattr__, __dir__ = of_rooms(__name__, dict.fromkeys(__all__, "app"))

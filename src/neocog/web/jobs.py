@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from neocog.errors import LibraryError, UsageError
-from neocog.files import read_dict, write_atomically
+from neocog.files import locked, read_dict, write_atomically
 from neocog.names import json_text
 
 AT_ONCE = 4  # jobs that run at the same time
@@ -137,15 +137,11 @@ class Jobs:
 
 def _locked(path: Path) -> int | None:
     """An open file with its lock; None where somebody else has it."""
-    import fcntl
-
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if locked(file):
         return file
-    except OSError:
-        os.close(file)
-        return None
+    os.close(file)
+    return None
 
 
 def _last_line(path: Path) -> str:

@@ -37,10 +37,10 @@ def index(job: dict[str, Any]) -> Any:
     """Bring a library up to date, perhaps with another net."""
     from neocog.library import Library
 
-    with show.Show().bar("indexing") as bar, interruptible() as stopped:
+    with show.Show().count("indexing") as progress, interruptible() as stopped:
         report = Library(job["store"]).index(
             net=job.get("net"),
-            progress=lambda done, of: bar(done / max(of, 1), f"{done:,} of {of:,}"),
+            progress=progress,
             say=lambda text: print(text, file=sys.stderr, flush=True),
             stop=stopped,
         )
