@@ -18,15 +18,16 @@ def rows(tmp_path, text, name="t.csv"):
 
 
 @pytest.mark.parametrize(
-    "first", ["good film,pos", "a film that I have seen too often,neg", "good film,2.5", "film.jpg,cat"]
+    "first", ["good film,pos", "a film that I have seen too often,neg", "good film,7", "film.jpg,cat"]
 )
 def test_the_first_row_is_kept_without_a_line_of_names(tmp_path, first):
-    found, _, notes = rows(tmp_path, f"{first}\nbad film,neg\nfine film,pos\n")
+    below = "bad film,2.5\nfine film,12\n" if first[-1] == "7" else "bad film,neg\nfine film,pos\n"
+    found, _, notes = rows(tmp_path, f"{first}\n{below}")
     assert found[0] == tuple(first.split(",")) and len(found) == 3
     assert notes == ["t.csv does not begin with the names of its columns: its first line is a row, too"]
 
 
-@pytest.mark.parametrize("first", ["text,label", "my text,how it is", "path,2019", ",text", "text,pos"])
+@pytest.mark.parametrize("first", ["text,label", "my text,how it is", "path,2019", ",text", "text,pos", "x,y"])
 def test_a_line_of_names_is_no_row(tmp_path, first):
     of = ["pos", ""] if first == "text,pos" else ["pos", "neg"]  # a column that marks rows with its own name
     found, _, notes = rows(tmp_path, f"{first}\ngood film,{of[0]}\nbad film,{of[1]}\n")

@@ -25,7 +25,7 @@ TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 csv.field_size_limit(1 << 24)
 _HEAD = 1000  # rows of a CSV file that say whether the first is the names of columns
-_DECIMAL = re.compile(r"-?\d+[.,]\d+")
+_NUMBER = re.compile(r"\s*-?\d+([.,]\d+)?\s*")
 _BROKEN = re.compile("[\udc80-\udcff]+")
 _MARKS = (  # UTF-32's mark begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
@@ -200,14 +200,14 @@ def _left_open(lines: Sequence[str], mark: str) -> bool:
 
 
 def _is_row(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first row is not the names of columns: it has a picture's name, a sentence, a number with decimals,
+    """Whether the first row is not the names of columns: it has a picture's name, a sentence, one number above numbers,
     or a cell that stands again in its column, as labels do (not where that only marks rows: a column cat of "cat")."""
     first = rows[0] if rows else ()
     below = [row for row in rows[1:] if row != first]
-    columns = [{row[k] for row in below if k < len(row)} for k in range(len(first))]
-    return any(
-        is_picture(cell) or cell.count(" ") > 4 or _DECIMAL.fullmatch(cell.strip()) or (
-            cell.strip() and cell in column and column != {cell, ""}
-        )
-        for cell, column in zip(first, columns, strict=True)
-    )  # fmt: skip
+    columns = [{row[k] for row in below if k < len(row)} - {""} for k in range(len(first))]
+    whole = [not any(k < len(row) and not row[k] for row in below) for k in range(len(first))]
+    numbers = [bool(of) and all(map(_NUMBER.fullmatch, (cell, *of))) for cell, of in zip(first, columns, strict=True)]
+    return sum(numbers) == 1 or any(
+        is_picture(cell) or cell.count(" ") > 4 or (cell.strip() and cell in of and (full or of != {cell}))
+        for cell, of, full in zip(first, columns, whole, strict=True)
+    )

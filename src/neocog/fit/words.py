@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from neocog.data import open_source
 from neocog.data.batches import Batch
-from neocog.data.read_text import TextReader
+from neocog.data.read_text import TextReader, plain
 from neocog.errors import UsageError
 from neocog.fit.evaluating import floated
 from neocog.page import Html, marked
 from neocog.tasks import Task
+from neocog.text.tokens import UNKNOWN, Words
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Decided:
 
     Attributes:
         name: what is explained, such as a class.
-        words: the tokens that were read, and what each adds to the score: its vector times the score's gradient. Up to
-            the biases, what the words of a net of windows and maxima add is the score.
+        words: the tokens that were read, unknown words in [], and what each adds to the score: its vector times the
+            score's gradient. Up to the biases, what the words of a net of windows and maxima add is the score.
         windows: words side by side that a filter's maximum fell on, and what all filters there add, strongest first;
             empty where the net has no such maximum.
     """
@@ -81,6 +82,9 @@ def decided(task: Task, net: nn.Module, reader: Any, text: Any, what: str | None
         net.train(mode)
     parts = (found[-1] * slope).sum(1)[0].tolist()  # (L,)
     tokens = reader.tokenizer.tokens(ids[0].tolist())  # type: ignore[attr-defined]
+    if isinstance(reader.tokenizer, Words):
+        written = zip(ids[0].tolist(), reader.tokenizer.split([plain(text)])[0], strict=False)
+        tokens = [f"[{word}]" if k == UNKNOWN else word for k, word in written]
     return Decided(claim.name, tuple(zip(tokens, parts, strict=False)), _windows(net, task, batch, claim, tokens))
 
 
