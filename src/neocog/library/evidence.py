@@ -247,16 +247,16 @@ def example_parts(
         looked &= np.isfinite(alike[one])
     what, sign = ("cosine", 1) if metric == "cosine" else ("distance", -1)
 
-    # what is all but the same picture is like it, however alike the pictures of a library are
+    # what is all but the same picture is like it, however alike the pictures of a library are; from 0, just the same, to 1
     same = {
-        one: raw >= (_SAME if metric == "cosine" else -_APART * np.linalg.norm(vectors[one]))
+        one: (raw - _SAME) / (1 - _SAME) if metric == "cosine" else 1 + raw / (_APART * np.linalg.norm(vectors[one]))
         for one, raw in alike.items()
     }
 
     def judged(raw: np.ndarray, same: np.ndarray, line: Line = line) -> np.ndarray:
         seen = np.isfinite(raw)
         p = np.where(seen, line(np.where(seen, (raw - zero) / one_step, 0)), 0)
-        return np.where(same, np.maximum(p, 0.99), p).astype(np.float32)
+        return np.where(same >= 0, np.maximum(p, 0.99 + 0.009 * np.clip(same, 0, 1)), p).astype(np.float32)
 
     def reason(one: Example, row: int, value: float) -> Reason:
         name = PurePath(one.file).name + str(one.region or "")
@@ -268,7 +268,7 @@ def example_parts(
     if liked:
         weights = np.array([one.weight for one in liked])
         joined = sum(w * alike[one] for w, one in zip(weights / weights.sum(), liked, strict=True))
-        p = judged(np.asarray(joined), np.all([same[one] for one in liked], axis=0))
+        p = judged(np.asarray(joined), np.min([same[one] for one in liked], axis=0))
 
         def explain(row: int) -> list[Reason]:
             at = slice(row, row + 1)
