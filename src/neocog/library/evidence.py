@@ -227,6 +227,7 @@ def example_parts(
     `alone`: nothing else ranks or filters, so that the store's own search for the nearest may pick the candidates.
     """
     vectors = {one: vector_of(view, model, one, layer, metric=metric) for one in examples}
+    lengths = {one: max(float(np.linalg.norm(vector)), 1e-12) for one, vector in vectors.items()}
     usual, (zero, one_step) = view.pairs(model, metric, layer)[0], view.scale(model, metric, layer)
     heard = hears(view.store.models()[model])
     least = threshold_of("example" if layer == FEATURES else "output", model, heard=heard)
@@ -234,8 +235,7 @@ def example_parts(
     looked = np.ones(len(view), bool)
     rows: np.ndarray | None = None
     if alone and liked and layer == FEATURES and len(view) > 10 * max(_FROM_INDEX, 10 * top):
-        lengths = [max(float(np.linalg.norm(vectors[one])), 1e-12) if metric == "cosine" else 1.0 for one in liked]
-        total = sum(one.weight * (vectors[one] / length) for one, length in zip(liked, lengths, strict=True))
+        total = sum(one.weight * (vectors[one] / (lengths[one] if metric == "cosine" else 1.0)) for one in liked)
         assert isinstance(total, np.ndarray)
         hashes, _ = view.store.nearest(model, total / sum(o.weight for o in liked), max(_FROM_INDEX, 10 * top), metric)
         rows = np.unique(view.rows_of(hashes[0]))
@@ -247,9 +247,9 @@ def example_parts(
         looked &= np.isfinite(alike[one])
     what, sign = ("cosine", 1) if metric == "cosine" else ("distance", -1)
 
-    # what is all but the same picture is like it, however alike the pictures of a library are; from 0, just the same, to 1
+    # what is all but the same picture (from 0 to 1) is like it, however alike the pictures of a library are
     same = {
-        one: (raw - _SAME) / (1 - _SAME) if metric == "cosine" else 1 + raw / (_APART * np.linalg.norm(vectors[one]))
+        one: (raw - _SAME) / (1 - _SAME) if metric == "cosine" else 1 + raw / (_APART * lengths[one])
         for one, raw in alike.items()
     }
 
