@@ -412,6 +412,9 @@ def test_limit_can_be_set():
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),  # damaged, or not supported where pillow-heif is missing
         (b"\0\0\0\x18ftypisom\0\0\0\0isomavc1", "not supported: MP4"),
         (b"%PDF-1.7\n", "not supported: PDF"),
+        (b"RIFF\xff\0\0\0WAVEfmt ", "not supported: WAV recording"),
+        (b"RIFF\xff\0\0\0AVI LIST", "not supported: AVI video"),
+        (b'fLaC\0\0\0"', "not supported: FLAC recording"),
         (b"8BPS\0\1", "not supported: PSD"),
         (b"PK\x03\x04abc", "not supported: ZIP"),
         (b"\xff\xd8\xff", "truncated JPEG"),

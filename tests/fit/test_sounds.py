@@ -90,3 +90,15 @@ def test_spotting_needs_a_run_on_recordings() -> None:
         list(spot(run, []))
     with pytest.raises(UsageError, match="least in"):
         list(spot(Fake(), [], least=0))
+
+
+def test_a_report_lets_hear_the_surest_errors_and_then_the_least_sure_right_answers() -> None:
+    from neocog.fit.words import most_confident
+
+    logits = np.array([[0, 3.0], [0, 9], [2, 1], [0, 1], [5, 0]], np.float32)  # right by 3, 9; wrong by 1; unknown; 5
+    seen = {"rows": np.arange(10, 15), "logits": logits, "labels": np.array([1, 1, 1, -1, 0])}
+    task: Any = SimpleNamespace(worst=lambda seen: np.zeros(0, np.int64))
+    assert most_confident(task, seen).tolist() == [12, 10, 14, 11]
+    many = {"rows": np.arange(40), "logits": np.tile(logits[:2], (20, 1)), "labels": np.array([0, 1] * 20)}
+    assert len(most_confident(task, many)) == 20  # all wrong ones
+    assert len(most_confident(task, {**many, "labels": np.ones(40, int)})) == 12

@@ -176,6 +176,12 @@ def test_recordings_that_look_alike_are_no_copies_of_each_other(shelf, tmp_path)
     assert upkeep.export(shelf, tmp_path / "all.parquet", model=STATISTICS) == len(shelf)
 
 
+def test_a_recording_is_described_as_one(shelf, monkeypatch):
+    monkeypatch.setattr("neocog.library.describe._SAME", -1.0)
+    said = describe(shelf, str(shelf.folder.parent / f"{FALLING[0]}.wav"))
+    assert any("almost the same recording as" in text for text in said.unusual) and "picture" not in str(said.unusual)
+
+
 def test_a_moment_behind_the_end_is_none(shelf):
     name = next(path for path in paths_of(shelf) if ".wav/" in path).rpartition("/")[0]
     assert search(shelf, like=[f"{name} at 00:00"], threshold=0)

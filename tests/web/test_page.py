@@ -8,15 +8,19 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from films import scene, write
+from library.tiny import Tiny, fill
 from PIL import Image
 
 import neocog
 from neocog.library import Library
+from neocog.library.indexing import index
 from neocog.tasks.detect import Detections
 
 CHROMIUM = os.environ.get("NEOCOG_CHROMIUM") or shutil.which("chromium")
@@ -33,9 +37,6 @@ AXE = Path(__file__).parent / "axe" / "axe.min.js"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server with a library of 80 pictures, one of them with an evil name, and a run."""
-    import uvicorn
-
-    from neocog.web.app import make_app
     from neocog.web.served import Served
 
     home = tmp_path_factory.mktemp("page")
@@ -51,7 +52,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     run = neocog.train("drawn:n=160,size=32,task=shape", net="lenet5", epochs=2, out=home / "runs" / "shapes")
     library = Library.beside(photos)
     library.index(photos, net=run.folder)
-    served = Served([photos], [run.folder], home / "runs")
+    with serving(Served([photos], [run.folder], home / "runs")) as address:
+        yield address
+
+
+@contextmanager
+def serving(served: Any) -> Iterator[str]:
+    """The address of a server, as long as it is needed."""
+    import uvicorn
+
+    from neocog.web.app import make_app
+
     config = uvicorn.Config(make_app(served), port=0, log_level="warning", lifespan="off", ws="none")
     socket = config.bind_socket()
     server = uvicorn.Server(config)
@@ -363,6 +374,42 @@ def test_the_closed_loop(visit, site):
     before.click()
     expect(page.locator(".filters button[aria-pressed=true]", has_text="shapes")).to_be_visible()
     expect(page.get_by_text("the concept my star")).to_have_count(0)
+
+
+@pytest.fixture
+def tapes(tmp_path) -> Iterator[str]:
+    """The address of a server with a library of a picture, a video and two recordings."""
+    from neocog.web.served import Served
+
+    folder, tones = tmp_path / "tapes", neocog.open_source("drawn:n=2,kind=sound,seed=5")
+    fill(folder, 1)
+    for i in range(2):
+        (folder / f"{i}.wav").write_bytes(tones.read(i))
+    write(folder / "film.mp4", [*scene(1, 20), *scene(2, 20)], rate=10)
+    index(Library.beside(folder).store, [folder], Tiny(), threads=1)
+    with serving(Served([folder], jobs=tmp_path / "jobs")) as address:
+        yield address
+
+
+def test_recordings_are_examples_and_ask_their_own_net_and_videos_play_from_there(visit, tapes):
+    page = visit()
+    page.goto(tapes)
+    expect(page.get_by_text("1 picture, 2 frames of 1 video and 2 parts of 2 recordings")).to_be_visible()
+    tone = neocog.open_source("drawn:n=2,kind=sound,seed=5").read(1)
+    page.locator("input[type=file]").set_input_files({"name": "tone.wav", "mimeType": "audio/wav", "buffer": tone})
+    expect(hits(page).first).to_contain_text("like tone.wav: cosine 1.000")
+    page.get_by_label("Remove the example").click()
+    page.get_by_role("button", name="Filters").click()
+    page.get_by_role("heading", name="Heard by").locator("..").get_by_role("button").click()
+    expect(page.locator(".filters button[aria-pressed=true]", has_text="mfcc_statistics")).to_be_visible()
+    assert "net=mfcc_statistics" in page.url
+    page.get_by_role("heading", name="Seen by").locator("..").get_by_role("button").click()
+    expect(page.locator(".filters button[aria-pressed=true]", has_text=Tiny().name)).to_be_visible()
+    page.get_by_role("link", name=re.compile("^film.mp4 at 00:0[23]")).click()
+    film = page.locator("video")
+    seconds = float((film.get_attribute("src") or "").partition("#t=")[2])
+    assert seconds >= 2
+    expect(film).to_have_js_property("currentTime", seconds)
 
 
 def test_vendored_files_are_those_that_are_listed():

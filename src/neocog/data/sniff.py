@@ -17,7 +17,12 @@ _MAGIC = (  # (first bytes, name); decode answers those without a reader with "n
     (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"), (b"\xff\x0a", "JPEG XL"), (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
     (b"\0\0\x01\0", "ICO"), (b"8BPS", "PSD"), (b"%PDF", "PDF"), (b"%!PS", "EPS"), (b"v/1\x01", "EXR"),
     (b"PK\x03\x04", "ZIP archive"), (b"\x1f\x8b", "gzip archive"), (b"\x1a\x45\xdf\xa3", "Matroska video"),
+    (b"fLaC", "FLAC recording"), (b"OggS", "OGG recording or video"), (b"ID3", "MP3 recording"),
 )  # fmt: skip
+_CHUNKED = {
+    b"WEBP": "WEBP", b"WAVE": "WAV recording", b"AVI ": "AVI video",
+    b"AIFF": "AIFF recording", b"AIFC": "AIFF recording",
+}  # fmt: skip
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 
@@ -25,8 +30,8 @@ def sniff(data: bytes) -> str:
     """Return the format that the first bytes announce, or raise DecodeError with what the data is instead."""
     if not data:
         raise DecodeError("empty file")
-    if data[:4] == b"RIFF" and len(data) >= 12:
-        return "WEBP" if data[8:12] == b"WEBP" else "RIFF (sound or video)"
+    if data[:4] in (b"RIFF", b"FORM") and len(data) >= 12:
+        return _CHUNKED.get(data[8:12], "RIFF (sound or video)")
     if data[4:8] == b"ftyp" and len(data) >= 12:
         brands = {data[at : at + 4] for at in (8, *range(16, min(64, int.from_bytes(data[:4], "big"), len(data)), 4))}
         if brands & {b"avif", b"avis"}:

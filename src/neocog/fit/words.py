@@ -20,6 +20,8 @@ from neocog.page import Html, marked
 from neocog.tasks import Task
 from neocog.text.tokens import UNKNOWN, Words
 
+_FEWEST = 12  # examples of a report, where there are so many
+
 
 @dataclass(frozen=True)
 class Decided:
@@ -114,14 +116,19 @@ def _windows(
 
 
 def most_confident(task: Task, seen: dict[str, np.ndarray]) -> np.ndarray:
-    """Rows of a split whose answers are worst: those that a task names, else the surest wrong labels."""
+    """Rows of a split whose answers are worst: those that a task names, else the surest wrong labels, then, up to
+    `_FEWEST` rows, the least sure right ones: who reads or listens wants to see some.
+    """
     worst = task.worst(seen)
     if len(worst) or "logits" not in seen or "labels" not in seen:
         return worst
-    logits, labels = seen["logits"], seen["labels"]
-    wrong = np.flatnonzero((logits.argmax(1) != labels) & (labels >= 0))
-    gaps = logits[wrong].max(1) - np.take_along_axis(logits[wrong], labels[wrong][:, None].astype(int), 1)[:, 0]
-    return seen["rows"][wrong[np.argsort(-gaps, kind="stable")]]
+    known = np.flatnonzero(seen["labels"] >= 0)
+    logits, labels = seen["logits"][known].astype(np.float64), seen["labels"][known].astype(int)
+    at, own = np.arange(len(known)), logits[np.arange(len(known)), labels].copy()
+    logits[at, labels] = -np.inf
+    gaps = logits.max(1, initial=-np.inf) - own
+    count = max(int((gaps > 0).sum()), min(_FEWEST, len(known)))
+    return seen["rows"][known[np.argsort(-gaps, kind="stable")[:count]]]
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ import numpy as np
 
 from neocog.data.places import is_there
 from neocog.errors import LibraryError
-from neocog.library.calibration import counts, lines_from, log_odds, shift_of, sigmoid, threshold_of
+from neocog.library.calibration import counts, hears, lines_from, log_odds, shift_of, sigmoid, threshold_of
 from neocog.library.heads import Head
 from neocog.library.store import Store
 from neocog.library.teaching import answers, concepts_of, said_of
@@ -184,13 +184,11 @@ def _unusual(
     strangeness: float,
     sure: bool,
 ) -> list[str]:
-    said = []
+    said, kind = [], "recording" if hears(view.store.models()[model]) else "picture"
     if strangeness >= 0.95:
-        said.append(
-            f"few pictures resemble it: {100 * strangeness:.0f} % of the library's pictures have nearer neighbours"
-        )
+        said.append(f"few {kind}s resemble it: {100 * strangeness:.0f} % of the library's have nearer neighbours")
     if nearest and nearest[0].cosine >= _SAME:
-        said.append(f"it is almost the same picture as {nearest[0].path} (cosine {nearest[0].cosine:.3f})")
+        said.append(f"it is almost the same {kind} as {nearest[0].path} (cosine {nearest[0].cosine:.3f})")
     concepts = view.vocabulary(model)
     if concepts is not None and len(shown) == len(concepts) and len(view) >= 50:
         values = view.store.probabilities(model)[1]
@@ -214,5 +212,5 @@ def _unusual(
             label, count = around.most_common(1)[0]
             if label not in own and 2 * count > len(nearest):
                 mine = " and ".join(sorted(own))
-                said.append(f"it is labelled {mine}, but {count} of the {len(nearest)} most similar pictures {label}")
+                said.append(f"it is labelled {mine}, but {count} of the {len(nearest)} most similar {kind}s {label}")
     return said

@@ -237,6 +237,7 @@ def example_parts(
     `alone`: nothing else ranks or filters, so that the store's own search for the nearest may pick the candidates.
     """
     vectors = {one: vector_of(view, model, one, layer, metric=metric) for one in examples}
+    lengths = {one: max(float(np.linalg.norm(vector)), 1e-12) for one, vector in vectors.items()}
     usual, (zero, one_step) = view.pairs(model, metric, layer)[0], view.scale(model, metric, layer)
     heard = hears(view.store.models()[model])
     least = threshold_of("example" if layer == FEATURES else "output", model, heard=heard)
@@ -244,8 +245,7 @@ def example_parts(
     looked = np.ones(len(view), bool)
     rows: np.ndarray | None = None
     if alone and liked and layer == FEATURES and len(view) > 10 * max(_FROM_INDEX, 10 * top):
-        lengths = [max(float(np.linalg.norm(vectors[one])), 1e-12) if metric == "cosine" else 1.0 for one in liked]
-        total = sum(one.weight * (vectors[one] / length) for one, length in zip(liked, lengths, strict=True))
+        total = sum(one.weight * (vectors[one] / (lengths[one] if metric == "cosine" else 1.0)) for one in liked)
         assert isinstance(total, np.ndarray)
         hashes, _ = view.store.nearest(model, total / sum(o.weight for o in liked), max(_FROM_INDEX, 10 * top), metric)
         rows = np.unique(view.rows_of(hashes[0]))
@@ -257,16 +257,16 @@ def example_parts(
         looked &= np.isfinite(alike[one])
     what, sign = ("cosine", 1) if metric == "cosine" else ("distance", -1)
 
-    # what is all but the same picture is like it, however alike the pictures of a library are
+    # what is all but the same picture (from 0 to 1) is like it, however alike the pictures of a library are
     same = {
-        one: raw >= (_SAME if metric == "cosine" else -_APART * np.linalg.norm(vectors[one]))
+        one: (raw - _SAME) / (1 - _SAME) if metric == "cosine" else 1 + raw / (_APART * lengths[one])
         for one, raw in alike.items()
     }
 
     def judged(raw: np.ndarray, same: np.ndarray, line: Line = line) -> np.ndarray:
         seen = np.isfinite(raw)
         p = np.where(seen, line(np.where(seen, (raw - zero) / one_step, 0)), 0)
-        return np.where(same, np.maximum(p, 0.99), p).astype(np.float32)
+        return np.where(same >= 0, np.maximum(p, 0.99 + 0.009 * np.clip(same, 0, 1)), p).astype(np.float32)
 
     def reason(one: Example, row: int, value: float) -> Reason:
         name = PurePath(one.file).name + str(one.region or "")
@@ -278,7 +278,7 @@ def example_parts(
     if liked:
         weights = np.array([one.weight for one in liked])
         joined = sum(w * alike[one] for w, one in zip(weights / weights.sum(), liked, strict=True))
-        p = judged(np.asarray(joined), np.all([same[one] for one in liked], axis=0))
+        p = judged(np.asarray(joined), np.min([same[one] for one in liked], axis=0))
 
         def explain(row: int) -> list[Reason]:
             at = slice(row, row + 1)

@@ -329,7 +329,8 @@ def predict(
     from neocog.page import data_uri
 
     (answer,) = predict(folder, [data])
-    told = {"answer": answer.to_json(), "text": answer.problem or answer.text(), "drawn": None, "boxes": []}
+    text = f"{run} cannot read it: {answer.problem}" if answer.problem else answer.text()
+    told = {"answer": answer.to_json(), "text": text, "drawn": None, "boxes": []}
     if answer.problem is None and answer.gives("draw"):
         pixels = decode(data)
         drawn = Image.fromarray(answer.draw(pixels))
