@@ -74,7 +74,7 @@ def measure(task: str, out: Path, asked: argparse.Namespace) -> dict[str, Any]:
     seconds, processor = time.monotonic() - begin, sum(os.times()[:2]) - before
     figures = {name: round(run.metrics[f"test_{name}"], 4) for name in FIGURES[task] if f"test_{name}" in run.metrics}
     if more := {"caption": begun, "match-captions": among}.get(task):
-        figures |= more(run, neocog.open_source(source), read_tensors(out / "test.safetensors")[0]["index"])
+        figures |= more(run, neocog.open_source(source), read_tensors(out / "test.safetensors")[0]["index"].numpy())
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     steps = [row["step"] for row in log if row["kind"] == "epoch"][-1]
     return {

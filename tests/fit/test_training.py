@@ -281,6 +281,18 @@ def test_small_pictures_get_a_net_and_a_recipe_for_their_task() -> None:
     assert make_recipe(None, "resnet18", {}, segment).name == "quick"
 
 
+@pytest.mark.parametrize(("task", "name"), [("caption", "sentences-scratch"), ("match-captions", "towers-scratch")])
+def test_from_random_weights_pictures_and_sentences_have_a_recipe_with_options_that_the_task_has(
+    task: str, name: str
+) -> None:
+    kind = find(task)
+    for net in ("placenet", "resnet18"):
+        made = make_recipe(None, net, {}, kind)
+        assert made.name == name and made.zoom == 0
+        assert made.task_options and kind.options.keys() >= made.task_options.keys()
+    assert make_recipe("quick", "placenet", {}, kind).name == "quick"
+
+
 def test_clock_counts_steps_and_at_least_some() -> None:
     clock = Clock.for_epochs(2.5, 10)
     assert clock.steps == 25 and clock.progress(5) == pytest.approx(0.2) and clock.progress(99) == 1.0

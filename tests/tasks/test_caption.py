@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import neocog
 from neocog.data import open_source
 from neocog.data.batches import Batch
+from neocog.data.kinds import TextLists
 from neocog.errors import DataError, UsageError
 from neocog.fit.captioning import captioner, on_features
 from neocog.fit.transfer import same_answers
@@ -215,6 +216,19 @@ def test_every_model_learns_what_a_few_pictures_show(model: str) -> None:
         found = one.run(net, Batch(some.inputs, {}, some.rows, some.valid))
     said = [answer.texts[0] for answer in one.answers(found, some, list("abcdef"))]  # type: ignore[attr-defined]
     assert said == [plain(row[0]) for row in captions]
+
+
+@pytest.mark.slow
+def test_sentences_about_unseen_pictures_are_exactly_right(tmp_path: Path) -> None:
+    """bench/drawn.py in small: from random weights, with the usual recipe, about the colour alone."""
+    source = open_source("drawn:n=600,size=16,task=colour")
+    colours = [source.classes[k] for k in source.labels]
+    source.columns = {"captions": TextLists([f"The largest shape is {colour}."] for colour in colours)}
+    run = neocog.train(
+        source, task="caption", epochs=15, out=tmp_path / "r", progress=False, diagnosis=False, device="cpu",
+        task_options={"dimensions": 32, "width": 32, "grid": 1, "dropout": 0.0},
+    )  # fmt: skip
+    assert run.metrics["test_same_as_a_caption"] >= 0.85  # one in eight by chance
 
 
 # ---------------------------------------------------------------- a run
