@@ -6,6 +6,7 @@ can be killed.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -94,8 +95,11 @@ class Ready:
 
 def serve() -> tuple[str, ...] | None:
     """Do what is asked until nobody asks; in a child return at once, with what is to run."""
+    gc.disable()
     for name in sys.argv[1:]:
         importlib.import_module(name)
+    gc.freeze()  # no child looks for cycles among what is imported
+    gc.enable()
     os.fsync = lambda fd: None  # as for tests in the process of pytest
     for line in sys.stdin:
         what, *words = json.loads(line)

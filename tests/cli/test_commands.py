@@ -425,26 +425,19 @@ def test_find_lr(photos):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
-def test_ctrl_c_says_how_to_go_on(photos, tmp_path):
-    folder = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "neocog", "train", photos, "--net", "lenet5", "--epochs", "100000", "--out", folder],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(Path(neocog.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
-        text=True,
-    )
+def test_ctrl_c_says_how_to_go_on(photos, tmp_path, ready):
+    folder, command = tmp_path / "run", tmp_path / "command.py"
+    command.write_text("from neocog.cli import main\nmain()")
+    child = ready.start(command, tmp_path, "train", photos, "--net", "lenet5", "--epochs", 100_000, "--out", folder)
     try:
-        limit = time.monotonic() + 60
-        while not (folder / "checkpoint.safetensors").exists() and process.poll() is None:
-            assert time.monotonic() < limit, "no checkpoint within a minute"
+        while not (folder / "checkpoint.safetensors").exists() and child.poll() is None:
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        os.kill(child.pid, signal.SIGINT)
+        assert child.wait() == 130, child.stderr
     finally:
-        process.kill()
-    assert process.returncode == 130, err
-    assert f"neocog resume {folder}" in err and "Traceback" not in err and out == ""
+        if child.poll() is None:
+            child.kill()
+    assert f"neocog resume {folder}" in child.stderr and "Traceback" not in child.stderr and child.stdout == ""
 
 
 @pytest.mark.slow  # half a minute; .ci/run takes this way too

@@ -96,7 +96,14 @@ def _rows() -> list[Any]:
         return [pytest.param(None, marks=pytest.mark.skip(reason="NEOCOG_FACTS is not set to a folder with zoo.csv"))]
     with file.open(newline="", encoding="utf-8") as lines:
         rows = [row for row in csv.DictReader(lines) if resolve(row) is not None]
-    return [pytest.param(row, id=f"{row['arch']}: {row['variant_notes'][:30]} {row['input_chw']}") for row in rows]
+    return [  # nets of 1000 layers have the code of their smaller ones
+        pytest.param(
+            row,
+            id=f"{row['arch']}: {row['variant_notes'][:30]} {row['input_chw']}",
+            marks=pytest.mark.slow if row["arch"].endswith(("1001", "1202")) else (),
+        )
+        for row in rows
+    ]
 
 
 @pytest.mark.parametrize("row", _rows())

@@ -334,19 +334,14 @@ def connected(n: int, pairs: np.ndarray, labels: np.ndarray | None = None) -> np
 
     `labels`: what this gave for other pairs, which count, too.
     """
-    labels = np.arange(n) if labels is None else labels.copy()
-    while True:
-        a, b = labels[pairs[:, 0]], labels[pairs[:, 1]]
-        open_ = a != b
-        if not open_.any():
-            return labels
-        pairs = pairs[open_]
-        np.minimum.at(labels, np.maximum(a, b)[open_], np.minimum(a, b)[open_])
-        while True:  # follow the chain of labels to its end
-            next_ = labels[labels]
-            if (next_ == labels).all():
-                break
-            labels = next_
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    if labels is not None:
+        pairs = np.concatenate([pairs, np.stack([np.arange(n), labels], axis=1)])
+    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    group = connected_components(graph, directed=False)[1]
+    return np.unique(group, return_index=True)[1][group]
 
 
 def split_groups(look: Look, pairs: np.ndarray, across: np.ndarray | None = None) -> np.ndarray:

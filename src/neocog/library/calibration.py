@@ -29,6 +29,7 @@ import numpy as np
 
 from neocog.library.store import Store
 from neocog.library.view import OUTPUT, View, view_of
+from neocog.tasks.logistic import logistic
 
 KINDS = ("word", "example", "output", "text")
 
@@ -119,7 +120,7 @@ def log_odds(p: np.ndarray) -> np.ndarray:
 
 
 def fit_line(x: np.ndarray, right: np.ndarray, weight: np.ndarray | None = None) -> Line:
-    """Return the line that makes `right`, bool (N,), most likely; Newton's method, with Platt's softened targets.
+    """Return the line that makes `right`, bool (N,), most likely, with Platt's softened targets.
 
     The targets (n + 1) / (n + 2) and 1 / (n + 2) instead of 1 and 0 keep the line finite where the scores separate
     right from wrong without error (Lin, Lin and Weng 2007, "A note on Platt's probabilistic outputs").
@@ -131,28 +132,12 @@ def fit_line(x: np.ndarray, right: np.ndarray, weight: np.ndarray | None = None)
     centre, spread = float(x.mean()), float(x.std())
     if spread < 1e-6 * max(1.0, abs(centre)):  # all scores are the same: nothing but a shift can be learned
         spread = 1.0
-    columns = np.stack([(x - centre) / spread, np.ones_like(x)], axis=1)
-    t = np.array([0.0, np.log((yes + 1) / (no + 1))])
-
-    def loss(at: np.ndarray) -> float:
-        z = columns @ at
-        return float((w * (np.logaddexp(0, z) - target * z)).sum() + 1e-6 * at @ at)
-
-    now = loss(t)
-    for _ in range(100):
-        p = 0.5 * (1 + np.tanh(0.5 * (columns @ t)))
-        gradient = columns.T @ (w * (p - target)) + 2e-6 * t
-        curvature = (columns * (w * p * (1 - p))[:, None]).T @ columns + 2e-6 * np.eye(2)
-        step = np.linalg.solve(curvature, gradient)
-        size = 1.0
-        while size > 1e-6 and loss(t - size * step) > now:
-            size /= 2
-        t = t - size * step
-        before, now = now, loss(t)
-        if before - now < 1e-10 * len(x):
-            break
-    slope = t[0] / spread
-    return Line(float(slope), float(t[1] - slope * centre), len(x))
+    start = np.zeros((1, 1)), np.array([np.log((yes + 1) / (no + 1))])
+    columns = ((x - centre) / spread)[:, None]
+    small = 2e-6 / len(x)
+    turn, shift = logistic(columns, target[:, None], 1, w[:, None], small, start=start, tolerance=1e-9, pull=small)
+    slope = float(turn[0, 0]) / spread
+    return Line(slope, float(shift[0]) - slope * centre, len(x))
 
 
 def lines_from(

@@ -15,7 +15,6 @@ import numpy as np
 
 _TINY = 2e7  # multiply-adds of a product up to which several threads cost more than they bring
 _STEPS, _INNER = 50, 100
-_BIAS = 2e-6  # the pull on biases, which keeps that of a class without rows finite
 
 
 def logistic(
@@ -27,6 +26,7 @@ def logistic(
     *,
     start: tuple[np.ndarray, np.ndarray] | None = None,
     tolerance: float = 1e-5,
+    pull: float = 2e-6,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weights (K, D) and biases (K,), at the minimum of ``mean loss + strength / 2 * |weights|^2``.
 
@@ -37,6 +37,7 @@ def logistic(
         counts: (N,), how much each row counts in the mean; of yes and no (N, K), how much each of them does.
         start: weights and biases to begin with; the end is the same.
         tolerance: the largest part of the gradient that is left.
+        pull: on biases, which keeps that of a class without rows finite.
     """
     # (N, D + 1): the bias is the weight of a feature that is always 1
     x = np.concatenate((x, np.ones((len(x), 1), x.dtype)), axis=1)
@@ -48,7 +49,7 @@ def logistic(
     else:
         share = (counts / counts.sum()).astype(x.dtype)
     ridge = np.full(x.shape[1], strength, x.dtype)
-    ridge[-1] = _BIAS
+    ridge[-1] = pull
     t = np.zeros((classes, x.shape[1]), x.dtype)
     if start is not None:
         t[:, :-1], t[:, -1] = start
