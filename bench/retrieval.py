@@ -50,7 +50,7 @@ from neocog.data.decode import prepare
 from neocog.data.source import Source
 from neocog.engine.engines import OnnxRuntime, OpenVino, Shared, agreement
 from neocog.engine.graph import write_graph
-from neocog.export.portable import INPUT
+from neocog.export.given import Pixels
 from neocog.export.writing import quantise
 from neocog.fit.device import hardware
 from neocog.library.concepts import singulars, vocabulary
@@ -321,7 +321,7 @@ def eight_bits(n: int | None) -> list[dict[str, Any]]:
     exact: Any = None
     with tempfile.TemporaryDirectory() as folder:
         plain, small = (Path(folder) / name for name in ("float32.onnx", "int8.onnx"))
-        write_graph(embedder._seeing, _sample(embedder.preprocess), plain, inputs=[INPUT])
+        write_graph(embedder._seeing, _sample(embedder.preprocess), plain, inputs=[Pixels.name])
         small.write_bytes(plain.read_bytes())
         quantise(small, pixels)
         for by, engine in (

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from neocog.errors import UsageError
@@ -72,8 +73,8 @@ class Spectrum:
         sound, which a microphone and a room colour (`share` 1); of MFCCs it is the mean. `sounds` bool (B, L): what is
         not silence.
         """
-        there = torch.nn.functional.max_pool1d(sounds[:, None].to(spectra), self.hop, ceil_mode=True)  # (B, 1, frames)
-        there = torch.nn.functional.pad(there, (0, spectra.shape[2] - there.shape[2]))
+        there = F.max_pool1d(sounds[:, None].to(spectra), self.hop, ceil_mode=True)  # (B, 1, frames)
+        there = F.pad(there, (0, spectra.shape[2] - there.shape[2]))
         level = (spectra * there).sum(2, keepdim=True) / there.sum(2, keepdim=True).clamp(min=1)
         if self.kind != "mfcc":
             level = share * level + (1.0 - share) * (spectra.amax((1, 2), keepdim=True) - 30.0)
@@ -82,11 +83,22 @@ class Spectrum:
 
 def powers(waves: Tensor, window: int, hop: int) -> Tensor:
     """Power of each frequency in each frame: (B, L) -> (B, window // 2 + 1, L // hop + 1)."""
+    if torch.jit.is_tracing():  # graphs have no complex numbers: the same as a convolution
+        waves_of = _waves_of(window).to(waves)
+        made = F.conv1d(F.pad(waves, (window // 2, window // 2))[:, None], waves_of, stride=hop)
+        return made.square().unflatten(1, (2, -1)).sum(1)
     made = torch.stft(
         waves, window, hop, window=torch.hann_window(window, device=waves.device, dtype=waves.dtype),
         center=True, pad_mode="constant", return_complex=True,
     )  # fmt: skip
     return made.real.square() + made.imag.square()
+
+
+def _waves_of(window: int) -> Tensor:
+    """Cosines and sines under a Hann window, of each frequency of a Fourier transform: (2 (window // 2 + 1), 1, window)."""
+    turns = torch.arange(window // 2 + 1)[:, None] * torch.arange(window) % window  # whole, so nothing is rounded
+    angles = turns.double() * (2 * math.pi / window)
+    return (torch.cat([angles.cos(), angles.sin()]) * torch.hann_window(window, dtype=torch.float64))[:, None].float()
 
 
 def decibels(power: Tensor, depth: float = _RANGE) -> Tensor:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from neocog.errors import NeocogError
-from neocog.export.portable import FEATURES, INPUT, is_whole
+from neocog.export.given import given_to
+from neocog.export.portable import FEATURES
 from neocog.export.script import NAME
 from neocog.fit.predicting import Run
 from neocog.names import shown
@@ -38,56 +39,50 @@ def licence(run: Run) -> str:
 
 def figures_text(run: Run) -> list[str]:
     """What is known of how good it is, a line each."""
-    lines = []
+    lines, kind = [], given_to(run).kind
     for split, name in (("test", "test"), ("val", "validation")):
         found = {k.removeprefix(f"{split}_"): v for k, v in run.metrics.items() if k.startswith(f"{split}_")}
         if found:
-            lines.append(f"{name} pictures, before export: {run.task.headline(found)}")
-    return lines or ["no figures of its own: not judged on pictures here"]
+            lines.append(f"{name} {kind}s, before export: {run.task.headline(found)}")
+    return lines or [f"no figures of its own: not judged on {kind}s here"]
 
 
 def limits(run: Run) -> list[str]:
     """What it cannot do, a sentence each."""
-    pre, data, unknown = run.preprocess, run.settings.get("data", {}), run._card.get("unknown")
+    given, data, unknown = given_to(run), run.settings.get("data", {}), run._card.get("unknown")
     lines = []
     if run.classes:
         lines.append(f"It knows {counted(len(run.classes), 'class')}, listed in `net.json`, and nothing else.")
     if data:
         lines.append(
-            f"It was trained on {counted(data.get('train', 0))} of {data['name']}, and is judged on pictures from "
-            "there; on pictures from elsewhere it will be worse."
+            f"It was trained on {counted(data.get('train', 0), given.kind)} of {data['name']}, and is judged on "
+            f"{given.kind}s from there; on {given.kind}s from elsewhere it will be worse."
         )
     if unknown and unknown.get("threshold"):
         lines.append(
             f"A picture unlike the training data is 'unknown' by its `{FEATURES}` (`unknown.safetensors`, method "
             f"{unknown['method']}): {unknown['false_alarm']:.0%} of ordinary pictures are called so, too."
         )
-    size = "x".join(map(str, pre.input))
-    lines.append(
-        f"Pictures are seen at {size} pixels; what is too small to be seen there is not found."
-        if is_whole(pre)
-        else f"Pictures are seen in tiles of {size} pixels at their own scale."
-    )
+    lines.append(given.limit)
     return lines
 
 
 def text(run: Run, about: Mapping[str, Any], parity: Mapping[str, Any]) -> str:
     """CARD.md. `about`: what net.json says of the export; `parity`: what parity.json says."""
-    pre = run.preprocess
-    shape = f"(B, {'H, W' if 'height' in about['dynamic'] else ', '.join(map(str, pre.input))}, {pre.channels})"
+    given = given_to(run)
+    sizes = zip(about["input"]["layout"], about["input"]["shape"], strict=True)
+    shape = f"({', '.join(name if n is None else str(n) for name, n in sizes)})"
     outputs = [f"- `{one['name']}` ({', '.join(map(str, one['shape']))})" for one in about["outputs"]]
     places = f" Places are in pixels of the input: undo what `{NAME}` does to have those of the file."
     agreed = (
-        f"against the run, on {parity['pictures']} {parity['on']}: {parity['equal_answers']:.1%} equal answers, "
+        f"against the run, on {parity[f'{given.kind}s']} {parity['on']}: {parity['equal_answers']:.1%} equal answers, "
         f"outputs differ by {parity['largest_difference']:.2g} at most (`parity.json`)"
     )
     lines = [
         f"# {about['file']}: {run.spec['name']}, task {run.task.name}",
         f"{run.task.about.capitalize()}. {about['precision']}, exported by neocog {about['neocog']}.",
         "## Input and outputs",
-        f"`{INPUT}` uint8 {shape}: RGB bytes as `{NAME}` prepares them. Normalisation"
-        + (" and test-time views are" if is_whole(pre) else " is")
-        + " inside the model.",
+        f"`{given.name}` {given.type} {shape} as `{NAME}` prepares it: {given.about}",
         "\n".join(outputs),
         f"{run.task.reading}{places if run.task.geometry else ''}",
         "## Figures",

@@ -12,25 +12,22 @@ import numpy as np
 import torch
 
 from neocog.data import open_source
-from neocog.data.decode import placed
 from neocog.data.source import Source
-from neocog.errors import DataError, NeocogError, NetError
-from neocog.export.portable import named
-from neocog.fit.device import Device
+from neocog.errors import DataError, NeocogError, NetError, UsageError
+from neocog.export.given import CPU, Given, given_to
+from neocog.export.portable import knows_strangers, named
 from neocog.fit.evaluating import averaged, observed
 from neocog.fit.job import Data, open_split
-from neocog.fit.predicting import Run, pictures_only
+from neocog.fit.predicting import Run
 from neocog.fit.run import read_tensors
 from neocog.fit.show import Show
-from neocog.records import Preprocess, counted
+from neocog.records import counted
 from neocog.tasks import Task
 from neocog.tasks.task import Answer
 
-CPU = Device("cpu", channels_last=True)
-MOST = {"crop": 64, "pad": 24, "tile": 4}  # pictures that are compared
 CLOSE = 0.01  # by which numbers of equal answers may differ
 DIFFERENCE = 1e-3  # of the largest output; how far the outputs of a float32 model may be off
-LEVELS = 1.0  # of 255, on average, by which the pixels of the small script may be off
+LEVELS = 1.0  # of 255, on average, by which the pixels of the small script may be off; or of 32,767 a wave's samples
 
 
 @dataclass(frozen=True)
@@ -62,21 +59,21 @@ class Bounds:
 
 @dataclass
 class Pictures:
-    """Pictures to compare on. `data` is the run's own, where they are still there."""
+    """Pictures, or texts, sounds and clips, to compare on. `data` is the run's own, where they are still there."""
 
     source: Source
     rows: np.ndarray
     said: str
-    pre: Preprocess
+    given: Given
     data: Data | None = None
-    given: bool = False  # the user named them
+    named: bool = False  # the user named them
 
-    def raw(self, most: int) -> Iterator[bytes | np.ndarray]:
+    def raw(self, most: int) -> Iterator[Any]:
         """Up to `most` of them, evenly spread, those that cannot be read left out."""
         for i in self.rows[np.linspace(0, len(self.rows) - 1, min(most, len(self.rows))).astype(int)]:
             try:
                 data = self.source.read(int(i))
-                placed(data, self.pre)
+                self.given.read(data)
             except (DataError, OSError):
                 continue
             yield data
@@ -86,12 +83,18 @@ class Pictures:
         return np.zeros(0, np.int64) if self.data is None else self.data.rows(name)
 
 
-def pictures_of(run: Run, given: Any = None) -> Pictures:
-    """The pictures `given`, else the run's own test (or validation) pictures, else drawn ones."""
-    pre = run.preprocess
-    if given is not None:
-        source = open_source(given)
-        return Pictures(source, np.arange(len(source)), f"pictures of {source.name}", pre, given=True)
+def pictures_of(run: Run, wanted: Any = None) -> Pictures:
+    """The pictures `wanted`, else the run's own test (or validation) pictures, else drawn ones; so of other inputs.
+
+    Raises: UsageError: inputs of another kind than the run reads.
+    """
+    given = given_to(run)
+    kind = f"{given.kind}s"
+    if wanted is not None:
+        source = open_source(wanted)
+        if source.kind != given.kind:
+            raise UsageError(f"{run.folder.name} reads {kind}; {source.name} has {source.kind}s")
+        return Pictures(source, np.arange(len(source)), f"{kind} of {source.name}", given, named=True)
     settings = run.settings.get("settings", {})
     if settings.get("data"):
         try:
@@ -102,48 +105,38 @@ def pictures_of(run: Run, given: Any = None) -> Pictures:
                 data.codes = codes
                 source, rows = data.testing()
                 if len(rows):
-                    return Pictures(source, rows, f"test pictures of {source.name}", pre, data)
-                said = f"validation pictures of {data.source.name}"
-                return Pictures(data.source, data.rows("val"), said, pre, data)
+                    return Pictures(source, rows, f"test {kind} of {source.name}", given, data)
+                said = f"validation {kind} of {data.source.name}"
+                return Pictures(data.source, data.rows("val"), said, given, data)
         except NeocogError:
             pass  # moved or deleted since
-    side = min(256, max(pre.input))
-    source = open_source(f"drawn:n=32,size={side},seed=3")
-    return Pictures(source, np.arange(32), "drawn pictures (those of the run are not there)", pre)
-
-
-Answered = tuple[list[dict[str, np.ndarray]], list[Answer]]
+    like = f"size={min(256, max(run.preprocess.input))}" if run.reader is None else f"kind={given.kind}"
+    source = open_source(f"drawn:n=32,{like},seed=3")
+    return Pictures(source, np.arange(32), f"drawn {kind} (those of the run are not there)", given)
 
 
 @torch.inference_mode()
-def answered(run: Run, pictures: Sequence[Any], pixels: Callable[[Any], np.ndarray] | None = None) -> Answered:
-    """Outputs of each batch, and the first answer for each picture.
+def answered(run: Run, raw: Sequence[Any], prepare: Callable[[Any], np.ndarray] | None = None) -> Answered:
+    """Outputs of each batch, and the first answer for each input.
 
-    `pixels`: what prepares a picture instead of ``decode.placed``; places are those of `placed` all the same.
+    `prepare`: what makes arrays of inputs instead of neocog; places are neocog's all the same.
     """
-    net, task, pre = run.net(), run.task, run.preprocess
-    detector = run.detector() if task.knows_strangers else None
-    outputs, answers, size = [], list[Answer](), 1 if pre.fit == "tile" else 8
-    for first in range(0, len(pictures), size):
-        made = []
-        for one in pictures[first : first + size]:
-            prepared, matrix, whole = placed(one, pre)
-            made.append((prepared.transpose(1, 2, 0) if pixels is None else np.array(pixels(one)), matrix, whole))
-        batch = pictures_only(made, pre, CPU)
+    net, task, given = run.net(), run.task, given_to(run)
+    detector = run.detector() if knows_strangers(run) else None
+    outputs, answers = [], list[Answer]()
+    for first in range(0, len(raw), given.at_once):
+        some = raw[first : first + given.at_once]
+        read = [given.read(one) for one in some]
+        batch = given.batch(read, list(map(given.array, read)) if prepare is None else [prepare(one) for one in some])
         out, traits = averaged(net, task, batch, run.views["tta"], run.views["mirror"], features=detector is not None)
         outputs.append({name: v.float().numpy() for name, v in named(out).items()})
-        keys = [str(first + k) for k in range(len(made))]
+        keys = [str(first + k) for k in range(len(some))]
         found: list[Any] = task.answers(out, batch, keys, 1)
         if detector is not None and traits is not None:
             distances = detector.score(traits.numpy()).tolist()
             found = [a.judged(d, detector.threshold) for a, d in zip(found, distances, strict=True)]
         answers += found
     return outputs, answers
-
-
-def prepared(picture: Any, pre: Preprocess) -> np.ndarray:
-    """uint8 (H, W, C), as ``data.decode`` prepares it."""
-    return placed(picture, pre)[0].transpose(1, 2, 0)
 
 
 def alike(a: Answer, b: Answer, close: float) -> bool:
@@ -169,38 +162,45 @@ def difference(ours: Answered, theirs: Answered) -> tuple[float, float]:
 
 
 def equal(ours: Answered, theirs: Answered, close: float) -> float:
-    """The share of pictures with equal answers (see `alike`)."""
+    """The share of inputs with equal answers (see `alike`)."""
     return float(np.mean([alike(a, b, close) for a, b in zip(ours[1], theirs[1], strict=True)]))
 
 
 def compared(run: Run, exported: Run, raw: Sequence[Any], expected: Answered, bounds: Bounds) -> dict[str, Any]:
     """What parity.json says. Raises: NetError if the model disagrees with the run."""
-    found = answered(exported, raw)
+    found, kind = answered(exported, raw), given_to(run).kind
     largest, share = difference(expected, found)
     same = equal(expected, found, bounds.close)
     if bounds.worse or same < bounds.equal or not share <= bounds.difference:
         advice = "; leave out --int8" if bounds.difference > DIFFERENCE else ""
-        off = f"{same:.1%} equal answers on {counted(len(raw))}, outputs differ by {share:.2g} of the largest"
+        off = f"{same:.1%} equal answers on {counted(len(raw), kind)}, outputs differ by {share:.2g} of the largest"
         why = f"{bounds.worse or off}; nothing was written{advice}"
         raise NetError(f"the model would not answer as {run.folder.name} does: {why}")
-    return {"pictures": len(raw), "largest_difference": largest, "relative_difference": share, "equal_answers": same}
+    return {f"{kind}s": len(raw), "largest_difference": largest, "relative_difference": share, "equal_answers": same}
 
 
 def compared_script(exported: Run, raw: Sequence[Any], prepare: Callable[[Any], np.ndarray]) -> dict[str, float]:
-    """How well the small script prepares pictures. Raises: NetError if it does it otherwise than neocog."""
+    """How well the small script prepares inputs. Raises: NetError if it does it otherwise than neocog."""
+    given = given_to(exported)
     usual = answered(exported, raw)
     same = equal(usual, answered(exported, raw, prepare), 10 * CLOSE)
-    off = [np.abs(prepare(one).astype(np.int16) - prepared(one, exported.preprocess)).mean() for one in raw]
-    if np.mean(off) > LEVELS or same < 0.85:
+    off, most = [_off(prepare(one), given.array(given.read(one))) for one in raw], LEVELS * (given.kind != "text")
+    if np.mean(off) > most or same < 0.85:
         raise NetError(
-            f"the script would not prepare pictures as neocog does: {same:.1%} equal answers, pixels differ by "
-            f"{np.mean(off):.2f} of 255 on average; nothing was written"
+            f"the script would not prepare {given.kind}s as neocog does: {same:.1%} equal answers, values differ by "
+            f"{np.mean(off):.2f} on average; nothing was written"
         )
     return {"equal_answers": same, "mean_level": float(np.mean(off)), "worst_level": float(np.max(off))}
 
 
+def _off(one: np.ndarray, other: np.ndarray) -> float:
+    if one.shape != other.shape:
+        return math.inf
+    return float(np.abs(one.astype(np.int64) - other).mean())
+
+
 def figures(run: Run, pictures: Pictures) -> dict[str, Any]:
-    """Figures of a run or an exported model on the test (else validation) pictures of the run; {} without labels."""
+    """Figures of a run or an exported model on the test (else validation) inputs of the run; {} without labels."""
     data = pictures.data
     if data is None:
         return {}

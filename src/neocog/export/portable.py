@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neocog.data.batches import Batch, normalised
+from neocog.data.batches import Batch
+from neocog.data.reader import Reader
 from neocog.engine.engines import OnnxRuntime, OpenVino, Shared
 from neocog.errors import MissingExtra, RunError
+from neocog.export.given import Encoded, Pixels, given_to
 from neocog.files import read_dict
 from neocog.fit.card import read_card, task_in
 from neocog.fit.evaluating import averaged
@@ -22,13 +24,13 @@ from neocog.fit.predicting import Run
 from neocog.records import Preprocess
 from neocog.tasks import Task
 
-INPUT, FEATURES, ONLY = "pictures", "features", "output"
+FEATURES, ONLY = "features", "output"
 FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
 _Runner = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 class Portable(nn.Module):
-    """A run's net from bytes to outputs: normalisation and test-time views are inside.
+    """A run's net from bytes, or from what is read of texts and sounds, to outputs: the rest of the way is inside.
 
     Args:
         run: what is exported. Where its pictures are seen in tiles, only the net is inside: putting tiles together
@@ -39,15 +41,15 @@ class Portable(nn.Module):
 
     def __init__(self, run: Run) -> None:
         super().__init__()
-        self.net, self.task, self.pre, self.spec = run.net(), run.task, run.preprocess, run.spec
-        self.views, self.whole = run.views, is_whole(run.preprocess)
-        self.features = self.whole and run.task.knows_strangers and run.detector() is not None
+        self.net, self.task, self.spec, self.given = run.net(), run.task, run.spec, given_to(run)
+        self.views = run.views
+        self.features = knows_strangers(run) and self.given.whole
         self.readings: tuple[str, ...] = ()  # names of outputs that say again what others do, for people
 
-    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        """uint8 (B, H, W, C) -> outputs by name (see `named`), and ``features`` (B, D)."""
-        x = normalised(pictures.permute(0, 3, 1, 2).float() / 255.0, self.pre)
-        if not self.whole:
+    def forward(self, given: Tensor) -> dict[str, Tensor]:
+        """The graph's input (B, ...), see `given` -> outputs by name (see `named`), and ``features`` (B, D)."""
+        x = self.given.into(given)
+        if not self.given.whole:
             return named(self.net(x))
         none = torch.zeros(0)  # no annotations
         batch = Batch((x,), {}, none, none)
@@ -55,14 +57,14 @@ class Portable(nn.Module):
             self.net, self.task, batch, self.views["tta"], self.views["mirror"], features=self.features
         )
         made = named(outputs)
-        readings = self.task.readings(outputs, (x.shape[2], x.shape[3]))
+        readings = self.task.readings(outputs, (x.shape[-2], x.shape[-1]))
         self.readings = tuple(readings)
         return made | readings | ({} if traits is None else {FEATURES: traits})
 
 
-def is_whole(pre: Preprocess) -> bool:
-    """Whether the net sees a picture whole, so that the way from bytes to outputs can be one graph."""
-    return pre.fit != "tile"
+def knows_strangers(run: Run) -> bool:
+    """Whether a run tells pictures unlike its training data."""
+    return run.reader is None and run.task.knows_strangers and run.detector() is not None
 
 
 def named(outputs: Any, before: str = "") -> dict[str, Tensor]:
@@ -95,7 +97,7 @@ def _lists(made: Any) -> Any:
 
 
 class Session(nn.Module):
-    """An exported model, called like the run's net with pictures (B, C, H, W) in 0 to 1.
+    """An exported model, called like the run's net: with pictures (B, C, H, W) in 0 to 1, or what is read of others.
 
     Args:
         file: the model. outputs: what net.json says of them.
@@ -115,8 +117,9 @@ class Session(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """-> what the task reads, on the device of `x`."""
-        pixels = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        made = self._run(pixels)
+        if x.is_floating_point():  # pictures
+            x = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        made = self._run(x.contiguous().cpu().numpy())
         found = {name: torch.from_numpy(made[name]).to(x.device) for name in self._read}
         if FEATURES in found:
             self.read(found.pop(FEATURES))  # where `evaluating.Reading` catches what the last layer reads
@@ -124,19 +127,19 @@ class Session(nn.Module):
 
 
 def runner(file: Path, names: list[str], rows: bool = False) -> _Runner:
-    """A function from uint8 (B, H, W, C) to all outputs by name; `rows`: a batch may be computed in parts.
+    """A function from the input (B, ...) to all outputs by name; `rows`: a batch may be computed in parts.
 
     Raises: MissingExtra: its engine is not installed.
     """
     if file.suffix == ".pt2":
         net = torch.export.load(file).module()
-        return lambda pixels: {k: v.numpy() for k, v in net(torch.from_numpy(pixels)).items()}
+        return lambda x: {k: v.numpy() for k, v in net(torch.from_numpy(x)).items()}
     try:
         engine = OpenVino(file) if file.suffix == ".xml" else OnnxRuntime(file)
     except ImportError:
         raise missing(f"{file.name} is computed") from None
     run = Shared(engine).run if rows else engine.run
-    return lambda pixels: dict(zip(names, run(pixels), strict=True))
+    return lambda x: dict(zip(names, run(x), strict=True))
 
 
 def missing(what: str) -> MissingExtra:
@@ -163,26 +166,40 @@ class Exported(Run):
     @property
     def preprocess(self) -> Preprocess:
         """How pictures become the model's input; it normalises them itself."""
-        pre = Preprocess.from_json(self._card["preprocess"])
+        pre = super().preprocess
         return dataclasses.replace(pre, mean=(0.0,) * pre.channels, std=(1.0,) * pre.channels)
+
+    @cached_property
+    def reader(self) -> Reader | None:
+        """What reads the inputs; None: they are pictures. What it does with batches is inside the model."""
+        reader = super().reader
+        if reader is not None:
+            self.given = Encoded(reader, fixed=len(self.about["dynamic"]) == 1)
+            reader.finish = self.given.shaped  # type: ignore[method-assign]
+        return reader
+
+    @cached_property
+    def _whole(self) -> bool:
+        return "reader" in self._card or Pixels(self.preprocess).whole
 
     @property
     def views(self) -> dict[str, Any]:
         """Test-time views that are not inside the model."""
-        return {"tta": "none", "mirror": False} if is_whole(self.preprocess) else super().views
+        return {"tta": "none", "mirror": False} if self._whole else super().views
 
     @cached_property
     def task(self) -> Task:
         """What the model answers. What the task does with a net is inside."""
         task = task_in(self._card, self.folder / "net.json")
-        if is_whole(self.preprocess):
+        if self._whole:
             task.run = lambda net, batch: net(batch.x)  # type: ignore[method-assign]
         return task
 
     def net(self) -> nn.Module:
         """The model, loaded when it is first needed."""
         if self._net is None:
-            side = self.preprocess.size if "height" not in self.about["dynamic"] else None
+            free = self.reader is not None or "height" in self.about["dynamic"]
+            side = None if free else self.preprocess.size
             self._net = Session(self.file, self.about["outputs"], side, self.about["margin"])
         return self._net
 

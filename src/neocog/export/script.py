@@ -1,19 +1,35 @@
-"""The small Python file that lies beside an exported model: from a picture file to outputs, without neocog."""
+"""The small Python file that lies beside an exported model: from an input to outputs, without neocog."""
 
 from __future__ import annotations
 
-from neocog.export.portable import INPUT, is_whole
+import shutil
+from collections.abc import Mapping
+from inspect import getsource
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from neocog.data.read_sound import SoundReader
+from neocog.data.read_text import TextReader, plain
+from neocog.data.sound import written
 from neocog.fit.predicting import Run
 from neocog.records import Preprocess
+from neocog.text import tokens
 
-NAME = "prepare.py"
+NAME, SUBWORDS = "prepare.py", "tokenizer.json"
 
-_HEAD = '''"""Makes of a picture file what {file} reads, and runs it: python {name} PICTURE ...  Needs {needs}."""
+_HEAD = '''"""Makes of {one} what {file} reads, and runs it: python {name} {words} ...  Needs {needs}."""
+
+from __future__ import annotations
 
 import json, pathlib, sys
 
 import numpy as np
-from PIL import Image, ImageOps
+'''
+_PICTURE = '''from PIL import Image, ImageOps
 
 
 def prepare(file):
@@ -45,7 +61,7 @@ _LAST = {
 }
 _RUN = {
     "onnx": (
-        "numpy, pillow, onnxruntime",
+        "onnxruntime",
         """    import os
 
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reports its use to its makers otherwise
@@ -53,11 +69,11 @@ _RUN = {
 
     session = onnxruntime.InferenceSession(str(here / "model.onnx"))
     names = [one.name for one in session.get_outputs()]
-    run = lambda x: dict(zip(names, session.run(names, {"INPUT": x})))
-""".replace("INPUT", INPUT),
+    run = lambda x: dict(zip(names, session.run(names, {session.get_inputs()[0].name: x})))
+""",
     ),
     "openvino": (
-        "numpy, pillow, openvino",
+        "openvino",
         """    import openvino
 
     model = openvino.Core().compile_model(str(here / "model.xml"), "CPU")
@@ -65,7 +81,7 @@ _RUN = {
 """,
     ),
     "torch": (
-        "numpy, pillow, torch",
+        "torch",
         """    import torch
 
     net = torch.export.load(here / "model.pt2").module()
@@ -79,7 +95,7 @@ if __name__ == "__main__":
     here = pathlib.Path(__file__).parent
     card = json.loads((here / "net.json").read_text("utf-8"))
 {run}    for file in sys.argv[1:]:
-        found = run(prepare(file)[None])
+        found = run(prepare({file})[None])
 {say}"""
 _LABEL = """        chances = found["probabilities"][0]
         print(file, card["classes"][chances.argmax()], f"{chances.max():.1%}")
@@ -88,29 +104,155 @@ _OTHER = """        print(file, {name: value.shape for name, value in found.item
 """
 
 
-def script(run: Run, to: str, file: str) -> str:
-    """The text of the file."""
-    pre, (needs, runs) = run.preprocess, _RUN[to]
+_TEXT = '''{imports}
+HERE = pathlib.Path(__file__).parent
+TOKENIZER = json.loads((HERE / "net.json").read_text("utf-8"))["reader"]["tokenizer"]
+
+_BROKEN = re.compile("{broken}")
+
+
+{sources}
+
+_SPACED = _Spaces()
+{table}
+
+def prepare(text):
+    """A text -> int32 ({shape}): {what}, 0 behind the last one."""
+    {rows}
+    {made}
+'''
+_WAVE = '''import soundfile, soxr
+
+
+def prepare(file):
+    """A sound file -> int16 ({samples},): {rate} samples a second, the loudest 32767, its middle in the middle."""
+    wave, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    wave = wave.mean(1)
+    if rate != {rate}:
+        wave = soxr.resample(wave, rate, {rate})
+{trim}    wave = (wave * (32767 / (float(np.abs(wave).max(initial=0)) or 1))).round().astype(np.int16)
+    room = max({samples}, len(wave)) + (max(0, len(wave) - {samples}) % 2) - len(wave)
+    wave = np.pad(wave, (room // 2, room - room // 2))
+    first = (len(wave) - {samples}) // 2
+    return wave[first : first + {samples}]
+'''
+_TRIM = """    size = {size}  # samples in 20 ms; what is {trim:g} decibels weaker than the loudest is silence, and is cut off
+    parts = np.pad(wave, (0, -len(wave) % size)).reshape(-1, size).astype(np.float64)
+    power = (parts**2).mean(1)
+    loud = np.flatnonzero(power > power.max(initial=0) * {least!r})
+    if len(loud):
+        wave = wave[loud[0] * size : (loud[-1] + 1) * size]
+"""
+
+
+def script(run: Run, to: str, about: Mapping[str, Any]) -> str:
+    """The text of the file. `about`: what net.json says of the export."""
+    reader, (engine, runs) = run.reader, _RUN[to]
+    one, words, needs, given = "a picture file", "PICTURE", ["numpy", "pillow", engine], "file"
+    if reader is None:
+        body = _of_pictures(run.preprocess)
+    elif isinstance(reader, TextReader):
+        one, words, needs, given = "a text file", "FILE", ["numpy", engine], 'pathlib.Path(file).read_text("utf-8")'
+        body = _of_texts(reader, about["input"]["shape"][1:])
+        if reader.tokenizer.kind in _BY_SUBWORDS:
+            needs.insert(1, "tokenizers")
+    else:
+        assert isinstance(reader, SoundReader)
+        one, words, needs = "a sound file", "FILE", ["numpy", "soundfile", "soxr", engine]
+        body = _of_sounds(reader)
+    head = _HEAD.format(one=one, file=about["file"], name=NAME, words=words, needs=", ".join(needs))
+    return head + body + _MAIN.format(run=runs, file=given, say=_LABEL if run.task.classifies else _OTHER)
+
+
+def as_file(raw: Any, run: Run) -> Any:
+    """An input of a source as the script's ``prepare`` takes it: a file in memory; of texts, the text."""
+    if run.reader is None:
+        if not isinstance(raw, bytes):
+            out = BytesIO()
+            Image.fromarray(raw[:, :, 0] if raw.shape[2:] == (1,) else raw).save(out, "PNG")
+            raw = out.getvalue()
+        return BytesIO(raw)
+    if isinstance(run.reader, TextReader):
+        return plain((raw or ("",))[0] if isinstance(raw, tuple) else raw)
+    if isinstance(raw, (bytes, Path)):
+        return BytesIO(raw if isinstance(raw, bytes) else raw.read_bytes())
+    assert isinstance(run.reader, SoundReader)
+    wave, rate = raw if isinstance(raw, tuple) else (raw, run.reader.spectrum.rate)
+    return BytesIO(written(wave, rate))
+
+
+def write_more(run: Run, folder: Path) -> None:
+    """What the script reads beside net.json: the subwords of texts."""
+    if isinstance(run.reader, TextReader) and run.reader.tokenizer.kind in _BY_SUBWORDS:
+        shutil.copyfile(tokens.package_file("tokenizers/l2_supercat_tokenizer_config.json"), folder / SUBWORDS)
+
+
+def _of_pictures(pre: Preprocess) -> str:
     parts = [
-        _HEAD.format(
-            file=file,
-            name=NAME,
-            needs=needs,
-            shape=_shape(pre),
-            size=_SIZE if pre.fit == "pad" else "",
-            draft=_draft(pre),
-        ),
+        _PICTURE.format(shape=_shape(pre), size=_SIZE if pre.fit == "pad" else "", draft=_draft(pre)),
         {"crop": _CROP, "pad": _PAD}.get(pre.fit, "").format(
             size=pre.size, resize=pre.resize, height=pre.input[0], width=pre.input[1]
         ),
         _LAST[pre.channels],
-        _MAIN.format(run=runs, say=_LABEL if run.task.classifies else _OTHER),
     ]
     return "".join(parts)
 
 
+_BY_SUBWORDS = ("subwords", "pieces")
+_WORDS = "split_words([text])[0][:{longest}]"
+_PARTS = """made = np.zeros(({length}, {parts}), np.int32)
+    for row, ids in zip(made, rows):
+        row[: len(ids)] = ids
+    return made"""
+_IDS = "return np.pad(np.array(rows, np.int32), (0, {length} - len(rows)))"
+_TABLE = '\nIDS = {{word: k for k, word in enumerate(TOKENIZER["{name}"], {first})}}\n'
+_SUBWORDS = f"""
+import tokenizers
+
+IDS = tokenizers.Tokenizer.from_file(str(HERE / "{SUBWORDS}"))
+"""
+
+
+def _of_texts(reader: TextReader, shape: list[int | None]) -> str:
+    """The functions that split texts are those of `text.tokens`, as they stand there."""
+    kind, longest = reader.tokenizer.kind, reader.longest
+    ids = "[k + 1 for k in IDS.encode(word, add_special_tokens=False).ids]"
+    words = _WORDS.format(longest=longest)
+    rows = {
+        "words": f"[IDS.get(word, 1) for word in {words}]",
+        "characters": f'[IDS.get(one, 1) for one in " ".join(normal(text).split())[:{longest}]]',
+        "trigrams": f"[[IDS.get(one, 1) for one in trigrams_of(word)] for word in {words}]",
+        "subwords": f"[k for word in normal(text).split() for k in {ids}][:{longest}]",
+        "pieces": f"[{ids}[:{tokens.MOST_PIECES}] for word in {words}]",
+    }
+    table = {"words": ("words", 4), "characters": ("words", 4), "trigrams": ("trigrams", 2)}.get(kind)
+    parts = [tokens.split_words, tokens.normal, tokens._spaced, tokens._quoted, tokens._Spaces, tokens._alone]
+    if kind == "trigrams":
+        parts.append(tokens.trigrams_of)
+    wide = kind in ("trigrams", "pieces")
+    return _TEXT.format(
+        imports="import re, unicodedata\nfrom itertools import chain\n",
+        broken=tokens._BROKEN.pattern.encode("unicode_escape").decode(),
+        sources="\n\n".join(map(getsource, parts)),
+        table=_TABLE.format(name=table[0], first=table[1]) if table else _SUBWORDS,
+        shape="length, parts of a word" if wide else "length,",
+        what=f"{kind}, {longest} at most",
+        rows=f"rows = {rows[kind]}",
+        made=(_PARTS if wide else _IDS).format(
+            length=shape[0] or "max(1, len(rows))", parts=shape[-1] or "max(1, *map(len, rows), 1)"
+        ),
+    )
+
+
+def _of_sounds(reader: SoundReader) -> str:
+    of, trim = reader.spectrum, ""
+    if reader.trim:
+        trim = _TRIM.format(size=max(1, round(0.02 * of.rate)), trim=reader.trim, least=10 ** (-reader.trim / 10))
+    return _WAVE.format(samples=reader.samples, rate=of.rate, trim=trim)
+
+
 def _shape(pre: Preprocess) -> str:
-    sides = f"{pre.input[0]}, {pre.input[1]}" if is_whole(pre) else "height, width"
+    sides = f"{pre.input[0]}, {pre.input[1]}" if pre.fit != "tile" else "height, width"
     return f"({sides}, {pre.channels})"
 
 

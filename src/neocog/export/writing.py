@@ -8,16 +8,14 @@ import os
 import runpy
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 import neocog
@@ -26,8 +24,9 @@ from neocog.engine.engines import silent
 from neocog.engine.graph import write_graph
 from neocog.errors import NetError, UsageError, closest
 from neocog.export import card, parity
-from neocog.export.portable import FEATURES, FILES, INPUT, Exported, Portable, is_exported, is_whole, missing, runner
-from neocog.export.script import NAME, script
+from neocog.export.given import Given, Pixels
+from neocog.export.portable import FEATURES, FILES, Exported, Portable, is_exported, missing, runner
+from neocog.export.script import NAME, as_file, script, write_more
 from neocog.fit.predicting import Run
 from neocog.fit.run import free_folder, write_json
 from neocog.fit.start import open_start
@@ -79,6 +78,10 @@ class _Export:
     about: dict[str, Any] = field(default_factory=dict)  # what net.json says of it
 
     @property
+    def given(self) -> Given:
+        return self.shown.given
+
+    @property
     def model(self) -> Path:
         return self.folder / FILES[self.to]
 
@@ -123,8 +126,10 @@ def export(
     if folder.exists():
         raise UsageError(f"{folder} is there already; choose another --out, or remove it")
     _refuse(run)
+    if int8 and run.reader is not None:
+        raise UsageError("--int8 is for nets on pictures; leave it out")
     shown = parity.pictures_of(run, pictures)
-    raw = list(shown.raw(parity.MOST[run.preprocess.fit]))
+    raw = list(shown.raw(shown.given.most))
     if not raw:
         raise UsageError(f"none of the {shown.said} can be read, so nothing can be compared; give some with --pictures")
     with _whole(folder) as part:
@@ -142,13 +147,13 @@ def export(
         exported = Exported(part)
         found = {"on": shown.said, **parity.compared(run, exported, raw, expected, bounds)}
         prepare = runpy.run_path(str(part / NAME))["prepare"]
-        found["script"] = parity.compared_script(exported, raw, lambda one: prepare(BytesIO(_file(one))))
+        found["script"] = parity.compared_script(exported, raw, lambda one: prepare(as_file(one, run)))
         write_json(part / "parity.json", found)
         (part / card.FILE).write_text(card.text(run, work.about, found), "utf-8")
     if bounds.said:
         say(bounds.said)
     say(
-        f"compared on {found['pictures']} {shown.said}: {found['equal_answers']:.1%} equal answers, outputs differ by "
+        f"compared on {len(raw)} {shown.said}: {found['equal_answers']:.1%} equal answers, outputs differ by "
         f"{found['largest_difference']:.2g} at most; prepared by {NAME}: {found['script']['equal_answers']:.1%}"
     )
     return Exported(folder)
@@ -196,8 +201,8 @@ def _whole(folder: Path) -> Iterator[Path]:
 
 def _write_model(work: _Export) -> None:
     """The model in float32, and what is known of it."""
-    run = work.run
-    portable, example = Portable(run).eval(), example_of(run)
+    run, given = work.run, work.given
+    portable, example = Portable(run).eval(), given.example(run.net())
     with torch.no_grad():
         sample = portable(example)
     outputs = [
@@ -210,44 +215,59 @@ def _write_model(work: _Export) -> None:
         "format": work.to,
         "file": work.model.name,
         "precision": "float32",
-        "input": {"name": INPUT, "type": "uint8", "layout": "BHWC"},
+        "input": {"name": given.name, "type": given.type, "layout": given.layout},
         "outputs": outputs,
         "dynamic": ["batch"],
         "margin": int(getattr(run.net(), "margin", 0)),
         "views": run.views,
     }
-    if work.to == "torch":
-        _write_program(portable, example, work.model)
-        return
-    if not nets.one_size(run.spec["name"]) and not run.taps:
-        with contextlib.suppress(NetError):  # some operators are written for one size only
-            write_graph(portable, example, work.graph, inputs=[INPUT], outputs=work.names, dynamic_size=(1, 2))
-            if all(agrees(portable, work.graph, work.names, x) for x in (example_of(run, 32), example)):
-                work.about["dynamic"] += ["height", "width"]
-    if len(work.about["dynamic"]) == 1:
-        write_graph(portable, example, work.graph, inputs=[INPUT], outputs=work.names)
+    if not _write_of_any_length(work, portable, example):
+        if given.layout == "BLT":
+            raise NetError(
+                f"{run.spec['name']} is written as {work.to} for texts of one length only, and words of several parts "
+                f"have none; train with --input-option tokens=words, or try --to onnx"
+            )
+        _write(work, portable, example)
+    free = given.axes if len(work.about["dynamic"]) > 1 else ()
+    shape = [None if axis in (0, *free) else n for axis, n in enumerate(example.shape)]
+    work.about["input"]["shape"] = shape  # null: any
     if work.to == "openvino":
         _to_openvino(work)
 
 
-def example_of(run: Run, more: int = 0) -> Tensor:
-    """Three pictures of noise, uint8 (3, H, W, C), as large as the input; `more`: pixels to be larger by."""
-    pre, net = run.preprocess, run.net()
-    height, width = (side + more for side in pre.input)
-    if not is_whole(pre) and hasattr(net, "fitting"):
-        height, width = (net.fitting(side + 2 * net.margin) for side in (height, width))  # type: ignore[operator]
-    g = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (3, height, width, pre.channels), dtype=torch.uint8, generator=g)
+def _write(work: _Export, portable: Portable, example: Tensor, axes: Sequence[int] = ()) -> None:
+    if work.to == "torch":
+        _write_program(portable, example, work.model, axes)
+    else:
+        write_graph(portable, example, work.graph, inputs=[work.given.name], outputs=work.names, dynamic_size=axes)
+
+
+def _write_of_any_length(work: _Export, portable: Portable, example: Tensor) -> bool:
+    """Write a model for pictures of any size or texts of any length; False where the net has none."""
+    given, spec = work.given, work.run.spec
+    if (
+        not given.axes
+        or work.run.taps
+        or (given.kind == "picture" and (work.to == "torch" or nets.one_size(spec["name"])))
+    ):
+        return False
+    with contextlib.suppress(NetError):  # some operators are written for one size only
+        _write(work, portable, example, given.axes)
+        longer = given.example(work.run.net(), 32)
+        if work.to == "torch" or all(agrees(portable, work.graph, work.names, x) for x in (longer, example)):
+            work.about["dynamic"] += given.sizes
+            return True
+    return False
 
 
 def agrees(portable: Portable, graph: Path, names: list[str], x: Tensor) -> bool:
-    """Whether a graph does the same as the net with these pictures, alone and together."""
+    """Whether a graph does the same as the net with these inputs, alone and together."""
     try:
         run = runner(graph, names)
-        for pictures in (x, x[:1]):
-            found = run(pictures.numpy())
+        for some in (x, x[:1]):
+            found = run(some.numpy())
             with torch.inference_mode():
-                for name, value in portable(pictures).items():
+                for name, value in portable(some).items():
                     off = np.abs(found[name] - value.numpy()).max(initial=0)
                     if not off <= parity.DIFFERENCE * max(1.0, float(value.abs().max())):
                         return False
@@ -256,11 +276,12 @@ def agrees(portable: Portable, graph: Path, names: list[str], x: Tensor) -> bool
     return True
 
 
-def _write_program(portable: Portable, example: Tensor, file: Path) -> None:
+def _write_program(portable: Portable, example: Tensor, file: Path, axes: Sequence[int] = ()) -> None:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PyTorch about its own files
-            shapes = {INPUT: {0: torch.export.Dim("batch")}}
+            # as `Portable.forward` calls it
+            shapes = {"given": {axis: torch.export.Dim(f"size_{axis}" if axis else "batch") for axis in (0, *axes)}}
             program = torch.export.export(portable, (example,), dynamic_shapes=shapes, strict=False)
             torch.export.save(program, file)
     except Exception as error:  # whatever PyTorch makes of the net's own code
@@ -280,42 +301,35 @@ def _to_openvino(work: _Export) -> None:
 def _write_files(work: _Export) -> None:
     """net.json (the run's, with what was exported), the script, and what recognises strangers."""
     run, folder = work.run, work.folder
-    views = {"tta": "none", "mirror": False} if is_whole(run.preprocess) else run.views
+    views = {"tta": "none", "mirror": False} if work.given.whole else run.views
     write_json(folder / "net.json", {**run._card, **views, "export": work.about})
-    (folder / NAME).write_text(script(run, work.to, work.model.name), "utf-8")
+    (folder / NAME).write_text(script(run, work.to, work.about), "utf-8")
     if FEATURES in work.names:
         shutil.copyfile(run.folder / "unknown.safetensors", folder / "unknown.safetensors")
+    write_more(run, folder)
 
 
 def _to_int8(work: _Export) -> None:
     """Put a model of 8 bits in the place of the one in float32."""
     shown, run = work.shown, work.run
     rows = shown.rows if shown.data is None else shown.split("train")
-    if not len(rows) or (shown.data is None and not shown.given):
+    if not len(rows) or (shown.data is None and not shown.named):
         raise UsageError(
             "--int8 is calibrated on training pictures, and those of the run are not there; give some with --pictures"
         )
     source = shown.source if shown.data is None else shown.data.source
-    training = parity.Pictures(source, rows, "", shown.pre)
+    training = parity.Pictures(source, rows, "", shown.given)
     if work.to == "openvino":  # which reads the 8-bit operators of a graph
-        write_graph(Portable(run).eval(), example_of(run), work.graph, inputs=[INPUT], outputs=work.names)
+        given = work.given
+        write_graph(Portable(run).eval(), given.example(run.net()), work.graph, inputs=[given.name], outputs=work.names)
         work.about["dynamic"] = ["batch"]
-    quantise(work.graph, [parity.prepared(one, run.preprocess) for one in training.raw(_CALIBRATED)])
+    quantise(work.graph, [work.given.array(work.given.read(one)) for one in training.raw(_CALIBRATED)])
     if work.to == "openvino":
         _to_openvino(work)
     work.about["precision"] = "int8"
 
 
-def _file(picture: Any) -> bytes:
-    """A picture as the bytes of a file."""
-    if isinstance(picture, bytes):
-        return picture
-    out = BytesIO()
-    Image.fromarray(picture[:, :, 0] if picture.shape[2:] == (1,) else picture).save(out, "PNG")
-    return out.getvalue()
-
-
-def quantise(graph: Path, pictures: list[np.ndarray]) -> None:
+def quantise(graph: Path, pictures: list[np.ndarray], name: str = Pixels.name) -> None:
     """Replace a graph by one whose convolutions and linear layers compute with 8 bits, by ONNX Runtime.
 
     Args:
@@ -329,7 +343,7 @@ def quantise(graph: Path, pictures: list[np.ndarray]) -> None:
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             one = next(self.left, None)
-            return None if one is None else {INPUT: one[None]}
+            return None if one is None else {name: one[None]}
 
     with TemporaryDirectory() as folder:
         ready, done = Path(folder) / "ready.onnx", Path(folder) / "done.onnx"

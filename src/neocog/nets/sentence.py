@@ -86,6 +86,9 @@ class WordVectors(nn.Module):
 def _looked_up(table: Tensor, ids: Tensor) -> Tensor:
     if ids.ndim == 2:
         return F.embedding(ids.long(), table, padding_idx=0)
+    if torch.jit.is_tracing():  # graphs have no embedding_bag that leaves out padding
+        count = ids.ne(0).sum(2, keepdim=True).clamp(min=1)
+        return (F.embedding(ids.long(), table) * ids.ne(0)[..., None]).sum(2) / count
     return F.embedding_bag(ids.flatten(0, 1).long(), table, mode="mean", padding_idx=0).unflatten(0, ids.shape[:2])
 
 

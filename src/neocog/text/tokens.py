@@ -286,14 +286,14 @@ class Pieces(Subwords):
     def encode(self, texts: Sequence[str], longest: int | None = None) -> np.ndarray:
         """int32 (N, L, T): the subwords of each word, 8 at most."""
         known = self._learned(chain.from_iterable(split_words(texts)))
-        return _by_words(texts, longest, lambda word: known[word][:_MOST_PIECES])
+        return _by_words(texts, longest, lambda word: known[word][:MOST_PIECES])
 
     def tokens(self, ids: Iterable[Any]) -> list[str]:
         """The words of ids (L, T)."""
         return ["".join(super(Pieces, self).tokens(word)).replace("▁", "") for word in ids if any(word)]
 
 
-_MOST_PIECES = 8  # of a word
+MOST_PIECES = 8  # of a word
 _MOST_KNOWN = 1_000_000  # words that are remembered with their tokens
 
 
