@@ -23,30 +23,27 @@ counts. Each example to be avoided is a part of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 
 import numpy as np
 import pyarrow.compute as pc
 
 from neocog.library.calibration import LEAST_TEXT, UNKNOWN, Line, counts, hears, log_odds, shown_in, threshold_of
-from neocog.library.concepts import TURNING, Match, Spelling, Vocabulary, normalise, says_nothing
+from neocog.library.concepts import TURNING, Match, Spelling, normalise, says_nothing
 from neocog.library.query import Example, Word
 from neocog.library.sentences import Witness
 from neocog.library.teaching import answers, concepts_of, probabilities, said_of
 from neocog.library.view import FEATURES, OUTPUT, View, texts, vector_of
+from neocog.library.wording import grouped, not_understood, turned_words
 
-_MOST_WORDS = 4  # in the name of a concept
 _MOST_TYPOS = 20  # words of a query up to which spelling is corrected; a pasted page is not a query
-_MOST_NOTES = 5  # unknown words of a query that are named
 _MOST_RESTS = 16  # words of a query up to which the space is asked for the rest of them, and how many rests
 _WORTH_SAYING = 0.05  # probability from which a witness that another one outweighs is named
 _LONG_WORD = 6  # letters from which a word of a text is what a mistyped word is corrected to
 _SAME, _APART = 0.98, 0.2  # cosine of two copies of a picture, and the distance of vectors of length 1 that it means
 _FROM_INDEX = 200  # pictures that the store's nearest-neighbour search is asked for, at least
-_NOT = frozenset(("without", "no", "not", "nobody"))
-_AND = frozenset(("and", "or", "nor"))
 _PERSONS = ("people", "person", "man", "woman", "child", "boy", "girl")  # as captions call them
 
 
@@ -104,11 +101,11 @@ def word_parts(
     parts: list[Part] = []
     run: list[_Told] = []
     unknown: list[Word] = []
-    words = _turned(words, notes)
+    words = turned_words(words, notes)
     texts = {at: word.text for at, word in enumerate(words) if not word.negative}  # what is asked of the space
     concepts = view.vocabulary(model) if model is not None else None
     taught = {normalise(name): (name, entry) for name, entry in concepts_of(view.store).items()}
-    for word, at in _grouped(words, concepts, taught):
+    for word, at in grouped(words, concepts, taught):
         if normalise(word.text) in TURNING and not word.negative and len(words) > 1:
             unknown.append(word)
             texts.pop(at.start, None)
@@ -156,7 +153,7 @@ def word_parts(
         parts.insert(0, _together(witness, run, texts))
     else:
         parts[:0] = [one.part for one in run]
-    notes += _unknown(view, unknown, taught)
+    notes += not_understood(view, unknown, taught)
     missing = [word for word in unknown if not word.negative]
     chance = np.asarray(UNKNOWN, np.float32)
     parts += [Part(w.weight, False, chance, UNKNOWN, lambda row: [], known=False) for w in missing]
@@ -301,74 +298,6 @@ def example_parts(
     return parts, looked
 
 
-def _turned(words: Sequence[Word], notes: list[str]) -> list[Word]:
-    """Words in which *without*, *no*, *not* and *nobody* are read, where something else is looked for.
-
-    *street without parked cars in summer* becomes ``street -(parked cars) summer``: what is turned ends where a word
-    says nothing, and *and* and *or* turn what follows as well.
-    """
-    out: list[Word] = []
-    at = 0
-    while at < len(words):
-        turned: list[list[str]] = []
-        end = at
-        if any(not one.negative and not says_nothing(one.text) for one in out):
-            while end < len(words) and not words[end].negative:
-                key = normalise(words[end].text)
-                if key in _NOT or (turned and key in _AND):
-                    turned.append(["people"] if key == "nobody" else [])
-                elif not turned:
-                    break
-                elif key == "one" and normalise(words[end - 1].text) == "no":
-                    turned[-1].append("people")
-                elif not says_nothing(key):
-                    turned[-1].append(words[end].text)
-                elif turned[-1]:
-                    break
-                end += 1
-        found = [Word(" ".join(one), negative=True) for one in turned if one]
-        if not found:
-            out.append(words[at])
-            at += 1
-            continue
-        while says_nothing(out[-1].text):  # street *with* no cars
-            out.pop()
-        while end < len(words) and says_nothing(words[end].text):  # nobody *on it*
-            end += 1
-        out += found
-        notes.append(f"{' '.join(w.text for w in words[at:end])!r} is read as {' '.join(map(str, found))}")
-        at = end
-    return out
-
-
-def _grouped(
-    words: Sequence[Word], concepts: Vocabulary | None, taught: dict[str, tuple[str, dict]]
-) -> list[tuple[Word, range]]:
-    """Join words in a row that name one concept, and leave out those that say nothing; each with its places.
-
-    Where all say nothing (*the who*) they are one, which a text has side by side or not.
-    """
-    out: list[tuple[Word, range]] = []
-    at = 0
-    while at < len(words):
-        size = 1
-        for length in range(min(_MOST_WORDS, len(words) - at), 1, -1):
-            several = words[at : at + length]
-            plain = all(normalise(w.text) and not w.negative for w in several)
-            plain = plain and all(w.weight == 1 for w in several[:-1])
-            text = " ".join(w.text for w in several)
-            if plain and (normalise(text) in taught or (concepts is not None and concepts.named(text))):
-                size = length
-                break
-        joined = " ".join(w.text for w in words[at : at + size])
-        out.append((replace(words[at + size - 1], text=joined), range(at, at + size)))
-        at += size
-    telling = [one for one in out if not says_nothing(one[0].text) or normalise(one[0].text) in taught]
-    if telling or any(word.negative for word in words):
-        return telling or out
-    return [(replace(words[-1], text=" ".join(word.text for word in words)), range(len(words)))]
-
-
 @dataclass(frozen=True)
 class _Told:
     """A word to be found: its part, its places in the query, its spelling, whether the space knows it, its concepts."""
@@ -465,24 +394,3 @@ def _best(view: View, model: str | None, match: Match, row: int) -> str:
     concepts = view.vocabulary(model)
     assert concepts is not None
     return f" ({concepts.classes[match.concepts[int(own.argmax())]]} {own.max():.2f})"
-
-
-def _unknown(view: View, words: Sequence[Word], taught: Iterable[str]) -> list[str]:
-    said = []
-    for word in words[:_MOST_NOTES]:
-        if remedy := TURNING.get(normalise(word.text)):
-            said.append(f"{word.text!r} was not understood; {remedy}, or quotes around the word itself")
-            continue
-        if word.negative:
-            said.append(f"{word}: {word.text!r} was not understood, so nothing is excluded")
-            continue
-        if all(map(says_nothing, word.text.split())):
-            said.append(f"{word.text!r} only joins other words, and no text has it as it stands")
-            continue
-        known = f"{word.text!r} is no concept, no taught word and in no text of this library"
-        guess = Spelling([*taught, *view.text.words]).nearest(normalise(word.text))
-        remedy = f"did you mean {guess[0]!r}?" if guess else f"teach it: neocog teach LIBRARY {word.text!r} EXAMPLES"
-        said.append(f"{known}; {remedy}")
-    if more := len(words) - len(said):
-        said.append(f"{more} more words were not understood")
-    return said
