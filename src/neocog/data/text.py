@@ -178,21 +178,19 @@ def _csv_cells(name: str, lines: Iterable[str], mark: str) -> Iterator[tuple[int
             return
         except csv.Error:  # more than a cell may hold
             raise DataError(broken.format(at)) from None
-        if not _left_open(taken, mark):
-            made = [cells]
-        elif mark == "\t":
-            made = list(csv.reader(taken, delimiter=mark, quoting=csv.QUOTE_NONE))
-        else:
-            raise DataError(broken.format(at))
-        yield from ((at + k, one) for k, one in enumerate(made) if any(one))
+        if (len(taken) > 1 or taken[0].count('"') % 2) and _left_open(taken, mark):
+            if mark != "\t":
+                raise DataError(broken.format(at))
+            signs = csv.reader(taken, delimiter=mark, quoting=csv.QUOTE_NONE)
+            yield from ((at + k, one) for k, one in enumerate(signs) if any(one))
+        elif any(cells):
+            yield at, cells
         at += len(taken)
         taken.clear()
 
 
 def _left_open(lines: Sequence[str], mark: str) -> bool:
     """Whether these lines became one row only because a quote was not closed."""
-    if len(lines) == 1 and lines[0].count('"') % 2 == 0:
-        return False
     try:
         return len(list(csv.reader([*lines, "x"], delimiter=mark, strict=len(lines) > 1))) == 1
     except csv.Error:
