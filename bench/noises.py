@@ -16,14 +16,15 @@ def noise(kind: str, seed: int) -> np.ndarray:
     if kind == "sine":
         wave = np.sin(2 * np.pi * chance.uniform(150, 2500) * t)
     elif kind == "sweep":
-        wave = np.sin(2 * np.pi * np.cumsum(np.geomspace(*chance.uniform(100, 3000, 2), n)) / RATE)
+        first, last = chance.uniform(100, 3000, 2)
+        wave = np.sin(2 * np.pi * np.cumsum(np.geomspace(first, last, n)) / RATE)
     elif kind == "white":
         wave = white
     elif kind == "clicks":
         wave = 1e-3 * white
         wave[:: int(RATE / chance.uniform(4, 40))] = 1
     elif kind == "chord":
-        wave = sum(_tone(f, t, 1.0) for f in chance.uniform(100, 400) * 2 ** (np.array([0, 4, 7]) / 12))
+        wave = np.sum([_tone(f, t, 1.0) for f in chance.uniform(100, 400) * 2 ** (np.array([0, 4, 7]) / 12)], 0)
     elif kind == "melody":
         wave, base = np.zeros(n), chance.uniform(150, 500)
         for b in range(0, n, int(0.15 * RATE)):

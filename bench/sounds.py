@@ -152,13 +152,14 @@ def searched(source: Source, people: np.ndarray, folder: Path, nets: Path) -> li
             runs = [_on(source, np.isin(people, who), nets / "-".join(who)) for who in (first, first + second)]
         learn = np.isin(people, second if runs[0] else first + second)
         store = _library(source, learn & (np.arange(len(learn)) % 2 == 0), folder / f"learn {what}", runs[0])
-        view, model = view_of(store), store.model
+        view, model = view_of(store), store.model or ""
         aliens = view.embed(model, [written(one, RATE) for some in known.values() for one in some])
         lines = {}
         for layer, alien in zip(("features", "output")[: 2 if runs[0] else 1], aliens, strict=False):
             at, vectors = view.vectors(model, layer)
-            labels, number = zip(*(Path(view.paths(int(i))[0]).parent.stem.split("_") for i in at), strict=True)
-            labels, who = np.array(labels), people[np.array(number, int)]
+            names = [Path(view.paths(int(i))[0]).parent.stem.split("_") for i in at]
+            labels = np.array([label for label, _ in names])
+            who = people[[int(number) for _, number in names]]
             mean, spread = view.scale(model, "cosine", layer)
             a, b = np.triu_indices(len(at), 1)
             own = unit(vectors, layer)
@@ -177,8 +178,10 @@ def searched(source: Source, people: np.ndarray, folder: Path, nets: Path) -> li
                 "missed": round(missed[round(100 * limit) - 1], 3), "wrong": round(wrong[round(100 * limit) - 1], 3),
             }  # fmt: skip
         rows.append({"what": f"lines, {what}", **lines})
-        line = lines["example"]
-        kept = {"slope": line["line"][0], "shift": line["line"][1]}
+        limit, kept = (
+            lines["example"]["threshold"],
+            dict(zip(("slope", "shift"), lines["example"]["line"], strict=True)),
+        )
         for asked, held in (("the same people", last), ("others", last[:1]), ("others", last[1:])):
             theirs = np.isin(people, held)
             store = _library(source, theirs & ~test, folder / f"{what} {held}", runs[1])
@@ -186,11 +189,11 @@ def searched(source: Source, people: np.ndarray, folder: Path, nets: Path) -> li
             outside = (theirs if asked == "the same people" else np.isin(people, last) & ~theirs) & test
             rows.append(
                 {"what": f"search, {what}, library of {' and '.join(held)}, asked by {asked}"}
-                | _found(source, store, outside, line["threshold"], folder)
+                | _found(source, store, outside, limit, folder)
             )
             if asked == "the same people":
                 made = [one for some in strange.values() for one in some]
-                every = [search(store, like=[str(_put(folder, one))], threshold=line["threshold"]) for one in made]
+                every = [search(store, like=[str(_put(folder, one))], threshold=limit) for one in made]
                 wrong = [kind for kind, answer in zip(np.repeat(list(strange), 40), every, strict=True) if answer.found]
                 rows.append({
                     "what": f"search, {what}, asked by sounds that are no words", "n": len(made),

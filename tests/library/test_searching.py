@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from library.made import Eye, Picture, centre, made, names, seen_by
+from library.made import DIMENSION, Eye, Picture, centre, made, names, seen_by
 from PIL import Image
 
 from neocog.errors import LibraryError, UsageError
@@ -508,3 +508,15 @@ def test_the_whole_way_with_real_weights(tmp_path: Path, data_folder: Path, weig
         assert len(found - right) <= 0.1 * max(len(found), 10), word
     assert len(search(store, "submarine")) == 0
     assert names(search(store, f"like:{tmp_path}/003.jpg"))[0] == "003.jpg"
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_what_is_all_but_the_same_comes_in_the_order_of_likeness(tmp_path: Path, metric: str) -> None:
+    def turned(share: float) -> np.ndarray:
+        return centre(0) + share * np.eye(DIMENSION, dtype=np.float32)[1]
+
+    near = [Picture(f"{share:.2f}.jpg", vector=turned(share)) for share in (0.22, 0.0, 0.16, 0.1)]
+    store = made(tmp_path, [*near, *(Picture(f"other {i}.jpg", kind=2 + i) for i in range(9))])
+    found = search(store, like=[near[1].hash], metric=metric, top=4)
+    assert names(found) == ["0.00.jpg", "0.10.jpg", "0.16.jpg", "0.22.jpg"]
+    assert all(0.99 <= hit.score < 1 for hit in found) and len({hit.score for hit in found}) == 4

@@ -334,6 +334,13 @@ def test_opening_says_what_is_wrong(tmp_path, store):
     (store.folder / "library.json").write_text(json.dumps({**card, "format": 99}))
     with pytest.raises(LibraryError, match=r"newer version of neocog \(format 99; .* update neocog"):
         Store.open(store.folder)
+    for wrong, said in (
+        ({"models": {"toy": {}}}, "models.toy has no key 'dimension'"), ({"folders": [1]}, r"folders\[0\] is 1"),
+        ({"models": []}, "models is a list instead of an object"), ({"format": "x"}, "is damaged"),
+    ):  # fmt: skip
+        (store.folder / "library.json").write_text(json.dumps({**card, **wrong}))
+        with pytest.raises(LibraryError, match=f"library.json is damaged: .*{said}|{said}: .*"):
+            Store.open(store.folder)
     (store.folder / "library.json").write_text("{")
     with pytest.raises(LibraryError, match="damaged"):
         Store.open(store.folder)

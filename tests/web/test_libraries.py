@@ -114,6 +114,8 @@ def test_words_ask_the_net_that_is_named(tapes):
     found = page.get("/api/libraries/tapes/search", params=asked).json()["hits"]
     assert len(found) > 4 and found[0]["name"].endswith(".wav at 00:00") and "concepts" in found[0]["why"][0]["text"]
     assert page.get("/api/libraries/tapes/search", params={**asked, "model": "other"}).status_code == 400
+    notes = page.get("/api/libraries/tapes/search", params={"q": word}).json()["notes"]
+    assert f"{word!r} is a word of {about['hears']}, which hears recordings: --model {about['hears']}" in str(notes)
 
 
 def test_the_video_of_a_frame_is_played_from_there(tapes):

@@ -121,7 +121,8 @@ class ClipReader(Reader):
     def show(self, raw: Any) -> Html:
         """A strip of frames, the first on the left."""
         clip = read_clip(raw, _SHOWN, self.every * self.frames / _SHOWN, max(self.size, 64))
-        return thumbnail(np.concatenate(list(clip), 1), size=64 * _SHOWN)
+        apart = np.pad(clip, ((0, 0), (0, 0), (0, clip.shape[2] // 32), (0, 0)), constant_values=255)
+        return thumbnail(np.concatenate(list(apart), 1), size=66 * _SHOWN)
 
     @classmethod
     def drawn(cls, n: int, size: int, seed: int, task: str) -> Source:

@@ -14,6 +14,7 @@ from neocog.errors import DecodeError, MissingExtra
 _FRAME = 0.02  # seconds: how finely silence is found
 # what libsndfile notes of a chunk with samples that is longer in the header than in the file
 _SHORT = re.compile(r"^\W*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_SPARE = 0.05  # seconds that may be missing: some recorders count a little more than they write
 _UNKNOWN = 0x7FFF0000  # bytes from which on a header says no length: who wrote it into a pipe did not know it
 
 
@@ -68,7 +69,7 @@ def cut_short(file: Any, got: int) -> str:
     if found := _SHORT.search(file.extra_info):  # libsndfile then counts what is there
         said, there = map(int, found.groups())
         announced = round(announced * said / max(there, 1)) if there < said < _UNKNOWN else announced
-    if got < announced:
+    if announced - got > min(_SPARE * rate, announced // 2):
         return f"it ends at {got / rate:.1f} s of {announced / rate:.1f} s"
     return f"it is cut off at {got / rate:.1f} s" if "without an End-Of-Stream" in file.extra_info else ""
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from neocog.errors import LibraryError
-from neocog.files import write_atomically
+from neocog.files import misfit, write_atomically
 from neocog.names import json_text
 
+_AGAIN = "restore it, or index again from scratch"
 FORMAT = 1  # of the folder; a library with a higher number was made by a newer version of neocog
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")  # of models and of saved values
 
@@ -53,6 +54,16 @@ class _Edit(TypedDict):
 class _Line(TypedDict):
     slope: float
     shift: float
+
+
+class _Model(TypedDict):
+    dimension: int
+
+
+class _Card(TypedDict):
+    inside: bool
+    folders: list[str]
+    models: dict[str, _Model]
 
 
 class _Map(TypedDict):
@@ -124,16 +135,16 @@ def read_card(folder: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text("utf-8"))
         made = int(card["format"])
-        if made <= FORMAT and not (isinstance(card["models"], dict) and isinstance(card["folders"], list)):
-            raise ValueError("models or folders have the wrong form")
+        if made <= FORMAT and (wrong := misfit(card, _Card)):
+            raise ValueError(wrong)
     except FileNotFoundError:
         raise LibraryError(f"no library in {folder}; 'neocog index FOLDER' makes one") from None
     except OSError as error:
         raise LibraryError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise LibraryError(
-            f"{path} is damaged: expected JSON with a 'format'; restore it, or index again from scratch"
-        ) from None
+    except KeyError:
+        raise LibraryError(f"{path} is damaged: it has no 'format'; {_AGAIN}") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise LibraryError(f"{path} is damaged: {error}; {_AGAIN}") from None
     if made > FORMAT:
         raise LibraryError(
             f"{folder} was made by a newer version of neocog (format {made}; this version reads up to {FORMAT}); "

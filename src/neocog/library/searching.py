@@ -24,6 +24,7 @@ from neocog.errors import LibraryError, UsageError
 from neocog.library.calibration import UNKNOWN, counts, hears, lines_from
 from neocog.library.evidence import Part, Reason, example_parts, word_parts
 from neocog.library.filters import filtered
+from neocog.library.folding import Folding
 from neocog.library.model_names import at_layer
 from neocog.library.query import Example, Query, parse
 from neocog.library.sentences import missing_note, witness_of
@@ -33,9 +34,6 @@ from neocog.library.view import FEATURES, OUTPUT, View, view_of
 __all__ = ["Answer", "Hit", "Ranking", "Reason", "rank", "search"]
 
 METRICS = ("cosine", "euclidean")
-# Near duplicates have perceptual hashes at most this far apart and vectors at least this alike; either alone is not
-# enough (see data.duplicates).
-_BITS, _ALIKE = 8, 0.93
 _MOST_UNKNOWN = 5  # words that were not understood that a hit names
 
 
@@ -106,66 +104,6 @@ def _moment(path: str) -> dict[str, Any]:
     """What a JSON document says of a frame of a video beside its path."""
     found = moment(path)
     return {} if found is None else {"file": found[0], "seconds": found[1]}
-
-
-class Folding:
-    """Ranked rows in groups, found as far down as somebody looks: the best, and those that are near duplicates of it.
-
-    Args:
-        rows: int64 (R,), the best first.
-        model: whose vectors must agree; None folds nothing.
-    """
-
-    def __init__(self, view: View, model: str | None, rows: np.ndarray) -> None:
-        self._view, self._rows, self._model = view, rows, model
-        self._at = 0  # rows that are in a group
-        self._groups: list[tuple[int, list[str]]] = []
-        if model is None:
-            return
-        seen, self._vectors = view.vectors(model)
-        self._place = np.full(len(view), -1)
-        self._place[seen] = np.arange(len(seen))
-        self._prints = view.table.column("phash").fill_null(0).to_numpy().astype(np.uint64)
-        flat = np.asarray(view.table.column("flat").fill_null(False)).astype(bool)
-        self._able = (self._prints != 0) & ~flat & (self._place >= 0)
-        self._leaders = np.empty(len(rows), np.int64)  # groups that others may join; the first `_count` count
-        self._marks = np.empty(len(rows), np.uint64)  # their hashes
-        self._count = 0
-
-    @property
-    def folded(self) -> int:
-        """Rows that were folded away so far."""
-        return self._at - len(self._groups)
-
-    def upto(self, count: int) -> list[tuple[int, list[str]]]:
-        """Return the first `count` groups: row, and the hashes that are folded behind it."""
-        if self._model is None:
-            return [(int(row), []) for row in self._rows[:count]]
-        while self._at < len(self._rows):
-            row = int(self._rows[self._at])
-            leader = self._leader(row) if self._able[row] else -1
-            if leader >= 0:
-                self._groups[leader][1].append(str(self._view.hashes[row]))
-            elif len(self._groups) >= count:
-                break
-            else:
-                self._lead(row)
-            self._at += 1
-        return self._groups[:count]
-
-    def _leader(self, row: int) -> int:
-        near = np.bitwise_count(self._marks[: self._count] ^ self._prints[row]) <= _BITS
-        for group in self._leaders[: self._count][near].tolist():
-            pair = self._vectors[self._place[[row, self._groups[group][0]]]].astype(np.float32)
-            if float(pair[0] @ pair[1]) >= _ALIKE:
-                return int(group)
-        return -1
-
-    def _lead(self, row: int) -> None:
-        if self._able[row]:
-            self._leaders[self._count], self._marks[self._count] = len(self._groups), self._prints[row]
-            self._count += 1
-        self._groups.append((row, []))
 
 
 class Ranking:
@@ -283,6 +221,8 @@ def rank(
         parts, unknown = word_parts(view, chosen, terms.words, lines, notes, witness) if terms.words else ([], [])
         if chosen is not None and (unknown or len(terms.words) > 1):
             notes.extend(missing_note(view, witness))
+        if unknown and not heard:
+            notes.extend(_heard(view, unknown))
         if terms.examples:
             if seeing is None:
                 raise UsageError(
@@ -325,6 +265,17 @@ def rank(
     best = float(score[keep].max()) if keep.any() and parts else 0.0
     answer = Answer((), parsed, len(rows), float(least), best, tuple(dict.fromkeys(notes)), unknown)
     return Ranking(view, answer, whole, folding, score, probability)
+
+
+def _heard(view: View, words: Sequence[str]) -> list[str]:
+    """Of words that were not understood, those that the net of the library's recordings knows."""
+    name = view.store.model_of(sounds=True)
+    concepts = view.vocabulary(name) if name else None
+    known = [word for word in words if concepts is not None and concepts.find(word, typos=False)]
+    return [
+        f"{word!r} is a word of {name}, which hears recordings: --model {name}, or on the page Filters, Heard by"
+        for word in known
+    ]
 
 
 def _examples(query: Query) -> list[str]:

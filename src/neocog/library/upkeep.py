@@ -290,7 +290,7 @@ def _files(store: Store, deep: bool, fix: bool) -> list[Finding]:
         *_finding(len(missing), "files are gone or cannot be read", again, missing, damage=False),
         *_finding(len(changed), "files have changed", again, changed, damage=False),
         *_finding(len(fresh), "files are not indexed yet", again, fresh, damage=False),
-        *_finding(len(empty), "pictures have no vector", again, empty, damage=False),
+        *_finding(len(empty), "pictures or recordings have no vector", again, empty, damage=False),
         *_finding(len(odd), "files have another content at the same size and time (a failing disk?)",
                   _remedy(fix), odd),
     ]  # fmt: skip

@@ -166,8 +166,9 @@ def search_by_picture(
     limit: Annotated[int, Form(ge=1, le=MOST)] = 60,
 ) -> dict[str, Any]:
     """The same for a picture or recording that was dropped or pasted; it is not kept."""
-    how = {"box": corners(box), "model": model, "threshold": threshold, "offset": offset, "limit": limit}
-    return asking(request, lib).page(q, upload=picture.file.read(), name=picture.filename or "", **how)
+    page, data = asking(request, lib).page, picture.file.read()
+    given: dict[str, Any] = {"upload": data, "name": picture.filename or "", "box": corners(box), "model": model}
+    return page(q, **given, threshold=threshold, offset=offset, limit=limit)
 
 
 @router.get("/libraries/{lib}/complete")
