@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
+from killed import first_checkpoint_in
 from PIL import Image, ImageDraw
 from ready import Ready
 
@@ -25,6 +25,7 @@ gc.disable()
 
 def pytest_collection_finish() -> None:
     gc.freeze()
+    gc.set_threshold(20_000)
     gc.enable()
 
 
@@ -85,19 +86,10 @@ def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture
-def first_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def first_checkpoint(tmp_path: Path) -> Iterator[Path]:
     """Where the first checkpoint that a training in this test writes leaves its run, as a kill right after it would."""
-    from neocog.fit.state import State
-
-    part, save = tmp_path / "part", State.save
-
-    def saving(state: State, folder: Path) -> None:
-        save(state, folder)
-        if not part.exists():
-            shutil.copytree(folder, part)
-
-    monkeypatch.setattr(State, "save", saving)
-    return part
+    with first_checkpoint_in(tmp_path / "part"):
+        yield tmp_path / "part"
 
 
 @pytest.fixture(scope="session")

@@ -183,7 +183,7 @@ def test_views_that_spoil_answers_are_left_out_unless_asked_for(
     (root / "val").symlink_to(folders("first", "second", seed=1))
     monkeypatch.setattr(mirroring, "judge", lambda *_: Mirroring(True, "nobody looked"))
     fields = {"tta": "flip"} if asked else {}
-    run = fit.train(root, net="lenet5", epochs=10, out=tmp_path / "run", set=fields, **QUIET)
+    run = fit.train(root, net="lenet5", epochs=6, out=tmp_path / "run", set=fields, **QUIET)
     found = next(r for r in records(run.folder, "diagnosis") if r["name"] == "mirroring")
     assert found["verdict"] == "bad" and "flip=none" in found["advice"]
     assert run.views["mirror"] is asked

@@ -29,8 +29,7 @@ def filled(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for k, name in enumerate(sorted(state)):
         shape = state[name].shape
         n = shape.numel()
-        i = torch.arange(n, dtype=torch.float64)
-        s = torch.sin(0.37 * i * (1 + 0.001 * k) + k)
+        s = sines(n, 0.37 * (1 + 0.001 * k), k)
         if name.endswith(".num_batches_tracked"):
             value = torch.zeros(n, dtype=torch.long)
         elif name.endswith(".running_var"):
@@ -43,6 +42,13 @@ def filled(state: dict[str, Tensor]) -> dict[str, Tensor]:
             value = 1 + 0.1 * s
         values[name] = value.reshape(shape)
     return values
+
+
+def sines(n: int, step: float, start: float) -> Tensor:
+    """sin(step * i + start) of i below n, float64; sin(a + b) of 4,096 b at a time costs a fifth of so many sines."""
+    b = step * torch.arange(min(n, 4096), dtype=torch.float64)
+    a = step * torch.arange(0, n, 4096, dtype=torch.float64)[:, None] + start
+    return torch.addcmul(a.sin() * b.cos(), a.cos(), b.sin()).flatten()[:n]
 
 
 def picture(size: Sequence[int]) -> Tensor:
