@@ -97,12 +97,12 @@ class ClipReader(Reader):
         """(B, 3, T, H, W) uint8 -> float (B, 3, T, size, size): every frame of a clip is cut at the same place."""
         room = x.shape[-1] - self.size
         if draws is None:
-            top = left = torch.full((len(x),), room // 2)
+            cut = x[..., room // 2 : room // 2 + self.size, room // 2 : room // 2 + self.size]
         else:
             top, left = (((room + 1) * draws[:, k]).long().clamp(max=room) for k in (0, 1))
-        cut = torch.stack(
-            [one[..., t : t + self.size, s : s + self.size] for one, t, s in zip(x, top, left, strict=True)]
-        )
+            cut = torch.stack(
+                [one[..., t : t + self.size, s : s + self.size] for one, t, s in zip(x, top, left, strict=True)]
+            )
         if draws is not None and self.flip:
             turned = (draws[:, 2] < 0.5).to(x.device)
             cut = torch.where(turned[:, None, None, None, None], cut.flip(-1), cut)

@@ -95,7 +95,7 @@ def powers(waves: Tensor, window: int, hop: int) -> Tensor:
 
 
 def _waves_of(window: int) -> Tensor:
-    """Cosines and sines under a Hann window, of each frequency of a Fourier transform: (2 (window // 2 + 1), 1, window)."""
+    """(2 (window // 2 + 1), 1, window): cosines and sines of each frequency, under a Hann window."""
     turns = torch.arange(window // 2 + 1)[:, None] * torch.arange(window) % window  # whole, so nothing is rounded
     angles = turns.double() * (2 * math.pi / window)
     return (torch.cat([angles.cos(), angles.sin()]) * torch.hann_window(window, dtype=torch.float64))[:, None].float()

@@ -84,7 +84,7 @@ class OnnxRuntime:
         onnxruntime: Any = silent("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = 4  # what fails is raised, too
         self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
         self.part = _part(graph)

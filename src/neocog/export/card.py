@@ -13,7 +13,7 @@ from neocog.export.script import NAME
 from neocog.fit.predicting import Run
 from neocog.names import shown
 from neocog.nets.weight_files import description
-from neocog.records import counted
+from neocog.records import counted, speak_of, worded
 
 FILE = "CARD.md"
 
@@ -43,7 +43,8 @@ def figures_text(run: Run) -> list[str]:
     for split, name in (("test", "test"), ("val", "validation")):
         found = {k.removeprefix(f"{split}_"): v for k, v in run.metrics.items() if k.startswith(f"{split}_")}
         if found:
-            lines.append(f"{name} {kind}s, before export: {run.task.headline(found)}")
+            speak_of(kind)
+            lines.append(f"{name} {kind}s, before export: {worded(run.task.headline(found))}")
     return lines or [f"no figures of its own: not judged on {kind}s here"]
 
 

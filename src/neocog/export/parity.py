@@ -115,6 +115,9 @@ def pictures_of(run: Run, wanted: Any = None) -> Pictures:
     return Pictures(source, np.arange(32), f"drawn {kind} (those of the run are not there)", given)
 
 
+Answered = tuple[list[dict[str, np.ndarray]], list[Answer]]
+
+
 @torch.inference_mode()
 def answered(run: Run, raw: Sequence[Any], prepare: Callable[[Any], np.ndarray] | None = None) -> Answered:
     """Outputs of each batch, and the first answer for each input.

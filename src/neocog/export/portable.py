@@ -180,7 +180,7 @@ class Exported(Run):
 
     @cached_property
     def _whole(self) -> bool:
-        return "reader" in self._card or Pixels(self.preprocess).whole
+        return "reader" in self._card or Pixels(Preprocess.from_json(self._card["preprocess"])).whole
 
     @property
     def views(self) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
+from neocog.data.read_clip import ClipReader
 from neocog.data.read_sound import SoundReader
 from neocog.data.read_text import TextReader, plain
 from neocog.data.sound import written
@@ -136,13 +136,52 @@ def prepare(file):
     first = (len(wave) - {samples}) // 2
     return wave[first : first + {samples}]
 '''
-_TRIM = """    size = {size}  # samples in 20 ms; what is {trim:g} decibels weaker than the loudest is silence, and is cut off
+_TRIM = """    size = {size}  # samples in 20 ms; {trim:g} decibels under the loudest is silence, and is cut off
     parts = np.pad(wave, (0, -len(wave) % size)).reshape(-1, size).astype(np.float64)
     power = (parts**2).mean(1)
     loud = np.flatnonzero(power > power.max(initial=0) * {least!r})
     if len(loud):
         wave = wave[loud[0] * size : (loud[-1] + 1) * size]
 """
+
+
+_CLIP = '''import av, re
+from PIL import Image
+
+
+def prepare(file):
+    """A video, a GIF, a folder of frames, or frames uint8 (T, H, W, 3) -> uint8 (3, {frames}, {side}, {side})."""
+    if isinstance(file, np.ndarray):
+        pictures = list(map(Image.fromarray, file))
+    elif not hasattr(file, "read") and pathlib.Path(file).is_dir():
+        order = lambda one: [int(part) if part.isdigit() else part for part in re.split(r"(\\d+)", one.name)]
+        files = sorted((one for one in pathlib.Path(file).iterdir() if one.name[0] != "."), key=order)
+        pictures = [Image.open(one).convert("RGB") for one in files]
+    else:
+        pictures = None
+    if pictures:  # 25 a second
+        starts, seconds = np.arange(len(pictures)) / 25, len(pictures) / 25
+    else:
+        with av.open(file if hasattr(file, "read") else str(file)) as video:
+            stream = video.streams.video[0]
+            seconds = float((stream.duration or 0) * stream.time_base) or (video.duration or 0) / 1e6
+            shown = [one for one in video.decode(stream) if one.time is not None]
+        first = float((stream.start_time or 0) * stream.time_base)
+        starts = np.array([one.time - first for one in shown])
+        upright = [np.rot90(one.to_ndarray(format="rgb24"), round(one.rotation / 90)) for one in shown]
+        pictures = list(map(Image.fromarray, upright))
+        seconds = seconds or starts[-1]
+    every, made = {every}, []
+    for k in range({frames}):
+        time = (seconds - every * {last}) / 2 + k * every if every else (k + 0.5) * seconds / {frames}
+        time = min(max(0.0, time), seconds)
+        one = pictures[max(0, np.searchsorted(starts, time + 1e-4, "right") - 1)]
+        short = min(one.size)
+        left, top = (one.width - short) // 2, (one.height - short) // 2
+        one = one.crop((left, top, left + short, top + short)).resize(({side}, {side}), Image.Resampling.BILINEAR)
+        made.append(np.asarray(one))
+    return np.ascontiguousarray(np.stack(made).transpose(3, 0, 1, 2))
+'''
 
 
 def script(run: Run, to: str, about: Mapping[str, Any]) -> str:
@@ -156,10 +195,14 @@ def script(run: Run, to: str, about: Mapping[str, Any]) -> str:
         body = _of_texts(reader, about["input"]["shape"][1:])
         if reader.tokenizer.kind in _BY_SUBWORDS:
             needs.insert(1, "tokenizers")
-    else:
-        assert isinstance(reader, SoundReader)
+    elif isinstance(reader, SoundReader):
         one, words, needs = "a sound file", "FILE", ["numpy", "soundfile", "soxr", engine]
         body = _of_sounds(reader)
+    else:
+        assert isinstance(reader, ClipReader)
+        one, words, needs = "a clip", "CLIP", ["numpy", "pillow", "av", engine]
+        side = about["input"]["shape"][-1]
+        body = _CLIP.format(frames=reader.frames, last=reader.frames - 1, every=reader.every, side=side)
     head = _HEAD.format(one=one, file=about["file"], name=NAME, words=words, needs=", ".join(needs))
     return head + body + _MAIN.format(run=runs, file=given, say=_LABEL if run.task.classifies else _OTHER)
 
@@ -174,6 +217,8 @@ def as_file(raw: Any, run: Run) -> Any:
         return BytesIO(raw)
     if isinstance(run.reader, TextReader):
         return plain((raw or ("",))[0] if isinstance(raw, tuple) else raw)
+    if isinstance(run.reader, ClipReader):
+        return BytesIO(raw) if isinstance(raw, bytes) else raw
     if isinstance(raw, (bytes, Path)):
         return BytesIO(raw if isinstance(raw, bytes) else raw.read_bytes())
     assert isinstance(run.reader, SoundReader)
