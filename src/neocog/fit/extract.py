@@ -177,19 +177,19 @@ def evaluate(
 
 
 def _learned_from(run: Run, source: Source, data: Any, rows: np.ndarray) -> list[str]:
-    """What is to be said if a run was trained on some of the rows that it is asked about."""
-    before = run.settings["data"]
-    if before["fingerprint"].split("+")[0] != source.fingerprint():
-        if not isinstance(data, (str, Path)) or spec_of(data) != before["spec"]:
-            return []
-        how = f"was trained on what was in {data} then, which has changed since: what it has learned from is asked, too"
-    else:
-        codes = read_tensors(run.folder / "split.safetensors")[0]["codes"].numpy()
+    """What is to be said if a run was trained on some of the rows that it is asked about; an export does not know."""
+    before, split = run.settings.get("data", {}), run.folder / "split.safetensors"
+    if not {"spec", "fingerprint"} <= before.keys() or not split.is_file():
+        return []
+    if before["fingerprint"].split("+")[0] == source.fingerprint():
+        codes = read_tensors(split)[0]["codes"].numpy()
         learned = int((codes[rows] == SPLITS.index("train")).sum())
-        if not learned:
-            return []
-        how = f"was trained on {learned:,} of these {counted(len(rows))}"
-    return [f"{run.folder} {how}, so its figures are too good; those of its own test split are in {run.report}"]
+        how = f"was trained on {learned:,} of these {counted(len(rows))}" if learned else ""
+    else:
+        same = isinstance(data, (str, Path)) and spec_of(data) == before["spec"]
+        how = f"was trained on what was in {data} then, which has changed since" if same else ""
+    told = "so its figures are too good; those of its own test split are in"
+    return [f"{run.folder} {how}, {told} {run.report}"] if how else []
 
 
 def _seen(
