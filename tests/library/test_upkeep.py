@@ -60,7 +60,7 @@ def test_info_counts(store, folder):
     assert found.models == {"tiny": {"dimension": 12, "classes": 3, "pictures": 11, "indexed": 0}}
     assert 0 < found.cache_bytes < found.bytes
     assert "11 pictures in 12 files, 1 gone, 1 unreadable" in str(found)
-    one = str(dataclasses.replace(found, pictures=1, files=1, labels=1, tagged=1))
+    one = str(dataclasses.replace(found, holds="1 picture", files=1, labels=1, tagged=1))
     assert "1 picture in 1 file, " in one and "1 label; 1 with taught tags" in one
     assert "net tiny (used for searching): 11 vectors of 12 numbers, searched exactly" in str(found)
     empty = info(Store.create(folder.parent / "empty"))

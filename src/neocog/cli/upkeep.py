@@ -165,7 +165,7 @@ def forget(
     """Remove a folder and its pictures from the library. No file is touched."""
     with terminal.work():
         done = open_library(library).forget_folder(folder)
-    _tell_changed(done, f"forgot {counted(done.files, 'file')} of {folder}, and {done.told} with them", json)
+    _tell_changed(done, f"forgot {counted(done.files, 'file')} of {folder}, with {done.told}", json)
 
 
 @upkeep.command()
