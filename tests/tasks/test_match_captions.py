@@ -18,6 +18,7 @@ from neocog.data import open_source
 from neocog.data.batches import Batch
 from neocog.data.mirroring import by_texts
 from neocog.fit.job import Data
+from neocog.nets.matching import READS, PicturesAndTexts
 from neocog.tasks.match_captions import MatchCaptions
 from neocog.tasks.task import find
 from neocog.tasks.towers import as_targets
@@ -105,3 +106,22 @@ def test_sentences_that_name_sides_forbid_mirroring() -> None:
     assert by_texts([("a dog",), ("two cats",)]) is None
     said = by_texts([("a dog left of a cat",), ("two cats",)])
     assert said is not None and not said.allowed and "left or a right" in said.why
+
+
+@pytest.mark.parametrize("reads", READS)
+def test_what_is_read_of_a_picture_stands_for_it(reads: str) -> None:
+    torch.manual_seed(0)
+    head = PicturesAndTexts(6, torch.nn.Identity(), 8, reads=reads).eval()
+    x, maps = torch.zeros(2, 3, 32, 32), torch.randn(2, 6, 8, 8)
+
+    def found(of: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = head({4: of}, x)["pictures"]
+        return made
+
+    assert torch.allclose(found(maps), head({}, head.features({4: maps}))["pictures"])
+    assert torch.allclose(found(maps).norm(dim=1), torch.ones(2))
+    # the left and the right; and which colour a shape has: the same values, one channel at other places
+    apart = maps.clone()
+    apart[:, 0] = apart[:, 0].flip(1).flip(2)
+    for other in (maps.flip(3), apart):
+        assert torch.allclose(found(other), found(maps), atol=1e-5) == (reads in ("mean", "mean+max"))

@@ -255,10 +255,10 @@ _VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "towers-scratch": (
         "quick",
-        "for pictures and sentences in one space from random weights: as quick, and quarters of the picture are read",
+        "for pictures and sentences in one space from random weights: as quick, and parts of the picture are read",
         {
-            "epochs": 10.0, "batch_size": 64, "zoom": 0.0,
-            "task_options": {"reads": "quarters", "hidden": 512, "dropout": 0.1, "words": 0.0},
+            "epochs": 12.0, "batch_size": 128, "zoom": 0.0,
+            "task_options": {"reads": "parts", "hidden": 512, "dropout": 0.1, "words": 0.0},
         },
     ),
     "autoencoder": (

@@ -52,7 +52,34 @@ class Projection(nn.Module):
         return made if self.hidden is None else made + self.more(self.drop(torch.relu(self.hidden(x))))  # type: ignore[misc]
 
 
-READS = ("mean", "mean+max", "quarters")
+class Parts(nn.Module):
+    """A picture's tower that looks at its parts one by one: each goes through a hidden layer that knows the place; then
+    the mean and the maximum over the parts, and a linear layer.
+
+    The mean of few channels does not tell which colour belongs to which shape.
+
+    Args:
+        width: of the features, (width / cells) channels x cells.
+    """
+
+    def __init__(self, width: int, dimensions: int, cells: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.cells, self.drop = cells, nn.Dropout(dropout)
+        self.hidden = nn.Linear(width // cells, hidden)
+        self.places = nn.Embedding(cells, hidden)
+        nn.init.normal_(self.places.weight, std=0.1)
+        self.out = nn.Linear(2 * hidden, dimensions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width) -> (B, dimensions)."""
+        x = F.layer_norm(_full(x), x.shape[1:]).unflatten(1, (-1, self.cells)).transpose(1, 2)
+        x = torch.relu(self.hidden(x) + self.places.weight)  # (B, cells, hidden)
+        made: Tensor = self.out(self.drop(torch.cat((x.mean(1), x.amax(1)), 1)))
+        return made
+
+
+READS = ("mean", "mean+max", "quarters", "parts")
+_GRID = 4  # parts of a picture to each side
 
 
 class PicturesAndTexts(nn.Module):
@@ -61,8 +88,8 @@ class PicturesAndTexts(nn.Module):
     Args:
         channels: of the trunk's deepest maps.
         texts: the tower of texts, ``forward(ids int (B, L))`` -> (B, dimensions).
-        reads: what is read of the maps: "mean", "mean+max", or "quarters" (mean, maximum, and the mean of each quarter
-            of the picture).
+        reads: what is read of the maps: "mean", "mean+max", "quarters" (mean, maximum, and the mean of each quarter
+            of the picture), or "parts" (the mean of each of 4 x 4, by a tower `Parts`).
         hidden, dropout: of the pictures' tower.
         words: share of the tokens that are left out in training.
         gamma: on the cosines; 0: learned.
@@ -82,14 +109,19 @@ class PicturesAndTexts(nn.Module):
     ) -> None:
         super().__init__()
         self.reads, self.words = reads, words
-        self.pictures = Projection(
-            channels * {"mean": 1, "mean+max": 2, "quarters": 6}[reads], dimensions, hidden, dropout
+        width = channels * {"mean": 1, "mean+max": 2, "quarters": 6, "parts": _GRID**2}[reads]
+        self.pictures: nn.Module = (
+            Parts(width, dimensions, _GRID**2, hidden or dimensions, dropout)
+            if reads == "parts"
+            else Projection(width, dimensions, hidden, dropout)
         )
         self.texts, self.gamma = texts, Gamma(gamma)
 
     def features(self, maps: dict[int, Tensor]) -> Tensor:
         """Maps by stride -> (B, F), what the pictures' tower reads."""
         deepest = maps[max(maps)]
+        if self.reads == "parts":
+            return F.adaptive_avg_pool2d(deepest, _GRID).flatten(1)
         parts = [deepest.flatten(2).mean(2)]
         if self.reads != "mean":
             parts.append(deepest.flatten(2).amax(2))
