@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import socket
@@ -62,6 +63,18 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     """What a test has written need not survive a power cut; what is killed leaves the same without."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _commands_are_read_once() -> Iterator[None]:
+    """Typer reads the options of all commands anew in every call, which takes longer than many a command."""
+    import typer.testing
+
+    once = functools.cache(typer.main.get_command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", once)
+        patch.setattr(typer.testing, "_get_command", once)
         yield
 
 
