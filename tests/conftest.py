@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,17 @@ from ready import Ready
 
 ROOT = Path(__file__).parents[1]
 
-# Modules and thousands of tests stay to the end: looking for cycles among them took a third of the collection's time.
-gc.disable()
 
-
-def pytest_collection_finish() -> None:
-    gc.freeze()
-    gc.set_threshold(20_000)
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Modules and tests stay to the end: looking for cycles among them took a third of the collection's time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(20_000)
+        gc.enable()
 
 
 # A time limit per example says more about the machine than about the code.
@@ -62,6 +66,18 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     """What a test has written need not survive a power cut; what is killed leaves the same without."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _commands_are_read_once() -> Iterator[None]:
+    """Typer reads the options of all commands anew in every call, which takes longer than many a command."""
+    import typer.testing
+
+    once = functools.cache(typer.main.get_command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", once)
+        patch.setattr(typer.testing, "_get_command", once)
         yield
 
 
