@@ -480,3 +480,8 @@ def test_the_whole_way_with_real_weights(tmp_path: Path, data_folder: Path, weig
         assert len(found - right) <= 0.1 * max(len(found), 10), word
     assert len(search(store, "submarine")) == 0
     assert names(search(store, f"like:{tmp_path}/003.jpg"))[0] == "003.jpg"
+
+
+def test_an_empty_library_says_so(tmp_path):
+    answer = search(Store.ensure(tmp_path / "lib"), "dog")
+    assert answer.notes == ("the library has no pictures yet; 'neocog index FOLDER' puts them in",) and not answer.found
