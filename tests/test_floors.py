@@ -36,9 +36,7 @@ FLOORS = {
     "__init__": 8,
 }
 # Files that stand in src/neocog itself and are one room together.
-TOP_ROOMS = dict.fromkeys(
-    ("errors", "files", "machine", "names", "records", "page", "charts", "lazily"), "ground"
-)
+TOP_ROOMS = dict.fromkeys(("errors", "files", "machine", "names", "records", "page", "charts", "lazily"), "ground")
 # Which files may import a module that is slow to load, or that is kept in one place.
 ONLY_IN = {
     "torch": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from cli.test_commands import call
@@ -61,6 +62,14 @@ def test_index_of_a_shard_with_a_run(here):
 def test_what_does_not_go_together_is_told(here, arguments, message):
     result = call(*arguments)
     assert result.exit_code == 2 and message in " ".join(result.stderr.split())
+
+
+def test_without_ray_no_library_is_left(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    (tmp_path / "photos").mkdir()
+    result = call("index", str(tmp_path / "photos"), "--library", str(tmp_path / "lib"), "--on", "local")
+    assert result.exit_code == 1 and "pip install 'neocog[cluster]'" in result.stderr
+    assert not (tmp_path / "lib").exists()
 
 
 def test_workers_predict_as_one_process_does(tmp_path):

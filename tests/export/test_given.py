@@ -72,9 +72,8 @@ def test_a_run_on_texts_is_exported(texts: SimpleNamespace) -> None:
         pytest.param("text", {"input_options": {"tokens": "trigrams"}}, marks=pytest.mark.slow),
         pytest.param("text", {"input_options": {"tokens": "pieces"}}, marks=pytest.mark.slow),
         pytest.param("text", {"input_options": {"tokens": "subwords"}}, marks=pytest.mark.slow),
-        pytest.param(
-            "text", {"net": "sentence_dcnn", "input_options": {"tokens": "characters"}}, marks=pytest.mark.slow
-        ),
+        pytest.param("text", {"input_options": {"tokens": "characters"}}, marks=pytest.mark.slow),
+        pytest.param("text", {"net": "sentence_dcnn"}, marks=pytest.mark.slow),
         ("sound", {}),
         pytest.param("sound", {"net": "wave_m3", "input_options": {"features": "wave"}}, marks=pytest.mark.slow),
         pytest.param("sound", {"input_options": {"features": "mfcc", "trim": 0}}, marks=pytest.mark.slow),

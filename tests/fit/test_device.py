@@ -168,3 +168,9 @@ def test_devices_round_trip_and_rates_are_positive() -> None:
     assert rate > 0
     with pytest.raises(UsageError, match="unknown precision 'int8'"):
         choose("cpu", precision="int8")
+
+
+def test_one_thread_is_one_thread(monkeypatch):
+    for count, said in ((1, ", 1 thread)"), (2, ", 2 threads)")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+        assert said in str(Device("cpu"))

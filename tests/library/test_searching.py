@@ -520,3 +520,8 @@ def test_what_is_all_but_the_same_comes_in_the_order_of_likeness(tmp_path: Path,
     found = search(store, like=[near[1].hash], metric=metric, top=4)
     assert names(found) == ["0.00.jpg", "0.10.jpg", "0.16.jpg", "0.22.jpg"]
     assert all(0.99 <= hit.score < 1 for hit in found) and len({hit.score for hit in found}) == 4
+
+
+def test_an_empty_library_says_so(tmp_path):
+    answer = search(Store.ensure(tmp_path / "lib"), "dog")
+    assert answer.notes == ("the library has no pictures yet; 'neocog index FOLDER' puts them in",) and not answer.found

@@ -117,7 +117,7 @@ def index(
     """
     with _stoppable() as stopped:
         with terminal.work():
-            opened = _opened_for(folders or [], library, on)
+            _check(folders or [], library, on)
             options: dict[str, Any] = {"net": net, "weights": weights, "layer": layer, "size": size, "device": device}
             options |= {"stop": stopped, "wait": 86400.0, "say": (lambda text: None) if quiet else terminal.say}
             options["exclude"] = None if exclude is None else [one for one in exclude if one]
@@ -128,12 +128,15 @@ def index(
                 from neocog.cluster import Cluster
 
                 with Cluster(on, say=options["say"]) as cluster, terminal.bar("indexing", quiet=quiet) as progress:
+                    opened = _opened_for(folders or [], library)  # only now, so that nothing is left without a cluster
                     options |= {"elsewhere": cluster, "progress": progress}
                     rounds = iter([opened.index(*(folders or ()), **options)])
             elif watch:
+                opened = _opened_for(folders or [], library)
                 terminal.say(f"library: {opened.folder}; Ctrl-C ends the watch")
                 rounds = opened.watch(*(folders or ()), **options)
             else:
+                opened = _opened_for(folders or [], library)
                 with terminal.bar("indexing", quiet=quiet) as progress:
                     rounds = iter([opened.index(*(folders or ()), progress=progress, **options)])
             report = next(rounds, None)
@@ -149,10 +152,9 @@ def index(
         raise typer.Exit(130)
 
 
-def _opened_for(folders: list[str], library: str | None, on: str | None) -> Library:
-    """The library that folders are indexed into; made if it is not there."""
+def _check(folders: list[str], library: str | None, on: str | None) -> None:
+    """Raises: UsageError: what cannot be indexed."""
     from neocog.data.stores import has_moments, is_elsewhere, is_url
-    from neocog.library import Library, place
 
     for text in folders:
         path = Path(text).expanduser()
@@ -163,9 +165,16 @@ def _opened_for(folders: list[str], library: str | None, on: str | None) -> Libr
         if not path.is_dir() and not (is_url(text) or (is_elsewhere(text) and path.is_file())):
             what = "is a file" if path.exists() else "does not exist"
             raise UsageError(f"expected a folder of pictures; {text} {what}")
+    if folders and library is None and is_elsewhere(folders[0]) and not Path(folders[0]).is_dir():
+        raise UsageError(f"say in which folder the library of {folders[0]} is to be: --library LIB")
+
+
+def _opened_for(folders: list[str], library: str | None) -> Library:
+    """The library that folders are indexed into; made if it is not there."""
+    from neocog.data.stores import has_moments
+    from neocog.library import Library, place
+
     if folders and library is None:
-        if is_elsewhere(folders[0]) and not Path(folders[0]).is_dir():
-            raise UsageError(f"say in which folder the library of {folders[0]} is to be: --library LIB")
         return Library.beside(Path(folders[0]).parent if has_moments(folders[0]) else folders[0])
     if library is None or not folders or place.is_library(library) or place.is_library(place.beside(library)):
         return Library(library)

@@ -225,7 +225,7 @@ def _write_model(work: _Export) -> None:
         if given.layout == "BLT":
             raise NetError(
                 f"{run.spec['name']} is written as {work.to} for texts of one length only, and words of several parts "
-                f"have none; train with --input-option tokens=words, or try --to onnx"
+                f"have none; train with --input-option tokens=words{', or try --to onnx' * (work.to == 'torch')}"
             )
         _write(work, portable, example)
     free = given.axes if len(work.about["dynamic"]) > 1 else ()

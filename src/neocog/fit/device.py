@@ -22,6 +22,7 @@ from neocog.engine.speed import processor as _processor
 from neocog.errors import UsageError
 from neocog.fit.gradients import FasterGradients, depthwise_pays, pays
 from neocog.machine import usable_cores
+from neocog.records import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class Device:
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.index) if self.kind == "cuda" else _processor()
         if self.kind == "cpu":
-            name += f", {torch.get_num_threads()} threads"
+            name += f", {counted(torch.get_num_threads(), 'thread')}"
         how = f"{'bfloat16' if self.bf16 else 'float32'}, {'channels-last' if self.channels_last else 'channels-first'}"
         rates = ", ".join(f"{k} {v:.3g}" for k, v in self.rates)
         return f"{self.kind} ({name}), {how}" + (f"; measured TFLOP/s: {rates}" if rates else "")

@@ -244,6 +244,8 @@ def rank(
         return _Asked(parts, keep, filters, unknown)
 
     whole = asked(parsed, whole=True)
+    if not len(view):
+        notes[:] = ["the library has no pictures yet; 'neocog index FOLDER' puts them in"]
     parts, keep, unknown = whole.parts, whole.keep, tuple(dict.fromkeys(whole.unknown))
     if unknown and not any(part.known and not part.negative for part in parts):
         keep[:] = False  # what was asked for is unknown, so nothing answers to it
