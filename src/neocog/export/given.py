@@ -67,7 +67,8 @@ class Pixels:
     """Pictures, uint8 (B, H, W, C)."""
 
     kind, name, type, layout = "picture", "pictures", "uint8", "BHWC"
-    axes, sizes = (1, 2), ("height", "width")
+    axes: tuple[int, ...] = (1, 2)
+    sizes: tuple[str, ...] = ("height", "width")
 
     def __init__(self, pre: Preprocess) -> None:
         self.pre, self.whole = pre, pre.fit != "tile"

@@ -271,7 +271,14 @@ def _of_texts(reader: TextReader, shape: list[int | None]) -> str:
         "pieces": f"[{ids}[:{tokens.MOST_PIECES}] for word in {words}]",
     }
     table = {"words": ("words", 4), "characters": ("words", 4), "trigrams": ("trigrams", 2)}.get(kind)
-    parts = [tokens.split_words, tokens.normal, tokens._spaced, tokens._quoted, tokens._Spaces, tokens._alone]
+    parts: list[Any] = [
+        tokens.split_words,
+        tokens.normal,
+        tokens._spaced,
+        tokens._quoted,
+        tokens._Spaces,
+        tokens._alone,
+    ]
     if kind == "trigrams":
         parts.append(tokens.trigrams_of)
     wide = kind in ("trigrams", "pieces")
