@@ -64,7 +64,7 @@ class Parts(nn.Module):
 
     def __init__(self, width: int, dimensions: int, cells: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.cells, self.drop = cells, nn.Dropout(dropout)
+        self.width, self.cells, self.drop = width, cells, nn.Dropout(dropout)
         self.hidden = nn.Linear(width // cells, hidden)
         self.places = nn.Embedding(cells, hidden)
         nn.init.normal_(self.places.weight, std=0.1)
@@ -72,7 +72,7 @@ class Parts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width) -> (B, dimensions)."""
-        x = F.layer_norm(_full(x), x.shape[1:]).unflatten(1, (-1, self.cells)).transpose(1, 2)
+        x = F.layer_norm(_full(x), (self.width,)).reshape(-1, self.width // self.cells, self.cells).transpose(1, 2)
         x = torch.relu(self.hidden(x) + self.places.weight)  # (B, cells, hidden)
         made: Tensor = self.out(self.drop(torch.cat((x.mean(1), x.amax(1)), 1)))
         return made
