@@ -64,7 +64,8 @@ def test_what_is_no_sound_is_said() -> None:
     for data, said in (
         (b"", "empty file"), (b"no sound" * 99, "not a sound file that can be read"),
         (file_of(WAVE[:0]), "without a sample"), (file_of(WAVE * np.nan, subtype="FLOAT"), "not finite"),
-        (good[:20], "not a sound file"),
+        (good[:20], "not a sound file"), (good[:24] + b"\1\0\0\0" + good[28:], "header says 1 samples a second"),
+        (file_of(WAVE, format="MP3")[:60], "damaged or cut off"),
     ):  # fmt: skip
         with pytest.raises(DecodeError, match=said):
             sound.decode(data)

@@ -17,6 +17,15 @@ def rows(tmp_path, text, name="t.csv"):
     return [tuple(row.values()) for row in table_rows(tmp_path / name, problems, notes)], problems, notes
 
 
+@pytest.mark.parametrize("head", [("", "review", "sentiment"), None])
+def test_numbers_of_rows_are_nothing_to_learn(tmp_path, head):
+    body = [(i, f"a film of {i} and some minutes", "fine" if i % 3 else "bad") for i in range(30)]
+    lines = [",".join(map(str, row)) for row in ([head] if head else []) + body]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    source = open_source(tmp_path / "t.csv")
+    assert source.classes == ("bad", "fine") and len(source) == 30
+
+
 @pytest.mark.parametrize(
     "first", ["good film,pos", "a film that I have seen too often,neg", "good film,7", "film.jpg,cat"]
 )

@@ -180,6 +180,9 @@ def test_words_that_turn_the_meaning_are_not_passed_over(library: Store, query: 
         ("dog and no one on the grass", "dog -people grass"),
         ("dog without beach -grass", "dog -beach -grass"),
         ("dog without beach without cat", "dog -beach -cat"),
+        ("dog without beach, cat", "dog -beach -cat"),
+        ("(dog OR cat) without beach", "(dog OR cat) -beach"),
+        ("without beach folder:italy", "-beach folder:italy"),
     ],
 )
 def test_what_must_not_be_there_can_be_said_in_words(library: Store, said: str, typed: str) -> None:
@@ -297,6 +300,13 @@ def test_distances_are_said_and_pictures_without_a_place_are_advised(places: Sto
     assert "near:48.85,2.35,10km" in search(library, "place:paris").notes[0]
     assert "the library has France, Paris" in search(places, "place:rome").notes[0]
     assert "no picture of this library has a GPS position" in search(library, "near:1,2").notes[0]
+
+
+def test_dates_that_nothing_has_are_said_to_be_missing(tmp_path: Path) -> None:
+    undated = made(tmp_path, [Picture("a.jpg")])
+    assert search(undated, "after:2020").notes == (
+        "nothing in this library says when it was taken, so after: finds nothing",
+    )
 
 
 def test_a_folder_as_other_commands_print_it(places: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,10 +189,12 @@ def guess_columns(
         flags = tuple(n for n in rest if _is_binary(cells[n]))
         flags = flags if len(flags) > 1 else ()
         rest = [n for n in rest if n not in flags]
-        if len(rest) == 1 and not flags and not pictures and len(names) <= 3:
-            label = rest.pop()  # a table of files and one thing more: that thing is the label
+        telling = [n for n in rest if not _counts_rows(cells[n])]
+        if len(telling) == 1 and not flags and not pictures and len(names) <= 3:
+            label = telling[0]  # a table of files and one thing more: that thing is the label
+            rest.remove(label)
         elif not flags and not label:
-            numbers = tuple(n for n in rest if bare(n) not in _NO_QUANTITY and _quantity(n, LabelColumn(cells[n])))
+            numbers = tuple(n for n in telling if bare(n) not in _NO_QUANTITY and _quantity(n, LabelColumn(cells[n])))
             rest = [n for n in rest if n not in numbers]
 
     role = "labels" if several else "label"
@@ -345,6 +347,12 @@ def is_text(cells: Sequence[object]) -> bool:
 def _is_binary(cells: Sequence[object]) -> bool:
     """Tell whether cells are 0 and 1 (or -1 and 1, or true and false), and nothing else."""
     return bool(cells) and {str(one).strip().lower() for one in cells} <= _BINARY
+
+
+def _counts_rows(cells: Sequence[object]) -> bool:
+    """Tell whether cells are the numbers of the rows, as data frames write them into a first column without a name."""
+    whole = len(cells) > _FEW_NUMBERS and all(map(_integer, cells))
+    return whole and bool((np.diff([int(str(one)) for one in cells]) == 1).all())
 
 
 def _integer(cell: object) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from neocog.errors import DecodeError, MissingExtra
 
 _FRAME = 0.02  # seconds: how finely silence is found
+_RATES = 100, 1_000_000  # samples a second
 # what libsndfile notes of a chunk with samples that is longer in the header than in the file
 _SHORT = re.compile(r"^\W*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _SPARE = 0.05  # seconds that may be missing: some recorders count a little more than they write
@@ -117,10 +118,15 @@ def opened(file: Any) -> Any:
     except ImportError:
         raise _missing("soundfile") from None
     try:
-        return soundfile.SoundFile(file)
+        found = soundfile.SoundFile(file)
     except (RuntimeError, TypeError) as error:
-        said = str(error).partition(": ")[2].rstrip(".") or "it is damaged or cut off"
+        said = str(error).partition(": ")[2].rstrip(".")
+        if not said or "does not exist" in said:  # so libsndfile says of MP3 files without a whole frame
+            said = "it is damaged or cut off"
         raise DecodeError(f"not a sound file that can be read: {said}") from error
+    if not _RATES[0] <= found.samplerate <= _RATES[1]:
+        raise DecodeError(f"not a sound file that can be read: its header says {found.samplerate:,} samples a second")
+    return found
 
 
 def _missing(package: str) -> MissingExtra:

@@ -36,7 +36,7 @@ from neocog.library.query import Example, Word
 from neocog.library.sentences import Witness
 from neocog.library.teaching import answers, concepts_of, probabilities, said_of
 from neocog.library.view import FEATURES, OUTPUT, View, texts, vector_of
-from neocog.library.wording import grouped, not_understood, turned_words
+from neocog.library.wording import grouped, not_understood
 
 _MOST_TYPOS = 20  # words of a query up to which spelling is corrected; a pasted page is not a query
 _MOST_RESTS = 16  # words of a query up to which the space is asked for the rest of them, and how many rests
@@ -101,7 +101,6 @@ def word_parts(
     parts: list[Part] = []
     run: list[_Told] = []
     unknown: list[Word] = []
-    words = turned_words(words, notes)
     texts = {at: word.text for at, word in enumerate(words) if not word.negative}  # what is asked of the space
     concepts = view.vocabulary(model) if model is not None else None
     taught = {normalise(name): (name, entry) for name, entry in concepts_of(view.store).items()}

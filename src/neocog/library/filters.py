@@ -58,6 +58,8 @@ def _meets(view: View, one: Filter, notes: list[str]) -> np.ndarray:
     out = np.zeros(len(view), bool)
     if isinstance(one.value, Moment):
         taken, known = view.taken, ~np.isnat(view.taken)
+        if not known.any() and not one.negative:
+            notes.append(f"nothing in this library says when it was taken, so {one.field}: finds nothing")
         start, end = np.datetime64(one.value.start, "s"), np.datetime64(one.value.end, "s")
         if one.field == "before":
             return known & (taken < start)

@@ -30,6 +30,7 @@ from neocog.library.query import Example, Query, parse
 from neocog.library.sentences import missing_note, witness_of
 from neocog.library.store import Store
 from neocog.library.view import FEATURES, OUTPUT, View, view_of
+from neocog.library.wording import turned_words
 
 __all__ = ["Answer", "Hit", "Ranking", "Reason", "rank", "search"]
 
@@ -218,7 +219,8 @@ def rank(
 
     def asked(terms: Query, *, whole: bool) -> _Asked:
         keep, filters = filtered(view, terms, notes)
-        parts, unknown = word_parts(view, chosen, terms.words, lines, notes, witness) if terms.words else ([], [])
+        words = turned_words(terms.words, notes, beside=bool(filters or terms.examples or terms.choices))
+        parts, unknown = word_parts(view, chosen, words, lines, notes, witness) if words else ([], [])
         if chosen is not None and (unknown or len(terms.words) > 1):
             notes.extend(missing_note(view, witness))
         if unknown and not heard:

@@ -15,8 +15,10 @@ _NOT = frozenset(("without", "no", "not", "nobody"))
 _AND = frozenset(("and", "or", "nor"))
 
 
-def turned_words(words: Sequence[Word], notes: list[str]) -> list[Word]:
+def turned_words(words: Sequence[Word], notes: list[str], beside: bool = False) -> list[Word]:
     """Words in which *without*, *no*, *not* and *nobody* are read, where something else is looked for.
+
+    `beside`: whether the query looks for something else that is no word, such as an example or a folder.
 
     *street without parked cars in summer* becomes ``street -(parked cars) summer``: what is turned ends where a word
     says nothing, and *and* and *or* turn what follows as well.
@@ -26,7 +28,7 @@ def turned_words(words: Sequence[Word], notes: list[str]) -> list[Word]:
     while at < len(words):
         turned: list[list[str]] = []
         end = at
-        if any(not one.negative and not says_nothing(one.text) for one in out):
+        if beside or any(not one.negative and not says_nothing(one.text) for one in out):
             while end < len(words) and not words[end].negative:
                 key = normalise(words[end].text)
                 if key in _NOT or (turned and key in _AND):
@@ -36,7 +38,9 @@ def turned_words(words: Sequence[Word], notes: list[str]) -> list[Word]:
                 elif key == "one" and normalise(words[end - 1].text) == "no":
                     turned[-1].append("people")
                 elif not says_nothing(key):
-                    turned[-1].append(words[end].text)
+                    if turned[-1] and words[end - 1].text.endswith(","):
+                        turned.append([])
+                    turned[-1].append(words[end].text.rstrip(","))
                 elif turned[-1]:
                     break
                 end += 1
@@ -45,7 +49,7 @@ def turned_words(words: Sequence[Word], notes: list[str]) -> list[Word]:
             out.append(words[at])
             at += 1
             continue
-        while says_nothing(out[-1].text):  # street *with* no cars
+        while out and says_nothing(out[-1].text):  # street *with* no cars
             out.pop()
         while end < len(words) and says_nothing(words[end].text):  # nobody *on it*
             end += 1
