@@ -189,7 +189,7 @@ def guess_columns(
         flags = tuple(n for n in rest if _is_binary(cells[n]))
         flags = flags if len(flags) > 1 else ()
         rest = [n for n in rest if n not in flags]
-        telling = [n for n in rest if not _counts_rows(cells[n])]
+        telling = [n for n in rest if n != names[0] or not _counts_rows(cells[n])]
         if len(telling) == 1 and not flags and not pictures and len(names) <= 3:
             label = telling[0]  # a table of files and one thing more: that thing is the label
             rest.remove(label)
