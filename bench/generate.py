@@ -35,12 +35,14 @@ from neocog.tasks.pixels import Pca, sheet
 
 SAMPLES, SURE = 500, 0.9
 SETTINGS: dict[str, dict[str, Any]] = {
-    "gan": {"task": "gan"},
+    "gan": {
+        "task": "gan", "net": "dcgan_spectral", "net_options": {"width": 16}, "task_options": {"critic": 1.0},
+        "set": {"lr": 1e-3, "batch_size": 16, "ema": 0.99},
+    },
     "vae": {"task": "vae", "net": "dcgan", "net_options": {"width": 24}, "set": {"batch_size": 32}},
     "reconstruct": {"task": "reconstruct", "net": "dcgan", "net_options": {"width": 24}, "set": {"batch_size": 32}},
     "digits": {"task": "vae", "size": 8, "net": "dcgan", "net_options": {"width": 64}, "task_options": {"latent": 16}},
-    "namer": {"task": "label", "net": "dcgan", "net_options": {"width": 24},
-              "set": {"label_smoothing": 0.0, "resized_crop": 0.0, "translate": 2}},
+    "namer": {"task": "label", "net": "dcgan", "net_options": {"width": 24}, "set": {"label_smoothing": 0.0}},
 }  # fmt: skip
 
 
@@ -82,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", nargs="+", choices=tuple(SETTINGS))
     parser.add_argument("--minutes", type=float, default=4.5)
-    parser.add_argument("--n", type=int, default=16000)
+    parser.add_argument("--n", type=int, default=4000)
     parser.add_argument("--out", type=Path, default=Path("runs/generate"))
     options = parser.parse_args()
     file = Path(__file__).parent / "results" / "generate.json"

@@ -30,12 +30,7 @@ from neocog.tasks.vae import Vae, _log_level
 
 DATA = "drawn:n=48,size=16"
 QUIET: dict[str, Any] = {"progress": False, "device": "cpu", "precision": "float32", "diagnosis": False, "epochs": 2}
-SMALL: dict[str, Any] = {
-    **QUIET,
-    "size": 16,
-    "net_options": {"width": 4},
-    "set": {"min_steps": 1, "batch_size": 8, "schedule": "constant"},
-}
+SMALL: dict[str, Any] = {**QUIET, "size": 16, "net_options": {"width": 4}, "set": {"min_steps": 1, "batch_size": 8}}
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -161,22 +156,21 @@ def test_damage_is_asked_for_and_new_pictures_are_left_whole() -> None:
 def test_critic_and_generator_learn_from_their_own_losses_alone() -> None:
     x, task = random(4, 3, 16, 16), Gan(latent=5)
     net = net_for(task, width=4).train()
-    for part, learns in (("critic", net.trunk), ("steep", net.trunk), ("generator", net.answer.generator)):
+    for part, learns in (("critic", net.trunk), ("generator", net.answer.generator)):
         torch.manual_seed(0)
         net.zero_grad()
         task.losses(task.run(net, batch_of(x)), batch_of(x)).parts[part].backward()
-        more = () if part == "generator" else net.answer.score.parameters()
+        more = net.answer.score.parameters() if part == "critic" else ()
         own = {id(p) for p in (*learns.parameters(), *more) if p.requires_grad}
-        moved = {id(p) for p in net.parameters() if p.grad is not None and p.grad.any()}
-        free = {id(p) for p in net.parameters() if p.ndim == 1}  # a constant in a score changes neither part
-        assert moved <= own and moved >= own - free
+        moved = {id(p) for p in net.parameters() if p.grad is not None}
+        assert moved == own
     assert all(p.requires_grad for p in net.trunk.net.layers.parameters())
 
 
 def test_the_critic_has_its_own_learning_rate() -> None:
     state = State(net_for(Gan(critic=3.0), width=4), fit.recipes.recipe("gan"), 64)
     rates = sorted({group["lr"] for group in state.opts[0].param_groups})
-    assert rates == pytest.approx([1e-3, 3e-3])
+    assert rates == pytest.approx([2e-4, 6e-4])
 
 
 def test_no_layer_of_a_spectral_critic_is_steep() -> None:
@@ -195,14 +189,6 @@ def test_losses_are_those_of_the_papers() -> None:
     first = Gan(loss="original").losses(outputs, batch).parts
     told = -math.log(1 / (1 + math.exp(-0.5))) + math.log(1 + math.exp(-3))
     assert [v.item() for v in first.values()] == pytest.approx([told, math.log(1 + math.exp(3))])
-    task = Gan(std=(0.5, 0.25, 1.0), steep=3.0)
-    slope = random(3, 4, 4)
-    outputs["steep"] = task.steepness(lambda x: (x * slope).sum((1, 2, 3)), random(1, 3, 4, 4))
-    found = task.losses(outputs, batch)
-    length = (slope / torch.tensor([1.0, 0.5, 2.0])[:, None, None]).square().sum().item()
-    apart = [math.log(1 + math.exp(-3.5)), math.log(1 + math.exp(3.5))]
-    assert [v.item() for v in found.parts.values()] == pytest.approx([*apart, 1.5 * length])
-    assert found.figures["told_apart"] == 1
 
 
 # ---- runs
@@ -265,7 +251,6 @@ def test_what_cannot_be_is_refused_with_advice() -> None:
         (lambda: Vae(likelihood="logistics"), "did you mean 'logistic'"),
         (lambda: Vae(draws=0), "draws of at least 1"),
         (lambda: Gan(loss="hinges"), "did you mean 'hinge'"),
-        (lambda: Gan(steep=-1.0), "steep of at least 0"),
         (lambda: Gan(critic=0.0), "critic above 0"),
     ):
         with pytest.raises(UsageError, match=said):

@@ -153,7 +153,7 @@ def optimizers(
         )
     found: list[torch.optim.Optimizer] = []
     if made and rest == "adamw":
-        found.append(torch.optim.AdamW(made, lr=recipe.lr, betas=(recipe.momentum, recipe.momentum_squares)))
+        found.append(torch.optim.AdamW(made, lr=recipe.lr, betas=(recipe.momentum, 0.999)))
     elif made and rest == "rmsprop":
         found.append(RMSprop(made, recipe.lr, recipe.momentum))
     elif made:

@@ -43,7 +43,6 @@ class Recipe:
     lr_filters: float = 0.24  # muon, muon-adamw
     lr_head: float = 0.0  # muon only; 0: by Muon, too
     momentum: float = 0.9
-    momentum_squares: float = 0.999  # adamw: of the squared gradient
     momentum_filters: float = 0.6  # muon, muon-adamw
     nesterov: bool = True
     weight_decay: float = 5e-4  # muon: the share of a weight that one step at the peak rate takes away
@@ -268,18 +267,10 @@ _VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "gan": (
         "",
-        "for nets that compete: Adam without momentum, a cosine, averaged weights",
+        "for nets that compete: Adam with a memory of two steps, a constant rate, averaged weights",
         {
-            "epochs": 100.0, "min_steps": 15000, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "momentum": 0.0,
-            "momentum_squares": 0.99, "weight_decay": 0.0, "schedule": "cosine", "ema": 0.999, "flip": "none",
-        },
-    ),
-    "paper-dcgan": (
-        "gan",
-        "Radford et al. 2015, section 4: Adam at 2e-4 with a memory of two steps; batches of 64 instead of 128",
-        {
-            "min_steps": 3000, "lr": 2e-4, "momentum": 0.5, "momentum_squares": 0.999, "schedule": "constant",
-            "task_options": {"loss": "original"},
+            "epochs": 100.0, "min_steps": 3000, "batch_size": 64, "optimizer": "adamw", "lr": 2e-4, "momentum": 0.5,
+            "weight_decay": 0.0, "schedule": "constant", "ema": 0.999, "flip": "none",
         },
     ),
     "compact": (

@@ -5,8 +5,7 @@ reads all that is left. CIFAR-10 by features of a critic trained on ImageNet: 82
 back, from numbers to a picture; the task ``gan`` trains both.
 
 dcgan_spectral has spectral normalisation (Miyato et al. 2018, arXiv:1802.05957) in the place of BN, so that no step of
-the critic is steeper than 1: the steadier form, with the hinge loss. dcgan_plain has neither, and half of the width:
-for losses that hold the critic back themselves.
+the critic is steeper than 1: the steadier form, with the hinge loss.
 
 Output shapes for 64x64:
 
@@ -52,7 +51,7 @@ class Critic(Classifier):
     Args:
         classes: outputs; 1 says how real a picture looks.
         width: maps of the first layer; each further one has twice as many.
-        norm: "batch" after all but the first layer, "spectral" in every convolution, or "none".
+        norm: "batch" after all but the first layer, or "spectral" in every convolution.
     """
 
     head = "score"
@@ -61,16 +60,16 @@ class Critic(Classifier):
         self, *, classes: int, in_channels: int, input_size: int, width: int = 64, norm: str = "batch"
     ) -> None:
         super().__init__()
-        check_choice("norm", norm, ("batch", "spectral", "none"))
+        check_choice("norm", norm, ("batch", "spectral"))
         self.shape = (in_channels, input_size, input_size)
         widths = [width << stage for stage in range(_halvings(input_size))]
         layers: list[nn.Sequential] = []
         for before, after in zip((in_channels, *widths), widths, strict=False):
             batch = [nn.BatchNorm2d(after)] if norm == "batch" and layers else []
-            conv = nn.Conv2d(before, after, 4, 2, 1, bias=norm != "batch")
+            conv = nn.Conv2d(before, after, 4, 2, 1, bias=norm == "spectral")
             layers.append(nn.Sequential(conv, *batch, nn.LeakyReLU(0.2)))
         self.layers = nn.Sequential(*layers)
-        self.score = nn.Linear(widths[-1] * (input_size >> len(widths)) ** 2, classes, bias=norm != "batch")
+        self.score = nn.Linear(widths[-1] * (input_size >> len(widths)) ** 2, classes, bias=norm == "spectral")
         _draw(self)
         if norm == "spectral":
             for layer in layers:
@@ -105,5 +104,3 @@ _MIYATO = f"{_RADFORD}, with Miyato et al. 2018, arXiv:1802.05957"
 register(Facts("dcgan", "dcgan", 2015, _RADFORD, 2_765_568, 103_817_216, (3, 64, 64), 1, smallest=4))(Critic)
 _facts = Facts("dcgan_spectral", "dcgan", 2018, _MIYATO, 2_764_737, 103_817_216, (3, 64, 64), 1, smallest=4)
 register(_facts, norm="spectral")(Critic)
-_facts = Facts("dcgan_plain", "dcgan", 2015, _RADFORD, 694_241, 26_742_784, (3, 64, 64), 1, smallest=4)
-register(_facts, norm="none", width=32)(Critic)

@@ -1,14 +1,9 @@
 """Generative adversarial nets: new pictures that a critic cannot tell from true ones. Goodfellow et al. 2014.
 
 The net asked for (``--net``, any trunk) becomes the critic, and the generator mirrors its halvings (DCGAN, see
-``nets.dcgan``). `loss` says what they learn:
-
-    relativistic  that a true picture has a higher score than a made one, and the generator the opposite; the critic's
-                  score is kept from being steep at true and at made pictures, with the weight `steep` (Huang et al.
-                  2024, arXiv:2501.05441): nothing else has to hold it back
-    hinge         a score is enough at a margin of 1 (Lim and Ye 2017, Miyato et al. 2018)
-    original      logistic regression, and the generator to be called true (the form that does not saturate, section 3
-                  there); true labels are 1 - `smooth` (Salimans et al. 2016)
+``nets.dcgan``). With the loss ``original`` the critic learns by logistic regression, and the generator to be called
+true (the form that does not saturate, section 3 there); with ``hinge`` a critic's score is enough at a margin of 1 (Lim
+and Ye 2017, Miyato et al. 2018). True labels of ``original`` are 1 - `smooth` (Salimans et al. 2016).
 
 Both learn in the same step, from gradients that are kept apart: the critic sees pictures through which no gradient
 passes, and what the generator learns from it leaves the critic's weights as they are. `critic` is the factor on the
@@ -41,8 +36,7 @@ from neocog.tasks.frechet import distance, features, features_at_hand, nearest
 from neocog.tasks.pixels import Pixels, Read, as_bytes, chance, sheet, this_step
 from neocog.tasks.task import Batch, Losses, Section, Seen, Trunk, register
 
-LOSSES = ("relativistic", "hinge", "original")
-_PENALISED = 4  # of so many pictures one is asked how steep the score is there: it costs as much as three others
+LOSSES = ("hinge", "original")
 _FEW = 256  # pictures of a split that an epoch's figures are of; the last are of _MOST
 _MOST = 2000
 _SHOWN = 64
@@ -91,14 +85,14 @@ class Gan(Pixels):
     goal = ("frechet", "min")
     figure = "Frechet distance"
     recipe = "gan"
-    net = "dcgan_plain"
+    net = "dcgan_spectral"
     whole_batch = True
     adversarial = True
     told = "true"
-    options = {"latent": 64, "loss": "relativistic", "steep": 0.5, "critic": 1.0, "smooth": 0.0}
+    options = {"latent": 64, "loss": "hinge", "critic": 2.0, "smooth": 0.0}
     choices = {"loss": LOSSES}
     answer = Judged
-    asks = "latent of at least 1, critic above 0, steep of at least 0 and smooth from 0 to below 0.5"
+    asks = "latent of at least 1, critic above 0 and smooth from 0 to below 0.5"
 
     def __init__(self, features: str = "", **settings: Any) -> None:
         super().__init__(**settings)
@@ -108,10 +102,8 @@ class Gan(Pixels):
     def to_json(self) -> dict[str, Any]:
         return {**super().to_json(), "features": self.read_by}
 
-    def sound(  # type: ignore[override]
-        self, latent: int, critic: float, smooth: float, steep: float, **more: Any
-    ) -> bool:
-        return latent >= 1 and critic > 0 and steep >= 0 and 0 <= smooth < 0.5
+    def sound(self, latent: int, critic: float, smooth: float, **more: Any) -> bool:  # type: ignore[override]
+        return latent >= 1 and critic > 0 and 0 <= smooth < 0.5
 
     def head(self, trunk: Trunk) -> nn.Module:
         return Adversaries(trunk, self.how["latent"], self.how["critic"])
@@ -125,9 +117,6 @@ class Gan(Pixels):
         made = self.normalised(self.pictures(net, z))
         outputs = {"true": net(batch.x), "false": net(made.detach())}
         if net.training:
-            if self.how["loss"] == "relativistic":
-                few = -(-len(batch) // _PENALISED)
-                outputs["steep"] = self.steepness(net, batch.x[:few]) + self.steepness(net, made[:few])
             with _left_alone(net):
                 return {**outputs, "fooled": net(made)}
         return {**outputs, "fooled": outputs["false"], "made": made}
@@ -135,23 +124,9 @@ class Gan(Pixels):
     def pictures(self, net: nn.Module, z: Tensor) -> Tensor:
         return net.answer.generator(z) * 0.5 + 0.5  # type: ignore[union-attr, operator, no-any-return]
 
-    def steepness(self, net: nn.Module, x: Tensor) -> Tensor:
-        """Squared length of the gradient of a picture's score, by its values from -1 to 1: (B,)."""
-        values = (2 * self.values(x.detach()) - 1).requires_grad_(True)
-        (slope,) = torch.autograd.grad(net(self.normalised(values / 2 + 0.5)).sum(), values, create_graph=True)
-        return slope.float().square().flatten(1).sum(1)
-
-    def right(self, true: Tensor, false: Tensor) -> Tensor:
-        """Whether the critic takes pictures for what they are: of each pair 1, or a half where it is right of one."""
-        if self.how["loss"] == "relativistic":
-            return (true > false).float()
-        return 0.5 * ((true > 0).float() + (false < 0).float())
-
     def losses(self, outputs: dict[str, Tensor], batch: Batch) -> Losses:
         true, false, fooled = (outputs[name].flatten() for name in ("true", "false", "fooled"))
-        if self.how["loss"] == "relativistic":
-            critic, generator = F.softplus(false - true), F.softplus(true.detach() - fooled)
-        elif self.how["loss"] == "hinge":
+        if self.how["loss"] == "hinge":
             critic, generator = F.relu(1 - true) + F.relu(1 + false), -fooled
         else:
             soft = torch.full_like(true, 1 - self.how["smooth"])
@@ -162,19 +137,15 @@ class Gan(Pixels):
         def mean(each: Tensor) -> Tensor:
             return each.masked_fill(~good, 0).sum() / count.clamp(min=1)
 
-        told = {"told_apart": (self.right(true, false) * good).sum().detach()}
-        parts = {"critic": mean(critic), "generator": mean(generator)}
-        if "steep" in outputs:
-            some = good[: len(outputs["steep"])]
-            parts["steep"] = self.how["steep"] / 2 * (outputs["steep"] * some).sum() / some.sum().clamp(min=1)
-        return Losses(parts, count, told)
+        told = {"told_apart": (0.5 * ((true > 0).float() + (false < 0).float()) * good).sum().detach()}
+        return Losses({"critic": mean(critic), "generator": mean(generator)}, count, told)
 
     # ---- figures
 
     def observe(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Any]:
         good = batch.valid
         rows = batch.rows[good.cpu()]
-        told = self.right(outputs["true"], outputs["false"])[good].flatten()
+        told = 0.5 * ((outputs["true"] > 0).float() + (outputs["false"] < 0).float())[good].flatten()
         seen: dict[str, Any] = {"rows": rows, "told_apart": told}
         few = (rows < (_MOST if self._last else _FEW)).to(good.device)
         true, made = self.values(batch.x[good][few]), self.values(outputs["made"][good][few]).clamp(0, 1)
