@@ -22,6 +22,7 @@ from neocog.library.tables import Tables, told
 from neocog.machine import usable_cores
 
 _IN_CACHE = 256  # vectors whose float32 form the processor's cache holds
+_COLUMNS = 4  # of a product: of more, the linear algebra library makes threads of its own, which get in the way
 _LEAST_EACH = 16  # such blocks that are worth a thread
 _AT_ONCE = 8192  # rows that are converted from half precision at a time
 
@@ -179,18 +180,21 @@ class Vectors(Tables):
         """
         short = self._arrays.short(f"s_{model}{made}", self._key("pictures")[1], values)
         kept = values if short is None else short[0]
-        out = np.empty((len(values), query.shape[1]), np.float32)
+        few = [np.ascontiguousarray(query[:, k : k + _COLUMNS]) for k in range(0, query.shape[1], _COLUMNS)]
+        found = [np.empty((len(values), some.shape[1]), np.float32) for some in few]
 
         def part(begin: int) -> None:
             block = np.empty((_IN_CACHE, kept.shape[1]), np.float32)  # written again and again, it stays in the cache
             for start in range(begin, min(begin + each, len(kept)), _IN_CACHE):
                 some = kept[start : start + _IN_CACHE]
                 np.copyto(block[: len(some)], some, casting="unsafe")
-                np.matmul(block[: len(some)], query, out=out[start : start + len(some)])
+                for columns, out in zip(few, found, strict=True):
+                    np.matmul(block[: len(some)], columns, out=out[start : start + len(some)])
 
         each = _IN_CACHE * max(_LEAST_EACH, -(-len(kept) // (_IN_CACHE * usable_cores())))
         with ThreadPoolExecutor(usable_cores()) as pool:
             list(pool.map(part, range(0, len(kept), each)))
+        out = found[0] if len(found) == 1 else np.concatenate(found, 1)
         return out if short is None else np.multiply(out, short[1][:, None], out=out)
 
     def nearest(self, model: str, queries: np.ndarray, k: int, metric: str = "cosine") -> tuple[np.ndarray, np.ndarray]:
