@@ -161,7 +161,8 @@ def test_words_that_only_join_others_are_no_conditions(library: Store, query: st
 
 
 @pytest.mark.parametrize(
-    ("query", "word"), [("without beach", "without"), ("labrador or spaniel", "or"), ("dog no", "no")]
+    ("query", "word"),
+    [("without beach", "without"), ("labrador or spaniel", "or"), ("dog no", "no"), ("nobody dog", "nobody")],
 )
 def test_words_that_turn_the_meaning_are_not_passed_over(library: Store, query: str, word: str) -> None:
     found = search(library, query)

@@ -28,9 +28,12 @@ from neocog.text.english import normalise as normalise
 from neocog.text.english import says_nothing as says_nothing
 from neocog.text.english import singulars as singulars
 
-# Words that turn the meaning of others; searching does not follow them, and says what to type.
+# Words that turn the meaning of others, and what to type where searching cannot follow them (see wording.py).
 _NOT = "type - or NOT before what must not be there, such as -leash"
-TURNING = {"or": "type OR in capitals between two alternatives", "no": _NOT, "not": _NOT, "without": _NOT}
+TURNING = {
+    "or": "type OR in capitals between two alternatives",
+    **dict.fromkeys(("no", "not", "without", "nobody"), _NOT),
+}
 # What people call things that WordNet has below, not above, the classes of ImageNet.
 _ALIASES = {
     **dict.fromkeys(("puppy", "pup", "doggy", "doggie", "hound dog"), "dog"),

@@ -11,17 +11,17 @@ from neocog.library.view import View
 
 _MOST_WORDS = 4  # in the name of a concept
 _MOST_NOTES = 5  # unknown words of a query that are named
-_NOT = frozenset(("without", "no", "not", "nobody"))
 _AND = frozenset(("and", "or", "nor"))
+_NOT = frozenset(TURNING) - _AND
 
 
 def turned_words(words: Sequence[Word], notes: list[str], beside: bool = False) -> list[Word]:
     """Words in which *without*, *no*, *not* and *nobody* are read, where something else is looked for.
 
-    `beside`: whether the query looks for something else that is no word, such as an example or a folder.
-
     *street without parked cars in summer* becomes ``street -(parked cars) summer``: what is turned ends where a word
-    says nothing, and *and* and *or* turn what follows as well.
+    says nothing, and commas, *and* and *or* turn what follows as well.
+
+    `beside`: whether the query looks for something that is no word, such as an example or a folder.
     """
     out: list[Word] = []
     at = 0
