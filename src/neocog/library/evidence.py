@@ -344,7 +344,7 @@ def _together(witness: Witness, run: Sequence[_Told], texts: dict[int, str]) -> 
     ways = [([k for k, one in enumerate(run) if not one.read], np.ones(count, bool))]
     if len(run) <= _MOST_RESTS:
         attested = sum((one.part.p >= one.part.threshold).astype(np.int64) << k for k, one in enumerate(run))
-        for code in np.unique(attested)[:_MOST_RESTS]:
+        for code in np.flatnonzero(np.bincount(attested))[:_MOST_RESTS].tolist():
             if 0 < code < (1 << len(run)) - 1:
                 ways.append(([k for k in range(len(run)) if code >> k & 1], attested == code))
     rests = [[k for k, one in enumerate(run) if k in own or not one.read] for own, _ in ways]

@@ -21,9 +21,10 @@ from neocog.library.rows import HASH, has_model, matrix
 from neocog.library.tables import Tables, told
 from neocog.machine import usable_cores
 
-_IN_CACHE = 256  # vectors whose float32 form the processor's cache holds
+_IN_CACHE = 256  # vectors of a product: of more, the linear algebra library is three times as slow
+_STACKED = 2  # such products at once; their float32 vectors stay in the processor's cache
 _COLUMNS = 4  # of a product: of more, the linear algebra library makes threads of its own, which get in the way
-_LEAST_EACH = 16  # such blocks that are worth a thread
+_LEAST_EACH = 8  # such blocks that are worth a thread
 _AT_ONCE = 8192  # rows that are converted from half precision at a time
 
 
@@ -181,20 +182,22 @@ class Vectors(Tables):
         short = self._arrays.short(f"s_{model}{made}", self._key("pictures")[1], values)
         kept = values if short is None else short[0]
         few = [np.ascontiguousarray(query[:, k : k + _COLUMNS]) for k in range(0, query.shape[1], _COLUMNS)]
-        found = [np.empty((len(values), some.shape[1]), np.float32) for some in few]
+        step = _IN_CACHE * _STACKED
+        found = [np.empty((-(-len(values) // step) * step, some.shape[1]), np.float32) for some in few]
 
         def part(begin: int) -> None:
-            block = np.empty((_IN_CACHE, kept.shape[1]), np.float32)  # written again and again, it stays in the cache
-            for start in range(begin, min(begin + each, len(kept)), _IN_CACHE):
-                some = kept[start : start + _IN_CACHE]
+            block = np.zeros((step, kept.shape[1]), np.float32)  # written again and again, it stays in the cache
+            stack = block.reshape(_STACKED, _IN_CACHE, -1)
+            for start in range(begin, min(begin + each, len(kept)), step):
+                some = kept[start : start + step]
                 np.copyto(block[: len(some)], some, casting="unsafe")
                 for columns, out in zip(few, found, strict=True):
-                    np.matmul(block[: len(some)], columns, out=out[start : start + len(some)])
+                    np.matmul(stack, columns, out=out[start : start + step].reshape(_STACKED, _IN_CACHE, -1))
 
-        each = _IN_CACHE * max(_LEAST_EACH, -(-len(kept) // (_IN_CACHE * usable_cores())))
+        each = step * max(_LEAST_EACH, -(-len(kept) // (step * usable_cores())))
         with ThreadPoolExecutor(usable_cores()) as pool:
             list(pool.map(part, range(0, len(kept), each)))
-        out = found[0] if len(found) == 1 else np.concatenate(found, 1)
+        out = (found[0] if len(found) == 1 else np.concatenate(found, 1))[: len(values)]
         return out if short is None else np.multiply(out, short[1][:, None], out=out)
 
     def nearest(self, model: str, queries: np.ndarray, k: int, metric: str = "cosine") -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 
 # Words that say nothing of what a picture shows.
 STOP_WORDS = frozenset(
@@ -43,6 +44,7 @@ def normalise(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", plain))
 
 
+@lru_cache(4096)
 def says_nothing(text: str) -> bool:
     """Whether a word only joins others: *the*, *on*, *&*.
 

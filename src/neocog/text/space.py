@@ -272,7 +272,7 @@ class Space:
         """
         odds = products + added[:, 0]
         said = np.minimum(odds, 0) - np.log1p(np.exp(-np.abs(odds))) - added[:, 1]  # logaddexp takes 18 times as long
-        return np.asarray(said.mean(1), np.float32)
+        return said @ np.full(len(added), 1 / len(added), np.float32)  # 20 times as fast as the mean of so few
 
     @cached_property
     def _tokenizer(self) -> Any:
