@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from neocog.errors import NetError
-from neocog.nets.beam import sample, search
+from neocog.nets.beam import Sentences, best, sample, search
 from neocog.nets.language import (
     END,
     START,
@@ -184,6 +184,16 @@ def test_a_wide_beam_finds_the_best_sentences(length: float) -> None:
         for k, (score, words) in enumerate(truth):
             assert found.ids[b, k].tolist()[: len(words) + 1] == [*words, 0]
             assert float(found.log_p[b, k] / found.words[b, k] ** length) == pytest.approx(score, abs=1e-4)
+
+
+def test_something_else_may_choose_among_the_sentences() -> None:
+    torch.manual_seed(3)
+    found = search(Table(2 * torch.randn(8, 8)), torch.zeros(1, 1), n=5, beam=50, longest=6)
+    assert torch.equal(best(found, torch.zeros(1, 5), 2).ids, found.ids[:, :2])
+    chosen = best(found, torch.tensor([[0.0, 0.0, 0.0, 99.0, 50.0]]), 2)
+    assert torch.equal(chosen.ids, found.ids[:, [3, 4]]) and torch.equal(chosen.log_p, found.log_p[:, [3, 4]])
+    none = Sentences(found.ids, torch.full_like(found.log_p, -1e30).index_fill(1, torch.tensor([4]), -9.0), found.words)
+    assert torch.equal(best(none, torch.tensor([[99.0, 0, 0, 0, -99.0]]), 1).ids, found.ids[:, 4:])  # 0 to 3: not found
 
 
 def test_a_batch_gives_what_each_picture_gives_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
@@ -25,7 +26,7 @@ from neocog.fit.captioning import captioner, on_features
 from neocog.fit.transfer import same_answers
 from neocog.nets.language import START
 from neocog.tasks.bleu import bleu
-from neocog.tasks.caption import Caption, Described, Familiar, plain
+from neocog.tasks.caption import Caption, Described, Familiar, Writing, plain
 from neocog.tasks.cider import cider
 from neocog.tasks.task import Meter, saved
 from neocog.text.tokens import Words
@@ -283,6 +284,24 @@ def test_features_give_the_sentences_of_their_pictures(run: neocog.Run) -> None:
         features = net.answer.features(net.trunk.maps(some.x)).numpy()
     told = on_features(run, 7.0 * features, list("abc"))  # their length does not matter
     assert [one.texts for one in told] == [one.texts for one in neocog.caption(pictures, run)]
+
+
+def test_what_else_chooses_sees_the_features_and_four_times_as_many_sentences(run: neocog.Run) -> None:
+    net, asked = copy.deepcopy(run.net()), []
+    answer: Any = net.answer
+    x = torch.rand(2, answer.width)
+
+    def fits(read: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        asked.append((read, ids))
+        return torch.arange(ids.shape[1]) * 1e3 + torch.zeros(ids.shape[:2])  # the last one
+
+    answer.fits = fits
+    written = answer({}, x, write=Writing(n=2, beam=3))["written"]
+    ((read, ids),) = asked
+    assert torch.equal(read, x) and ids.shape[:2] == (2, 12)
+    assert torch.equal(written[:, 0], ids[:, -1]) and torch.equal(written[:, 1], ids[:, -2])
+    answer({}, x, write=Writing(temperature=1.0))
+    assert len(asked) == 1  # what is drawn by chance is not chosen
 
 
 def test_only_runs_that_write_sentences(tmp_path: Path) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from neocog.errors import UsageError
 from neocog.fit.card import read_card
@@ -20,10 +20,13 @@ from neocog.fit.run import read_tensors
 from neocog.nets.weights import build_with_weights, load_weights
 from neocog.tasks.caption import Familiar
 from neocog.tasks.task import build_net
+from neocog.text.space import Space
+from neocog.text.tokens import Words
 
 if TYPE_CHECKING:
     from neocog.tasks.caption import Described
 
+_COSINE = 7.0  # how much a cosine counts beside log P; chosen on half of Flickr8k's dev split (bench/captions.py)
 SHIPPED = Path(__file__).parents[1] / "text" / "teller"  # net.json, weights.safetensors of the head in half precision
 
 
@@ -48,8 +51,23 @@ class Shipped(Run):
             if "familiar.axes" in tensors:
                 net.answer.familiar = Familiar(*tensors["familiar.axes"].shape)
             load_weights(net.answer, {name: value.float() for name, value in tensors.items()})
+            net.answer.fits = _fits(self.task.words, self.vectors)
             self._net = net.eval()
         return self._net
+
+
+def _fits(words: Words, trunk: str) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """How well sentences (B, n, L) fit pictures (B, F) by the sentence space; None where it reads another trunk."""
+    space = Space.load(None)
+    if space.trunk != trunk:
+        return None
+
+    def fits(read: Tensor, ids: Tensor) -> Tensor:
+        texts = space.sentences([words.text(one) for one in ids.flatten(0, 1).tolist()])
+        pictures = space.pictures(read.cpu().numpy())
+        return torch.from_numpy(_COSINE * np.einsum("bnd,bd->bn", texts.reshape(*ids.shape[:2], -1), pictures)).to(read)
+
+    return fits
 
 
 def captioner(run: Run | str | os.PathLike[str] | None = None) -> Run:

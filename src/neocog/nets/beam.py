@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .language import END, PAD, START, UNKNOWN, LanguageModel, State
 
+LENGTH = 0.7  # power of the number of words that log P is divided by
 _NEVER = -1e30  # a finite "impossible": differences of it are numbers
 
 
@@ -43,7 +44,7 @@ def search(
     n: int = 1,
     beam: int = 5,
     longest: int = 25,
-    length: float = 0.7,
+    length: float = LENGTH,
     first: Sequence[int] = (),
 ) -> Sentences:
     """The likeliest sentences found for pictures.
@@ -158,6 +159,12 @@ def _kept(done: Sentences, tokens: Tensor, score: Tensor, words: int, length: fl
     count = torch.cat((done.words, torch.full_like(score, words)), 1)
     at = torch.where(log_p > _NEVER / 2, log_p / count**length, -math.inf).topk(n, 1)[1]
     return _at(Sentences(ids, log_p, count), at)
+
+
+def best(found: Sentences, more: Tensor, n: int, length: float = LENGTH) -> Sentences:
+    """The best `n` when `more` (B, N) is added to what `search` compares sentences (B, N, L) by."""
+    score = torch.where(found.log_p > _NEVER / 2, found.log_p / found.words**length + more, -math.inf)
+    return _at(found, score.topk(n, 1)[1])
 
 
 def _at(found: Sentences, at: Tensor) -> Sentences:

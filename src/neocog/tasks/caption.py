@@ -11,7 +11,7 @@ the published figures of BLEU.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neocog.errors import DataError, NetError, UsageError
-from neocog.nets.beam import sample, search
+from neocog.nets.beam import best, sample, search
 from neocog.nets.language import END, MODELS, PAD, UNKNOWN, language_model
 from neocog.tasks.answer import Answer
 from neocog.tasks.bleu import bleu
@@ -31,6 +31,7 @@ from neocog.tasks.task import Batch, Losses, Seen, Source, Targets, Task, Trunk,
 from neocog.text.tokens import Words, load_tokenizer, split_words
 
 _KEPT = 40  # words of a caption that are compared with what was written
+_CHOICE = 4  # times as many sentences are found as `beam` says, where there is something else to choose by
 _FITS = 0.5  # weighted share of a sentence's words that some caption must have, so that it is said to fit
 _SHOWN_FIT = 0.7  # share of the sentences that are not withheld which should fit, on validation pictures
 
@@ -124,11 +125,16 @@ class Familiar(nn.Module):
 class Teller(nn.Module):
     """The head: a language model on the means of the deepest maps, cut into `grid` x `grid` parts.
 
+    `fits`, if there is one, chooses among four times as many sentences as beam search otherwise follows: of what was
+    read of pictures (B, F) and ids (B, n, L) of sentences it makes float (B, n), which is added to what they are
+    compared by.
+
     ``forward(maps, x, ids)``: log P (B, T, L - 1) of what follows each of ids (B, T, L), 0 at padding; with `write`
     also the sentences that are found. `x` (B, F) in place of pictures are what `features` made of them.
     """
 
     familiar: Familiar | None
+    fits: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __init__(self, trunk: Trunk, model: str, words: int, grid: int, sizes: Mapping[str, Any]) -> None:
         super().__init__()
@@ -151,10 +157,10 @@ class Teller(nn.Module):
         **more: Any,
     ) -> dict[str, Tensor]:
         """See the class."""
-        features = x if x.ndim == 2 else self.features(maps)
+        read = x if x.ndim == 2 else self.features(maps)
         # of deviation 1: an LSTM that sees pooled features (0.2 on average) only once learns to ignore them
-        features = features if features.dtype == torch.float64 else features.float()
-        features = F.layer_norm(features, (self.width,))
+        read = read if read.dtype == torch.float64 else read.float()
+        features = F.layer_norm(read, (self.width,))
         made: dict[str, Tensor] = {}
         if ids is not None:
             flat, wanted = ids.flatten(0, 1)[:, :-1], ids.flatten(0, 1)[:, 1:]
@@ -163,16 +169,19 @@ class Teller(nn.Module):
             log_p = -F.cross_entropy(logits.float(), wanted[there], reduction="none")
             made["log_p"] = log_p.new_zeros(wanted.shape).masked_scatter(there, log_p).view(*ids.shape[:2], -1)
         if write is not None:
-            made |= self._written(features, write, **more)
+            made |= self._written(read, features, write, **more)
         return made or {"features": features}
 
-    def _written(self, features: Tensor, how: Writing, first: Sequence[int] = ()) -> dict[str, Tensor]:
-        options: dict[str, Any] = {"n": how.n, "longest": how.longest, "first": first}
+    def _written(self, read: Tensor, features: Tensor, how: Writing, first: Sequence[int] = ()) -> dict[str, Tensor]:
+        options: dict[str, Any] = {"longest": how.longest, "first": first}
         if how.temperature:
             g = torch.Generator(features.device).manual_seed(how.seed)
-            found = sample(self.model, features, temperature=how.temperature, generator=g, **options)
+            found = sample(self.model, features, n=how.n, temperature=how.temperature, generator=g, **options)
         else:
-            found = search(self.model, features, beam=how.beam, **options)
+            several = max(how.n, how.beam * (1 if self.fits is None else _CHOICE))
+            found = search(self.model, features, n=how.n if self.fits is None else several, beam=several, **options)
+            if self.fits is not None:
+                found = best(found, self.fits(read, found.ids), how.n)
         ids = F.pad(found.ids, (0, how.longest - found.ids.shape[2]))
         strange = self.familiar(features) if self.familiar is not None else torch.zeros(len(ids), dtype=torch.bool)
         return {"written": ids, "sure": found.each / math.log(2), "strange": strange}
