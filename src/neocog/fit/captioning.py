@@ -116,7 +116,8 @@ def captions(
 
     Args:
         n: sentences of each picture, the likeliest first.
-        beam: sentences that beam search follows at a time; more find likelier ones, not always better ones.
+        beam: sentences that beam search follows at a time; more find likelier ones, not always better ones. The model
+            that comes with neocog follows four times as many, and the sentence space chooses.
         temperature: above 0: sentences are drawn by chance, the more freely the higher it is (1: as the model says).
         first: words that each sentence begins with.
         seed: of chance.
