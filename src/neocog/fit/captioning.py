@@ -45,13 +45,14 @@ class Shipped(Run):
     def net(self) -> nn.Module:
         """The trunk with its weights, and the head, in eval mode, on the CPU."""
         if self._net is None:
-            net: Any = build_net(self.task, self.spec)
+            task: Any = self.task
+            net: Any = build_net(task, self.spec)
             net.trunk.net.load_state_dict(build_with_weights(self.spec["name"], "imagenet").state_dict())
             tensors, _ = read_tensors(self.folder / "weights.safetensors")
             if "familiar.axes" in tensors:
                 net.answer.familiar = Familiar(*tensors["familiar.axes"].shape)
             load_weights(net.answer, {name: value.float() for name, value in tensors.items()})
-            net.answer.fits = _fits(self.task.words, self.vectors)
+            net.answer.fits = _fits(task.words, self.vectors)
             self._net = net.eval()
         return self._net
 
