@@ -258,7 +258,7 @@ def ship(task: Caption, head: Teller, figures: dict[str, Any]) -> None:
                 "figures": "of the second half of its development split, n = 500",
                 "limits": "says of everything what was common there: people, dogs, snow, water, grass, shirts. Nothing "
                 "that no caption had five times. Colours and counts are often wrong, and so is man or woman.",
-                "made by": "bench/captions.py --only mlbl-b --ship",
+                "made by": "bench/captions.py --only mlbl-b --ship, then --shipped",
             },
         },
     )

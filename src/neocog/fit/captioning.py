@@ -116,7 +116,7 @@ def captions(
     """Sentences about pictures, a batch at a time.
 
     Args:
-        n: sentences of each picture, the likeliest first.
+        n: sentences of each picture, the best first.
         beam: sentences that beam search follows at a time; more find likelier ones, not always better ones. The model
             that comes with neocog follows four times as many, and the sentence space chooses.
         temperature: above 0: sentences are drawn by chance, the more freely the higher it is (1: as the model says).
