@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from neocog import nets
+from neocog import anatomy, nets
 from neocog.errors import RunError, UsageError
 from neocog.fit import design as room
-from neocog.fit.candidates import design_of, fitted, space, traced_as
+from neocog.fit.candidates import KNOWN, REFUSED, design_of, fitted, known_choice, space, traced_as
 from neocog.fit.design import design
 from neocog.fit.job import Wishes
 from neocog.fit.opening import planned
@@ -41,6 +41,25 @@ def test_every_choice_is_a_net(size: int, stages: int) -> None:
         assert len(made["stages"]) == stages
         with torch.device("meta"):
             nets.build(**SPEC, design=scaled(made, 0.2))
+
+
+@pytest.mark.parametrize(("size", "macs"), [(32, 2e6), (64, 10e6), (128, 20e6)])
+def test_known_designs_keep_a_usual_budget_and_the_rules(size: int, macs: float) -> None:
+    for number in range(len(KNOWN)):
+        choice = known_choice(space(size), number)
+        assert choice.keys() == space(size).keys()
+        found = fitted(design_of(choice), SPEC, (3, size, size), {"macs": macs, "params": math.inf})
+        assert found is not None and not list(anatomy.advise(found[1], rules=REFUSED))
+
+
+def test_a_search_begins_with_known_designs(tmp_path: Path, quickly: None) -> None:
+    kinds = {}
+    for search in ("tpe", "random"):
+        found = design(DATA, out=tmp_path / search, trainings=3, search=search, **HOW)
+        first = sorted(found["candidates"], key=lambda row: int(row["candidate"]))[:3]
+        kinds[search] = [{(one["expand"], one["group"]) for one in row["design"]["stages"]} for row in first]
+    assert kinds["tpe"] == [{(0, 0)}, {(4, 1)}, {(1, 16)}]
+    assert kinds["random"] != kinds["tpe"]
 
 
 @pytest.fixture

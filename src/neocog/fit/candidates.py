@@ -30,6 +30,13 @@ SPACE: dict[str, tuple[Any, ...]] = {
     "head": (0, 1, 2, 4),  # width of the 1x1 convolution before the mean, by that of the last stage
 }
 STAGE: dict[str, tuple[Any, ...]] = {"block": tuple(BLOCKS), "depth": (1, 2, 3, 4), "kernel": (3, 5)}
+# What a search begins with, so that it is never worse than nets that are known to be good: ResNet's, MobileNet v2's and
+# RegNet's blocks. Kernels are 3x3.
+KNOWN: tuple[dict[str, Any], ...] = (
+    {"block": "basic", "depth": 1, "first stride": 2, "growth": 2.0, "gate": 0, "head": 0},
+    {"block": "inverted", "depth": 2, "first stride": 2, "growth": 1.4, "gate": 0, "head": 4},
+    {"block": "grouped", "depth": 2, "first stride": 2, "growth": 2.0, "gate": 4, "head": 0},
+)
 REFUSED = ("bottleneck", "receptive-field", "padding-only", "unused")  # rules of the advice that a net must keep
 
 
@@ -38,6 +45,12 @@ def space(size: int) -> dict[str, tuple[Any, ...]]:
     stages = 3 if size <= 64 else 4
     each = {f"{name} {number}": values for number in range(1, stages + 1) for name, values in STAGE.items()}
     return {**SPACE, "stem stride": (1,) if size <= 48 else (1, 2) if size <= 96 else (2,), **each}
+
+
+def known_choice(space: Mapping[str, tuple[Any, ...]], number: int) -> dict[str, Any]:
+    """One of `KNOWN` as a choice from a space: the same for every stage, a stem with the largest stride."""
+    one = {"kernel": 3, "stem kernel": 3, "stem stride": space["stem stride"][-1], **KNOWN[number]}
+    return {name: one[name] if name in one else one[name.rsplit(" ", 1)[0]] for name in space}
 
 
 def design_of(choice: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Architecture search: ``neocog design DATA --max-macs 20M`` finds a net for a budget, by short trainings.
 
-A candidate is drawn from `SPACE` (by optuna's TPE: Bergstra et al. 2011), its widths are brought to the budget by exact
-counting, and what the advice for nets objects to is not built. The others are judged by their figure on the validation
-pictures after a short training, and of three that were trained as long, the best is trained on, three times as long:
-asynchronous successive halving (Li et al. 2020, arXiv:1810.05934). Test pictures are never looked at.
+A candidate is one of three known designs, or drawn from `SPACE` (by optuna's TPE: Bergstra et al. 2011). Its widths are
+brought to the budget by exact counting, and what the advice for nets objects to is not built. The others are judged by
+their figure on the validation pictures after a short training, and of three that were trained as long, the best is
+trained on, three times as long: asynchronous successive halving (Li et al. 2020, arXiv:1810.05934). Test pictures are
+never looked at.
 
 Everything stands in one folder: ``search.journal`` (optuna's), a folder with checkpoint and log for each candidate, and
 what was found. Any number of processes may work on it; each may be killed, and the same command continues.
@@ -29,7 +30,17 @@ from neocog import anatomy
 from neocog.data.reader import PICTURE
 from neocog.errors import MissingExtra, RunError, UsageError
 from neocog.files import locked, write_atomically
-from neocog.fit.candidates import REFUSED, described, design_of, design_page, fitted, space, traced_as
+from neocog.fit.candidates import (
+    KNOWN,
+    REFUSED,
+    described,
+    design_of,
+    design_page,
+    fitted,
+    known_choice,
+    space,
+    traced_as,
+)
 from neocog.fit.inputs import build, prepare
 from neocog.fit.job import Job, Wishes
 from neocog.fit.loop import Tally, fit, gradients
@@ -74,7 +85,7 @@ def design(
     Args:
         max_macs, max_params: the budget: multiply-adds for one picture, and parameters; at least one of them.
         minutes: how long this call searches; `trainings`: how many short trainings it does at most.
-        search: "tpe", which learns from the candidates judged so far, or "random".
+        search: "tpe", which begins with known designs and learns from the candidates judged so far, or "random".
         rungs: how often the better ones are trained on; 1: all are trained equally long.
         task, recipe, set, size, columns, seed, device, precision, offline: as for `train`; the trainings' settings.
         out: the folder; one that holds a search is continued. None makes a new one under ``runs/``.
@@ -301,6 +312,11 @@ class _Search:
         for number in range(len(every), len(every) + _DRAWS):
             seed = int(np.random.default_rng((self.job.plan.seed, number)).integers(2**31))
             self.study.sampler = (samplers.TPESampler if self.sampler == "tpe" else samplers.RandomSampler)(seed=seed)
+            if self.sampler == "tpe" and number < len(KNOWN):
+                begin = known_choice(self.space, number)
+                self.study.enqueue_trial(
+                    {k: v if isinstance(v, str) else self.space[k].index(v) for k, v in begin.items()}
+                )
             trial = self.study.ask(of)
             chosen = {k: v if isinstance(v, str) else self.space[k][v] for k, v in trial.params.items()}
             found = fitted(design_of(chosen), self._spec(), self.shape, self.limits)
