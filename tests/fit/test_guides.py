@@ -18,9 +18,19 @@ from neocog.data.batches import Batch
 from neocog.errors import RunError, UsageError
 from neocog.fit import guides, learn_head
 from neocog.fit.findings import read_curves
-from neocog.fit.guides import Bootstrap, Corrected, Coteaching, Guide, Memory, Teachers, Unlabelled, reread
+from neocog.fit.guides import (
+    Bootstrap,
+    Corrected,
+    Coteaching,
+    Guide,
+    Memory,
+    Teachers,
+    Unlabelled,
+    class_shares,
+    reread,
+)
 from neocog.fit.inputs import prepare
-from neocog.fit.job import Wishes
+from neocog.fit.job import Job, Wishes
 from neocog.fit.loop import judge
 from neocog.fit.opening import planned
 from neocog.fit.parallel import World
@@ -271,24 +281,73 @@ def test_what_cannot_be_learned_beside_labels_is_refused(data: str, asked: dict[
         fit.train(data, **{**HOW, "epochs": None, **asked})
 
 
-def test_a_changed_picture_is_of_the_same_file_and_learned_only_where_the_net_is_sure() -> None:
-    wishes = Wishes(net="lenet5", unlabelled="drawn:n=40,size=32,seed=2", fields={"sure": 0.0})
-    job = planned(wishes, DATA, **PLAIN)
+@pytest.fixture
+def beside() -> tuple[Job, Unlabelled]:
+    """A job with pictures without labels."""
+    job = planned(Wishes(net="lenet5", unlabelled="drawn:n=40,size=32,seed=2"), DATA, **PLAIN)
     prepare(job)
-    guide = job.guides[0]
-    assert isinstance(guide, Unlabelled) and job.plan.recipe.label_smoothing == 0.0
-    weak, strong = (next(feed.stream(3)) for feed in guide.feeds)
-    assert torch.equal(weak.rows, strong.rows) and not torch.equal(weak.x, strong.x)
-    batch = next(job.batches.stream(0))
+    (guide,) = job.guides
+    assert isinstance(guide, Unlabelled)
     guide.begin(0)
     job.net.train()
-    x = guide.beside(job.net, batch)
-    assert job.net.training and len(x) == guide.feeds[0].batch_size and guide.trusted.all()
-    guide.sure = 2.0
-    guide.beside(job.net, batch)
-    found = losses()
-    guide.add(found, torch.zeros(2, 8), torch.zeros(len(x), 8), batch)
-    assert float(found.parts["unlabelled"]) == 0.0 and float(found.figures["trusted"]) == 0.0
+    return job, guide
+
+
+def test_what_a_net_says_of_a_picture_is_learned_for_the_same_picture_changed(beside: tuple[Job, Unlabelled]) -> None:
+    job, guide = beside
+    batch, (weak, strong) = next(job.batches.stream(0)), [next(feed.stream(0)) for feed in guide.feeds]
+    assert torch.equal(weak.rows, strong.rows) and not torch.equal(weak.x, strong.x)
+    assert torch.equal(guide.beside(job.net, batch), strong.x)
+    assert job.net.training and job.plan.recipe.label_smoothing == 0.0
+    with torch.no_grad():
+        assert torch.equal(guide.labels, job.net.eval()(weak.x).argmax(1))  # no class has been said too often yet
+    outputs, found = torch.randn(len(strong), 8), losses()
+    for progress, weight in ((0.0, 0.0), (0.25, 0.5), (0.5, 1.0), (0.9, 1.0)):
+        job.task.progress = progress
+        guide.add(found, outputs[:16], outputs, batch)
+        torch.testing.assert_close(found.parts["unlabelled"], weight * F.cross_entropy(outputs, guide.labels))
+    guide.valid[3:] = False  # pictures that could not be read
+    guide.add(found, outputs[:16], outputs, batch)
+    few = F.cross_entropy(outputs[:3], guide.labels[:3], reduction="sum") / len(outputs)
+    torch.testing.assert_close(found.parts["unlabelled"], few)
+
+
+def test_a_class_that_was_said_too_often_is_said_less(beside: tuple[Job, Unlabelled]) -> None:
+    job, guide = beside
+    p = torch.tensor([0.4, 0.3, 0.1, 0.05, 0.05, 0.04, 0.03, 0.03])
+
+    class Always(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return p.log().expand(len(x), 8)
+
+    batch, first = next(job.batches.stream(0)), guide.said.clone()
+    guide.beside(Always(), batch)
+    assert (guide.labels == 0).all()
+    for _ in range(20):
+        guide.share(job.world)
+    torch.testing.assert_close(guide.said, p + 0.99**20 * (first - p))
+    guide.beside(Always(), batch)
+    assert (guide.labels == 0).all()
+    guide.said[0] = 2 * guide.said[1]  # of late twice as often, and now four times in three
+    guide.beside(Always(), batch)
+    assert (guide.labels == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("counts", "shares"),
+    [
+        ([5, 5], [0.5, 0.5]),
+        ([6, 4], [0.5, 0.5]),  # chance
+        ([1, 0, 0], [1.0, 0.0, 0.0]),
+        ([6000, 4000], [0.6, 0.4]),
+        ([50, 0], [1.0, 0.0]),
+        ([40, 20], [0.6441, 0.3559]),  # the share of chance: (1 - 5/9) / (59 * 1/18)
+    ],
+)
+def test_shares_of_classes_are_equal_where_only_chance_speaks_against_it(
+    counts: list[int], shares: list[float]
+) -> None:
+    np.testing.assert_allclose(class_shares(np.array(counts)), shares, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +358,7 @@ def test_a_changed_picture_is_of_the_same_file_and_learned_only_where_the_net_is
 def test_stopped_and_resumed_it_ends_in_the_same_bits(tmp_path: Path, teacher: fit.Run, way: str, part: str) -> None:
     beside = {"teachers": [teacher], "unlabelled": "drawn:n=40,size=32,seed=2"}
     asked = {way: beside[way]} if way in beside else {"noisy": way}
-    how = {**HOW, **asked, "set": {"sure": 0.15, "wrong": 0.3, "judge": str(teacher.folder)}}
+    how = {**HOW, **asked, "set": {"wrong": 0.3, "judge": str(teacher.folder)}}
     whole = fit.train(DATA, out=tmp_path / "whole", **how)
     save = State.save
 
@@ -311,7 +370,12 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(tmp_path: Path, teacher: f
         patch.setattr(State, "save", then_stop)
         fit.train(DATA, out=tmp_path / "stopped", **how)
     kept = read_tensors(tmp_path / "stopped" / "checkpoint.safetensors")[0]
-    for name, by in (("average", "early"), ("noise", "correct"), ("second/conv1.weight", "coteach")):
+    for name, by in (
+        ("average", "early"),
+        ("noise", "correct"),
+        ("second/conv1.weight", "coteach"),
+        ("said", "unlabelled"),
+    ):
         assert (f"beside/{name}" in kept) == (way == by)
     again = fit.resume(tmp_path / "stopped", progress=False)
     a, b = (read_tensors(run.folder / "checkpoint.safetensors")[0] for run in (whole, again))

@@ -76,7 +76,7 @@ data = "drawn:n=80,size=32"
 teacher = fit.train(data, out=sys.argv[1] + "-teacher", epochs=1, seed=1, set=one, **how)
 fit.train(data, out=sys.argv[1] + "-two-nets", epochs=2, noisy="coteach", set=one | dict(wrong=0.4), **how)
 fit.train(data, out=sys.argv[1], epochs=3, noisy=True, teachers=[teacher], unlabelled="drawn:n=40,size=32,seed=2",
-          set=one | dict(sure=0.13), **how)
+          set=one, **how)
 """
 
 TWICE = """

@@ -34,7 +34,8 @@ def finish(job: Job, state: State) -> None:
     plan, task, folder, log, show = job.plan, job.task, job.folder, job.log, job.show
     chosen = None
     if plan.by_steps:
-        choice, steps = state.choose(task.figure, 1.0 if task.goal[1] == "max" else -1.0), job.batches.steps_per_epoch
+        sign, steps = 1.0 if task.goal[1] == "max" else -1.0, job.batches.steps_per_epoch
+        choice = state.choose(task.figure, sign, rising=plan.unlabelled is not None)
         chosen = {"epoch": choice["step"] / steps, "of": state.step / steps, **choice}
         log.write("kept", **chosen)
         show.say(f"kept: epoch {chosen['epoch']:.4g} of {chosen['of']:.4g}, {chosen['why']}")

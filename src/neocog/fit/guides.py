@@ -25,7 +25,7 @@ from neocog.fit.evaluating import floated
 from neocog.fit.job import Job, open_split
 from neocog.fit.kept import fingerprint
 from neocog.fit.optim import load_optimizers, of_optimizers, optimizers, set_rates
-from neocog.fit.parallel import World, gathered, same_everywhere, share_gradients
+from neocog.fit.parallel import World, gathered, same_everywhere, share_gradients, total
 from neocog.fit.predicting import Run
 from neocog.fit.suspects import AUTO, judged, noise_matrix
 from neocog.nets import head_of
@@ -245,19 +245,22 @@ def reread(x: Tensor, ours: Preprocess, theirs: Preprocess) -> Tensor:
 
 
 class Unlabelled(Guide):
-    """FixMatch (Sohn et al. 2020, arXiv:2001.07685): what the net is sure of, it learns for the picture changed.
+    """Self-training: the class that the net gives a picture is learned for the same picture, changed.
 
     In each step `beside` unlabelled pictures for each labelled one are answered as they are, by the net in evaluation
-    mode; where a class has at least the probability `sure`, it is the label of the same picture with other colours,
-    another scale, turned, and with a blank square. The part of the loss is the mean over all of them.
+    mode, and what it says is learned for the same pictures with other colours, another scale, turned, and with a blank
+    square (after FixMatch, Sohn et al. 2020, arXiv:2001.07685, without its threshold, which few steps never reach).
+    Two things keep the net from talking itself into a few classes: its probabilities are multiplied by how frequent a
+    class is among the labels, and divided by how frequent the net has made it of late (distribution alignment,
+    Berthelot et al. 2020, arXiv:1911.09785, section 3.1); and the weight of the part rises from 0 to 1 over half of the
+    training.
     """
 
     whole_batch = True
 
     def __init__(self, job: Job, source: Source, rows: np.ndarray) -> None:
-        plan, device, world = job.plan, job.device, job.world
-        self.device, self.sure = device, plan.recipe.sure
-        split = open_split({}, job.task, source, rows, plan.preprocess, device, job.show, "unlabelled pictures")
+        plan, self.device, self.task, world = job.plan, job.device, job.task, job.world
+        split = open_split({}, job.task, source, rows, plan.preprocess, job.device, job.show, "unlabelled pictures")
         weak = dataclasses.replace(plan.augment, mixup=0.0, cutmix=0.0)
         strong = dataclasses.replace(
             weak, colour=0.5, zoom=0.3, rotate=20.0, cutout=max(2, min(plan.preprocess.input) // 2)
@@ -265,6 +268,10 @@ class Unlabelled(Guide):
         size = min(plan.recipe.beside * plan.batch, len(split) // world.size * world.size)
         self.feeds = [self._feed(job, split.pictures, how, size) for how in (weak, strong)]  # the same pictures
         self.streams: list[Iterator[Batch]] = []
+        counts = job.task.support(job.data.source, job.data.rows("train"))[0]  # type: ignore[attr-defined]
+        self.due = torch.tensor(class_shares(counts), dtype=torch.float32, device=job.device.torch)
+        self.said = self.due.clone()  # (K,), as due: the mean of the net's answers of late
+        self.tensors = {"said": self.said}
 
     @staticmethod
     def _feed(job: Job, pictures: Any, how: Augment, size: int) -> Batches:
@@ -283,14 +290,33 @@ class Unlabelled(Guide):
         side = batch.x.size(-2)
         with judging(net, self.device):
             p = floated(net(smaller(weak.x, side))).softmax(1)
-        most, self.labels = p.max(1)
-        self.trusted = (most >= self.sure) & weak.valid
+        self.valid = weak.valid
+        self.labels = (p * (self.due / self.said.clamp(min=1e-6))).argmax(1)
+        self.sums = torch.cat((p[weak.valid].sum(0), weak.valid.sum()[None].to(p)))  # (K + 1,)
         return smaller(strong.x, side)
 
     def add(self, found: Losses, outputs: Tensor, beside: Tensor, batch: Batch) -> None:
-        loss = F.cross_entropy(beside, self.labels, reduction="none") * self.trusted
-        found.parts["unlabelled"] = loss.sum() / len(loss)
-        found.figures["trusted"] = self.trusted.float().mean() * len(batch)
+        loss = F.cross_entropy(beside, self.labels, reduction="none") * self.valid
+        found.parts["unlabelled"] = min(1.0, self.task.progress / _RISE) * loss.sum() / len(loss)
+
+    def share(self, world: World) -> None:
+        sums = total(self.sums, world)
+        self.said.lerp_(sums[:-1] / sums[-1].clamp(min=1), 0.01 * sums[-1].clamp(max=1))
+
+
+_RISE = 0.5  # share of a training in which the weight of what the net says about unlabelled pictures rises to 1
+
+
+def class_shares(counts: np.ndarray) -> np.ndarray:
+    """How frequent classes are, float64 (K,), from their numbers in a sample, int (K,).
+
+    Counted shares, drawn towards equal ones as far as chance may have made them unequal: James-Stein shrinkage
+    (Hausser and Strimmer 2009, arXiv:0811.3579, section 2). 50 pictures of ten classes say little else.
+    """
+    n, counted, equal = counts.sum(), counts / counts.sum(), 1.0 / len(counts)
+    apart = ((equal - counted) ** 2).sum() * max(1, n - 1)
+    chance = min(1.0, (1.0 - (counted**2).sum()) / apart) if apart else 1.0
+    return chance * equal + (1.0 - chance) * counted
 
 
 # ---------------------------------------------------------------- from wishes to guides

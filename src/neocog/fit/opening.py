@@ -132,7 +132,7 @@ def _checked(wishes: Wishes, opened: Data, at_once: bool) -> Wishes:
                 f"{option} needs gradient steps, and here only a last layer would be fitted; choose --regime top or "
                 "all, or another --net"
             )
-        # soft answers and thresholds do their own smoothing; a field for steps asks for steps
+        # what a teacher or the net itself says is learned as it is; a field for steps asks for steps
         wishes = dataclasses.replace(wishes, fields={"label_smoothing": 0.0, **wishes.fields})
     return wishes
 

@@ -74,7 +74,6 @@ class Recipe:
     trust: float = 0.0  # noisy bootstrap: share of the label in what is learned (0: 0.8, soft 0.95)
     teach: float = 0.9  # --teacher: share of the teachers in the loss
     soften: float = 2.0  # --teacher: temperature of the probabilities
-    sure: float = 0.95  # --unlabelled: probability from which on a guess is learned from
     beside: int = 3  # --unlabelled: pictures for each labelled one
     # averaging
     ema: float = 0.0  # decay per step of the averaged weights that are evaluated and saved

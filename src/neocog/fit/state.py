@@ -77,10 +77,11 @@ class State:
             self.top = self.last
             self._top = {k: v.detach().to("cpu", copy=True) for k, v in self.final_net.state_dict().items()}
 
-    def choose(self, better: str, sign: float) -> dict[str, Any]:
+    def choose(self, better: str, sign: float, rising: bool = False) -> dict[str, Any]:
         """Give `final_net` the weights that are kept; returns their step, and why they are.
 
-        `sign`: -1 where less of the figure is better, as such were noted.
+        `sign`: -1 where less of the figure is better, as such were noted. `rising`: early epochs had not learned all
+        that the last ones had, from pictures without labels.
 
         Where validation ends the training (early stop, stall) they are those of the best epoch. Otherwise they are
         the last, which the whole schedule led to, unless the best epoch is better by more than a standard error: the
@@ -92,8 +93,10 @@ class State:
         if top["step"] == self.step:
             return {"step": self.step, "why": f"the last weights, which have the best validation {better}"}
         figures = f"(validation {better} {sign * top['figure']:.4f}, the last {sign * last['figure']:.4f})"
-        near = last["figure"] >= top["figure"] - top["error"]
-        if not (self.recipe.early_stop or self.recipe.stall) and near:
+        steered = self.recipe.early_stop or self.recipe.stall
+        if not steered and rising:
+            return {"step": self.step, "why": "the last weights, which learned most from the pictures without labels"}
+        if not steered and last["figure"] >= top["figure"] - top["error"]:
             return {"step": self.step, "why": f"the last weights; the best epoch is within a standard error {figures}"}
         self.final_net.load_state_dict(self._top)
         return {"step": top["step"], "why": f"the weights of the best epoch {figures}"}
