@@ -35,7 +35,7 @@ def finish(job: Job, state: State) -> None:
     chosen = None
     if plan.by_steps:
         sign, steps = 1.0 if task.goal[1] == "max" else -1.0, job.batches.steps_per_epoch
-        choice = state.choose(task.figure, sign, rising=plan.unlabelled is not None)
+        choice = state.choose(task.figure, sign)
         chosen = {"epoch": choice["step"] / steps, "of": state.step / steps, **choice}
         log.write("kept", **chosen)
         show.say(f"kept: epoch {chosen['epoch']:.4g} of {chosen['of']:.4g}, {chosen['why']}")

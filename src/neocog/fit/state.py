@@ -77,14 +77,13 @@ class State:
             self.top = self.last
             self._top = {k: v.detach().to("cpu", copy=True) for k, v in self.final_net.state_dict().items()}
 
-    def choose(self, better: str, sign: float, rising: bool = False) -> dict[str, Any]:
+    def choose(self, better: str, sign: float) -> dict[str, Any]:
         """Give `final_net` the weights that are kept; returns their step, and why they are.
 
-        `sign`: -1 where less of the figure is better, as such were noted. `rising`: early epochs had not learned all
-        that the last ones had, from pictures without labels.
+        `sign`: -1 where less of the figure is better, as such were noted.
 
         Where validation ends the training (early stop, stall) they are those of the best epoch. Otherwise they are
-        the last, which the whole schedule led to, unless the best epoch is better by more than a standard error: the
+        the last, which the whole schedule led to, unless the best epoch is better by more than two standard errors: the
         highest of many noisy figures is mostly luck.
         """
         last, top = self.last, self.top
@@ -94,10 +93,11 @@ class State:
             return {"step": self.step, "why": f"the last weights, which have the best validation {better}"}
         figures = f"(validation {better} {sign * top['figure']:.4f}, the last {sign * last['figure']:.4f})"
         steered = self.recipe.early_stop or self.recipe.stall
-        if not steered and rising:
-            return {"step": self.step, "why": "the last weights, which learned most from the pictures without labels"}
-        if not steered and last["figure"] >= top["figure"] - top["error"]:
-            return {"step": self.step, "why": f"the last weights; the best epoch is within a standard error {figures}"}
+        if not steered and last["figure"] >= top["figure"] - 2 * max(last["error"], top["error"]):
+            return {
+                "step": self.step,
+                "why": f"the last weights; the best epoch is within two standard errors {figures}",
+            }
         self.final_net.load_state_dict(self._top)
         return {"step": top["step"], "why": f"the weights of the best epoch {figures}"}
 
