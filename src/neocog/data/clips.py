@@ -74,8 +74,12 @@ def read_clip(raw: Any, frames: int, every: float, side: int) -> np.ndarray:
 
 def frames_of(folder: str | os.PathLike[str]) -> list[str]:
     """The pictures of a folder in the order of the numbers in their names: frame2.jpg comes before frame10.jpg."""
-    found = [one.path for one in os.scandir(folder) if is_picture(one.name) and not one.name.startswith(".")]
+    found = [one.path for one in os.scandir(folder) if _is_frame(one.name) and not one.name.startswith(".")]
     return sorted(found, key=lambda path: [int(p) if p.isdigit() else p for p in _NUMBER.split(os.path.basename(path))])
+
+
+def _is_frame(name: str) -> bool:
+    return is_picture(name) and os.path.splitext(name)[1].lower() not in ENDINGS  # a GIF is a clip itself
 
 
 def _spread(seconds: float, frames: int, every: float) -> list[float]:
@@ -131,7 +135,7 @@ def _leaves(top: Path) -> list[str]:
     found = []
     for here, folders, files in os.walk(top):
         folders[:] = sorted(one for one in folders if not one.startswith("."))
-        pictures = [one for one in files if is_picture(one) and not one.lower().endswith(".gif")]
+        pictures = [one for one in files if _is_frame(one)]
         if len(pictures) > 1 and not folders and here != str(top):
             found.append(os.path.relpath(here, top))
     return found
