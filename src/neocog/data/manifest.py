@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import os
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from neocog.data.columns import (
     split_of,
 )  # fmt: skip
 from neocog.data.folder import Folder
-from neocog.data.guess import Guess, guess_columns, is_text, may_name_files, names_text
+from neocog.data.guess import TEXT_NAMES, Guess, bare, guess_columns, is_text, may_name_files, names_text
 from neocog.data.kinds import TextLists
 from neocog.data.reader import commonest
 from neocog.data.source import Source
@@ -338,7 +339,9 @@ def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: 
             raise UsageError(f"{path} has no column {text!r}{closest(text, names)}; it has {', '.join(names)}")
         names = [name for name in names if name == text or name in given.values() or not is_text(cells[name])]
         columns = {**given, "path": text}
-        said = () if asked else (f"texts are the column {text!r} (--column text=NAME takes another)",)
+        usual = bare(text) in TEXT_NAMES or re.fullmatch(r"column \d+", text)
+        more = "" if usual else "; if that is a text, write a line with the names of the columns above it"
+        said = () if asked else (f"texts are the column {text!r} (--column text=NAME takes another{more})",)
     for name in names if finder else ():
         texts = [one for one in cells[name] if isinstance(one, str)][:16]
         hits = finder.choose(texts) if texts and finder else 0
