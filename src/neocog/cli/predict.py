@@ -87,7 +87,7 @@ def predict(
             else:
                 given = terminal.picture_paths(inputs) if trained.reader is None else terminal.lines_for(inputs)
                 found = fit.predict(trained, given, top=top, device=device, say=terminal.say)
-        item = trained.reader.kind if trained.reader else "picture"
+        item = trained.kind
         unread = answers.write_answers(found, trained.task, form, out, masks=places[0], drawn=places[1], item=item)
     if unread:
         where = {"coco": "above", "npy": f"in {out and out.with_suffix('.csv')}"}.get(form, "in the output")

@@ -86,14 +86,9 @@ def summarise(text: Any, run: Run | None = None, *, sentences: int = 5, what: st
     """
     if sentences < 1:
         raise UsageError(f"expected at least 1 sentence to keep, got {sentences}")
-    if (
-        run is not None
-        and not run.reads_pairs
-        and (run.task.name not in ANSWERING or run.reader is None or run.reader.kind != "text")
-    ):
-        about = run.reader.kind if run.reader else "picture"
+    if run is not None and not run.reads_pairs and (run.task.name not in ANSWERING or run.kind != "text"):
         raise UsageError(
-            f"{run.folder} is of the task {run.task.name} on {about}s; give a run of {', '.join(ANSWERING)} or "
+            f"{run.folder} is of the task {run.task.name} on {run.kind}s; give a run of {', '.join(ANSWERING)} or "
             "match-texts on texts, or none"
         )
     whole = plain(text)
