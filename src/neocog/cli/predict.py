@@ -212,7 +212,7 @@ def play(
         write.show_json({"run": str(run), "mean_reward": mean, "games": rows})
         return
     write.show_table(rows)
-    terminal.echo(f"mean reward {mean:.4g} (n = {len(rewards)} games, {min(rewards):g} to {max(rewards):g})")
+    terminal.echo(f"mean reward {mean:.4g} (n = {counted(len(rewards), 'game')}, {min(rewards):g} to {max(rewards):g})")
 
 
 def export(

@@ -27,6 +27,7 @@ from neocog.data.source import Source
 from neocog.data.stores import VIDEO_ENDINGS
 from neocog.data.video import frames_at, length
 from neocog.errors import DataError, UsageError
+from neocog.records import counted
 
 ENDINGS = VIDEO_ENDINGS | {".gif"}
 _NUMBER = re.compile(r"(\d+)")
@@ -161,7 +162,9 @@ def arranged(source: Folder, fold: int = 1) -> Folder:
     names, codes, splits, notes = source.classes, source.labels, source.splits, list(source.notes)
     if listed:
         splits = np.array([listed.get(stem, -1) for stem in stems], np.int8)
-        notes.append(f"splits as the lists of fold {fold} say; {int((splits < 0).sum())} clips stand in none of them")
+        notes.append(
+            f"splits as the lists of fold {fold} say; {counted(int((splits < 0).sum()), 'clip', 'is')} in none of them"
+        )
     elif persons and all(persons):
         said = Category.of(one[2] for one in persons if one)
         names, codes, people = said.names, said.codes, [int(one[1]) for one in persons if one]

@@ -163,11 +163,10 @@ def open_manifest(
         why = f"; {first}" if first else ""
         raise DataError(f"{root}: no rows with {what} in {', '.join(one.name for one in files)}{why}")
     if problems:
-        were = "was" if len(problems) == 1 else "were"
-        notes.append(f"{counted(len(problems), 'row')} of the table {were} skipped; {first}")
+        notes.append(f"{counted(len(problems), 'row of the table', 'was')} skipped; {first}")
     table, repeated = (table, 0) if texts else table.merged()
     if repeated:
-        notes.append(f"{repeated} rows repeat a picture: their labels and captions were merged")
+        notes.append(f"{counted(repeated, 'row', 'repeats')} a picture: their labels and captions were merged")
     assert guess is not None  # there are rows
     cells = [of or [{}] for of in table.cells]  # of several tables, one may lack the columns
     facts = described(

@@ -71,10 +71,10 @@ class TextReader(Reader):
             )
             made.notes += (known + (" (--input-option tokens=pieces knows all)" if kind == "words" else ""),)
         if odd:
-            made.notes += (f"{counted(len(odd), 'text')} are not UTF-8 and were read as UTF-16 or Windows-1252",)
+            made.notes += (f"{counted(len(odd), 'text', 'is')} not UTF-8, and read as UTF-16 or Windows-1252",)
         if over := int((lengths > cut).sum()):
             made.notes += (
-                f"{over:,} training texts are longer than {cut} {kind}: the rest is not read "
+                f"{counted(over, 'training text', 'is')} longer than {cut} {kind}: the rest is not read "
                 "(--input-option longest=N)",
             )
         return made

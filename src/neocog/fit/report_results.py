@@ -71,7 +71,7 @@ def examples(folder: Path) -> Html | None:
             shown.append(picture_file(path.read_bytes(), f"{Path(line['key']).name}\n{line['line']}"))
     if not shown:
         return None
-    told = f"{len(shown)} of {found['of']:,} pictures of the {_SPLITS[found['split']]}, the worst answers first."
+    told = f"{len(shown)} of {counted(found['of'])} of the {_SPLITS[found['split']]}, the worst answers first."
     if any("color-mix" in line.get("html", "") for line in found["examples"]):
         told += " Blue words speak for the answer, orange ones against it."
     return Html(paragraph(told) + gallery(shown, framed=True))

@@ -18,6 +18,7 @@ import numpy as np
 from neocog.data.read_text import plain
 from neocog.errors import DataError, UsageError
 from neocog.page import Html, marked, page, paragraph
+from neocog.records import counted
 from neocog.text.sentences import sentence_spans
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def as_page(summaries: Sequence[tuple[str, Summary]]) -> str:
     """An HTML page of several texts by name."""
 
     def body(one: Summary) -> Html:
-        told = f"{len(one.kept)} of {len(one.sentences)} sentences are marked, by {one.of}."
+        told = f"{len(one.kept)} of {counted(len(one.sentences), 'sentence')} marked, by {one.of}."
         return Html(paragraph(told) + one.html())
 
     return page("Summary", [(name, body(one)) for name, one in summaries])
