@@ -48,7 +48,7 @@ def _from_wordllama(run: Run) -> list[str]:
         made.append("Its word vectors began as those of the package wordllama (MIT).")
     if isinstance(run.reader.tokenizer, Subwords):
         made.append(
-            f"`{SUBWORDS}` is copied from the package wordllama (MIT, © 2024 Lee Miller); its subwords are those of Llama 2."
+            f"`{SUBWORDS}` is copied from the package wordllama (MIT, © 2024 Lee Miller); its subwords: Llama 2."
         )
     return made
 
