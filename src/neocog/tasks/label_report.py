@@ -55,7 +55,7 @@ def _errors(seen: Seen, classes: Sequence[str], figures: Mapping[str, Any], pict
     predicted, labels = probabilities.argmax(axis=1), seen["labels"]
     wrong = np.flatnonzero(predicted != labels)
     if not len(wrong):
-        return paragraph(f"None of {counted(len(labels))} was misclassified.", kind="good")
+        return paragraph(f"None of the {counted(len(labels))} was misclassified.", kind="good")
     worst = [
         {
             "true": pair["true"],
