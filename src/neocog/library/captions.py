@@ -86,7 +86,7 @@ def annotate(
                 new[name][row] = list(dict.fromkeys((*before, *texts)))
     if missing and not met:
         raise LibraryError(
-            f"none of {counted(missing)} of {table} is in {store.folder}; index their folder first: "
+            f"none of the {counted(missing)} of {table} is in {store.folder}; index their folder first: "
             "'neocog index FOLDER'"
         )
     changed = [row for row in sorted(met) if any(new[n].get(row, old[n][row]) != old[n][row] for n in new)]
