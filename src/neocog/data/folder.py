@@ -255,7 +255,7 @@ class _Listing:
         parts = []
         if self.ignored:
             kinds = ", ".join(f"{n} {ending}" for ending, n in self.ignored.most_common(5))
-            parts.append(f"{counted(sum(self.ignored.values()), 'file')} of another kind ({kinds})")
+            parts.append(f"{counted(sum(self.ignored.values()), 'file')} not of this kind ({kinds})")
         if self.hidden:
             parts.append(f"{self.hidden} files or folders that are hidden, excluded or made by the system")
         return ", " + " and ".join(parts) if parts else ""
