@@ -173,3 +173,8 @@ def test_packed_data_in_folders_of_any_name(pictures, tmp_path):
         pq.write_table(pa.table({"path": ["1.png"], "label": ["a"]}), file)
     shutil.copy(next((pictures / CAFE).glob("0*")), folder / "1.png")
     assert open_source(folder / "train.parquet").read(0) == data
+
+
+def test_numbers_that_are_printed_have_the_digits_that_say_something() -> None:
+    given = [0.1 + 0.2, 0.3 - 0.1, np.float32(0.7), 48.858370123456, 1e-9 / 3, 10**18, float("nan"), 1234567.1234567]
+    assert names.plain(given) == [0.3, 0.2, 0.7, 48.85837, 3.333333e-10, 10**18, None, 1234567.123457]

@@ -21,6 +21,12 @@ def test_one_is_singular(count: float, noun: str, text: str) -> None:
     assert counted(count, noun) == text
 
 
+def test_a_verb_agrees_with_its_noun() -> None:
+    assert counted(1, "row of the table", "was") == "1 row of the table was"
+    assert counted(2, "row of the table", "was") == "2 rows of the table were"
+    assert counted(3, "hash", "lacks") == "3 hashes lack" and counted(2, "key", "lies") == "2 keys lie"
+
+
 def test_messages_about_one_epoch() -> None:
     """In the findings."""
     epoch = {"epoch": 1.0, "step": 900, "train_loss": 1.0}

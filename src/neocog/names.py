@@ -38,13 +38,17 @@ def json_text(
 
 
 def plain(value: Any) -> Any:
-    """Return `value` as JSON can hold it: records as objects, numpy as numbers and lists, not-a-number as null."""
+    """Return `value` as JSON shows it: records as objects, numpy as numbers and lists, not-a-number as null.
+
+    Numbers keep seven digits, as float32 does, and above 1 six decimals, so 1e-6 degrees or seconds; what has to be
+    exact is written by `json_text` alone.
+    """
     if hasattr(value, "to_json"):
         return plain(value.to_json())
     if isinstance(value, (str, bool, int)) or value is None:
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return (float(f"{value:.7g}") if abs(value) < 1 else round(value, 6)) if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -54,7 +58,7 @@ def plain(value: Any) -> Any:
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
         return plain(value.tolist())
-    return float(value) if isinstance(value, Rational) else str(value)
+    return plain(float(value)) if isinstance(value, Rational) else str(value)
 
 
 def _visible(lone: str) -> str:

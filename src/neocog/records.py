@@ -26,11 +26,17 @@ def worded(sentence: str) -> str:
     return sentence if kind == "picture" else re.sub(r"\b([Pp])icture(s?)\b", rf"{kind}\2", sentence)
 
 
-def counted(count: float, one: str = "picture") -> str:
-    """Return "1 picture", "2,000 pictures", "3 copies", "2 classes", "0.5 epochs"."""
-    plural = f"{one[:-1]}ies" if one.endswith("y") else f"{one}es" if one.endswith(("s", "x")) else f"{one}s"
+_VERBS = {"is": "are", "was": "were", "has": "have", "lies": "lie"}  # others lose their s
+
+
+def counted(count: float, one: str = "picture", verb: str = "") -> str:
+    """Return "1 picture", "2,000 pictures", "3 copies", "2 classes", "0.5 epochs"; with a verb "1 row of it was"."""
+    what, *of = re.split(r"(?= (?:of|with|without) )", one, maxsplit=1)
+    plural = f"{what}es" if what.endswith(("s", "x", "sh")) else re.sub(r"(?<![aeiou])y$", "ie", what) + "s"
+    plural = "".join([plural, *of])
     number = f"{count:,}" if isinstance(count, Integral) else f"{count:.4g}"
-    return f"{number} {one if number == '1' else plural}"
+    said = (one, verb) if number == "1" else (plural, _VERBS.get(verb, verb.removesuffix("s")))
+    return " ".join([number, *filter(None, said)])
 
 
 def some_of(names: Sequence[str], most: int = 8) -> str:

@@ -335,6 +335,20 @@ def test_evaluate_prints_the_figures_of_the_task(segment, twins):
     assert 0 <= document["runs"][0]["eer"] <= 1 and document["n"] == document["runs"][0]["n"]
 
 
+def test_evaluate_says_in_what_runs_differ(segment, twins, label, tmp_path):
+    told = call("evaluate", label, segment, "drawn:n=12,size=32")
+    assert told.exit_code == 1 and "whose tasks are the same" in told.stderr and "segment knows segment" in told.stderr
+    others = trained(tmp_path / "others", "--task", "number", "--net", "lenet5")
+    assert "tasks are the same" in call("evaluate", twins, others, "drawn:n=12,size=32").stderr
+    told = call("evaluate", label, "drawn:n=12,size=32,kind=text")
+    assert told.exit_code == 2 and "label reads pictures, and drawn holds texts" in told.stderr
+
+
+def test_a_teacher_of_another_task_is_refused_by_its_task(segment, tmp_path):
+    told = call("train", "drawn:n=12,size=32", "--teacher", segment, "--out", tmp_path / "run")
+    assert told.exit_code == 2 and "segment knows the task segment on pictures" in told.stderr
+
+
 def test_evaluate_heeds_the_order_of_classes(segment):
     plain = open_source("drawn:n=6,size=32,seed=3")
     column = plain.columns["mask"]

@@ -50,6 +50,14 @@ def test_a_short_clip_stands_still_at_its_ends():
     assert clip[:, 0, 0, 0].tolist() == [0, 0, 4, 4]
 
 
+def test_a_folder_of_animated_pictures_is_a_clip_for_each(tmp_path):
+    for name in ("a.gif", "b.gif"):
+        first, *others = map(Image.fromarray, scene(1, 6))
+        first.save(tmp_path / name, save_all=True, append_images=others)
+    assert not frames_of(tmp_path)
+    assert [Path(key).name for key, _ in reader().inputs([tmp_path])] == ["a.gif", "b.gif"]
+
+
 def test_what_is_no_clip_is_refused(tmp_path):
     for raw in (np.zeros((4, 8, 8), np.uint8), b"no video", tmp_path):
         with pytest.raises(DataError):

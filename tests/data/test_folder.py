@@ -76,7 +76,7 @@ def test_other_files_are_ignored_and_counted(tmp_path):
     (tmp_path / "empty").mkdir()
     source = open_folder(tmp_path)
     assert keys(source) == ["a/1.jpg", "b/1.jpg"] and source.classes == ("a", "b")
-    assert "2 files that are not pictures (1 .txt, 1 no ending)" in told(source)
+    assert "2 files not of this kind (1 .txt, 1 no ending)" in told(source)
     assert "hidden" in told(source) and "'empty'" in told(source)
 
 
@@ -89,7 +89,7 @@ def test_flat_folder_is_unlabelled(tmp_path):
 def test_loose_pictures_beside_class_folders(tmp_path):
     make(tmp_path, "a/1.jpg", "b/1.jpg", "loose.jpg")
     source = open_folder(tmp_path)
-    assert source.labels.tolist() == [0, 1, -1] and "1 pictures lie outside" in told(source)
+    assert source.labels.tolist() == [0, 1, -1] and "1 picture lies outside" in told(source)
 
 
 def test_strange_names_survive(tmp_path):

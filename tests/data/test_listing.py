@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from neocog.data import open_source
-from neocog.data.listing import Rules, pictures_below, skipped, unread
+from neocog.data.listing import Rules, files_of, skipped, unread
 from neocog.errors import UsageError
 
 JUNK = ("@eaDir", "#recycle", "$RECYCLE.BIN", "$Recycle.Bin", "x Previews.lrdata", ".Trash-1000", ".thumbnails",
@@ -33,7 +33,7 @@ def test_what_systems_leave_behind_is_passed_over_for_training_and_below_folders
     source = open_source(tmp_path)
     assert [source.key(i) for i in range(len(source))] == ["cat/1.png"] and source.classes == ("cat",)
     assert any("2 files or folders that are hidden, excluded or made by the system" in note for note in source.notes)
-    assert names(pictures_below(tmp_path)) == ["1.png"]
+    assert names(files_of(tmp_path)) == ["1.png"]
 
 
 def test_an_ignore_file_counts_for_its_folder_and_those_below(tmp_path):
@@ -42,7 +42,7 @@ def test_an_ignore_file_counts_for_its_folder_and_those_below(tmp_path):
     (tmp_path / ".neocogignore").write_text("# drafts\ndraft-*\n/cat/old/\n")
     (tmp_path / "dog" / ".neocogignore").write_text("!draft-2.png\n!@eaDir\n")
     expected = ["1.png", "3.png", "4.png", "5.png", "draft-2.png"]
-    assert names(pictures_below(tmp_path)) == expected
+    assert names(files_of(tmp_path)) == expected
     source = open_source(tmp_path)
     assert names(source.key(i) for i in range(len(source))) == expected
 
@@ -66,7 +66,7 @@ def test_names_that_are_not_utf8_can_be_excluded(tmp_path):
     bad = os.fsdecode(b"caf\xe9.png")
     save(tmp_path / "cat" / bad, tmp_path / "cat" / "1.png")
     (tmp_path / ".neocogignore").write_bytes(b"caf\xe9.png\n")
-    assert names(pictures_below(tmp_path)) == ["1.png"]
+    assert names(files_of(tmp_path)) == ["1.png"]
 
 
 def test_raw_files_are_named_with_what_to_type(tmp_path):

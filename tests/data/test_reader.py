@@ -177,3 +177,36 @@ def test_check_says_what_is_wrong_with_texts(tmp_path: Path) -> None:
     assert "7 texts in 2 classes" in found.summary and found.duplicates == {"exact_groups": 2, "exact_copies": 2}
     assert not any("picture" in one.title for one in found.findings) and found.to_json()
     assert check(open_source("drawn:n=6,kind=text")).unit == "text"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in reader.kinds() if reader.find(kind).endings])
+def test_a_folder_of_another_kind_is_no_answer(kind: str, tmp_path: Path) -> None:
+    made = reader.find(kind)
+    read = made.plan(open_source(f"drawn:n=8,size=32,kind={kind}"), np.arange(8), made.options)
+    for name in ("a.png", "a.txt", "a.wav", "a.mkv"):
+        folder = tmp_path / name[2:]
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+        (folder / f"._{name}").write_bytes(b"left by a Mac")
+        if read.takes(name):
+            assert [key for key, _ in read.inputs([str(folder)])] == [str(folder / name)]
+        else:
+            with pytest.raises(UsageError, match=rf"expected {kind}s in .*; found none, but 1 {name[1:]} file"):
+                list(read.inputs([str(folder)]))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=f"expected {kind}s in .*; found none$"):
+        list(read.inputs([str(tmp_path / "empty")]))
+
+
+def test_a_table_of_other_things_is_no_text(tmp_path: Path) -> None:
+    read = planned()
+    (tmp_path / "pairs.csv").write_text("query,title\na red dog,the red dog\na sun,the sun\n")
+    (tmp_path / "pictures.csv").write_text("path,label\na.png,a\n")
+    (tmp_path / "a.png").write_bytes(b"x")
+    for name, held in (("pairs.csv", "pairs of texts"), ("pictures.csv", "pictures")):
+        with pytest.raises(UsageError, match=f"expected a table of texts.* holds {held}"):
+            list(read.inputs([str(tmp_path / name)]))
+    for name in ("gone.png", "gone.wav", "gone.csv", "gone.txt"):
+        with pytest.raises(UsageError, match=f"{name} does not exist"):
+            list(read.inputs([name]))
+    assert [key for key, _ in read.inputs(["see the file gone.png"])] == ["see the file gone.png"]

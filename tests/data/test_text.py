@@ -95,3 +95,43 @@ def test_a_row_with_too_many_cells_is_said_and_left_out(tmp_path):
     (tmp_path / "t.csv").write_text(f"{NAMED}a,b,c\nd,e,f\n")
     with pytest.raises(DataError, match=r"no rows with texts in t.csv; the first is t.csv, line 2: more cells than"):
         open_source(tmp_path / "t.csv", columns={"text": "text"})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("mark", [";", "\t", ",", "|"])
+def test_what_excel_is_told_in_the_first_line_is_no_row(tmp_path, mark, encoding):
+    text = f"sep={mark}\r\ntext{mark}label\r\ngood film{mark}pos\r\na{mark}b{mark}c\r\n"
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    problems = []
+    assert list(table_rows(tmp_path / "t.csv", problems, [])) == [{"text": "good film", "label": "pos"}]
+    assert [one.key for one in problems] == ["t.csv, line 4"]
+
+
+@pytest.mark.parametrize("other", ["", ",neg", ",the sun is red"])
+def test_the_first_text_is_kept_without_a_line_of_names(tmp_path, other):
+    texts = ["a red dog barks", "the sun is up", "many small cats run here", "Great!", "it is green now"]
+    lines = [f"{text}{other and other + str(k)}\n" for k, text in enumerate(texts)]
+    for first in (0, 3):  # a usual one, and one of a word
+        order = [lines[first], *lines[:first], *lines[first + 1 :]]
+        found, _, notes = rows(tmp_path, "".join(order))
+        assert len(found) == 5 and found[0][0] == texts[first] and "its first line is a row, too" in notes[0]
+    for names in ("text", "my own text", "what is said"):
+        found, _, notes = rows(tmp_path, names + ",label" * bool(other) + "\n" + "".join(lines[:3] * 5))
+        assert len(found) == 15 and not notes
+
+
+def test_a_name_of_a_column_that_may_be_a_text_is_said(tmp_path):
+    (tmp_path / "t.csv").write_text("good film\na red dog barks\nthe sun is up\nmany small cats run here\n")
+    (note,) = open_source(tmp_path / "t.csv").notes
+    assert "'good film'" in note and "write a line with the names of the columns above it" in note
+    (tmp_path / "t.csv").write_text("review\na red dog barks\nthe sun is up\nmany small cats run here\n")
+    (note,) = open_source(tmp_path / "t.csv").notes
+    assert "write a line" not in note
+
+
+def test_rows_within_a_quote_are_said(tmp_path):
+    found, _, notes = rows(tmp_path, f'{NAMED}"good film,pos\nbad film,neg\nodd film",neg\nfine film,pos\n')
+    assert len(found) == 2
+    assert notes == ["t.csv, line 2: a cell holds what looks like rows; was its quote not closed?"]
+    _, _, notes = rows(tmp_path, f'{NAMED}"Dear all,\nthis is a film, and a good one",pos\nbad film,neg\n')
+    assert not notes

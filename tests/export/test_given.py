@@ -64,6 +64,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def test_a_run_on_texts_is_exported(texts: SimpleNamespace) -> None:
     checked(texts.run, "text", texts.made)
     assert texts.made.about["dynamic"] == ["batch", "length"]
+    assert "word vectors began as those of the package wordllama (MIT)" in (texts.made.folder / "CARD.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,9 @@ def test_a_run_on_texts_is_exported(texts: SimpleNamespace) -> None:
         pytest.param("text", {"input_options": {"tokens": "subwords"}}, marks=pytest.mark.slow),
         pytest.param("text", {"input_options": {"tokens": "characters"}}, marks=pytest.mark.slow),
         pytest.param("text", {"net": "sentence_dcnn"}, marks=pytest.mark.slow),
+        pytest.param(  # equal windows of letters are many
+            "text", {"net": "sentence_dcnn", "input_options": {"tokens": "characters"}}, marks=pytest.mark.slow
+        ),
         ("sound", {}),
         pytest.param("sound", {"net": "wave_m3", "input_options": {"features": "wave"}}, marks=pytest.mark.slow),
         pytest.param("sound", {"input_options": {"features": "mfcc", "trim": 0}}, marks=pytest.mark.slow),
@@ -84,6 +88,10 @@ def test_what_a_reader_reads_is_exported(kind: str, how: dict[str, Any], tmp_pat
     run = trained(tmp_path / "run", kind, **how)
     made = export(run, out=tmp_path / "made")
     checked(run, kind, made)
+    copied = (made.folder / "tokenizer.json").is_file()
+    assert copied == (
+        "is copied from the package wordllama (MIT, © 2024" in (made.folder / "CARD.md").read_text("utf-8")
+    )
     if kind == "sound" and not how:
         _recordings_of_any_rate_and_length(made, tmp_path)
     if kind == "clip":

@@ -113,3 +113,16 @@ def test_averages() -> None:
     state.update_averages()  # a multiple of 5: lookahead pulls half-way back
     torch.testing.assert_close(first.detach(), start + 0.5)
     torch.testing.assert_close(next(state.final_net.parameters()).detach(), start + 0.1)
+
+
+@pytest.mark.parametrize("own_norm", [False, True])
+def test_muon_moves_a_weight_of_zeros(own_norm: bool) -> None:
+    weight = nn.Parameter(torch.zeros(8, 4))
+    muon = Muon([{"params": [weight], "own_norm": own_norm}])
+    weight.grad = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    slope = weight.grad.clone()
+    muon.step()
+    assert weight.isfinite().all() and (weight * slope).sum() < 0
+    weight.grad = torch.zeros(8, 4)
+    muon.step()
+    assert weight.isfinite().all() and weight.norm() > 0

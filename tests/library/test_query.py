@@ -55,7 +55,7 @@ from neocog.library.query import (
         ("NOT dog NOT tag:x", (Word("dog", negative=True), Filter("tag", "x", True))),
         ("dog or not NOTHING ORDER", tuple(Word(w) for w in ("dog", "or", "not", "NOTHING", "ORDER"))),
         ('"a OR b" IMG (1).jpg', (Phrase("a OR b"), Word("IMG"), Word("(1).jpg"))),
-        ("(dog cat) (big)^2 :) (", (*map(Word, ("dog", "cat")), Word("big", 2.0), Word(":)"), Word("("))),
+        ("(dog ((cat)) (big)^2 :) (", (*map(Word, ("dog", "cat")), Word("big", 2.0), Word(":)"), Word("("))),
         ("near:48.85,2.35", (Filter("near", Near(48.85, 2.35, 10_000)),)),
         ("near:-33.9,+151,500m", (Filter("near", Near(-33.9, 151, 500)),)),
         ("has:GPS -place:paris", (Filter("has", "gps"), Filter("place", "paris", True))),

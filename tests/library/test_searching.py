@@ -431,7 +431,7 @@ def test_near_duplicates_are_folded_unless_asked(tmp_path: Path) -> None:
     found = search(store, "zebra")
     assert names(found) == ["a.jpg", "other.jpg"]
     assert found[0].near == (Picture("copy.jpg").hash,)
-    assert any("1 near duplicates" in note for note in found.notes)
+    assert any("1 near duplicate is folded away" in note for note in found.notes)
     assert names(search(store, "zebra duplicates:yes")) == ["a.jpg", "copy.jpg", "other.jpg"]
 
 

@@ -248,7 +248,7 @@ def test_pictures_without_a_place_are_counted(tmp_path: Path, space: Toy) -> Non
     columns = {"hash": [Picture("new").hash], "paths": [["swing.jpg"]], "state": ["ok"], "models": [[]]}
     store.add(whole_rows(columns, 1))
     found = search(store, "child on a swing")
-    assert any(note.startswith("1 of 27 pictures are not found by sentence; to search") for note in found.notes)
+    assert any(note.startswith("1 picture of 27 is not found by sentence; to search") for note in found.notes)
     assert "b.jpg" in names(found)
 
 

@@ -108,7 +108,7 @@ def test_tables_that_do_not_fit(store: Store, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "other" / "9.jpg")
     (tmp_path / "other" / "table.csv").write_text("file,caption\n9.jpg,x\n", "utf-8")
-    with pytest.raises(LibraryError, match=r"none of the 1 pictures of .* is in"):
+    with pytest.raises(LibraryError, match=r"none of the 1 picture of .* is in"):
         annotate(store, tmp_path / "other" / "table.csv")
     with pytest.raises(DataError):
         annotate(store, tmp_path / "none.csv")

@@ -170,6 +170,21 @@ def test_a_recording_is_searched_by_and_only_recordings_are_found(shelf, tmp_pat
     assert search(shelf, like=[best.hash], threshold=0.0)[0].hash == str(view_of(shelf).hashes[row])
 
 
+def test_of_a_kind_that_the_library_lacks_it_is_said(made, tmp_path):
+    for name, kind, there in (("0.png", "picture", "recording"), (f"{FALLING[0]}.wav", "recording", "2 pictures")):
+        folder = tmp_path / kind
+        folder.mkdir()
+        if kind == "picture":
+            (folder / "a.wav").write_bytes(written(wave(FALLING[0]), RATE))
+        else:
+            fill(folder, 2)
+        store = Store.create(folder / ".neocog")
+        index(store, [folder], Tiny(), threads=1)
+        example = next(made.rglob("*.png")) if kind == "picture" else made / name
+        with pytest.raises(UsageError, match=rf"is a {kind}, and .* holds only .*{there}"):
+            search(store, like=[str(example)])
+
+
 def test_recordings_that_look_alike_are_no_copies_of_each_other(shelf, tmp_path):
     groups = copies.duplicates(shelf, "near")
     assert not [copy for group in groups for copy in group.copies if ".wav" in str(copy.path)]

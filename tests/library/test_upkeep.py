@@ -81,14 +81,14 @@ def test_what_lags_behind_is_no_damage(store, folder):
     found = verify(store)
     assert not any(one.damage for one in found)
     assert [one.text for one in found] == [
-        "1 files are gone or cannot be read", "1 files have changed", "2 files are not indexed yet",
+        "1 file is gone or unreadable", "1 file has changed", "2 files are not indexed yet",
     ]  # fmt: skip
     assert all("neocog index" in str(one) for one in found) and found[2].examples
     index(store, (), Tiny())
     assert verify(store) == []
     folder.joinpath("a").rename(folder.parent / "aside")
     shutil.rmtree(folder / "b")
-    assert said(store) == ["13 files are gone or cannot be read"]
+    assert said(store) == ["13 files are gone or unreadable"]
 
 
 def test_a_disk_that_rots_is_noticed_by_looking_deep(store, folder):
@@ -119,8 +119,8 @@ def test_rows_that_contradict_themselves_are_mended(store, folder):
     )
     store.merge(changed)
     texts = said(store)
-    assert "1 paths appear in two rows" in texts and "1 rows have paths without times" in texts
-    assert "1 rows have a state that contradicts their paths" in texts
+    assert "1 path appears in two rows" in texts and "1 row has paths without times" in texts
+    assert "1 row has a state that contradicts its paths" in texts
     verify(store, fix=True)
     index(store, (), Tiny())
     assert verify(store, deep=True) == [] and len(store) == 12

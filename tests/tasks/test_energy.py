@@ -55,7 +55,8 @@ def test_the_nearest_place_is_that_of_a_search_over_the_whole_curve(period: floa
 
 def test_the_loss_is_the_square_for_things_and_falls_with_the_energy_of_all_else() -> None:
     task = planned([30, 90, 200, NAN])
-    assert task.share == 0.75 and "1 picture of 4" in task.notes[0]
+    assert task.share == 0.75 and task.notes[0].startswith("1 picture of 4 to learn from has no number")
+    assert "add pictures of other things" in planned([30, 90]).notes[0]
     outputs = at([30, 90, 0, 0]).float() + torch.tensor([[0.0, 0, 0], [3, 0, 4], [0, 0, 0], [0, 0, 0]])
     values = [30, 90, 180, NAN]
     found = task.losses(outputs, batch_of(task, values))

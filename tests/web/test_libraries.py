@@ -173,6 +173,9 @@ def test_a_correction_is_shown_and_taken_back(page):
     assert (changed["labels"], changed["boxes"]) == (["dog", "b"], [box])
     assert changed["caption"] == {"text": "a <b>dog</b>", "machine": False}
     assert [h["id"] for h in hits(page, q="label:dog")] == [one]
+    half = page.patch(here, content=b'{"labels": ["\\ud800"]}', headers={"content-type": "application/json"})
+    assert half.json()["labels"] == ["\\ud800"], "half of a character is no text, and written as JSON has it"
+    page.post("/api/libraries/photos/undo").raise_for_status()
     page.patch(here, json={"caption": ""}).raise_for_status()
     undone = page.post("/api/libraries/photos/undo").json()
     assert undone == {"id": one, "changed": ["captions"], "left": 1}

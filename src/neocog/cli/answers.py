@@ -13,6 +13,7 @@ from neocog import __version__, names
 from neocog.cli import terminal
 from neocog.cli.write import plain
 from neocog.errors import DataError, UsageError
+from neocog.records import counted
 
 if TYPE_CHECKING:
     from neocog.tasks import Answer, Task
@@ -314,7 +315,7 @@ def _npy(pairs: Iterable[Pair], stream: IO[bytes], path: Path, item: str) -> Non
             stream.write(np.full((waiting, width), np.nan, dtype="<f4").tobytes() + vector.tobytes())
             waiting = 0
         if not width:
-            raise DataError(f"none of {count:,} pictures could be read, so {path} was not written")
+            raise DataError(f"none of {counted(count, item)} could be read, so {path} was not written")
         stream.write(np.full((waiting, width), np.nan, dtype="<f4").tobytes())
         header()
 

@@ -87,7 +87,7 @@ def predict(
             else:
                 given = terminal.picture_paths(inputs) if trained.reader is None else terminal.lines_for(inputs)
                 found = fit.predict(trained, given, top=top, device=device, say=terminal.say)
-        item = trained.reader.kind if trained.reader else "picture"
+        item = trained.kind
         unread = answers.write_answers(found, trained.task, form, out, masks=places[0], drawn=places[1], item=item)
     if unread:
         where = {"coco": "above", "npy": f"in {out and out.with_suffix('.csv')}"}.get(form, "in the output")
@@ -212,7 +212,7 @@ def play(
         write.show_json({"run": str(run), "mean_reward": mean, "games": rows})
         return
     write.show_table(rows)
-    terminal.echo(f"mean reward {mean:.4g} (n = {len(rewards)} games, {min(rewards):g} to {max(rewards):g})")
+    terminal.echo(f"mean reward {mean:.4g} (n = {counted(len(rewards), 'game')}, {min(rewards):g} to {max(rewards):g})")
 
 
 def export(

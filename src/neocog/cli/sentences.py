@@ -99,8 +99,8 @@ def summarise(
     for name, one in found:
         if one.unread:
             terminal.say(
-                f"{name}: {one.unread} of {len(one.sentences)} sentences stand behind the last word that the net "
-                "reads; train with --input-option longest=N for longer texts"
+                f"{name}: {counted(one.unread, f'sentence of {len(one.sentences)}', 'stands')} behind the last word "
+                "that the net reads; train with --input-option longest=N for longer texts"
             )
     if json:
         write.show_json({"texts": [{"file": name, **one.to_json()} for name, one in found]})

@@ -113,7 +113,10 @@ def _run(named: str, size: str | None, values: dict[str, Any]) -> Subject:
     if values:
         raise UsageError("--set cannot change a run; it is built as it was trained")
     run = Run(named)
-    card, task, facts = run.spec, run.task, nets.facts(run.spec["name"])
+    card, task = run.spec, run.task
+    if card["name"] not in nets.names():
+        raise UsageError(f"{named} has a net that only the task {task.name} makes; expected a run with one of the zoo")
+    facts = nets.facts(card["name"])
     with torch.device("meta"):
         net = nets.build(**card)
     if (value := run.metrics.get(f"test_{task.goal[0]}")) is not None:

@@ -249,14 +249,9 @@ def picture_paths(inputs: Iterable[str]) -> Iterator[Path]:
             continue
         path = Path(name)
         if path.is_dir():
-            from neocog.data.listing import pictures_below
+            from neocog.data.listing import files_of
 
-            empty = True
-            for picture in pictures_below(path):
-                empty = False
-                yield picture
-            if empty:
-                raise UsageError(f"expected pictures in {name}; found none")
+            yield from files_of(path)
         elif path.exists():
             yield path
         else:

@@ -76,7 +76,7 @@ def export(
     """Write everything that the library knows to a table."""
     with terminal.work():
         count = open_library(library).export(out, model=model)
-    terminal.echo(f"{counted(count)} written to {out}")
+    terminal.echo(f"{counted(count, 'row')} written to {out}")
 
 
 @upkeep.command()

@@ -150,7 +150,7 @@ def show_check(found: Check) -> None:
     echo("")
     show_table(rows[:_CLASSES_SHOWN])
     if len(rows) > _CLASSES_SHOWN:
-        echo(f"... and {len(rows) - _CLASSES_SHOWN:,} more classes; --json has them all")
+        echo(f"... and {counted(len(rows) - _CLASSES_SHOWN, 'more class')}; --json has them all")
     for side, span in document["sizes"].items():
         echo(f"{side}: {span['min']} to {span['max']} pixels, median {span['median']}")
     if found.noise:

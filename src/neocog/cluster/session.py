@@ -126,6 +126,8 @@ class Cluster:
 
         folder = Path(os.path.abspath(run))
         trained = Run(folder)
+        if trained.reader is not None:
+            raise UsageError(f"a cluster is asked about pictures, and {run} reads {trained.kind}s: leave out --on")
         named = [address(one) for one in sources]
         listed = self._scan([one for one in named if is_elsewhere(one) or os.path.isdir(one)], str, "", ())
         found, unread = listed.files, {**listed.broken, **listed.closed}

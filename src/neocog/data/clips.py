@@ -27,6 +27,7 @@ from neocog.data.source import Source
 from neocog.data.stores import VIDEO_ENDINGS
 from neocog.data.video import frames_at, length
 from neocog.errors import DataError, UsageError
+from neocog.records import counted
 
 ENDINGS = VIDEO_ENDINGS | {".gif"}
 _NUMBER = re.compile(r"(\d+)")
@@ -74,8 +75,12 @@ def read_clip(raw: Any, frames: int, every: float, side: int) -> np.ndarray:
 
 def frames_of(folder: str | os.PathLike[str]) -> list[str]:
     """The pictures of a folder in the order of the numbers in their names: frame2.jpg comes before frame10.jpg."""
-    found = [one.path for one in os.scandir(folder) if is_picture(one.name) and not one.name.startswith(".")]
+    found = [one.path for one in os.scandir(folder) if _is_frame(one.name) and not one.name.startswith(".")]
     return sorted(found, key=lambda path: [int(p) if p.isdigit() else p for p in _NUMBER.split(os.path.basename(path))])
+
+
+def _is_frame(name: str) -> bool:
+    return is_picture(name) and os.path.splitext(name)[1].lower() not in ENDINGS  # a GIF is a clip itself
 
 
 def _spread(seconds: float, frames: int, every: float) -> list[float]:
@@ -131,7 +136,7 @@ def _leaves(top: Path) -> list[str]:
     found = []
     for here, folders, files in os.walk(top):
         folders[:] = sorted(one for one in folders if not one.startswith("."))
-        pictures = [one for one in files if is_picture(one) and not one.lower().endswith(".gif")]
+        pictures = [one for one in files if _is_frame(one)]
         if len(pictures) > 1 and not folders and here != str(top):
             found.append(os.path.relpath(here, top))
     return found
@@ -157,7 +162,9 @@ def arranged(source: Folder, fold: int = 1) -> Folder:
     names, codes, splits, notes = source.classes, source.labels, source.splits, list(source.notes)
     if listed:
         splits = np.array([listed.get(stem, -1) for stem in stems], np.int8)
-        notes.append(f"splits as the lists of fold {fold} say; {int((splits < 0).sum())} clips stand in none of them")
+        notes.append(
+            f"splits as the lists of fold {fold} say; {counted(int((splits < 0).sum()), 'clip', 'is')} in none of them"
+        )
     elif persons and all(persons):
         said = Category.of(one[2] for one in persons if one)
         names, codes, people = said.names, said.codes, [int(one[1]) for one in persons if one]

@@ -15,7 +15,7 @@ from neocog.data.kinds import Sequences, TextLists
 from neocog.data.source import Source
 from neocog.data.text import read_lines, table_rows, text_of
 from neocog.errors import DataError, UsageError, closest
-from neocog.records import Problem
+from neocog.records import Problem, counted
 
 _SURE = (".conll", ".iob", ".iob2", ".bio", ".bioes")  # endings of files of columns
 _MAYBE = (".txt", ".tsv", "")  # of files that may hold columns
@@ -203,7 +203,9 @@ def _source(name: str, found: Sequence[Any], notes: list[str], problems: list[Pr
         why = f"; the first, {problems[0].key}: {problems[0].reason}" if problems else ""
         raise DataError(f"{name}: no sentence with words and tags{why}")
     if problems:
-        notes.append(f"{len(problems):,} sentences were skipped, the first is {problems[0].key}: {problems[0].reason}")
+        notes.append(
+            f"{counted(len(problems), 'sentence', 'was')} skipped, the first is {problems[0].key}: {problems[0].reason}"
+        )
     splits = declared([split for *_, split in found], notes)
     width = Counter(len(others) for _, _, others, _ in found).most_common(1)[0][0]
     more = [TextLists(others[k] for _, _, others, _ in found) for k in range(width)]

@@ -19,7 +19,7 @@ from neocog.data.reader import commonest
 from neocog.data.reader import find as find_reader
 from neocog.data.source import Source
 from neocog.errors import DataError
-from neocog.records import SPLITS, Problem
+from neocog.records import SPLITS, Problem, counted
 
 
 class Folder(Source):
@@ -243,7 +243,7 @@ class _Listing:
             notes.append(f"only one class, {kept[0]!r}; if its folders are the classes, open that folder instead")
         unlabelled = int((labels < 0).sum())
         if kept and unlabelled:
-            notes.append(f"{unlabelled} pictures lie outside class folders and are unlabelled")
+            notes.append(f"{counted(unlabelled, verb='lies')} outside class folders, without a label")
         if self.ignored or self.hidden:
             notes.append("ignored" + self.ignored_text()[1:])
         if self.loops:
@@ -255,7 +255,7 @@ class _Listing:
         parts = []
         if self.ignored:
             kinds = ", ".join(f"{n} {ending}" for ending, n in self.ignored.most_common(5))
-            parts.append(f"{sum(self.ignored.values())} files that are not pictures ({kinds})")
+            parts.append(f"{counted(sum(self.ignored.values()), 'file')} not of this kind ({kinds})")
         if self.hidden:
             parts.append(f"{self.hidden} files or folders that are hidden, excluded or made by the system")
         return ", " + " and ".join(parts) if parts else ""

@@ -67,7 +67,7 @@ def with_tags(source: Source, least: str = AUTO, names: Sequence[str] = ()) -> S
         most = ", ".join(f"{word} {n:,}" for word, n in counts.most_common(5))
         view.notes.append(
             f"{counted(len(names), 'tag')} from texts, the words of at least {enough} of {int(known.sum()):,} "
-            f"{source.kind}s ({most}, ...); {len(counts) - len(names):,} rarer words are left out"
+            f"{source.kind}s ({most}, ...); {counted(len(counts) - len(names), 'rarer word', 'is')} left out"
         )
     place = {name: k for k, name in enumerate(names)}
     rows = [sorted(place[word] for word in words if word in place) for words in said]

@@ -317,7 +317,7 @@ def _periods(asked: str | None, numbers: Sequence[str]) -> tuple[float | None, .
     return tuple(period.get(name) for name in numbers)
 
 
-_TEXT_NAMES = (
+TEXT_NAMES = (
     "text", "sentence", "sentences", "review", "comment", "message", "tweet", "post", "body", "content", "document",
     "question", "query", "utterance", "description", "title", "headline", "abstract", "summary", "caption",
 )  # fmt: skip
@@ -329,7 +329,7 @@ def names_text(cells: Mapping[str, Sequence[object]], taken: Collection[str], wh
     Raises: DataError: none holds texts.
     """
     found = [n for n, those in cells.items() if n not in taken and is_text(those)]
-    for name in _TEXT_NAMES:
+    for name in TEXT_NAMES:
         for column in cells:
             if bare(column) == name and column not in taken:
                 return column

@@ -9,13 +9,15 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
 from neocog.data.columns import is_picture
 from neocog.errors import UsageError
+from neocog.records import counted
 
 IGNORE_FILE = ".neocogignore"
 SKIPPED = (  # names, in any letter case: what systems and programs put among pictures
@@ -98,15 +100,28 @@ def _spec(lines: Sequence[str], where: str) -> GitIgnoreSpec:
         raise UsageError(f"{where}: {error}; expected lines as in .gitignore, such as 'Screenshots/'") from None
 
 
-def pictures_below(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield the picture files below a folder, without what is passed over. Links to folders are not followed."""
+def files_of(
+    folder: str | os.PathLike[str], takes: Callable[[str], bool] = is_picture, kind: str = "picture"
+) -> Iterator[Path]:
+    """Yield the files below a folder that `takes` takes by their names, without what is passed over.
+
+    Links to folders are not followed. Raises: UsageError: there is none, and so no `kind`.
+    """
     top = os.fspath(folder)
-    known = {top: Rules(top)}
+    known, others, empty = {top: Rules(top)}, Counter[str](), True
     for parent, folders, files in os.walk(top):
         rules = known.pop(parent).inside(parent)
         folders[:] = sorted(one for one in folders if not rules.skip(os.path.join(parent, one), one, True))
         known |= {os.path.join(parent, one): rules for one in folders}
         for name in sorted(files):
             path = os.path.join(parent, name)
-            if is_picture(name) and not rules.skip(path, name, False):
+            if rules.skip(path, name, False):
+                continue
+            if takes(name):
+                empty = False
                 yield Path(path)
+            else:
+                others[os.path.splitext(name)[1].lower()] += 1
+    if empty:
+        only = "".join(f", but {counted(n, f'{ending} file'.lstrip())}" for ending, n in others.most_common(1))
+        raise UsageError(f"expected {kind}s in {top}; found none{only}")

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import os
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from neocog.data.columns import (
     split_of,
 )  # fmt: skip
 from neocog.data.folder import Folder
-from neocog.data.guess import Guess, guess_columns, is_text, may_name_files, names_text
+from neocog.data.guess import TEXT_NAMES, Guess, bare, guess_columns, is_text, may_name_files, names_text
 from neocog.data.kinds import TextLists
 from neocog.data.reader import commonest
 from neocog.data.source import Source
@@ -162,11 +163,10 @@ def open_manifest(
         why = f"; {first}" if first else ""
         raise DataError(f"{root}: no rows with {what} in {', '.join(one.name for one in files)}{why}")
     if problems:
-        were = "was" if len(problems) == 1 else "were"
-        notes.append(f"{counted(len(problems), 'row')} of the table {were} skipped; {first}")
+        notes.append(f"{counted(len(problems), 'row of the table', 'was')} skipped; {first}")
     table, repeated = (table, 0) if texts else table.merged()
     if repeated:
-        notes.append(f"{repeated} rows repeat a picture: their labels and captions were merged")
+        notes.append(f"{counted(repeated, 'row', 'repeats')} a picture: their labels and captions were merged")
     assert guess is not None  # there are rows
     cells = [of or [{}] for of in table.cells]  # of several tables, one may lack the columns
     facts = described(
@@ -338,7 +338,9 @@ def _guess(head: list[dict[str, Any]], columns: Mapping[str, str] | None, path: 
             raise UsageError(f"{path} has no column {text!r}{closest(text, names)}; it has {', '.join(names)}")
         names = [name for name in names if name == text or name in given.values() or not is_text(cells[name])]
         columns = {**given, "path": text}
-        said = () if asked else (f"texts are the column {text!r} (--column text=NAME takes another)",)
+        usual = bare(text) in TEXT_NAMES or re.fullmatch(r"column \d+", text)
+        more = "" if usual else "; if that is a text, write a line with the names of the columns above it"
+        said = () if asked else (f"texts are the column {text!r} (--column text=NAME takes another{more})",)
     for name in names if finder else ():
         texts = [one for one in cells[name] if isinstance(one, str)][:16]
         hits = finder.choose(texts) if texts and finder else 0

@@ -18,6 +18,7 @@ from neocog.data.layouts import Layout, is_generic, recognise
 from neocog.data.source import ONE_LABEL, Arrays, Source
 from neocog.data.text import TABLES
 from neocog.errors import DataError, UsageError, closest
+from neocog.records import counted
 
 PLUGINS = "neocog.sources"  # entry points: how rooms above this one, and other packages, add sources
 
@@ -223,7 +224,7 @@ def open_layout(layout: Layout) -> Source:
         splits = listed.splits[rows]
     elif found.splits is not None:
         splits = np.where(found.splits >= 0, found.splits, splits)
-    left_out = [f"{len(listed) - len(rows):,} masks were left out"] if len(rows) < len(listed) else []
+    left_out = [f"{counted(len(listed) - len(rows), 'mask', 'was')} left out"] if len(rows) < len(listed) else []
     what = ", ".join(role for role, column in found.columns.items() if column.known.any())
     notes = [f"{layout}" + (f": {what} read" if what else ""), *([] if "mask" in found.columns else left_out)]
     unfit = (

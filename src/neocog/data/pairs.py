@@ -16,7 +16,7 @@ from neocog.data.kinds import Category, Column, TextLists
 from neocog.data.source import Source
 from neocog.data.text import table_rows
 from neocog.errors import UsageError, closest
-from neocog.records import Problem
+from neocog.records import Problem, counted
 
 # names of the two columns, without marks and in lower case; numbered ones are tried beside them
 _NAMES = (
@@ -105,7 +105,9 @@ def open_pairs(
         more["same"] = Category(codes, SAME)
     notes.insert(0, "columns guessed: " + ", ".join(f"{column!r} as {role}" for role, column in used.items()))
     if problems:
-        notes.append(f"{len(problems):,} rows were skipped, the first is {problems[0].key}: {problems[0].reason}")
+        notes.append(
+            f"{counted(len(problems), 'row', 'was')} skipped, the first is {problems[0].key}: {problems[0].reason}"
+        )
     coded = declared(splits, notes)
     return Pairs(name, (), np.full(len(said), -1), coded, notes=notes, problems=problems, columns=more)
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from neocog.charts import line_chart
+from neocog.data.columns import is_picture
 from neocog.data.findings import Finding
-from neocog.data.reader import Reader, register
+from neocog.data.reader import Reader, commonest, register
 from neocog.data.source import Source
 from neocog.data.text import TABLES, text_of
 from neocog.data.text_rules import text_findings
@@ -70,10 +71,10 @@ class TextReader(Reader):
             )
             made.notes += (known + (" (--input-option tokens=pieces knows all)" if kind == "words" else ""),)
         if odd:
-            made.notes += (f"{counted(len(odd), 'text')} are not UTF-8 and were read as UTF-16 or Windows-1252",)
+            made.notes += (f"{counted(len(odd), 'text', 'is')} not UTF-8, and read as UTF-16 or Windows-1252",)
         if over := int((lengths > cut).sum()):
             made.notes += (
-                f"{over:,} training texts are longer than {cut} {kind}: the rest is not read "
+                f"{counted(over, 'training text', 'is')} longer than {cut} {kind}: the rest is not read "
                 "(--input-option longest=N)",
             )
         return made
@@ -116,10 +117,13 @@ class TextReader(Reader):
                 from neocog.data.open import open_source
 
                 source = open_source(path)
+                if source.kind != self.kind or "first" in source.columns:
+                    held = "pairs of texts" if source.kind == self.kind else f"{source.kind}s"
+                    raise UsageError(f"expected a table of texts, each by itself; {path} holds {held}")
                 yield from ((source.key(i), source.read(i)) for i in range(len(source)))
             elif path is not None or not isinstance(one, str):
                 yield from super().inputs([one if path is None else path])
-            elif Path(one).suffix.lower() in (*self.endings, *TABLES) and " " not in one:
+            elif _names_a_file(one):
                 raise UsageError(f"expected a text, a file or a folder; {one} does not exist")
             else:
                 yield one if len(one) <= 60 else f"{one[:57]}...", one
@@ -174,6 +178,11 @@ def plain(raw: Any) -> str:
     if "\0" in raw:
         raise DataError("not a text: it holds zero bytes")
     return raw
+
+
+def _names_a_file(word: str) -> bool:
+    known = is_picture(word) or commonest({Path(word).suffix.lower(): 1}) is not None
+    return " " not in word and (known or word.lower().endswith(TABLES))
 
 
 def _utf8(raw: bytes) -> bool:

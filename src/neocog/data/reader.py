@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from neocog.data.listing import files_of
 from neocog.errors import UsageError, closest
 from neocog.page import Html
 
@@ -127,6 +128,7 @@ class Reader(ABC):
         """(key, what `encode` takes) of everything that a user hands to predict, lazily.
 
         As it stands: files, those inside folders with the kind's `endings`, and all else (arrays, bytes) as it is.
+        Raises: UsageError: a folder holds none of this kind.
         """
         for number, one in enumerate(given):
             if not isinstance(one, (str, Path)):
@@ -134,9 +136,7 @@ class Reader(ABC):
                 continue
             path = Path(one)
             if one != "" and path.is_dir():  # Path("") is the folder that one is in
-                for file in sorted(path.rglob("*")):
-                    if file.suffix.lower() in self.endings and file.is_file():
-                        yield str(file), file
+                yield from ((str(file), file) for file in files_of(path, self.takes, self.kind))
             else:
                 yield str(one), path
 

@@ -14,6 +14,7 @@ from neocog.data.columns import LabelSets, count_splits
 from neocog.data.duplicates import connected
 from neocog.data.source import Source
 from neocog.errors import UsageError
+from neocog.records import counted
 
 TRAIN, VAL, TEST = 0, 1, 2
 
@@ -118,7 +119,7 @@ def complete_split(
         cut = make_split(some, groups=inner, fractions=(1 - share, share, 0.0), seed=seed)
         codes[train] = cut
         moved = int(((cut == VAL) & used[train]).sum())
-        notes.append(f"no validation split is declared: {moved} training pictures became validation")
+        notes.append(f"no validation split is declared: {counted(moved, 'training picture')} became validation")
     if not has[TEST]:
         notes.append(
             "no test split is declared: figures are those of the validation split, which also chose the network"

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 csv.field_size_limit(1 << 24)
 _HEAD = 1000  # rows of a CSV file that say whether the first is the names of columns
 _NUMBER = re.compile(r"\s*-?\d+([.,]\d+)?\s*")
+_SEPARATOR = re.compile('"?sep=(.)"?')  # the first line of tables that Excel is to open
 _BROKEN = re.compile("[\udc80-\udcff]+")
 _MARKS = (  # UTF-32's mark begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
@@ -133,9 +134,11 @@ def table_rows(path: Path, problems: list[Problem], notes: list[str]) -> Iterato
 
 def _csv_rows(path: Path, problems: list[Problem], notes: list[str]) -> Iterator[dict[str, Any]]:
     lines = read_lines(path, notes)
-    start = next(lines, "")
-    mark = max("\t" if path.suffix.lower() == ".tsv" else ",;\t", key=start.count)
-    rows = _csv_cells(path.name, itertools.chain([start], lines), mark)
+    start, first = next(lines, ""), 1
+    if said := _SEPARATOR.fullmatch(start.rstrip("\r\n")):
+        start, first = next(lines, ""), 2
+    mark = said[1] if said else max("\t" if path.suffix.lower() == ".tsv" else ",;\t", key=start.count)
+    rows = _csv_cells(path.name, itertools.chain([start], lines), mark, first)
     head = list(itertools.islice(rows, _HEAD))
     names = [cell.strip() or f"column {i}" for i, cell in enumerate(head[0][1] if head else (), 1)]
     if _is_row([cells for _, cells in head]):
@@ -143,7 +146,10 @@ def _csv_rows(path: Path, problems: list[Problem], notes: list[str]) -> Iterator
         notes.append(f"{path.name} does not begin with the names of its columns: its first line is a row, too")
     else:
         head = head[1:]
+    ends = {cells[-1] for _, cells in head}
     for number, cells in itertools.chain(head, rows):
+        if any("\n" in cell and _swallowed(cell, mark, ends) for cell in cells):
+            notes.append(f"{path.name}, line {number}: a cell holds what looks like rows; was its quote not closed?")
         if any(cells[len(names) :]):
             reason = f"more cells than the first line has; a cell that holds {mark!r} needs quotes"
             problems.append(Problem(f"{path.name}, line {number}", reason))
@@ -151,8 +157,14 @@ def _csv_rows(path: Path, problems: list[Problem], notes: list[str]) -> Iterator
             yield dict(zip(names, cells, strict=False))
 
 
-def _csv_cells(name: str, lines: Iterable[str], mark: str) -> Iterator[tuple[int, list[str]]]:
-    """The number of the first line of each row that is not empty, and its cells.
+def _swallowed(cell: str, mark: str, ends: Collection[str]) -> bool:
+    """Whether a line of a cell ends as rows do: with the label of another row."""
+    parts = [line.rstrip("\r").rpartition(mark) for line in cell.split("\n")[:-1]]
+    return any(found and end and end in ends for _, found, end in parts)
+
+
+def _csv_cells(name: str, lines: Iterable[str], mark: str, at: int) -> Iterator[tuple[int, list[str]]]:
+    """The number of the first line of each row that is not empty, and its cells; `at`: the number of the first line.
 
     A quote that is never closed, or closed by another row's, would swallow rows. In tables with tabs, where many
     programs quote nothing, it is a sign like others.
@@ -166,7 +178,7 @@ def _csv_cells(name: str, lines: Iterable[str], mark: str) -> Iterator[tuple[int
             taken.append(line)
             yield line
 
-    at, reader = 1, csv.reader(taking(), delimiter=mark)
+    reader = csv.reader(taking(), delimiter=mark)
     broken = (
         f"{name}, line {{}}: a quote is opened there and not closed at the end of its cell; close it, and write a "
         'quote within a cell twice: ""'
@@ -199,13 +211,25 @@ def _left_open(lines: Sequence[str], mark: str) -> bool:
 
 def _is_row(rows: Sequence[Sequence[str]]) -> bool:
     """Whether the first row is not the names of columns: it has a picture's name, a sentence, one number above numbers,
-    or a cell that stands again in its column, as labels do (not where that only marks rows: a column cat of "cat")."""
+    a text no shorter than those below, or a cell that stands again in its column, as labels do (not where that only
+    marks rows: a column cat of "cat")."""
     first = rows[0] if rows else ()
     below = [row for row in rows[1:] if row != first]
     columns = [{row[k] for row in below if k < len(row)} - {""} for k in range(len(first))]
     whole = [not any(k < len(row) and not row[k] for row in below) for k in range(len(first))]
     numbers = [bool(of) and all(map(_NUMBER.fullmatch, (cell, *of))) for cell, of in zip(first, columns, strict=True)]
     return sum(numbers) == 1 or any(
-        is_picture(cell) or cell.count(" ") > 4 or (cell.strip() and cell in of and (full or of != {cell}))
+        is_picture(cell)
+        or cell.count(" ") > 4
+        or _is_text(cell, of)
+        or (cell.strip() and cell in of and (full or of != {cell}))
         for cell, of, full in zip(first, columns, whole, strict=True)
     )
+
+
+def _is_text(cell: str, below: Collection[str]) -> bool:
+    """Whether a cell above texts is one of them; names of columns are shorter, and end without a point."""
+    if not below or sorted(one.count(" ") for one in below)[len(below) // 2] < 2:
+        return False
+    shortest = sorted(map(len, below))[len(below) // 10]  # a tenth of the texts may be a word or two
+    return cell.strip()[-1:] in (".", "!") or (cell.count(" ") > 1 and len(cell) >= shortest)

@@ -86,7 +86,7 @@ def pair_findings(source: Pairs) -> tuple[list[Finding], np.ndarray]:
         title = f"only {rarer:,} of {counts.sum():,} pairs are {which}"
         found.append(Finding("imbalance", "hint", title, rarer, "look at F1 and AUC, not at the accuracy alone"))
     if source.problems:
-        title = f"{counted(len(source.problems), 'row')} lack a text"
+        title = f"{counted(len(source.problems), 'row', 'lacks')} a text"
         found.append(Finding("empty", "warning", title, len(source.problems), "fill them, or leave them out"))
     groups = np.full(len(source), -1, np.int64)
     for number, rows in enumerate(copies):

@@ -12,6 +12,7 @@ import numpy as np
 
 from neocog.data.conll import Sentence, blocks
 from neocog.data.read_text import TextReader, plain, user_path
+from neocog.data.text import TABLES
 from neocog.errors import DataError
 from neocog.text.sentences import cased_words, split_sentences
 from neocog.text.tokens import Subwords, Words, normal
@@ -104,7 +105,9 @@ class WordsReader(TextReader):
 
 
 def _a_word_a_line(path: Path) -> bool:
-    """Whether a file holds words with equally many cells each, and not running text."""
+    """Whether a file holds words with equally many cells each, and not running text or a table."""
+    if path.suffix.lower() in TABLES and path.suffix.lower() != ".tsv":
+        return False
     try:
         rows = [cells for block in blocks(plain(path).splitlines()) for cells in block]
     except (DataError, OSError):  # which `encode` says

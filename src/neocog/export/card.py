@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from neocog.data.read_text import TextReader
 from neocog.errors import NeocogError
 from neocog.export.given import given_to
 from neocog.export.portable import FEATURES
-from neocog.export.script import NAME
+from neocog.export.script import NAME, SUBWORDS
 from neocog.fit.predicting import Run
 from neocog.names import shown
 from neocog.nets.weight_files import description
 from neocog.records import counted, speak_of, worded
+from neocog.text.tokens import Subwords
 
 FILE = "CARD.md"
 
@@ -35,6 +37,20 @@ def licence(run: Run) -> str:
         pass
     came = said or f"{path.name}, whose file names no licence: ask whoever published it"
     return f"{'Trained further from' if start else 'The weights are'} {came}."
+
+
+def _from_wordllama(run: Run) -> list[str]:
+    """What of a run on texts came with the package wordllama, and its licence, a sentence each."""
+    if not isinstance(run.reader, TextReader):
+        return []
+    made = []
+    if run.spec.get("vectors", "random") != "random":
+        made.append("Its word vectors began as those of the package wordllama (MIT).")
+    if isinstance(run.reader.tokenizer, Subwords):
+        made.append(
+            f"`{SUBWORDS}` is copied from the package wordllama (MIT, © 2024 Lee Miller); its subwords: Llama 2."
+        )
+    return made
 
 
 def figures_text(run: Run) -> list[str]:
@@ -91,6 +107,6 @@ def text(run: Run, about: Mapping[str, Any], parity: Mapping[str, Any]) -> str:
         "## Limits",
         "\n".join(f"- {line}" for line in limits(run)),
         "## Licence of the weights",
-        licence(run),
+        " ".join([licence(run), *_from_wordllama(run)]),
     ]
     return shown("\n\n".join(lines) + "\n")

@@ -18,7 +18,7 @@ from neocog.data.split import complete_split, joined_groups
 from neocog.errors import DataError, NeocogError, UsageError
 from neocog.fit.recipes import Recipe, choose_batch, recipe
 from neocog.fit.schedules import side
-from neocog.records import SPLITS, Preprocess
+from neocog.records import SPLITS, Preprocess, counted
 from neocog.tasks import Label, Task
 from neocog.tasks.measures import wilson
 
@@ -126,10 +126,10 @@ def splits_of(
     codes = np.where(labelled, codes, -1).astype(np.int8)
     several = source.several if task.classifies else 0
     if several:
-        notes.append(f"{several:,} pictures with several labels are not used; --task tags learns them all")
+        notes.append(f"{counted(several, 'picture with several labels', 'is')} not used; --task tags learns them all")
     if missing := int((~labelled).sum()) - several:
         what = "a label" if task.classifies else " and ".join(task.needs)
-        notes.append(f"{missing:,} pictures without {what} are not used")
+        notes.append(f"{counted(missing, f'picture without {what}', 'is')} not used")
     if mirrored is not None:
         mirroring = Mirroring(mirrored, "asked for")
     elif not task.classifies and source.kind == PICTURE:
@@ -260,5 +260,5 @@ def make_batch(r: Recipe, pictures: int, world: int) -> int:
     if pictures < 1:
         raise DataError("no labelled picture to train on was found")
     if pictures < world:
-        raise NeocogError(f"{pictures} training pictures are too few for {world} processes")
+        raise NeocogError(f"{counted(pictures, 'training picture', 'is')} too few for {world} processes")
     return choose_batch(r.batch_size, pictures, world)

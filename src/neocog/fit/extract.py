@@ -25,7 +25,7 @@ from neocog.fit.predicting import Run, ready
 from neocog.fit.run import read_tensors
 from neocog.fit.show import Show
 from neocog.nets.taps import LAST
-from neocog.records import SPLITS, Preprocess, Problem, counted, speak_of
+from neocog.records import SPLITS, Preprocess, Problem, counted, some_of, speak_of
 from neocog.tasks import Task
 from neocog.tasks.measures import evaluate_logits, softmax
 from neocog.tasks.task import fits
@@ -105,14 +105,20 @@ def evaluate(
     opened = [r if isinstance(r, Run) else Run(r) for r in runs]
     if not opened:
         raise UsageError("evaluate needs at least one run")
-    classes = opened[0].classes
-    for other in opened[1:]:
-        if set(other.classes) != set(classes):
-            raise RunError(
-                f"{other.folder} and {opened[0].folder} were trained on different classes, so their probabilities "
-                "cannot be averaged"
-            )
-    source, where, labelled = open_source(data), choose(device), opened[0].task.classifies
+    classes, source = opened[0].classes, open_source(data)
+    for other in opened:
+        if other.kind != source.kind:
+            raise UsageError(f"{other.folder} reads {other.kind}s, and {source.name} holds {source.kind}s")
+        for asked, theirs, ours in (
+            ("tasks", (other.task.name,), (opened[0].task.name,)),
+            ("classes", sorted(other.classes), sorted(classes)),
+        ):
+            if theirs != ours:
+                raise RunError(
+                    f"runs can be judged together whose {asked} are the same: {other.folder} knows {some_of(theirs)}, "
+                    f"and {opened[0].folder} {some_of(ours)}; give one of them"
+                )
+    where, labelled = choose(device), opened[0].task.classifies
     source = type(opened[0].task).completed(source, opened[0].task.how, classes)
     speak_of(source.kind)
     if labelled:

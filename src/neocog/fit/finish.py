@@ -23,7 +23,7 @@ from neocog.fit.state import State
 from neocog.records import counted
 from neocog.tasks.measures import auroc
 from neocog.tasks.task import Seen, saved
-from neocog.tasks.unknown import FEWEST, Unknown, fit_unknown
+from neocog.tasks.unknown import FEWEST, STRANGE, Unknown, fit_unknown
 
 BANK = 5000  # training pictures whose features describe what is known
 STRANGERS = (1000, 200)  # pictures of each foreign collection at the most, small (up to 96 pixels wide) and large
@@ -146,14 +146,16 @@ def _strangers(
     facts = {**unknown.facts(), "auroc": {}, "caught": {}, "n": {"known": len(known)}}
     ordinary = unknown.score(known)
     most = _foreign(job, len(known))
-    for name in ("drawn", "digits"):
+    for name, words in STRANGE.items():
         if plan.data is not None and plan.data.startswith(name):
             continue
         source = open_source(f"drawn:n={most},size=64,seed=1" if name == "drawn" else name)
         rows = np.arange(min(most, len(source)))
         columns: dict[str, Any] = {"label": source.columns["label"].select(rows)}
         strange = open_split(columns, task, source, rows, plan.preprocess, job.device, job.show, "other pictures")
-        scores = unknown.score(look(strange, name, f"strangers ({name})", None, tta="none")[1])
+        scores = unknown.score(
+            look(strange, name, f"{words}, to see whether they are called unknown", None, tta="none")[1]
+        )
         both = np.concatenate((ordinary, scores))
         facts["auroc"][name] = auroc(both, np.arange(len(both)) >= len(ordinary))
         facts["caught"][name] = float((scores > unknown.threshold).mean())

@@ -327,8 +327,9 @@ def described(teachers: tuple[Any, ...], unlabelled: Any, classes: tuple[str, ..
     told = []
     for one in teachers:
         run = one if isinstance(one, Run) else Run(one)
-        if not run.task.classifies or set(run.classes) != set(classes):
-            theirs = some_of(run.classes) or f"the task {run.task.name}"
+        if run.kind != PICTURE or not run.task.classifies or set(run.classes) != set(classes):
+            alike = run.kind == PICTURE and run.task.classifies
+            theirs = some_of(run.classes) if alike else f"the task {run.task.name} on {run.kind}s"
             raise UsageError(
                 f"a teacher must know the classes of the pictures and no others; {run.folder} knows {theirs}, and the "
                 f"pictures have {some_of(classes)}: train a teacher on pictures of these classes"

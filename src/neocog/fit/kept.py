@@ -28,6 +28,7 @@ from neocog.fit.show import Show
 from neocog.tasks import Task
 from neocog.tasks.at_once import as_seen
 from neocog.tasks.task import Seen
+from neocog.tasks.unknown import STRANGE
 
 FOLDER = "features"
 _PART = 4096  # pictures whose features are one file: a killed run loses no more than these
@@ -111,7 +112,8 @@ class Kept:
         plain: Callable[[Tensor], Tensor] = self.net.forward_features  # type: ignore[assignment]
         read = (lambda x: plain(x.flip(-1))) if mirrored else plain
         how: dict[str, Any] = {"chosen": chosen, "world": self.world}
-        with self.show.bar(f"features of {name or 'other'} pictures") as bar:
+        what = f"{STRANGE[name]}, which are to be called unknown" if name in STRANGE else f"{name or 'other'} pictures"
+        with self.show.bar(f"features of {what}") as bar:
             before, share = first / len(pictures), len(chosen) / len(pictures)
             how["show"] = lambda done, text: bar(before + share * done, text)
             rows, values = features_of(self.net, read, pictures, self.device, **how)

@@ -69,7 +69,7 @@ def learn_head(job: Job) -> None:
     if r.noisy and task.classifies:  # figures are of all pictures
         doubts, _ = doubted(out_of_fold(x, y["label"], task, copies), y["label"])
         good[doubts if len(doubts) < len(x) / 2 else []] = False
-        left = f"{counted(len(x) - int(good.sum()), 'label')} of {len(x):,} are probably wrong and not learned from"
+        left = f"{counted(len(x) - int(good.sum()), f'label of {len(x):,}', 'is')} probably wrong and not learned from"
         show.say(f"noisy: {left if len(doubts) < len(x) / 2 else 'the features do not tell which labels are wrong'}")
         copies = None if copies is None else copies[good]
     if apart is not None:

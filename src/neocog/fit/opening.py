@@ -34,7 +34,7 @@ from neocog.fit.run import free_folder, write_json, write_tensors
 from neocog.fit.show import Show
 from neocog.fit.start import SCRATCH, open_start, pretrained_by_default
 from neocog.fit.transfer import check_wishes
-from neocog.records import SPLITS
+from neocog.records import SPLITS, counted
 from neocog.tasks import find
 from neocog.tasks.task import possible
 
@@ -161,7 +161,7 @@ def coverage(data: Data, mirrored: bool) -> list[str]:
 
 def _names(data: Data, which: np.ndarray) -> str:
     names = [repr(data.source.classes[i]) for i in np.flatnonzero(which)]
-    more = f" and {len(names) - _SHOWN} more classes" if len(names) > _SHOWN else ""
+    more = f" and {counted(len(names) - _SHOWN, 'more class')}" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 
 

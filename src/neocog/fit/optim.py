@@ -66,13 +66,14 @@ class Muon(torch.optim.Optimizer):
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(weight)
                     if group["own_norm"]:
-                        state["norm"] = weight.norm()
+                        own = weight.norm()
+                        state["norm"] = torch.where(own > 0, own, len(weight) ** 0.5)
                 buffer = state["momentum_buffer"]
                 buffer.mul_(group["momentum"]).add_(weight.grad)
                 direction = weight.grad.add(buffer, alpha=group["momentum"])
                 usual = len(weight) ** 0.5
                 norm = state.get("norm", usual)
-                weight.mul_(norm / weight.norm())
+                weight.mul_(norm / weight.norm().clamp_min(1e-12))  # one of zeros leaves them with its first step
                 update = orthogonalise(direction.reshape(len(weight), -1), dtype=self.dtype).view_as(weight)
                 weight.sub_(group["lr"] * (norm / usual) * update)
 

@@ -19,7 +19,7 @@ from neocog.data.batches import Batch, normalised
 from neocog.data.decode import placed
 from neocog.data.pictures import gathered_pictures, workers
 from neocog.data.places import read_place
-from neocog.data.reader import Reader
+from neocog.data.reader import PICTURE, Reader
 from neocog.data.warp import Warp
 from neocog.errors import DataError, NetError, RunError, UsageError
 from neocog.fit.card import read_card, task_in
@@ -65,6 +65,11 @@ class Run:
         return reader_of(self.task, self._card.get("reader"))
 
     @property
+    def kind(self) -> str:
+        """The kind of its inputs: picture, text, sound, clip or game."""
+        return self.reader.kind if self.reader else PICTURE
+
+    @property
     def reads_pairs(self) -> bool:
         """Whether it is asked of two texts, see `match_texts`."""
         return {"first", "second"} <= self.task.needs.keys()
@@ -88,7 +93,7 @@ class Run:
     def preprocess(self) -> Preprocess:
         """How pictures become the net's input. Raises: UsageError: it reads no pictures."""
         if self.reader is not None:
-            raise UsageError(f"{self.folder} was trained on {self.reader.kind}s; this is for runs on pictures")
+            raise UsageError(f"{self.folder} was trained on {self.kind}s; this is for runs on pictures")
         return Preprocess.from_json(self._card["preprocess"])
 
     @property
@@ -173,7 +178,7 @@ class Run:
         for split, name in (("test", "test"), ("val", "validation")):
             figures = {k.removeprefix(f"{split}_"): v for k, v in m.items() if k.startswith(f"{split}_")}
             if figures:
-                speak_of(self.reader.kind if self.reader else "picture")
+                speak_of(self.kind)
                 lines.append(worded(f"{name} {self.task.headline(figures)}"))
         goal = f"cv_{self.task.goal[0]}"
         if goal in m:

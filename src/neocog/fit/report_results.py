@@ -18,6 +18,7 @@ from neocog.page import Html, gallery, pairs, paragraph, picture_file, table, th
 from neocog.records import counted
 from neocog.tasks import Task
 from neocog.tasks.task import Seen
+from neocog.tasks.unknown import STRANGE
 
 _SPLITS = {"test": "test split", "val": "validation split"}
 
@@ -71,7 +72,7 @@ def examples(folder: Path) -> Html | None:
             shown.append(picture_file(path.read_bytes(), f"{Path(line['key']).name}\n{line['line']}"))
     if not shown:
         return None
-    told = f"{len(shown)} of {found['of']:,} pictures of the {_SPLITS[found['split']]}, the worst answers first."
+    told = f"{len(shown)} of {counted(found['of'])} of the {_SPLITS[found['split']]}, the worst answers first."
     if any("color-mix" in line.get("html", "") for line in found["examples"]):
         told += " Blue words speak for the answer, orange ones against it."
     return Html(paragraph(told) + gallery(shown, framed=True))
@@ -86,11 +87,15 @@ def unknown_section(unknown: Mapping[str, Any]) -> Html:
     rest = {k: v for k, v in unknown.items() if k != "caught" and v is not None and not isinstance(v, Mapping | list)}
     if isinstance(areas, Mapping) and areas:
         rows = [
-            {"unlike pictures": name, "AUROC": float(area)}
+            {"pictures of something else": STRANGE.get(name, name), "AUROC": float(area)}
             | ({"called unknown": f"{caught[name]:.1%}"} if name in caught else {})
             for name, area in areas.items()
         ]
         parts.append(table(rows, numeric=("AUROC", "called unknown")))
+        told = (
+            "They stand for what the net was not trained on. An AUROC of 1 tells all from ordinary pictures, 0.5 none."
+        )
+        parts.append(paragraph(told))
     parts.append(pairs(rest))
     return Html("".join(parts))
 

@@ -119,7 +119,7 @@ class Log:
         if self._file.tell() > keep:
             self._file.truncate(keep)
             self._file.seek(keep)
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ImportError, UnicodeEncodeError):  # it takes no path that is not UTF-8
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]

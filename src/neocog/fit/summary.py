@@ -18,6 +18,7 @@ import numpy as np
 from neocog.data.read_text import plain
 from neocog.errors import DataError, UsageError
 from neocog.page import Html, marked, page, paragraph
+from neocog.records import counted
 from neocog.text.sentences import sentence_spans
 
 if TYPE_CHECKING:
@@ -86,14 +87,9 @@ def summarise(text: Any, run: Run | None = None, *, sentences: int = 5, what: st
     """
     if sentences < 1:
         raise UsageError(f"expected at least 1 sentence to keep, got {sentences}")
-    if (
-        run is not None
-        and not run.reads_pairs
-        and (run.task.name not in ANSWERING or run.reader is None or run.reader.kind != "text")
-    ):
-        about = run.reader.kind if run.reader else "picture"
+    if run is not None and not run.reads_pairs and (run.task.name not in ANSWERING or run.kind != "text"):
         raise UsageError(
-            f"{run.folder} is of the task {run.task.name} on {about}s; give a run of {', '.join(ANSWERING)} or "
+            f"{run.folder} is of the task {run.task.name} on {run.kind}s; give a run of {', '.join(ANSWERING)} or "
             "match-texts on texts, or none"
         )
     whole = plain(text)
@@ -157,7 +153,7 @@ def as_page(summaries: Sequence[tuple[str, Summary]]) -> str:
     """An HTML page of several texts by name."""
 
     def body(one: Summary) -> Html:
-        told = f"{len(one.kept)} of {len(one.sentences)} sentences are marked, by {one.of}."
+        told = f"{len(one.kept)} of {counted(len(one.sentences), 'sentence')} marked, by {one.of}."
         return Html(paragraph(told) + one.html())
 
     return page("Summary", [(name, body(one)) for name, one in summaries])

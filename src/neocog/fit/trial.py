@@ -25,7 +25,7 @@ from neocog.fit.job import Data, open_split
 from neocog.fit.parallel import World, same_everywhere
 from neocog.fit.show import Show
 from neocog.fit.start import Start
-from neocog.records import Preprocess
+from neocog.records import Preprocess, counted
 from neocog.tasks import Task
 from neocog.tasks.at_once import FitsAtOnce
 
@@ -105,7 +105,7 @@ def trial(
     if features is None or pixels is None or nothing is None:
         return None
     said = (
-        f"on {len(there)} pictures the {task.figure} of a last layer alone is {task.shown(features.value)} "
+        f"on {counted(len(there))} the {task.figure} of a last layer alone is {task.shown(features.value)} "
         f"({task.shown(pixels.value)} on {_PIXELS}x{_PIXELS} pixels)"
     )
     return same_everywhere(Trial(task.goal, features, pixels, nothing, said), world)  # type: ignore[no-any-return]

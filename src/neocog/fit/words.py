@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from neocog.data import open_source
 from neocog.data.batches import Batch
 from neocog.data.read_text import TextReader, plain
-from neocog.errors import UsageError
+from neocog.errors import DataError, UsageError
 from neocog.fit.evaluating import floated
 from neocog.page import Html, marked
 from neocog.tasks import Task
@@ -156,10 +156,13 @@ def of_pairs(task: Task, net: Any, pairs: Sequence[tuple[str, str]], batch_size:
 def of_tables(task: Task, net: Any, tables: Iterable[Any], batch_size: int = 256) -> Iterator[Any]:
     """Answers for the pairs of tables, in their order. Raises: UsageError: one holds no pairs of texts."""
     for table in tables:
-        source = open_source(table)
-        if "first" not in source.columns:
+        try:
+            source, why = open_source(table), ""
+        except DataError as error:
+            source, why = None, f" ({error})"
+        if source is None or "first" not in source.columns:
             raise UsageError(
-                f"{table} holds no pairs of texts; expected a table with two columns such as query and title"
+                f"{table} holds no pairs of texts; expected a table with two columns such as query and title{why}"
             )
         first, second = source.columns["first"], source.columns["second"]
         for begin in range(0, len(source), batch_size):

@@ -22,6 +22,7 @@ from neocog.data.source import Source
 from neocog.data.stores import is_sound, moment
 from neocog.errors import DataError, LibraryError, MissingExtra
 from neocog.library.store import Store
+from neocog.records import counted
 
 if TYPE_CHECKING:
     from neocog.fit import Run
@@ -85,7 +86,7 @@ def annotate(
                 new[name][row] = list(dict.fromkeys((*before, *texts)))
     if missing and not met:
         raise LibraryError(
-            f"none of the {missing:,} pictures of {table} is in {store.folder}; index their folder first: "
+            f"none of the {counted(missing)} of {table} is in {store.folder}; index their folder first: "
             "'neocog index FOLDER'"
         )
     changed = [row for row in sorted(met) if any(new[n].get(row, old[n][row]) != old[n][row] for n in new)]

@@ -13,6 +13,7 @@ from neocog.library.lock import Lock
 from neocog.library.store import Store
 from neocog.library.teaching import correct_all, take_back
 from neocog.library.view import view_of
+from neocog.names import shown
 
 _KEPT = 200  # changes that can be undone
 _MOST, _LONGEST = 200, 2000  # labels or boxes of a picture, and characters of a text
@@ -84,7 +85,7 @@ def _write(store: Store, hash: str, values: dict[str, Any]) -> None:
 
 
 def _text(text: str) -> str:
-    text = " ".join(text.split())
+    text = shown(" ".join(text.split()))
     if len(text) > _LONGEST:
         raise UsageError(f"expected at most {_LONGEST:,} characters, got {len(text):,}")
     return text

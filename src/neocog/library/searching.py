@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from neocog.data.stores import moment
+from neocog.data.stores import is_sound, moment
 from neocog.errors import LibraryError, UsageError
 from neocog.library.calibration import UNKNOWN, counts, hears, lines_from
 from neocog.library.evidence import Part, Reason, example_parts, word_parts
@@ -31,6 +31,7 @@ from neocog.library.sentences import missing_note, witness_of
 from neocog.library.store import Store
 from neocog.library.view import FEATURES, OUTPUT, View, view_of
 from neocog.library.wording import turned_words
+from neocog.records import counted
 
 __all__ = ["Answer", "Hit", "Ranking", "Reason", "rank", "search"]
 
@@ -169,7 +170,7 @@ def search(store: Store, query: str | Query = "", *, top: int = 20, **options: A
     ranked = rank(store, query, top=top, **options)
     hits, notes = ranked.hits(0, top), list(ranked.answer.notes)
     if folded := sum(len(hit.near) for hit in hits):
-        notes.append(f"{folded} near duplicates are folded away; duplicates:yes shows them")
+        notes.append(f"{counted(folded, 'near duplicate', 'is')} folded away; duplicates:yes shows all")
     if ranked.nothing:
         notes.append(ranked.nothing)
     return replace(ranked.answer, hits=hits, notes=tuple(notes))
@@ -226,11 +227,8 @@ def rank(
         if unknown and not heard:
             notes.extend(_heard(view, unknown))
         if terms.examples:
-            if seeing is None:
-                raise UsageError(
-                    f"{store.folder} has no vectors yet to compare with {terms.examples[0].file}; type 'neocog index "
-                    "FOLDER'"
-                )
+            if seeing is None or not len(view.vectors(seeing, layer)[0]):
+                raise UsageError(_nothing_like(view, terms.examples[0].file))
             line = lines["example" if layer == FEATURES else "output"]
             alone = whole and not parts and not filters and not terms.choices
             found, looked = example_parts(view, seeing, terms.examples, line, metric, layer, top=top, alone=alone)
@@ -280,6 +278,14 @@ def _heard(view: View, words: Sequence[str]) -> list[str]:
         f"{word!r} is a word of {name}, which hears recordings: --model {name}, or on the page Filters, Heard by"
         for word in known
     ]
+
+
+def _nothing_like(view: View, file: str) -> str:
+    """Why an example cannot be compared with anything: the library has none of its kind, or no vectors of them."""
+    kind, heard = ("recording", True) if view.heard(file) else ("picture", False)
+    if len(view) and not any(is_sound(one) == heard for row in range(len(view)) for one in view.paths(row)[:1]):
+        return f"{file} is a {kind}, and {view.store.folder} holds only {view.store.holds()}; compare with one of these"
+    return f"{view.store.folder} has no vectors yet to compare with {file}; type 'neocog index FOLDER'"
 
 
 def _examples(query: Query) -> list[str]:

@@ -21,6 +21,7 @@ from neocog.library.calibration import log_odds, sigmoid
 from neocog.library.concepts import Vocabulary, is_english, normalise, says_nothing, singulars
 from neocog.library.store import Store
 from neocog.library.view import View
+from neocog.records import counted
 from neocog.text.space import FILES, Space
 
 FOLDER = "sentences"  # in a library: a space of its own
@@ -88,7 +89,7 @@ def missing_note(view: View, witness: Witness | None) -> list[str]:
         away -= min(away, len(view.vectors(sound)[0]))
     if space is None or not away:
         return []
-    which = "" if witness is None else f"{away:,} of {len(view):,} pictures are not found by sentence; "
+    which = "" if witness is None else f"{counted(away, f'picture of {len(view):,}', 'is')} not found by sentence; "
     return [
         f"{which}to search by sentence, type 'neocog index --net {space.trunk}'; until then each word is judged alone"
     ]

@@ -26,7 +26,7 @@ from neocog.library import place
 from neocog.library.store import Store
 from neocog.library.teaching import answers, concepts_of, known_name, probabilities, said_of
 from neocog.library.view import View, view_of
-from neocog.records import Problem
+from neocog.records import Problem, counted
 
 PREFIX = "library:"
 _SURELY_NOT = 0.05  # probability below which a picture may stand for "not that", where too few were named
@@ -185,8 +185,8 @@ def _fill(store: Store, view: View, name: str, pictures: Sequence[Labelled], not
     rows = rows[np.unique(np.linspace(0, max(len(rows) - 1, 0), min(missing, len(rows))).astype(int))]
     if len(rows):
         notes.append(
-            f"{len(pictures) - shown} pictures were said not to be {name!r}; {len(rows)} more of the library that very "
-            "probably are not stand beside them"
+            f"{counted(len(pictures) - shown, verb='was')} said not to be {name!r}; {len(rows)} more of the library "
+            "that very probably are not stand beside them"
         )
     return [_picture(view, str(view.hashes[row]), ()) for row in rows]
 

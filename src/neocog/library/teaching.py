@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from neocog.data.listing import pictures_below
+from neocog.data.listing import files_of
 from neocog.data.places import read_place
 from neocog.errors import DecodeError, LibraryError, UsageError, closest
 from neocog.library.concepts import normalise
@@ -386,10 +386,7 @@ def _files(one: Any) -> list[str]:
     path = Path(one).expanduser()
     if not str(one) or not os.path.isdir(path):  # which also says no where a name is too long
         return [str(one)]
-    found = [str(one) for one in pictures_below(path)]
-    if not found:
-        raise UsageError(f"{path} holds no pictures")
-    return found
+    return [str(one) for one in files_of(path)]
 
 
 def _changing(store: Store) -> Lock:

@@ -192,8 +192,8 @@ def _vectors(store: Store, model: str, fix: bool) -> list[Finding]:
         store.merge(pa.table({"hash": [h for h, _ in lost], "models": pa.array([m for _, m in lost], texts)}))
     remedy = _remedy(fix)
     return [
-        *_finding(rows - len(seen), f"hashes have vectors of {model} twice", remedy, []),
-        *_finding(len(lost), f"vectors of {model} are missing, not finite or not of length 1", remedy, []),
+        *_finding(rows - len(seen), "hash", f"has vectors of {model} twice", remedy, []),
+        *_finding(len(lost), f"vector of {model}", "is missing, not finite or not of length 1", remedy, []),
     ]
 
 
@@ -201,11 +201,15 @@ def _remedy(fix: bool) -> str:
     return "repaired; now 'neocog index'" if fix else f"{_FIX}, then 'neocog index'"
 
 
-def _finding(count: int, what: str, remedy: str, examples: Iterator[str] | list[str], **options: Any) -> list[Finding]:
+def _finding(
+    count: int, one: str, what: str, remedy: str, examples: Iterator[str] | list[str], **options: Any
+) -> list[Finding]:
+    """None where the count is 0; `what` begins with a verb."""
     if not count:
         return []
+    verb, _, rest = what.partition(" ")
     shown = tuple(decode_path(one) for one, _ in zip(examples, range(_SHOWN), strict=False))
-    return [Finding(f"{count:,} {what}", remedy, examples=shown, **options)]
+    return [Finding(f"{counted(count, one, verb)} {rest}", remedy, examples=shown, **options)]
 
 
 def _rows(store: Store, fix: bool) -> list[Finding]:
@@ -234,9 +238,9 @@ def _rows(store: Store, fix: bool) -> list[Finding]:
         store.merge(pa.Table.from_pylist(mended, pa.schema([SCHEMA.field(name) for name in names])))
     remedy = _remedy(fix)
     return [
-        *_finding(len(twice), "paths appear in two rows", remedy, twice),
-        *_finding(len(uneven), "rows have paths without times", remedy, uneven),
-        *_finding(len(wrong), "rows have a state that contradicts their paths", remedy, wrong),
+        *_finding(len(twice), "path", "appears in two rows", remedy, twice),
+        *_finding(len(uneven), "row", "has paths without times", remedy, uneven),
+        *_finding(len(wrong), "row", "has a state that contradicts its paths", remedy, wrong),
     ]
 
 
@@ -284,14 +288,14 @@ def _files(store: Store, deep: bool, fix: bool) -> list[Finding]:
     fresh = [path for path in now if path not in known and path not in unread]
     again = "'neocog index' brings the library up to date"
     return [
-        *_finding(len(away), "indexed folders are not there",
+        *_finding(len(away), "indexed folder", "is not there",
                   "connect the disk, or record where they are: neocog library move OLD NEW", away,
                   damage=False, fixable=False),
-        *_finding(len(missing), "files are gone or cannot be read", again, missing, damage=False),
-        *_finding(len(changed), "files have changed", again, changed, damage=False),
-        *_finding(len(fresh), "files are not indexed yet", again, fresh, damage=False),
-        *_finding(len(empty), "pictures or recordings have no vector", again, empty, damage=False),
-        *_finding(len(odd), "files have another content at the same size and time (a failing disk?)",
+        *_finding(len(missing), "file", "is gone or unreadable", again, missing, damage=False),
+        *_finding(len(changed), "file", "has changed", again, changed, damage=False),
+        *_finding(len(fresh), "file", "is not indexed yet", again, fresh, damage=False),
+        *_finding(len(empty), "entry", "has no vector", again, empty, damage=False),
+        *_finding(len(odd), "file", "has another content at the same size and time (a failing disk?)",
                   _remedy(fix), odd),
     ]  # fmt: skip
 

@@ -103,7 +103,7 @@ class View:
 
         Raises: LibraryError: no such model. UsageError: `like` are of both kinds, or not of the model's.
         """
-        kinds = {is_sound(self._place(one)): one for one in like}
+        kinds = {self.heard(one): one for one in like}
         if len(kinds) > 1:
             raise UsageError("expected pictures or recordings to compare with, got both; name them in two searches")
         if name is not None:
@@ -117,11 +117,11 @@ class View:
             return name
         return self.store.model_of(sounds=next(iter(kinds))) if kinds else self.store.model
 
-    def _place(self, file: str) -> str:
-        """A place by its name, its time as people read it, or its hash."""
+    def heard(self, file: str) -> bool:
+        """Whether an example is a recording, by its name, its time as people read it, or its hash."""
         row = int(self.rows_of([file])[0]) if HASH.fullmatch(file) else -1
         found = _AT.fullmatch(file)
-        return (self.paths(row) or ("",))[0] if row >= 0 else found[1] if found else file
+        return is_sound((self.paths(row) or ("",))[0] if row >= 0 else found[1] if found else file)
 
     def vocabulary(self, model: str) -> Vocabulary | None:
         """Return the concepts that a model has probabilities for; None if it has none."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from neocog.library.concepts import TURNING, Spelling, Vocabulary, normalise, says_nothing
 from neocog.library.terms import Word
 from neocog.library.view import View
+from neocog.records import counted
 
 _MOST_WORDS = 4  # in the name of a concept
 _MOST_NOTES = 5  # unknown words of a query that are named
@@ -104,5 +105,5 @@ def not_understood(view: View, words: Sequence[Word], taught: Iterable[str]) -> 
         remedy = f"did you mean {guess[0]!r}?" if guess else f"teach it: neocog teach LIBRARY {word.text!r} EXAMPLES"
         said.append(f"{known}; {remedy}")
     if more := len(words) - len(said):
-        said.append(f"{more} more words were not understood")
+        said.append(f"{counted(more, 'more word', 'was')} not understood")
     return said

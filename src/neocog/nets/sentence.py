@@ -263,10 +263,16 @@ class DCNN(_Sentences):
 
 
 def k_max(x: Tensor, k: int, keep: Tensor | None = None) -> Tensor:
-    """(B, C, L) -> (B, C, k): the `k` largest values in their order, 0 where there are fewer; of row b ``keep[b]``."""
+    """(B, C, L) -> (B, C, k): the `k` largest values in their order, 0 where there are fewer; of row b ``keep[b]``.
+
+    Of equal ones the first, as ONNX's TopK takes; PyTorch's ``topk`` takes any, and characters make many equal ones.
+    """
     if x.shape[2] < k:
         x = F.pad(x, (0, k - x.shape[2]), value=-torch.inf)
-    values, at = x.topk(k, 2)
+    if torch.onnx.is_in_onnx_export():
+        values, at = x.topk(k, 2)
+    else:
+        values, at = (part[..., :k] for part in x.sort(dim=2, descending=True, stable=True))
     if keep is not None:
         values = values.masked_fill(torch.arange(k, device=x.device) >= keep[:, None, None], -torch.inf)
     at = at.masked_fill(values == -torch.inf, x.shape[2])  # to the end

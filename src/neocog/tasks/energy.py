@@ -98,8 +98,15 @@ class Energy(Number):
         made: Energy = super().plan(source, rows, settings)  # type: ignore[assignment]
         things = source.columns["numbers"].known[rows]
         made.share = float(things.mean())
-        rest = counted(int((~things).sum()))
-        made.notes = (f"{rest} of {len(rows):,} to learn from have no number: they do not show the thing",)
+        if things.all():
+            told = (
+                "every picture to learn from has a number, so every answer will be that it is there; add pictures "
+                "of other things, without a number, or take --task number"
+            )
+        else:
+            rest = counted(int((~things).sum()), f"picture of {len(rows):,} to learn from", "has")
+            told = f"{rest} no number: they do not show the thing"
+        made.notes = (told,)
         return made
 
     @classmethod

@@ -15,6 +15,7 @@ import numpy as np
 
 from neocog.data.kinds import BoxSet
 from neocog.errors import UsageError
+from neocog.records import counted
 from neocog.tasks.answer import Answer
 from neocog.tasks.canvas import boxed
 
@@ -279,7 +280,7 @@ class Detections(Answer):
         if len(found) <= _SHORT:
             return ", ".join(f"{b['label']} {b['score']:.2f}" for b in found) or "nothing found"
         each = Counter(b["label"] for b in found).most_common()
-        return f"{len(found)} boxes: {', '.join(f'{n} {name}' for name, n in each)}"
+        return f"{counted(len(found), 'box')}: {', '.join(f'{n} {name}' for name, n in each)}"
 
     def to_json(self) -> dict[str, Any]:
         every = self.boxes(0.0)

@@ -9,6 +9,7 @@ import numpy as np
 
 from neocog.charts import heatmap, line_chart
 from neocog.page import Html, gallery, paragraph, table, thumbnail
+from neocog.records import counted
 from neocog.tasks.measures import confusion, softmax
 from neocog.tasks.task import Picture, Section, Seen
 
@@ -54,7 +55,7 @@ def _errors(seen: Seen, classes: Sequence[str], figures: Mapping[str, Any], pict
     predicted, labels = probabilities.argmax(axis=1), seen["labels"]
     wrong = np.flatnonzero(predicted != labels)
     if not len(wrong):
-        return paragraph(f"None of the {len(labels):,} pictures was misclassified.", kind="good")
+        return paragraph(f"None of the {counted(len(labels))} was misclassified.", kind="good")
     worst = [
         {
             "true": pair["true"],
@@ -75,7 +76,7 @@ def _errors(seen: Seen, classes: Sequence[str], figures: Mapping[str, Any], pict
             shown.append(thumbnail(pixels, caption=caption))
     parts.append("<h3>The most confident errors</h3>")
     if shown:
-        told = f"{len(shown)} of {len(wrong):,} errors: the net's answer, its probability, and the label"
+        told = f"{len(shown)} of {counted(len(wrong), 'error')}: the net's answer, its probability, and the label"
         parts.append(paragraph(told + ". Wrong labels show up here first."))
         parts.append(gallery(shown))
     else:

@@ -18,6 +18,7 @@ from neocog.data.conll import Sentence
 from neocog.data.word_columns import WordsReader, vocabularies
 from neocog.errors import DataError, UsageError
 from neocog.page import Html, table, text
+from neocog.records import counted
 from neocog.tasks.answer import Answer
 from neocog.tasks.chunks import Scheme, counts, scores
 from neocog.tasks.task import Batch, Losses, Reader, Section, Seen, Source, Targets, Task, Warp, register
@@ -235,7 +236,7 @@ class TagWords(Task):
 
     def caption(self, seen: Seen, row: int) -> str:
         bad, of = _wrong(seen)[row]
-        return f"{bad} of {of} tags wrong"
+        return f"{bad} of {counted(of, 'tag')} wrong"
 
     def headline(self, figures: Mapping[str, Any]) -> str:
         return (

@@ -29,6 +29,7 @@ NEIGHBOUR = 2
 FALSE_ALARM = 0.05
 FEWEST = 5  # held-out pictures, below which a threshold would be a guess
 _PREFIX = "unknown."
+STRANGE = {"drawn": "drawn shapes", "digits": "handwritten digits"}  # stand for what is not trained on
 _CHUNK = 1024  # rows scored at a time, so that the (rows, bank) matrix stays below 10 MB
 
 
