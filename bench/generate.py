@@ -1,6 +1,7 @@
 """New pictures of single drawn shapes by a GAN and a VAE, beside a normal distribution and PCA; and a VAE on digits.
 
-    python bench/generate.py namer gan vae reconstruct digits [--minutes 4.5] [--out FOLDER]
+    python bench/generate.py namer vae reconstruct digits [--minutes 4.5] [--out FOLDER]
+    python bench/generate.py gan --n 16000 --minutes 25     # after namer; a sheet of its samples is FOLDER/gan.png
 
 namer: a classifier of the shapes, which says of samples what they show. Target: it names 90 % of a GAN's samples with a
 probability of at least 0.9, and all eight classes are among them. The same is said of true pictures, of samples of PCA
@@ -35,10 +36,7 @@ from neocog.tasks.pixels import Pca, sheet
 
 SAMPLES, SURE = 500, 0.9
 SETTINGS: dict[str, dict[str, Any]] = {
-    "gan": {
-        "task": "gan", "net": "dcgan_spectral", "net_options": {"width": 16}, "task_options": {"critic": 1.0},
-        "set": {"lr": 1e-3, "batch_size": 16, "ema": 0.99},
-    },
+    "gan": {"task": "gan"},
     "vae": {"task": "vae", "net": "dcgan", "net_options": {"width": 24}, "set": {"batch_size": 32}},
     "reconstruct": {"task": "reconstruct", "net": "dcgan", "net_options": {"width": 24}, "set": {"batch_size": 32}},
     "digits": {"task": "vae", "size": 8, "net": "dcgan", "net_options": {"width": 64}, "task_options": {"latent": 16}},
@@ -108,7 +106,9 @@ def main() -> None:
         if what == "namer":
             row["named"] = baselines(source, run, options.out)
         elif what in ("gan", "vae"):
-            row["named"] = named(neocog.load(options.out / "namer"), run.sample(SAMPLES))
+            made = run.sample(SAMPLES)
+            row["named"] = named(neocog.load(options.out / "namer"), made)
+            write_png(options.out / f"{what}.png", sheet(made[:64]))
         known[what] = {
             **row,
             "threads": torch.get_num_threads(),

@@ -266,10 +266,18 @@ _VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "gan": (
         "",
-        "for nets that compete: Adam with a memory of two steps, a constant rate, averaged weights",
+        "for nets that compete: Adam without momentum, a cosine, averaged weights",
         {
-            "epochs": 100.0, "min_steps": 3000, "batch_size": 64, "optimizer": "adamw", "lr": 2e-4, "momentum": 0.5,
-            "weight_decay": 0.0, "schedule": "constant", "ema": 0.999, "flip": "none",
+            "epochs": 100.0, "min_steps": 15000, "batch_size": 32, "optimizer": "adamw", "lr": 1e-3, "momentum": 0.0,
+            "weight_decay": 0.0, "schedule": "cosine", "ema": 0.999, "flip": "none",
+        },
+    ),
+    "paper-dcgan": (
+        "gan",
+        "Radford et al. 2015, section 4: batches of 128, Adam at 2e-4 with a memory of two steps; for net dcgan",
+        {
+            "min_steps": 3000, "batch_size": 128, "lr": 2e-4, "momentum": 0.5, "schedule": "constant",
+            "task_options": {"loss": "original"},
         },
     ),
     "compact": (

@@ -1,9 +1,14 @@
 """Generative adversarial nets: new pictures that a critic cannot tell from true ones. Goodfellow et al. 2014.
 
-The net asked for (``--net``, any trunk) becomes the critic, and the generator mirrors its halvings (DCGAN, see
-``nets.dcgan``). With the loss ``original`` the critic learns by logistic regression, and the generator to be called
-true (the form that does not saturate, section 3 there); with ``hinge`` a critic's score is enough at a margin of 1 (Lim
-and Ye 2017, Miyato et al. 2018). True labels of ``original`` are 1 - `smooth` (Salimans et al. 2016).
+The net asked for (``--net``, any trunk) becomes the critic, and the generator mirrors its halvings. `loss` says what
+they learn:
+
+    relativistic  that a true picture has a higher score than a made one, and the generator the opposite; the critic is
+                  kept from being steep at both, with the weight `steep` (Huang et al. 2024, arXiv:2501.05441). How
+                  steep it is, is asked by nudging every picture (Lin et al. 2025, arXiv:2501.08316): that needs no
+                  gradients of gradients. The generator is that of ``nets.modulated``
+    original      logistic regression, and the generator to be called true (the form that does not saturate, section 3
+                  of Goodfellow et al.); true labels are 1 - `smooth` (Salimans et al. 2016). The generator is DCGAN's
 
 Both learn in the same step, from gradients that are kept apart: the critic sees pictures through which no gradient
 passes, and what the generator learns from it leaves the critic's weights as they are. `critic` is the factor on the
@@ -26,17 +31,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
-from torch.nn.utils.parametrize import is_parametrized
 
 from neocog.nets.dcgan import Generator
+from neocog.nets.modulated import Modulated
 from neocog.page import Html, paragraph
 from neocog.tasks.answer import Answer
 from neocog.tasks.frechet import distance, features, features_at_hand, nearest
 from neocog.tasks.pixels import Pixels, Read, as_bytes, chance, sheet, this_step
 from neocog.tasks.task import Batch, Losses, Section, Seen, Trunk, register
 
-LOSSES = ("hinge", "original")
+LOSSES = ("relativistic", "original")
+_NUDGE = 0.1  # standard deviation of the noise that asks how steep the critic is, of values from -1 to 1
 _FEW = 256  # pictures of a split that an epoch's figures are of; the last are of _MOST
 _MOST = 2000
 _SHOWN = 64
@@ -62,13 +67,12 @@ class Judged(Answer):
 class Adversaries(nn.Module):
     """The head: the critic's last layer, and the generator. Forward gives scores (B, 1)."""
 
-    def __init__(self, trunk: Trunk, latent: int, critic: float) -> None:
+    def __init__(self, trunk: Trunk, latent: int, critic: float, loss: str) -> None:
         super().__init__()
         self.latent = latent
         self.score = Read(trunk, 1)
-        if any(is_parametrized(module) for module in trunk.modules()):  # then no layer may be steep, the last included
-            spectral_norm(self.score.line)
-        self.generator = Generator(latent, trunk.spec["in_channels"], trunk.spec["input_size"], trunk.widths())
+        kind = Generator if loss == "original" else Modulated
+        self.generator = kind(latent, trunk.spec["in_channels"], trunk.spec["input_size"], trunk.widths())
         for p in (*trunk.parameters(), *self.score.parameters()):
             p.lr_factor = critic  # type: ignore[attr-defined]
 
@@ -85,14 +89,14 @@ class Gan(Pixels):
     goal = ("frechet", "min")
     figure = "Frechet distance"
     recipe = "gan"
-    net = "dcgan_spectral"
+    net = "dcgan_plain"
     whole_batch = True
     adversarial = True
     told = "true"
-    options = {"latent": 64, "loss": "hinge", "critic": 2.0, "smooth": 0.0}
+    options = {"latent": 64, "loss": "relativistic", "steep": 0.1, "critic": 1.0, "smooth": 0.0}
     choices = {"loss": LOSSES}
     answer = Judged
-    asks = "latent of at least 1, critic above 0 and smooth from 0 to below 0.5"
+    asks = "latent of at least 1, critic above 0, steep of at least 0 and smooth from 0 to below 0.5"
 
     def __init__(self, features: str = "", **settings: Any) -> None:
         super().__init__(**settings)
@@ -102,50 +106,66 @@ class Gan(Pixels):
     def to_json(self) -> dict[str, Any]:
         return {**super().to_json(), "features": self.read_by}
 
-    def sound(self, latent: int, critic: float, smooth: float, **more: Any) -> bool:  # type: ignore[override]
-        return latent >= 1 and critic > 0 and 0 <= smooth < 0.5
+    def sound(  # type: ignore[override]
+        self, latent: int, critic: float, steep: float, smooth: float, **more: Any
+    ) -> bool:
+        return latent >= 1 and critic > 0 and steep >= 0 and 0 <= smooth < 0.5
 
     def head(self, trunk: Trunk) -> nn.Module:
-        return Adversaries(trunk, self.how["latent"], self.how["critic"])
+        return Adversaries(trunk, self.how["latent"], self.how["critic"], self.how["loss"])
 
     # ---- a step
 
     def run(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         if not batch.targets:
             return {"true": net(batch.x)}
-        z = chance(batch.rows, self.how["latent"], this_step() if net.training else 0).to(batch.x)
+        draw = this_step() if net.training else 0
+        z = chance(batch.rows, self.how["latent"], draw).to(batch.x)
         made = self.normalised(self.pictures(net, z))
         outputs = {"true": net(batch.x), "false": net(made.detach())}
-        if net.training:
-            with _left_alone(net):
-                return {**outputs, "fooled": net(made)}
-        return {**outputs, "fooled": outputs["false"], "made": made}
+        if not net.training:
+            return {**outputs, "fooled": outputs["false"], "made": made}
+        if self.how["loss"] == "relativistic" and self.how["steep"]:
+            noise = chance(batch.rows, made[0].numel(), draw + 1).to(made).view_as(made)
+            nudge = self.normalised(_NUDGE / 2 * noise) - self.normalised(torch.zeros_like(noise))
+            outputs |= {"true_nudged": net(batch.x + nudge), "false_nudged": net(made.detach() + nudge)}
+        with _left_alone(net):
+            return {**outputs, "fooled": net(made)}
 
     def pictures(self, net: nn.Module, z: Tensor) -> Tensor:
         return net.answer.generator(z) * 0.5 + 0.5  # type: ignore[union-attr, operator, no-any-return]
 
     def losses(self, outputs: dict[str, Tensor], batch: Batch) -> Losses:
-        true, false, fooled = (outputs[name].flatten() for name in ("true", "false", "fooled"))
-        if self.how["loss"] == "hinge":
-            critic, generator = F.relu(1 - true) + F.relu(1 + false), -fooled
-        else:
-            soft = torch.full_like(true, 1 - self.how["smooth"])
-            critic = F.binary_cross_entropy_with_logits(true, soft, reduction="none") + F.softplus(false)
-            generator = F.softplus(-fooled)
+        scores = {name: made.flatten() for name, made in outputs.items() if name != "made"}
+        true, false, fooled = (scores[name] for name in ("true", "false", "fooled"))
         good, count = batch.valid, batch.valid.sum()
 
         def mean(each: Tensor) -> Tensor:
             return each.masked_fill(~good, 0).sum() / count.clamp(min=1)
 
-        told = {"told_apart": (0.5 * ((true > 0).float() + (false < 0).float()) * good).sum().detach()}
-        return Losses({"critic": mean(critic), "generator": mean(generator)}, count, told)
+        if self.how["loss"] == "relativistic":
+            parts = {"critic": mean(F.softplus(false - true)), "generator": mean(F.softplus(true.detach() - fooled))}
+        else:
+            soft = torch.full_like(true, 1 - self.how["smooth"])
+            critic = F.binary_cross_entropy_with_logits(true, soft, reduction="none") + F.softplus(false)
+            parts = {"critic": mean(critic), "generator": mean(F.softplus(-fooled))}
+        if "true_nudged" in scores:
+            slopes = [(scores[f"{name}_nudged"] - scores[name]) / _NUDGE for name in ("true", "false")]
+            parts["steep"] = self.how["steep"] / 2 * mean(slopes[0].square() + slopes[1].square())
+        return Losses(parts, count, {"told_apart": (self.right(true, false) * good).sum().detach()})
+
+    def right(self, true: Tensor, false: Tensor) -> Tensor:
+        """Whether the critic takes pictures for what they are: 1 for a pair, or a half where it is right of one."""
+        if self.how["loss"] == "relativistic":
+            return (true > false).float()
+        return 0.5 * ((true > 0).float() + (false < 0).float())
 
     # ---- figures
 
     def observe(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Any]:
         good = batch.valid
         rows = batch.rows[good.cpu()]
-        told = 0.5 * ((outputs["true"] > 0).float() + (outputs["false"] < 0).float())[good].flatten()
+        told = self.right(outputs["true"], outputs["false"])[good].flatten()
         seen: dict[str, Any] = {"rows": rows, "told_apart": told}
         few = (rows < (_MOST if self._last else _FEW)).to(good.device)
         true, made = self.values(batch.x[good][few]), self.values(outputs["made"][good][few]).clamp(0, 1)
