@@ -110,6 +110,9 @@ def net(request: pytest.FixtureRequest) -> Iterator[nn.Module]:
     for norm in norms:
         norm.eval()
         norm.momentum = 0.0
+    for module in made.modules():
+        if hasattr(module, "n_power_iterations"):  # spectral normalisation, whose estimates change in training, too
+            module.n_power_iterations = 0
     with torch.no_grad():
         made.answers = made(pictures(made, 2))
     yield made

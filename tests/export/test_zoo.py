@@ -16,6 +16,7 @@ from neocog.errors import NetError
 
 # docs/take-it-elsewhere.md lists the same
 CANNOT = {name: "ONNX has no unpooling, as PyTorch writes it" for name in ("segnet", "deconvnet")}
+CANNOT["dcgan_spectral"] = "ONNX has no product of vectors, as PyTorch writes spectral norm's"
 CANNOT["descriptors"] = "its histograms and grids are not written"
 _FIRSTS = ("lenet1", "lenet5", "cifar_resnet20", "speednet")  # of the quick tests; the others are slow
 

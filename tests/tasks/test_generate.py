@@ -173,6 +173,14 @@ def test_the_critic_has_its_own_learning_rate() -> None:
     assert rates == pytest.approx([1e-3, 3e-3])
 
 
+def test_no_layer_of_a_spectral_critic_is_steep() -> None:
+    net = net_for(Gan(loss="hinge"), "dcgan_spectral", width=4).train()
+    for _ in range(20):
+        net(random(8, 3, 16, 16))
+    weights = [layer[0].weight.flatten(1) for layer in net.trunk.net.layers] + [net.answer.score.line.weight]
+    assert [float(torch.linalg.matrix_norm(w.detach(), 2)) for w in weights] == pytest.approx([1.0] * 3, rel=0.05)
+
+
 def test_how_steep_the_critic_is_is_the_square_of_its_gradients() -> None:
     x, task, found = random(64, 3, 16, 16), Gan(steep=1.0), []
     net = net_for(task, width=4).train()
@@ -197,6 +205,8 @@ def test_losses_are_those_of_the_papers() -> None:
     assert [v.item() for v in pairs.values()] == pytest.approx(
         [math.log(1 + math.exp(-3.5)), math.log(1 + math.exp(3.5))]
     )
+    hinge = Gan(loss="hinge").losses(outputs, batch).parts
+    assert [v.item() for v in hinge.values()] == [0.5, 3.0]
     first = Gan(loss="original").losses(outputs, batch).parts
     told = -math.log(1 / (1 + math.exp(-0.5))) + math.log(1 + math.exp(-3))
     assert [v.item() for v in first.values()] == pytest.approx([told, math.log(1 + math.exp(3))])

@@ -272,6 +272,14 @@ _VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "weight_decay": 0.0, "schedule": "cosine", "ema": 0.999, "flip": "none",
         },
     ),
+    "gan-hinge": (
+        "gan",
+        "for dcgan_spectral, hinge loss: Adam with a memory of two steps, a constant rate",
+        {
+            "min_steps": 3000, "batch_size": 64, "lr": 2e-4, "momentum": 0.5, "schedule": "constant",
+            "task_options": {"loss": "hinge", "critic": 2.0},
+        },
+    ),
     "paper-dcgan": (
         "gan",
         "Radford et al. 2015, section 4: batches of 128, Adam at 2e-4 with a memory of two steps; for net dcgan",

@@ -7,8 +7,12 @@ they learn:
                   kept from being steep at both, with the weight `steep` (Huang et al. 2024, arXiv:2501.05441). How
                   steep it is, is asked by nudging every picture (Lin et al. 2025, arXiv:2501.08316): that needs no
                   gradients of gradients. The generator is that of ``nets.modulated``
+    hinge         that a score is beyond a margin of 1 (Lim and Ye 2017), for a critic that spectral normalisation keeps
+                  from being steep (Miyato et al. 2018): ``dcgan_spectral``, whose last layer has it here, too
     original      logistic regression, and the generator to be called true (the form that does not saturate, section 3
-                  of Goodfellow et al.); true labels are 1 - `smooth` (Salimans et al. 2016). The generator is DCGAN's
+                  of Goodfellow et al.); true labels are 1 - `smooth` (Salimans et al. 2016)
+
+The generator of the last two is DCGAN's.
 
 Both learn in the same step, from gradients that are kept apart: the critic sees pictures through which no gradient
 passes, and what the generator learns from it leaves the critic's weights as they are. `critic` is the factor on the
@@ -31,6 +35,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 from neocog.nets.dcgan import Generator
 from neocog.nets.modulated import Modulated
@@ -40,7 +46,7 @@ from neocog.tasks.frechet import distance, features, features_at_hand, nearest
 from neocog.tasks.pixels import Pixels, Read, as_bytes, chance, sheet, this_step
 from neocog.tasks.task import Batch, Losses, Section, Seen, Trunk, register
 
-LOSSES = ("relativistic", "original")
+LOSSES = ("relativistic", "hinge", "original")
 _NUDGE = 0.1  # standard deviation of the noise that asks how steep the critic is, of values from -1 to 1
 _FEW = 256  # pictures of a split that an epoch's figures are of; the last are of _MOST
 _MOST = 2000
@@ -71,7 +77,9 @@ class Adversaries(nn.Module):
         super().__init__()
         self.latent = latent
         self.score = Read(trunk, 1)
-        kind = Generator if loss == "original" else Modulated
+        if any(is_parametrized(module) for module in trunk.modules()):  # then no layer may be steep, the last included
+            spectral_norm(self.score.line)
+        kind = Modulated if loss == "relativistic" else Generator
         self.generator = kind(latent, trunk.spec["in_channels"], trunk.spec["input_size"], trunk.widths())
         for p in (*trunk.parameters(), *self.score.parameters()):
             p.lr_factor = critic  # type: ignore[attr-defined]
@@ -145,6 +153,8 @@ class Gan(Pixels):
 
         if self.how["loss"] == "relativistic":
             parts = {"critic": mean(F.softplus(false - true)), "generator": mean(F.softplus(true.detach() - fooled))}
+        elif self.how["loss"] == "hinge":
+            parts = {"critic": mean(F.relu(1 - true) + F.relu(1 + false)), "generator": mean(-fooled)}
         else:
             soft = torch.full_like(true, 1 - self.how["smooth"])
             critic = F.binary_cross_entropy_with_logits(true, soft, reduction="none") + F.softplus(false)
