@@ -262,6 +262,19 @@ def test_the_usual_adversaries_go_on_bit_for_bit(tmp_path: Path) -> None:
     assert all(torch.equal(once[k], twice[k]) for k in once)
 
 
+def test_a_few_labels_are_learned_from_what_makes_pictures_again(runs: dict[str, fit.Run], tmp_path: Path) -> None:
+    start = runs["vae"]
+    for regime, given in (("features", "trunk."), ("all", "")):
+        how = {"epochs": 1, "set": {"batch_size": 16, "lr": 1e-12}} if regime == "all" else {}
+        run = neocog.train(DATA, start=start.folder, regime=regime, out=tmp_path / regime, progress=False, **how)
+        own, kept = run.net().state_dict(), start.net().state_dict()
+        names = [name for name in kept if name.startswith("trunk.net.layers") and name.endswith("0.weight")]
+        assert names
+        for name in names:
+            assert torch.allclose(own[name.replace("trunk.net.", given)], kept[name], atol=1e-4)
+        assert run.metrics["test_n"] > 0
+
+
 def test_what_cannot_be_is_refused_with_advice() -> None:
     pictures = neocog.open_source(DATA)
     pictures.columns = {}

@@ -314,18 +314,12 @@ def take_over(net: nn.Module, plan: Plan, task: Task) -> None:
         raise RunError(
             f"{start['weights']} has changed since this run began, so it cannot be continued; train a new run"
         )
-    if isinstance(net, Headed) and start["head"] == "new":
-        own = net.trunk.net.state_dict()  # the zoo net's last layer is not used, and may have another size
-        given = opened.trunk.state_dict()
-        state = {
-            f"trunk.net.{k}": v
-            for k, v in given.items()
-            if not inside(k, heads_of(net.trunk.net)) or (k in own and own[k].shape == v.shape)
-        }
+    if isinstance(net, features.Tapped) and (plan.taps != opened.taps or isinstance(opened.net, Headed)):
+        state = _of_trunk(opened.trunk, net.trunk, "trunk.")
+    elif isinstance(net, Headed) and start["head"] == "new":
+        state = _of_trunk(opened.trunk, net.trunk.net, "trunk.net.")
     elif isinstance(opened.net, Headed) and not isinstance(net, Headed):
         state = {k: v for k, v in opened.trunk.state_dict().items() if not inside(k, heads_of(net))}
-    elif isinstance(net, features.Tapped) and plan.taps != opened.taps:
-        state = {f"trunk.{k}": v for k, v in opened.trunk.state_dict().items()}
     elif start["head"] == "new":
         left = (str(net.head), *getattr(net, "aux_heads", ()))  # a trunk that is read keeps its own
         state = {k: v for k, v in state.items() if not inside(k, left)}
@@ -334,6 +328,16 @@ def take_over(net: nn.Module, plan: Plan, task: Task) -> None:
         wanted = [used[i].name for group in units(used)[:first] for i in group]
         state = {k: v for k, v in state.items() if inside(k, wanted)}
     _load(net, state, start["weights"])
+
+
+def _of_trunk(given: nn.Module, trunk: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """The tensors of a zoo net for another of its kind, whose last layer is not used, and may have another size."""
+    own, left = trunk.state_dict(), heads_of(trunk)
+    return {
+        prefix + k: v
+        for k, v in given.state_dict().items()
+        if not inside(k, left) or (k in own and own[k].shape == v.shape)
+    }
 
 
 def _load(net: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
