@@ -360,7 +360,7 @@ def test_upkeep(indexed, tmp_path):
     assert twice.exit_code == 2 and "give one of them" in twice.stderr
     assert "broken.jpg" in call("library", "problems").stdout
     for name in ("out.csv", "out.parquet"):
-        assert "12 pictures" in call("library", "export", name).stdout and Path(name).is_file()
+        assert "12 rows" in call("library", "export", name).stdout and Path(name).is_file()
     shutil.copy(indexed / "a" / "0.png", indexed / "b" / "copy.png")
     call("index", "-q")
     groups = json.loads(call("library", "duplicates", "--level", "exact", "--json").stdout)

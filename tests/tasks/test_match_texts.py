@@ -77,7 +77,7 @@ def test_columns_can_be_named_and_bad_rows_are_told(tmp_path: Path) -> None:
         open_source(table)
     source = open_source(table, columns={"first": "from", "second": "to"})
     assert len(source) == 2 and source.splits.tolist() == [0, 2]
-    assert source.problems[0].key == "t.csv, row 2" and any("1 rows were skipped" in note for note in source.notes)
+    assert source.problems[0].key == "t.csv, row 2" and any("1 row was skipped" in note for note in source.notes)
     with pytest.raises(UsageError, match=r"no column 'form' .did you mean 'from'"):
         open_source(table, columns={"first": "form", "second": "to"})
     odd = write(tmp_path / "o.csv", ["question", "answer", "label"], [["a", "b", "maybe"], ["c", "d", "1"]])
