@@ -13,6 +13,7 @@ from ready import Child, Ready
 
 from neocog import fit, nets
 from neocog.errors import RunError, UsageError
+from neocog.fit.plan import Plan
 from neocog.fit.recipes import recipe
 from neocog.fit.run import read_json, read_tensors, records, write_tensors
 from neocog.fit.state import CHECKPOINT, State
@@ -110,6 +111,14 @@ def test_early_stop_keeps_the_best_weights_and_says_so(tmp_path: Path) -> None:
         assert read_json(folder / "net.json")["kept"] == kept and again.metrics == run.metrics
         a, b = weights(folder), weights(run.folder)
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_settings_of_earlier_versions_are_understood() -> None:
+    now = {"task": {"name": "label"}, "recipe": recipe("standard").as_dict(), "unlabelled": None}
+    then = {**now, "recipe": {**now["recipe"], "sure": 0.95}}
+    assert Plan.upgraded(then) == now == Plan.upgraded(now)
+    with pytest.raises(RunError, match="cannot be continued; train a new one"):
+        Plan.upgraded({**then, "unlabelled": {"data": "many"}})
 
 
 def test_which_weights_are_kept() -> None:

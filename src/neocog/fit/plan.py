@@ -16,7 +16,7 @@ from neocog.data.augment import Augment
 from neocog.data.reader import PICTURE, Reader
 from neocog.data.reader import find as find_reader
 from neocog.data.reader import saved as saved_reader
-from neocog.errors import UsageError
+from neocog.errors import RunError, UsageError
 from neocog.fit import choices, transfer
 from neocog.fit.device import Device
 from neocog.fit.job import Data, Wishes, options_of, task_options
@@ -69,8 +69,19 @@ class Plan:
 
     @staticmethod
     def upgraded(values: dict[str, Any]) -> dict[str, Any]:
-        """What ``as_dict`` would have given, of the settings of a run of a version that knew only the task label."""
-        if "task" in values or not isinstance(values.get("recipe"), dict):
+        """What ``as_dict`` would have given, of the settings of a run of an earlier version.
+
+        Raises: RunError: the run learned from pictures without labels in a way that is no more.
+        """
+        if not isinstance(values.get("recipe"), dict):
+            return values
+        if "sure" in values["recipe"]:  # the threshold of FixMatch
+            if values.get("unlabelled"):
+                raise RunError(
+                    "this run began when --unlabelled learned in another way, and cannot be continued; train a new one"
+                )
+            values = {**values, "recipe": {k: v for k, v in values["recipe"].items() if k != "sure"}}
+        if "task" in values:
             return values
         smoothing = values["recipe"].get("label_smoothing", 0.0)
         classes = values.get("classes", [])
