@@ -30,8 +30,8 @@ SPACE: dict[str, tuple[Any, ...]] = {
     "head": (0, 1, 2, 4),  # width of the 1x1 convolution before the mean, by that of the last stage
 }
 STAGE: dict[str, tuple[Any, ...]] = {"block": tuple(BLOCKS), "depth": (1, 2, 3, 4), "kernel": (3, 5)}
-# What a search begins with, so that it is never worse than nets that are known to be good: ResNet's, MobileNet v2's and
-# RegNet's blocks. Kernels are 3x3.
+# What a search begins with, so that nets that are known to be good are among the candidates: ResNet's, MobileNet v2's
+# and RegNet's blocks. Kernels are 3x3.
 KNOWN: tuple[dict[str, Any], ...] = (
     {"block": "basic", "depth": 1, "first stride": 2, "growth": 2.0, "gate": 0, "head": 0},
     {"block": "inverted", "depth": 2, "first stride": 2, "growth": 1.4, "gate": 0, "head": 4},
